@@ -1,0 +1,70 @@
+"""The errors jobmaster raises on purpose, by who has to act on them.
+
+Four branches: the *caller* asked for something that cannot be (:class:`RequestError`), the *job* could not be
+run as asked (:class:`JobError`), the *host* or its configuration does not offer what is needed
+(:class:`HostError`), and the *transport* to a peer failed (:class:`TransportError`). Texts of the first two
+branches are written for the client and are sent to it; texts of :class:`HostError` are written for the operator
+and are never sent to a client. Anything that is not a :class:`JobmasterError` is a bug.
+"""
+
+from __future__ import annotations
+
+
+class JobmasterError(Exception):
+    """Base of every error that jobmaster raises on purpose."""
+
+
+class RequestError(JobmasterError):
+    """The caller has to change the request. The text is for the client."""
+
+
+class InvalidRequest(RequestError):
+    """The request is wrong whatever the state of the server: a bad value, named with its remedy."""
+
+
+class JobNotFound(RequestError):
+    """No such job for this caller; a job of someone else answers the same."""
+
+
+class PermissionRefused(RequestError):
+    """The caller's role does not allow this call."""
+
+
+class JobError(JobmasterError):
+    """The job could not be run as asked. The text is for the client."""
+
+
+class CommandNotRunnable(JobError):
+    """The command is not found or not executable for the job's user."""
+
+
+class LimitNotEnforceable(JobError):
+    """A limit was asked for that this host cannot enforce; the text names the controller."""
+
+
+class ServerBusy(JobError):
+    """A bound of the server is reached (jobs, handlers); trying again later may help."""
+
+
+class ServerDraining(JobError):
+    """The server is shutting down and takes no new jobs."""
+
+
+class HostError(JobmasterError):
+    """The host cannot do what jobmaster needs. The text is for the operator, never for a client."""
+
+
+class ConfigurationError(HostError):
+    """An option, file or folder is wrong: named, with the remedy. Programs exit 2 with this text."""
+
+
+class CgroupError(HostError):
+    """The cgroup file system refused something; names the folder, the file and the value written."""
+
+
+class CertificateRefused(JobmasterError):
+    """A peer's certificate does not identify a client; the text says why and is for the log only."""
+
+
+class TransportError(JobmasterError):
+    """The connection to a peer failed or the peer broke the protocol."""

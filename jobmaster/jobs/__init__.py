@@ -1,0 +1,1 @@
+"""Generated code; the folder follows the .proto file's path."""
