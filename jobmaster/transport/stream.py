@@ -1,0 +1,174 @@
+"""One gRPC call on a connection, behind the interface of purerpc's streams.
+
+purerpc's call wrappers and stubs use `expect_message_type`, `receive_message`, `end_stream_event`, `send_message`
+and `close`; the connection uses the `on_…` methods, which never await. A stream has one receiver and one sender.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import h2.errors
+import trio
+from google.protobuf.message import DecodeError, Message
+from purerpc import Status, StatusCode
+from purerpc.grpclib.events import RequestEnded, ResponseEnded
+from purerpc.grpclib.exceptions import RpcFailedError
+
+from jobmaster.errors import TransportError
+from jobmaster.transport.framing import MessageCompressed, MessageDecoder, prefix_for
+
+if TYPE_CHECKING:
+    from jobmaster.transport.connection import Http2Connection
+
+MAX_MESSAGE_LENGTH: Final = 4 * 1024 * 1024
+"""Bytes of one message; gRPC's own default, and more than a Linux command line can have."""
+
+
+class StreamGone(TransportError):
+    """The peer reset the stream or the connection is lost."""
+
+
+class GrpcStream(ABC):
+    """What both sides of a call have in common."""
+
+    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
+        self._connection = connection
+        self.stream_id = stream_id
+        self.window = trio.lowlevel.ParkingLot()
+        self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
+        self._message_type: type[Message] | None = None
+        self._inbox: deque[bytes] = deque()
+        self._unacknowledged = 0
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._remote_ended = False
+        self._local_ended = False
+        self._failure: Exception | None = None
+        self.end_stream_event: RequestEnded | ResponseEnded | None = None
+
+    # --- receiving ------------------------------------------------------------------------------------------------
+
+    def expect_message_type(self, message_type: type[Message]) -> None:
+        """Sets what the peer's messages are parsed as."""
+        self._message_type = message_type
+
+    async def receive_message(self) -> Message | None:
+        """The next message, or None once the peer has ended its side.
+
+        Raises:
+            StreamGone: the stream or its connection ended early.
+            RpcFailedError: a message could not be taken; carries the status to answer with.
+        """
+        data = await self._receive_bytes()
+        if data is None:
+            return None
+        if self._message_type is None:
+            raise TypeError("expect_message_type comes first")
+        message = self._message_type()
+        try:
+            message.ParseFromString(data)
+        except DecodeError:
+            raise RpcFailedError(
+                Status(StatusCode.INVALID_ARGUMENT, f"not a {self._message_type.DESCRIPTOR.full_name} message")
+            ) from None
+        return message
+
+    async def _receive_bytes(self) -> bytes | None:
+        await trio.lowlevel.checkpoint()
+        while not self._inbox:
+            if self._failure is not None:
+                raise self._failure
+            if self._remote_ended:
+                self.end_stream_event = self._end_event()
+                return None
+            await self._arrival.park()
+        data = self._inbox.popleft()
+        if not self._inbox:
+            self._connection.acknowledge(self.stream_id, self._unacknowledged)
+            self._unacknowledged = 0
+        return data
+
+    def on_data(self, data: bytes, flow_controlled_length: int) -> None:
+        """Takes bytes of the peer's messages.
+
+        The window of an unfinished message is handed back at once (the decoder bounds it); that of finished ones
+        when the receiver has taken them.
+        """
+        if self._failure is not None:
+            self._connection.acknowledge(self.stream_id, flow_controlled_length)
+            return
+        self._inbox.extend(self._decoder.feed(data))
+        if self._inbox:
+            self._unacknowledged += flow_controlled_length
+            self._arrival.unpark_all()
+        else:
+            self._connection.acknowledge(self.stream_id, flow_controlled_length)
+
+    def on_bad_message(self, error: TransportError) -> None:
+        """The peer sent a message that is not taken: the receiver gets the status to answer with."""
+        code = StatusCode.UNIMPLEMENTED if isinstance(error, MessageCompressed) else StatusCode.RESOURCE_EXHAUSTED
+        self._fail(RpcFailedError(Status(code, str(error))))
+
+    def on_end(self) -> None:
+        """The peer has sent its last byte."""
+        self._remote_ended = True
+        if not self._decoder.is_between_messages:
+            self._fail(RpcFailedError(Status(StatusCode.INTERNAL, "the stream ended inside a message")))
+        self._arrival.unpark_all()
+        if self._local_ended:
+            self._connection.forget(self.stream_id)
+
+    def on_reset(self, code: int) -> None:
+        """The peer reset the stream."""
+        self._fail(StreamGone(f"the peer reset the call (HTTP/2 error code {int(code)})"))
+
+    def on_connection_lost(self) -> None:
+        """The connection ended with this stream open."""
+        self._fail(StreamGone("the connection to the peer was lost"))
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        self._arrival.unpark_all()
+        self.window.unpark_all()
+
+    @abstractmethod
+    def _end_event(self) -> RequestEnded | ResponseEnded:
+        """What `end_stream_event` is once the peer has ended."""
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    async def send_message(self, message: Message) -> None:
+        """Sends one message; returns when it is queued below the connection's high-water mark.
+
+        Raises:
+            StreamGone: the stream or its connection ended.
+        """
+        payload = message.SerializeToString()
+        await self._send_bytes(prefix_for(len(payload)) + payload)
+
+    async def _send_bytes(self, data: bytes) -> None:
+        offset = 0
+        while offset < len(data):
+            await self._connection.wait_for_room()
+            if self._failure is not None:
+                raise self._failure
+            size = min(self._connection.send_window(self.stream_id), len(data) - offset)
+            if size <= 0:
+                await self.window.park()
+                continue
+            self._connection.send_data(self.stream_id, data[offset : offset + size])
+            offset += size
+
+    def reset(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+        """Abandons the call; does nothing when it has already ended in both directions."""
+        if self._remote_ended and self._local_ended:
+            return
+        self._local_ended = True
+        self._fail(StreamGone("the call was abandoned"))
+        self._connection.reset(self.stream_id, code)
+
+    @abstractmethod
+    async def close(self, status: Status | None = None) -> None:
+        """Ends this side of the call."""
