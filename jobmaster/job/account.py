@@ -1,0 +1,61 @@
+"""The account that jobs run as: user, groups, and the clean environment that goes with them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+from dataclasses import dataclass
+
+from jobmaster.errors import ConfigurationError
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""PATH of every job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """A user of the host, with all its groups."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+
+    @property
+    def is_root(self) -> bool:
+        """True when jobs run with all of root's power."""
+        return self.uid == 0
+
+    def environment(self, *, job_id: str, client: str) -> dict[str, str]:
+        """The whole environment of a job: nothing of the server's is in it."""
+        return {
+            "PATH": SEARCH_PATH,
+            "HOME": self.home,
+            "USER": self.name,
+            "LOGNAME": self.name,
+            "SHELL": "/bin/sh",
+            "LANG": "C.UTF-8",
+            "JOBMASTER_JOB_ID": job_id,
+            "JOBMASTER_CLIENT": client,
+        }
+
+
+def look_up(name: str) -> Account:
+    """The account called `name` (or with that numeric uid).
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise ConfigurationError(f"--run-as {name}: no such user on this host; name one that `id` knows") from None
+    groups = tuple(sorted({entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}))
+    return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir or "/")
+
+
+def own_account() -> Account:
+    """The account this process runs as."""
+    return look_up(str(os.geteuid()))
