@@ -1,0 +1,51 @@
+"""The calls of JobService. Each gets the caller's identity as a value; none knows of TLS or HTTP/2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from jobmaster.auth.policy import Identity
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
+from jobmaster.keeper import Keeper
+from jobmaster.rpc.messages import response_of, specification_of
+from jobmaster.rpc.statuses import OutputIncomplete
+
+
+class JobService(JobServiceServicer):
+    """The generated servicer's methods over a keeper. purerpc hands the caller over as `request`."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    async def Start(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobCreateRequest, request: Identity
+    ) -> pb.JobID:
+        """Starts a command."""
+        job_id = await self._keeper.start(request, specification_of(message))
+        return pb.JobID(job_id=job_id)
+
+    async def Stop(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """Stops a job and answers when it has ended."""
+        return response_of(await self._keeper.stop(request, message.job_id_request.job_id))
+
+    async def Status(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """The job's record as of now."""
+        return response_of(self._keeper.find(request, message.job_id_request.job_id).record())
+
+    async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> AsyncIterator[pb.JobOutputResponse]:
+        """All output from the first byte, then live, until the job has ended."""
+        job = self._keeper.find(request, message.job_id_request.job_id)
+        async with aclosing(job.output.follow()) as chunks:
+            async for chunk in chunks:
+                yield pb.JobOutputResponse(output=chunk)
+        await job.wait_ended()
+        if job.output.lost:
+            raise OutputIncomplete(job.output.lost)

@@ -1,0 +1,55 @@
+"""The one table from jobmaster's errors to gRPC statuses."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+from purerpc import Status, StatusCode
+
+from jobmaster.errors import (
+    CommandNotRunnable,
+    InvalidRequest,
+    JobNotFound,
+    LimitNotEnforceable,
+    PermissionRefused,
+    ServerBusy,
+    ServerDraining,
+)
+
+logger = logging.getLogger(__name__)
+
+_CODES: Final[dict[type[Exception], StatusCode]] = {
+    InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    JobNotFound: StatusCode.NOT_FOUND,
+    PermissionRefused: StatusCode.PERMISSION_DENIED,
+    CommandNotRunnable: StatusCode.FAILED_PRECONDITION,
+    LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
+    ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
+    ServerDraining: StatusCode.UNAVAILABLE,
+}
+
+
+class OutputIncomplete(Exception):
+    """The server could not write part of a job's output to its disk."""
+
+    def __init__(self, lost: int) -> None:
+        super().__init__(f"the server's disk did not take the last {lost} bytes of this job's output")
+
+
+_CODES[OutputIncomplete] = StatusCode.DATA_LOSS
+
+
+def status_of(error: Exception) -> Status:
+    """The status for an error of a handler.
+
+    Errors written for the client keep their text. Any other is logged with its traceback, and the client gets a
+    fixed text with a number that the log has too.
+    """
+    code = _CODES.get(type(error))
+    if code is not None:
+        return Status(code, str(error))
+    reference = secrets.token_hex(4)
+    logger.error("internal error %s", reference, exc_info=error)
+    return Status(StatusCode.INTERNAL, f"internal error {reference}; the server's log has the details")

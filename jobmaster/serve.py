@@ -1,0 +1,158 @@
+"""`python -m jobmaster.serve`: the server, from its options to its exit.
+
+The nesting in `serve` is the order of the shutdown, from the inside out: accepting ends, the jobs end (with grace),
+the followers have their last bytes and the connections end, the tether is let go, the cgroups are removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster import __version__, host
+from jobmaster.auth import authority
+from jobmaster.auth.folder import SERVER, certificate_folder, certificate_path
+from jobmaster.auth.policy import DEFAULT_POLICY
+from jobmaster.auth.tls import server_context
+from jobmaster.errors import ConfigurationError, HostError
+from jobmaster.job.tether import hold_tether
+from jobmaster.keeper import Keeper, keep_jobs
+from jobmaster.options import ServerOptions, parse
+from jobmaster.rpc.listener import Door, Listener, open_listeners
+from jobmaster.rpc.service import JobService
+from jobmaster.rpc.statuses import status_of
+from jobmaster.transport.server import Dispatcher
+
+FOLLOWER_SECONDS: Final = 10.0
+"""How long, at the server's end, followers may take for the bytes they have not received yet."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program: serves until it is told to end."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO if options.verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        trio.run(serve, options)
+    except* ConfigurationError as errors:
+        _exit(2, errors)
+    except* HostError as errors:
+        _exit(1, errors)
+
+
+def _exit(code: int, errors: BaseExceptionGroup[BaseException]) -> None:
+    for error in _leaves(errors):
+        print(f"jobmaster: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+    sys.exit(code)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
+
+
+async def serve(options: ServerOptions, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+    """Serves until SIGTERM or SIGINT; `task_status` is told the port when it is ready.
+
+    Raises:
+        ConfigurationError: an option is wrong, or this host cannot do what was asked.
+        HostError: the host failed the server.
+    """
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        certificates = _certificates(options)
+        context = server_context(certificates)
+        prepared = host.prepare(options)
+        host.raise_file_limit()
+        listeners = await _listen(options.host, options.port)
+        port: int = listeners[0].socket.getsockname()[1]
+        async with hold_tether(prepared.terms.tree.jobs), keep_jobs(prepared.terms) as keeper:
+            service = JobService(keeper).service
+            dispatcher = Dispatcher(services={service.name: service}, status_of=status_of)
+            listener = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher))
+            for line in (f"jobmaster {__version__}", *prepared.report):
+                _say(line)
+            await _serve_until_told(listener, listeners, keeper, signals, options, port, task_status)
+        pass
+
+
+async def _serve_until_told(
+    listener: Listener,
+    listeners: list[trio.SocketListener],
+    keeper: Keeper,
+    signals: AsyncIterator[int],
+    options: ServerOptions,
+    port: int,
+    task_status: trio.TaskStatus[int],
+) -> None:
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            await accepting.start(_accept, listener, listeners, connections)
+            host_text = f"[{options.host}]" if ":" in options.host else options.host
+            _say(f"ready on {host_text}:{port}")
+            task_status.started(port)
+            await anext(signals)
+            accepting.cancel_scope.cancel()
+        async with trio.open_nursery() as ending:
+            ending.start_soon(_hurry_when_told_again, signals, keeper)
+            await keeper.drain()
+            ending.cancel_scope.cancel()
+        listener.shut_down()
+        connections.cancel_scope.deadline = min(math.inf, trio.current_time() + FOLLOWER_SECONDS)
+
+
+async def _accept(
+    listener: Listener,
+    listeners: list[trio.SocketListener],
+    connections: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[object],
+) -> None:
+    await listener.serve(listeners, handler_nursery=connections, task_status=task_status)
+
+
+async def _hurry_when_told_again(signals: AsyncIterator[int], keeper: Keeper) -> None:
+    await anext(signals)
+    keeper.hurry()
+
+
+async def _listen(listen_host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await open_listeners(listen_host, port)
+    except OSError as error:
+        remedy = (
+            "another program has the port; name another with --listen"
+            if error.errno == errno.EADDRINUSE
+            else ("name an address of this host with --listen")
+        )
+        raise ConfigurationError(
+            f"cannot listen on {listen_host}:{port}: {error.strerror or error}; {remedy}"
+        ) from None
+
+
+def _certificates(options: ServerOptions) -> Path:
+    """The certificate folder; the default one is made at first start."""
+    folder = certificate_folder(options.certificates)
+    if options.certificates is None and not certificate_path(folder, SERVER).exists():
+        authority.initialise(folder)
+        _say(f"made new certificates in {folder}; try: jobmaster --certs-dir {folder} -n client1 start ls -l /etc")
+    return folder
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  # what this program says on stdout
+
+
+if __name__ == "__main__":
+    main()
