@@ -84,7 +84,7 @@ async def serve(options: ServerOptions, *, task_status: trio.TaskStatus[int] = t
             for line in (f"jobmaster {__version__}", *prepared.report):
                 _say(line)
             await _serve_until_told(listener, listeners, keeper, signals, options, port, task_status)
-        pass
+        prepared.terms.tree.dispose()
 
 
 async def _serve_until_told(

@@ -132,7 +132,10 @@ class ClientConnection(Http2Connection):
         headers = request_headers(
             authority=authority, service=service, method=method, timeout=None if math.isinf(timeout) else timeout
         )
-        self.send_headers(stream_id, headers, end_stream=False)
+        try:
+            self.send_headers(stream_id, headers, end_stream=False)
+        except h2.exceptions.TooManyStreamsError:
+            raise TransportError("as many calls are open on this connection as the server allows") from None
         self._streams[stream_id] = stream
         return stream
 

@@ -61,7 +61,11 @@ PREFACE_SECONDS: Final = 10.0
 
 
 class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # h2 ships no types
-    """h2 3.2 ends the whole connection for a WINDOW_UPDATE of a finished stream, which a fast reader sends rightly."""
+    """h2 3.2 without two habits that end calls which could go on.
+
+    A WINDOW_UPDATE for a finished stream, which a fast reader sends rightly, is a connection error to h2; and a GOAWAY
+    makes it refuse every later frame, though open streams may finish (RFC 9113, 6.8).
+    """
 
     def _receive_window_update_frame(self, frame: Any) -> tuple[list[Any], list[Any]]:
         try:
@@ -69,6 +73,13 @@ class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # 
         except h2.exceptions.StreamClosedError:
             return [], []
         return result
+
+    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Any]]:
+        event = h2.events.ConnectionTerminated()
+        event.error_code = frame.error_code
+        event.last_stream_id = frame.last_stream_id
+        event.additional_data = frame.additional_data or None
+        return [], [event]
 
 
 class Http2Connection(ABC):

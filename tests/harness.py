@@ -1,0 +1,167 @@
+"""A real server for tests: in this process, where leaks can be counted, or as the program that users start."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from jobmaster.cgroup.mounts import find_cgroup2, read_mounts
+from jobmaster.client import Jobs, connect
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.options import ServerOptions, parse
+from jobmaster.serve import serve
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+_numbers = itertools.count(1)
+
+
+def cgroup_mount() -> Path:
+    """The writable cgroup2 mount of this host; a test that needs it is skipped where there is none."""
+    mount = find_cgroup2(read_mounts())
+    if mount is None or not os.access(mount.mount_point, os.W_OK):
+        pytest.skip("needs root and a writable cgroup v2 mount")
+    return mount.mount_point
+
+
+@contextmanager
+def own_cgroup_root(*, may_be_left: bool = False) -> Iterator[Path]:
+    """The path of a cgroup root of the test's own; at the end no job's cgroup may be left under it.
+
+    Args:
+        may_be_left: the server is killed in the test, which leaves empty cgroups to the next one.
+    """
+    root = cgroup_mount() / f"jobmaster-test-{os.getpid()}-{next(_numbers)}"
+    try:
+        yield root
+    finally:
+        left = [folder for folder in root.glob("jobs/*/*") if folder.is_dir()]
+        with suppress(FileNotFoundError):
+            (root / "jobs" / "cgroup.kill").write_text("1")
+        for folder in sorted(root.glob("**/"), key=lambda path: -len(path.parts)):
+            with suppress(OSError):
+                folder.rmdir()
+    assert may_be_left or not left, f"cgroups were left behind: {left}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """Where a server is and what it was started with."""
+
+    port: int
+    certificates: Path
+    output: Path
+    cgroup_root: Path
+    pid: int = 0
+
+    def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
+        """A connection to it as one of the clients."""
+        return connect("localhost", self.port, folder=self.certificates, name=name)
+
+    def cgroup_of(self, job_id: str, owner: str = "client1") -> Path:
+        """The cgroup of one of its jobs."""
+        return self.cgroup_root / "jobs" / owner / job_id
+
+
+def options_for(folder: Path, certificates: Path, root: Path, *arguments: str) -> ServerOptions:
+    """Options of a server that keeps to `folder`."""
+    return parse(command_line_for(folder, certificates, root, *arguments))
+
+
+def command_line_for(folder: Path, certificates: Path, root: Path, *arguments: str) -> list[str]:
+    """The arguments of such a server."""
+    return [
+        *("--listen", "localhost:0", "--output-dir", str(folder / "output")),
+        *("--certs-dir", str(certificates), "--cgroup-root", str(root)),
+        *arguments,
+    ]
+
+
+@asynccontextmanager
+async def serving(folder: Path, certificates: Path, *arguments: str) -> AsyncIterator[Server]:
+    """A server in this process for the block; it is told to end by cancellation."""
+    with own_cgroup_root() as root:
+        options = options_for(folder, certificates, root, *arguments)
+        async with trio.open_nursery() as nursery:
+            port = await nursery.start(serve, options)
+            yield Server(port=port, certificates=certificates, output=options.output_folder, cgroup_root=root)
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving_program(
+    folder: Path, certificates: Path, *arguments: str, is_killed: bool = False
+) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
+    """The server as a program of its own; told to end at the end of the block, if it still runs."""
+    with own_cgroup_root(may_be_left=is_killed) as root:
+        command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(folder, certificates, root, *arguments)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+            try:
+                port = await trio.to_thread.run_sync(_read_port, process)
+                server = Server(
+                    port=port,
+                    certificates=certificates,
+                    output=folder / "output",
+                    cgroup_root=root,
+                    pid=process.pid,
+                )
+                yield server, process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 60):
+                    await trio.to_thread.run_sync(process.wait)
+
+
+def _read_port(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(b"ready on "):
+            return int(line.rpartition(b":")[2])
+    raise AssertionError(f"the server never got ready and exited with {process.wait()}")
+
+
+async def output_of(jobs: Jobs, job_id: str) -> bytes:
+    """All output of a job, once it has ended."""
+    async with jobs.stream_output(job_id) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def ended(jobs: Jobs, job_id: str) -> pb.JobResponse:
+    """The record of a job, once it has ended."""
+    await output_of(jobs, job_id)
+    return await jobs.status(job_id)
+
+
+async def run(jobs: Jobs, command: str, *args: str) -> tuple[pb.JobResponse, bytes]:
+    """Runs a command to its end: its record and all its output."""
+    job_id = await jobs.start(command, *args)
+    output = await output_of(jobs, job_id)
+    return await jobs.status(job_id), output
+
+
+async def until_output(jobs: Jobs, job_id: str, text: bytes) -> None:
+    """Returns when a job has written `text`."""
+    seen = b""
+    async with jobs.stream_output(job_id) as chunks:
+        async for chunk in chunks:
+            seen += chunk
+            if text in seen:
+                return
+    raise AssertionError(f"the job ended without {text!r}: {seen!r}")
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,95 @@
+"""Who gets in: every kind of certificate against the real server, and every bad server against the real client."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import trio
+
+from jobmaster.auth.tls import client_context
+from jobmaster.client import Jobs, connect
+from jobmaster.errors import TransportError
+from jobmaster.transport.client import ClientConnection, open_connection
+from tests.auth.hostile_certificates import (
+    ADMITTED_ROWS,
+    CLIENT_ROWS,
+    REFUSED_ROWS,
+    SERVER_ROWS,
+    Admitted,
+    make,
+    make_server,
+)
+from tests.harness import Server, serving
+
+
+async def call_over_any_alpn(server: Server, context: object) -> str:
+    """Starts a job as a client that takes whatever it is given: speaks HTTP/2 also where ALPN did not agree on it."""
+    tcp = await trio.open_tcp_stream("localhost", server.port)
+    tls = trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True)  # type: ignore[arg-type]  # object: any context
+    connection = ClientConnection(tls, host="localhost", port=server.port)
+    try:
+        await tls.do_handshake()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(connection.run)
+            try:
+                return await Jobs(connection).start("true")
+            except TransportError as error:
+                return f"refused: {error}"
+            finally:
+                nursery.cancel_scope.cancel()
+    except trio.BrokenResourceError as error:
+        return f"refused: {error.__cause__}"
+    finally:
+        await trio.aclose_forcefully(tls)
+
+
+@pytest.mark.parametrize("row", REFUSED_ROWS)
+async def test_refused(server: Server, certificates: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
+    """This client gets no answer to a call, nothing was started for it, and the log says why."""
+    answer = await call_over_any_alpn(server, make(certificates, row).context())
+    assert answer.startswith("refused: ")
+    assert list(server.output.iterdir()) == []
+    while not any("refused" in record.getMessage() for record in caplog.records):
+        await trio.lowlevel.checkpoint()
+    assert all(record.levelno <= logging.WARNING for record in caplog.records)
+
+
+@pytest.mark.parametrize("row", ADMITTED_ROWS)
+async def test_admitted(server: Server, certificates: Path, row: str) -> None:
+    """This client gets in as who its leaf certificate says, and as nobody else."""
+    outcome = CLIENT_ROWS[row].outcome
+    assert isinstance(outcome, Admitted)
+    async with open_connection("localhost", server.port, make(certificates, row).context()) as connection:
+        jobs = Jobs(connection)
+        record = await jobs.status(await jobs.start("true"))
+    assert record.client == outcome.name
+
+
+@pytest.mark.parametrize("row", SERVER_ROWS)
+async def test_client_refuses_a_bad_server(tmp_path: Path, certificates: Path, row: str) -> None:
+    """A client that meets this server refuses to talk, and says that the certificate is why."""
+    folder = make_server(certificates, row)
+    async with serving(tmp_path, folder) as server:
+        with pytest.raises(TransportError, match="the server's certificate is not valid"):
+            async with open_connection("localhost", server.port, client_context(certificates, "client1")):
+                pass
+
+
+async def test_client_refused_hears_so(server: Server, certificates: Path) -> None:
+    """Our client, refused for its certificate, says that and not merely that the connection broke."""
+    context = make(certificates, "unknown name").context()
+    with pytest.raises(TransportError, match="refused this client's certificate"):
+        async with open_connection("localhost", server.port, context) as connection:
+            await Jobs(connection).start("true")
+
+
+async def test_nobody_answers(certificates: Path) -> None:
+    """Where nobody listens the client says where it tried and why it failed."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    await listeners[0].aclose()
+    with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: .*"):
+        async with connect("127.0.0.1", port, folder=certificates, name="client1"):
+            pass

@@ -1,0 +1,204 @@
+"""The server as a program: how it begins, how it ends, and what is left when it is killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.harness import (
+    REPOSITORY,
+    command_line_for,
+    is_alive,
+    own_cgroup_root,
+    serving_program,
+    until_output,
+)
+
+DEAF = "trap '' TERM; echo up; while :; do sleep 1; done"
+
+
+async def run_server(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """A server that is expected to give up at once."""
+    command = [sys.executable, "-m", "jobmaster.serve", *arguments]
+    return await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False, cwd=REPOSITORY)
+
+
+async def exit_code(process: subprocess.Popen[bytes]) -> int:
+    """How the server ended."""
+    with trio.fail_after(60):
+        return await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_ends_on_a_signal(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
+    """Told to end, the server ends its jobs, gives a follower the last bytes and a good end, removes all cgroups, exits 0."""
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start(
+            "sh", "-c", "trap 'echo last words; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+        )
+        output = b""
+        async with jobs.stream_output(job_id) as chunks:
+            async for chunk in chunks:
+                output += chunk
+                if output == b"up\n":
+                    process.send_signal(number)
+        assert output.endswith(b"last words\n")
+        assert await exit_code(process) == 0
+        assert not server.cgroup_root.exists()
+
+
+async def test_second_signal_hurries(tmp_path: Path, certificates: Path) -> None:
+    """A second signal ends the grace period of a job that ignores SIGTERM."""
+    async with (
+        serving_program(tmp_path, certificates, "--grace", "3000") as (server, process),
+        server.connect() as jobs,
+    ):
+        job_id = await jobs.start("sh", "-c", DEAF)
+        await until_output(jobs, job_id, b"up\n")
+        process.send_signal(signal.SIGTERM)
+        while not (await jobs.status(job_id)).job_msg.startswith("stopping"):
+            await trio.lowlevel.checkpoint()
+        process.send_signal(signal.SIGTERM)
+        assert await exit_code(process) == 0
+
+
+async def test_killed_server_leaves_no_job(tmp_path: Path, certificates: Path) -> None:
+    """After SIGKILL of the server no process of any job is left within 5 s, whatever the jobs did to escape."""
+    async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "setsid sh -c 'setsid sleep 1000 & echo $!; sleep 1000' & wait")
+        pids: list[int] = [(await jobs.status(job_id)).pid]
+        async with jobs.stream_output(job_id) as chunks:
+            async for chunk in chunks:
+                pids.append(int(chunk))
+                break
+        process.kill()
+        with trio.fail_after(5):
+            while any(is_alive(pid) for pid in pids):
+                await trio.sleep(0.01)
+
+
+async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:
+    """A server that follows a killed one on the same cgroup root starts with an empty tree."""
+    async with serving_program(tmp_path, certificates) as (server, process):
+        async with server.connect() as jobs:
+            await jobs.start("sleep", "1000")
+        process.kill()
+        await exit_code(process)
+        (tmp_path / "next").mkdir()
+        command = command_line_for(tmp_path / "next", certificates, server.cgroup_root)
+        with subprocess.Popen(
+            [sys.executable, "-m", "jobmaster.serve", *command], stdout=subprocess.PIPE, cwd=REPOSITORY
+        ) as following:
+            assert following.stdout is not None
+            while not (await trio.to_thread.run_sync(following.stdout.readline)).startswith(b"ready"):
+                pass
+            assert list((server.cgroup_root / "jobs").glob("*/*/")) == []
+            following.terminate()
+            assert await exit_code(following) == 0
+
+
+async def test_one_server_for_a_cgroup_root(tmp_path: Path, certificates: Path) -> None:
+    """A second server on the same cgroup root is refused, with the remedy, and harms no job of the first."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        (tmp_path / "second").mkdir()
+        result = await run_server(*command_line_for(tmp_path / "second", certificates, server.cgroup_root))
+        assert result.returncode == 2
+        assert b"another jobmaster server has the cgroup" in result.stderr
+        assert is_alive((await jobs.status(job_id)).pid)
+
+
+async def test_host_without_controllers(tmp_path: Path, certificates: Path) -> None:
+    """Where a controller is missing, --require-limits exits 2 with the reason; without it the server says so and serves."""
+    with own_cgroup_root() as root:
+        enforcing = "memory" in (root.parent / "cgroup.controllers").read_text().split()
+        if enforcing:
+            pytest.skip("this host has the memory controller")
+        result = await run_server(*command_line_for(tmp_path, certificates, root, "--require-limits"))
+    assert result.returncode == 2
+    assert b"--require-limits: this host does not enforce every limit" in result.stderr
+    assert b"memory: this host binds the memory controller to cgroup v1" in result.stderr
+    assert b"Traceback" not in result.stderr
+    async with serving_program(tmp_path, certificates, "--memory-max", "50M") as (server, _process):
+        async with server.connect() as jobs:
+            record = await jobs.status(await jobs.start("true"))
+    limits = {limit.name: limit for limit in record.limits}
+    assert (limits["memory"].value, limits["memory"].enforced) == ("memory.max 52428800", False)
+    assert "cgroup v1" in limits["memory"].reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--output-dir", "relative"), "must be an absolute path"),
+        (("--listen", "nowhere"), "is not HOST:PORT"),
+        (("--memory-max", "lots"), "--memory-max"),
+        (("-d", "nonsense"), "MAJ:MIN"),
+        (("-d", "4000:1"), "there are:"),
+        (("--run-as", "no-such-user-here"), "no such user on this host"),
+        (("--cgroup-root", "/tmp"), "is not in the cgroup v2 mount"),
+        (("--certs-dir", "/no/such/folder"), "jobmaster.certs init"),
+        (("--listen", "192.0.2.1:0"), "name an address of this host"),
+    ],
+)
+async def test_wrong_options(tmp_path: Path, certificates: Path, arguments: tuple[str, ...], words: str) -> None:
+    """A wrong option exits 2 and says which, why and the remedy, without a traceback."""
+    with own_cgroup_root() as root:
+        result = await run_server(*command_line_for(tmp_path, certificates, root), *arguments)
+    text = result.stderr.decode()
+    assert result.returncode == 2, text
+    assert words in text
+    assert "Traceback" not in text
+
+
+async def test_output_folder_must_be_ours(tmp_path: Path, certificates: Path) -> None:
+    """An output folder that is a symbolic link, or that others may write, is refused."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "output").symlink_to(tmp_path / "real")
+    with own_cgroup_root() as root:
+        linked = await run_server(*command_line_for(tmp_path, certificates, root))
+        (tmp_path / "output").unlink()
+        (tmp_path / "output").mkdir(mode=0o777)
+        (tmp_path / "output").chmod(0o777)
+        writable = await run_server(*command_line_for(tmp_path, certificates, root))
+    assert (linked.returncode, writable.returncode) == (2, 2)
+    assert b"is a symbolic link" in linked.stderr
+    assert b"can be written by others" in writable.stderr
+
+
+async def test_port_in_use(tmp_path: Path, certificates: Path) -> None:
+    """A port that is taken exits 2 and names it and the remedy."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    with own_cgroup_root() as root:
+        result = await run_server(*command_line_for(tmp_path, certificates, root), "--listen", f"127.0.0.1:{port}")
+    await listeners[0].aclose()
+    assert result.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}".encode() in result.stderr
+
+
+async def test_first_start_makes_certificates(tmp_path: Path) -> None:
+    """With no certificates at the default place the server makes them and says in one line how a client uses them."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(REPOSITORY / "jobmaster", checkout / "jobmaster")
+    shutil.copy(REPOSITORY / "pyproject.toml", checkout)
+    with own_cgroup_root() as root:
+        places = ["--output-dir", str(tmp_path / "output"), "--cgroup-root", str(root)]
+        command = [sys.executable, "-m", "jobmaster.serve", "--listen", "localhost:0", *places]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=checkout) as process:
+            assert process.stdout is not None
+            first = (await trio.to_thread.run_sync(process.stdout.readline)).decode()
+            process.terminate()
+            rest = await trio.to_thread.run_sync(process.stdout.read)
+    certs = checkout / "certs"
+    assert (
+        first == f"made new certificates in {certs}; try: jobmaster --certs-dir {certs} -n client1 start ls -l /etc\n"
+    )
+    assert b"ready on " in rest
+    assert (certs / "client1_key.pem").stat().st_mode & 0o777 == 0o600

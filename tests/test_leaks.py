@@ -1,0 +1,104 @@
+"""Standing suite: after any mix of jobs nothing is left: no task, thread beyond the pool, process, descriptor, cgroup."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+import trio.testing
+from purerpc.grpclib.exceptions import RpcFailedError
+
+from jobmaster.client import Jobs
+from tests.harness import Server, ended, run, serving, until_output
+
+
+def descriptors() -> dict[str, str]:
+    """The open descriptors of this process and what each is."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+    return found
+
+
+def children() -> set[int]:
+    """The children of this process, zombies too."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):
+            found |= {int(pid) for pid in (thread / "children").read_text().split()}
+    return found
+
+
+async def every_kind_of_job(jobs: Jobs) -> None:
+    """Jobs that end well, badly, by signal, by stop, that never start, and followers that leave early."""
+    await run(jobs, "true")
+    await run(jobs, "sh", "-c", "exit 3")
+    await run(jobs, "sh", "-c", "kill -9 $$")
+    await run(jobs, "sh", "-c", "setsid sleep 1000 & exit 0")
+    await run(jobs, "sh", "-c", "exec >/dev/null 2>&1; exit 0")
+    for argv in (("",), ("no-such-command",), ("true", "x" * 200_000)):
+        with suppress(RpcFailedError):
+            await jobs.start(*argv)
+    job_id = await jobs.start("sh", "-c", "echo up; sleep 1000")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ended, jobs, job_id)
+        for _ in range(3):
+            await until_output(jobs, job_id, b"up\n")
+        await jobs.stop(job_id)
+
+
+async def test_nothing_is_left_of_jobs(server: Server) -> None:
+    """Twenty rounds of every kind of job leave the server with the descriptors, tasks, children and cgroups of one."""
+    async with server.connect() as jobs:
+        await every_kind_of_job(jobs)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        before = (descriptors(), trio.lowlevel.current_statistics().tasks_living, children())
+        for _ in range(20):
+            await every_kind_of_job(jobs)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        after = (descriptors(), trio.lowlevel.current_statistics().tasks_living, children())
+    assert len(after[0]) == len(before[0]), set(after[0].items()) - set(before[0].items())
+    assert after[1:] == before[1:]
+    assert list((server.cgroup_root / "jobs").glob("*/")) == []
+
+
+async def test_nothing_is_left_of_a_server(tmp_path: Path, certificates: Path) -> None:
+    """A server that is cancelled in the middle of its jobs leaves no descriptor, task, child, cgroup or thread."""
+    before = (descriptors(), trio.lowlevel.current_statistics().tasks_living, children())
+    for round_ in range(3):
+        (tmp_path / str(round_)).mkdir()
+        async with serving(tmp_path / str(round_), certificates) as server, server.connect() as jobs:
+            for _ in range(5):
+                await jobs.start("sh", "-c", "setsid sleep 1000 & sleep 1000")
+            await run(jobs, "true")
+    after = (descriptors(), trio.lowlevel.current_statistics().tasks_living, children())
+    assert len(after[0]) == len(before[0]), set(after[0].items()) - set(before[0].items())
+    assert after[1:] == before[1:]
+    assert threading.active_count() < 40
+
+
+async def test_a_follower_that_is_killed_leaves_no_task(server: Server) -> None:
+    """A follower whose connection is cut costs the server no task within a second."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "echo up; sleep 1000")
+        await until_output(jobs, job_id, b"up\n")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        before = trio.lowlevel.current_statistics().tasks_living
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(_follow_on_own_connection, server, job_id)
+            while trio.lowlevel.current_statistics().tasks_living < before + 20:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(1):
+            while trio.lowlevel.current_statistics().tasks_living > before:
+                await trio.sleep(0.01)
+
+
+async def _follow_on_own_connection(server: Server, job_id: str) -> None:
+    async with server.connect() as jobs:
+        await ended(jobs, job_id)

@@ -1,0 +1,255 @@
+"""Calls between the two sides of the transport, on streams in memory: who is cancelled when, and what each side hears."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import purerpc
+import pytest
+import trio
+import trio.testing
+from purerpc import RPCSignature, Service, Status, StatusCode
+from purerpc.grpclib.exceptions import (
+    InternalError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
+
+from jobmaster.errors import TransportError
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.transport.client import ClientConnection
+from jobmaster.transport.connection import HIGH_WATER
+from jobmaster.transport.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
+
+Echo = pb.JobOutputResponse
+SERVICE = "test.Service"
+
+
+class Probe:
+    """A service whose handlers tell how they fared."""
+
+    def __init__(self) -> None:
+        self.entered = trio.Event()
+        self.cancelled = trio.Event()
+        self.sent = 0
+        self.service = Service(SERVICE)
+        cardinality = purerpc.Cardinality.UNARY_UNARY
+        for name in ("Echo", "Hang", "Fail"):
+            signature = RPCSignature(cardinality, Echo, Echo)
+            self.service.add_method(name, getattr(self, name.lower()), signature)
+        flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
+        self.service.add_method("Flood", self.flood, flood)
+
+    async def echo(self, message: Echo) -> Echo:
+        """Answers what it is sent."""
+        return message
+
+    async def hang(self, _message: Echo) -> Echo:
+        """Answers never."""
+        self.entered.set()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        raise AssertionError("unreachable")
+
+    async def fail(self, message: Echo) -> Echo:
+        """Fails with a text that no client may see, or with an error of the caller."""
+        if message.output == b"caller":
+            raise LookupError("no such thing")
+        raise RuntimeError("secret")
+
+    async def flood(self, _message: Echo) -> AsyncIterator[Echo]:
+        """Sends without end."""
+        try:
+            while True:
+                yield Echo(output=bytes(8192))
+                self.sent += 1
+        finally:
+            self.cancelled.set()
+
+
+def status_of(error: Exception) -> Status:
+    """The owner's table, in small."""
+    if isinstance(error, LookupError):
+        return Status(StatusCode.NOT_FOUND, str(error))
+    return Status(StatusCode.INTERNAL, "fixed text")
+
+
+@asynccontextmanager
+async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.Nursery, ServerConnection]]:
+    """A client connected to a server that serves `probe`; the nursery is the server's."""
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    server = ServerConnection(far, dispatcher, caller=None)
+    client = ClientConnection(near, host="test", port=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        await nursery.start(client.run)
+        yield client, nursery, server
+        nursery.cancel_scope.cancel()
+
+
+def stub(client: ClientConnection, method: str) -> Callable[[Echo], Awaitable[Echo]]:
+    """A unary method of the probe."""
+    signature = RPCSignature(purerpc.Cardinality.UNARY_UNARY, Echo, Echo)
+    result: Callable[[Echo], Awaitable[Echo]] = purerpc.Client(SERVICE, client).get_method_stub(method, signature)
+    return result
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 1_000_000])
+async def test_echo(size: int) -> None:
+    """A message of any size up to the limit goes there and back."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        answer = await stub(client, "Echo")(Echo(output=b"x" * size))
+    assert answer.output == b"x" * size
+
+
+async def test_many_calls_one_after_another() -> None:
+    """A finished call leaves nothing on either side of the connection."""
+    async with connected(Probe()) as (client, _nursery, server):
+        for _ in range(200):
+            await stub(client, "Echo")(Echo(output=b"x"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client._streams
+        assert not server._streams
+        assert server._running_handlers == 0
+
+
+async def test_cancelled_call() -> None:
+    """A caller that is cancelled resets the call, and the handler is cancelled."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub(client, "Hang"), Echo())
+            await probe.entered.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(1):
+            await probe.cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (server._running_handlers, server._streams) == (0, {})
+        assert (await stub(client, "Echo")(Echo(output=b"on"))).output == b"on"
+
+
+async def test_disconnected_client() -> None:
+    """The handlers of a client that is gone are cancelled, and its connection's task returns."""
+    probe = Probe()
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    async with trio.open_nursery() as serving:
+        serving.start_soon(ServerConnection(far, dispatcher, caller=None).run)
+        async with trio.open_nursery() as nursery:
+            client = ClientConnection(near, host="test", port=1)
+            await nursery.start(client.run)
+            nursery.start_soon(stub(client, "Hang"), Echo())
+            await probe.entered.wait()
+            nursery.cancel_scope.cancel()
+        await near.aclose()
+        await probe.cancelled.wait()
+
+
+async def test_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """The deadline around a call is told to the server, which cancels the handler when it passes."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        with trio.CancelScope(deadline=trio.current_time() + 2) as scope:
+            stream = await purerpc.Client(SERVICE, client).rpc("Hang", Echo, Echo)
+            scope.deadline = trio.current_time() + 1000
+            await stream.send_message(Echo())
+            await stream.close()
+            assert await stream.receive_message() is None
+        assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
+        assert probe.cancelled.is_set()
+        assert server._running_handlers == 0
+
+
+async def test_slow_request_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    """A caller that never sends its message does not keep a handler for ever."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        stream = await purerpc.Client(SERVICE, client).rpc("Echo", Echo, Echo)
+        assert await stream.receive_message() is None
+    assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_unexpected_error() -> None:
+    """An unexpected error reaches the client as INTERNAL with the fixed text, an expected one with its own."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(InternalError) as unexpected:
+            await stub(client, "Fail")(Echo())
+        with pytest.raises(NotFoundError, match="no such thing"):
+            await stub(client, "Fail")(Echo(output=b"caller"))
+    assert unexpected.value.status.status_message == "fixed text"
+
+
+async def test_unknown_method() -> None:
+    """A method that is not there is UNIMPLEMENTED, in words that repeat nothing of the request."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(UnimplementedError) as error:
+            await stub(client, "Nope")(Echo())
+    assert "Nope" not in error.value.status.status_message
+
+
+async def test_too_large_a_message() -> None:
+    """A message over the limit is RESOURCE_EXHAUSTED for its call alone; the connection serves on."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(ResourceExhaustedError):
+            await stub(client, "Echo")(Echo(output=bytes(5 * 1024 * 1024)))
+        assert (await stub(client, "Echo")(Echo(output=b"on"))).output == b"on"
+
+
+async def test_slow_reader() -> None:
+    """A caller that takes nothing stops its handler after a bounded number of bytes; leaving cancels it."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        stream = await purerpc.Client(SERVICE, client).rpc("Flood", Echo, Echo)
+        await stream.send_message(Echo())
+        await stream.close()
+        await trio.testing.wait_all_tasks_blocked()
+        sent = probe.sent
+        await trio.testing.wait_all_tasks_blocked()
+        assert probe.sent == sent
+        assert server._queued_or_sending <= HIGH_WATER + 16_384
+        assert sent * 8192 <= client._h2.local_settings.initial_window_size + HIGH_WATER
+        stream.reset()
+        await probe.cancelled.wait()
+
+
+async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockClock) -> None:
+    """After GOAWAY an open call goes on to its end, and a new one is refused."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        stream = await purerpc.Client(SERVICE, client).rpc("Echo", Echo, Echo)
+        await trio.testing.wait_all_tasks_blocked()
+        server.shut_down()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(TransportError, match="shutting down"):
+            await stub(client, "Echo")(Echo())
+        await stream.send_message(Echo(output=b"last"))
+        await stream.close()
+        answer = await stream.receive_message()
+    assert answer is not None
+    assert answer == Echo(output=b"last")
+
+
+async def test_a_hundred_calls_at_a_time() -> None:
+    """A connection runs a hundred calls at a time; one more fails by itself, and all end when their callers leave."""
+    probe = Probe()
+    async with connected(probe) as (client, nursery, server):
+        async with trio.open_nursery() as calls:
+            for _ in range(100):
+                calls.start_soon(stub(client, "Hang"), Echo())
+            await trio.testing.wait_all_tasks_blocked()
+            assert server._running_handlers == 100
+            with pytest.raises(TransportError, match="as many calls"):
+                await stub(client, "Hang")(Echo())
+            calls.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server._running_handlers == 0
+
+
+def test_windows_are_small() -> None:
+    """Requests are small: a connection cannot make the server hold more than a mebibyte of them."""
+    assert CONNECTION_WINDOW <= 1024 * 1024
