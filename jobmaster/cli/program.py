@@ -42,6 +42,10 @@ def _run(target: Target, action: Action) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BaseExceptionGroup as group:  # the connection's nursery wraps what is no Exception
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return INTERRUPTED
     return 0
 
 

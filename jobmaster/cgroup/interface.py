@@ -1,0 +1,93 @@
+"""One read or one write of a cgroup interface file, with errors that name folder, file and value."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+from jobmaster.errors import CgroupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# ENOENT: the file or its folder is not there. ENODEV: the cgroup was removed after the open (kernfs answers so on
+# a descriptor that outlived its cgroup). EOPNOTSUPP: the file is not for this kind of cgroup (cgroup.procs and
+# cgroup.kill of a threaded one, *.pressure with psi=0).
+NOT_OFFERED: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
+GONE: Final = frozenset({errno.ENOENT, errno.ENODEV})
+
+_READ_CHUNK: Final = 64 * 1024
+
+
+class CgroupFileError(CgroupError):
+    """A cgroup interface file refused a read or a write, or its folder a change."""
+
+    def __init__(self, path: Path, cause: OSError, *, value: str | None = None) -> None:
+        """Say what was tried on ``path``; ``value`` is the text written, None for any other operation."""
+        self.path = path
+        self.value = value
+        self.cause = cause
+        tried = "" if value is None else f" (writing {value!r})"
+        super().__init__(f"{path.parent}: {path.name}{tried}: {cause.strerror}")
+
+    @property
+    def errno(self) -> int | None:
+        """The kernel's error number."""
+        return self.cause.errno
+
+
+def read_interface(path: Path) -> str:
+    """The whole text of an interface file.
+
+    Raises:
+        CgroupFileError: the file can't be opened or read.
+    """
+    try:
+        return os.fsdecode(_read_all(path))
+    except OSError as error:
+        raise CgroupFileError(path, error) from error
+
+
+def read_if_offered(path: Path) -> str | None:
+    """Like :func:`read_interface`, None where the kernel does not offer the file or the cgroup is gone."""
+    try:
+        return read_interface(path)
+    except CgroupFileError as error:
+        if error.errno in NOT_OFFERED:
+            return None
+        raise
+
+
+def write_interface(path: Path, text: str) -> None:
+    """Write ``text`` to an interface file that exists, in one write(2): the kernel takes each write as a whole.
+
+    Raises:
+        CgroupFileError: the file is missing (it is never created) or the kernel refuses the value.
+    """
+    try:
+        _write_once(path, text.encode())
+    except OSError as error:
+        raise CgroupFileError(path, error, value=text) from error
+
+
+def _read_all(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        chunks = []
+        while chunk := os.read(descriptor, _READ_CHUNK):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(descriptor)
+
+
+def _write_once(path: Path, text: bytes) -> None:
+    # O_TRUNC means nothing to cgroupfs; it lets a plain file stand in for an interface file.
+    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        written = os.write(descriptor, text)
+    finally:
+        os.close(descriptor)
+    if written != len(text):
+        raise OSError(errno.EIO, f"{written} of {len(text)} bytes taken")

@@ -1,0 +1,159 @@
+"""The sessions that check, show and measure jobmaster; plain `nox` runs all that a change has to pass.
+
+Facts about Python and the packages live in pyproject.toml. A session that needs programs of the distribution
+installs Debian's packages itself when it may (root, apt-get) and otherwise names the one command that does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests", "kernel"]
+nox.options.reuse_venv = "yes"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CODE = ("jobmaster", "tests", "noxfile.py")
+GENERATED = Path("jobmaster/jobs/v1")
+PROTO = Path("proto/jobmaster/jobs/v1/jobs.proto")
+
+# The newest grpcurl that Debian 12's Go 1.19 builds; newer Go builds it as well.
+GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.1"
+
+# trio-typing's stubs and the mypy that can read them are older than Trio's own types and today's typeshed. What they
+# are wrong about is left out: new names and type parameters, narrowing, and a certificate's type in auth.tls.
+TRIO_TYPING_CONFIG = """\
+[mypy]
+plugins = trio_typing.plugin
+ignore_missing_imports = True
+disable_error_code = attr-defined, import-untyped, name-defined, return, return-value, type-arg, union-attr
+[mypy-jobmaster.auth.tls]
+ignore_errors = True
+"""
+
+# Where a Debian package is told by a program it brings: {program: package}.
+TESTS_NEED = {"openssl": "openssl", "setpriv": "util-linux"}
+GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
+KERNEL_NEEDS = {
+    "busybox": "busybox-static",  # for the guest's initramfs
+    "file": "file",  # virtme-ng asks it for the kernel's version
+    "ip": "iproute2",  # brings the guest's loopback up
+    "mkfs.ext4": "e2fsprogs",
+    "modprobe": "kmod",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "setpriv": "util-linux",
+}
+
+
+def groups(*names: str) -> tuple[str, ...]:
+    """The requirements of these dependency groups of pyproject.toml."""
+    return nox.project.dependency_groups(PYPROJECT, *names)
+
+
+def absent(needs: dict[str, str]) -> list[str]:
+    """The packages of those programs that are not found, the folders of root's programs included."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+    return [package for program, package in needs.items() if shutil.which(program, path=path) is None]
+
+
+def install_debian(session: nox.Session, packages: list[str]) -> None:
+    """Install Debian packages, or end the session with the command that would."""
+    if not packages:
+        return
+    install = ["apt-get", "install", "-y", "--no-install-recommends", *packages]
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        session.error(f"packages of Debian or Ubuntu are missing; install them with: sudo {' '.join(install)}")
+    session.run("apt-get", "update", "-q", external=True)
+    session.run(*install, external=True, env={"DEBIAN_FRONTEND": "noninteractive"})
+
+
+def provide_grpcurl(session: nox.Session) -> None:
+    """Put grpcurl on the session's PATH: the host's own, or one built into nox's cache."""
+    built = session.cache_dir / "grpcurl"
+    own = [os.environ.get("GOBIN", ""), str(Path.home() / "go" / "bin"), str(built.resolve())]
+    path = os.pathsep.join([os.environ["PATH"], *filter(None, own)])
+    if shutil.which("grpcurl", path=path) is None:
+        install_debian(session, absent(GO_NEEDS))
+        environment = {"GOBIN": str(built.resolve()), "CGO_ENABLED": "0"}  # no C compiler asked for
+        session.run("go", "install", GRPCURL, external=True, env=environment)
+    session.env["PATH"] = path
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the use of Trio."""
+    session.install(*groups("lint"))
+    session.run("ruff", "check", *CODE)
+    session.run("ruff", "format", "--check", *CODE)
+    files = sorted(file for root in CODE[:2] for file in Path(root).rglob("*.py") if file.parent != GENERATED)
+    session.run("flake8-async", *map(str, files), "noxfile.py")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, strictly, with the types that Trio itself ships."""
+    session.install("-e", ".", *groups("types"))
+    session.run("mypy")
+    session.run("mypy", "noxfile.py")
+
+
+@nox.session
+def trio_typing(session: nox.Session) -> None:
+    """Check with trio-typing's plugin what is passed on by Trio, to `start_soon` and its like."""
+    config = Path(session.create_tmp()) / "mypy.ini"
+    config.write_text(TRIO_TYPING_CONFIG)
+    session.install("-e", ".", *groups("trio-typing"))
+    session.run("mypy", "--config-file", str(config), "-p", "jobmaster")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests that any Linux host can run; arguments go to pytest."""
+    install_debian(session, absent(TESTS_NEED))
+    provide_grpcurl(session)
+    session.install("-e", ".", *groups("tests"))
+    session.run("python", "-m", "pytest", "-m", "not kernel", *session.posargs)
+
+
+@nox.session
+def kernel(session: nox.Session) -> None:
+    """Run the tests of a real cgroup v2 in a virtual machine that boots once; arguments go to pytest."""
+    if platform.machine() != "x86_64":
+        session.error("the virtual machine of the kernel tests is for x86-64 hosts")
+    kernels = [image for image in Path("/boot").glob("vmlinuz-*-amd64") if "cloud" not in image.name]
+    install_debian(session, absent(KERNEL_NEEDS) + ([] if kernels else ["linux-image-amd64"]))
+    session.install("-e", ".", *groups("tests"), "virtme-ng>=1.32")
+    session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Start a server, run jobs on it and tell what happens."""
+    install_debian(session, absent({"setpriv": "util-linux"}))
+    session.install(".")
+    session.run("python", "tests/demo.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; arguments go to the benchmark."""
+    session.install(".", *groups("bench"))
+    session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session
+def proto(session: nox.Session) -> None:
+    """Generate the protobuf code into the package, or below another folder with `-- --out FOLDER`."""
+    arguments = argparse.ArgumentParser(prog="nox -s proto --")
+    arguments.add_argument("--out", type=Path, default=Path())
+    out: Path = arguments.parse_args(session.posargs).out
+    out.mkdir(parents=True, exist_ok=True)
+    session.install("-e", ".", *groups("proto"))  # the package brings purerpc's generator
+    outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "purerpc")]
+    session.run("python", "-m", "grpc_tools.protoc", "--proto_path=proto", *outputs, str(PROTO))

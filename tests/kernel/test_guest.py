@@ -1,0 +1,109 @@
+"""The virtual machine offers what the other kernel tests build on; if one of these fails, look here first."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+JOIN_THEN_RUN = 'echo 0 >"$1/cgroup.procs" && shift && exec "$@"'
+ONE_MEBIBYTE = 1024**2
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    """A cgroup with all controllers, gone with its processes afterwards."""
+    (CGROUP_ROOT / "cgroup.subtree_control").write_text("+cpu +io +memory +pids")
+    folder = CGROUP_ROOT / "smoke"
+    folder.mkdir()
+    yield folder
+    (folder / "cgroup.kill").write_text("1")
+    folder.rmdir()
+
+
+def in_cgroup(cgroup: Path, *command: str) -> list[str]:
+    """The command line that joins the cgroup and becomes the command."""
+    return ["sh", "-c", JOIN_THEN_RUN, "sh", str(cgroup), *command]
+
+
+def direct_write(cgroup: Path, file: Path) -> tuple[int, int]:
+    """Write 2 MiB past the page cache; the bytes and the stall time in microseconds that the cgroup counted for it."""
+    before = written_and_stalled(cgroup)
+    write = ("dd", "if=/dev/zero", f"of={file}", "bs=64k", "count=32", "oflag=direct", "status=none")
+    subprocess.run(in_cgroup(cgroup, *write), check=True)
+    after = written_and_stalled(cgroup)
+    return after[0] - before[0], after[1] - before[1]
+
+
+def written_and_stalled(cgroup: Path) -> tuple[int, int]:
+    """The bytes written to the disk and the microseconds waited for it."""
+    written = re.search(r"^254:0 .*wbytes=(\d+)", (cgroup / "io.stat").read_text(), re.MULTILINE)
+    stalled = re.search(r"^some .*total=(\d+)", (cgroup / "io.pressure").read_text(), re.MULTILINE)
+    assert stalled is not None
+    return int(written[1]) if written else 0, int(stalled[1])
+
+
+def test_controllers() -> None:
+    """Cgroup v2 is at its usual place and has the controllers that limits need."""
+    assert {"cpu", "io", "memory", "pids"} <= set((CGROUP_ROOT / "cgroup.controllers").read_text().split())
+
+
+def test_disk_is_mounted() -> None:
+    """The virtual disk holds a writable ext4 file system."""
+    mounts = [line.split()[:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    assert ["/dev/vda", os.environ["JOBMASTER_DISK"], "ext4"] in mounts
+
+
+def test_limits_are_files_of_a_new_cgroup(cgroup: Path) -> None:
+    """A new cgroup takes a limit of each controller."""
+    limits = {"memory.max": "52428800", "pids.max": "16", "cpu.max": "10000 100000"}
+    for name, value in limits.items():
+        (cgroup / name).write_text(value)
+    assert {name: (cgroup / name).read_text().strip() for name in limits} == limits
+
+
+def test_disk_obeys_io_max(cgroup: Path) -> None:
+    """Direct writes to the disk are counted, and wait several times as long under a limit of a mebibyte a second."""
+    file = Path(os.environ["JOBMASTER_DISK"]) / "smoke"
+    written, free_stall = direct_write(cgroup, file)
+    (cgroup / "io.max").write_text(f"254:0 wbps={ONE_MEBIBYTE}")
+    _, limited_stall = direct_write(cgroup, file)
+    assert written >= 2 * ONE_MEBIBYTE
+    assert limited_stall > 3 * free_stall
+
+
+def test_cgroup_kill_ends_a_process_seen_through_its_pidfd(cgroup: Path) -> None:
+    """Writing 1 to cgroup.kill ends what is inside with SIGKILL, and its pidfd becomes readable."""
+    with subprocess.Popen(in_cgroup(cgroup, "sh", "-c", "echo up; exec sleep 3600"), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        pidfd = os.pidfd_open(process.pid)
+        (cgroup / "cgroup.kill").write_text("1")
+        assert select.select([pidfd], [], [], 60)[0] == [pidfd]
+        os.close(pidfd)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_other_users_can_run_commands() -> None:
+    """Setpriv becomes user nobody, who can execute the host's programs."""
+    identity = ["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+    ran = subprocess.run(["setpriv", *identity, "id", "-u"], check=True, capture_output=True, text=True)
+    assert ran.stdout == "65534\n"
+
+
+def test_loopback_is_up() -> None:
+    """A connection to 127.0.0.1 reaches a listener of the same machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as peer:
+        accepted, address = listener.accept()
+        accepted.close()
+        assert address == peer.getsockname()
