@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobmaster.cgroup import controllers, devices, root
+from jobmaster.cgroup import devices
 from jobmaster.cgroup.controllers import Enforcement
 from jobmaster.cgroup.limits import Controller, LimitWrite, limit_writes
-from jobmaster.cgroup.tree import CgroupTree
+from jobmaster.cgroup.startup import open_cgroups
 from jobmaster.errors import ConfigurationError
 from jobmaster.job.account import Account, look_up, own_account
 from jobmaster.job.launch import Launcher
@@ -47,7 +47,8 @@ def prepare(options: ServerOptions) -> Prepared:
     launcher = _launcher(options.run_as)
     prepare_output_folder(options.output_folder)
     device = _io_device(options)
-    tree, enforcement = _cgroups(options.cgroup_root)
+    opened = open_cgroups(options.cgroup_root)
+    tree, enforcement = opened.tree, opened.enforcement
     if options.require_limits:
         _require_all(enforcement)
     writes = limit_writes(options.limits, options.oom_policy, available=enforcement.controllers, io_device=device)
@@ -118,18 +119,6 @@ def _io_device(options: ServerOptions) -> str | None:
             f"name one with --iodevice-id (there are: {listing})"
         )
     return str(device) if device is not None else None
-
-
-def _cgroups(explicit: Path | None) -> tuple[CgroupTree, Enforcement]:
-    cgroup_host = root.read_host()
-    chosen = root.choose_root(explicit, cgroup_host)
-    mount = root.require_cgroup2(chosen.path, cgroup_host.mount)
-    if chosen.path == cgroup_host.own:
-        root.move_to_supervisor(chosen.path)
-    tree = CgroupTree(root=chosen.path)
-    tree.prepare()
-    enforcement = controllers.enable_controllers(mount.mount_point, tree.jobs)
-    return CgroupTree(root=chosen.path, controllers=enforcement.controllers), enforcement
 
 
 def _require_all(enforcement: Enforcement) -> None:

@@ -159,6 +159,14 @@ async def until_output(jobs: Jobs, job_id: str, text: bytes) -> None:
     raise AssertionError(f"the job ended without {text!r}: {seen!r}")
 
 
+async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
+    """The first of a job's output."""
+    async with jobs.stream_output(job_id) as chunks:
+        async for chunk in chunks:
+            return chunk
+    raise AssertionError("the job ended without output")
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
     try:

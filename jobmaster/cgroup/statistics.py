@@ -59,6 +59,15 @@ class MemoryEvents:
         """Whether an out-of-memory killer took a process; meeting the limit alone (``oom``) is no kill."""
         return self.oom_kill > 0 or self.oom_group_kill > 0
 
+    @property
+    def processes_killed(self) -> int:
+        """How many processes an out-of-memory killer took, at least 1 when it took any.
+
+        A group kill counts the process that the killer picked first once more when it goes through the group
+        (mm/oom_kill.c, oom_kill_process and oom_kill_memcg_member), so ``oom_kill`` is too high by one for each.
+        """
+        return max(self.oom_kill - self.oom_group_kill, int(self.killed))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuStatistics:

@@ -250,7 +250,7 @@ class Job:
     def _look_for_oom_kills(self, cgroup: JobCgroup) -> None:
         events = cgroup.memory_events()
         if events is not None:
-            self._oom_kills = max(self._oom_kills, events.oom_kill)
+            self._oom_kills = max(self._oom_kills, events.processes_killed)
 
     async def _outlive_main_process(self, holdings: _Holdings) -> None:
         async with trio.open_nursery() as nursery:

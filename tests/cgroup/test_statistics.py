@@ -205,3 +205,13 @@ def test_parsers_raise_nothing_but_cgroup_errors(text: str) -> None:
         except CgroupError as error:
             results.append(error)
     assert len(results) == len(PARSERS)
+
+
+@pytest.mark.parametrize(
+    ("oom_kill", "oom_group_kill", "processes"),
+    [(0, 0, 0), (1, 0, 1), (3, 0, 3), (2, 1, 1), (3, 1, 2), (1, 1, 1), (0, 1, 1)],
+)
+def test_killed_processes_are_counted_once(oom_kill: int, oom_group_kill: int, processes: int) -> None:
+    """The process that a group kill counts twice counts once, and a kill is never counted as none."""
+    events = MemoryEvents(oom=1, oom_kill=oom_kill, oom_group_kill=oom_group_kill)
+    assert events.processes_killed == processes

@@ -311,3 +311,19 @@ def test_a_folder_that_refuses_removal_is_an_error(plain_tree: CgroupTree) -> No
 class _RefusingFolders(FakeFolders):
     def remove(self, folder: Path) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", str(folder))
+
+
+def test_disposing_removes_an_empty_tree(plain_tree: CgroupTree) -> None:
+    """The root goes with its jobs folder when nothing else is in it, and may be gone already."""
+    plain_tree.prepare()
+    plain_tree.dispose()
+    assert not plain_tree.root.exists()
+    plain_tree.dispose()
+
+
+def test_disposing_spares_what_is_in_use(plain_tree: CgroupTree) -> None:
+    """A root that holds something else, as a delegated one does, stays."""
+    plain_tree.prepare()
+    (plain_tree.root / "supervisor").mkdir()
+    plain_tree.dispose()
+    assert [path.name for path in plain_tree.root.iterdir() if path.is_dir()] == ["supervisor"]

@@ -14,8 +14,10 @@ import trio
 from tests.harness import (
     REPOSITORY,
     command_line_for,
+    first_chunk,
     is_alive,
     own_cgroup_root,
+    serving,
     serving_program,
     until_output,
 )
@@ -72,11 +74,7 @@ async def test_killed_server_leaves_no_job(tmp_path: Path, certificates: Path) -
     """After SIGKILL of the server no process of any job is left within 5 s, whatever the jobs did to escape."""
     async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", "setsid sh -c 'setsid sleep 1000 & echo $!; sleep 1000' & wait")
-        pids: list[int] = [(await jobs.status(job_id)).pid]
-        async with jobs.stream_output(job_id) as chunks:
-            async for chunk in chunks:
-                pids.append(int(chunk))
-                break
+        pids = [int(await first_chunk(jobs, job_id)), (await jobs.status(job_id)).pid]
         process.kill()
         with trio.fail_after(5):
             while any(is_alive(pid) for pid in pids):
@@ -125,9 +123,8 @@ async def test_host_without_controllers(tmp_path: Path, certificates: Path) -> N
     assert b"--require-limits: this host does not enforce every limit" in result.stderr
     assert b"memory: this host binds the memory controller to cgroup v1" in result.stderr
     assert b"Traceback" not in result.stderr
-    async with serving_program(tmp_path, certificates, "--memory-max", "50M") as (server, _process):
-        async with server.connect() as jobs:
-            record = await jobs.status(await jobs.start("true"))
+    async with serving(tmp_path, certificates, "--memory-max", "50M") as server, server.connect() as jobs:
+        record = await jobs.status(await jobs.start("true"))
     limits = {limit.name: limit for limit in record.limits}
     assert (limits["memory"].value, limits["memory"].enforced) == ("memory.max 52428800", False)
     assert "cgroup v1" in limits["memory"].reason

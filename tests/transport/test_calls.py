@@ -237,7 +237,7 @@ async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockCloc
 async def test_a_hundred_calls_at_a_time() -> None:
     """A connection runs a hundred calls at a time; one more fails by itself, and all end when their callers leave."""
     probe = Probe()
-    async with connected(probe) as (client, nursery, server):
+    async with connected(probe) as (client, _nursery, server):
         async with trio.open_nursery() as calls:
             for _ in range(100):
                 calls.start_soon(stub(client, "Hang"), Echo())

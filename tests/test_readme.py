@@ -1,0 +1,111 @@
+"""The README cannot drift: its commands are run, its options exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import trio
+
+from tests.harness import REPOSITORY, cgroup_mount, serving_program
+
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def console_commands() -> list[tuple[str, bool]]:
+    """Every command shown at a prompt, and whether the README shows it failing."""
+    found = []
+    for block in blocks("console"):
+        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = step.partition("\n")
+            found.append((command, output.startswith("jobmaster: ")))
+    return found
+
+
+def test_tests_command_is_what_ci_runs() -> None:
+    """The README's second command is, word for word, what .ci/run does."""
+    _demo, tests = blocks("sh")
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    make, install, nox = tests.strip().replace("install -q", "install --quiet").split(" && ")
+    assert [line for line in ci.splitlines() if line.endswith((make, install, nox))] == [make, install, f"exec {nox}"]
+
+
+async def test_demo_command() -> None:
+    """What the README's first command ends in runs the main job and exits 0."""
+    cgroup_mount()
+    demo, _tests = blocks("sh")
+    assert demo.strip().endswith("nox -s demo")
+    assert 'session.run("python", "tests/demo.py"' in (REPOSITORY / "noxfile.py").read_text()
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = await trio.run_process(
+        [sys.executable, "tests/demo.py"], capture_stdout=True, check=False, cwd=REPOSITORY, env=environment
+    )
+    assert result.returncode == 0, result.stdout.decode()
+
+
+async def test_console_commands(tmp_path: Path, certificates: Path) -> None:
+    """Every command shown at a prompt runs in order, in one shell, and fails exactly where the README shows it fail."""
+    shutil.copytree(certificates, tmp_path / "certs", ignore=shutil.ignore_patterns("hostile"))
+    (tmp_path / "proto").symlink_to(REPOSITORY / "proto")
+    serve, *commands = console_commands()
+    assert serve[0].startswith("python -m jobmaster.serve")
+    options = serve[0].split()[3:]
+    async with serving_program(tmp_path, tmp_path / "certs", *options) as (server, _process):
+        script = [
+            f'jobmaster() {{ {sys.executable} -m jobmaster --server localhost:{server.port} --certs-dir certs "$@"; }}'
+        ]
+        script += [f'python() {{ {sys.executable} "$@"; }}']
+        for command, fails in commands:
+            line = command.replace("localhost:6443", f"localhost:{server.port}")
+            script.append(f"{'! ' if fails else ''}{line} || {{ echo {len(script)} >&2; exit 1; }}")
+        result = await trio.run_process(
+            ["bash", "-c", "\n".join(script)],
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+    assert result.returncode == 0, f"{result.stdout.decode()}\n{result.stderr.decode()}"
+
+
+async def test_python_example(tmp_path: Path, certificates: Path) -> None:
+    """The Python example runs as it stands and shows a job's output and end."""
+    (example,) = blocks("python")
+    shutil.copytree(certificates, tmp_path / "certs", ignore=shutil.ignore_patterns("hostile"))
+    async with serving_program(tmp_path, tmp_path / "certs") as (server, _process):
+        result = await trio.run_process(
+            [sys.executable, "-c", example.replace("6443", str(server.port))],
+            capture_stdout=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        )
+    assert b"exited with code 0" in result.stdout
+    assert b"Linux" in result.stdout
+
+
+def test_options_exist() -> None:
+    """Each option of the server is in its --help, and the README names none that is not."""
+    result = subprocess.run(
+        [sys.executable, "-m", "jobmaster.serve", "--help"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    section = README.partition("## The server")[2].partition("## The client")[0]
+    named = set(re.findall(r"`(?:-\w`, `)?(--[a-z-]+)", section)) - {"--help"}
+    assert named
+    assert named <= set(re.findall(r"--[a-z-]+", result.stdout))
+
+
+def test_files_exist() -> None:
+    """Every file that the README sends a reader to is there."""
+    paths = re.findall(r"`(jobmaster/[\w/]+\.py)`", README)
+    assert paths
+    assert [path for path in paths if not (REPOSITORY / path).is_file()] == []
