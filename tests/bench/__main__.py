@@ -1,0 +1,94 @@
+"""`python -m tests.bench`: measures, and prints a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pstats
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from tests.bench import servers
+from tests.bench.measurements import FULL, QUICK, Contest, Size, conditions, profile
+from tests.bench.table import Row, as_document, as_text
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+FOLDER: Final = Path("/var/tmp")
+"""On a disk, as servers keep it; what is streamed comes from the page cache. No tmpfs: on those the kernel (6.18) does
+not know RWF_NOWAIT, and jobmaster reads every chunk by a thread."""
+ROOM: Final = 64 * 1024 * 1024
+"""Bytes wanted beside the output that is streamed."""
+PROFILE_LINES: Final = 25
+
+
+def main() -> None:
+    """The program. Exits 1 with the reason where it cannot measure."""
+    options = _parser().parse_args()
+    size = QUICK if options.quick else FULL
+    for number in servers.SIGNALS:
+        signal.signal(number, _interrupt)
+    try:
+        if options.profile is not None:
+            _profile(size, options.folder, options.profile)
+        else:
+            _measure(size, options.folder, options.json)
+    except servers.Unable as error:
+        sys.exit(f"bench: {error}")
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Ends the benchmark once: further signals do not disturb the clearing up."""
+    for each in servers.SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    print("bench: interrupted; clearing up", file=sys.stderr)
+    sys.exit(128 + number)
+
+
+def _measure(size: Size, folder: Path, document: Path | None) -> None:
+    with (
+        servers.place(folder, size.output_bytes + ROOM) as own,
+        servers.jobmaster(own) as jobmaster,
+        servers.peer(own) as peer,
+    ):
+        rows: list[Row] = list(Contest(own=own, size=size, jobmaster=jobmaster, peer=peer).rows())
+    print(as_text(rows))
+    if document is not None:
+        document.write_text(json.dumps(as_document(rows, conditions(size)), indent=2) + "\n")
+
+
+def _profile(size: Size, folder: Path, what: str) -> None:
+    with servers.place(folder, size.output_bytes + ROOM) as own:
+        file = own.folder / "profile"
+        with servers.jobmaster(own, profile=file) as server:
+            profile(own, size, server, what)
+        pstats.Stats(str(file)).strip_dirs().sort_stats("tottime").print_stats(PROFILE_LINES)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description="Measures jobmaster beside a server and a client of grpcio. Needs root and a cgroup v2 mount.",
+    )
+    parser.add_argument("--quick", action="store_true", help="little of everything: shows that it works, not how fast")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write all rounds into FILE as well")
+    parser.add_argument(
+        "--profile",
+        choices=["start", "stream", "unary"],
+        help="instead of measuring, show where the server spends its time",
+    )
+    parser.add_argument(
+        "--folder",
+        metavar="DIR",
+        type=Path,
+        default=FOLDER,
+        help=f"where the output is kept while it is measured (default {FOLDER})",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What a client is told to do, and what it measured: values that go between processes as JSON."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.bench.stopwatch import Stopwatch
+
+WARM_UP: Final = 5
+"""Operations before the clock runs."""
+CLIENT: Final = "client1"
+
+
+class WrongAnswer(Exception):
+    """A server did not do what was measured: the numbers would mean nothing."""
+
+
+class Kind(enum.StrEnum):
+    """What is done `count` times."""
+
+    START = "start"
+    """Start `true`, one after another."""
+    JOBS = "jobs"
+    """Start `true` from `in_flight` workers, each of which then follows its jobs to their end."""
+    STATUS = "status"
+    """Ask for the record of a job that has ended, `in_flight` calls at a time."""
+    STREAM = "stream"
+    """Take the output of job `job_id`, `count` bytes."""
+    WRITE = "write"
+    """Run a job that writes `count` bytes; its id is the outcome."""
+
+
+class Client(enum.StrEnum):
+    """Whose client makes the calls."""
+
+    JOBMASTER = "jobmaster"
+    GRPCIO = "grpcio"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The work of one client process, over one connection to the process `server`."""
+
+    kind: Kind
+    client: Client
+    port: int
+    server: int
+    certificates: Path
+    count: int
+    in_flight: int = 1
+    job_id: str = ""
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.in_flight < 1:
+            raise ValueError("a load has at least one operation")
+        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE}:
+            raise ValueError(f"{self.kind}: comes one at a time")
+        if (self.kind is Kind.STREAM) != bool(self.job_id):
+            raise ValueError("a stream, and nothing else, is of a job that exists")
+
+    def shares(self) -> list[int]:
+        """How many operations each of the `in_flight` workers has."""
+        each, more = divmod(self.count, self.in_flight)
+        return [each + (number < more) for number in range(self.in_flight)]
+
+    def to_json(self) -> str:
+        """For the command line of the client program."""
+        return json.dumps(asdict(self) | {"certificates": str(self.certificates)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Load:
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(
+            **fields
+            | {
+                "kind": Kind(fields["kind"]),
+                "client": Client(fields["client"]),
+                "certificates": Path(fields["certificates"]),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a client measured, warm-up and checks left out.
+
+    Attributes:
+        seconds: for all operations together.
+        server_seconds: CPU time of the server meanwhile.
+        latencies: seconds of each operation, where that is the question.
+        job_id: the job that was run, where it is used later.
+    """
+
+    seconds: float
+    server_seconds: float
+    latencies: tuple[float, ...] = ()
+    job_id: str = ""
+
+    @classmethod
+    def of(cls, watch: Stopwatch, *, latencies: Iterable[float] = (), job_id: str = "") -> Outcome:
+        """What a stopwatch saw, and more."""
+        return cls(
+            seconds=watch.seconds, server_seconds=watch.server_seconds, latencies=tuple(latencies), job_id=job_id
+        )
+
+    def to_json(self) -> str:
+        """For the client program's stdout."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(**fields | {"latencies": tuple(fields["latencies"])})
+
+
+def require_success(state: int, exit_code: int, completed: int) -> None:
+    """Checks that a job ran `true` to its end.
+
+    Raises:
+        WrongAnswer: it did not.
+    """
+    if (state, exit_code) != (completed, 0):
+        raise WrongAnswer(f"a job of `true` ended in state {state} with exit code {exit_code}")
+
+
+def require_bytes(received: int, expected: int) -> None:
+    """Checks that all of an output arrived.
+
+    Raises:
+        WrongAnswer: it did not.
+    """
+    if received != expected:
+        raise WrongAnswer(f"{received} bytes of output arrived where {expected} were written")

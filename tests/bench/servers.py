@@ -1,0 +1,223 @@
+"""Starts what is measured, in processes, folders and a cgroup of its own, and leaves nothing of it behind.
+
+Each process gets a session of its own: an interrupt at the terminal reaches the benchmark alone, which then ends
+everything in order.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jobmaster.auth import authority
+from jobmaster.cgroup.mounts import find_cgroup2, read_mounts
+from tests.bench.load import Load, Outcome
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+READY_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+LOAD_SECONDS: Final = 600.0
+"""How long one load may take, on the slowest of machines."""
+REMOVAL_SECONDS: Final = 5.0
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends the benchmark early."""
+
+
+class Unable(Exception):
+    """The benchmark cannot run here, or what it measures failed; the text says what and the remedy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a benchmark keeps what it makes: a folder and a cgroup root, both its own."""
+
+    folder: Path
+    cgroup_root: Path
+
+    @property
+    def certificates(self) -> Path:
+        """The certificates of both servers and all clients."""
+        return self.folder / "certificates"
+
+    @property
+    def output(self) -> Path:
+        """The jobmaster server's output folder."""
+        return self.folder / "output"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server process that is ready."""
+
+    pid: int
+    port: int
+
+
+@contextmanager
+def place(parent: Path, needed: int) -> Iterator[Place]:
+    """A place with room for `needed` bytes of output, gone after the block.
+
+    Raises:
+        Unable: this host has no such place.
+    """
+    mount = _require_host(parent, needed)
+    folder = None
+    try:
+        with _undisturbed():
+            folder = Path(tempfile.mkdtemp(prefix=f"jobmaster-bench-{os.getpid()}-", dir=parent.resolve()))
+        own = Place(folder=folder, cgroup_root=mount / folder.name)
+        authority.initialise(own.certificates)
+        yield own
+    finally:
+        if folder is not None:
+            with _undisturbed(), ExitStack() as clearing:
+                clearing.callback(_remove_cgroups, mount / folder.name)
+                clearing.callback(shutil.rmtree, folder)
+
+
+def _require_host(parent: Path, needed: int) -> Path:
+    if os.geteuid() != 0:
+        raise Unable("the benchmark starts a server that gives each job a cgroup: run it as root")
+    mount = find_cgroup2(read_mounts())
+    if mount is None or not os.access(mount.mount_point, os.W_OK):
+        raise Unable("no writable cgroup v2 mount: mount -t cgroup2 none /sys/fs/cgroup, or leave the container")
+    if not parent.is_dir():
+        raise Unable(f"{parent} is no folder: name one with --folder")
+    free = min(shutil.disk_usage(parent).free, _available_memory())
+    if free < needed:
+        raise Unable(
+            f"{parent} and memory have room for {free // 2**20} MiB of the {needed // 2**20} MiB that the output needs: "
+            "free some, name a roomier one with --folder, or measure less with --quick"
+        )
+    return mount.mount_point
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _remove_cgroups(root: Path) -> None:
+    """Removes what a server that was killed may have left; a cgroup is busy for a moment after its last process."""
+    give_up = time.monotonic() + REMOVAL_SECONDS
+    with suppress(FileNotFoundError):
+        (root / "jobs" / "cgroup.kill").write_text("1")
+    while root.exists():
+        for folder in sorted(root.glob("**/"), key=lambda path: -len(path.parts)):
+            with suppress(OSError):
+                folder.rmdir()
+        if time.monotonic() > give_up:
+            raise Unable(f"the cgroup {root} is still in use; remove it by hand with rmdir")
+        time.sleep(0.02)
+
+
+@contextmanager
+def jobmaster(own: Place, *, profile: Path | None = None) -> Iterator[Server]:
+    """The jobmaster server, for the block; with `profile`, its main thread runs under cProfile into that file."""
+    profiler = ("-m", "cProfile", "-o", str(profile)) if profile is not None else ()
+    with _serving(
+        "the jobmaster server",
+        [
+            *(*profiler, "-m", "jobmaster.serve", "--listen", "localhost:0", "--output-dir", str(own.output)),
+            *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root)),
+        ],
+    ) as server:
+        yield server
+
+
+@contextmanager
+def peer(own: Place) -> Iterator[Server]:
+    """The peer, for the block."""
+    arguments = ["--certs-dir", str(own.certificates), "--output-dir", str(own.output)]
+    with _serving("the peer", ["-m", "tests.bench.peer", *arguments]) as server:
+        yield server
+
+
+def run_client(load: Load) -> Outcome:
+    """Does a load in a process of its own.
+
+    Raises:
+        Unable: it failed or took longer than `LOAD_SECONDS`.
+    """
+    with _running(["-m", "tests.bench.client", load.to_json()]) as process:
+        try:
+            text, _ = process.communicate(timeout=LOAD_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise Unable(f"{load} did not end within {LOAD_SECONDS:.0f} s") from None
+        if process.returncode != 0:
+            raise Unable(f"{load} failed with exit code {process.returncode}; its words are above")
+    return Outcome.from_json(text)
+
+
+@contextmanager
+def _serving(name: str, arguments: Sequence[str]) -> Iterator[Server]:
+    with _running(arguments) as process:
+        yield Server(process.pid, _port_when_ready(name, process))
+        if process.poll() is not None:
+            raise Unable(f"{name} ended before it was told to, with exit code {process.returncode}")
+
+
+@contextmanager
+def _running(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = None
+    try:
+        with _undisturbed():
+            process = subprocess.Popen(
+                [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True
+            )
+        yield process
+    finally:
+        if process is not None:
+            with _undisturbed():
+                _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keeps signals back until the block is done: a process that was just started, or is being ended, is not lost."""
+    came: list[int] = []
+    handlers = [(each, signal.signal(each, lambda number, _: came.append(number))) for each in SIGNALS]
+    try:
+        yield
+    finally:
+        for each, handler in handlers:
+            signal.signal(each, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _port_when_ready(name: str, process: subprocess.Popen[str]) -> int:
+    assert process.stdout is not None  # for the type checker: PIPE was asked for
+    deadline = threading.Timer(READY_SECONDS, process.kill)
+    deadline.start()
+    try:
+        for line in process.stdout:
+            if line.startswith("ready on "):
+                return int(line.rpartition(":")[2])
+    finally:
+        deadline.cancel()
+    raise Unable(f"{name} never got ready; its words are above")
