@@ -79,7 +79,9 @@ def server(folder: Path) -> Iterator[int]:
         finally:
             process.terminate()
     if process.returncode != 0 or root.exists():
-        raise DemoFailed(f"the server ended with {process.returncode}, its cgroups {'left' if root.exists() else 'gone'}")
+        raise DemoFailed(
+            f"the server ended with {process.returncode}, its cgroups {'left' if root.exists() else 'gone'}"
+        )
     print(f"\n{PROMPT} kill -TERM SERVER: it ended with 0, and every cgroup is gone")
 
 
