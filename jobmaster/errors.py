@@ -19,7 +19,15 @@ class RequestError(JobmasterError):
 
 
 class InvalidRequest(RequestError):
-    """The request is wrong whatever the state of the server: a bad value, named with its remedy."""
+    """The request is wrong whatever the state of the server: a bad value, named with its remedy.
+
+    Attributes:
+        field: the path of the value in the request, named as in the .proto (`args[0]`); None where it is no single one.
+    """
+
+    def __init__(self, text: str, *, field: str | None = None) -> None:
+        super().__init__(text)
+        self.field = field
 
 
 class JobNotFound(RequestError):

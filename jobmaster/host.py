@@ -10,6 +10,7 @@ import resource
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -74,12 +75,11 @@ def prepare_output_folder(folder: Path) -> None:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        details = folder.lstat()
     except OSError as error:
         raise ConfigurationError(f"output folder {folder}: cannot be made: {error.strerror}") from None
-    details = os.lstat(folder)
     if stat.S_ISLNK(details.st_mode):
         raise ConfigurationError(f"output folder {folder} is a symbolic link; name the folder itself")
     if not stat.S_ISDIR(details.st_mode):

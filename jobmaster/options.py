@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ DEFAULT_PORT: Final = 6443
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
 DEFAULT_GRACE_SECONDS: Final = 10.0
+_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAX_GRACE_SECONDS: Final = 3600.0
 
 T = TypeVar("T")
@@ -135,7 +137,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
+    if not colon or host in {"", "[]"} or not _PORT.fullmatch(port) or int(port) > 65535:
         raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 to 65535, such as localhost:{DEFAULT_PORT}")
     if ":" in host and not bracketed:
         raise ValueError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:{DEFAULT_PORT}")

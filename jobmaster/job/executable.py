@@ -29,7 +29,7 @@ def check_runnable(command: str, account: Account, search_path: str, working_fol
         InvalidRequest: the name is longer than a path can be.
     """
     if len(os.fsencode(command)) > _MAX_PATH:
-        raise InvalidRequest("command is longer than a path can be")
+        raise InvalidRequest("command is longer than a path can be", field="command")
     shown = command if len(command) <= _MAX_NAME else f"{command[:_MAX_NAME]}…"
     denied = False
     for candidate in _candidates(command, search_path, working_folder):
@@ -57,15 +57,15 @@ def _candidates(command: str, search_path: str, working_folder: str) -> Iterator
 def _judge(path: str, account: Account) -> int | None:
     """None when `account` may execute the file at `path`, else the errno that says why not."""
     try:
-        real = os.path.realpath(path, strict=True)
-        details = os.stat(real)  # noqa: PTH116  # one door for all of these calls
+        details = os.stat(path)  # noqa: PTH116  # follows links, and knows a trailing slash, as execve(2) does
         if not stat.S_ISREG(details.st_mode):
             return errno.EACCES
+        real = os.path.realpath(path, strict=True)
+        folders = {*PurePosixPath(path).parents, *PurePosixPath(real).parents}
         if not _may_execute(real, details, account):
             return errno.EACCES
-        for folder in PurePosixPath(real).parents:
-            if not _may_execute(str(folder), os.stat(folder), account):  # noqa: PTH116  # as above
-                return errno.EACCES
+        if not all(_may_execute(str(folder), os.stat(folder), account) for folder in folders):  # noqa: PTH116  # as above
+            return errno.EACCES
     except OSError as error:
         return error.errno
     return None
@@ -73,7 +73,7 @@ def _judge(path: str, account: Account) -> int | None:
 
 def _may_execute(path: str, details: os.stat_result, account: Account) -> bool:
     if account.is_root:
-        return bool(details.st_mode & 0o111)
+        return stat.S_ISDIR(details.st_mode) or bool(details.st_mode & 0o111)
     if details.st_uid == account.uid:
         granted = bool(details.st_mode & stat.S_IXUSR)
     elif details.st_gid == account.gid or details.st_gid in account.groups:

@@ -123,7 +123,8 @@ def spawn(command_line: list[str], environment: dict[str, str], *, output: int, 
             raise InvalidRequest(
                 f"more arguments than the kernel takes: {len(command_line)} of "
                 f"{sum(len(os.fsencode(word)) for word in command_line)} bytes in all; "
-                "one may have 128 KiB, all together about 2 MiB"
+                "one may have 128 KiB, all together about 2 MiB",
+                field="args",
             ) from None
         if error.errno in EXHAUSTED:
             raise ServerBusy("the server's host has no process, memory or descriptor left for a new job") from error

@@ -16,12 +16,15 @@ class JobSpecification:
 
     def __post_init__(self) -> None:
         if not self.command.strip():
-            raise InvalidRequest("command is empty: name the program to run")
+            raise InvalidRequest("command is empty: name the program to run", field="command")
         if "\0" in self.command:
-            raise InvalidRequest("command contains a NUL byte, which no Linux command can")
-        for position, argument in enumerate(self.args, 1):
+            raise InvalidRequest("command contains a NUL byte, which no Linux command can", field="command")
+        for position, argument in enumerate(self.args):
             if "\0" in argument:
-                raise InvalidRequest(f"argument {position} contains a NUL byte, which no Linux argument can")
+                raise InvalidRequest(
+                    f"argument {position + 1} contains a NUL byte, which no Linux argument can",
+                    field=f"args[{position}]",
+                )
 
     @property
     def argv(self) -> tuple[str, ...]:

@@ -9,10 +9,12 @@ the jobs' folder, so that a new server on the same folder starts after the old o
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,8 @@ import trio
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.job.process import ChildProcess
+
+logger = logging.getLogger(__name__)
 
 _SCRIPT: Final = """\
 trap '' HUP INT TERM QUIT
@@ -34,16 +38,16 @@ FAREWELL_SECONDS: Final = 2.0
 
 
 @asynccontextmanager
-async def hold_tether(jobs_folder: Path) -> AsyncIterator[None]:
-    """Holds the tether on `jobs_folder` while the block runs.
+async def hold_tether(jobs_folder: Path) -> AsyncIterator[ChildProcess]:
+    """Holds the tether on `jobs_folder` while the block runs; the block gets its process.
 
     Raises:
         ConfigurationError: another server has this folder.
     """
     lock = await _lock(jobs_folder)
     try:
-        async with _tether_process(jobs_folder, lock):
-            yield
+        async with _tether_process(jobs_folder, lock) as process:
+            yield process
     finally:
         os.close(lock)
 
@@ -69,7 +73,7 @@ async def _lock(folder: Path) -> int:
 
 
 @asynccontextmanager
-async def _tether_process(folder: Path, lock: int) -> AsyncIterator[None]:
+async def _tether_process(folder: Path, lock: int) -> AsyncIterator[ChildProcess]:
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
         process = await trio.to_thread.run_sync(_spawn, folder, read_end, lock)
@@ -79,16 +83,22 @@ async def _tether_process(folder: Path, lock: int) -> AsyncIterator[None]:
     finally:
         os.close(read_end)
     try:
-        yield
+        yield process
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL_SECONDS):
-            os.write(write_end, b"farewell\n")
+            with suppress(BrokenPipeError):  # it has been killed
+                os.write(write_end, b"farewell\n")
             os.close(write_end)
             await process.wait_died()
-        if not process.has_died():
-            process.send_signal(9)
+        process.send_signal(signal.SIGKILL)
         process.reap()
         process.close()
+
+
+async def tell_when_lost(process: ChildProcess) -> None:
+    """Logs that the tether has been killed, should it be."""
+    await process.wait_died()
+    logger.error("the tether (pid %d) was killed: should the server be killed too, its jobs would go on", process.pid)
 
 
 def _spawn(folder: Path, read_end: int, lock: int) -> ChildProcess:

@@ -1,0 +1,197 @@
+"""Why a job ended, from what was observed of its end."""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from typing import Final, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobmaster.job.cause import (
+    Cause,
+    Evidence,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerShutdown,
+    Signalled,
+    StopOrder,
+    Stopped,
+    cause_of,
+    describe,
+    signal_words,
+)
+
+NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
+BY_CLIENT: Final = StopOrder(by="client1", requested_at=NOON)
+BY_SERVER: Final = StopOrder(by=None, requested_at=NOON)
+KILLED: Final = Signalled(signal.SIGKILL)
+TERMINATED: Final = Signalled(signal.SIGTERM)
+MIB: Final = 2**20
+
+
+def stopped(number: int, *, killed: bool = False) -> Stopped:
+    """A stop that the client of `BY_CLIENT` asked for."""
+    return Stopped(by="client1", requested_at=NOON, signal=number, killed=killed)
+
+
+CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
+    "success": (Evidence(death=Exited(0)), Exited(0)),
+    "its own failure": (Evidence(death=Exited(255)), Exited(255)),
+    "a signal from elsewhere": (Evidence(death=TERMINATED), TERMINATED),
+    "a signal with a core": (
+        Evidence(death=Signalled(signal.SIGSEGV, core_dumped=True)),
+        Signalled(signal.SIGSEGV, core_dumped=True),
+    ),
+    "SIGKILL from elsewhere": (Evidence(death=KILLED), KILLED),
+    "SIGKILL from elsewhere below a memory limit": (Evidence(death=KILLED, memory_max=MIB), KILLED),
+    "out of memory, the whole group": (
+        Evidence(death=KILLED, oom_kills=3, memory_max=50 * MIB),
+        OomKilled(memory_max=50 * MIB, processes_killed=3),
+    ),
+    "out of memory of the host": (
+        Evidence(death=KILLED, oom_kills=1),
+        OomKilled(memory_max=None, processes_killed=1),
+    ),
+    "out of memory while it was being stopped": (
+        Evidence(death=KILLED, order=BY_CLIENT, oom_kills=1, memory_max=MIB),
+        OomKilled(memory_max=MIB, processes_killed=1),
+    ),
+    "a child out of memory, the job succeeded": (Evidence(death=Exited(0), oom_kills=1, memory_max=MIB), Exited(0)),
+    "a child out of memory, the job failed of it": (Evidence(death=Exited(137), oom_kills=1), Exited(137)),
+    "a child out of memory, another signal": (Evidence(death=TERMINATED, oom_kills=1), TERMINATED),
+    "stopped by SIGTERM": (Evidence(death=TERMINATED, order=BY_CLIENT), stopped(signal.SIGTERM)),
+    "stopped, SIGTERM handled": (Evidence(death=Exited(0), order=BY_CLIENT), stopped(signal.SIGTERM)),
+    "stopped, SIGTERM handled with a failure": (Evidence(death=Exited(1), order=BY_CLIENT), stopped(signal.SIGTERM)),
+    "stopped, killed after the grace": (
+        Evidence(death=KILLED, order=BY_CLIENT, killed=True),
+        stopped(signal.SIGKILL, killed=True),
+    ),
+    "stopped, killed after the grace, a child out of memory before": (
+        Evidence(death=KILLED, order=BY_CLIENT, killed=True, oom_kills=2, memory_max=MIB),
+        stopped(signal.SIGKILL, killed=True),
+    ),
+    "stopped before its program ran": (
+        Evidence(death=Exited(127), order=BY_CLIENT, never_ran="no interpreter"),
+        stopped(signal.SIGTERM),
+    ),
+    "the program never ran": (
+        Evidence(death=Exited(127), never_ran="no interpreter"),
+        FailedToStart("no interpreter"),
+    ),
+    "the server's shutdown": (Evidence(death=TERMINATED, order=BY_SERVER), ServerShutdown(signal=signal.SIGTERM)),
+    "the server's shutdown, SIGTERM handled": (
+        Evidence(death=Exited(0), order=BY_SERVER),
+        ServerShutdown(signal=signal.SIGTERM),
+    ),
+    "the server's shutdown, killed after the grace": (
+        Evidence(death=KILLED, order=BY_SERVER, killed=True, oom_kills=1),
+        ServerShutdown(signal=signal.SIGKILL),
+    ),
+}
+
+signals = st.integers(min_value=1, max_value=64)
+deaths = st.one_of(
+    st.builds(Exited, st.integers(min_value=0, max_value=255)), st.builds(Signalled, signals, st.booleans())
+)
+evidence = st.builds(
+    Evidence,
+    death=deaths,
+    never_ran=st.none() | st.text(),
+    order=st.none() | st.builds(StopOrder, by=st.none() | st.text(min_size=1), requested_at=st.just(NOON)),
+    killed=st.booleans(),
+    oom_kills=st.integers(min_value=0, max_value=10),
+    memory_max=st.none() | st.integers(min_value=1),
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_cause_from_evidence(name: str) -> None:
+    """Each kind of end has one cause, told apart by the evidence."""
+    seen, cause = CASES[name]
+    assert cause_of(seen) == cause
+
+
+def test_every_cause_is_decided_somewhere() -> None:
+    """The table above has an example of every cause there is."""
+    assert {type(cause) for _, cause in CASES.values()} == set(get_args(Cause))
+
+
+@given(evidence)
+def test_any_evidence_has_a_cause_and_words(seen: Evidence) -> None:
+    """No combination of observations is without a cause, or with one that cannot be told."""
+    cause = cause_of(seen)
+    assert isinstance(cause, get_args(Cause))
+    assert describe(cause)
+
+
+@given(evidence)
+def test_only_a_counted_oom_kill_is_out_of_memory(seen: Evidence) -> None:
+    """Out of memory needs a count of the kernel and a SIGKILL that the server had not sent."""
+    cause = cause_of(seen)
+    if isinstance(cause, OomKilled):
+        assert seen.oom_kills > 0
+        assert cause.processes_killed == seen.oom_kills
+        assert cause.memory_max == seen.memory_max
+        assert isinstance(seen.death, Signalled)
+        assert seen.death.signal == signal.SIGKILL
+        assert not seen.killed
+
+
+@given(evidence)
+def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
+    """A job is stopped by the one who ordered it, and only if there was an order."""
+    match cause_of(seen):
+        case Stopped(by=by):
+            assert seen.order is not None
+            assert seen.order.by == by
+        case ServerShutdown():
+            assert seen.order is not None
+            assert seen.order.by is None
+        case FailedToStart(reason):
+            assert seen.never_ran == reason
+            assert seen.order is None
+
+
+@pytest.mark.parametrize(
+    ("cause", "sentence"),
+    [
+        (Exited(3), "exited with code 3"),
+        (Signalled(9), "ended by signal 9 (killed)"),
+        (Signalled(11, core_dumped=True), "ended by signal 11 (segmentation fault), core dumped"),
+        (stopped(15), "stopped by client1 (terminated)"),
+        (stopped(9, killed=True), "stopped by client1 (killed after the grace period)"),
+        (
+            OomKilled(memory_max=MIB, processes_killed=1),
+            "out of memory: killed by the kernel, 1 process (its limit is 1048576 bytes)",
+        ),
+        (
+            OomKilled(memory_max=None, processes_killed=2),
+            "out of memory: killed by the kernel, 2 processes (it had no limit of its own)",
+        ),
+        (FailedToStart("no interpreter"), "failed to start: no interpreter"),
+        (ServerShutdown(signal=15), "ended by the server's shutdown (terminated)"),
+    ],
+)
+def test_each_cause_in_words(cause: Cause, sentence: str) -> None:
+    """A sentence tells people what happened."""
+    assert describe(cause) == sentence
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (9, "killed"),
+        (15, "terminated"),
+        (2, "interrupt"),
+        (11, "segmentation fault"),
+        (6, "aborted"),
+        (32, "signal 32"),
+    ],
+)
+def test_signals_in_words(number: int, words: str) -> None:
+    """A signal is told as shells tell it, in lower case; one without a name by its number."""
+    assert signal_words(number) == words

@@ -1,0 +1,244 @@
+"""The output log and its followers, on real files."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.output.log import CHUNK_SIZE, OutputLog
+
+DEADLINE: Final = 20.0
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[OutputLog]:
+    """A fresh log, discarded at the end."""
+    fresh = OutputLog(tmp_path / "job.log")
+    yield fresh
+    fresh.discard()
+
+
+def write(log: OutputLog, data: bytes) -> None:
+    """Does what the pump does."""
+    assert os.pwrite(log.fd, data, log.size) == len(data)
+    log.advance(len(data))
+
+
+def sample(size: int) -> bytes:
+    """Bytes without a pattern that a misplaced chunk would repeat."""
+    return hashlib.shake_128(b"").digest(size)
+
+
+async def read_all(log: OutputLog, offset: int = 0) -> bytes:
+    """Follows to the end."""
+    with trio.fail_after(DEADLINE):
+        async with aclosing(log.follow(offset)) as chunks:
+            return b"".join([chunk async for chunk in chunks])
+
+
+async def follow_into(log: OutputLog, seen: bytearray, offset: int = 0) -> None:
+    """Follows to the end and shows what has come so far."""
+    with trio.fail_after(DEADLINE):
+        async with aclosing(log.follow(offset)) as chunks:
+            async for chunk in chunks:
+                seen += chunk
+
+
+async def next_into(chunks: AsyncGenerator[bytes, None], seen: list[bytes]) -> None:
+    """Waits for one chunk."""
+    seen.append(await anext(chunks))
+
+
+def test_only_its_owner_can_read_it(log: OutputLog) -> None:
+    """The file is a regular one of mode 0600."""
+    details = os.lstat(log.path)
+    assert stat.S_ISREG(details.st_mode)
+    assert stat.S_IMODE(details.st_mode) == 0o600
+
+
+def test_an_existing_file_is_refused(tmp_path: Path) -> None:
+    """A log never takes over what is there."""
+    (tmp_path / "job.log").write_text("old")
+    with pytest.raises(FileExistsError):
+        OutputLog(tmp_path / "job.log")
+    assert (tmp_path / "job.log").read_text() == "old"
+
+
+@pytest.mark.parametrize("target_exists", [True, False])
+def test_a_link_in_its_place_is_refused(tmp_path: Path, target_exists: bool) -> None:
+    """A symbolic link at the path is not followed: its target is neither written nor made."""
+    target = tmp_path / "target"
+    if target_exists:
+        target.write_text("precious")
+    (tmp_path / "job.log").symlink_to(target)
+    with pytest.raises(FileExistsError):
+        OutputLog(tmp_path / "job.log")
+    assert (target.read_text() == "precious") if target_exists else not target.exists()
+
+
+async def test_a_follower_does_not_read_through_a_link(log: OutputLog, tmp_path: Path) -> None:
+    """A link that takes the file's place later is not followed either."""
+    write(log, b"own")
+    (tmp_path / "secret").write_bytes(b"not yours")
+    log.path.unlink()
+    log.path.symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        await read_all(log)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK_SIZE, CHUNK_SIZE + 1, 3 * 2**20])
+@pytest.mark.parametrize("offset", [0, 1, 2**16, 2**22])
+async def test_all_from_an_offset(log: OutputLog, size: int, offset: int) -> None:
+    """A follower of a sealed log gets every byte from its offset on, and then the end."""
+    data = sample(size)
+    write(log, data)
+    log.seal()
+    assert await read_all(log, offset) == data[offset:]
+
+
+async def test_a_follower_holds_a_chunk_at_a_time(log: OutputLog) -> None:
+    """However much there is to read, a chunk is at most CHUNK_SIZE."""
+    write(log, bytes(3 * CHUNK_SIZE + 5))
+    log.seal()
+    assert {len(chunk) async for chunk in log.follow()} <= set(range(1, CHUNK_SIZE + 1))
+
+
+async def test_a_follower_is_live(log: OutputLog) -> None:
+    """A follower waits for what is not there yet, and has it as soon as it is written, each time."""
+    async with aclosing(log.follow()) as chunks:
+        for data in (b"one", b"\0two\0", b"three"):
+            seen: list[bytes] = []
+            with trio.fail_after(DEADLINE):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(next_into, chunks, seen)
+                    await wait_all_tasks_blocked()
+                    assert seen == []
+                    write(log, data)
+            assert seen == [data]
+
+
+async def test_followers_of_any_moment_see_the_same(log: OutputLog) -> None:
+    """Followers from before, during and after the writing, at the start and in the middle, miss and repeat nothing."""
+    pieces = [bytes([number]) * (number * 37) for number in range(100)]
+    whole = b"".join(pieces)
+    offsets = [0, 0, 1000] * 20
+    seen = [bytearray() for _ in offsets]
+    async with trio.open_nursery() as nursery:
+        for index, (offset, buffer) in enumerate(zip(offsets, seen, strict=True)):
+            if index % 2:
+                nursery.start_soon(follow_into, log, buffer, offset)
+        for position, piece in enumerate(pieces):
+            write(log, piece)
+            if position % 2 == 0 and position < len(offsets):
+                nursery.start_soon(follow_into, log, seen[position], offsets[position])
+            await trio.lowlevel.checkpoint()
+        log.seal()
+    assert [bytes(buffer) for buffer in seen] == [whole[offset:] for offset in offsets]
+    assert await read_all(log) == whole
+
+
+async def test_only_what_is_counted_is_seen(log: OutputLog) -> None:
+    """Bytes that are in the file and not yet counted are not shown, though a chunk would have room for them."""
+    os.pwrite(log.fd, b"counted and not", 0)
+    log.advance(7)
+    async with aclosing(log.follow()) as chunks:
+        assert await anext(chunks) == b"counted"
+        log.advance(8)
+        assert await anext(chunks) == b" and not"
+
+
+async def test_a_slow_follower_costs_the_others_nothing(log: OutputLog) -> None:
+    """A follower that stopped reading keeps neither the writer nor another follower from the end."""
+    async with aclosing(log.follow()) as slow:
+        write(log, b"x" * (CHUNK_SIZE + 1))
+        first = await anext(slow)
+        write(log, b"y" * CHUNK_SIZE)
+        log.seal()
+        fast = await read_all(log)
+        assert first + b"".join([chunk async for chunk in slow]) == fast
+
+
+async def test_sealing_ends_the_waiting(log: OutputLog) -> None:
+    """A follower of a log without a byte ends when the log is sealed; sealing again is nothing."""
+    seen = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_into, log, seen)
+        await wait_all_tasks_blocked()
+        log.seal()
+    log.seal()
+    assert log.sealed
+    assert seen == b""
+
+
+async def test_discarding_removes_the_file(log: OutputLog) -> None:
+    """A discarded log has no file; who was reading has the rest, who comes now has an error; doing it again is nothing."""
+    write(log, b"x" * (CHUNK_SIZE + 1))
+    async with aclosing(log.follow()) as early:
+        first = await anext(early)
+        log.discard()
+        log.discard()
+        assert not log.path.exists()
+        assert first + b"".join([chunk async for chunk in early]) == b"x" * (CHUNK_SIZE + 1)
+    with pytest.raises(FileNotFoundError):
+        await read_all(log)
+
+
+async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:
+    """When somebody shortened the file a follower fails; it neither ends as if that were all nor waits."""
+    write(log, b"0123456789")
+    os.truncate(log.path, 4)
+    seen = bytearray()
+    with pytest.raises(OSError, match="shorter than what was written"):
+        await follow_into(log, seen)
+    assert seen == b"0123"
+
+
+async def test_leaving_early_lets_go_of_the_file(log: OutputLog) -> None:
+    """A follower that leaves, by closing or by cancellation, keeps no descriptor."""
+    write(log, b"x" * (CHUNK_SIZE + 1))
+    before = os.listdir("/proc/self/fd")
+    async with aclosing(log.follow()) as chunks:
+        await anext(chunks)
+        assert os.listdir("/proc/self/fd") != before
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow_into, log, bytearray())
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
+async def test_what_is_not_read_at_once_is_read_in_a_thread(
+    log: OutputLog, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A cold page cache, or a file system without RWF_NOWAIT, changes nothing of what is read."""
+
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "preadv", refused)
+    write(log, b"cold\0bytes")
+    log.seal()
+    assert await read_all(log, 2) == b"ld\0bytes"
+
+
+async def test_a_disk_error_is_an_error(log: OutputLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EIO comes out: it is not an end."""
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", broken)
+    write(log, b"lost")
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        await read_all(log)

@@ -1,0 +1,284 @@
+"""The pump, with real pipes and files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import Pump, open_pipe
+
+DEADLINE: Final = 30.0
+MIB: Final = 2**20
+SAMPLES: Final = {
+    "nothing": b"",
+    "one byte": b"x",
+    "NULs": bytes(5),
+    "no final newline, every byte": bytes(range(256)),
+    "more than the pipe": hashlib.shake_128(b"").digest(3 * MIB),
+}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[OutputLog]:
+    """A fresh log, discarded at the end."""
+    fresh = OutputLog(tmp_path / "job.log")
+    yield fresh
+    fresh.discard()
+
+
+class Line:
+    """A pump on a log and the job's end of its pipe."""
+
+    def __init__(self, log: OutputLog) -> None:
+        read_end, self.job_end = open_pipe()
+        self.pump = Pump(read_end, log)
+        self.job_is_open = True
+
+    def write(self, data: bytes) -> None:
+        """Blocks, as a job does, while the pipe is full."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.job_end, view) :]
+
+    def hang_up(self) -> None:
+        """The last writer closes."""
+        os.close(self.job_end)
+        self.job_is_open = False
+
+
+@pytest.fixture
+def line(log: OutputLog) -> Iterator[Line]:
+    """A pump that does not run yet."""
+    fresh = Line(log)
+    yield fresh
+    fresh.pump.close()
+    if fresh.job_is_open:
+        fresh.hang_up()
+
+
+async def pump_all(line: Line, data: bytes) -> None:
+    """Pumps while a job writes `data`, to the end."""
+
+    def job() -> None:
+        line.write(data)
+        line.hang_up()
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.pump.run)
+            await trio.to_thread.run_sync(job, abandon_on_cancel=True)
+
+
+async def collect(log: OutputLog, seen: bytearray) -> None:
+    """Follows to the end."""
+    async with aclosing(log.follow()) as chunks:
+        async for chunk in chunks:
+            seen += chunk
+
+
+def redirect(log: OutputLog, path: str | Path, flags: int) -> None:
+    """Makes a log write to something else."""
+    os.close(log.fd)
+    log.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | flags)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+async def test_every_byte_arrives(log: OutputLog, line: Line, sample: str) -> None:
+    """The file has what was written, byte for byte, and the log counts it."""
+    await pump_all(line, SAMPLES[sample])
+    assert log.path.read_bytes() == SAMPLES[sample]
+    assert (log.size, log.lost) == (len(SAMPLES[sample]), 0)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+async def test_every_byte_arrives_without_splice(log: OutputLog, line: Line, sample: str) -> None:
+    """Where the file refuses splice, as one opened for appending does (EINVAL), bytes are copied; none is missing."""
+    redirect(log, log.path, os.O_APPEND)
+    probe, probe_end = os.pipe()
+    os.write(probe_end, b"x")
+    with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+        os.splice(probe, log.fd, 1, offset_dst=0)
+    os.close(probe)
+    os.close(probe_end)
+    await pump_all(line, SAMPLES[sample])
+    assert log.path.read_bytes() == SAMPLES[sample]
+    assert (log.size, log.lost) == (len(SAMPLES[sample]), 0)
+
+
+async def test_short_writes_are_continued(log: OutputLog, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy that the kernel takes in parts, as write(2) may, puts each part behind the one before."""
+    whole_write = os.pwrite
+
+    def no_splice(*_: object, **__: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    def short_write(fd: int, data: memoryview, offset: int) -> int:
+        return whole_write(fd, data[:5000], offset)
+
+    monkeypatch.setattr(os, "splice", no_splice)
+    monkeypatch.setattr(os, "pwrite", short_write)
+    await pump_all(line, SAMPLES["more than the pipe"])
+    assert log.path.read_bytes() == SAMPLES["more than the pipe"]
+
+
+async def test_followers_see_it_live(log: OutputLog, line: Line) -> None:
+    """Followers that came before the first byte get all of it while it is pumped."""
+    data = SAMPLES["more than the pipe"]
+    seen = [bytearray() for _ in range(5)]
+    async with trio.open_nursery() as nursery:
+        for buffer in seen:
+            nursery.start_soon(collect, log, buffer)
+        await pump_all(line, data)
+        log.seal()
+    assert all(buffer == data for buffer in seen)
+
+
+async def test_many_small_writes(log: OutputLog, line: Line) -> None:
+    """A job that writes byte by byte loses none."""
+    pieces = [bytes([number % 256]) for number in range(2000)]
+
+    def job() -> None:
+        for piece in pieces:
+            line.write(piece)
+        line.hang_up()
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.pump.run)
+            await trio.to_thread.run_sync(job)
+    assert log.path.read_bytes() == b"".join(pieces)
+
+
+async def test_the_pump_runs_until_the_last_writer_closes(log: OutputLog, line: Line) -> None:
+    """A second holder of the pipe keeps the pump going after the first one has closed."""
+    second = os.dup(line.job_end)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.pump.run)
+            line.write(b"first ")
+            line.hang_up()
+            os.write(second, b"second")
+            os.close(second)
+    assert log.path.read_bytes() == b"first second"
+
+
+async def test_draining_does_not_wait(log: OutputLog, line: Line) -> None:
+    """Draining moves all that is in the pipe and returns, though a writer holds it open and has more to say."""
+    with trio.fail_after(DEADLINE):
+        await line.pump.drain()
+        assert log.size == 0
+        line.write(b"so far")
+        await line.pump.drain()
+        assert log.path.read_bytes() == b"so far"
+        line.write(b", and more")
+        await line.pump.drain()
+    assert log.path.read_bytes() == b"so far, and more"
+
+
+async def test_draining_a_closed_pipe_ends(log: OutputLog, line: Line) -> None:
+    """Draining after the last writer has closed moves what is left and returns."""
+    line.write(b"last words")
+    line.hang_up()
+    with trio.fail_after(DEADLINE):
+        await line.pump.drain()
+    assert log.path.read_bytes() == b"last words"
+
+
+async def test_a_cancelled_pump_loses_nothing(log: OutputLog, line: Line) -> None:
+    """Wherever the pump is cancelled, what it moved is counted, and a drain moves the rest."""
+    pieces = [hashlib.shake_128(bytes([number])).digest(number * 101) for number in range(60)]
+    with trio.fail_after(DEADLINE):
+        for number, piece in enumerate(pieces):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(line.pump.run)
+                line.write(piece)
+                for _ in range(number % 5):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            assert log.path.stat().st_size == log.size
+        await line.pump.drain()
+    assert log.path.read_bytes() == b"".join(pieces)
+
+
+async def test_a_full_disk_does_not_block_the_job(log: OutputLog, line: Line) -> None:
+    """When nothing can be written (ENOSPC), the pipe is emptied all the same and every byte is counted as lost."""
+    redirect(log, "/dev/full", 0)
+    data = SAMPLES["more than the pipe"]
+    await pump_all(line, data)
+    assert (log.size, log.lost) == (0, len(data))
+
+
+@contextmanager
+def file_size_limit(count: int) -> Iterator[None]:
+    """In this block files cannot grow beyond `count` bytes (EFBIG; Python ignores SIGXFSZ)."""
+    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("flags", [0, os.O_APPEND], ids=["splice", "copy"])
+async def test_a_disk_that_fills_up(log: OutputLog, line: Line, flags: int) -> None:
+    """What fits is kept, the rest is counted as lost, and followers have what was kept and then the end."""
+    redirect(log, log.path, flags)
+    data, fits = SAMPLES["more than the pipe"], MIB + 123
+    with file_size_limit(fits):
+        await pump_all(line, data)
+    assert (log.size, log.lost) == (fits, len(data) - fits)
+    log.seal()
+    seen = bytearray()
+    await collect(log, seen)
+    assert seen == data[:fits]
+
+
+async def test_no_gap_inside(log: OutputLog, line: Line) -> None:
+    """After a loss nothing more is kept, though the disk may have room again: what is kept is a beginning."""
+    with trio.fail_after(DEADLINE):
+        line.write(b"kept")
+        await line.pump.drain()
+        with file_size_limit(4):
+            line.write(b"lost")
+            await line.pump.drain()
+        line.write(b"lost too")
+        await line.pump.drain()
+    assert log.path.read_bytes() == b"kept"
+    assert (log.size, log.lost) == (4, 12)
+
+
+def test_the_ends_of_the_pipe() -> None:
+    """The pump's end never blocks, the job's end does, and neither is inherited."""
+    read_end, write_end = open_pipe()
+    assert (os.get_blocking(read_end), os.get_blocking(write_end)) == (False, True)
+    assert not os.get_inheritable(read_end)
+    assert not os.get_inheritable(write_end)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_a_pipe_beyond_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel grants no larger pipe (EPERM), the usual one does."""
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(fcntl, "fcntl", refused)
+    read_end, write_end = open_pipe()
+    os.write(write_end, b"works")
+    assert os.read(read_end, 10) == b"works"
+    os.close(read_end)
+    os.close(write_end)
