@@ -20,8 +20,7 @@ nox.options.reuse_venv = "yes"
 
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("jobmaster", "tests", "noxfile.py")
-GENERATED = Path("jobmaster/jobs/v1")
-PROTO = Path("proto/jobmaster/jobs/v1/jobs.proto")
+GENERATED = (Path("jobmaster/jobs/v1"), Path("jobmaster/standard"))
 
 # The newest grpcurl that Debian 12's Go 1.19 builds; newer Go builds it as well.
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.1"
@@ -91,7 +90,7 @@ def lint(session: nox.Session) -> None:
     session.install(*groups("lint"))
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
-    files = sorted(file for root in CODE[:2] for file in Path(root).rglob("*.py") if file.parent != GENERATED)
+    files = sorted(file for root in CODE[:2] for file in Path(root).rglob("*.py") if file.parent not in GENERATED)
     session.run("flake8-async", *map(str, files), "noxfile.py")
 
 
@@ -117,7 +116,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests that any Linux host can run; arguments go to pytest."""
     install_debian(session, absent(TESTS_NEED))
     provide_grpcurl(session)
-    session.install("-e", ".", *groups("tests"))
+    session.install("-e", ".", *groups("tests", "proto", "bench"))
     session.run("python", "-m", "pytest", "-m", "not kernel", *session.posargs)
 
 
@@ -155,5 +154,6 @@ def proto(session: nox.Session) -> None:
     out: Path = arguments.parse_args(session.posargs).out
     out.mkdir(parents=True, exist_ok=True)
     session.install("-e", ".", *groups("proto"))  # the package brings purerpc's generator
+    protos = sorted(map(str, Path("proto").rglob("*.proto")))
     outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "purerpc")]
-    session.run("python", "-m", "grpc_tools.protoc", "--proto_path=proto", *outputs, str(PROTO))
+    session.run("python", "-m", "grpc_tools.protoc", "--proto_path=proto", *outputs, *protos)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -23,16 +22,18 @@ from jobmaster.auth.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.auth.policy import DEFAULT_POLICY
 from jobmaster.auth.tls import server_context
 from jobmaster.errors import ConfigurationError, HostError
-from jobmaster.job.tether import hold_tether
+from jobmaster.job.tether import hold_tether, tell_when_lost
 from jobmaster.keeper import Keeper, keep_jobs
 from jobmaster.options import ServerOptions, parse
+from jobmaster.rpc.api import Api
 from jobmaster.rpc.listener import Door, Listener, open_listeners
-from jobmaster.rpc.service import JobService
 from jobmaster.rpc.statuses import status_of
 from jobmaster.transport.server import Dispatcher
 
 FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
+LAST_WORD_SECONDS: Final = 2.0
+"""How long a connection may take for the status of calls that were given up."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -77,54 +78,51 @@ async def serve(options: ServerOptions, *, task_status: trio.TaskStatus[int] = t
         host.raise_file_limit()
         listeners = await _listen(options.host, options.port)
         port: int = listeners[0].socket.getsockname()[1]
-        async with hold_tether(prepared.terms.tree.jobs), keep_jobs(prepared.terms) as keeper:
-            service = JobService(keeper).service
-            dispatcher = Dispatcher(services={service.name: service}, status_of=status_of)
+        async with hold_tether(prepared.terms.tree.jobs) as tether, keep_jobs(prepared.terms) as keeper:
+            api = Api(keeper)
+            dispatcher = Dispatcher(services=api.services, status_of=status_of)
             listener = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher))
             for line in (f"jobmaster {__version__}", *prepared.report):
                 _say(line)
-            await _serve_until_told(listener, listeners, keeper, signals, options, port, task_status)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    accepting.start_soon(tell_when_lost, tether)
+                    await accepting.start(listener.serve, listeners, connections)
+                    _say(f"ready on {_address(options.host, port)}")
+                    task_status.started(port)
+                    await anext(signals)
+                    accepting.cancel_scope.cancel()
+                await _end_jobs(api, keeper, signals)
+                await _end_connections(listener)
+                connections.cancel_scope.cancel()
         prepared.terms.tree.dispose()
 
 
-async def _serve_until_told(
-    listener: Listener,
-    listeners: list[trio.SocketListener],
-    keeper: Keeper,
-    signals: AsyncIterator[int],
-    options: ServerOptions,
-    port: int,
-    task_status: trio.TaskStatus[int],
-) -> None:
-    async with trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            await accepting.start(_accept, listener, listeners, connections)
-            host_text = f"[{options.host}]" if ":" in options.host else options.host
-            _say(f"ready on {host_text}:{port}")
-            task_status.started(port)
-            await anext(signals)
-            accepting.cancel_scope.cancel()
-        async with trio.open_nursery() as ending:
-            ending.start_soon(_hurry_when_told_again, signals, keeper)
-            await keeper.drain()
-            ending.cancel_scope.cancel()
-        listener.shut_down()
-        connections.cancel_scope.deadline = min(math.inf, trio.current_time() + FOLLOWER_SECONDS)
-
-
-async def _accept(
-    listener: Listener,
-    listeners: list[trio.SocketListener],
-    connections: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[object],
-) -> None:
-    await listener.serve(listeners, handler_nursery=connections, task_status=task_status)
+async def _end_jobs(api: Api, keeper: Keeper, signals: AsyncIterator[int]) -> None:
+    api.drain()
+    async with trio.open_nursery() as ending:
+        ending.start_soon(_hurry_when_told_again, signals, keeper)
+        await keeper.drain()
+        ending.cancel_scope.cancel()
+    api.end_streams()
 
 
 async def _hurry_when_told_again(signals: AsyncIterator[int], keeper: Keeper) -> None:
     await anext(signals)
     keeper.hurry()
+
+
+async def _end_connections(listener: Listener) -> None:
+    listener.shut_down()
+    with trio.move_on_after(FOLLOWER_SECONDS):
+        await listener.wait_empty()
+    listener.give_up_calls()
+    with trio.move_on_after(LAST_WORD_SECONDS):
+        await listener.wait_empty()
+
+
+def _address(host_name: str, port: int) -> str:
+    return f"[{host_name}]:{port}" if ":" in host_name else f"{host_name}:{port}"
 
 
 async def _listen(listen_host: str, port: int) -> list[trio.SocketListener]:

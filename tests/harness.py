@@ -20,6 +20,7 @@ from jobmaster.client import Jobs, connect
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.options import ServerOptions, parse
 from jobmaster.serve import serve
+from jobmaster.transport.client import ClientConnection, ClientStream
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)
@@ -70,6 +71,20 @@ class Server:
     def cgroup_of(self, job_id: str, owner: str = "client1") -> Path:
         """The cgroup of one of its jobs."""
         return self.cgroup_root / "jobs" / owner / job_id
+
+
+class OneConnection:
+    """A channel for purerpc's stubs over a connection that is there already."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._host, self._port, self._grpc_socket = "localhost", 1, self
+        self._connection = connection
+
+    async def start_request(
+        self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: object
+    ) -> ClientStream:
+        """Opens a call."""
+        return self._connection.start_call(service, method, authority)
 
 
 def options_for(folder: Path, certificates: Path, root: Path, *arguments: str) -> ServerOptions:

@@ -13,7 +13,8 @@ from purerpc.grpclib.exceptions import raise_status
 from jobmaster.auth.tls import client_context
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
-from jobmaster.transport.client import ClientConnection, ClientStream, open_connection
+from jobmaster.transport.channel import CallChannel, open_channel
+from jobmaster.transport.client import ClientStream
 
 _SERVICE: Final = "jobmaster.jobs.v1.JobService"
 
@@ -21,9 +22,9 @@ _SERVICE: Final = "jobmaster.jobs.v1.JobService"
 class Jobs:
     """The jobs of a server, as far as this client may touch them. Made by `connect`."""
 
-    def __init__(self, connection: ClientConnection) -> None:
-        self._stub = JobServiceStub(connection)  # type: ignore[no-untyped-call]  # generated without types
-        self._client = purerpc.Client(_SERVICE, connection)
+    def __init__(self, channel: CallChannel) -> None:
+        self._stub = JobServiceStub(channel)  # type: ignore[no-untyped-call]  # generated without types
+        self._client = purerpc.Client(_SERVICE, channel)
 
     async def start(self, command: str, *args: str) -> str:
         """Starts a command; returns the job's id."""
@@ -73,5 +74,5 @@ async def connect(host: str, port: int, *, folder: Path, name: str) -> AsyncIter
         TransportError: no secure connection; says why.
     """
     context = client_context(folder, name)
-    async with open_connection(host, port, context) as connection:
-        yield Jobs(connection)
+    async with open_channel(host, port, context) as channel:
+        yield Jobs(channel)

@@ -11,21 +11,23 @@ import errno
 import logging
 import socket
 import ssl
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
-from jobmaster.auth.policy import Policy
+from jobmaster.auth.certificate import valid_until
+from jobmaster.auth.policy import Identity, Policy
 from jobmaster.auth.tls import peer_identity
 from jobmaster.errors import CertificateRefused
+from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS: Final = 1_000
-"""Connections at a time; more are closed at once."""
 HANDSHAKE_SECONDS: Final = 10.0
 _FREE_PORT_TRIES: Final = 20
 _KEEPALIVE: Final = (
@@ -37,7 +39,30 @@ _KEEPALIVE: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
 
+REFUSALS_LOGGED: Final = 60
+"""Refusals that are logged one by one in a minute; the rest is counted."""
+
 TlsStream = trio.SSLStream[trio.SocketStream]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionLimits:
+    """How many connections at a time; one that is too many is closed at once.
+
+    Attributes:
+        total: of all clients.
+        per_address: from one address, strangers included.
+        per_client: of one identity.
+        handshakes: that are under way; further ones wait their turn, within their deadline.
+    """
+
+    total: int = 10_000
+    per_address: int = 5_000
+    per_client: int = 5_000
+    handshakes: int = 64
+
+
+DEFAULT_LIMITS: Final = ConnectionLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,74 +72,144 @@ class Door:
     context: ssl.SSLContext
     policy: Policy
     dispatcher: Dispatcher
+    lifetime: LifetimePolicy = SERVER_POLICY
 
 
 class Listener:
     """Serves connections until it is cancelled."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._door = door
+        self._limits = limits
         self._open = 0
+        self._by_host: Counter[str] = Counter()
+        self._by_client: Counter[str] = Counter()
+        self._handshakes = trio.CapacityLimiter(limits.handshakes)
         self._serving: set[ServerConnection] = set()
+        self._change = trio.lowlevel.ParkingLot()
+        self._refusals = Refusals()
 
     async def serve(
         self,
         listeners: Sequence[trio.SocketListener],
+        connections: trio.Nursery,
         *,
-        handler_nursery: trio.Nursery,
         task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Accepts connections, each served by a task in `handler_nursery`."""
+        """Accepts connections, each served by a task in the nursery `connections`.
+
+        Goes on when the process is out of descriptors: trio.serve_listeners pauses then, and tries again.
+        """
         await trio.serve_listeners(
-            self._serve_connection, list(listeners), handler_nursery=handler_nursery, task_status=task_status
+            self._serve_connection, list(listeners), handler_nursery=connections, task_status=task_status
         )
-
-    async def _serve_connection(self, tcp: trio.SocketStream) -> None:
-        """Serves one connection. Whatever happens on it stays on it."""
-        if self._open >= MAX_CONNECTIONS:
-            logger.warning("connection refused: %d are open, as many as may be", self._open)
-            return
-        self._open += 1
-        try:
-            await self._handshake_and_serve(tcp)
-        except Exception:
-            logger.exception("a bug in the server ended a connection")
-        finally:
-            self._open -= 1
-
-    async def _handshake_and_serve(self, tcp: trio.SocketStream) -> None:
-        peer = _peer_name(tcp)
-        for level, option, value in _KEEPALIVE:
-            tcp.setsockopt(level, option, value)
-        tls: TlsStream = trio.SSLStream(tcp, self._door.context, server_side=True, https_compatible=True)
-        try:
-            with trio.fail_after(HANDSHAKE_SECONDS):
-                await tls.do_handshake()
-            identity = peer_identity(tls, self._door.policy)
-        except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError) as refusal:
-            logger.warning("connection from %s refused: %s", peer, _reason(refusal))
-            return
-        logger.info("connection from %s is %s", peer, identity.name)
-        connection = ServerConnection(tls, self._door.dispatcher, identity)
-        self._serving.add(connection)
-        try:
-            await connection.run()
-        finally:
-            self._serving.discard(connection)
-            await trio.aclose_forcefully(tls)
 
     def shut_down(self) -> None:
         """Tells every client that the server goes away; each connection ends when its last call has."""
         for connection in tuple(self._serving):
             connection.shut_down()
 
+    def give_up_calls(self) -> None:
+        """Ends every call that is still open with UNAVAILABLE, and with it its connection."""
+        for connection in tuple(self._serving):
+            connection.give_up_calls()
 
-def _peer_name(tcp: trio.SocketStream) -> str:
+    async def wait_empty(self) -> None:
+        """Waits until no connection is served."""
+        while self._serving:
+            await self._change.park()
+
+    async def _serve_connection(self, tcp: trio.SocketStream) -> None:
+        """Serves one connection. Whatever happens on it stays on it."""
+        host = _peer_host(tcp)
+        if self._open >= self._limits.total or self._by_host[host] >= self._limits.per_address:
+            self._refusals.log("too many connections", host)
+            return
+        self._open += 1
+        with counted(self._by_host, host):
+            try:
+                await self._handshake_and_serve(tcp, host)
+            except Exception:
+                logger.exception("a bug in the server ended a connection")
+            finally:
+                self._open -= 1
+
+    async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
+        tls: TlsStream = trio.SSLStream(tcp, self._door.context, server_side=True, https_compatible=True)
+        try:
+            identity, seconds_left = await self._handshake(tcp, tls)
+        except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
+            self._refusals.log(_reason(refusal), host)
+            return
+        if self._by_client[identity.name] >= self._limits.per_client:
+            self._refusals.log(f"{identity.name} has {self._limits.per_client} connections, as many as it may", host)
+            return
+        logger.info("connection from %s is %s", host, identity.name)
+        connection = ServerConnection(tls, self._door.dispatcher, identity, policy=self._door.lifetime)
+        self._serving.add(connection)
+        try:
+            with counted(self._by_client, identity.name), trio.move_on_after(seconds_left):
+                await connection.run()
+        finally:
+            self._serving.discard(connection)
+            self._change.unpark_all()
+            await trio.aclose_forcefully(tls)
+
+    async def _handshake(self, tcp: trio.SocketStream, tls: TlsStream) -> tuple[Identity, float]:
+        """Who is at the other end, and for how many more seconds its certificate is valid.
+
+        Raises:
+            CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError: nobody who may come in.
+        """
+        for level, option, value in _KEEPALIVE:
+            tcp.setsockopt(level, option, value)
+        with trio.fail_after(HANDSHAKE_SECONDS):
+            async with self._handshakes:
+                await tls.do_handshake()
+        identity = peer_identity(tls, self._door.policy)
+        leaf = tls.getpeercert(binary_form=True)
+        return identity, (valid_until(leaf) - datetime.now(UTC)).total_seconds()
+
+
+class Refusals:
+    """The log of connections that were refused: a flood of them does not become a flood of lines."""
+
+    def __init__(self) -> None:
+        self._window_ends = 0.0
+        self._logged = 0
+        self._unlogged = 0
+
+    def log(self, reason: str, host: str) -> None:
+        """Logs one refusal, or counts it where `REFUSALS_LOGGED` have been logged in this minute."""
+        now = trio.current_time()
+        if now >= self._window_ends:
+            if self._unlogged:
+                logger.warning("%d more connections were refused in the minute before", self._unlogged)
+            self._window_ends, self._logged, self._unlogged = now + 60, 0, 0
+        if self._logged < REFUSALS_LOGGED:
+            self._logged += 1
+            logger.warning("connection from %s refused: %s", host, reason)
+        else:
+            self._unlogged += 1
+
+
+@contextlib.contextmanager
+def counted(counter: Counter[str], key: str) -> Iterator[None]:
+    """Counts the block in `counter` as long as it lasts; keys of nobody are not kept."""
+    counter[key] += 1
     try:
-        host, port = tcp.socket.getpeername()[:2]
+        yield
+    finally:
+        counter[key] -= 1
+        if not counter[key]:
+            del counter[key]
+
+
+def _peer_host(tcp: trio.SocketStream) -> str:
+    try:
+        return str(tcp.socket.getpeername()[0])
     except OSError:
         return "a peer that is gone"
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _reason(refusal: Exception) -> str:

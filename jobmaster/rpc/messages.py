@@ -21,6 +21,7 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Running, Starting, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.transport.stream import PreparedMessage
 
 
 def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
@@ -59,6 +60,17 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         case unreachable:
             assert_never(unreachable)
     return response
+
+
+def output_message(chunk: bytes | bytearray) -> PreparedMessage:
+    """A JobOutputResponse around a chunk, which is not copied: field 1, length-delimited."""
+    length = len(chunk)
+    varint = bytearray()
+    while length > 0x7F:
+        varint.append(length & 0x7F | 0x80)
+        length >>= 7
+    varint.append(length)
+    return PreparedMessage((b"\x0a" + varint, memoryview(chunk)))
 
 
 def _put_cause(response: pb.JobResponse, cause: Cause) -> None:

@@ -6,7 +6,7 @@ import logging
 import secrets
 from typing import Final
 
-from purerpc import Status, StatusCode
+from purerpc import StatusCode
 
 from jobmaster.errors import (
     CommandNotRunnable,
@@ -17,6 +17,8 @@ from jobmaster.errors import (
     ServerBusy,
     ServerDraining,
 )
+from jobmaster.rpc.details import internal_status, status_for_client
+from jobmaster.transport.headers import DetailedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,10 @@ _CODES: Final[dict[type[Exception], StatusCode]] = {
 }
 
 
+class ServiceUnknown(Exception):
+    """The server has no service of this name."""
+
+
 class OutputIncomplete(Exception):
     """The server could not write part of a job's output to its disk."""
 
@@ -38,10 +44,11 @@ class OutputIncomplete(Exception):
         super().__init__(f"the server's disk did not take the last {lost} bytes of this job's output")
 
 
+_CODES[ServiceUnknown] = StatusCode.NOT_FOUND
 _CODES[OutputIncomplete] = StatusCode.DATA_LOSS
 
 
-def status_of(error: Exception) -> Status:
+def status_of(error: Exception) -> DetailedStatus:
     """The status for an error of a handler.
 
     Errors written for the client keep their text. Any other is logged with its traceback, and the client gets a
@@ -49,7 +56,7 @@ def status_of(error: Exception) -> Status:
     """
     code = _CODES.get(type(error))
     if code is not None:
-        return Status(code, str(error))
+        return status_for_client(code, error)
     reference = secrets.token_hex(4)
     logger.error("internal error %s", reference, exc_info=error)
-    return Status(StatusCode.INTERNAL, f"internal error {reference}; the server's log has the details")
+    return internal_status(reference)

@@ -1,16 +1,17 @@
-"""The client's side: a channel that purerpc's stubs and `purerpc.Client` run on.
+"""The client's side of a connection, on which purerpc's stubs run (by way of `channel`).
 
-purerpc's client asks its channel for `_host`, `_port` and `_grpc_socket.start_request`; a `ClientConnection` is all
-three. The deadline of the scope around a call is sent as its grpc-timeout, and a call that is cancelled or left
-early is reset, so that the server stops working for it.
+The deadline of the scope around a call is sent as its grpc-timeout, and a call that is cancelled or left early is
+reset, so that the server stops working for it.
+
+Received DATA is most of a client's work, so it does not go through h2: `_receive` reads the frame headers itself,
+hands the payload of plain DATA frames to their streams piece by piece as it comes, and everything else to h2. The
+windows of that DATA are this module's: h2 never hears that they were used, nor that they were handed back.
 """
 
 from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import h2.events
@@ -21,14 +22,16 @@ from purerpc import Status, StatusCode
 from purerpc.grpclib.events import ResponseEnded
 
 from jobmaster.errors import TransportError
+from jobmaster.transport import frames
 from jobmaster.transport.connection import Http2Connection
+from jobmaster.transport.framing import MessageCompressed, MessageTooLarge
 from jobmaster.transport.headers import parse_status, refusal_of, request_headers
-from jobmaster.transport.stream import GrpcStream
+from jobmaster.transport.lifetime import CLIENT_POLICY
+from jobmaster.transport.stream import GrpcStream, PreparedMessage
 
 STREAM_WINDOW: Final = 1024 * 1024
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
-CONNECT_SECONDS: Final = 10.0
-"""How long connecting and the TLS handshake may take."""
+FRAME_SIZE: Final = 64 * 1024
 
 
 class ServerRefused(TransportError):
@@ -41,6 +44,8 @@ class ClientStream(GrpcStream):
     def __init__(self, connection: Http2Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self._status: Status | None = None
+        self.window_used = 0
+        """Bytes taken that the server has not been told of."""
 
     def on_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
         """The response's headers or its trailers."""
@@ -75,7 +80,7 @@ class ClientStream(GrpcStream):
             self.reset()
             raise
 
-    async def send_message(self, message: Message) -> None:
+    async def send_message(self, message: Message | PreparedMessage) -> None:
         """As `GrpcStream.send_message`; a cancelled wait abandons the call.
 
         A server may answer before it has read the request: its status, found by receiving, is then what counts.
@@ -85,46 +90,57 @@ class ClientStream(GrpcStream):
         except trio.Cancelled:
             self.reset()
             raise
-        except h2.exceptions.ProtocolError:
-            if self._status is None:
-                raise
+
+    def _peer_listens_no_more(self) -> bool:
+        return self._remote_ended
 
     async def close(self, status: Status | None = None) -> None:
         """Ends the request. A client has no status to give."""
         if status is not None:
             raise ValueError("a client ends a request without a status")
-        await trio.lowlevel.checkpoint()
         if self._local_ended or self._failure is not None:
             return
         self._local_ended = True
         if self._remote_ended:
             self._connection.forget(self.stream_id)
             return
-        self._connection.send_data(self.stream_id, b"", end_stream=True)
+        self._connection.end_request(self.stream_id)
 
 
 class ClientConnection(Http2Connection):
-    """A connection to a server, and the channel for purerpc's stubs."""
+    """A connection to a server."""
 
-    def __init__(self, wire: trio.abc.Stream, *, host: str, port: int) -> None:
-        super().__init__(wire, client_side=True, stream_window=STREAM_WINDOW, connection_window=CONNECTION_WINDOW)
-        self._host, self._port = host, port
-        self._grpc_socket = self
+    def __init__(self, wire: trio.abc.Stream) -> None:
+        super().__init__(
+            wire,
+            client_side=True,
+            stream_window=STREAM_WINDOW,
+            connection_window=CONNECTION_WINDOW,
+            frame_size=FRAME_SIZE,
+            policy=CLIENT_POLICY,
+        )
         self._going_away = False
         self._broken: Exception | None = None
         self._ended = False
+        self._header = b""
+        self._payload_left = 0
+        self._payload_of: int | None = None
+        self._for_h2 = b""
+        self._window_used = 0
 
-    async def start_request(
-        self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: Any
-    ) -> ClientStream:
+    @property
+    def takes_calls(self) -> bool:
+        """True while a new call can be opened."""
+        return not (self._ended or self._going_away)
+
+    def start_call(self, service: str, method: str, authority: str) -> ClientStream:
         """Opens a call.
 
         Raises:
             ServerRefused: the server closed the connection without a word.
             TransportError: the connection is lost, or the server is going away.
         """
-        await trio.lowlevel.checkpoint()
-        if self._ended or self._going_away:
+        if not self.takes_calls:
             raise self._loss()
         timeout = trio.current_effective_deadline() - trio.current_time()
         stream_id = self._h2.get_next_available_stream_id()
@@ -137,7 +153,12 @@ class ClientConnection(Http2Connection):
         except h2.exceptions.TooManyStreamsError:
             raise TransportError("as many calls are open on this connection as the server allows") from None
         self._streams[stream_id] = stream
+        self._lifetime.on_busy()
         return stream
+
+    def shut_down(self) -> None:
+        """Opens no more calls on this connection."""
+        self._going_away = True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """As `Http2Connection.run`; afterwards no call can be opened."""
@@ -155,10 +176,83 @@ class ClientConnection(Http2Connection):
     def _loss(self) -> TransportError:
         if self._going_away:
             return TransportError("the server is shutting down")
-        if not self._settings_received.is_set():
+        if not self._has_settings:
             detail = _tls_alert(self._broken)
             return ServerRefused(f"the server refused this client's certificate{detail}; its log says why")
         return TransportError("the connection to the server was lost")
+
+    # --- received DATA --------------------------------------------------------------------------------------------
+
+    def _receive(self, data: bytes) -> bool:
+        offset = 0
+        while offset < len(data):
+            if self._payload_left == 0:
+                offset = self._read_header(data, offset)
+                if self._payload_left == 0 and self._payload_of is None and not self._pass_to_h2(b""):
+                    return False
+                continue
+            piece = data[offset : offset + self._payload_left]
+            offset += len(piece)
+            self._payload_left -= len(piece)
+            if self._payload_of is not None:
+                self._take_payload(self._payload_of, piece)
+            elif not self._pass_to_h2(piece):
+                return False
+        return True
+
+    def _read_header(self, data: bytes, offset: int) -> int:
+        """Reads a frame's header, or a part of it: where in `data` to go on."""
+        wanted = frames.HEADER.size - len(self._header)
+        self._header += data[offset : offset + wanted]
+        if len(self._header) < frames.HEADER.size:
+            return len(data)
+        high, low, kind, flags, stream_id = frames.HEADER.unpack(self._header)
+        header, self._header = self._header, b""
+        self._payload_left = high << 8 | low
+        is_plain_data = kind == frames.DATA and flags == 0 and self._payload_left <= FRAME_SIZE
+        self._payload_of = stream_id if is_plain_data and stream_id in self._streams else None
+        if self._payload_of is None:
+            self._for_h2 = header
+        return offset + wanted
+
+    def _pass_to_h2(self, piece: bytes) -> bool:
+        data, self._for_h2 = self._for_h2 + piece, b""
+        return super()._receive(data)
+
+    def _take_payload(self, stream_id: int, piece: bytes) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:  # reset by us meanwhile
+            self.acknowledge(stream_id, len(piece))
+            return
+        try:
+            stream.on_data(piece, len(piece))
+        except (MessageTooLarge, MessageCompressed) as error:
+            self.acknowledge(stream_id, len(piece))
+            stream.on_bad_message(error)
+
+    def _data_received(self, event: Any) -> None:
+        """DATA that came by way of h2: its windows are h2's."""
+        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        if (stream := self._streams.get(event.stream_id)) is not None:
+            try:
+                stream.on_data(event.data, 0)
+            except (MessageTooLarge, MessageCompressed) as error:
+                stream.on_bad_message(error)
+
+    def acknowledge(self, stream_id: int, length: int) -> None:
+        """Hands window back to the server, in halves of the whole."""
+        self._window_used += length
+        if self._window_used >= CONNECTION_WINDOW // 2:
+            self._queue_bytes(frames.window_update(0, self._window_used))
+            self._window_used = 0
+        stream = self._streams.get(stream_id)
+        if isinstance(stream, ClientStream):
+            stream.window_used += length
+            if stream.window_used >= STREAM_WINDOW // 2:
+                self._queue_bytes(frames.window_update(stream_id, stream.window_used))
+                stream.window_used = 0
+
+    # --- the rest -------------------------------------------------------------------------------------------------
 
     def _on_broken_wire(self, error: Exception) -> None:
         self._broken = self._broken or error
@@ -182,63 +276,3 @@ def _tls_alert(error: BaseException | None) -> str:
         error = error.__cause__
     reason = getattr(error, "reason", None)
     return f" ({str(reason).lower().replace('_', ' ')})" if reason else ""
-
-
-@asynccontextmanager
-async def open_connection(host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[ClientConnection]:
-    """Connects to a server, with TLS; the connection lives as long as the block.
-
-    Raises:
-        TransportError: nobody answers, or the TLS handshake fails; says which and why.
-    """
-    wire = await _connect(host, port, context)
-    connection = ClientConnection(wire, host=_authority_host(host), port=port)
-    failure: Exception | None = None
-    try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(connection.run)
-            try:
-                yield connection
-            except Exception as error:  # noqa: BLE001  # raised again outside, so that the nursery does not group it
-                failure = error
-            nursery.cancel_scope.cancel()
-    finally:
-        await trio.aclose_forcefully(wire)
-    if failure is not None:
-        raise failure
-
-
-def _authority_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
-    try:
-        with trio.fail_after(CONNECT_SECONDS):
-            tcp = await trio.open_tcp_stream(host, port)
-    except (OSError, trio.TooSlowError) as error:
-        raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
-    try:
-        with trio.fail_after(CONNECT_SECONDS):
-            await wire.do_handshake()
-        if wire.selected_alpn_protocol() != "h2":
-            raise TransportError(f"{host}:{port} does not speak HTTP/2")
-    except (trio.BrokenResourceError, trio.TooSlowError) as error:
-        await trio.aclose_forcefully(tcp)
-        raise TransportError(f"no secure connection to {host}:{port}: {_reason(error)}") from None
-    except BaseException:
-        await trio.aclose_forcefully(tcp)
-        raise
-    return wire
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, trio.TooSlowError):
-        return f"no answer within {CONNECT_SECONDS:.0f} s"
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"the server's certificate is not valid: {cause.verify_message}"
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
-    return getattr(error, "strerror", None) or str(cause or error)

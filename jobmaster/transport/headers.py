@@ -6,6 +6,7 @@ responses that are not gRPC.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,11 +23,27 @@ _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc(?:\+proto)?(?:;.*)?")
 _PATH: Final = re.compile(rb"/([\w.]{1,256})/(\w{1,128})", re.ASCII)
 
+PREPARED_RESPONSE: Final = bytes.fromhex("880f10") + b"\x16application/grpc+proto"
+"""`RESPONSE_HEADERS` in HPACK without the dynamic table: `:status: 200` is static entry 8, `content-type` 31."""
+PREPARED_OK: Final = b"\x00\x0bgrpc-status\x010"
+"""The trailers of a call that went well, likewise."""
+
 RESPONSE_HEADERS: Final[tuple[Header, ...]] = (
     (b":status", b"200"),
     (b"content-type", b"application/grpc+proto"),
 )
-_MAX_STATUS_MESSAGE: Final = 1024
+MAX_STATUS_MESSAGE: Final = 1024
+"""Characters of a status's text that are sent."""
+MAX_STATUS_DETAILS: Final = 4 * 1024
+"""Bytes of a status's details; more are not sent, for peers take only so much of headers (8 KiB is a usual bound)."""
+
+
+class DetailedStatus(Status):  # type: ignore[misc]  # purerpc ships no types
+    """A status with details for programs: a serialized google.rpc.Status of the same code and text."""
+
+    def __init__(self, code: StatusCode, message: str, details: bytes) -> None:
+        super().__init__(code, message)
+        self.details = details
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +111,14 @@ def format_timeout(seconds: float) -> bytes:
 
 
 def status_trailers(status: Status) -> list[Header]:
-    """The trailers that end a call. The message is never put into the peer's HPACK table: each text is new."""
+    """The trailers that end a call. Text and details never go into the peer's HPACK table: each is new."""
     trailers: list[Header] = [(b"grpc-status", b"%d" % status.int_value)]
     if status.status_message:
-        text = _percent_encode(status.status_message[:_MAX_STATUS_MESSAGE])
+        text = _percent_encode(status.status_message[:MAX_STATUS_MESSAGE])
         trailers.append(NeverIndexedHeaderTuple(b"grpc-message", text))
+    if isinstance(status, DetailedStatus) and len(status.details) <= MAX_STATUS_DETAILS:
+        encoded = base64.b64encode(status.details).rstrip(b"=")  # gRPC sends binary metadata without padding
+        trailers.append(NeverIndexedHeaderTuple(b"grpc-status-details-bin", encoded))
     return trailers
 
 

@@ -8,8 +8,7 @@ behind: its task has returned, its stream is forgotten.
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,13 +17,15 @@ import h2.errors
 import h2.events
 import h2.exceptions
 import trio
-from hyperframe.frame import GoAwayFrame
 from purerpc import Cardinality, Service, Status, StatusCode, wrappers
 from purerpc.grpclib.events import RequestEnded
 from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError
 
-from jobmaster.transport.connection import MAX_CONCURRENT_STREAMS, Http2Connection
+from jobmaster.transport import frames
+from jobmaster.transport.connection import MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, Http2Connection
 from jobmaster.transport.headers import (
+    PREPARED_OK,
+    PREPARED_RESPONSE,
     RESPONSE_HEADERS,
     BadCall,
     NotGrpc,
@@ -32,6 +33,7 @@ from jobmaster.transport.headers import (
     parse_request,
     status_trailers,
 )
+from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.stream import GrpcStream, StreamGone
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
+MAX_RUNNING_HANDLERS: Final = 2_000
+"""Handlers at a time over all connections; a handler that follows a quiet job counts too."""
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
 
@@ -52,12 +56,24 @@ _CALLERS: Final[dict[Cardinality, Callable[..., Awaitable[None]]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Dispatcher:
-    """What a server connection serves: services by full name, and the one translation of errors to statuses."""
+    """What all connections of a server share.
+
+    Attributes:
+        services: what is served, by full name.
+        status_of: the one translation of errors to statuses.
+        running: handlers that run now, over all connections.
+    """
 
     services: Mapping[str, Service]
     status_of: Callable[[Exception], Status]
+    running: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """True when no further handler may run."""
+        return self.running >= MAX_RUNNING_HANDLERS
 
 
 class ServerStream(GrpcStream):
@@ -66,7 +82,9 @@ class ServerStream(GrpcStream):
     def __init__(self, connection: Http2Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self.scope = trio.CancelScope()
-        self.abandoned = False
+        self.verdict = Status(StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed")
+        """What the client is told when the handler is cancelled."""
+        self._abandoned = False
         self._response_started = False
 
     def _end_event(self) -> RequestEnded:
@@ -74,31 +92,30 @@ class ServerStream(GrpcStream):
 
     async def receive_message(self) -> Message | None:
         """As `GrpcStream.receive_message`, but a caller that dawdles over its message is given up."""
+        if not self._would_wait:
+            return await super().receive_message()
         with trio.move_on_after(REQUEST_SECONDS):
             return await super().receive_message()
         raise RpcFailedError(Status(StatusCode.DEADLINE_EXCEEDED, "no complete request message arrived in time"))
 
-    async def send_message(self, message: Message) -> None:
-        """As `GrpcStream.send_message`; the response's headers go before the first message."""
+    async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         if not self._response_started and self._failure is None:
             self._response_started = True
-            self._connection.send_headers(self.stream_id, RESPONSE_HEADERS, end_stream=False)
-        await super().send_message(message)
+            self._connection.send_prepared_headers(self.stream_id, PREPARED_RESPONSE, end_stream=False)
+        await super()._send_parts(parts, length)
 
     async def close(self, status: Status | None = None) -> None:
         """Ends the call with `status` (OK by default)."""
-        await trio.lowlevel.checkpoint()
         self.finish(status or Status(StatusCode.OK))
+        await trio.lowlevel.checkpoint()
 
     def finish(self, status: Status) -> None:
         """Queues the trailers (the only headers, where no message was sent) and lets go of the stream."""
-        if self._local_ended or self.abandoned:
+        if self._local_ended or self._abandoned:
             return
         self._local_ended = True
-        trailers = status_trailers(status)
-        headers = trailers if self._response_started else [*RESPONSE_HEADERS, *trailers]
         try:
-            self._connection.send_headers(self.stream_id, headers, end_stream=True)
+            self._send_trailers(status)
         except h2.exceptions.ProtocolError:  # reset in the same instant
             self._connection.forget(self.stream_id)
             return
@@ -106,6 +123,14 @@ class ServerStream(GrpcStream):
             self._connection.forget(self.stream_id)
         else:  # RFC 9113, 8.1: tell the client that the rest of its request is not needed
             self._connection.reset(self.stream_id, h2.errors.ErrorCodes.NO_ERROR)
+
+    def _send_trailers(self, status: Status) -> None:
+        if status.status_code is StatusCode.OK and self._response_started:
+            self._connection.send_prepared_headers(self.stream_id, PREPARED_OK, end_stream=True)
+            return
+        trailers = status_trailers(status)
+        headers = trailers if self._response_started else [*RESPONSE_HEADERS, *trailers]
+        self._connection.send_headers(self.stream_id, headers, end_stream=True)
 
     def on_reset(self, code: int) -> None:
         """The client abandoned the call: its handler is cancelled."""
@@ -118,37 +143,75 @@ class ServerStream(GrpcStream):
         super().on_connection_lost()
 
     def _abandon(self) -> None:
-        self.abandoned = True
+        self._abandoned = True
         self.scope.cancel()
 
 
 class ServerConnection(Http2Connection):
     """Serves one client's connection. `caller` is handed to each handler as its `request` argument."""
 
-    def __init__(self, wire: trio.abc.Stream, dispatcher: Dispatcher, caller: object) -> None:
-        super().__init__(wire, client_side=False, stream_window=STREAM_WINDOW, connection_window=CONNECTION_WINDOW)
+    def __init__(
+        self,
+        wire: trio.abc.Stream,
+        dispatcher: Dispatcher,
+        caller: object,
+        *,
+        policy: LifetimePolicy = SERVER_POLICY,
+    ) -> None:
+        super().__init__(
+            wire,
+            client_side=False,
+            stream_window=STREAM_WINDOW,
+            connection_window=CONNECTION_WINDOW,
+            frame_size=MAX_FRAME_SIZE,
+            policy=policy,
+        )
         self._dispatcher = dispatcher
         self._caller = caller
         self._running_handlers = 0
-        self._shutting_down = False
+        self._going_away = False
+        self._takes_calls = True
 
     def shut_down(self) -> None:
-        """Says GOAWAY, takes no more calls, and ends the connection when the last call has. Idempotent."""
-        if self._shutting_down:
+        """Says GOAWAY in two steps, and ends the connection when the last call has. Idempotent.
+
+        The first GOAWAY leaves room for calls that are under way from the client; the second, a moment later, names
+        the last one that is taken (RFC 9113, 6.8).
+        """
+        if self._going_away:
             return
-        self._shutting_down = True
-        goaway = GoAwayFrame(0, last_stream_id=self._h2.highest_inbound_stream_id)
-        self._queue_bytes(goaway.serialize())
+        self._going_away = True
+        self._lifetime.on_shut_down(trio.current_time())
+        self._queue_bytes(frames.goaway(frames.LAST_STREAM_ID, h2.errors.ErrorCodes.NO_ERROR))
+        self._rewatch()
+
+    def _final_goaway(self) -> None:
+        super()._final_goaway()
+        self._takes_calls = False
+        self._queue_bytes(frames.goaway(self._h2.highest_inbound_stream_id, h2.errors.ErrorCodes.NO_ERROR))
         self._end_if_idle()
 
+    def give_up_calls(self) -> None:
+        """Ends every call that is still open with UNAVAILABLE; for a shutdown whose grace has passed."""
+        for stream in self._streams.values():
+            if isinstance(stream, ServerStream):
+                stream.verdict = Status(StatusCode.UNAVAILABLE, "the server is shutting down")
+                stream.scope.cancel()
+        self._final_goaway()
+
     def _end_if_idle(self) -> None:
-        if self._shutting_down and not self._running_handlers:
+        if not self._takes_calls and not self._running_handlers:
             self.close_when_written()
+
+    def _on_goaway(self, _event: Any) -> None:
+        """The client opens no more calls: the connection ends with the last one."""
+        self._takes_calls = False
+        self._end_if_idle()
 
     def _on_headers(self, event: Any) -> None:
         if not isinstance(event, h2.events.RequestReceived):
             return  # trailers of a request mean nothing in gRPC
-        if self._shutting_down or self._running_handlers >= MAX_CONCURRENT_STREAMS:  # resets must not multiply work
+        if not self._takes_calls or self._running_handlers >= MAX_CONCURRENT_STREAMS or self._dispatcher.is_full:
             self.reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         match parse_request(event.headers):
@@ -159,7 +222,7 @@ class ServerConnection(Http2Connection):
             case RequestHead() as head:
                 stream = ServerStream(self, event.stream_id)
                 self._streams[event.stream_id] = stream
-                self._running_handlers += 1
+                self._handler_starts()
                 self._nursery.start_soon(self._serve_call, stream, head)
 
     def _refuse(self, stream_id: int, headers: list[tuple[bytes, bytes]], *, ended: Any) -> None:
@@ -173,13 +236,25 @@ class ServerConnection(Http2Connection):
     async def _serve_call(self, stream: ServerStream, head: RequestHead) -> None:
         try:
             with stream.scope:
-                stream.scope.deadline = trio.current_time() + (math.inf if head.timeout is None else head.timeout)
+                if head.timeout is not None:
+                    stream.scope.deadline = trio.current_time() + head.timeout
                 await self._run_handler(stream, head)
             if stream.scope.cancelled_caught:
-                stream.finish(Status(StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed"))
+                stream.finish(stream.verdict)
         finally:
-            self._running_handlers -= 1
-            self._end_if_idle()
+            self._handler_ends()
+
+    def _handler_starts(self) -> None:
+        self._running_handlers += 1
+        self._dispatcher.running += 1
+        self._lifetime.on_busy()
+
+    def _handler_ends(self) -> None:
+        self._running_handlers -= 1
+        self._dispatcher.running -= 1
+        if not self._running_handlers:
+            self._lifetime.on_idle(trio.current_time())
+        self._end_if_idle()
 
     async def _run_handler(self, stream: ServerStream, head: RequestHead) -> None:
         service = self._dispatcher.services.get(head.service)

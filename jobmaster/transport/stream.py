@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import h2.errors
@@ -18,7 +20,7 @@ from purerpc.grpclib.events import RequestEnded, ResponseEnded
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.errors import TransportError
-from jobmaster.transport.framing import MessageCompressed, MessageDecoder, prefix_for
+from jobmaster.transport.framing import PREFIX, MessageCompressed, MessageDecoder, prefix_for
 
 if TYPE_CHECKING:
     from jobmaster.transport.connection import Http2Connection
@@ -29,6 +31,13 @@ MAX_MESSAGE_LENGTH: Final = 4 * 1024 * 1024
 
 class StreamGone(TransportError):
     """The peer reset the stream or the connection is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMessage:
+    """A message that is serialized already, in parts: spares large payloads the copies that protobuf makes."""
+
+    parts: Sequence[bytes | memoryview]
 
 
 class GrpcStream(ABC):
@@ -76,7 +85,7 @@ class GrpcStream(ABC):
         return message
 
     async def _receive_bytes(self) -> bytes | None:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # what is here already is bounded by the window
         while not self._inbox:
             if self._failure is not None:
                 raise self._failure
@@ -86,8 +95,7 @@ class GrpcStream(ABC):
             await self._arrival.park()
         data = self._inbox.popleft()
         if not self._inbox:
-            self._connection.acknowledge(self.stream_id, self._unacknowledged)
-            self._unacknowledged = 0
+            self._connection.acknowledge(self.stream_id, self.take_unacknowledged())
         return data
 
     def on_data(self, data: bytes, flow_controlled_length: int) -> None:
@@ -106,6 +114,11 @@ class GrpcStream(ABC):
         else:
             self._connection.acknowledge(self.stream_id, flow_controlled_length)
 
+    def take_unacknowledged(self) -> int:
+        """How many bytes of window the messages that nobody has taken hold; the caller hands them back."""
+        length, self._unacknowledged = self._unacknowledged, 0
+        return length
+
     def on_bad_message(self, error: TransportError) -> None:
         """The peer sent a message that is not taken: the receiver gets the status to answer with."""
         code = StatusCode.UNIMPLEMENTED if isinstance(error, MessageCompressed) else StatusCode.RESOURCE_EXHAUSTED
@@ -117,6 +130,7 @@ class GrpcStream(ABC):
         if not self._decoder.is_between_messages:
             self._fail(RpcFailedError(Status(StatusCode.INTERNAL, "the stream ended inside a message")))
         self._arrival.unpark_all()
+        self.window.unpark_all()
         if self._local_ended:
             self._connection.forget(self.stream_id)
 
@@ -127,6 +141,11 @@ class GrpcStream(ABC):
     def on_connection_lost(self) -> None:
         """The connection ended with this stream open."""
         self._fail(StreamGone("the connection to the peer was lost"))
+
+    @property
+    def _would_wait(self) -> bool:
+        """True when `receive_message` has to wait for the peer."""
+        return not (self._inbox or self._remote_ended or self._failure)
 
     def _fail(self, failure: Exception) -> None:
         self._failure = self._failure or failure
@@ -139,27 +158,33 @@ class GrpcStream(ABC):
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    async def send_message(self, message: Message) -> None:
-        """Sends one message; returns when it is queued below the connection's high-water mark.
+    async def send_message(self, message: Message | PreparedMessage) -> None:
+        """Sends one message; returns when it is queued below the connection's high-water mark. A checkpoint.
 
         Raises:
             StreamGone: the stream or its connection ended.
         """
-        payload = message.SerializeToString()
-        await self._send_bytes(prefix_for(len(payload)) + payload)
+        await trio.lowlevel.checkpoint()
+        parts = message.parts if isinstance(message, PreparedMessage) else (message.SerializeToString(),)
+        length = sum(map(len, parts))
+        await self._send_parts((prefix_for(length), *parts), PREFIX.size + length)
 
-    async def _send_bytes(self, data: bytes) -> None:
+    async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         offset = 0
-        while offset < len(data):
+        while offset < length:
             await self._connection.wait_for_room()
             if self._failure is not None:
                 raise self._failure
-            size = min(self._connection.send_window(self.stream_id), len(data) - offset)
-            if size <= 0:
+            if self._peer_listens_no_more():
+                return
+            sent = self._connection.send_turn(self.stream_id, parts, offset, length - offset)
+            offset += sent
+            if sent == 0:
                 await self.window.park()
-                continue
-            self._connection.send_data(self.stream_id, data[offset : offset + size])
-            offset += size
+
+    def _peer_listens_no_more(self) -> bool:
+        """True when the peer has ended the whole call, so that there is nothing to send for."""
+        return False
 
     def reset(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
         """Abandons the call; does nothing when it has already ended in both directions."""

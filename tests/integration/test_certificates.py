@@ -11,7 +11,8 @@ import trio
 from jobmaster.auth.tls import client_context
 from jobmaster.client import Jobs, connect
 from jobmaster.errors import TransportError
-from jobmaster.transport.client import ClientConnection, open_connection
+from jobmaster.transport.channel import open_channel
+from jobmaster.transport.client import ClientConnection
 from tests.auth.hostile_certificates import (
     ADMITTED_ROWS,
     CLIENT_ROWS,
@@ -21,20 +22,20 @@ from tests.auth.hostile_certificates import (
     make,
     make_server,
 )
-from tests.harness import Server, serving
+from tests.harness import OneConnection, Server, serving
 
 
 async def call_over_any_alpn(server: Server, context: object) -> str:
     """Starts a job as a client that takes whatever it is given: speaks HTTP/2 also where ALPN did not agree on it."""
     tcp = await trio.open_tcp_stream("localhost", server.port)
     tls = trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True)  # type: ignore[arg-type]  # object: any context
-    connection = ClientConnection(tls, host="localhost", port=server.port)
+    connection = ClientConnection(tls)
     try:
         await tls.do_handshake()
         async with trio.open_nursery() as nursery:
             await nursery.start(connection.run)
             try:
-                return await Jobs(connection).start("true")
+                return await Jobs(OneConnection(connection)).start("true")
             except TransportError as error:
                 return f"refused: {error}"
             finally:
@@ -61,8 +62,8 @@ async def test_admitted(server: Server, certificates: Path, row: str) -> None:
     """This client gets in as who its leaf certificate says, and as nobody else."""
     outcome = CLIENT_ROWS[row].outcome
     assert isinstance(outcome, Admitted)
-    async with open_connection("localhost", server.port, make(certificates, row).context()) as connection:
-        jobs = Jobs(connection)
+    async with open_channel("localhost", server.port, make(certificates, row).context()) as channel:
+        jobs = Jobs(channel)
         record = await jobs.status(await jobs.start("true"))
     assert record.client == outcome.name
 
@@ -73,7 +74,7 @@ async def test_client_refuses_a_bad_server(tmp_path: Path, certificates: Path, r
     folder = make_server(certificates, row)
     async with serving(tmp_path, folder) as server:
         with pytest.raises(TransportError, match="the server's certificate is not valid"):
-            async with open_connection("localhost", server.port, client_context(certificates, "client1")):
+            async with open_channel("localhost", server.port, client_context(certificates, "client1")):
                 pass
 
 
@@ -81,8 +82,8 @@ async def test_client_refused_hears_so(server: Server, certificates: Path) -> No
     """Our client, refused for its certificate, says that and not merely that the connection broke."""
     context = make(certificates, "unknown name").context()
     with pytest.raises(TransportError, match="refused this client's certificate"):
-        async with open_connection("localhost", server.port, context) as connection:
-            await Jobs(connection).start("true")
+        async with open_channel("localhost", server.port, context) as channel:
+            await Jobs(channel).start("true")
 
 
 async def test_nobody_answers(certificates: Path) -> None:

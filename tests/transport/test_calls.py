@@ -22,6 +22,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.transport.client import ClientConnection
 from jobmaster.transport.connection import HIGH_WATER
 from jobmaster.transport.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
+from tests.harness import OneConnection
 
 Echo = pb.JobOutputResponse
 SERVICE = "test.Service"
@@ -85,7 +86,7 @@ async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.
     near, far = trio.testing.memory_stream_pair()
     dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
     server = ServerConnection(far, dispatcher, caller=None)
-    client = ClientConnection(near, host="test", port=1)
+    client = ClientConnection(near)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.run)
         await nursery.start(client.run)
@@ -96,7 +97,9 @@ async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.
 def stub(client: ClientConnection, method: str) -> Callable[[Echo], Awaitable[Echo]]:
     """A unary method of the probe."""
     signature = RPCSignature(purerpc.Cardinality.UNARY_UNARY, Echo, Echo)
-    result: Callable[[Echo], Awaitable[Echo]] = purerpc.Client(SERVICE, client).get_method_stub(method, signature)
+    result: Callable[[Echo], Awaitable[Echo]] = purerpc.Client(SERVICE, OneConnection(client)).get_method_stub(
+        method, signature
+    )
     return result
 
 
@@ -142,7 +145,7 @@ async def test_disconnected_client() -> None:
     async with trio.open_nursery() as serving:
         serving.start_soon(ServerConnection(far, dispatcher, caller=None).run)
         async with trio.open_nursery() as nursery:
-            client = ClientConnection(near, host="test", port=1)
+            client = ClientConnection(near)
             await nursery.start(client.run)
             nursery.start_soon(stub(client, "Hang"), Echo())
             await probe.entered.wait()
@@ -156,7 +159,7 @@ async def test_deadline(autojump_clock: trio.testing.MockClock) -> None:
     probe = Probe()
     async with connected(probe) as (client, _nursery, server):
         with trio.CancelScope(deadline=trio.current_time() + 2) as scope:
-            stream = await purerpc.Client(SERVICE, client).rpc("Hang", Echo, Echo)
+            stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Hang", Echo, Echo)
             scope.deadline = trio.current_time() + 1000
             await stream.send_message(Echo())
             await stream.close()
@@ -169,7 +172,7 @@ async def test_deadline(autojump_clock: trio.testing.MockClock) -> None:
 async def test_slow_request_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     """A caller that never sends its message does not keep a handler for ever."""
     async with connected(Probe()) as (client, _nursery, _server):
-        stream = await purerpc.Client(SERVICE, client).rpc("Echo", Echo, Echo)
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Echo", Echo, Echo)
         assert await stream.receive_message() is None
     assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
 
@@ -204,7 +207,7 @@ async def test_slow_reader() -> None:
     """A caller that takes nothing stops its handler after a bounded number of bytes; leaving cancels it."""
     probe = Probe()
     async with connected(probe) as (client, _nursery, server):
-        stream = await purerpc.Client(SERVICE, client).rpc("Flood", Echo, Echo)
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Flood", Echo, Echo)
         await stream.send_message(Echo())
         await stream.close()
         await trio.testing.wait_all_tasks_blocked()
@@ -221,7 +224,7 @@ async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockCloc
     """After GOAWAY an open call goes on to its end, and a new one is refused."""
     probe = Probe()
     async with connected(probe) as (client, _nursery, server):
-        stream = await purerpc.Client(SERVICE, client).rpc("Echo", Echo, Echo)
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Echo", Echo, Echo)
         await trio.testing.wait_all_tasks_blocked()
         server.shut_down()
         await trio.testing.wait_all_tasks_blocked()

@@ -1,0 +1,134 @@
+"""How long a connection lives: pure decisions on a clock that the caller reads.
+
+A connection that says nothing is asked (PING) and given up when it does not answer; one without calls ends after a
+while; an old one is told to go elsewhere, which lets certificates and balancers have their turn. The age has a
+jitter, so that connections made together do not come back together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LifetimePolicy:
+    """Seconds.
+
+    Attributes:
+        preface: until the peer's first SETTINGS.
+        quiet: without a byte from the peer before it is sent a PING.
+        answer: for its answer to that.
+        idle: without a call before the connection is ended.
+        age: before it is told to go away; `grace` later it is ended.
+        goaway: between the first GOAWAY, which lets calls under way come in, and the one that is final.
+    """
+
+    preface: float = 10.0
+    quiet: float = 30.0
+    answer: float = 10.0
+    idle: float = 15 * 60.0
+    age: float = 24 * 3600.0
+    grace: float = 60.0
+    goaway: float = 1.0
+
+
+SERVER_POLICY: Final = LifetimePolicy()
+CLIENT_POLICY: Final = LifetimePolicy(idle=math.inf, age=math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before this moment."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class SendPing:
+    """Ask whether the peer is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDown:
+    """Tell the peer to go elsewhere, and end when its calls have."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendFinalGoaway:
+    """No call that is not here by now will be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the connection now."""
+
+    reason: str
+
+
+Decision = Wait | SendPing | ShutDown | SendFinalGoaway | GiveUp
+
+
+class Lifetime:
+    """The clock of one connection. Each `on_…` is told of what happened, `decide` says what is due."""
+
+    def __init__(self, policy: LifetimePolicy, *, now: float, jitter: float) -> None:
+        """`jitter` stretches the age, from -0.1 to 0.1 of it."""
+        self._policy = policy
+        self._opened = now
+        self._heard = now
+        self._asked = math.inf
+        self._idle_since = now
+        self._has_settings = False
+        self._old = now + policy.age * (1 + jitter)
+        self._going = math.inf
+        self._final = False
+
+    def on_bytes(self, now: float) -> None:
+        """The peer sent something."""
+        self._heard = now
+        self._asked = math.inf
+
+    def on_settings(self) -> None:
+        """The peer's first SETTINGS have come."""
+        self._has_settings = True
+
+    def on_busy(self) -> None:
+        """There is a call."""
+        self._idle_since = math.inf
+
+    def on_idle(self, now: float) -> None:
+        """The last call has ended."""
+        self._idle_since = now
+
+    def on_shut_down(self, now: float) -> None:
+        """The first GOAWAY has been sent."""
+        self._going = min(self._going, now)
+
+    def on_final_goaway(self) -> None:
+        """The final one too."""
+        self._final = True
+
+    def decide(self, now: float) -> Decision:
+        """What is due at `now`; having done it, tell and ask again."""
+        policy = self._policy
+        due: list[tuple[float, Decision]] = [
+            (math.inf if self._has_settings else self._opened + policy.preface, GiveUp("no HTTP/2 settings in time")),
+            (self._asked + policy.answer, GiveUp("no answer to a ping")),
+            (self._heard + policy.quiet if math.isinf(self._asked) else math.inf, SendPing()),
+        ]
+        if math.isinf(self._going):
+            due.append((self._idle_since + policy.idle, ShutDown("idle")))
+            due.append((self._old, ShutDown("old")))
+        else:
+            due.append((math.inf if self._final else self._going + policy.goaway, SendFinalGoaway()))
+            due.append((self._old + policy.grace, GiveUp("calls outlasted the grace of an old connection")))
+        moment, decision = min(due, key=lambda entry: entry[0])
+        if moment > now:
+            return Wait(moment)
+        if isinstance(decision, SendPing):
+            self._asked = now
+        return decision

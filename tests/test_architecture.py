@@ -1,0 +1,174 @@
+"""The rooms of the house and the one direction of the arrows between them, read from the import statements."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import jobmaster
+
+PACKAGE: Final = Path(jobmaster.__file__).parent
+
+# What each room may import of the others; every room may import itself.
+ARROWS: Final[dict[str, set[str]]] = {
+    "__init__": set(),
+    "errors": set(),
+    "jobs": set(),
+    "standard": set(),
+    "auth": {"errors"},
+    "cgroup": {"errors"},
+    "output": {"errors"},
+    "transport": {"errors"},
+    "job": {"cgroup", "errors", "output"},
+    "keeper": {"auth", "errors", "job"},
+    "rpc": {"auth", "errors", "job", "jobs", "keeper", "standard", "transport"},
+    "client": {"auth", "errors", "jobs", "transport"},
+    "options": {"__init__", "cgroup", "errors"},
+    "host": {"cgroup", "errors", "job", "options"},
+    "cli": {"__init__", "auth", "client", "errors", "jobs", "options"},
+    "certs": {"__init__", "auth", "errors"},
+    "serve": {"__init__", "auth", "errors", "host", "job", "keeper", "options", "rpc", "transport"},
+    "__main__": {"cli"},
+}
+
+# Packages that stay behind one door.
+DOORS: Final[dict[str, set[str]]] = {
+    "google.protobuf": {"cli", "client", "jobs", "rpc", "standard", "transport"},
+    "h2": {"transport"},
+    "hpack": {"transport"},
+    "cryptography": {"auth", "certs"},
+    "google.rpc": {"rpc"},
+}
+
+PURE: Final = (
+    "errors.py",
+    "options.py",
+    "job/specification.py",
+    "job/identifier.py",
+    "job/cause.py",
+    "job/state.py",
+    "job/record.py",
+    "job/account.py",
+    "job/executable.py",
+    "job/launch.py",
+    "transport/framing.py",
+    "transport/headers.py",
+    "auth/policy.py",
+    "auth/certificate.py",
+    "auth/authority.py",
+    "auth/folder.py",
+    "rpc/details.py",
+    "rpc/messages.py",
+    "rpc/statuses.py",
+)
+
+
+def imports(source: str, *, types_too: bool) -> Iterator[str]:
+    """The full names that a module imports, anywhere in it; those for the type checker alone only if asked for."""
+    tree = ast.parse(source)
+    for_types = {id(inner) for node in ast.walk(tree) if is_type_checking(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in for_types and not types_too:
+            continue
+        match node:
+            case ast.Import(names=names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names, level=0):
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.ImportFrom(level=level) if level > 0:
+                raise AssertionError(f"line {node.lineno}: a relative import hides where the arrow goes")
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`."""
+    match node:
+        case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+            return True
+    return False
+
+
+def room_of(name: str) -> str | None:
+    """The room of ours that a full name is in, None for others' packages."""
+    match name.split("."):
+        case ["jobmaster", part, *_]:
+            return part if (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file() else "__init__"
+        case ["jobmaster"]:
+            return "__init__"
+        case _:
+            return None
+
+
+def modules() -> list[Path]:
+    """Every module of the package, as paths in it."""
+    return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    """The room that a module is in."""
+    return module.parts[0].removesuffix(".py")
+
+
+def read(module: Path | str) -> str:
+    """The source of a module."""
+    return (PACKAGE / module).read_text(encoding="utf-8")
+
+
+def test_every_room_has_its_place() -> None:
+    """Each module belongs to a room of the table above, and each room of the table is there."""
+    assert {room(module) for module in modules()} == ARROWS.keys()
+
+
+def test_arrows_make_no_circle() -> None:
+    """The table itself has one direction."""
+    graphlib.TopologicalSorter(ARROWS).prepare()
+
+
+@pytest.mark.parametrize("module", modules(), ids=str)
+def test_arrows_point_inwards(module: Path) -> None:
+    """A module imports its own room and those that the table allows, for the type checker too."""
+    met = {room_of(name) for name in imports(read(module), types_too=True)} - {None}
+    assert met - ARROWS[room(module)] - {room(module)} == set()
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_packages_behind_one_door(package: str) -> None:
+    """A package that has a door is imported behind it alone."""
+    users = {
+        room(module)
+        for module in modules()
+        for name in imports(read(module), types_too=False)
+        if f"{name}.".startswith(f"{package}.")
+    }
+    assert users
+    assert users <= DOORS[package]
+
+
+@pytest.mark.parametrize("module", [*PURE, *(str(module) for module in modules() if room(module) == "cgroup")])
+def test_pure_modules_know_nothing_of_trio(module: str) -> None:
+    """A module that decides and does not wait imports no event loop."""
+    assert (PACKAGE / module).is_file()
+    names = {name.partition(".")[0] for name in imports(read(module), types_too=False)}
+    assert names & {"trio", "anyio", "asyncio"} == set()
+
+
+def test_what_counts_as_an_import() -> None:
+    """Imports are found at the top and in functions; those for the type checker are told apart."""
+    source = """
+from __future__ import annotations
+import trio.abc, os
+if TYPE_CHECKING:
+    from jobmaster.rpc import service
+def later():
+    from jobmaster import serve, __version__
+"""
+    now = {"__future__.annotations", "trio.abc", "os", "jobmaster.serve", "jobmaster.__version__"}
+    assert set(imports(source, types_too=False)) == now
+    assert set(imports(source, types_too=True)) == now | {"jobmaster.rpc.service"}
+    assert [room_of(name) for name in sorted(now)] == [None, "__init__", "serve", None, None]
+    with pytest.raises(AssertionError, match="relative"):
+        list(imports("from . import rpc", types_too=True))
