@@ -22,6 +22,13 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("jobmaster", "tests", "noxfile.py")
 GENERATED = (Path("jobmaster/jobs/v1"), Path("jobmaster/standard"))
 
+ASYNC_OPTIONS = (
+    "--startable-in-context-manager=run,_run,serve",
+    "--disable=ASYNC128",  # it does not see a task_status that is handed on to who calls started()
+    # Tests wait for what the kernel tells by no event, and start programs that live as long as a block.
+    "--per-file-disable=tests/**->ASYNC110,ASYNC121,ASYNC220",
+)
+
 # The newest grpcurl that Debian 12's Go 1.19 builds; newer Go builds it as well.
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.1"
 
@@ -91,7 +98,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
     files = sorted(file for root in CODE[:2] for file in Path(root).rglob("*.py") if file.parent not in GENERATED)
-    session.run("flake8-async", *map(str, files), "noxfile.py")
+    session.run("flake8-async", *ASYNC_OPTIONS, *map(str, files), "noxfile.py")
 
 
 @nox.session

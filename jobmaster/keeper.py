@@ -152,7 +152,7 @@ async def keep_jobs(terms: JobTerms) -> AsyncIterator[Keeper]:
 async def _clear(terms: JobTerms) -> None:
     left: tuple[object, ...] = ()
     with trio.move_on_after(CLEARING_SECONDS):
-        while left := await trio.to_thread.run_sync(terms.tree.sweep):
+        while left := await trio.to_thread.run_sync(terms.tree.sweep):  # noqa: ASYNC110  # the kernel has no event for it
             await trio.sleep(0.02)
     for path in left:
         logger.error("a process of an earlier server is stuck in %s, which is left behind", path)

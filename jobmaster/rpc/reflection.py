@@ -6,7 +6,7 @@ is answered together with all files that it imports, so that one answer is enoug
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Final
 
 import trio
@@ -48,7 +48,7 @@ class ReflectionService(ServerReflectionServicer):
             scope.cancel()
 
     async def ServerReflectionInfo(  # type: ignore[override]  # an async generator, as purerpc wants it
-        self, requests: AsyncIterator[pb.ServerReflectionRequest]
+        self, requests: AsyncGenerator[pb.ServerReflectionRequest, None]
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
         """Answers each request in turn; what cannot be answered is an `error_response` and ends nothing.
 
@@ -56,10 +56,13 @@ class ReflectionService(ServerReflectionServicer):
             InvalidRequest: a request is longer than any name.
             ServerDraining: the server has ended.
         """
-        while (request := await self._next(requests)) is not None:
-            if request.ByteSize() > MAX_REQUEST:
-                raise InvalidRequest(f"a reflection request has at most {MAX_REQUEST} bytes")
-            yield answer(request, self._services)
+        try:
+            while (request := await self._next(requests)) is not None:
+                if request.ByteSize() > MAX_REQUEST:
+                    raise InvalidRequest(f"a reflection request has at most {MAX_REQUEST} bytes")
+                yield answer(request, self._services)
+        finally:
+            await requests.aclose()
 
     async def _next(self, requests: AsyncIterator[pb.ServerReflectionRequest]) -> pb.ServerReflectionRequest | None:
         with trio.CancelScope() as scope:

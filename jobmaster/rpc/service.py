@@ -46,7 +46,7 @@ class JobService(JobServiceServicer):
         job = self._keeper.find(request, message.job_id_request.job_id)
         async with aclosing(job.output.follow()) as chunks:
             async for chunk in chunks:
-                yield output_message(chunk)
+                yield output_message(chunk)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         await job.wait_ended()
         if job.output.lost:
             raise OutputIncomplete(job.output.lost)
