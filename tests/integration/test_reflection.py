@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +24,9 @@ INVALID_ARGUMENT: Final = 3
 
 def buf_binary() -> str:
     """The buf that the dependency group `tests` brings."""
-    found = shutil.which("buf")
+    found = shutil.which("buf", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if found is None:
-        pytest.skip("buf is not on PATH: run the tests by nox, or install the dependency group `tests`")
+        pytest.skip("there is no buf: run the tests by nox, or install the dependency group `tests`")
     return found
 
 

@@ -54,7 +54,7 @@ async def follow_into(log: OutputLog, seen: bytearray, offset: int = 0) -> None:
                 seen += chunk
 
 
-async def next_into(chunks: AsyncGenerator[bytes, None], seen: list[bytes]) -> None:
+async def next_into(chunks: AsyncGenerator[bytes | bytearray, None], seen: list[bytes]) -> None:
     """Waits for one chunk."""
     seen.append(await anext(chunks))
 

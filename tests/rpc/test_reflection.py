@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
@@ -35,24 +35,26 @@ def files(response: pb.ServerReflectionResponse) -> list[FileDescriptorProto]:
 
 
 def stream(
-    service: ReflectionService, requests: AsyncIterator[pb.ServerReflectionRequest]
+    service: ReflectionService, requests: AsyncGenerator[pb.ServerReflectionRequest, None]
 ) -> AsyncGenerator[pb.ServerReflectionResponse, None]:
     """The answers as a generator that can be closed."""
     answers = service.ServerReflectionInfo(requests)
     return cast("AsyncGenerator[pb.ServerReflectionResponse, None]", answers)
 
 
-async def sequence(*requests: pb.ServerReflectionRequest) -> AsyncIterator[pb.ServerReflectionRequest]:
+async def sequence(*requests: pb.ServerReflectionRequest) -> AsyncGenerator[pb.ServerReflectionRequest, None]:
     """Requests that are all there."""
     for request in requests:
         await trio.lowlevel.checkpoint()
         yield request
 
 
-async def silence() -> AsyncIterator[pb.ServerReflectionRequest]:
+async def silence() -> AsyncGenerator[pb.ServerReflectionRequest, None]:
     """A client that asks nothing and stays."""
-    await trio.sleep_forever()
-    yield pb.ServerReflectionRequest()
+    silent = trio.Event()
+    while not silent.is_set():
+        await silent.wait()
+        yield pb.ServerReflectionRequest()
 
 
 def test_list_services() -> None:
@@ -92,7 +94,7 @@ def test_an_answer_is_enough() -> None:
     """From the files of one answer a client with nothing else builds the service, with the contract's JSON names."""
     pool = DescriptorPool()
     for file in reversed(files(ask(file_containing_symbol="jobmaster.jobs.v1.JobService"))):
-        pool.AddSerializedFile(file.SerializeToString())  # type: ignore[no-untyped-call]  # the stubs' omission
+        pool.AddSerializedFile(file.SerializeToString())
     service = pool.FindServiceByName("jobmaster.jobs.v1.JobService")
     output = service.methods_by_name["StreamOutput"]
     response = service.methods_by_name["Status"].output_type

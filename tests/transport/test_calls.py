@@ -88,7 +88,7 @@ async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.
     server = ServerConnection(far, dispatcher, caller=None)
     client = ClientConnection(near)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.run)
+        await nursery.start(server.run)
         await nursery.start(client.run)
         yield client, nursery, server
         nursery.cancel_scope.cancel()
