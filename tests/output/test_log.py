@@ -56,7 +56,7 @@ async def follow_into(log: OutputLog, seen: bytearray, offset: int = 0) -> None:
 
 async def next_into(chunks: AsyncGenerator[bytes | bytearray, None], seen: list[bytes]) -> None:
     """Waits for one chunk."""
-    seen.append(await anext(chunks))
+    seen.append(bytes(await anext(chunks)))
 
 
 def test_only_its_owner_can_read_it(log: OutputLog) -> None:
