@@ -29,6 +29,7 @@ import random
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import h2.errors
@@ -58,6 +59,10 @@ WRITE_SIZE: Final = 128 * 1024
 """Bytes handed to TLS in one go, about."""
 STALL_SECONDS: Final = 30.0
 """How long a peer may take none of what is handed to TLS in one go before it is given up."""
+WRITE_REST_SECONDS: Final = 1.0
+LINGER_SECONDS: Final = 0.3
+LINGER_READS: Final = 64
+"""After a peer broke the protocol: how long it may take our last words, how long and how often it is still read."""
 READ_SIZE: Final = 64 * 1024
 MAX_FRAME_SIZE: Final = 16 * 1024
 """Of frames received."""
@@ -126,9 +131,11 @@ class Http2Connection(ABC):
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._watch)
                 task_status.started()
-                await self._read()
+                peer_is_gone = await self._read()
                 self._end_streams()
                 await self._write_rest()
+                if not peer_is_gone:
+                    await self._linger()
                 nursery.cancel_scope.cancel()
         finally:
             self._closing = True
@@ -180,24 +187,35 @@ class Http2Connection(ABC):
 
     async def _write_rest(self) -> None:
         """Gives the peer a moment to take what is queued (a GOAWAY says why it is being closed)."""
-        with trio.move_on_after(1.0):
+        with trio.move_on_after(WRITE_REST_SECONDS):
             while self._queued_or_sending:
                 await self._room.park()
 
+    async def _linger(self) -> None:
+        """Ends our side and reads on for a moment: closing with bytes unread would reset what we sent last."""
+        tcp = self._wire.transport_stream if isinstance(self._wire, trio.SSLStream) else self._wire
+        with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            if isinstance(tcp, trio.abc.HalfCloseableStream):
+                await tcp.send_eof()
+            for _ in range(LINGER_READS):
+                if not await tcp.receive_some(READ_SIZE):
+                    return
+
     # --- reading --------------------------------------------------------------------------------------------------
 
-    async def _read(self) -> None:
+    async def _read(self) -> bool:
+        """Reads until the peer is gone (True) or has broken the protocol (False)."""
         while True:
             try:
                 data = await self._wire.receive_some(READ_SIZE)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._on_broken_wire(error)
-                return
+                return True
             if not data:
-                return
+                return True
             self._lifetime.on_bytes(trio.current_time())
             if not self._receive(bytes(data)):
-                return
+                return False
             while self._queued_or_sending > CONTROL_LIMIT:
                 await self._room.park()
 

@@ -58,6 +58,11 @@ class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # 
         """
         return 0
 
+    def is_live(self, stream_id: int) -> bool:
+        """True for a stream that is open in either direction."""
+        stream = self.streams.get(stream_id)
+        return stream is not None and not stream.closed
+
     def forget(self, stream_id: int) -> None:
         """Clears an ended stream away."""
         stream = self.streams.get(stream_id)

@@ -23,6 +23,7 @@ from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError
 
 from jobmaster.transport import frames
 from jobmaster.transport.connection import MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, Http2Connection
+from jobmaster.transport.guard import FrameGuard, GuardViolation
 from jobmaster.transport.headers import (
     PREPARED_OK,
     PREPARED_RESPONSE,
@@ -79,8 +80,9 @@ class Dispatcher:
 class ServerStream(GrpcStream):
     """A call as its handler sees it."""
 
-    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
+    def __init__(self, connection: ServerConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
+        self._server = connection
         self.scope = trio.CancelScope()
         self.verdict = Status(StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed")
         """What the client is told when the handler is cancelled."""
@@ -114,6 +116,7 @@ class ServerStream(GrpcStream):
         if self._local_ended or self._abandoned:
             return
         self._local_ended = True
+        self._server.call_finished()
         try:
             self._send_trailers(status)
         except h2.exceptions.ProtocolError:  # reset in the same instant
@@ -169,8 +172,36 @@ class ServerConnection(Http2Connection):
         self._dispatcher = dispatcher
         self._caller = caller
         self._running_handlers = 0
+        self._guard = FrameGuard(
+            is_live=self._h2.is_live, highest_stream_id=lambda: int(self._h2.highest_inbound_stream_id)
+        )
         self._going_away = False
         self._takes_calls = True
+
+    def _receive(self, data: bytes) -> bool:
+        try:
+            for piece in self._guard.receive(data, trio.current_time()):
+                if not super()._receive(piece):
+                    return False
+        except GuardViolation as violation:
+            logger.info("client broke a bound: %s", violation)
+            last = self._h2.highest_inbound_stream_id
+            self._queue_bytes(frames.goaway(last, violation.error_code, violation.reason))
+            return False
+        if self._guard.client_is_leaving:
+            self._takes_calls = False
+            self._end_if_idle()
+        return True
+
+    def send_turn(self, stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int) -> int:
+        """As `Http2Connection.send_turn`; the guard grants the client an answer to each frame."""
+        count = super().send_turn(stream_id, parts, offset, length)
+        self._guard.data_sent(-(-count // MAX_FRAME_SIZE))
+        return count
+
+    def call_finished(self) -> None:
+        """A call has its status: a reset that is under way for it is not counted against the client."""
+        self._guard.stream_finished()
 
     def shut_down(self) -> None:
         """Says GOAWAY in two steps, and ends the connection when the last call has. Idempotent.
@@ -202,11 +233,6 @@ class ServerConnection(Http2Connection):
     def _end_if_idle(self) -> None:
         if not self._takes_calls and not self._running_handlers:
             self.close_when_written()
-
-    def _on_goaway(self, _event: Any) -> None:
-        """The client opens no more calls: the connection ends with the last one."""
-        self._takes_calls = False
-        self._end_if_idle()
 
     def _on_headers(self, event: Any) -> None:
         if not isinstance(event, h2.events.RequestReceived):
