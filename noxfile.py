@@ -165,3 +165,10 @@ def proto(session: nox.Session) -> None:
     protos = sorted(map(str, Path("proto").rglob("*.proto")))
     outputs = [f"--{kind}_out={out}" for kind in ("python", "pyi", "purerpc")]
     session.run("python", "-m", "grpc_tools.protoc", "--proto_path=proto", *outputs, *protos)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz what stands before h2, for a minute; options go to libFuzzer."""
+    session.install("-e", ".", *groups("tests"), "atheris>=3.0")
+    session.run("python", "-m", "tests.fuzz.fuzz_guard", *session.posargs)

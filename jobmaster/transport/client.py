@@ -183,7 +183,7 @@ class ClientConnection(Http2Connection):
 
     # --- received DATA --------------------------------------------------------------------------------------------
 
-    def _receive(self, data: bytes) -> bool:
+    async def _receive(self, data: bytes) -> bool:
         offset = 0
         while offset < len(data):
             if self._payload_left == 0:
@@ -217,7 +217,7 @@ class ClientConnection(Http2Connection):
 
     def _pass_to_h2(self, piece: bytes) -> bool:
         data, self._for_h2 = self._for_h2 + piece, b""
-        return super()._receive(data)
+        return self._parse_and_apply(data)
 
     def _take_payload(self, stream_id: int, piece: bytes) -> None:
         stream = self._streams.get(stream_id)

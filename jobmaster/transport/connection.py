@@ -63,7 +63,8 @@ WRITE_REST_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64
 """After a peer broke the protocol: how long it may take our last words, how long and how often it is still read."""
-READ_SIZE: Final = 64 * 1024
+READ_SIZE: Final = 16 * 1024
+"""Bytes read in one go; a TLS record has no more."""
 MAX_FRAME_SIZE: Final = 16 * 1024
 """Of frames received."""
 MAX_SENT_FRAME: Final = 64 * 1024
@@ -214,28 +215,40 @@ class Http2Connection(ABC):
             if not data:
                 return True
             self._lifetime.on_bytes(trio.current_time())
-            if not self._receive(bytes(data)):
+            if not await self._receive(bytes(data)):
                 return False
             while self._queued_or_sending > CONTROL_LIMIT:
                 await self._room.park()
 
-    def _receive(self, data: bytes) -> bool:
+    async def _receive(self, data: bytes) -> bool:
         """Applies received bytes; False when the peer broke the protocol and the connection has to end."""
+        return self._parse_and_apply(data)
+
+    def _parse_and_apply(self, data: bytes) -> bool:
+        events = self._parse(data)
+        if events is None:
+            return False
+        self._apply_all(events)
+        return True
+
+    def _parse(self, data: bytes) -> list[Any] | None:
+        """What h2 makes of received bytes; None, with a GOAWAY queued, when they break the protocol."""
         try:
-            events = self._h2.receive_data(data)
+            events: list[Any] = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:
             logger.info("peer broke HTTP/2: %s", type(error).__name__)
-            self._flush()
-            return False
         except Exception:  # h2 3.2 lets IndexError and others out on malformed header blocks
             logger.info("peer sent what h2 cannot parse", exc_info=True)
             self._h2.close_connection(h2.errors.ErrorCodes.PROTOCOL_ERROR)
-            self._flush()
-            return False
+        else:
+            return events
+        self._flush()
+        return None
+
+    def _apply_all(self, events: Iterable[Any]) -> None:
         for event in events:
             self._apply(event)
         self._flush()
-        return True
 
     def _apply(self, event: Any) -> None:
         match event:

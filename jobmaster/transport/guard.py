@@ -18,11 +18,11 @@ guard refuses by itself is what h2 would pay for before it noticed, or would not
 
 A header block is the costly frame: it may be cut into five frames and is bounded in bytes at their headers, and its
 HPACK representations are walked (not decoded) before h2 decodes them. The walk ends after `MAX_FIELDS` fields, so
-what remains for h2 is at most 16 KiB of Huffman code, about 3 ms.
+what remains for h2 is at most 16 KiB of Huffman code, about 4 ms.
 
 `receive` is a generator because checks depend on what h2 has made of the frames before (is this stream live?), and
 because what came before a violation has then been handed on already. Its outcome does not depend on how the bytes
-were cut into reads. Between calls it holds at most one incomplete frame.
+were cut into reads. Between calls it holds at most one incomplete frame and one incomplete header block.
 
 How often something may happen is an `Allowance`. Those that an honest client scales with what we send (it answers
 our DATA with bandwidth probes and window updates) are earned by `data_sent` and `stream_finished`.

@@ -46,6 +46,8 @@ STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
 MAX_RUNNING_HANDLERS: Final = 2_000
 """Handlers at a time over all connections; a handler that follows a quiet job counts too."""
+FRAMES_A_TURN: Final = 64
+"""Received frames that are worked off before others have their turn: a read can hold a thousand small ones."""
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
 
@@ -178,16 +180,25 @@ class ServerConnection(Http2Connection):
         self._going_away = False
         self._takes_calls = True
 
-    def _receive(self, data: bytes) -> bool:
+    async def _receive(self, data: bytes) -> bool:
+        """As `Http2Connection._receive`, frame by frame past the guard; others have their turn between batches."""
+        events: list[Any] = []
         try:
-            for piece in self._guard.receive(data, trio.current_time()):
-                if not super()._receive(piece):
+            for count, frame in enumerate(self._guard.receive(data, trio.current_time()), 1):
+                made = self._parse(frame)
+                if made is None:
                     return False
+                events += made
+                if count % FRAMES_A_TURN == 0:
+                    self._apply_all(events)
+                    events = []
+                    await trio.lowlevel.checkpoint()
         except GuardViolation as violation:
             logger.info("client broke a bound: %s", violation)
             last = self._h2.highest_inbound_stream_id
             self._queue_bytes(frames.goaway(last, violation.error_code, violation.reason))
             return False
+        self._apply_all(events)
         if self._guard.client_is_leaving:
             self._takes_calls = False
             self._end_if_idle()
