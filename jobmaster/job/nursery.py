@@ -42,7 +42,6 @@ from jobmaster.job.process import ChildProcess
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import (
-    Ended,
     Finished,
     Launched,
     Running,
@@ -119,6 +118,7 @@ class Job:
         self._hurry = trio.Event()
         self._ended = trio.Event()
         self._launched = False
+        self._kill_sent = False
         self._killed_by_server = False
         self._oom_kills = 0
         self._holdings: _Holdings | None = None
@@ -126,11 +126,6 @@ class Job:
 
     def __repr__(self) -> str:
         return f"<Job {self.id} of {self.owner}: {type(self._state).__name__}>"
-
-    @property
-    def has_ended(self) -> bool:
-        """True once the record is final."""
-        return isinstance(self._state, Ended)
 
     @property
     def was_launched(self) -> bool:
@@ -243,9 +238,10 @@ class Job:
             raise HostError(f"job {self.id} did not join its cgroup: {complaint.decode(errors='replace').strip()}")
 
     async def _supervise(self, cgroup: JobCgroup) -> None:
-        while True:
-            self._look_for_oom_kills(cgroup)
-            await trio.sleep(SUPERVISION_SECONDS)
+        with _host_errors_logged(self):
+            while True:
+                self._look_for_oom_kills(cgroup)
+                await trio.sleep(SUPERVISION_SECONDS)
 
     def _look_for_oom_kills(self, cgroup: JobCgroup) -> None:
         events = cgroup.memory_events()
@@ -257,19 +253,23 @@ class Job:
             nursery.start_soon(self._carry_out_stop, holdings)
             await holdings.process.wait_died()
             if self._stop_ordered.is_set():  # its other processes have the rest of the grace period
-                await _poll(lambda: self._killed_by_server or not holdings.cgroup.populated())
+                await _poll(lambda: self._kill_sent or not holdings.cgroup.populated())
             nursery.cancel_scope.cancel()
 
     async def _carry_out_stop(self, holdings: _Holdings) -> None:
         await self._stop_ordered.wait()
-        await trio.to_thread.run_sync(holdings.cgroup.signal, signal.SIGTERM)
-        await trio.to_thread.run_sync(holdings.cgroup.signal, signal.SIGCONT)  # a stopped process handles no SIGTERM
+        with _host_errors_logged(self):
+            await trio.to_thread.run_sync(holdings.cgroup.signal, signal.SIGTERM)
+            await trio.to_thread.run_sync(
+                holdings.cgroup.signal, signal.SIGCONT
+            )  # one that is frozen handles no SIGTERM
         with trio.move_on_after(self._terms.grace_seconds):
             await self._hurry.wait()
         self._kill(holdings)
 
     def _kill(self, holdings: _Holdings) -> None:
         """Kills every process of the job; remembers it when the main process was still alive."""
+        self._kill_sent = True
         self._killed_by_server = self._killed_by_server or not holdings.process.has_died()
         holdings.process.send_signal(signal.SIGKILL)  # it may not have joined the cgroup yet
         holdings.cgroup.kill()
@@ -354,7 +354,7 @@ def _host_errors_translated() -> Iterator[None]:
 
 @contextmanager
 def _host_errors_logged(job: Job) -> Iterator[None]:
-    """A job's end goes on whatever the host says."""
+    """The job goes on to its end whatever the host says."""
     try:
         yield
     except CgroupError:
