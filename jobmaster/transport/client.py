@@ -23,14 +23,17 @@ from purerpc.grpclib.events import ResponseEnded
 
 from jobmaster.errors import TransportError
 from jobmaster.transport import frames
-from jobmaster.transport.connection import Http2Connection
+from jobmaster.transport.connection import READ_SIZE, Http2Connection
 from jobmaster.transport.framing import MessageCompressed, MessageTooLarge
 from jobmaster.transport.headers import parse_status, refusal_of, request_headers
 from jobmaster.transport.lifetime import CLIENT_POLICY
 from jobmaster.transport.stream import GrpcStream, PreparedMessage
 
-STREAM_WINDOW: Final = 1024 * 1024
-CONNECTION_WINDOW: Final = 4 * 1024 * 1024
+STREAM_WINDOW: Final = 4 * 1024 * 1024
+"""Bytes that a call may hold here; large, because each update of a window costs a wake-up of the server."""
+CONNECTION_WINDOW: Final = 16 * 1024 * 1024
+RECORDS_A_TURN: Final = 16
+"""TLS records that are worked off before other tasks have their turn."""
 FRAME_SIZE: Final = 64 * 1024
 
 
@@ -184,6 +187,27 @@ class ClientConnection(Http2Connection):
     # --- received DATA --------------------------------------------------------------------------------------------
 
     async def _receive(self, data: bytes) -> bool:
+        turns = RECORDS_A_TURN
+        while self._take(data):
+            turns -= 1
+            data = self._buffered_record() if turns else b""
+            if not data:
+                return True
+        return False
+
+    def _buffered_record(self) -> bytes:
+        """A TLS record that has arrived already; b"" when there is none.
+
+        trio.SSLStream gives one record for each turn of the event loop, which for bulk data is most of the cost; its
+        SSL object, asked directly, has the next one at once or says that it wants more.
+        """
+        tls = getattr(self._wire, "_ssl_object", None)
+        try:
+            return bytes(tls.read(READ_SIZE)) if tls is not None else b""
+        except ssl.SSLError:  # nothing there, or an end that the next read will meet too
+            return b""
+
+    def _take(self, data: bytes) -> bool:
         offset = 0
         while offset < len(data):
             if self._payload_left == 0:

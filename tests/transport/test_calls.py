@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -251,6 +253,54 @@ async def test_a_hundred_calls_at_a_time() -> None:
             calls.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert server._running_handlers == 0
+
+
+class EagerWire(trio.abc.Stream):
+    """A stream that has more records at once than a turn takes, as trio.SSLStream's SSL object has them."""
+
+    def __init__(self, wire: trio.abc.Stream) -> None:
+        self._wire = wire
+        self._records: list[bytes] = []
+        self._ssl_object = self
+
+    def read(self, _size: int) -> bytes:
+        """The next record, or a word that there is none."""
+        if not self._records:
+            raise ssl.SSLWantReadError
+        return self._records.pop(0)
+
+    async def receive_some(self, _size: int | None = None) -> bytes:
+        """The next record; all that has arrived is cut into small ones."""
+        if not self._records:
+            data = bytes(await self._wire.receive_some())
+            self._records = [data[index : index + 100] for index in range(0, len(data), 100)]
+        return self._records.pop(0) if self._records else b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Passes it on."""
+        await self._wire.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Passes it on."""
+        await self._wire.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Passes it on."""
+        await self._wire.aclose()
+
+
+async def test_no_record_is_lost() -> None:
+    """However many TLS records have arrived at once, a client takes each of them exactly once and in order."""
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: Probe().service}, status_of=status_of)
+    payload = random.Random(1).randbytes(200_000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ServerConnection(far, dispatcher, caller=None).run)
+        client = ClientConnection(EagerWire(near))
+        await nursery.start(client.run)
+        answer = await stub(client, "Echo")(Echo(output=payload))
+        nursery.cancel_scope.cancel()
+    assert answer.output == payload
 
 
 def test_windows_are_small() -> None:
