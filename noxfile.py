@@ -42,6 +42,8 @@ disable_error_code = attr-defined, import-untyped, name-defined, return, return-
 ignore_errors = True
 """
 
+H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"  # its version is pinned by tests/h2spec/go.mod
+
 # Where a Debian package is told by a program it brings: {program: package}.
 TESTS_NEED = {"openssl": "openssl", "setpriv": "util-linux"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
@@ -90,6 +92,15 @@ def provide_grpcurl(session: nox.Session) -> None:
     session.env["PATH"] = path
 
 
+def provide_h2spec(session: nox.Session) -> None:
+    """Put h2spec on the session's PATH, built into nox's cache."""
+    install_debian(session, absent(GO_NEEDS))
+    built = (session.cache_dir / "h2spec").resolve()
+    with session.chdir("tests/h2spec"):  # whose go.mod pins it
+        session.run("go", "build", "-o", str(built / "h2spec"), H2SPEC, external=True, env={"CGO_ENABLED": "0"})
+    session.env["PATH"] = os.pathsep.join([str(built), session.env["PATH"] or os.environ["PATH"]])
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the use of Trio."""
@@ -124,6 +135,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests that any Linux host can run; arguments go to pytest."""
     install_debian(session, absent(TESTS_NEED))
     provide_grpcurl(session)
+    provide_h2spec(session)
     session.install("-e", ".", *groups("tests", "proto", "bench"))
     session.run("python", "-m", "pytest", "-m", "not kernel", *session.posargs)
 

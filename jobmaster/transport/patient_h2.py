@@ -73,11 +73,14 @@ class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # 
     # --- short cuts -----------------------------------------------------------------------------------------------
 
     def stream_window(self, stream_id: int) -> int:
-        """How many bytes of DATA the peer takes on a stream now; 0 for a stream that is gone."""
+        """How many bytes of DATA the peer takes on a stream now; 0 for a stream that is gone.
+
+        A peer may make a window negative by shrinking what streams begin with (RFC 9113, 6.9.2): that is 0 too.
+        """
         stream = self.streams.get(stream_id)
         if stream is None:
             return 0
-        return min(int(self.outbound_flow_control_window), int(stream.outbound_flow_control_window))
+        return max(0, min(int(self.outbound_flow_control_window), int(stream.outbound_flow_control_window)))
 
     def data(
         self, stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int, largest: int

@@ -7,6 +7,9 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import h2.config
+import h2.connection
+import h2.settings
 import purerpc
 import pytest
 import trio
@@ -23,6 +26,7 @@ from jobmaster.errors import TransportError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.transport.client import ClientConnection
 from jobmaster.transport.connection import HIGH_WATER
+from jobmaster.transport.headers import request_headers
 from jobmaster.transport.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
 from tests.harness import OneConnection
 
@@ -253,6 +257,33 @@ async def test_a_hundred_calls_at_a_time() -> None:
             calls.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert server._running_handlers == 0
+
+
+async def test_a_window_that_becomes_negative() -> None:
+    """A client that shrinks the windows in mid-stream makes the handler wait, not spin, until they are open again."""
+    probe = Probe()
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    headers = request_headers(authority="test", service=SERVICE, method="Flood", timeout=None)
+    client.send_headers(1, headers)
+    client.send_data(1, bytes(5), end_stream=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ServerConnection(far, dispatcher, caller=None).run)
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        client.receive_data(await near.receive_some())
+        client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        sent = probe.sent
+        client.increment_flow_control_window(200_000)
+        client.increment_flow_control_window(200_000, 1)
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert probe.sent > sent
 
 
 class EagerWire(trio.abc.Stream):
