@@ -81,8 +81,8 @@ def _run_in_turn(load: Load, stub: Stub) -> Outcome:
             return _status(stub, load)
         case Kind.STREAM:
             return _stream(stub, load)
-        case Kind.JOBS | Kind.WRITE:
-            raise ValueError("jobs are started by several workers, and output is written by jobmaster's client")
+        case Kind.JOBS | Kind.FOLLOW | Kind.LATENCY | Kind.WRITE:
+            raise ValueError("this is a load for several workers, or for jobmaster's client")
 
 
 def _start(stub: Stub, load: Load) -> Outcome:
@@ -138,7 +138,7 @@ async def _run_many(load: Load, target: str, credentials: Any) -> Outcome:
                 return await _jobs(stub, load)
             case Kind.STATUS:
                 return await _status_many(stub, load)
-            case Kind.START | Kind.STREAM | Kind.WRITE:
+            case Kind.START | Kind.STREAM | Kind.FOLLOW | Kind.LATENCY | Kind.WRITE:
                 raise ValueError("these come one at a time")
 
 

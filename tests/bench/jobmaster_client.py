@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
-from time import perf_counter
+from pathlib import Path
+from time import perf_counter, time_ns
 from typing import Final, assert_never
 
 import trio
@@ -33,6 +35,10 @@ async def _run(load: Load) -> Outcome:
                 return await _status(jobs, load)
             case Kind.STREAM:
                 return await _stream(jobs, load)
+            case Kind.FOLLOW:
+                return await _follow_together(jobs, load)
+            case Kind.LATENCY:
+                return await _latency(jobs, load)
             case Kind.WRITE:
                 return await _write(jobs, load)
             case unreachable:
@@ -85,6 +91,50 @@ async def _stream(jobs: Jobs, load: Load) -> Outcome:
         received = await _follow(jobs, load.job_id)
     require_bytes(received, load.count)
     return Outcome.of(watch)
+
+
+async def _follow_together(jobs: Jobs, load: Load) -> Outcome:
+    """The job begins to write when all followers are there."""
+    job_id = await jobs.start("sh", "-c", f"sleep 2; exec head -c {load.count} /dev/zero")
+    received: list[int] = []
+
+    async def follow() -> None:
+        received.append(await _follow(jobs, job_id))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(load.in_flight):
+            nursery.start_soon(follow)
+        while not (await jobs.status(job_id)).output_bytes:
+            await trio.sleep(POLL_SECONDS / 10)
+        watch = Stopwatch(load.server)
+        with watch:
+            while nursery.child_tasks:
+                await trio.sleep(POLL_SECONDS / 10)
+    for count in received:
+        require_bytes(count, load.count)
+    return Outcome.of(watch, server_peak_bytes=_peak_memory(load.server))
+
+
+async def _latency(jobs: Jobs, load: Load) -> Outcome:
+    """Each line is the time at which it was written; both ends read the same clock."""
+    others = [await jobs.start("sleep", "600") for _ in range(load.in_flight)]
+    job_id = await jobs.start("sh", "-c", "while :; do date +%s%N; sleep 0.02; done")
+    latencies: list[float] = []
+    with Stopwatch(load.server) as watch:
+        async with jobs.stream_output(job_id) as chunks:
+            async for chunk in chunks:
+                now = time_ns()
+                latencies += [(now - int(line)) / 1e9 for line in bytes(chunk).split()]
+                if len(latencies) >= load.count:
+                    break
+    for other in [job_id, *others]:
+        await jobs.stop(other)
+    return Outcome.of(watch, latencies=latencies)
+
+
+def _peak_memory(pid: int) -> int:
+    found = re.search(r"^VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 async def _write(jobs: Jobs, load: Load) -> Outcome:

@@ -31,6 +31,10 @@ class Kind(enum.StrEnum):
     """Ask for the record of a job that has ended, `in_flight` calls at a time."""
     STREAM = "stream"
     """Take the output of job `job_id`, `count` bytes."""
+    FOLLOW = "follow"
+    """Follow a job that writes `count` bytes, by `in_flight` followers at once."""
+    LATENCY = "latency"
+    """Receive `count` lines as a job writes them, while `in_flight` other jobs run."""
     WRITE = "write"
     """Run a job that writes `count` bytes; its id is the outcome."""
 
@@ -95,18 +99,26 @@ class Outcome:
         server_seconds: CPU time of the server meanwhile.
         latencies: seconds of each operation, where that is the question.
         job_id: the job that was run, where it is used later.
+        server_peak_bytes: the most memory that the server has had, where that is the question.
     """
 
     seconds: float
     server_seconds: float
     latencies: tuple[float, ...] = ()
     job_id: str = ""
+    server_peak_bytes: int = 0
 
     @classmethod
-    def of(cls, watch: Stopwatch, *, latencies: Iterable[float] = (), job_id: str = "") -> Outcome:
+    def of(
+        cls, watch: Stopwatch, *, latencies: Iterable[float] = (), job_id: str = "", server_peak_bytes: int = 0
+    ) -> Outcome:
         """What a stopwatch saw, and more."""
         return cls(
-            seconds=watch.seconds, server_seconds=watch.server_seconds, latencies=tuple(latencies), job_id=job_id
+            seconds=watch.seconds,
+            server_seconds=watch.server_seconds,
+            latencies=tuple(latencies),
+            job_id=job_id,
+            server_peak_bytes=server_peak_bytes,
         )
 
     def to_json(self) -> str:

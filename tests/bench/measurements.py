@@ -37,6 +37,10 @@ class Size:
     calls_in_turn: int
     calls_at_once: int
     calls_in_flight: int
+    followers: int
+    live_bytes: int
+    lines: int
+    other_jobs: int
 
 
 FULL: Final = Size(
@@ -48,9 +52,23 @@ FULL: Final = Size(
     calls_in_turn=2000,
     calls_at_once=5000,
     calls_in_flight=50,
+    followers=99,  # a connection has a hundred calls at a time, and one of them asks how far the job is
+    live_bytes=8 * 1024 * 1024,
+    lines=300,
+    other_jobs=100,
 )
 QUICK: Final = replace(
-    FULL, rounds=1, starts=10, jobs=16, output_bytes=16 * 1024 * 1024, calls_in_turn=100, calls_at_once=200
+    FULL,
+    rounds=1,
+    starts=10,
+    jobs=16,
+    output_bytes=16 * 1024 * 1024,
+    calls_in_turn=100,
+    calls_at_once=200,
+    followers=5,
+    live_bytes=1024 * 1024,
+    lines=10,
+    other_jobs=3,
 )
 
 
@@ -68,6 +86,8 @@ class Contest:
         yield from self._start()
         yield self._jobs()
         yield from self._stream(cipher_speed())
+        yield from self._followers()
+        yield from self._latency()
         yield self._status(self.size.calls_in_turn, 1)
         yield self._status(self.size.calls_at_once, self.size.calls_in_flight)
 
@@ -126,6 +146,35 @@ class Contest:
                 limit=cipher.jobmaster.best(Better.HIGHER),
             )
         yield cipher
+
+    def _followers(self) -> Iterator[Row]:
+        """Many followers of one live job, over one connection. There is no peer: a plain server has no live jobs."""
+        count, followers = self.size.live_bytes, self.size.followers
+        (outcomes,) = self._turns(self._load(self.jobmaster, Kind.FOLLOW, Client.JOBMASTER, count, in_flight=followers))
+        megabytes = count * followers / MEGABYTE
+        yield Row(
+            name=f"{followers} followers of one live job, together",
+            unit="MB/s",
+            better=Better.HIGHER,
+            jobmaster=_runs(outcomes, [megabytes / outcome.seconds for outcome in outcomes], megabytes),
+        )
+        yield Row(
+            name="the server's memory at its highest until then",
+            unit="MB",
+            better=Better.LOWER,
+            jobmaster=Runs(values=tuple(outcome.server_peak_bytes / MEGABYTE for outcome in outcomes)),
+        )
+
+    def _latency(self) -> Iterator[Row]:
+        count, jobs = self.size.lines, self.size.other_jobs
+        (outcomes,) = self._turns(self._load(self.jobmaster, Kind.LATENCY, Client.JOBMASTER, count, in_flight=jobs))
+        for name, figure in (("median", median), ("p99", _p99)):
+            yield Row(
+                name=f"a live line, written to received, {jobs} jobs running, {name}",
+                unit="ms",
+                better=Better.LOWER,
+                jobmaster=_runs(outcomes, [1000 * figure(outcome.latencies) for outcome in outcomes], count),
+            )
 
     def _load(self, server: Server, kind: Kind, client: Client, count: int, *, in_flight: int = 1) -> Load:
         return Load(

@@ -49,7 +49,7 @@ def left_behind(process: subprocess.Popen[str], folder: Path) -> tuple[list[Path
 
 
 def test_all_is_measured(folder: Path, tmp_path: Path) -> None:
-    """Every row has numbers of both sides, on stdout and in the document, and nothing stays behind."""
+    """Every row has its numbers, on stdout and in the document, and nothing stays behind."""
     document = tmp_path / "result.json"
     with bench(folder, "--json", str(document)) as process:
         table, words = process.communicate()
@@ -57,7 +57,8 @@ def test_all_is_measured(folder: Path, tmp_path: Path) -> None:
     measured = json.loads(document.read_text())["measurements"]
     assert [entry["name"].partition(",")[0].partition(" of ")[0] for entry in measured] == [
         *("Start to running", "Start to running", "jobs", "StreamOutput", "StreamOutput"),
-        *("openssl speed aes-256-gcm", "Status", "Status"),
+        *("openssl speed aes-256-gcm", "5 followers", "the server's memory at its highest until then"),
+        *("a live line", "a live line", "Status", "Status"),
     ]
     for entry in measured:
         assert entry["name"] in table
