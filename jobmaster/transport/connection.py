@@ -312,6 +312,7 @@ class Http2Connection(ABC):
                     break
                 await self._work_for_writer.wait()
                 self._work_for_writer = trio.Event()
+                await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
         except trio.TooSlowError:
             logger.info("peer took nothing for %d s", STALL_SECONDS)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
