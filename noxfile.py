@@ -44,8 +44,10 @@ ignore_errors = True
 
 H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"  # its version is pinned by tests/h2spec/go.mod
 
+SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environment of its own
+
 # Where a Debian package is told by a program it brings: {program: package}.
-TESTS_NEED = {"openssl": "openssl", "setpriv": "util-linux"}
+TESTS_NEED = {"openssl": "openssl", "setpriv": "util-linux", "testssl": "testssl.sh"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
     "busybox": "busybox-static",  # for the guest's initramfs
@@ -101,6 +103,15 @@ def provide_h2spec(session: nox.Session) -> None:
     session.env["PATH"] = os.pathsep.join([str(built), session.env["PATH"] or os.environ["PATH"]])
 
 
+def provide_sslyze(session: nox.Session) -> None:
+    """Put sslyze last on the session's PATH, from an environment in nox's cache."""
+    folder = (session.cache_dir / "sslyze").resolve()
+    if not (folder / "bin" / "sslyze").exists():
+        session.run("python", "-m", "venv", "--clear", str(folder))
+        session.run(str(folder / "bin" / "python"), "-m", "pip", "install", "-q", SSLYZE, external=True)
+    session.env["PATH"] = os.pathsep.join([session.env["PATH"] or os.environ["PATH"], str(folder / "bin")])
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and the use of Trio."""
@@ -136,8 +147,9 @@ def tests(session: nox.Session) -> None:
     install_debian(session, absent(TESTS_NEED))
     provide_grpcurl(session)
     provide_h2spec(session)
+    provide_sslyze(session)
     session.install("-e", ".", *groups("tests", "proto", "bench"))
-    session.run("python", "-m", "pytest", "-m", "not kernel", *session.posargs)
+    session.run("python", "-m", "pytest", "-m", "not kernel and not abuse", *session.posargs)
 
 
 @nox.session
@@ -164,6 +176,20 @@ def bench(session: nox.Session) -> None:
     """Measure; arguments go to the benchmark."""
     session.install(".", *groups("bench"))
     session.run("python", "-m", "tests.bench", *session.posargs)
+
+
+@nox.session
+def abuse(session: nox.Session) -> None:
+    """Attack a server in every way of the table and watch its event loop; wants a quiet machine."""
+    session.install("-e", ".", *groups("tests"))
+    session.run("python", "-m", "pytest", "-m", "abuse", "tests/abuse", *session.posargs)
+
+
+@nox.session
+def scale(session: nox.Session) -> None:
+    """Measure ten thousand connections; arguments go to the program."""
+    session.install(".", *groups("bench"))
+    session.run("python", "-m", "tests.scale.connections", *session.posargs)
 
 
 @nox.session
