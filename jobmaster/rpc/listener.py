@@ -47,19 +47,19 @@ TlsStream = trio.SSLStream[trio.SocketStream]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections at a time; one that is too many is closed at once.
+    """How many connections at a time, handshakes under way included; one that is too many is closed at once.
+
+    There is no bound of its own on handshakes: strangers who stay silent in theirs would keep everybody else out.
 
     Attributes:
         total: of all clients.
         per_address: from one address, strangers included.
         per_client: of one identity.
-        handshakes: that are under way; further ones wait their turn, within their deadline.
     """
 
     total: int = 10_000
     per_address: int = 5_000
     per_client: int = 5_000
-    handshakes: int = 64
 
 
 DEFAULT_LIMITS: Final = ConnectionLimits()
@@ -84,7 +84,6 @@ class Listener:
         self._open = 0
         self._by_host: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
-        self._handshakes = trio.CapacityLimiter(limits.handshakes)
         self._serving: set[ServerConnection] = set()
         self._change = trio.lowlevel.ParkingLot()
         self._refusals = Refusals()
@@ -164,8 +163,7 @@ class Listener:
         for level, option, value in _KEEPALIVE:
             tcp.setsockopt(level, option, value)
         with trio.fail_after(HANDSHAKE_SECONDS):
-            async with self._handshakes:
-                await tls.do_handshake()
+            await tls.do_handshake()
         identity = peer_identity(tls, self._door.policy)
         leaf = tls.getpeercert(binary_form=True)
         return identity, (valid_until(leaf) - datetime.now(UTC)).total_seconds()

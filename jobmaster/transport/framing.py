@@ -48,6 +48,11 @@ class MessageDecoder:
         self._wanted: int | None = None
 
     @property
+    def held(self) -> int:
+        """Bytes of an unfinished message."""
+        return self._held_length
+
+    @property
     def is_between_messages(self) -> bool:
         """True when no part of a message is waiting for its rest."""
         return self._wanted is None and self._held_length == 0

@@ -22,6 +22,9 @@ from jobmaster.transport.frames import data_frames, header_frame
 class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # h2 ships no types
     """An HTTP/2 connection, sans-io."""
 
+    MAX_CLOSED_STREAMS = 1024
+    """Of how many ended streams h2 remembers how they ended; its own 65,536 are 14 MiB."""
+
     def __init__(self, *, client_side: bool) -> None:
         super().__init__(
             h2.config.H2Configuration(

@@ -8,8 +8,9 @@ behind: its task has returned, its stream is forgotten.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError
 
 from jobmaster.transport import frames
 from jobmaster.transport.connection import MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, Http2Connection
+from jobmaster.transport.framing import MessageDecoder, MessageTooLarge
 from jobmaster.transport.guard import FrameGuard, GuardViolation
 from jobmaster.transport.headers import (
     PREPARED_OK,
@@ -35,7 +37,7 @@ from jobmaster.transport.headers import (
     status_trailers,
 )
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
-from jobmaster.transport.stream import GrpcStream, StreamGone
+from jobmaster.transport.stream import MAX_MESSAGE_LENGTH, GrpcStream, StreamGone
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -46,8 +48,14 @@ STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
 MAX_RUNNING_HANDLERS: Final = 2_000
 """Handlers at a time over all connections; a handler that follows a quiet job counts too."""
-FRAMES_A_TURN: Final = 64
+FRAMES_A_TURN: Final = 16
 """Received frames that are worked off before others have their turn: a read can hold a thousand small ones."""
+MAX_HANDLERS_OF_ONE: Final = 500
+"""Handlers at a time for one caller, on whatever many connections: it cannot shut out the others."""
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes of unfinished request messages over all connections."""
+MAX_HELD_OF_ONE: Final = 16 * 1024 * 1024
+"""The same on one connection."""
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
 
@@ -66,17 +74,31 @@ class Dispatcher:
     Attributes:
         services: what is served, by full name.
         status_of: the one translation of errors to statuses.
-        running: handlers that run now, over all connections.
+        running: handlers that run now, over all connections; `running_for` counts them by caller.
+        held: bytes of unfinished request messages, over all connections.
     """
 
     services: Mapping[str, Service]
     status_of: Callable[[Exception], Status]
     running: int = 0
+    running_for: Counter[object] = field(default_factory=Counter)
+    held: int = 0
 
-    @property
-    def is_full(self) -> bool:
-        """True when no further handler may run."""
-        return self.running >= MAX_RUNNING_HANDLERS
+    def is_full_for(self, caller: object) -> bool:
+        """True when no further handler may run for a caller."""
+        return self.running >= MAX_RUNNING_HANDLERS or self.running_for[caller] >= MAX_HANDLERS_OF_ONE
+
+    def starts(self, caller: object) -> None:
+        """A handler starts."""
+        self.running += 1
+        self.running_for[caller] += 1
+
+    def ends(self, caller: object) -> None:
+        """A handler has ended."""
+        self.running -= 1
+        self.running_for[caller] -= 1
+        if not self.running_for[caller]:
+            del self.running_for[caller]
 
 
 class ServerStream(GrpcStream):
@@ -90,6 +112,22 @@ class ServerStream(GrpcStream):
         """What the client is told when the handler is cancelled."""
         self._abandoned = False
         self._response_started = False
+        self._held = 0
+
+    def on_data(self, data: bytes, flow_controlled_length: int) -> None:
+        """As `GrpcStream.on_data`, within what the server holds of unfinished messages."""
+        super().on_data(data, flow_controlled_length)
+        self._server.hold(self._decoder.held - self._held)
+        self._held = self._decoder.held
+        if self._server.holds_too_much:
+            self.on_bad_message(MessageTooLarge("the server holds as much of unfinished requests as it may"))
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Drops an unfinished message."""
+        self._server.hold(-self._held)
+        self._held = 0
+        self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
 
     def _end_event(self) -> RequestEnded:
         return RequestEnded(self.stream_id)
@@ -174,6 +212,7 @@ class ServerConnection(Http2Connection):
         self._dispatcher = dispatcher
         self._caller = caller
         self._running_handlers = 0
+        self._held = 0
         self._guard = FrameGuard(
             is_live=self._h2.is_live, highest_stream_id=lambda: int(self._h2.highest_inbound_stream_id)
         )
@@ -209,6 +248,28 @@ class ServerConnection(Http2Connection):
         count = super().send_turn(stream_id, parts, offset, length)
         self._guard.data_sent(-(-count // MAX_FRAME_SIZE))
         return count
+
+    def hold(self, count: int) -> None:
+        """`count` more bytes of unfinished messages are held."""
+        self._held += count
+        self._dispatcher.held += count
+
+    @property
+    def holds_too_much(self) -> bool:
+        """True when a message has to be dropped."""
+        return self._held > MAX_HELD_OF_ONE or self._dispatcher.held > MAX_HELD
+
+    def _release(self, stream_id: int) -> GrpcStream | None:
+        stream = super()._release(stream_id)
+        if isinstance(stream, ServerStream):
+            stream.let_go()
+        return stream
+
+    def _end_streams(self) -> None:
+        for stream in self._streams.values():
+            if isinstance(stream, ServerStream):
+                stream.let_go()
+        super()._end_streams()
 
     def call_finished(self) -> None:
         """A call has its status: a reset that is under way for it is not counted against the client."""
@@ -248,7 +309,11 @@ class ServerConnection(Http2Connection):
     def _on_headers(self, event: Any) -> None:
         if not isinstance(event, h2.events.RequestReceived):
             return  # trailers of a request mean nothing in gRPC
-        if not self._takes_calls or self._running_handlers >= MAX_CONCURRENT_STREAMS or self._dispatcher.is_full:
+        if (
+            not self._takes_calls
+            or self._running_handlers >= MAX_CONCURRENT_STREAMS
+            or self._dispatcher.is_full_for(self._caller)
+        ):
             self.reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
             return
         match parse_request(event.headers):
@@ -283,12 +348,12 @@ class ServerConnection(Http2Connection):
 
     def _handler_starts(self) -> None:
         self._running_handlers += 1
-        self._dispatcher.running += 1
+        self._dispatcher.starts(self._caller)
         self._lifetime.on_busy()
 
     def _handler_ends(self) -> None:
         self._running_handlers -= 1
-        self._dispatcher.running -= 1
+        self._dispatcher.ends(self._caller)
         if not self._running_handlers:
             self._lifetime.on_idle(trio.current_time())
         self._end_if_idle()

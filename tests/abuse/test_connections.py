@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from jobmaster.auth.tls import client_context
-from jobmaster.rpc.listener import DEFAULT_LIMITS
 from tests.abuse.attacker import PREFACE, Attacker, attacking, call, dial, settings
 from tests.abuse.program import HANG_GUARD, Program, attacked, bystander
 
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.abuse
 TRIES: Final = 200
 AT_A_TIME: Final = 20
 ENOUGH_FILES: Final = 64
-STRANGERS_AT_A_TIME: Final = 2 * DEFAULT_LIMITS.handshakes
+STRANGERS_AT_A_TIME: Final = 128
 CONNECTIONS_OF_ONE: Final = 25
 
 
