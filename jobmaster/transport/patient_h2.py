@@ -12,6 +12,7 @@ from typing import Any
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
 import h2.exceptions
 import h2.stream
@@ -38,7 +39,17 @@ class PatientH2Connection(h2.connection.H2Connection):  # type: ignore[misc]  # 
     # --- patience -------------------------------------------------------------------------------------------------
 
     def _receive_window_update_frame(self, frame: Any) -> tuple[list[Any], list[Any]]:
-        """A finished stream's WINDOW_UPDATE, which a fast reader sends rightly, is no error (RFC 9113, 5.1)."""
+        """A finished stream's WINDOW_UPDATE, which a fast reader sends rightly, is no error (RFC 9113, 5.1).
+
+        An increment of nothing is an error of its stream alone (RFC 9113, 6.9).
+        """
+        if frame.window_increment == 0 and self.is_live(frame.stream_id):
+            self.reset_stream(frame.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            event = h2.events.StreamReset()
+            event.stream_id = frame.stream_id
+            event.error_code = h2.errors.ErrorCodes.PROTOCOL_ERROR
+            event.remote_reset = False
+            return [], [event]
         try:
             result: tuple[list[Any], list[Any]] = super()._receive_window_update_frame(frame)
         except h2.exceptions.StreamClosedError:
