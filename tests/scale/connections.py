@@ -260,7 +260,7 @@ def _probe(port: int, certificates: Path) -> str:
             return "taken"
     except TimeoutError:
         return "left waiting"
-    except (ssl.SSLEOFError, ConnectionError):
+    except (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError):  # which one is the version of Python's
         return "refused"
 
 
