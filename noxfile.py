@@ -207,6 +207,6 @@ def proto(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """Fuzz what stands before h2, for a minute; options go to libFuzzer."""
+    """Fuzz the server's side of HTTP/2, for a minute; options go to libFuzzer."""
     session.install("-e", ".", *groups("tests"), "atheris>=3.0")
-    session.run("python", "-m", "tests.fuzz.fuzz_guard", *session.posargs)
+    session.run("python", "-m", "tests.fuzz.fuzz_http2", *session.posargs)

@@ -115,6 +115,4 @@ def _limit(report: LimitReport) -> pb.Limit:
 
 
 def _timestamp(moment: datetime) -> Timestamp:
-    result = Timestamp()
-    result.FromDatetime(moment)
-    return result
+    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)

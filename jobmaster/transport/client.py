@@ -3,31 +3,35 @@
 The deadline of the scope around a call is sent as its grpc-timeout, and a call that is cancelled or left early is
 reset, so that the server stops working for it.
 
-Received DATA is most of a client's work, so it does not go through h2: `_receive` reads the frame headers itself,
-hands the payload of plain DATA frames to their streams piece by piece as it comes, and everything else to h2. The
-windows of that DATA are this module's: h2 never hears that they were used, nor that they were handed back.
+Received DATA is most of a client's work, so its TLS records are taken several in a turn, its windows are large, and a
+server may send it in large frames.
 """
 
 from __future__ import annotations
 
 import math
 import ssl
-from typing import Any, Final
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-import h2.events
-import h2.exceptions
 import trio
 from google.protobuf.message import Message
 from purerpc import Status, StatusCode
 from purerpc.grpclib.events import ResponseEnded
 
 from jobmaster.errors import TransportError
-from jobmaster.transport import frames
 from jobmaster.transport.connection import READ_SIZE, Http2Connection
-from jobmaster.transport.framing import MessageCompressed, MessageTooLarge
+from jobmaster.transport.frames import ErrorCode
+from jobmaster.transport.header_blocks import encode_block
 from jobmaster.transport.headers import parse_status, refusal_of, request_headers
+from jobmaster.transport.http2 import Side
 from jobmaster.transport.lifetime import CLIENT_POLICY
 from jobmaster.transport.stream import GrpcStream, PreparedMessage
+
+if TYPE_CHECKING:
+    from jobmaster.transport.events import HeadersReceived
+    from jobmaster.transport.header_blocks import Field
 
 STREAM_WINDOW: Final = 4 * 1024 * 1024
 """Bytes that a call may hold here; large, because each update of a window costs a wake-up of the server."""
@@ -35,6 +39,30 @@ CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 RECORDS_A_TURN: Final = 16
 """TLS records that are worked off before other tasks have their turn."""
 FRAME_SIZE: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsePart:
+    """What headers of a response say: the call's status, and what it means where they are not those of gRPC."""
+
+    status: Status | None
+    refusal: Status | None
+
+
+def read_response(fields: Iterable[Field]) -> ResponsePart:
+    """Reads the headers that open a response, or its trailers."""
+    fields = tuple(fields)
+    is_opening = any(name == b":status" for name, _ in fields)
+    return ResponsePart(parse_status(fields), refusal_of(fields) if is_opening else None)
+
+
+_SIDE: Final = Side(
+    is_client=True,
+    stream_window=STREAM_WINDOW,
+    connection_window=CONNECTION_WINDOW,
+    max_frame_size=FRAME_SIZE,
+    read=read_response,
+)
 
 
 class ServerRefused(TransportError):
@@ -47,18 +75,10 @@ class ClientStream(GrpcStream):
     def __init__(self, connection: Http2Connection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self._status: Status | None = None
-        self.window_used = 0
-        """Bytes taken that the server has not been told of."""
 
-    def on_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def on_headers(self, part: ResponsePart) -> None:
         """The response's headers or its trailers."""
-        self._status = (
-            self._status or parse_status(headers) or (refusal_of(headers) if self._is_opening(headers) else None)
-        )
-
-    @staticmethod
-    def _is_opening(headers: list[tuple[bytes, bytes]]) -> bool:
-        return any(bytes(name) == b":status" for name, _ in headers)
+        self._status = self._status or part.status or part.refusal
 
     @property
     def end_status(self) -> Status:
@@ -114,22 +134,10 @@ class ClientConnection(Http2Connection):
     """A connection to a server."""
 
     def __init__(self, wire: trio.abc.Stream) -> None:
-        super().__init__(
-            wire,
-            client_side=True,
-            stream_window=STREAM_WINDOW,
-            connection_window=CONNECTION_WINDOW,
-            frame_size=FRAME_SIZE,
-            policy=CLIENT_POLICY,
-        )
+        super().__init__(wire, _SIDE, CLIENT_POLICY)
         self._going_away = False
         self._broken: Exception | None = None
         self._ended = False
-        self._header = b""
-        self._payload_left = 0
-        self._payload_of: int | None = None
-        self._for_h2 = b""
-        self._window_used = 0
 
     @property
     def takes_calls(self) -> bool:
@@ -146,15 +154,12 @@ class ClientConnection(Http2Connection):
         if not self.takes_calls:
             raise self._loss()
         timeout = trio.current_effective_deadline() - trio.current_time()
-        stream_id = self._h2.get_next_available_stream_id()
+        stream_id = self._http2.open_stream()
         stream = ClientStream(self, stream_id)
         headers = request_headers(
             authority=authority, service=service, method=method, timeout=None if math.isinf(timeout) else timeout
         )
-        try:
-            self.send_headers(stream_id, headers, end_stream=False)
-        except h2.exceptions.TooManyStreamsError:
-            raise TransportError("as many calls are open on this connection as the server allows") from None
+        self.send_headers(stream_id, encode_block(headers), end_stream=False)
         self._streams[stream_id] = stream
         self._lifetime.on_busy()
         return stream
@@ -184,16 +189,15 @@ class ClientConnection(Http2Connection):
             return ServerRefused(f"the server refused this client's certificate{detail}; its log says why")
         return TransportError("the connection to the server was lost")
 
-    # --- received DATA --------------------------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------------------------
 
-    async def _receive(self, data: bytes) -> bool:
-        turns = RECORDS_A_TURN
-        while self._take(data):
-            turns -= 1
-            data = self._buffered_record() if turns else b""
+    def _take(self, data: bytes, now: float) -> None:
+        for _ in range(RECORDS_A_TURN):
+            super()._take(data, now)
+            data = self._buffered_record()
             if not data:
-                return True
-        return False
+                return
+        super()._take(data, now)
 
     def _buffered_record(self) -> bytes:
         """A TLS record that has arrived already; b"" when there is none.
@@ -207,91 +211,22 @@ class ClientConnection(Http2Connection):
         except ssl.SSLError:  # nothing there, or an end that the next read will meet too
             return b""
 
-    def _take(self, data: bytes) -> bool:
-        offset = 0
-        while offset < len(data):
-            if self._payload_left == 0:
-                offset = self._read_header(data, offset)
-                if self._payload_left == 0 and self._payload_of is None and not self._pass_to_h2(b""):
-                    return False
-                continue
-            piece = data[offset : offset + self._payload_left]
-            offset += len(piece)
-            self._payload_left -= len(piece)
-            if self._payload_of is not None:
-                self._take_payload(self._payload_of, piece)
-            elif not self._pass_to_h2(piece):
-                return False
-        return True
-
-    def _read_header(self, data: bytes, offset: int) -> int:
-        """Reads a frame's header, or a part of it: where in `data` to go on."""
-        wanted = frames.HEADER.size - len(self._header)
-        self._header += data[offset : offset + wanted]
-        if len(self._header) < frames.HEADER.size:
-            return len(data)
-        high, low, kind, flags, stream_id = frames.HEADER.unpack(self._header)
-        header, self._header = self._header, b""
-        self._payload_left = high << 8 | low
-        is_plain_data = kind == frames.DATA and flags == 0 and self._payload_left <= FRAME_SIZE
-        self._payload_of = stream_id if is_plain_data and stream_id in self._streams else None
-        if self._payload_of is None:
-            self._for_h2 = header
-        return offset + wanted
-
-    def _pass_to_h2(self, piece: bytes) -> bool:
-        data, self._for_h2 = self._for_h2 + piece, b""
-        return self._parse_and_apply(data)
-
-    def _take_payload(self, stream_id: int, piece: bytes) -> None:
-        stream = self._streams.get(stream_id)
-        if stream is None:  # reset by us meanwhile
-            self.acknowledge(stream_id, len(piece))
-            return
-        try:
-            stream.on_data(piece, len(piece))
-        except (MessageTooLarge, MessageCompressed) as error:
-            self.acknowledge(stream_id, len(piece))
-            stream.on_bad_message(error)
-
-    def _data_received(self, event: Any) -> None:
-        """DATA that came by way of h2: its windows are h2's."""
-        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        if (stream := self._streams.get(event.stream_id)) is not None:
-            try:
-                stream.on_data(event.data, 0)
-            except (MessageTooLarge, MessageCompressed) as error:
-                stream.on_bad_message(error)
-
-    def acknowledge(self, stream_id: int, length: int) -> None:
-        """Hands window back to the server, in halves of the whole."""
-        self._window_used += length
-        if self._window_used >= CONNECTION_WINDOW // 2:
-            self._queue_bytes(frames.window_update(0, self._window_used))
-            self._window_used = 0
-        stream = self._streams.get(stream_id)
-        if isinstance(stream, ClientStream):
-            stream.window_used += length
-            if stream.window_used >= STREAM_WINDOW // 2:
-                self._queue_bytes(frames.window_update(stream_id, stream.window_used))
-                stream.window_used = 0
-
-    # --- the rest -------------------------------------------------------------------------------------------------
-
     def _on_broken_wire(self, error: Exception) -> None:
         self._broken = self._broken or error
 
-    def _on_headers(self, event: Any) -> None:
-        headers_events = (h2.events.ResponseReceived, h2.events.TrailersReceived)
-        if isinstance(event, headers_events) and isinstance(stream := self._streams.get(event.stream_id), ClientStream):
-            stream.on_headers(event.headers)
+    def _on_headers(self, event: HeadersReceived) -> None:
+        stream = self._streams.get(event.stream_id)
+        if isinstance(stream, ClientStream) and isinstance(event.headers.meaning, ResponsePart):
+            stream.on_headers(event.headers.meaning)
+            if event.ended:
+                stream.on_end()
 
-    def _on_goaway(self, event: Any) -> None:
+    def _on_goaway(self, last_stream_id: int) -> None:
         self._going_away = True
         for stream_id, stream in list(self._streams.items()):
-            if stream_id > (event.last_stream_id or 0):
+            if stream_id > last_stream_id:
                 stream.on_connection_lost()
-                self.forget(stream_id)
+                self.reset(stream_id, ErrorCode.CANCEL)
 
 
 def _tls_alert(error: BaseException | None) -> str:

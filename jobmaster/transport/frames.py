@@ -1,29 +1,76 @@
-"""HTTP/2 frames by hand, where h2's object for each frame would be most of the work (RFC 9113, section 4.1)."""
+"""HTTP/2 frames as bytes: their parts, and those that are sent (RFC 9113, sections 4.1, 6 and 7)."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Final
 
-HEADER: Final = struct.Struct(">HBBBL")
-"""Length in two parts (16 and 8 bits), type, flags, stream id."""
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HEADER: Final = struct.Struct(">IBI")
+"""What opens each frame: 24 bits of length and 8 of type in one number, flags, a reserved bit and the stream's id."""
+SETTING: Final = struct.Struct(">HI")
+LEAST_MAX_FRAME_SIZE: Final = 16 * 1024
+"""Bytes of payload that every peer takes in one frame."""
+DEFAULT_WINDOW: Final = 65_535
+LARGEST_WINDOW: Final = 2**31 - 1
+LAST_STREAM_ID: Final = 2**31 - 1
+
 DATA: Final = 0x0
 HEADERS: Final = 0x1
+PRIORITY: Final = 0x2
+RST_STREAM: Final = 0x3
+SETTINGS: Final = 0x4
+PUSH_PROMISE: Final = 0x5
 PING: Final = 0x6
 GOAWAY: Final = 0x7
 WINDOW_UPDATE: Final = 0x8
+CONTINUATION: Final = 0x9
+
+ACK: Final = 0x1
 END_STREAM: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
-LAST_STREAM_ID: Final = 2**31 - 1
-_INCREMENT: Final = struct.Struct(">L")
-_GOAWAY: Final = struct.Struct(">LL")
+HAS_PRIORITY: Final = 0x20
+
+_NUMBER: Final = struct.Struct(">I")
+_GOAWAY: Final = struct.Struct(">II")
 
 
-def frame_header(length: int, kind: int, flags: int, stream_id: int) -> bytes:
-    """The nine bytes before a frame's payload."""
-    return HEADER.pack(length >> 8, length & 0xFF, kind, flags, stream_id)
+class ErrorCode(IntEnum):
+    """Why a stream or a connection ends."""
+
+    NO_ERROR = 0x0
+    PROTOCOL_ERROR = 0x1
+    INTERNAL_ERROR = 0x2
+    FLOW_CONTROL_ERROR = 0x3
+    SETTINGS_TIMEOUT = 0x4
+    STREAM_CLOSED = 0x5
+    FRAME_SIZE_ERROR = 0x6
+    REFUSED_STREAM = 0x7
+    CANCEL = 0x8
+    COMPRESSION_ERROR = 0x9
+    CONNECT_ERROR = 0xA
+    ENHANCE_YOUR_CALM = 0xB
+    INADEQUATE_SECURITY = 0xC
+    HTTP_1_1_REQUIRED = 0xD
+
+
+class Setting(IntEnum):
+    """The settings that HTTP/2 defines."""
+
+    HEADER_TABLE_SIZE = 0x1
+    ENABLE_PUSH = 0x2
+    MAX_CONCURRENT_STREAMS = 0x3
+    INITIAL_WINDOW_SIZE = 0x4
+    MAX_FRAME_SIZE = 0x5
+    MAX_HEADER_LIST_SIZE = 0x6
+
+
+def frame(kind: int, flags: int, stream_id: int, payload: bytes = b"") -> bytes:
+    """A whole frame."""
+    return HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int, largest: int) -> bytes:
@@ -42,7 +89,7 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
         while view:
             if room == 0:
                 room = min(largest, length)
-                pieces.append(frame_header(room, DATA, 0, stream_id))
+                pieces.append(HEADER.pack(room << 8 | DATA, 0, stream_id))
             piece = view[:room]
             pieces.append(piece)
             room -= len(piece)
@@ -53,23 +100,37 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
     return b"".join(pieces)
 
 
+def header_frames(stream_id: int, block: bytes, *, end_stream: bool) -> bytes:
+    """A whole header block, in one HEADERS frame and as many CONTINUATIONs as it takes."""
+    ends = END_STREAM if end_stream else 0
+    if len(block) <= LEAST_MAX_FRAME_SIZE:
+        return HEADER.pack(len(block) << 8 | HEADERS, END_HEADERS | ends, stream_id) + block
+    pieces = [block[start : start + LEAST_MAX_FRAME_SIZE] for start in range(0, len(block), LEAST_MAX_FRAME_SIZE)]
+    middle = [frame(CONTINUATION, 0, stream_id, piece) for piece in pieces[1:-1]]
+    last = frame(CONTINUATION, END_HEADERS, stream_id, pieces[-1])
+    return b"".join([frame(HEADERS, ends, stream_id, pieces[0]), *middle, last])
+
+
+def settings(values: Sequence[tuple[Setting, int]]) -> bytes:
+    """A SETTINGS frame."""
+    return frame(SETTINGS, 0, 0, b"".join(SETTING.pack(*value) for value in values))
+
+
 def window_update(stream_id: int, increment: int) -> bytes:
     """A WINDOW_UPDATE frame; stream 0 is the connection."""
-    return frame_header(_INCREMENT.size, WINDOW_UPDATE, 0, stream_id) + _INCREMENT.pack(increment)
+    return frame(WINDOW_UPDATE, 0, stream_id, _NUMBER.pack(increment))
 
 
-def header_frame(stream_id: int, block: bytes, *, end_stream: bool) -> bytes:
-    """A whole header block as one HEADERS frame."""
-    flags = END_HEADERS | (END_STREAM if end_stream else 0)
-    return frame_header(len(block), HEADERS, flags, stream_id) + block
+def rst_stream(stream_id: int, code: ErrorCode) -> bytes:
+    """A RST_STREAM frame."""
+    return frame(RST_STREAM, 0, stream_id, _NUMBER.pack(code))
 
 
 def ping(payload: bytes) -> bytes:
     """A PING frame that asks for an answer; `payload` has eight bytes."""
-    return frame_header(len(payload), PING, 0, 0) + payload
+    return frame(PING, 0, 0, payload)
 
 
-def goaway(last_stream_id: int, error_code: int, reason: str = "") -> bytes:
+def goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> bytes:
     """A GOAWAY frame."""
-    payload = _GOAWAY.pack(last_stream_id, error_code) + reason.encode()
-    return frame_header(len(payload), GOAWAY, 0, 0) + payload
+    return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason.encode())

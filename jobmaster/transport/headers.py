@@ -13,25 +13,22 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from hpack import NeverIndexedHeaderTuple
 from purerpc import Status, StatusCode
 
-Header = tuple[bytes, bytes]
+from jobmaster.transport.header_blocks import Field, encode_block
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _TIMEOUT_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _CONTENT_TYPE: Final = re.compile(rb"application/grpc(?:\+proto)?(?:;.*)?")
 _PATH: Final = re.compile(rb"/([\w.]{1,256})/(\w{1,128})", re.ASCII)
 
-PREPARED_RESPONSE: Final = bytes.fromhex("880f10") + b"\x16application/grpc+proto"
-"""`RESPONSE_HEADERS` in HPACK without the dynamic table: `:status: 200` is static entry 8, `content-type` 31."""
-PREPARED_OK: Final = b"\x00\x0bgrpc-status\x010"
-"""The trailers of a call that went well, likewise."""
-
-RESPONSE_HEADERS: Final[tuple[Header, ...]] = (
+RESPONSE_HEADERS: Final[tuple[Field, ...]] = (
     (b":status", b"200"),
     (b"content-type", b"application/grpc+proto"),
 )
+RESPONSE_BLOCK: Final = encode_block(RESPONSE_HEADERS)
+OK_BLOCK: Final = encode_block(((b"grpc-status", b"0"),))
+"""The trailers of a call that went well."""
 MAX_STATUS_MESSAGE: Final = 1024
 """Characters of a status's text that are sent."""
 MAX_STATUS_DETAILS: Final = 4 * 1024
@@ -69,11 +66,11 @@ class BadCall:
     status: Status
 
 
-def parse_request(headers: Iterable[Header]) -> RequestHead | NotGrpc | BadCall:
+def parse_request(headers: Iterable[Field]) -> RequestHead | NotGrpc | BadCall:
     """Reads a request's headers. Never raises: whatever is wrong with them is a value."""
     fields: dict[bytes, bytes] = {}
     for name, value in headers:
-        fields.setdefault(bytes(name), bytes(value))
+        fields.setdefault(name, value)
     if fields.get(b":method") != b"POST":
         return NotGrpc(405)
     if not _CONTENT_TYPE.fullmatch(fields.get(b"content-type", b"")):
@@ -110,21 +107,21 @@ def format_timeout(seconds: float) -> bytes:
     return b"99999999H"
 
 
-def status_trailers(status: Status) -> list[Header]:
-    """The trailers that end a call. Text and details never go into the peer's HPACK table: each is new."""
-    trailers: list[Header] = [(b"grpc-status", b"%d" % status.int_value)]
+def status_trailers(status: Status) -> list[Field]:
+    """The trailers that end a call."""
+    trailers: list[Field] = [(b"grpc-status", b"%d" % status.int_value)]
     if status.status_message:
         text = _percent_encode(status.status_message[:MAX_STATUS_MESSAGE])
-        trailers.append(NeverIndexedHeaderTuple(b"grpc-message", text))
+        trailers.append((b"grpc-message", text))
     if isinstance(status, DetailedStatus) and len(status.details) <= MAX_STATUS_DETAILS:
         encoded = base64.b64encode(status.details).rstrip(b"=")  # gRPC sends binary metadata without padding
-        trailers.append(NeverIndexedHeaderTuple(b"grpc-status-details-bin", encoded))
+        trailers.append((b"grpc-status-details-bin", encoded))
     return trailers
 
 
-def parse_status(headers: Iterable[Header]) -> Status | None:
+def parse_status(headers: Iterable[Field]) -> Status | None:
     """The status in trailers (or in a response that is trailers only); None when there is none."""
-    fields = {bytes(name): bytes(value) for name, value in headers}
+    fields = dict(headers)
     code = fields.get(b"grpc-status")
     if code is None or not code.isdigit() or len(code) > 3:
         return None
@@ -144,9 +141,9 @@ _HTTP_STATUSES: Final = {
 }
 
 
-def refusal_of(headers: Iterable[Header]) -> Status | None:
+def refusal_of(headers: Iterable[Field]) -> Status | None:
     """What a response's first headers mean when they are not those of a gRPC answer; None when they are."""
-    fields = {bytes(name): bytes(value) for name, value in headers}
+    fields = dict(headers)
     code = fields.get(b":status", b"")
     if code != b"200":
         number = int(code) if code.isdigit() and len(code) == 3 else 0
@@ -156,9 +153,9 @@ def refusal_of(headers: Iterable[Header]) -> Status | None:
     return None
 
 
-def request_headers(*, authority: str, service: str, method: str, timeout: float | None) -> list[Header]:
+def request_headers(*, authority: str, service: str, method: str, timeout: float | None) -> list[Field]:
     """The headers that open a call."""
-    headers: list[Header] = [
+    headers: list[Field] = [
         (b":method", b"POST"),
         (b":scheme", b"https"),
         (b":authority", authority.encode()),
@@ -167,7 +164,7 @@ def request_headers(*, authority: str, service: str, method: str, timeout: float
         (b"content-type", b"application/grpc+proto"),
     ]
     if timeout is not None:
-        headers.append(NeverIndexedHeaderTuple(b"grpc-timeout", format_timeout(timeout)))
+        headers.append((b"grpc-timeout", format_timeout(timeout)))
     return headers
 
 

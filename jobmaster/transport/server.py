@@ -12,23 +12,21 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import h2.errors
-import h2.events
-import h2.exceptions
 import trio
 from purerpc import Cardinality, Service, Status, StatusCode, wrappers
 from purerpc.grpclib.events import RequestEnded
 from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError
 
 from jobmaster.transport import frames
-from jobmaster.transport.connection import MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, Http2Connection
+from jobmaster.transport.connection import Http2Connection
+from jobmaster.transport.frames import ErrorCode
 from jobmaster.transport.framing import MessageDecoder, MessageTooLarge
-from jobmaster.transport.guard import FrameGuard, GuardViolation
+from jobmaster.transport.header_blocks import encode_block
 from jobmaster.transport.headers import (
-    PREPARED_OK,
-    PREPARED_RESPONSE,
+    OK_BLOCK,
+    RESPONSE_BLOCK,
     RESPONSE_HEADERS,
     BadCall,
     NotGrpc,
@@ -36,11 +34,15 @@ from jobmaster.transport.headers import (
     parse_request,
     status_trailers,
 )
+from jobmaster.transport.http2 import MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST, Side
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.stream import MAX_MESSAGE_LENGTH, GrpcStream, StreamGone
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
+
+    from jobmaster.transport.events import HeadersReceived
+    from jobmaster.transport.header_blocks import Field
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +50,6 @@ STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
 MAX_RUNNING_HANDLERS: Final = 2_000
 """Handlers at a time over all connections; a handler that follows a quiet job counts too."""
-FRAMES_A_TURN: Final = 16
-"""Received frames that are worked off before others have their turn: a read can hold a thousand small ones."""
 MAX_HANDLERS_OF_ONE: Final = 500
 """Handlers at a time for one caller, on whatever many connections: it cannot shut out the others."""
 MAX_HELD: Final = 64 * 1024 * 1024
@@ -58,6 +58,17 @@ MAX_HELD_OF_ONE: Final = 16 * 1024 * 1024
 """The same on one connection."""
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
+
+_TOO_LARGE: Final = Status(
+    StatusCode.RESOURCE_EXHAUSTED, f"the request's headers are more than {MAX_HEADER_LIST // 1024} KiB"
+)
+_SIDE: Final = Side(
+    is_client=False,
+    stream_window=STREAM_WINDOW,
+    connection_window=CONNECTION_WINDOW,
+    max_frame_size=frames.LEAST_MAX_FRAME_SIZE,
+    read=parse_request,
+)
 
 _CALLERS: Final[dict[Cardinality, Callable[..., Awaitable[None]]]] = {
     Cardinality.UNARY_UNARY: wrappers.call_server_unary_unary,
@@ -143,37 +154,31 @@ class ServerStream(GrpcStream):
     async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         if not self._response_started and self._failure is None:
             self._response_started = True
-            self._connection.send_prepared_headers(self.stream_id, PREPARED_RESPONSE, end_stream=False)
+            self._connection.send_headers(self.stream_id, RESPONSE_BLOCK, end_stream=False)
         await super()._send_parts(parts, length)
 
     async def close(self, status: Status | None = None) -> None:
         """Ends the call with `status` (OK by default)."""
         self.finish(status or Status(StatusCode.OK))
-        await trio.lowlevel.checkpoint()
 
     def finish(self, status: Status) -> None:
         """Queues the trailers (the only headers, where no message was sent) and lets go of the stream."""
         if self._local_ended or self._abandoned:
             return
         self._local_ended = True
-        self._server.call_finished()
-        try:
-            self._send_trailers(status)
-        except h2.exceptions.ProtocolError:  # reset in the same instant
-            self._connection.forget(self.stream_id)
-            return
+        self._send_trailers(status)
         if self._remote_ended:
             self._connection.forget(self.stream_id)
         else:  # RFC 9113, 8.1: tell the client that the rest of its request is not needed
-            self._connection.reset(self.stream_id, h2.errors.ErrorCodes.NO_ERROR)
+            self._connection.reset(self.stream_id, ErrorCode.NO_ERROR)
 
     def _send_trailers(self, status: Status) -> None:
         if status.status_code is StatusCode.OK and self._response_started:
-            self._connection.send_prepared_headers(self.stream_id, PREPARED_OK, end_stream=True)
+            self._connection.send_headers(self.stream_id, OK_BLOCK, end_stream=True)
             return
         trailers = status_trailers(status)
         headers = trailers if self._response_started else [*RESPONSE_HEADERS, *trailers]
-        self._connection.send_headers(self.stream_id, headers, end_stream=True)
+        self._connection.send_headers(self.stream_id, encode_block(headers), end_stream=True)
 
     def on_reset(self, code: int) -> None:
         """The client abandoned the call: its handler is cancelled."""
@@ -201,53 +206,21 @@ class ServerConnection(Http2Connection):
         *,
         policy: LifetimePolicy = SERVER_POLICY,
     ) -> None:
-        super().__init__(
-            wire,
-            client_side=False,
-            stream_window=STREAM_WINDOW,
-            connection_window=CONNECTION_WINDOW,
-            frame_size=MAX_FRAME_SIZE,
-            policy=policy,
-        )
+        super().__init__(wire, _SIDE, policy)
         self._dispatcher = dispatcher
         self._caller = caller
         self._running_handlers = 0
         self._held = 0
-        self._guard = FrameGuard(
-            is_live=self._h2.is_live, highest_stream_id=lambda: int(self._h2.highest_inbound_stream_id)
-        )
         self._going_away = False
         self._takes_calls = True
 
-    async def _receive(self, data: bytes) -> bool:
-        """As `Http2Connection._receive`, frame by frame past the guard; others have their turn between batches."""
-        events: list[Any] = []
-        try:
-            for count, frame in enumerate(self._guard.receive(data, trio.current_time()), 1):
-                made = self._parse(frame)
-                if made is None:
-                    return False
-                events += made
-                if count % FRAMES_A_TURN == 0:
-                    self._apply_all(events)
-                    events = []
-                    await trio.lowlevel.checkpoint()
-        except GuardViolation as violation:
-            logger.info("client broke a bound: %s", violation)
-            last = self._h2.highest_inbound_stream_id
-            self._queue_bytes(frames.goaway(last, violation.error_code, violation.reason))
-            return False
-        self._apply_all(events)
-        if self._guard.client_is_leaving:
-            self._takes_calls = False
-            self._end_if_idle()
-        return True
+    def _last_stream_of_peer(self) -> int:
+        return self._http2.last_stream_id
 
-    def send_turn(self, stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int) -> int:
-        """As `Http2Connection.send_turn`; the guard grants the client an answer to each frame."""
-        count = super().send_turn(stream_id, parts, offset, length)
-        self._guard.data_sent(-(-count // MAX_FRAME_SIZE))
-        return count
+    def _on_goaway(self, _last_stream_id: int) -> None:
+        """The client opens no more calls, and waits for those that are open."""
+        self._takes_calls = False
+        self._end_if_idle()
 
     def hold(self, count: int) -> None:
         """`count` more bytes of unfinished messages are held."""
@@ -271,10 +244,6 @@ class ServerConnection(Http2Connection):
                 stream.let_go()
         super()._end_streams()
 
-    def call_finished(self) -> None:
-        """A call has its status: a reset that is under way for it is not counted against the client."""
-        self._guard.stream_finished()
-
     def shut_down(self) -> None:
         """Says GOAWAY in two steps, and ends the connection when the last call has. Idempotent.
 
@@ -285,13 +254,13 @@ class ServerConnection(Http2Connection):
             return
         self._going_away = True
         self._lifetime.on_shut_down(trio.current_time())
-        self._queue_bytes(frames.goaway(frames.LAST_STREAM_ID, h2.errors.ErrorCodes.NO_ERROR))
+        self._queue_bytes(frames.goaway(frames.LAST_STREAM_ID, ErrorCode.NO_ERROR))
         self._rewatch()
 
     def _final_goaway(self) -> None:
         super()._final_goaway()
         self._takes_calls = False
-        self._queue_bytes(frames.goaway(self._h2.highest_inbound_stream_id, h2.errors.ErrorCodes.NO_ERROR))
+        self._queue_bytes(frames.goaway(self._http2.last_stream_id, ErrorCode.NO_ERROR))
         self._end_if_idle()
 
     def give_up_calls(self) -> None:
@@ -306,34 +275,40 @@ class ServerConnection(Http2Connection):
         if not self._takes_calls and not self._running_handlers:
             self.close_when_written()
 
-    def _on_headers(self, event: Any) -> None:
-        if not isinstance(event, h2.events.RequestReceived):
-            return  # trailers of a request mean nothing in gRPC
+    def _on_headers(self, event: HeadersReceived) -> None:
+        stream_id, headers, ended = event
+        if (open_stream := self._streams.get(stream_id)) is not None:
+            open_stream.on_end()  # trailers of a request, which mean nothing in gRPC
+            return
         if (
             not self._takes_calls
             or self._running_handlers >= MAX_CONCURRENT_STREAMS
             or self._dispatcher.is_full_for(self._caller)
         ):
-            self.reset(event.stream_id, h2.errors.ErrorCodes.REFUSED_STREAM)
+            self.reset(stream_id, ErrorCode.REFUSED_STREAM)
             return
-        match parse_request(event.headers):
+        if headers.too_large:
+            self._refuse(stream_id, [*RESPONSE_HEADERS, *status_trailers(_TOO_LARGE)], ended=ended)
+            return
+        match headers.meaning:
             case NotGrpc(http_status):
-                self._refuse(event.stream_id, [(b":status", b"%d" % http_status)], ended=event.stream_ended)
+                self._refuse(stream_id, [(b":status", b"%d" % http_status)], ended=ended)
             case BadCall(status):
-                self._refuse(event.stream_id, [*RESPONSE_HEADERS, *status_trailers(status)], ended=event.stream_ended)
+                self._refuse(stream_id, [*RESPONSE_HEADERS, *status_trailers(status)], ended=ended)
             case RequestHead() as head:
-                stream = ServerStream(self, event.stream_id)
-                self._streams[event.stream_id] = stream
-                self._handler_starts()
-                self._nursery.start_soon(self._serve_call, stream, head)
+                self._start_call(ServerStream(self, stream_id), head, ended=ended)
 
-    def _refuse(self, stream_id: int, headers: list[tuple[bytes, bytes]], *, ended: Any) -> None:
-        try:
-            self.send_headers(stream_id, headers, end_stream=True)
-        except h2.exceptions.ProtocolError:
-            return
-        if ended is None:
-            self.reset(stream_id, h2.errors.ErrorCodes.NO_ERROR)
+    def _refuse(self, stream_id: int, headers: list[Field], *, ended: bool) -> None:
+        self.send_headers(stream_id, encode_block(headers), end_stream=True)
+        if not ended:
+            self.reset(stream_id, ErrorCode.NO_ERROR)
+
+    def _start_call(self, stream: ServerStream, head: RequestHead, *, ended: bool) -> None:
+        self._streams[stream.stream_id] = stream
+        if ended:
+            stream.on_end()
+        self._handler_starts()
+        self._nursery.start_soon(self._serve_call, stream, head)
 
     async def _serve_call(self, stream: ServerStream, head: RequestHead) -> None:
         try:

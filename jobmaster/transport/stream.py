@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import h2.errors
 import trio
 from google.protobuf.message import DecodeError, Message
 from purerpc import Status, StatusCode
@@ -20,6 +19,7 @@ from purerpc.grpclib.events import RequestEnded, ResponseEnded
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.errors import TransportError
+from jobmaster.transport.frames import ErrorCode
 from jobmaster.transport.framing import PREFIX, MessageCompressed, MessageDecoder, prefix_for
 
 if TYPE_CHECKING:
@@ -46,12 +46,11 @@ class GrpcStream(ABC):
     def __init__(self, connection: Http2Connection, stream_id: int) -> None:
         self._connection = connection
         self.stream_id = stream_id
-        self.window = trio.lowlevel.ParkingLot()
         self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
         self._message_type: type[Message] | None = None
         self._inbox: deque[bytes] = deque()
         self._unacknowledged = 0
-        self._arrival = trio.lowlevel.ParkingLot()
+        self._news = trio.lowlevel.ParkingLot()
         self._remote_ended = False
         self._local_ended = False
         self._failure: Exception | None = None
@@ -92,7 +91,7 @@ class GrpcStream(ABC):
             if self._remote_ended:
                 self.end_stream_event = self._end_event()
                 return None
-            await self._arrival.park()
+            await self.wait_for_news()
         data = self._inbox.popleft()
         if not self._inbox:
             self._connection.acknowledge(self.stream_id, self.take_unacknowledged())
@@ -110,7 +109,7 @@ class GrpcStream(ABC):
         self._inbox.extend(self._decoder.feed(data))
         if self._inbox:
             self._unacknowledged += flow_controlled_length
-            self._arrival.unpark_all()
+            self.wake()
         else:
             self._connection.acknowledge(self.stream_id, flow_controlled_length)
 
@@ -129,8 +128,7 @@ class GrpcStream(ABC):
         self._remote_ended = True
         if not self._decoder.is_between_messages:
             self._fail(RpcFailedError(Status(StatusCode.INTERNAL, "the stream ended inside a message")))
-        self._arrival.unpark_all()
-        self.window.unpark_all()
+        self.wake()
         if self._local_ended:
             self._connection.forget(self.stream_id)
 
@@ -142,6 +140,15 @@ class GrpcStream(ABC):
         """The connection ended with this stream open."""
         self._fail(StreamGone("the connection to the peer was lost"))
 
+    def wake(self) -> None:
+        """Whoever waits on this stream looks again."""
+        if self._news:
+            self._news.unpark_all()
+
+    async def wait_for_news(self) -> None:
+        """Waits for `wake`."""
+        await self._news.park()
+
     @property
     def _would_wait(self) -> bool:
         """True when `receive_message` has to wait for the peer."""
@@ -149,8 +156,7 @@ class GrpcStream(ABC):
 
     def _fail(self, failure: Exception) -> None:
         self._failure = self._failure or failure
-        self._arrival.unpark_all()
-        self.window.unpark_all()
+        self.wake()
 
     @abstractmethod
     def _end_event(self) -> RequestEnded | ResponseEnded:
@@ -164,7 +170,6 @@ class GrpcStream(ABC):
         Raises:
             StreamGone: the stream or its connection ended.
         """
-        await trio.lowlevel.checkpoint()
         parts = message.parts if isinstance(message, PreparedMessage) else (message.SerializeToString(),)
         length = sum(map(len, parts))
         await self._send_parts((prefix_for(length), *parts), PREFIX.size + length)
@@ -180,13 +185,13 @@ class GrpcStream(ABC):
             sent = self._connection.send_turn(self.stream_id, parts, offset, length - offset)
             offset += sent
             if sent == 0:
-                await self.window.park()
+                await self._connection.wait_for_window(self)
 
     def _peer_listens_no_more(self) -> bool:
         """True when the peer has ended the whole call, so that there is nothing to send for."""
         return False
 
-    def reset(self, code: h2.errors.ErrorCodes = h2.errors.ErrorCodes.CANCEL) -> None:
+    def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Abandons the call; does nothing when it has already ended in both directions."""
         if self._remote_ended and self._local_ended:
             return

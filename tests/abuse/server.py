@@ -130,7 +130,7 @@ class Gauge:
             "connections": self._served._open,
             "running_handlers": self._dispatcher.running,
             "peak_handlers": self._dispatcher.peak,
-            "streams": sum(max(len(each._streams), len(each._h2.streams)) for each in connections),
+            "streams": sum(max(len(each._streams), each._http2.open_streams) for each in connections),
             "bugs": self._bugs.count,
         }
 

@@ -282,7 +282,7 @@ def conditions(size: Size) -> dict[str, object]:
         "python": platform.python_version(),
         "openssl": ssl.OPENSSL_VERSION,
         "load_average": os.getloadavg(),
-        **{package: version(package) for package in ("trio", "h2", "purerpc", "protobuf", "grpcio")},
+        **{package: version(package) for package in ("trio", "purerpc", "protobuf", "grpcio")},
         "rounds": size.rounds,
     }
 

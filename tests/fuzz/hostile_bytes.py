@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from hpack import Encoder
 from hypothesis import strategies as st
 
-from jobmaster.transport.guard import FRAME_HEADER, MAX_FRAME_LENGTH, PREFACE
+from jobmaster.transport.frames import HEADER, PREFACE
+from jobmaster.transport.header_blocks import Field, encode_block
 
-REQUEST: Final[bytes] = Encoder().encode(
-    [(":method", "POST"), (":scheme", "https"), (":path", "/a.B/C"), (":authority", "x"), ("te", "trailers")]
-)
+MAX_FRAME: Final = 16 * 1024
+FIELDS: Final[list[Field]] = [
+    (b":method", b"POST"),
+    (b":scheme", b"https"),
+    (b":path", b"/a.B/C"),
+    (b":authority", b"x"),
+    (b"te", b"trailers"),
+]
+REQUEST: Final = encode_block(FIELDS)
 OPENING: Final = PREFACE + bytes.fromhex("000000040000000000")
 
 
 def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
     """A frame with any field whatever."""
-    high, low = divmod(len(payload), 1 << 16)
-    return FRAME_HEADER.pack(high, low, kind, flags, stream_id) + payload
+    return HEADER.pack(len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 names = st.sampled_from([b":path", b":method", b"te", b"content-length", b"grpc-timeout", b"cookie", b" a", b"A", b""])
@@ -53,7 +58,7 @@ frames = st.one_of(
     st.builds(frame, st.just(1), st.sampled_from([0, 4, 5, 0x24, 0x0C]), st.sampled_from([1, 3, 5]), blocks),
     st.builds(frame, st.just(9), st.sampled_from([0, 4]), st.sampled_from([1, 3, 5]), blocks),
     st.builds(frame, st.just(0), st.sampled_from([0, 1, 8, 9]), st.sampled_from([1, 3, 5]), payloads),
-    st.builds(frame, st.just(0x30), st.just(0), st.just(0), st.just(bytes(MAX_FRAME_LENGTH + 1))),
+    st.builds(frame, st.just(0x30), st.just(0), st.just(0), st.just(bytes(MAX_FRAME + 1))),
 )
 streams = st.one_of(
     st.binary(max_size=200),

@@ -1,4 +1,4 @@
-"""An honest client, whatever it does and however the network cuts and delays it, is never hurt by the guard."""
+"""An honest client, whatever it does and however the network cuts and delays it, is never hurt by a bound."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from tests.fuzz.guarded_server import Answer, GuardedServer
+from tests.fuzz.answering_server import Answer, AnsweringServer
 
 HEADERS = [(":method", "POST"), (":scheme", "https"), (":path", "/a.B/C"), (":authority", "x"), ("te", "trailers")]
 
 
 class HonestClient(RuleBasedStateMachine):
-    """h2 as the client, a network that delivers what and when it likes, and the guarded server.
+    """h2 as the client, a network that delivers what and when it likes, and the server.
 
     Each side acts on what has reached it, so that resets, windows and trailers cross under way as they do in life.
-    A violation or an error of h2 on the server's side would end the machine, and with it the test.
+    A violation, or an error of h2, would end the machine, and with it the test.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.client: Any = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
         self.client.initiate_connection()
-        self.server = GuardedServer()
+        self.server = AnsweringServer()
         self.to_server = b""
         self.to_client = b""
         self.opened: list[int] = []
@@ -121,7 +121,8 @@ class HonestClient(RuleBasedStateMachine):
     @rule(size=st.integers(1, 400))
     def deliver_to_client(self, size: int) -> None:
         """The network hands over the next bytes of the server."""
-        self.to_client += self.server.h2.data_to_send()
+        self.to_client += self.server.sent
+        self.server.sent.clear()
         arrived, self.to_client = self.to_client[:size], self.to_client[size:]
         for event in self.client.receive_data(arrived):
             if isinstance(event, h2.events.StreamReset):

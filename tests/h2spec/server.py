@@ -13,14 +13,16 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-import h2.events
 import trio
 from google.protobuf.wrappers_pb2 import BytesValue
 from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 
+from jobmaster.transport.events import HeadersReceived
+from jobmaster.transport.headers import RequestHead
 from jobmaster.transport.server import Dispatcher, ServerConnection
 
 logger = logging.getLogger(__name__)
@@ -48,10 +50,10 @@ def dispatcher() -> Dispatcher:
 class H2specConnection(ServerConnection):
     """A `ServerConnection` that takes any request for `CALL_PATH` for a call."""
 
-    def _on_headers(self, event: Any) -> None:
-        if isinstance(event, h2.events.RequestReceived) and (b":path", CALL_PATH.encode()) in event.headers:
-            others = [field for field in event.headers if field[0] not in {b":method", b"content-type"}]
-            event.headers = [(b":method", b"POST"), (b"content-type", b"application/grpc"), *others]
+    def _on_headers(self, event: HeadersReceived) -> None:
+        if (b":path", CALL_PATH.encode()) in event.headers.fields:
+            head = RequestHead(service=SERVICE, method="Echo", timeout=None)
+            event = event._replace(headers=replace(event.headers, meaning=head))
         super()._on_headers(event)
 
 

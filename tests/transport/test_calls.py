@@ -24,7 +24,7 @@ from purerpc.grpclib.exceptions import (
 
 from jobmaster.errors import TransportError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.transport.client import ClientConnection
+from jobmaster.transport.client import STREAM_WINDOW, ClientConnection
 from jobmaster.transport.connection import HIGH_WATER
 from jobmaster.transport.headers import request_headers
 from jobmaster.transport.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
@@ -221,7 +221,7 @@ async def test_slow_reader() -> None:
         await trio.testing.wait_all_tasks_blocked()
         assert probe.sent == sent
         assert server._queued_or_sending <= HIGH_WATER + 16_384
-        assert sent * 8192 <= client._h2.local_settings.initial_window_size + HIGH_WATER
+        assert sent * 8192 <= STREAM_WINDOW + HIGH_WATER
         stream.reset()
         await probe.cancelled.wait()
 

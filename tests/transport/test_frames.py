@@ -40,10 +40,10 @@ def test_data_frames(parts: list[bytes], largest: int, cut: tuple[int, int]) -> 
 def test_other_frames() -> None:
     """HEADERS, WINDOW_UPDATE, PING and GOAWAY read back as what they were made of."""
     made = (
-        frames.header_frame(3, b"block", end_stream=True)
+        frames.header_frames(3, b"block", end_stream=True)
         + frames.window_update(7, 1234)
         + frames.ping(b"12345678")
-        + frames.goaway(9, 11, "why")
+        + frames.goaway(9, frames.ErrorCode.ENHANCE_YOUR_CALM, "why")
     )
     headers, update, ping, goaway = read_back(made)
     assert isinstance(headers, HeadersFrame)

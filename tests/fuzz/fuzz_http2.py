@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of the guard and of h2 behind it, with atheris (libFuzzer).
+"""Coverage-guided fuzzing of the server's side of HTTP/2, with atheris (libFuzzer).
 
-    python -m tests.fuzz.fuzz_guard [libFuzzer options] [corpus folders]
+    python -m tests.fuzz.fuzz_http2 [libFuzzer options] [corpus folders]
 
-It ends after 60 seconds unless `-max_total_time` says otherwise. Three things are bugs: an exception that is neither
-the guard's nor h2's, another outcome when the same bytes are cut differently, and a piece that is not a whole frame.
+It ends after 60 seconds unless `-max_total_time` says otherwise. Three things are bugs: an exception that is not a
+ProtocolViolation, another outcome when the same bytes are cut differently, and more held than one frame and one block.
 
 The first byte of an input says how the handler answers and whether frames are built from the rest or the rest is
 taken as it is. Built frames are always whole, so that mutation changes what they say and not where they end.
@@ -16,10 +16,10 @@ from typing import Any, Final
 
 import atheris
 
-with atheris.instrument_imports(include=["jobmaster.transport", "h2", "hpack", "hyperframe"]):
-    from jobmaster.transport.guard import FrameGuard, GuardViolation
-    from tests.fuzz.guarded_server import Answer, GuardedServer
+with atheris.instrument_imports(include=["jobmaster.transport", "hpack"]):
+    from tests.fuzz.answering_server import Answer, AnsweringServer
     from tests.fuzz.hostile_bytes import OPENING, REQUEST, frame
+    from tests.fuzz.test_http2_fuzz import assert_little_is_held, outcome
 
 SECONDS: Final = 60
 KINDS: Final = (0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 10, 0x40)
@@ -38,18 +38,6 @@ def built(provider: Any) -> bytes:
     return b"".join(parts)
 
 
-def outcome(pieces: list[bytes]) -> tuple[list[bytes], str]:
-    """What a guard with one live stream makes of the pieces."""
-    guard = FrameGuard(is_live=lambda stream_id: stream_id == 1, highest_stream_id=lambda: 3)
-    handed_on: list[bytes] = []
-    try:
-        for piece in pieces:
-            handed_on.extend(guard.receive(piece, 0.0))
-    except GuardViolation as violation:
-        return handed_on, violation.reason
-    return handed_on, ""
-
-
 def test_one_input(data: bytes) -> None:
     """Called by libFuzzer with each input."""
     provider = atheris.FuzzedDataProvider(data)
@@ -58,17 +46,14 @@ def test_one_input(data: bytes) -> None:
     as_it_is = provider.ConsumeBool()
     stream = OPENING + provider.ConsumeBytes(len(data)) if as_it_is else built(provider)
 
-    whole, reason = outcome([stream])
-    if outcome([stream[:cut], stream[cut:]]) != (whole, reason):
+    if outcome([stream[:cut], stream[cut:]])[1:] != outcome([stream])[1:]:
         raise AssertionError("the outcome depends on the cutting")
-    if any(len(piece) != 9 + int.from_bytes(piece[:3], "big") for piece in whole[1:]):
-        raise AssertionError("a piece is not a whole frame")
-
-    server = GuardedServer(streams=4)
+    server = AnsweringServer()
     if server.receive_and_answer(stream[: len(stream) // 2], answer):
         for stream_id in sorted(server.calls):
             server.answer(stream_id, Answer.TRAILERS_AND_RESET)
         server.receive_and_answer(stream[len(stream) // 2 :], answer)
+    assert_little_is_held(server)
 
 
 def main() -> None:
