@@ -191,13 +191,12 @@ class ClientConnection(Http2Connection):
 
     # --- receiving ------------------------------------------------------------------------------------------------
 
-    def _take(self, data: bytes, now: float) -> None:
-        for _ in range(RECORDS_A_TURN):
-            super()._take(data, now)
-            data = self._buffered_record()
-            if not data:
-                return
-        super()._take(data, now)
+    async def _take(self, data: bytes, now: float) -> None:
+        turns = RECORDS_A_TURN
+        while data:
+            await super()._take(data, now)
+            turns -= 1
+            data = self._buffered_record() if turns else b""
 
     def _buffered_record(self) -> bytes:
         """A TLS record that has arrived already; b"" when there is none.

@@ -71,6 +71,8 @@ LINGER_READS: Final = 64
 """After a peer broke the protocol: how long it may take our last words, how long and how often it is still read."""
 READ_SIZE: Final = 16 * 1024
 """Bytes read in one go; a TLS record has no more."""
+EVENTS_A_TURN: Final = 32
+"""What of it is applied before others have their turn: a read can hold hundreds of calls."""
 _PING_PAYLOAD: Final = b"jobmastr"
 
 
@@ -189,7 +191,7 @@ class Http2Connection(ABC):
             now = trio.current_time()
             self._lifetime.on_bytes(now)
             try:
-                self._take(bytes(data), now)
+                await self._take(bytes(data), now)
             except ProtocolViolation as violation:
                 logger.info("peer broke HTTP/2: %s", violation)
                 self._queue_bytes(frames.goaway(self._last_stream_of_peer(), violation.code, violation.reason))
@@ -197,10 +199,12 @@ class Http2Connection(ABC):
             while self._queued_or_sending > CONTROL_LIMIT:
                 await self._room.park()
 
-    def _take(self, data: bytes, now: float) -> None:
+    async def _take(self, data: bytes, now: float) -> None:
         """Applies received bytes; raises ProtocolViolation where the connection has to end."""
-        for event in self._http2.receive(data, now):
+        for count, event in enumerate(self._http2.receive(data, now), 1):
             self._apply(event)
+            if count % EVENTS_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
 
     def _last_stream_of_peer(self) -> int:
         """The last stream that the peer opened, for a GOAWAY."""

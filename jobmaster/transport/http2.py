@@ -88,6 +88,7 @@ class Http2(Generic[Meaning]):
         self._table = StreamTable(stream_window=side.stream_window, connection_window=side.connection_window, send=send)
         self._streams = self._table.open
 
+        self._now = 0.0
         self._violation: ProtocolViolation | None = None
         self._held = b""
         self._preface_left = b"" if side.is_client else frames.PREFACE
@@ -102,7 +103,7 @@ class Http2(Generic[Meaning]):
         self._peer_allows = MAX_CONCURRENT_STREAMS
         self._opening_of_block = b""
 
-        self._rules: dict[int, Callable[[int, int, bytes, float], Event | None]] = {
+        self._rules: dict[int, Callable[[int, int, bytes], Event | None]] = {
             frames.DATA: self._on_padded_data,
             frames.HEADERS: self._on_headers,
             frames.PRIORITY: self._on_priority,
@@ -150,13 +151,14 @@ class Http2(Generic[Meaning]):
         """
         if self._violation is not None:
             raise self._violation
+        self._now = now
         try:
-            yield from self._receive(data, now)
+            yield from self._receive(data)
         except ProtocolViolation as violation:
             self._violation = violation
             raise
 
-    def _receive(self, data: bytes, now: float) -> Iterator[Event]:
+    def _receive(self, data: bytes) -> Iterator[Event]:
         if self._held:
             data, self._held = self._held + data, b""
         position = self._take_preface(data) if self._preface_left else 0
@@ -176,13 +178,13 @@ class Http2(Generic[Meaning]):
                 self._check_head(length, kind, flags, stream_id)
                 if kind == frames.DATA and not flags & frames.PADDED:
                     position += _HEAD
-                    event = self._begin_data(flags, stream_id, length, now)
+                    event = self._begin_data(flags, stream_id, length)
                 elif end - position - _HEAD < length:
                     break
                 else:
                     position += _HEAD + length
                     rule = self._rules.get(kind, self._on_extension)
-                    event = rule(flags, stream_id, data[position - length : position], now)
+                    event = rule(flags, stream_id, data[position - length : position])
             if event is not None:
                 yield event
         self._held = data[position:]
@@ -210,10 +212,10 @@ class Http2(Generic[Meaning]):
 
     # --- DATA -----------------------------------------------------------------------------------------------------
 
-    def _begin_data(self, flags: int, stream_id: int, length: int, now: float) -> Event | None:
+    def _begin_data(self, flags: int, stream_id: int, length: int) -> Event | None:
         """Takes the head of a DATA frame whose payload follows, piece by piece."""
         if length == 0 and not flags & frames.END_STREAM:
-            self._tolerance.empty_data.spend(now)
+            self._tolerance.empty_data.spend(self._now)
         self._table.received(length)
         self._data_left, self._data_head = length, (flags, stream_id)
         stream = self._streams.get(stream_id)
@@ -229,11 +231,11 @@ class Http2(Generic[Meaning]):
             return self._break(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
         return None if length else self._on_piece(b"", 0)
 
-    def _on_padded_data(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_padded_data(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         body = _without_padding(flags, payload)
         if not body and not flags & frames.END_STREAM:
-            self._tolerance.empty_data.spend(now)
-        broken = self._begin_data(flags, stream_id, len(payload), now)
+            self._tolerance.empty_data.spend(self._now)
+        broken = self._begin_data(flags, stream_id, len(payload))
         event = self._on_piece(body, len(payload))
         return broken or event
 
@@ -261,7 +263,7 @@ class Http2(Generic[Meaning]):
 
     # --- headers --------------------------------------------------------------------------------------------------
 
-    def _on_headers(self, flags: int, stream_id: int, payload: bytes, _now: float) -> Event | None:
+    def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         fragment = _without_padding(flags, payload)
         if flags & frames.HAS_PRIORITY:
             if len(fragment) < _PRIORITY_LENGTH:
@@ -276,7 +278,7 @@ class Http2(Generic[Meaning]):
         self._block, self._block_head, self._continuations = bytearray(fragment), (flags, stream_id), 0
         return None
 
-    def _on_continuation(self, flags: int, _stream_id: int, payload: bytes, _now: float) -> Event | None:
+    def _on_continuation(self, flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if self._block is None:
             fail(ErrorCode.PROTOCOL_ERROR, "CONTINUATION outside a header block")
         self._block += payload
@@ -291,6 +293,8 @@ class Http2(Generic[Meaning]):
             headers = self._decoder.decode(block)
         except MalformedBlock as error:
             raise ProtocolViolation(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        if headers.too_large:
+            self._tolerance.large_lists.spend(self._now)
         ended = flags & frames.END_STREAM != 0
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -341,15 +345,15 @@ class Http2(Generic[Meaning]):
 
     # --- the other frames -----------------------------------------------------------------------------------------
 
-    def _on_settings(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         if stream_id:
             fail(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if flags & frames.ACK:
             if payload:
                 fail(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
-            self._tolerance.settings_acks.spend(now)
+            self._tolerance.settings_acks.spend(self._now)
             return None
-        self._tolerance.settings.spend(now)
+        self._tolerance.settings.spend(self._now)
         if len(payload) % frames.SETTING.size:
             fail(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with half an entry")
         if len(payload) > MAX_SETTINGS * frames.SETTING.size:
@@ -377,10 +381,10 @@ class Http2(Generic[Meaning]):
             case _:
                 pass
 
-    def _on_window_update(self, _flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
         if len(payload) != 4:
             fail(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE that has not four bytes")
-        self._tolerance.window_updates.spend(now)
+        self._tolerance.window_updates.spend(self._now)
         increment = _number(payload)
         if stream_id == 0:
             if increment == 0:
@@ -400,37 +404,37 @@ class Http2(Generic[Meaning]):
             return self._break(stream_id, ErrorCode.FLOW_CONTROL_ERROR)
         return WindowOpened(stream_id)
 
-    def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
         if len(payload) != 4:
             fail(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM that has not four bytes")
-        self._tolerance.resets.spend(now)
+        self._tolerance.resets.spend(self._now)
         if self._table.reset(stream_id, End.BY_PEER):
             return StreamReset(stream_id, _number(payload))
         self._table.end_of(stream_id)
         return None
 
-    def _on_ping(self, flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
         if stream_id:
             fail(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             fail(ErrorCode.FRAME_SIZE_ERROR, "PING that has not eight bytes")
         if flags & frames.ACK:
-            self._tolerance.talk.spend(now)
+            self._tolerance.talk.spend(self._now)
         else:
-            self._tolerance.pings.spend(now)
+            self._tolerance.pings.spend(self._now)
             self._send(frames.frame(frames.PING, frames.ACK, 0, payload))
         return None
 
-    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
+    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
         if stream_id:
             fail(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             fail(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
-        self._tolerance.talk.spend(now)
+        self._tolerance.talk.spend(self._now)
         return GoingAway(_number(payload[:4]))
 
-    def _on_priority(self, _flags: int, stream_id: int, payload: bytes, now: float) -> Event | None:
-        self._tolerance.talk.spend(now)
+    def _on_priority(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
+        self._tolerance.talk.spend(self._now)
         if stream_id == 0:
             fail(ErrorCode.PROTOCOL_ERROR, "PRIORITY on no stream")
         if len(payload) != _PRIORITY_LENGTH:
@@ -439,11 +443,11 @@ class Http2(Generic[Meaning]):
             fail(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
         return None
 
-    def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes, _now: float) -> NoReturn:
+    def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> NoReturn:
         fail(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE, which nobody asked for")
 
-    def _on_extension(self, _flags: int, _stream_id: int, _payload: bytes, now: float) -> None:
-        self._tolerance.talk.spend(now)
+    def _on_extension(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
+        self._tolerance.talk.spend(self._now)
 
     # --- streams --------------------------------------------------------------------------------------------------
 
@@ -458,7 +462,8 @@ class Http2(Generic[Meaning]):
                 fail(ErrorCode.PROTOCOL_ERROR, "a stream that is older than the last one")
 
     def _break(self, stream_id: int, code: ErrorCode) -> StreamReset:
-        """Resets a stream that the peer has broken."""
+        """Resets a stream that the peer has broken; that counts as a reset by the peer, who could make work by it too."""
+        self._tolerance.resets.spend(self._now)
         self.reset(stream_id, code)
         return StreamReset(stream_id, code)
 

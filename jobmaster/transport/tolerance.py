@@ -42,7 +42,7 @@ class Limit:
 class Tolerance:
     """What one peer may still do on one connection."""
 
-    __slots__ = ("empty_data", "pings", "resets", "settings", "settings_acks", "talk", "window_updates")
+    __slots__ = ("empty_data", "large_lists", "pings", "resets", "settings", "settings_acks", "talk", "window_updates")
 
     def __init__(self) -> None:
         # grpc-go adapts its window with up to twenty SETTINGS as it learns the bandwidth (seen: eight in a second).
@@ -53,11 +53,13 @@ class Tolerance:
         self.pings = Limit("too_many_pings", burst=60, per_second=1, earnable=1000)
         # One for each stream that may be open at once, cancelled together, and each that ended well: a client whose
         # reset crosses our trailers does no harm.
-        self.resets = Limit("too many RST_STREAM frames", burst=100, per_second=100 / 30, earnable=1000)
+        self.resets = Limit("too many streams reset or broken", burst=100, per_second=100 / 30, earnable=1000)
         # A reader gives window back for the stream and for the connection, at worst for every DATA frame and again
         # for every message. At 1 GB/s that is 61,000 frames of 16 KiB a second, each of which earns four.
         self.window_updates = Limit("too many WINDOW_UPDATE frames", burst=1000, per_second=1000, earnable=10_000)
         self.empty_data = Limit("too many empty DATA frames", burst=10, per_second=10 / 60)
+        # Each is refused for itself; but all of it had to be decoded, which for Huffman code is 8 ms.
+        self.large_lists = Limit("too many header lists that are too large", burst=10, per_second=10 / 60)
         self.talk = Limit("too many frames that say nothing", burst=100, per_second=100)
 
     def data_sent(self, frames: int) -> None:

@@ -11,9 +11,13 @@ from tests.abuse.attacker import attacking
 from tests.abuse.program import HANG_GUARD, Program, Report, bystander
 
 WORST_STALL_MS: Final = 50.0
-"""The bound on one turn of the server's event loop under any attack."""
+"""The bound on one turn of the server's event loop under any attack.
+
+It is held against the processor time that the loop took, so that a busy machine does not count, which can hold a process
+up for longer than any attack does. Seen: 2 to 25 ms.
+"""
 ATTEMPTS: Final = 3
-"""Measurements of which the best counts: a busy machine can hold a process up for longer than any attack."""
+"""Measurements of which the best counts: caches and the machine's other core are still shared."""
 
 
 MEMORY_KIB: Final = 4 * 1024
@@ -26,6 +30,7 @@ class Outcome:
 
     Attributes:
         goaway: the error code and text with which the server ended the connection; None where it did not.
+        took_ms: from the first byte of it to the connection's end, the attacker's own work included.
         answered: calls of another client that were answered meanwhile.
         slowest_ms: the slowest of those.
         growth_kib: by how much the server's memory grew at most.
@@ -33,6 +38,7 @@ class Outcome:
     """
 
     goaway: tuple[int, bytes] | None
+    took_ms: float
     answered: int
     slowest_ms: float
     growth_kib: int
@@ -42,7 +48,7 @@ class Outcome:
         """The numbers, on a line."""
         code = self.goaway[0] if self.goaway else "none"
         return (
-            f"GOAWAY {code}, stall {self.worst.worst_stall_ms} ms (own {self.worst.worst_busy_ms}), "
+            f"GOAWAY {code} after {self.took_ms:.0f} ms, stall {self.worst.worst_stall_ms} ms (own {self.worst.worst_busy_ms}), "
             f"memory +{self.growth_kib} KiB, handlers at most {self.worst.peak_handlers}, "
             f"other client {self.answered} calls, slowest {self.slowest_ms:.0f} ms"
         )
@@ -59,14 +65,17 @@ async def attack(program: Program, bytes_sent: bytes, *, is_closed: bool = True)
     async with bystander(program) as other:
         before = await program.mark()
         async with other.calling(), attacking(program) as attacker:
+            began = trio.current_time()
             with trio.fail_after(HANG_GUARD):
                 await attacker.send(bytes_sent)
             if is_closed:
                 await attacker.until_closed()
+            took = trio.current_time() - began
         worst = await program.report()
         await program.until_nothing_is_left(before)
         return Outcome(
             goaway=attacker.goaway,
+            took_ms=took * 1000,
             answered=len(other.latencies),
             slowest_ms=max(other.latencies) * 1000,
             growth_kib=worst.peak_rss_kib - before.rss_kib,
@@ -83,6 +92,6 @@ async def best_of(program: Program, bytes_sent: bytes, *, is_closed: bool = True
     outcomes: list[Outcome] = []
     while len(outcomes) < ATTEMPTS:
         outcomes.append(await attack(program, bytes_sent, is_closed=is_closed))
-        if outcomes[-1].worst.worst_stall_ms < WORST_STALL_MS:
+        if outcomes[-1].worst.worst_busy_ms < WORST_STALL_MS:
             break
-    return min(outcomes, key=lambda outcome: outcome.worst.worst_stall_ms)
+    return min(outcomes, key=lambda outcome: outcome.worst.worst_busy_ms)

@@ -16,6 +16,7 @@ import trio
 from hpack import Decoder
 
 from jobmaster.auth.tls import client_context
+from tests.abuse.network import Network
 from tests.abuse.program import HANG_GUARD, Program
 from tests.abuse.server import SERVICE
 
@@ -127,6 +128,10 @@ class Attacker:
         self._decoder: Any = Decoder()
         self._held = bytearray()
         self._news = trio.lowlevel.ParkingLot()
+        self._unanswered: list[bytes] = []
+        self.answers_pings = False
+        self.pings = 0
+        """That have come."""
         self.answers: dict[int, Answer] = {}
         self.data_taken = 0
         """Bytes of DATA received."""
@@ -180,6 +185,8 @@ class Attacker:
             self._incoming.write(received)
             self._take_decrypted()
             self._news.unpark_all()
+            while self.answers_pings and self._unanswered:
+                await self.send(frame(PING, self._unanswered.pop(0), flags=ACK))
         self.ended.set()
         self._news.unpark_all()
 
@@ -198,6 +205,9 @@ class Attacker:
             self._take_frame(whole[3], whole[4], int.from_bytes(whole[5:9], "big"), whole[9:])
 
     def _take_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
+        if kind == PING and not flags & ACK:
+            self.pings += 1
+            self._unanswered = [payload]
         if kind == GOAWAY:
             self.goaway = int.from_bytes(payload[4:8], "big"), payload[8:]
             return
@@ -231,9 +241,9 @@ class Attacker:
         await self.until(lambda: False)
 
 
-async def dial(program: Program, *, source: str | None = None) -> trio.SocketStream:
-    """A bare TCP connection to the server, from the address `source`."""
-    tcp = trio.socket.socket()
+async def dial(program: Program, *, source: str | None = None, network: Network | None = None) -> trio.SocketStream:
+    """A bare TCP connection to the server, from the address `source`, in that network."""
+    tcp = trio.socket.socket() if network is None else trio.socket.from_stdlib_socket(network.new_socket())
     if source is not None:
         await tcp.bind((source, 0))
     await tcp.connect(("127.0.0.1", program.port))
@@ -247,13 +257,14 @@ async def attacking(
     reads: bool = True,
     context: ssl.SSLContext | None = None,
     source: str | None = None,
+    network: Network | None = None,
 ) -> AsyncIterator[Attacker]:
     """A connection with HTTP/2 begun by SETTINGS of `entries`; where `reads` is false, nothing more is ever read.
 
     Raises:
         ssl.SSLError, ConnectionError: the server refuses it during the handshake.
     """
-    tcp = await dial(program, source=source)
+    tcp = await dial(program, source=source, network=network)
     async with tcp:
         attacker = Attacker(tcp, context or client_context(program.certificates, "client1"))
         await attacker.handshake()

@@ -18,6 +18,7 @@ from purerpc import Cardinality, RPCSignature
 
 from jobmaster.auth.tls import client_context
 from jobmaster.transport.channel import Channel, open_channel
+from tests.abuse.network import Network
 from tests.abuse.server import SERVICE
 from tests.harness import REPOSITORY
 
@@ -99,9 +100,11 @@ class Program:
 
 
 @asynccontextmanager
-async def attacked(certificates: Path, *options: str) -> AsyncIterator[Program]:
-    """The server, started with `options` for the block."""
+async def attacked(certificates: Path, *options: str, network: Network | None = None) -> AsyncIterator[Program]:
+    """The server, started with `options` for the block, in that network."""
     command = [sys.executable, "-m", "tests.abuse.server", *options, str(certificates)]
+    if network is not None:
+        command = network.command(*command)
     process = await trio.lowlevel.open_process(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=str(REPOSITORY)
     )

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import trio
 
-from tests.abuse.attack import MEMORY_KIB, WORST_STALL_MS, best_of
+from tests.abuse.attack import MEMORY_KIB, WORST_STALL_MS, Outcome, best_of
 from tests.abuse.attacker import (
     CONTINUATION,
     DATA,
@@ -67,12 +67,19 @@ BOMBS: Final[dict[str, tuple[bytes, int]]] = {
     "integer of 16 KiB": (in_parts(integer(PART - 2)), COMPRESSION_ERROR),
     "table size updates": (in_parts(b"\x20" * PART), COMPRESSION_ERROR),
     "table size updates of 4 MiB": (in_parts(b"\x20" * (4 * MIB)), ENHANCE_YOUR_CALM),
-    "table of giants": (in_parts(table(4000, 12_000)), ENHANCE_YOUR_CALM),
-    "table of giants, few": (in_parts(table(4000, 100)), ENHANCE_YOUR_CALM),
-    "ten thousand fields": (in_parts(b"\x82" * 10_000), ENHANCE_YOUR_CALM),
-    "Huffman code": (in_parts(b"\x00\x01x\xff\x81\x7c" + b"\x00" * 16_000), ENHANCE_YOUR_CALM),
 }
 """The bytes, and the error code of the GOAWAY."""
+
+DEAR_LISTS: Final[dict[str, bytes]] = {
+    "table of giants": in_parts(table(4000, 12_000)),
+    "table of giants, few": in_parts(table(4000, 100)),
+    "ten thousand fields": in_parts(block(request_fields("Hang")) + b"\x82" * 10_000),
+    "Huffman code": in_parts(block(request_fields("Hang")) + b"\x00\x01x\xff\x81\x7c" + b"\x00" * 16_000),
+    "two frames of Huffman code": in_parts(
+        block(request_fields("Hang")) + (b"\x00\x01x\xff\x81\x6d" + b"\x00" * 14_080) * 2
+    ),
+}
+"""Header blocks of a list that is too long."""
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -84,7 +91,27 @@ async def test_header_bomb(certificates: Path, name: str) -> None:
     print(f"{name}: {outcome}")
     assert outcome.goaway is not None
     assert outcome.goaway[0] == code
-    assert outcome.worst.worst_stall_ms < WORST_STALL_MS
+    assert_cheap(outcome)
+
+
+@pytest.mark.parametrize("name", DEAR_LISTS)
+async def test_dear_list(certificates: Path, name: str) -> None:
+    """A list that is too long is refused for its call alone, however little room it takes on the wire."""
+    async with attacked(certificates) as program:
+        async with attacking(program) as attacker:
+            await attacker.send(DEAR_LISTS[name] + data(1, bytes(5)) + call(3))
+            for stream_id, status in ((1, b"8"), (3, b"0")):
+                answer = await attacker.answer(stream_id)
+                assert answer is not None, attacker.goaway
+                assert answer.fields[b"grpc-status"] == status
+        outcome = await best_of(program, DEAR_LISTS[name], is_closed=False)
+    print(f"{name}: {outcome}")
+    assert_cheap(outcome)
+
+
+def assert_cheap(outcome: Outcome) -> None:
+    """Neither the event loop nor the memory paid for it."""
+    assert outcome.worst.worst_busy_ms < WORST_STALL_MS
     assert outcome.growth_kib < MEMORY_KIB
 
 

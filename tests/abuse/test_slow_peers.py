@@ -17,6 +17,7 @@ from tests.abuse.attacker import (
     call,
     window_update,
 )
+from tests.abuse.network import own_network
 from tests.abuse.program import Program, Report, attacked, bystander
 
 pytestmark = pytest.mark.abuse
@@ -110,3 +111,18 @@ async def test_peer_that_vanished(certificates: Path) -> None:
             except PermissionError:
                 pytest.skip("needs CAP_NET_ADMIN")
         await program.until_nothing_is_left(before)
+
+
+@pytest.mark.parametrize("method", ["Hang", "Flood"])
+async def test_network_that_is_cut(certificates: Path, method: str) -> None:
+    """A peer that answers is kept; once no packet gets to it or from it, it is given up, with its calls."""
+    with own_network() as network:
+        async with attacked(certificates, "--quiet", "0.5", "--answer", "1", network=network) as program:
+            before = await program.mark()
+            async with attacking(program, network=network) as attacker:
+                attacker.answers_pings = True
+                await attacker.send(call(1, method))
+                await attacker.until(lambda: attacker.pings >= 4)
+                assert (await program.report()).running_handlers == 1
+                network.cut()
+                await program.until_nothing_is_left(before)

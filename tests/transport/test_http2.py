@@ -454,6 +454,10 @@ VIOLATIONS: Final = {
     "61 pings": (wire(*[PingFrame(0, b"12345678")] * 61), CALM),
     "101 ping acknowledgements": (wire(*[PingFrame(0, b"12345678", flags=["ACK"])] * 101), CALM),
     "too many resets": (wire(*[RstStreamFrame(ENDED, 8)] * 110), CALM),
+    "101 malformed requests": (
+        b"".join(headers([(b"", b"")], stream_id=stream_id) for stream_id in range(IDLE, IDLE + 202, 2)),
+        CALM,
+    ),
     "101 frames that say nothing": (wire(PriorityFrame(LIVE), GoAwayFrame(0)) * 50 + raw(0x20), CALM),
     "1001 windows": (wire(*[WindowUpdateFrame(ENDED, 1)] * 1001), CALM),
     "33 settings": (settings() * 32, CALM),

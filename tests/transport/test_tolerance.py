@@ -12,7 +12,7 @@ from jobmaster.transport.streams import ProtocolViolation
 from jobmaster.transport.tolerance import Limit, Tolerance
 
 LIMITS = {"settings": 32, "settings_acks": 10, "pings": 60, "resets": 100, "window_updates": 1000}
-LIMITS |= {"empty_data": 10, "talk": 100}
+LIMITS |= {"empty_data": 10, "large_lists": 10, "talk": 100}
 
 
 class Overdrawn(Exception):
