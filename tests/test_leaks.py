@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -12,6 +14,8 @@ import trio.testing
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.client import Jobs
+from jobmaster.transport.connection import Http2Connection
+from jobmaster.transport.stream import GrpcStream
 from tests.harness import Server, ended, run, serving, until_output
 
 
@@ -102,3 +106,52 @@ async def test_a_follower_that_is_killed_leaves_no_task(server: Server) -> None:
 async def _follow_on_own_connection(server: Server, job_id: str) -> None:
     async with server.connect() as jobs:
         await ended(jobs, job_id)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Keeps the cycle collector out of the block, with no garbage at its beginning."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def held() -> int:
+    """TLS streams, connections and calls that have not been freed."""
+    return sum(isinstance(each, (trio.SSLStream, Http2Connection, GrpcStream)) for each in gc.get_objects())
+
+
+async def test_nothing_waits_for_the_cycle_collector(server: Server) -> None:
+    """A connection, served or refused, and a call, however it ends, are freed at once: collections are far apart."""
+    async with server.connect() as jobs:
+        await run(jobs, "true")
+        job_id = await jobs.start("sleep", "1000")
+        with no_collection():
+            before = held()
+            for _ in range(5):
+                await visit_in_every_way(server, job_id)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert held() == before
+
+
+async def visit_in_every_way(server: Server, job_id: str) -> None:
+    """A stranger, a client that says nothing, and one whose calls succeed, fail and are left."""
+    tcp = await trio.open_tcp_stream("localhost", server.port)
+    async with tcp:
+        await tcp.send_all(b"this is not TLS")
+        with suppress(trio.BrokenResourceError):
+            while await tcp.receive_some():
+                pass
+    async with server.connect():
+        pass
+    async with server.connect() as jobs:
+        await jobs.status(job_id)
+        with suppress(RpcFailedError):
+            await jobs.status("no such job")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ended, jobs, job_id)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()

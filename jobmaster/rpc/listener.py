@@ -23,6 +23,7 @@ from jobmaster.auth.certificate import valid_until
 from jobmaster.auth.policy import Identity, Policy
 from jobmaster.auth.tls import peer_identity
 from jobmaster.errors import CertificateRefused
+from jobmaster.transport.connection import close_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
 
@@ -136,6 +137,12 @@ class Listener:
     async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
         tls: TlsStream = trio.SSLStream(tcp, self._door.context, server_side=True, https_compatible=True)
         try:
+            await self._serve_tls(tcp, tls, host)
+        finally:
+            await close_at_once(tls)
+
+    async def _serve_tls(self, tcp: trio.SocketStream, tls: TlsStream, host: str) -> None:
+        try:
             identity, seconds_left = await self._handshake(tcp, tls)
         except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
             self._refusals.log(_reason(refusal), host)
@@ -152,7 +159,6 @@ class Listener:
         finally:
             self._serving.discard(connection)
             self._change.unpark_all()
-            await trio.aclose_forcefully(tls)
 
     async def _handshake(self, tcp: trio.SocketStream, tls: TlsStream) -> tuple[Identity, float]:
         """Who is at the other end, and for how many more seconds its certificate is valid.

@@ -18,6 +18,7 @@ import trio
 
 from jobmaster.errors import TransportError
 from jobmaster.transport.client import ClientConnection, ClientStream
+from jobmaster.transport.connection import close_at_once
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -47,7 +48,10 @@ class Channel:
         self._nursery = nursery
         self._connecting = trio.Lock()
         self._connection: ClientConnection | None = None
-        self._grpc_socket = self
+
+    @property
+    def _grpc_socket(self) -> Channel:
+        return self
 
     async def start_request(
         self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: Any
@@ -74,12 +78,16 @@ class Channel:
         return self._connection
 
     async def _run(
-        self, connection: ClientConnection, wire: trio.abc.Stream, *, task_status: trio.TaskStatus[None]
+        self,
+        connection: ClientConnection,
+        wire: trio.SSLStream[trio.SocketStream],
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         try:
             await connection.run(task_status=task_status)
         finally:
-            await trio.aclose_forcefully(wire)
+            await close_at_once(wire)
 
     async def _connected_again(self) -> ClientConnection:
         async with self._connecting:  # one for all calls that wait
@@ -128,10 +136,10 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
         if wire.selected_alpn_protocol() != "h2":
             raise TransportError(f"{host}:{port} does not speak HTTP/2")
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
-        await trio.aclose_forcefully(tcp)
+        await close_at_once(wire)
         raise TransportError(f"no secure connection to {host}:{port}: {_reason(error)}") from None
     except BaseException:
-        await trio.aclose_forcefully(tcp)
+        await close_at_once(wire)
         raise
     return wire
 

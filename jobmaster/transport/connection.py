@@ -4,7 +4,7 @@ Theory of operation
 -------------------
 Three tasks own the connection. The *reader* takes bytes, lets `Http2` turn them into events and applies each event
 without awaiting, so that a reset, a window update or a ping is never stuck behind a slow handler. The *writer* sends
-what has been queued, up to `WRITE_SIZE` at a time. The *watch* sleeps until the connection's `Lifetime` has something
+what has been queued in the `Outbox`. The *watch* sleeps until the connection's `Lifetime` has something
 due. Everything else is synchronous state changed by whoever runs.
 
 Back-pressure has three parts, all bounded:
@@ -27,7 +27,6 @@ from __future__ import annotations
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, assert_never
@@ -47,6 +46,7 @@ from jobmaster.transport.events import (
 from jobmaster.transport.framing import MessageCompressed, MessageTooLarge
 from jobmaster.transport.http2 import Http2, Side
 from jobmaster.transport.lifetime import GiveUp, Lifetime, LifetimePolicy, SendFinalGoaway, SendPing, ShutDown, Wait
+from jobmaster.transport.outbox import CONTROL_LIMIT, TURN, Outbox
 from jobmaster.transport.streams import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -55,14 +55,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HIGH_WATER: Final = 144 * 1024
-"""Bytes queued for the peer above which senders wait; with one `TURN` on top, a slow peer costs 256 KiB."""
-TURN: Final = 112 * 1024
-"""Bytes that a sender may queue before the others have their turn."""
-CONTROL_LIMIT: Final = 1024 * 1024
-"""Bytes queued for the peer above which nothing more is read from it."""
-WRITE_SIZE: Final = 128 * 1024
-"""Bytes handed to TLS in one go, about."""
 STALL_SECONDS: Final = 30.0
 """How long a peer may take none of what is handed to TLS in one go before it is given up."""
 WRITE_REST_SECONDS: Final = 1.0
@@ -76,19 +68,28 @@ EVENTS_A_TURN: Final = 32
 _PING_PAYLOAD: Final = b"jobmastr"
 
 
+async def close_at_once(tls: trio.SSLStream[trio.SocketStream]) -> None:
+    """Closes a TLS stream without ceremony and lets go of what it holds. Nothing can be done with it afterwards.
+
+    trio's SSLStream refers to itself, so that its TLS state, some 60 KiB, would otherwise stay until a collection of
+    cycles, which are far apart here: a flood of strangers would fill the memory meanwhile.
+    """
+    try:
+        await trio.aclose_forcefully(tls)
+    finally:
+        vars(tls).clear()
+
+
 class Http2Connection(ABC):
     """The shared half of both sides: reader, writer, queue, windows. See the module's theory of operation."""
 
     def __init__(self, wire: trio.abc.Stream, side: Side[Any], policy: LifetimePolicy) -> None:
         self._wire = wire
-        self._http2 = Http2(side, self._queue_bytes)
+        self._outbox = Outbox()
+        self._http2 = Http2(side, self._outbox.put)
         self._policy = policy
         self._streams: dict[int, GrpcStream] = {}
         self._blocked: dict[int, GrpcStream] = {}
-        self._queue: deque[bytes] = deque()
-        self._queued_or_sending = 0
-        self._work_for_writer = trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
         self._has_settings = False
         self._closing = False
         self._next_watch = trio.CancelScope()
@@ -119,7 +120,7 @@ class Http2Connection(ABC):
     def close_when_written(self) -> None:
         """Ends the connection once what is queued has been sent."""
         self._closing = True
-        self._work_for_writer.set()
+        self._outbox.wake()
 
     def _end_streams(self) -> None:
         for stream in list(self._streams.values()):
@@ -136,7 +137,7 @@ class Http2Connection(ABC):
                     with self._next_watch:
                         await trio.sleep_forever()
                 case SendPing():
-                    self._queue_bytes(frames.ping(_PING_PAYLOAD))
+                    self._outbox.put(frames.ping(_PING_PAYLOAD))
                 case ShutDown(reason):
                     logger.info("connection is told to end: %s", reason)
                     self.shut_down()
@@ -163,8 +164,7 @@ class Http2Connection(ABC):
     async def _write_rest(self) -> None:
         """Gives the peer a moment to take what is queued (a GOAWAY says why it is being closed)."""
         with trio.move_on_after(WRITE_REST_SECONDS):
-            while self._queued_or_sending:
-                await self._room.park()
+            await self._outbox.wait_below(0)
 
     async def _linger(self) -> None:
         """Ends our side and reads on for a moment: closing with bytes unread would reset what we sent last."""
@@ -194,10 +194,9 @@ class Http2Connection(ABC):
                 await self._take(bytes(data), now)
             except ProtocolViolation as violation:
                 logger.info("peer broke HTTP/2: %s", violation)
-                self._queue_bytes(frames.goaway(self._last_stream_of_peer(), violation.code, violation.reason))
+                self._outbox.put(frames.goaway(self._last_stream_of_peer(), violation.code, violation.reason))
                 return False
-            while self._queued_or_sending > CONTROL_LIMIT:
-                await self._room.park()
+            await self._outbox.wait_below(CONTROL_LIMIT)
 
     async def _take(self, data: bytes, now: float) -> None:
         """Applies received bytes; raises ProtocolViolation where the connection has to end."""
@@ -265,59 +264,32 @@ class Http2Connection(ABC):
 
     async def _write(self) -> None:
         try:
-            while not (self._closing and not self._queue):
-                await self._wait_for_work()
-                if not await self._write_queue():
+            while not (self._closing and self._outbox.is_empty):
+                await self._outbox.wait_for_work()
+                if not await self._write_all():
                     logger.info("peer took nothing for %d s", STALL_SECONDS)
                     break
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._on_broken_wire(error)
         self._nursery.cancel_scope.cancel()
 
-    async def _wait_for_work(self) -> None:
-        await self._work_for_writer.wait()
-        self._work_for_writer = trio.Event()
-        if self._queued_or_sending < TURN:
-            await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
-
-    async def _write_queue(self) -> bool:
+    async def _write_all(self) -> bool:
         """Sends what is queued, and what is queued meanwhile; False when the peer took too little for too long."""
         with trio.CancelScope(deadline=trio.current_time() + STALL_SECONDS) as stall:
-            while self._queue:
-                chunk = self._next_chunk()
+            while not self._outbox.is_empty:
+                chunk = self._outbox.take()
                 await self._wire.send_all(chunk)
-                self._queued_or_sending -= len(chunk)
-                self._room.unpark_all()
+                self._outbox.gone(len(chunk))
                 now = trio.current_time()
                 if stall.deadline < now + STALL_SECONDS - 1:  # moving it each time would cost as much as the write
                     stall.deadline = now + STALL_SECONDS
         return not stall.cancelled_caught
 
-    def _next_chunk(self) -> bytes:
-        """What is queued, as whole pieces, up to about `WRITE_SIZE`; a large piece goes alone, for it need not be copied."""
-        first = self._queue.popleft()
-        size = len(first)
-        if size >= TURN // 2 or not self._queue:
-            return first
-        pieces = [first]
-        while self._queue and size + len(self._queue[0]) <= WRITE_SIZE:
-            size += len(self._queue[0])
-            pieces.append(self._queue.popleft())
-        return b"".join(pieces)
-
-    def _queue_bytes(self, data: bytes) -> None:
-        self._queue.append(data)
-        self._queued_or_sending += len(data)
-        self._work_for_writer.set()
-
     # --- what streams ask for -------------------------------------------------------------------------------------
 
     async def wait_for_room(self) -> None:
         """Waits until a sender may queue a turn. Always a checkpoint."""
-        if self._queued_or_sending < HIGH_WATER:
-            await trio.lowlevel.checkpoint()
-        while self._queued_or_sending >= HIGH_WATER:
-            await self._room.park()
+        await self._outbox.wait_for_room()
 
     async def wait_for_window(self, stream: GrpcStream) -> None:
         """Waits until the peer may take more on a stream, or there is other news on it."""

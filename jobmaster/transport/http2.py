@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, NoReturn
+from functools import partial
+from typing import Any, Final, Generic, NoReturn
 
 from jobmaster.errors import TransportError
 from jobmaster.transport import fields, frames
@@ -84,7 +85,9 @@ class Http2(Generic[Meaning]):
         self._side = side
         self._send = send
         self._tolerance = Tolerance()
-        self._decoder: BlockDecoder[HeaderList[Meaning]] = BlockDecoder(self._look_at, max_list_size=MAX_HEADER_LIST)
+        self._decoder: BlockDecoder[HeaderList[Meaning]] = BlockDecoder(
+            partial(_look_at, side), max_list_size=MAX_HEADER_LIST
+        )
         self._table = StreamTable(stream_window=side.stream_window, connection_window=side.connection_window, send=send)
         self._streams = self._table.open
 
@@ -102,19 +105,6 @@ class Http2(Generic[Meaning]):
         self._largest_sent = frames.LEAST_MAX_FRAME_SIZE
         self._peer_allows = MAX_CONCURRENT_STREAMS
         self._opening_of_block = b""
-
-        self._rules: dict[int, Callable[[int, int, bytes], Event | None]] = {
-            frames.DATA: self._on_padded_data,
-            frames.HEADERS: self._on_headers,
-            frames.PRIORITY: self._on_priority,
-            frames.RST_STREAM: self._on_rst_stream,
-            frames.SETTINGS: self._on_settings,
-            frames.PUSH_PROMISE: self._on_push_promise,
-            frames.PING: self._on_ping,
-            frames.GOAWAY: self._on_goaway,
-            frames.WINDOW_UPDATE: self._on_window_update,
-            frames.CONTINUATION: self._on_continuation,
-        }
 
     def start(self) -> None:
         """Sends what opens the connection."""
@@ -183,8 +173,8 @@ class Http2(Generic[Meaning]):
                     break
                 else:
                     position += _HEAD + length
-                    rule = self._rules.get(kind, self._on_extension)
-                    event = rule(flags, stream_id, data[position - length : position])
+                    rule = _RULES.get(kind, Http2._on_extension)
+                    event = rule(self, flags, stream_id, data[position - length : position])
             if event is not None:
                 yield event
         self._held = data[position:]
@@ -333,15 +323,6 @@ class Http2(Generic[Meaning]):
     def _begins_message(stream: Stream, headers: HeaderList[Meaning], ended: bool) -> bool:
         stream.content_left = headers.content_length
         return headers.problem is None and not (ended and headers.content_length)
-
-    def _look_at(self, listed: FieldList) -> HeaderList[Meaning]:
-        find_problem = fields.response_problem if self._side.is_client else fields.request_problem
-        problem, length = find_problem(listed.fields), None
-        try:
-            length = fields.content_length(listed.fields)
-        except ValueError as error:
-            problem = str(error)
-        return HeaderList(listed.fields, listed.too_large, problem, length, self._side.read(listed.fields))
 
     # --- the other frames -----------------------------------------------------------------------------------------
 
@@ -517,6 +498,31 @@ class Http2(Generic[Meaning]):
         """Ends a stream in both directions at once."""
         if self._table.reset(stream_id, End.BY_US):
             self._send(frames.rst_stream(stream_id, code))
+
+
+def _look_at(side: Side[Meaning], listed: FieldList) -> HeaderList[Meaning]:
+    find_problem = fields.response_problem if side.is_client else fields.request_problem
+    problem, length = find_problem(listed.fields), None
+    try:
+        length = fields.content_length(listed.fields)
+    except ValueError as error:
+        problem = str(error)
+    return HeaderList(listed.fields, listed.too_large, problem, length, side.read(listed.fields))
+
+
+_RULES: Final[dict[int, Callable[[Http2[Any], int, int, bytes], Event | None]]] = {
+    frames.DATA: Http2._on_padded_data,
+    frames.HEADERS: Http2._on_headers,
+    frames.PRIORITY: Http2._on_priority,
+    frames.RST_STREAM: Http2._on_rst_stream,
+    frames.SETTINGS: Http2._on_settings,
+    frames.PUSH_PROMISE: Http2._on_push_promise,
+    frames.PING: Http2._on_ping,
+    frames.GOAWAY: Http2._on_goaway,
+    frames.WINDOW_UPDATE: Http2._on_window_update,
+    frames.CONTINUATION: Http2._on_continuation,
+}
+"""What is done with the whole frames of each type; others are extensions."""
 
 
 def _number(payload: bytes) -> int:

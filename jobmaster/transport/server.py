@@ -254,13 +254,13 @@ class ServerConnection(Http2Connection):
             return
         self._going_away = True
         self._lifetime.on_shut_down(trio.current_time())
-        self._queue_bytes(frames.goaway(frames.LAST_STREAM_ID, ErrorCode.NO_ERROR))
+        self._outbox.put(frames.goaway(frames.LAST_STREAM_ID, ErrorCode.NO_ERROR))
         self._rewatch()
 
     def _final_goaway(self) -> None:
         super()._final_goaway()
         self._takes_calls = False
-        self._queue_bytes(frames.goaway(self._http2.last_stream_id, ErrorCode.NO_ERROR))
+        self._outbox.put(frames.goaway(self._http2.last_stream_id, ErrorCode.NO_ERROR))
         self._end_if_idle()
 
     def give_up_calls(self) -> None:

@@ -29,6 +29,7 @@ from jobmaster.auth.policy import DEFAULT_POLICY
 from jobmaster.auth.tls import server_context
 from jobmaster.rpc import listener
 from jobmaster.rpc.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.serve import COLLECTION_THRESHOLDS
 from jobmaster.transport import connection
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher
@@ -199,6 +200,7 @@ def main() -> None:
     listener.HANDSHAKE_SECONDS = options.handshake  # type: ignore[misc]  # likewise
     if options.files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, options.files))
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
     trio.run(serve, options)
 
 

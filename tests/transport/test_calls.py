@@ -25,8 +25,8 @@ from purerpc.grpclib.exceptions import (
 from jobmaster.errors import TransportError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.transport.client import STREAM_WINDOW, ClientConnection
-from jobmaster.transport.connection import HIGH_WATER
 from jobmaster.transport.headers import request_headers
+from jobmaster.transport.outbox import HIGH_WATER
 from jobmaster.transport.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
 from tests.harness import OneConnection
 
@@ -220,7 +220,7 @@ async def test_slow_reader() -> None:
         sent = probe.sent
         await trio.testing.wait_all_tasks_blocked()
         assert probe.sent == sent
-        assert server._queued_or_sending <= HIGH_WATER + 16_384
+        assert server._outbox.size <= HIGH_WATER + 16_384
         assert sent * 8192 <= STREAM_WINDOW + HIGH_WATER
         stream.reset()
         await probe.cancelled.wait()
