@@ -23,6 +23,7 @@ from jobmaster.auth.certificate import valid_until
 from jobmaster.auth.policy import Identity, Policy
 from jobmaster.auth.tls import peer_identity
 from jobmaster.errors import CertificateRefused
+from jobmaster.rpc.pace import Pace, PacedStream
 from jobmaster.transport.connection import close_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
@@ -43,7 +44,7 @@ _KEEPALIVE: Final = (
 REFUSALS_LOGGED: Final = 60
 """Refusals that are logged one by one in a minute; the rest is counted."""
 
-TlsStream = trio.SSLStream[trio.SocketStream]
+TlsStream = trio.SSLStream[trio.abc.Stream]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class Listener:
         self._serving: set[ServerConnection] = set()
         self._change = trio.lowlevel.ParkingLot()
         self._refusals = Refusals()
+        self._pace = Pace()
 
     async def serve(
         self,
@@ -135,18 +137,22 @@ class Listener:
                 self._open -= 1
 
     async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
-        tls: TlsStream = trio.SSLStream(tcp, self._door.context, server_side=True, https_compatible=True)
+        paced = PacedStream(tcp, self._pace)
+        tls: TlsStream = trio.SSLStream(paced, self._door.context, server_side=True, https_compatible=True)
         try:
-            await self._serve_tls(tcp, tls, host)
+            await self._serve_tls(tcp, paced, tls, host)
         finally:
             await close_at_once(tls)
 
-    async def _serve_tls(self, tcp: trio.SocketStream, tls: TlsStream, host: str) -> None:
+    async def _serve_tls(self, tcp: trio.SocketStream, paced: PacedStream, tls: TlsStream, host: str) -> None:
         try:
             identity, seconds_left = await self._handshake(tcp, tls)
         except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
             self._refusals.log(_reason(refusal), host)
             return
+        finally:
+            paced.done()
+        tls.transport_stream = tcp  # from here on, nothing stands between
         if self._by_client[identity.name] >= self._limits.per_client:
             self._refusals.log(f"{identity.name} has {self._limits.per_client} connections, as many as it may", host)
             return

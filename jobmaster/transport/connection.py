@@ -68,7 +68,7 @@ EVENTS_A_TURN: Final = 32
 _PING_PAYLOAD: Final = b"jobmastr"
 
 
-async def close_at_once(tls: trio.SSLStream[trio.SocketStream]) -> None:
+async def close_at_once(tls: trio.SSLStream[Any]) -> None:
     """Closes a TLS stream without ceremony and lets go of what it holds. Nothing can be done with it afterwards.
 
     trio's SSLStream refers to itself, so that its TLS state, some 60 KiB, would otherwise stay until a collection of
