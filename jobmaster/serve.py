@@ -7,7 +7,6 @@ the followers have their last bytes and the connections end, the tether is let g
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import signal
 import sys
@@ -22,6 +21,7 @@ from jobmaster.auth import authority
 from jobmaster.auth.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.auth.policy import DEFAULT_POLICY
 from jobmaster.auth.tls import server_context
+from jobmaster.collector import collect_cycles
 from jobmaster.errors import ConfigurationError, HostError
 from jobmaster.job.tether import hold_tether, tell_when_lost
 from jobmaster.keeper import Keeper, keep_jobs
@@ -33,8 +33,6 @@ from jobmaster.transport.server import Dispatcher
 
 FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
-COLLECTION_THRESHOLDS: Final = (50_000, 50, 100)
-"""Of Python's cycle collector: a full collection stops the event loop, for 2.4 s with 10,000 connections."""
 LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
 
@@ -47,13 +45,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
     try:
-        trio.run(serve, options)
+        trio.run(_run, options)
     except* ConfigurationError as errors:
         _exit(2, errors)
     except* HostError as errors:
         _exit(1, errors)
+
+
+async def _run(options: ServerOptions) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(collect_cycles)
+        await serve(options)
+        nursery.cancel_scope.cancel()
 
 
 def _exit(code: int, errors: BaseExceptionGroup[BaseException]) -> None:

@@ -32,7 +32,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "host": {"cgroup", "errors", "job", "options"},
     "cli": {"__init__", "auth", "client", "errors", "jobs", "options"},
     "certs": {"__init__", "auth", "errors"},
-    "serve": {"__init__", "auth", "errors", "host", "job", "keeper", "options", "rpc", "transport"},
+    "collector": set(),
+    "serve": {"__init__", "auth", "collector", "errors", "host", "job", "keeper", "options", "rpc", "transport"},
     "__main__": {"cli"},
 }
 

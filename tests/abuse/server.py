@@ -27,9 +27,9 @@ from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 
 from jobmaster.auth.policy import DEFAULT_POLICY
 from jobmaster.auth.tls import server_context
+from jobmaster.collector import collect_cycles
 from jobmaster.rpc import listener
 from jobmaster.rpc.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
-from jobmaster.serve import COLLECTION_THRESHOLDS
 from jobmaster.transport import connection
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher
@@ -174,6 +174,7 @@ async def serve(options: argparse.Namespace) -> None:
         listeners = await open_listeners("127.0.0.1", 0)
         await nursery.start(served.serve, listeners, nursery)
         nursery.start_soon(gauge.watch)
+        nursery.start_soon(collect_cycles)
         print(listeners[0].socket.getsockname()[1], flush=True)
         await obey(gauge)
         nursery.cancel_scope.cancel()
@@ -200,7 +201,6 @@ def main() -> None:
     listener.HANDSHAKE_SECONDS = options.handshake  # type: ignore[misc]  # likewise
     if options.files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, options.files))
-    gc.set_threshold(*COLLECTION_THRESHOLDS)
     trio.run(serve, options)
 
 
