@@ -24,7 +24,7 @@ from jobmaster.auth.policy import Identity, Policy
 from jobmaster.auth.tls import peer_identity
 from jobmaster.errors import CertificateRefused
 from jobmaster.rpc.pace import Pace, PacedStream
-from jobmaster.transport.connection import close_at_once
+from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
 
@@ -139,10 +139,8 @@ class Listener:
     async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
         paced = PacedStream(tcp, self._pace)
         tls: TlsStream = trio.SSLStream(paced, self._door.context, server_side=True, https_compatible=True)
-        try:
+        async with closed_at_once(tls):
             await self._serve_tls(tcp, paced, tls, host)
-        finally:
-            await close_at_once(tls)
 
     async def _serve_tls(self, tcp: trio.SocketStream, paced: PacedStream, tls: TlsStream, host: str) -> None:
         try:

@@ -18,7 +18,7 @@ import trio
 
 from jobmaster.errors import TransportError
 from jobmaster.transport.client import ClientConnection, ClientStream
-from jobmaster.transport.connection import close_at_once
+from jobmaster.transport.connection import closed_at_once
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -84,10 +84,8 @@ class Channel:
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
-        try:
+        async with closed_at_once(wire):
             await connection.run(task_status=task_status)
-        finally:
-            await close_at_once(wire)
 
     async def _connected_again(self) -> ClientConnection:
         async with self._connecting:  # one for all calls that wait
@@ -136,10 +134,10 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
         if wire.selected_alpn_protocol() != "h2":
             raise TransportError(f"{host}:{port} does not speak HTTP/2")
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
-        await close_at_once(wire)
+        await trio.aclose_forcefully(tcp)
         raise TransportError(f"no secure connection to {host}:{port}: {_reason(error)}") from None
     except BaseException:
-        await close_at_once(wire)
+        await trio.aclose_forcefully(tcp)
         raise
     return wire
 

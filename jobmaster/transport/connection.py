@@ -27,8 +27,8 @@ from __future__ import annotations
 import logging
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import trio
@@ -68,16 +68,20 @@ EVENTS_A_TURN: Final = 32
 _PING_PAYLOAD: Final = b"jobmastr"
 
 
-async def close_at_once(tls: trio.SSLStream[Any]) -> None:
-    """Closes a TLS stream without ceremony and lets go of what it holds. Nothing can be done with it afterwards.
+@asynccontextmanager
+async def closed_at_once(tls: trio.SSLStream[Any]) -> AsyncIterator[None]:
+    """Closes a TLS stream without ceremony at the end of the block, and lets go of what it holds.
 
     trio's SSLStream refers to itself, so that its TLS state, some 60 KiB, would otherwise stay until a collection of
     cycles, which are far apart here: a flood of strangers would fill the memory meanwhile.
     """
     try:
-        await trio.aclose_forcefully(tls)
+        yield
     finally:
-        vars(tls).clear()
+        try:
+            await trio.aclose_forcefully(tls)
+        finally:
+            vars(tls).clear()
 
 
 class Http2Connection(ABC):
