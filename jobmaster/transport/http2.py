@@ -9,7 +9,8 @@ and of the ended ones the last `REMEMBERED_ENDS` are known. What may be overdone
 
 What is wrong with a stream ends that stream (RST_STREAM and an event); what is wrong with the connection raises
 `ProtocolViolation`, whose code belongs in the GOAWAY that its owner sends before it closes. RFC 9113 decides which;
-where it leaves a choice, the stream alone is ended.
+where it leaves a choice, the stream alone is ended. Priorities are
+the exception: they are deprecated, nobody here heeds them, and a malformed one ends the connection.
 
 `receive` is a generator: state is settled before each event, so that the owner may answer, reset, or let others run
 before it asks for the next. Its outcome does not depend on how the bytes were cut into reads. DATA is handed on as it
