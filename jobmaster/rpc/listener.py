@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import socket
 import ssl
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,19 +26,12 @@ from jobmaster.rpc.pace import Pace, PacedStream
 from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
+from jobmaster.transport.tcp import TcpStream
 
 logger = logging.getLogger(__name__)
 
 HANDSHAKE_SECONDS: Final = 10.0
 _FREE_PORT_TRIES: Final = 20
-_KEEPALIVE: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),  # seconds
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),  # milliseconds
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-)
 
 REFUSALS_LOGGED: Final = 60
 """Refusals that are logged one by one in a minute; the rest is counted."""
@@ -137,20 +129,21 @@ class Listener:
                 self._open -= 1
 
     async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
-        paced = PacedStream(tcp, self._pace)
+        wire = TcpStream(tcp)
+        paced = PacedStream(wire, self._pace)
         tls: TlsStream = trio.SSLStream(paced, self._door.context, server_side=True, https_compatible=True)
         async with closed_at_once(tls):
-            await self._serve_tls(tcp, paced, tls, host)
+            await self._serve_tls(wire, paced, tls, host)
 
-    async def _serve_tls(self, tcp: trio.SocketStream, paced: PacedStream, tls: TlsStream, host: str) -> None:
+    async def _serve_tls(self, wire: TcpStream, paced: PacedStream, tls: TlsStream, host: str) -> None:
         try:
-            identity, seconds_left = await self._handshake(tcp, tls)
+            identity, seconds_left = await self._handshake(wire, tls)
         except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
             self._refusals.log(_reason(refusal), host)
             return
         finally:
             paced.done()
-        tls.transport_stream = tcp  # from here on, nothing stands between
+        tls.transport_stream = wire  # from here on, nothing stands between
         if self._by_client[identity.name] >= self._limits.per_client:
             self._refusals.log(f"{identity.name} has {self._limits.per_client} connections, as many as it may", host)
             return
@@ -164,14 +157,13 @@ class Listener:
             self._serving.discard(connection)
             self._change.unpark_all()
 
-    async def _handshake(self, tcp: trio.SocketStream, tls: TlsStream) -> tuple[Identity, float]:
+    async def _handshake(self, wire: TcpStream, tls: TlsStream) -> tuple[Identity, float]:
         """Who is at the other end, and for how many more seconds its certificate is valid.
 
         Raises:
             CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError: nobody who may come in.
         """
-        for level, option, value in _KEEPALIVE:
-            tcp.setsockopt(level, option, value)
+        wire.watch_peer()
         with trio.fail_after(HANDSHAKE_SECONDS):
             await tls.do_handshake()
         identity = peer_identity(tls, self._door.policy)

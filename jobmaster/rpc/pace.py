@@ -34,7 +34,7 @@ class Pace:
 class PacedStream(trio.abc.Stream):
     """A TCP stream for the time of its TLS handshake; `done` ends that time."""
 
-    def __init__(self, tcp: trio.SocketStream, pace: Pace) -> None:
+    def __init__(self, tcp: trio.abc.Stream, pace: Pace) -> None:
         self._tcp = tcp
         self._pace = pace
         self._has_place = False

@@ -19,6 +19,7 @@ import trio
 from jobmaster.errors import TransportError
 from jobmaster.transport.client import ClientConnection, ClientStream
 from jobmaster.transport.connection import closed_at_once
+from jobmaster.transport.tcp import TcpStream
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -80,7 +81,7 @@ class Channel:
     async def _run(
         self,
         connection: ClientConnection,
-        wire: trio.SSLStream[trio.SocketStream],
+        wire: trio.SSLStream[TcpStream],
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -121,13 +122,13 @@ async def open_channel(host: str, port: int, context: ssl.SSLContext) -> AsyncIt
         raise failure
 
 
-async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[TcpStream]:
     try:
         with trio.fail_after(CONNECT_SECONDS):
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
+    wire = trio.SSLStream(TcpStream(tcp), context, server_hostname=host, https_compatible=True)
     try:
         with trio.fail_after(CONNECT_SECONDS):
             await wire.do_handshake()

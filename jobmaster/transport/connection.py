@@ -16,7 +16,7 @@ Back-pressure has three parts, all bounded:
 * a *peer* is handed flow-control window only for bytes of unfinished messages and of messages that a handler has
   taken, so undelivered input stays below the window.
 
-The writer ends the connection when the peer takes nothing for `STALL_SECONDS`.
+A peer that takes nothing for a while is given up by the watch.
 
 `run` returns when the connection has ended (peer gone, protocol broken, `close_when_written`, given up), and every
 stream still open is told.
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STALL_SECONDS: Final = 30.0
-"""How long a peer may take none of what is handed to TLS in one go before it is given up."""
 WRITE_REST_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64
@@ -270,30 +268,27 @@ class Http2Connection(ABC):
         try:
             while not (self._closing and self._outbox.is_empty):
                 await self._outbox.wait_for_work()
-                if not await self._write_all():
-                    logger.info("peer took nothing for %d s", STALL_SECONDS)
-                    break
+                if len(self._streams) > 1 and self._outbox.size < TURN:
+                    await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
+                await self._write_all()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._on_broken_wire(error)
         self._nursery.cancel_scope.cancel()
 
-    async def _write_all(self) -> bool:
-        """Sends what is queued, and what is queued meanwhile; False when the peer took too little for too long."""
-        with trio.CancelScope(deadline=trio.current_time() + STALL_SECONDS) as stall:
-            while not self._outbox.is_empty:
-                chunk = self._outbox.take()
-                await self._wire.send_all(chunk)
-                self._outbox.gone(len(chunk))
-                now = trio.current_time()
-                if stall.deadline < now + STALL_SECONDS - 1:  # moving it each time would cost as much as the write
-                    stall.deadline = now + STALL_SECONDS
-        return not stall.cancelled_caught
+    async def _write_all(self) -> None:
+        """Sends what is queued, and what is queued meanwhile."""
+        while not self._outbox.is_empty:
+            chunk = self._outbox.take()
+            self._lifetime.on_write(trio.current_time())
+            await self._wire.send_all(chunk)
+            self._lifetime.on_written()
+            self._outbox.gone(len(chunk))
 
     # --- what streams ask for -------------------------------------------------------------------------------------
 
-    async def wait_for_room(self) -> None:
-        """Waits until a sender may queue a turn. Always a checkpoint."""
-        await self._outbox.wait_for_room()
+    async def wait_for_room(self, *, at_once: bool) -> None:
+        """Waits until a sender may queue a turn; see `Outbox.wait_for_room`."""
+        await self._outbox.wait_for_room(at_once=at_once)
 
     async def wait_for_window(self, stream: GrpcStream) -> None:
         """Waits until the peer may take more on a stream, or there is other news on it."""

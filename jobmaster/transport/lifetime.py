@@ -20,6 +20,7 @@ class LifetimePolicy:
         preface: until the peer's first SETTINGS.
         quiet: without a byte from the peer before it is sent a PING.
         answer: for its answer to that.
+        stall: for its taking what is handed to TLS in one go.
         idle: without a call before the connection is ended.
         age: before it is told to go away; `grace` later it is ended.
         goaway: between the first GOAWAY, which lets calls under way come in, and the one that is final.
@@ -28,6 +29,7 @@ class LifetimePolicy:
     preface: float = 10.0
     quiet: float = 30.0
     answer: float = 10.0
+    stall: float = 30.0
     idle: float = 15 * 60.0
     age: float = 24 * 3600.0
     grace: float = 60.0
@@ -81,6 +83,7 @@ class Lifetime:
         self._opened = now
         self._heard = now
         self._asked = math.inf
+        self._writing_since = math.inf
         self._idle_since = now
         self._has_settings = False
         self._old = now + policy.age * (1 + jitter)
@@ -91,6 +94,14 @@ class Lifetime:
         """The peer sent something."""
         self._heard = now
         self._asked = math.inf
+
+    def on_write(self, now: float) -> None:
+        """Something is handed to the peer."""
+        self._writing_since = now
+
+    def on_written(self) -> None:
+        """The peer has taken it."""
+        self._writing_since = math.inf
 
     def on_settings(self) -> None:
         """The peer's first SETTINGS have come."""
@@ -118,6 +129,7 @@ class Lifetime:
         due: list[tuple[float, Decision]] = [
             (math.inf if self._has_settings else self._opened + policy.preface, GiveUp("no HTTP/2 settings in time")),
             (self._asked + policy.answer, GiveUp("no answer to a ping")),
+            (self._writing_since + policy.stall, GiveUp("the peer took nothing of what was sent")),
             (self._heard + policy.quiet if math.isinf(self._asked) else math.inf, SendPing()),
         ]
         if math.isinf(self._going):
@@ -128,7 +140,7 @@ class Lifetime:
             due.append((self._old + policy.grace, GiveUp("calls outlasted the grace of an old connection")))
         moment, decision = min(due, key=lambda entry: entry[0])
         if moment > now:
-            return Wait(moment)
+            return Wait(min(moment, now + policy.stall))  # a write that begins meanwhile tells nobody
         if isinstance(decision, SendPing):
             self._asked = now
         return decision

@@ -29,7 +29,8 @@ class Outbox:
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
-        self._work = trio.Event()
+        self._work = trio.lowlevel.ParkingLot()
+        self._woken = False
         self._going = trio.lowlevel.ParkingLot()
 
     @property
@@ -46,7 +47,8 @@ class Outbox:
         """Adds bytes, whatever the size: who may is asked before."""
         self._pieces.append(data)
         self._size += len(data)
-        self._work.set()
+        if self._work:
+            self._work.unpark()
 
     def take(self) -> bytes:
         """The next bytes to write, as whole pieces, up to about `WRITE_SIZE`; only where the box is not empty."""
@@ -63,23 +65,30 @@ class Outbox:
     def gone(self, count: int) -> None:
         """That many bytes of those taken have been written."""
         self._size -= count
-        self._going.unpark_all()
+        if self._going:
+            self._going.unpark_all()
 
     def wake(self) -> None:
         """Has `wait_for_work` return, with work or without."""
-        self._work.set()
+        self._woken = True
+        self._work.unpark()
 
     async def wait_for_work(self) -> None:
-        """Waits until there is something to take."""
-        await self._work.wait()
-        self._work = trio.Event()
-        if self._size < TURN:
-            await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
+        """Waits until there is something to take, or `wake` was called."""
+        while not (self._pieces or self._woken):
+            await self._work.park()
+        self._woken = False
 
-    async def wait_for_room(self) -> None:
-        """Waits until a sender may put a turn. Always a checkpoint."""
+    async def wait_for_room(self, *, at_once: bool = False) -> None:
+        """Waits until a sender may put a turn.
+
+        Always a checkpoint; `at_once`, where there is room, only one that may be cancelled.
+        """
         if self._size < HIGH_WATER:
-            await trio.lowlevel.checkpoint()
+            if at_once:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await trio.lowlevel.checkpoint()
         while self._size >= HIGH_WATER:
             await self._going.park()
 

@@ -53,6 +53,7 @@ class GrpcStream(ABC):
         self._news = trio.lowlevel.ParkingLot()
         self._remote_ended = False
         self._local_ended = False
+        self._has_sent = False
         self._failure: Exception | None = None
         self.end_stream_event: RequestEnded | ResponseEnded | None = None
 
@@ -177,7 +178,8 @@ class GrpcStream(ABC):
     async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
         offset = 0
         while offset < length:
-            await self._connection.wait_for_room()
+            await self._connection.wait_for_room(at_once=not self._has_sent)
+            self._has_sent = True
             if self._failure is not None:
                 raise self._failure
             if self._peer_listens_no_more():

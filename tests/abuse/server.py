@@ -30,7 +30,6 @@ from jobmaster.auth.tls import server_context
 from jobmaster.collector import collect_cycles
 from jobmaster.rpc import listener
 from jobmaster.rpc.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
-from jobmaster.transport import connection
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher
 
@@ -165,7 +164,9 @@ async def serve(options: argparse.Namespace) -> None:
     logging.getLogger("jobmaster").addHandler(bugs)
     logging.getLogger("trio").addHandler(logging.NullHandler())  # what it says of EMFILE is asked for here
     dispatcher = CountingDispatcher({SERVICE: service()}, lambda _error: Status(StatusCode.INTERNAL, "internal error"))
-    lifetime = LifetimePolicy(preface=options.preface, quiet=options.quiet, answer=options.answer)
+    lifetime = LifetimePolicy(
+        preface=options.preface, quiet=options.quiet, answer=options.answer, stall=options.stall
+    )
     context: ssl.SSLContext = server_context(options.certificates)
     limits = ConnectionLimits(total=options.total, per_address=options.per_address, per_client=options.per_client)
     served = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, lifetime=lifetime), limits)
@@ -187,9 +188,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, help="descriptors that the process may have")
     for name in ("total", "per_address", "per_client"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(DEFAULT_LIMITS, name))
-    for name in ("preface", "quiet", "answer"):
+    for name in ("preface", "quiet", "answer", "stall"):
         parser.add_argument(f"--{name}", type=float, default=getattr(SERVER_POLICY, name), help="seconds")
-    parser.add_argument("--stall", type=float, default=connection.STALL_SECONDS, help="seconds")
     parser.add_argument("--handshake", type=float, default=listener.HANDSHAKE_SECONDS, help="seconds")
     return parser.parse_args()
 
@@ -197,8 +197,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """The program."""
     options = arguments()
-    connection.STALL_SECONDS = options.stall  # type: ignore[misc]  # final but for tests, which cannot wait so long
-    listener.HANDSHAKE_SECONDS = options.handshake  # type: ignore[misc]  # likewise
+    listener.HANDSHAKE_SECONDS = options.handshake  # type: ignore[misc]  # final but for tests, which cannot wait so long
     if options.files:
         resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, options.files))
     trio.run(serve, options)

@@ -1,0 +1,94 @@
+"""TCP as TLS needs it: bytes come and go in the fewest turns of the event loop.
+
+trio.SSLStream lets the others have their turn in each of its operations: taking its lock is a checkpoint. A stream
+under it that did so once more would make every write and every read wait for two turns. So this one lets others run
+only where it has to wait, and is no stream for anybody but SSLStream.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final, NoReturn
+
+import trio
+
+RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes that are received in one go, at most."""
+
+_WATCH_PEER: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),  # seconds
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),  # milliseconds
+)
+
+
+class TcpStream(trio.abc.HalfCloseableStream):
+    """The bytes of a connection, which stays the owner's. Always a point of cancellation, seldom a turn.
+
+    Raises, from each of its methods:
+        trio.BrokenResourceError: the connection is broken.
+        trio.ClosedResourceError: it was closed here.
+    """
+
+    def __init__(self, tcp: trio.SocketStream) -> None:
+        self._tcp = tcp
+        self._socket = tcp.socket
+
+    def watch_peer(self) -> None:
+        """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
+
+        Raises:
+            OSError: the connection is gone already.
+        """
+        for level, option, value in _WATCH_PEER:
+            self._socket.setsockopt(level, option, value)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all bytes."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        sent = self._send(data)
+        while sent < len(data):
+            await self.wait_send_all_might_not_block()
+            sent += self._send(memoryview(data)[sent:])
+
+    def _send(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return os.write(self._socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            _fail(error)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Receives at most `max_bytes`; b"" at the end."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                _fail(error)
+            await trio.lowlevel.wait_readable(self._socket)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Waits until some bytes can be sent."""
+        await self._tcp.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """Ends the connection in this direction."""
+        await self._tcp.send_eof()
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        await self._tcp.aclose()
+
+
+def _fail(error: OSError) -> NoReturn:
+    if error.errno == errno.EBADF:
+        raise trio.ClosedResourceError("the connection was closed here") from None
+    raise trio.BrokenResourceError(f"the connection is broken: {error}") from error
