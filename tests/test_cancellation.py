@@ -20,6 +20,7 @@ from jobmaster.auth.policy import Identity, Role
 from jobmaster.job.specification import JobSpecification
 from jobmaster.keeper import Keeper, keep_jobs
 from tests.harness import options_for, own_cgroup_root
+from tests.output.stretches import bytes_of
 from tests.test_leaks import children, descriptors
 
 CALLER = Identity(name="client1", role=Role.USER)
@@ -61,9 +62,9 @@ async def cancelled_after(steps: int, scenario: Callable[[], Awaitable[object]])
 async def life_of_a_job(keeper: Keeper) -> None:
     """Start, follow the first line, stop, and see the end."""
     job_id = await keeper.start(CALLER, SLEEPER)
-    async with aclosing(keeper.find(CALLER, job_id).output.follow()) as chunks:
-        async for chunk in chunks:
-            assert chunk == b"up\n"
+    async with aclosing(keeper.find(CALLER, job_id).output.follow()) as stretches:
+        async for stretch in stretches:
+            assert await bytes_of(stretch) == b"up\n"
             break
     await keeper.stop(CALLER, job_id)
 

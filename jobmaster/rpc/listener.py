@@ -27,6 +27,7 @@ from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
 from jobmaster.transport.tcp import TcpStream
+from jobmaster.transport.tls import in_fewer_steps
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Listener:
 
     def __init__(self, door: Door, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._door = door
+        in_fewer_steps(door.context)
         self._limits = limits
         self._open = 0
         self._by_host: Counter[str] = Counter()

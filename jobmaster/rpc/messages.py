@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import assert_never
+from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -21,7 +21,10 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Running, Starting, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.transport.stream import PreparedMessage
+from jobmaster.transport.stored import Content, StoredMessages
+
+OUTPUT_MESSAGE_SIZE: Final = 112 * 1024 - 16
+"""Bytes of output in one message, at most: two such messages make a turn, and clients need no huge pieces of memory."""
 
 
 def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
@@ -62,15 +65,19 @@ def response_of(record: JobRecord) -> pb.JobResponse:
     return response
 
 
-def output_message(chunk: bytes | bytearray) -> PreparedMessage:
-    """A JobOutputResponse around a chunk, which is not copied: field 1, length-delimited."""
-    length = len(chunk)
-    varint = bytearray()
+def output_messages(content: Content) -> StoredMessages:
+    """JobOutputResponses around bytes that are read when they are sent."""
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _output_head)
+
+
+def _output_head(length: int) -> bytes:
+    """What a JobOutputResponse with so many bytes of output begins with: field 1, length-delimited."""
+    head = bytearray(b"\x0a")
     while length > 0x7F:
-        varint.append(length & 0x7F | 0x80)
+        head.append(length & 0x7F | 0x80)
         length >>= 7
-    varint.append(length)
-    return PreparedMessage((b"\x0a" + varint, memoryview(chunk)))
+    head.append(length)
+    return bytes(head)
 
 
 def _put_cause(response: pb.JobResponse, cause: Cause) -> None:

@@ -9,9 +9,9 @@ from jobmaster.auth.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
 from jobmaster.keeper import Keeper
-from jobmaster.rpc.messages import output_message, response_of, specification_of
+from jobmaster.rpc.messages import output_messages, response_of, specification_of
 from jobmaster.rpc.statuses import OutputIncomplete
-from jobmaster.transport.stream import PreparedMessage
+from jobmaster.transport.stored import StoredMessages
 
 
 class JobService(JobServiceServicer):
@@ -41,12 +41,12 @@ class JobService(JobServiceServicer):
 
     async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
         self, message: pb.JobIDRequest, request: Identity
-    ) -> AsyncIterator[PreparedMessage]:
+    ) -> AsyncIterator[StoredMessages]:
         """All output from the first byte, then live, until the job has ended."""
         job = self._keeper.find(request, message.job_id_request.job_id)
-        async with aclosing(job.output.follow()) as chunks:
-            async for chunk in chunks:
-                yield output_message(chunk)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+        async with aclosing(job.output.follow()) as stretches:
+            async for stretch in stretches:
+                yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         await job.wait_ended()
         if job.output.lost:
             raise OutputIncomplete(job.output.lost)

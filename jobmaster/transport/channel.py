@@ -17,9 +17,10 @@ from typing import Any, Final, Protocol
 import trio
 
 from jobmaster.errors import TransportError
-from jobmaster.transport.client import ClientConnection, ClientStream
+from jobmaster.transport.client import RECEIVE_SIZE, ClientConnection, ClientStream
 from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.tcp import TcpStream
+from jobmaster.transport.tls import in_fewer_steps
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -45,7 +46,7 @@ class Channel:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._address = host
-        self._context = context
+        self._context = in_fewer_steps(context)
         self._nursery = nursery
         self._connecting = trio.Lock()
         self._connection: ClientConnection | None = None
@@ -128,7 +129,9 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = trio.SSLStream(TcpStream(tcp), context, server_hostname=host, https_compatible=True)
+    wire = trio.SSLStream(
+        TcpStream(tcp, receive_size=RECEIVE_SIZE), context, server_hostname=host, https_compatible=True
+    )
     try:
         with trio.fail_after(CONNECT_SECONDS):
             await wire.do_handshake()

@@ -3,8 +3,8 @@
 The deadline of the scope around a call is sent as its grpc-timeout, and a call that is cancelled or left early is
 reset, so that the server stops working for it.
 
-Received DATA is most of a client's work, so its TLS records are taken several in a turn, its windows are large, and a
-server may send it in large frames.
+Received DATA is most of a client's work, so it is read in large pieces, its windows are large, and a server may send it
+in large frames.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ from purerpc import Status, StatusCode
 from purerpc.grpclib.events import ResponseEnded
 
 from jobmaster.errors import TransportError
-from jobmaster.transport.connection import READ_SIZE, Http2Connection
+from jobmaster.transport.connection import Http2Connection
 from jobmaster.transport.frames import ErrorCode
 from jobmaster.transport.header_blocks import encode_block
 from jobmaster.transport.headers import parse_status, refusal_of, request_headers
 from jobmaster.transport.http2 import Side
 from jobmaster.transport.lifetime import CLIENT_POLICY
-from jobmaster.transport.stream import GrpcStream, PreparedMessage
+from jobmaster.transport.stream import GrpcStream
 
 if TYPE_CHECKING:
     from jobmaster.transport.events import HeadersReceived
     from jobmaster.transport.header_blocks import Field
+    from jobmaster.transport.stored import StoredMessages
 
 STREAM_WINDOW: Final = 4 * 1024 * 1024
 """Bytes that a call may hold here; large, because each update of a window costs a wake-up of the server."""
 CONNECTION_WINDOW: Final = 16 * 1024 * 1024
-RECORDS_A_TURN: Final = 16
-"""TLS records that are worked off before other tasks have their turn."""
+RECEIVE_SIZE: Final = 120 * 1024
+READ_SIZE: Final = 112 * 1024
+"""Bytes that are received from the network in one go, and of what TLS makes of them; from 128 KiB on, each piece of memory
+would come from the kernel and go back to it."""
 FRAME_SIZE: Final = 64 * 1024
 
 
@@ -103,7 +106,7 @@ class ClientStream(GrpcStream):
             self.reset()
             raise
 
-    async def send_message(self, message: Message | PreparedMessage) -> None:
+    async def send_message(self, message: Message | StoredMessages) -> None:
         """As `GrpcStream.send_message`; a cancelled wait abandons the call.
 
         A server may answer before it has read the request: its status, found by receiving, is then what counts.
@@ -134,7 +137,7 @@ class ClientConnection(Http2Connection):
     """A connection to a server."""
 
     def __init__(self, wire: trio.abc.Stream) -> None:
-        super().__init__(wire, _SIDE, CLIENT_POLICY)
+        super().__init__(wire, _SIDE, CLIENT_POLICY, read_size=READ_SIZE)
         self._going_away = False
         self._broken: Exception | None = None
         self._ended = False
@@ -190,25 +193,6 @@ class ClientConnection(Http2Connection):
         return TransportError("the connection to the server was lost")
 
     # --- receiving ------------------------------------------------------------------------------------------------
-
-    async def _take(self, data: bytes, now: float) -> None:
-        turns = RECORDS_A_TURN
-        while data:
-            await super()._take(data, now)
-            turns -= 1
-            data = self._buffered_record() if turns else b""
-
-    def _buffered_record(self) -> bytes:
-        """A TLS record that has arrived already; b"" when there is none.
-
-        trio.SSLStream gives one record for each turn of the event loop, which for bulk data is most of the cost; its
-        SSL object, asked directly, has the next one at once or says that it wants more.
-        """
-        tls = getattr(self._wire, "_ssl_object", None)
-        try:
-            return bytes(tls.read(READ_SIZE)) if tls is not None else b""
-        except ssl.SSLError:  # nothing there, or an end that the next read will meet too
-            return b""
 
     def _on_broken_wire(self, error: Exception) -> None:
         self._broken = self._broken or error

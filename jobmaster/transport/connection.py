@@ -51,6 +51,7 @@ from jobmaster.transport.streams import ProtocolViolation
 
 if TYPE_CHECKING:
     from jobmaster.transport.frames import ErrorCode
+    from jobmaster.transport.stored import AtHand, StoredMessages
     from jobmaster.transport.stream import GrpcStream
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64
 """After a peer broke the protocol: how long it may take our last words, how long and how often it is still read."""
 READ_SIZE: Final = 16 * 1024
-"""Bytes read in one go; a TLS record has no more."""
+"""Bytes read in one go, and applied in one turn or a few."""
 EVENTS_A_TURN: Final = 32
 """What of it is applied before others have their turn: a read can hold hundreds of calls."""
 _PING_PAYLOAD: Final = b"jobmastr"
@@ -85,8 +86,11 @@ async def closed_at_once(tls: trio.SSLStream[Any]) -> AsyncIterator[None]:
 class Http2Connection(ABC):
     """The shared half of both sides: reader, writer, queue, windows. See the module's theory of operation."""
 
-    def __init__(self, wire: trio.abc.Stream, side: Side[Any], policy: LifetimePolicy) -> None:
+    def __init__(
+        self, wire: trio.abc.Stream, side: Side[Any], policy: LifetimePolicy, *, read_size: int = READ_SIZE
+    ) -> None:
         self._wire = wire
+        self._read_size = read_size
         self._outbox = Outbox()
         self._http2 = Http2(side, self._outbox.put)
         self._policy = policy
@@ -184,7 +188,7 @@ class Http2Connection(ABC):
         """Reads until the peer is gone (True) or has broken the protocol (False)."""
         while True:
             try:
-                data = await self._wire.receive_some(READ_SIZE)
+                data = await self._wire.receive_some(self._read_size)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._on_broken_wire(error)
                 return True
@@ -268,7 +272,7 @@ class Http2Connection(ABC):
         try:
             while not (self._closing and self._outbox.is_empty):
                 await self._outbox.wait_for_work()
-                if len(self._streams) > 1 and self._outbox.size < TURN:
+                if self._streams and self._outbox.size < TURN:
                     await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
                 await self._write_all()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -279,10 +283,11 @@ class Http2Connection(ABC):
         """Sends what is queued, and what is queued meanwhile."""
         while not self._outbox.is_empty:
             chunk = self._outbox.take()
+            size = len(chunk)
             self._lifetime.on_write(trio.current_time())
             await self._wire.send_all(chunk)
             self._lifetime.on_written()
-            self._outbox.gone(len(chunk))
+            self._outbox.gone(size)
 
     # --- what streams ask for -------------------------------------------------------------------------------------
 
@@ -303,6 +308,15 @@ class Http2Connection(ABC):
         count = min(self._http2.send_window(stream_id), length, TURN)
         if count:
             self._http2.send_data(stream_id, parts, offset, count)
+        return count
+
+    def send_stored_turn(self, stream_id: int, messages: StoredMessages, offset: int, source: AtHand) -> int | None:
+        """As `send_turn`, with content read from `source`; None where it is not at hand there."""
+        count = min(self._http2.send_window(stream_id), messages.length - offset, TURN)
+        if count and not self._http2.send_filled(
+            stream_id, count, lambda payloads: messages.fill(payloads, offset, source)
+        ):
+            return None
         return count
 
     def send_headers(self, stream_id: int, block: bytes, *, end_stream: bool) -> None:

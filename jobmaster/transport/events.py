@@ -39,7 +39,7 @@ class DataReceived(NamedTuple):
     """A part of a body; `length` bytes of window are handed back when it has been taken."""
 
     stream_id: int
-    data: bytes
+    data: bytes | memoryview
     length: int
     ended: bool
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
+from jobmaster.transport import buffers
+
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER: Final = struct.Struct(">IBI")
 """What opens each frame: 24 bits of length and 8 of type in one number, flags, a reserved bit and the stream's id."""
@@ -98,6 +100,22 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
         if length == 0:
             break
     return b"".join(pieces)
+
+
+def data_frames_to_fill(stream_id: int, length: int, largest: int) -> tuple[bytearray, list[memoryview]]:
+    """DATA frames of at most `largest` bytes for `length` bytes, and the places in them where those go."""
+    frames = buffers.take(length + -(-length // largest) * HEADER.size)
+    whole = memoryview(frames)
+    payloads = []
+    position = 0
+    while length:
+        size = min(largest, length)
+        HEADER.pack_into(frames, position, size << 8 | DATA, 0, stream_id)
+        position += HEADER.size
+        payloads.append(whole[position : position + size])
+        position += size
+        length -= size
+    return frames, payloads
 
 
 def header_frames(stream_id: int, block: bytes, *, end_stream: bool) -> bytes:

@@ -82,7 +82,7 @@ class Http2(Generic[Meaning]):
     `send` is handed bytes for the peer, whole frames in their order.
     """
 
-    def __init__(self, side: Side[Meaning], send: Callable[[bytes], None]) -> None:
+    def __init__(self, side: Side[Meaning], send: Callable[[bytes | bytearray], None]) -> None:
         self._side = side
         self._send = send
         self._tolerance = Tolerance()
@@ -158,7 +158,7 @@ class Http2(Generic[Meaning]):
             if self._data_left:
                 if position == end:
                     return
-                piece = data[position : position + self._data_left]
+                piece = _cut(data, position, self._data_left)
                 position += len(piece)
                 event = self._on_piece(piece, len(piece))
             elif end - position < _HEAD:
@@ -230,7 +230,7 @@ class Http2(Generic[Meaning]):
         event = self._on_piece(body, len(payload))
         return broken or event
 
-    def _on_piece(self, piece: bytes, length: int) -> Event | None:
+    def _on_piece(self, piece: bytes | memoryview, length: int) -> Event | None:
         """Takes the next bytes of a DATA frame, which cost `length` bytes of window."""
         flags, stream_id = self._data_head
         self._data_left -= length
@@ -480,9 +480,20 @@ class Http2(Generic[Meaning]):
 
     def send_data(self, stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int) -> None:
         """Sends `length` bytes, at most `send_window`, from `offset` of the concatenation of `parts`."""
+        self._data_sent(stream_id, length, frames.data_frames(stream_id, parts, offset, length, self._largest_sent))
+
+    def send_filled(self, stream_id: int, length: int, fill: Callable[[list[memoryview]], bool]) -> bool:
+        """Sends `length` bytes, at most `send_window`, that `fill` puts into the frames; False where it does not."""
+        data_frames, payloads = frames.data_frames_to_fill(stream_id, length, self._largest_sent)
+        filled = fill(payloads)
+        if filled:
+            self._data_sent(stream_id, length, data_frames)
+        return filled
+
+    def _data_sent(self, stream_id: int, length: int, data_frames: bytes | bytearray) -> None:
         self._table.sent(stream_id, length)
         self._tolerance.data_sent(-(-length // frames.LEAST_MAX_FRAME_SIZE))
-        self._send(frames.data_frames(stream_id, parts, offset, length, self._largest_sent))
+        self._send(data_frames)
 
     def end_stream(self, stream_id: int) -> None:
         """Ends our side of a stream."""
@@ -524,6 +535,13 @@ _RULES: Final[dict[int, Callable[[Http2[Any], int, int, bytes], Event | None]]] 
     frames.CONTINUATION: Http2._on_continuation,
 }
 """What is done with the whole frames of each type; others are extensions."""
+
+
+def _cut(data: bytes, start: int, length: int) -> bytes | memoryview:
+    """Up to `length` bytes; not copied where they are most of `data`, which they keep in memory then."""
+    if min(length, len(data) - start) * 2 > len(data):
+        return memoryview(data)[start : start + length]
+    return data[start : start + length]
 
 
 def _number(payload: bytes) -> int:

@@ -11,9 +11,10 @@ from typing import Final
 
 import trio
 
-HIGH_WATER: Final = 144 * 1024
-"""Bytes above which senders wait; with one `TURN` on top, a slow peer costs 256 KiB."""
-TURN: Final = 112 * 1024
+HIGH_WATER: Final = 32 * 1024
+"""Bytes above which senders wait; with one `TURN` on top, 256 KiB are queued for a slow peer. Held is no more either:
+what TLS was handed is counted till it is gone, and the buffer of bulk data is another's by then (`buffers`)."""
+TURN: Final = 224 * 1024
 """Bytes that a sender may put before the others have their turn."""
 CONTROL_LIMIT: Final = 1024 * 1024
 """Bytes above which nothing more is read from the peer: what it makes us answer comes without a sender's leave."""
@@ -27,7 +28,7 @@ class Outbox:
     """See the module."""
 
     def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
+        self._pieces: deque[bytes | bytearray] = deque()
         self._size = 0
         self._work = trio.lowlevel.ParkingLot()
         self._woken = False
@@ -43,14 +44,14 @@ class Outbox:
         """True when there is nothing to take."""
         return not self._pieces
 
-    def put(self, data: bytes) -> None:
+    def put(self, data: bytes | bytearray) -> None:
         """Adds bytes, whatever the size: who may is asked before."""
         self._pieces.append(data)
         self._size += len(data)
         if self._work:
             self._work.unpark()
 
-    def take(self) -> bytes:
+    def take(self) -> bytes | bytearray:
         """The next bytes to write, as whole pieces, up to about `WRITE_SIZE`; only where the box is not empty."""
         first = self._pieces.popleft()
         size = len(first)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     from jobmaster.transport.events import HeadersReceived
     from jobmaster.transport.header_blocks import Field
+    from jobmaster.transport.stored import StoredMessages
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class ServerStream(GrpcStream):
         self._response_started = False
         self._held = 0
 
-    def on_data(self, data: bytes, flow_controlled_length: int) -> None:
+    def on_data(self, data: bytes | memoryview, flow_controlled_length: int) -> None:
         """As `GrpcStream.on_data`, within what the server holds of unfinished messages."""
         super().on_data(data, flow_controlled_length)
         self._server.hold(self._decoder.held - self._held)
@@ -151,11 +152,12 @@ class ServerStream(GrpcStream):
             return await super().receive_message()
         raise RpcFailedError(Status(StatusCode.DEADLINE_EXCEEDED, "no complete request message arrived in time"))
 
-    async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
+    async def send_message(self, message: Message | StoredMessages) -> None:
+        """As `GrpcStream.send_message`, after the response's headers."""
         if not self._response_started and self._failure is None:
             self._response_started = True
             self._connection.send_headers(self.stream_id, RESPONSE_BLOCK, end_stream=False)
-        await super()._send_parts(parts, length)
+        await super().send_message(message)
 
     async def close(self, status: Status | None = None) -> None:
         """Ends the call with `status` (OK by default)."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,6 +19,8 @@ from purerpc.grpclib.exceptions import RpcFailedError
 from jobmaster.errors import TransportError
 from jobmaster.transport.frames import ErrorCode
 from jobmaster.transport.framing import PREFIX, MessageCompressed, MessageDecoder, prefix_for
+from jobmaster.transport.outbox import TURN
+from jobmaster.transport.stored import AtHand, StoredMessages
 
 if TYPE_CHECKING:
     from jobmaster.transport.connection import Http2Connection
@@ -31,13 +31,6 @@ MAX_MESSAGE_LENGTH: Final = 4 * 1024 * 1024
 
 class StreamGone(TransportError):
     """The peer reset the stream or the connection is lost."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedMessage:
-    """A message that is serialized already, in parts: spares large payloads the copies that protobuf makes."""
-
-    parts: Sequence[bytes | memoryview]
 
 
 class GrpcStream(ABC):
@@ -98,7 +91,7 @@ class GrpcStream(ABC):
             self._connection.acknowledge(self.stream_id, self.take_unacknowledged())
         return data
 
-    def on_data(self, data: bytes, flow_controlled_length: int) -> None:
+    def on_data(self, data: bytes | memoryview, flow_controlled_length: int) -> None:
         """Takes bytes of the peer's messages.
 
         The window of an unfinished message is handed back at once (the decoder bounds it); that of finished ones
@@ -165,29 +158,46 @@ class GrpcStream(ABC):
 
     # --- sending --------------------------------------------------------------------------------------------------
 
-    async def send_message(self, message: Message | PreparedMessage) -> None:
-        """Sends one message; returns when it is queued below the connection's high-water mark. A checkpoint.
+    async def send_message(self, message: Message | StoredMessages) -> None:
+        """Sends one message, or a run of them; returns when it is queued. A checkpoint.
 
         Raises:
             StreamGone: the stream or its connection ended.
+            OSError: what is stored cannot be read.
         """
-        parts = message.parts if isinstance(message, PreparedMessage) else (message.SerializeToString(),)
-        length = sum(map(len, parts))
-        await self._send_parts((prefix_for(length), *parts), PREFIX.size + length)
+        if isinstance(message, StoredMessages):
+            await self._send_stored(message)
+        else:
+            await self._send_whole(message.SerializeToString())
 
-    async def _send_parts(self, parts: Sequence[bytes | memoryview], length: int) -> None:
-        offset = 0
-        while offset < length:
-            await self._connection.wait_for_room(at_once=not self._has_sent)
-            self._has_sent = True
-            if self._failure is not None:
-                raise self._failure
-            if self._peer_listens_no_more():
-                return
-            sent = self._connection.send_turn(self.stream_id, parts, offset, length - offset)
-            offset += sent
-            if sent == 0:
+    async def _send_whole(self, data: bytes) -> None:
+        parts, length, offset = (prefix_for(len(data)), data), PREFIX.size + len(data), 0
+        while offset < length and await self._may_send():
+            if sent := self._connection.send_turn(self.stream_id, parts, offset, length - offset):
+                offset += sent
+            else:
                 await self._connection.wait_for_window(self)
+
+    async def _send_stored(self, messages: StoredMessages) -> None:
+        source: AtHand = messages.content
+        offset = 0
+        while offset < messages.length and await self._may_send():
+            sent = self._connection.send_stored_turn(self.stream_id, messages, offset, source)
+            if sent is None:
+                source = await messages.load(offset, TURN)
+            elif sent:
+                source = messages.content
+                offset += sent
+            else:
+                await self._connection.wait_for_window(self)
+
+    async def _may_send(self) -> bool:
+        """Waits until a turn may be queued; False where nobody listens any more."""
+        await self._connection.wait_for_room(at_once=not self._has_sent)
+        self._has_sent = True
+        if self._failure is not None:
+            raise self._failure
+        return not self._peer_listens_no_more()
 
     def _peer_listens_no_more(self) -> bool:
         """True when the peer has ended the whole call, so that there is nothing to send for."""

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 import trio
 
 RECEIVE_SIZE: Final = 64 * 1024
-"""Bytes that are received in one go, at most."""
+"""Bytes that are received in one go, at most, where nothing else is said."""
 
 _WATCH_PEER: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -34,9 +34,10 @@ class TcpStream(trio.abc.HalfCloseableStream):
         trio.ClosedResourceError: it was closed here.
     """
 
-    def __init__(self, tcp: trio.SocketStream) -> None:
+    def __init__(self, tcp: trio.SocketStream, *, receive_size: int = RECEIVE_SIZE) -> None:
         self._tcp = tcp
         self._socket = tcp.socket
+        self._receive_size = receive_size
 
     def watch_peer(self) -> None:
         """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
@@ -68,7 +69,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
-                return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
+                return os.read(self._socket.fileno(), max_bytes or self._receive_size)
             except BlockingIOError:
                 pass
             except OSError as error:

@@ -164,9 +164,7 @@ async def serve(options: argparse.Namespace) -> None:
     logging.getLogger("jobmaster").addHandler(bugs)
     logging.getLogger("trio").addHandler(logging.NullHandler())  # what it says of EMFILE is asked for here
     dispatcher = CountingDispatcher({SERVICE: service()}, lambda _error: Status(StatusCode.INTERNAL, "internal error"))
-    lifetime = LifetimePolicy(
-        preface=options.preface, quiet=options.quiet, answer=options.answer, stall=options.stall
-    )
+    lifetime = LifetimePolicy(preface=options.preface, quiet=options.quiet, answer=options.answer, stall=options.stall)
     context: ssl.SSLContext = server_context(options.certificates)
     limits = ConnectionLimits(total=options.total, per_address=options.per_address, per_client=options.per_client)
     served = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, lifetime=lifetime), limits)

@@ -24,7 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.auth.folder import CLIENT_AUTHORITY, SERVER, certificate_path, key_path
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.output.log import CHUNK_SIZE
+from jobmaster.rpc.messages import OUTPUT_MESSAGE_SIZE
 
 SERVICE: Final = "jobmaster.jobs.v1.JobService"
 THREADS: Final = 16
@@ -78,7 +78,7 @@ class Peer:
             started[0].wait()
             return
         with (self._output_folder / f"{job_id}.log").open("rb", buffering=0) as log:
-            while chunk := log.read(CHUNK_SIZE):
+            while chunk := log.read(OUTPUT_MESSAGE_SIZE):
                 yield pb.JobOutputResponse(output=chunk)
 
 

@@ -41,7 +41,7 @@ def joined(events: list[Event], event: Event) -> list[Event]:
         case [*others, DataReceived(stream_id, data, length, ended=False)], DataReceived() if (
             event.stream_id == stream_id
         ):
-            return [*others, DataReceived(stream_id, data + event.data, length + event.length, event.ended)]
+            return [*others, DataReceived(stream_id, bytes(data) + event.data, length + event.length, event.ended)]
         case _:
             return [*events, event]
 

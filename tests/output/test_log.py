@@ -15,7 +15,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.output.log import CHUNK_SIZE, OutputLog
+from jobmaster.output.log import STRETCH_SIZE, OutputLog, Stretch
+from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 20.0
 
@@ -35,28 +36,28 @@ def write(log: OutputLog, data: bytes) -> None:
 
 
 def sample(size: int) -> bytes:
-    """Bytes without a pattern that a misplaced chunk would repeat."""
+    """Bytes without a pattern that a misplaced stretch would repeat."""
     return hashlib.shake_128(b"").digest(size)
 
 
 async def read_all(log: OutputLog, offset: int = 0) -> bytes:
     """Follows to the end."""
     with trio.fail_after(DEADLINE):
-        async with aclosing(log.follow(offset)) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+        async with aclosing(log.follow(offset)) as stretches:
+            return b"".join([await bytes_of(stretch) async for stretch in stretches])
 
 
 async def follow_into(log: OutputLog, seen: bytearray, offset: int = 0) -> None:
     """Follows to the end and shows what has come so far."""
     with trio.fail_after(DEADLINE):
-        async with aclosing(log.follow(offset)) as chunks:
-            async for chunk in chunks:
-                seen += chunk
+        async with aclosing(log.follow(offset)) as stretches:
+            async for stretch in stretches:
+                seen += await bytes_of(stretch)
 
 
-async def next_into(chunks: AsyncGenerator[bytes | bytearray, None], seen: list[bytes]) -> None:
-    """Waits for one chunk."""
-    seen.append(bytes(await anext(chunks)))
+async def next_into(stretches: AsyncGenerator[Stretch, None], seen: list[bytes]) -> None:
+    """Waits for one stretch."""
+    seen.append(await bytes_of(await anext(stretches)))
 
 
 def test_only_its_owner_can_read_it(log: OutputLog) -> None:
@@ -96,7 +97,7 @@ async def test_a_follower_does_not_read_through_a_link(log: OutputLog, tmp_path:
         await read_all(log)
 
 
-@pytest.mark.parametrize("size", [0, 1, CHUNK_SIZE, CHUNK_SIZE + 1, 3 * 2**20])
+@pytest.mark.parametrize("size", [0, 1, STRETCH_SIZE, STRETCH_SIZE + 1, 3 * 2**20])
 @pytest.mark.parametrize("offset", [0, 1, 2**16, 2**22])
 async def test_all_from_an_offset(log: OutputLog, size: int, offset: int) -> None:
     """A follower of a sealed log gets every byte from its offset on, and then the end."""
@@ -106,21 +107,35 @@ async def test_all_from_an_offset(log: OutputLog, size: int, offset: int) -> Non
     assert await read_all(log, offset) == data[offset:]
 
 
-async def test_a_follower_holds_a_chunk_at_a_time(log: OutputLog) -> None:
-    """However much there is to read, a chunk is at most CHUNK_SIZE."""
-    write(log, bytes(3 * CHUNK_SIZE + 5))
+async def test_a_stretch_has_an_end(log: OutputLog) -> None:
+    """However much there is to read, a stretch is at most STRETCH_SIZE."""
+    write(log, bytes(3 * STRETCH_SIZE + 5))
     log.seal()
-    assert {len(chunk) async for chunk in log.follow()} <= set(range(1, CHUNK_SIZE + 1))
+    assert [stretch.length async for stretch in log.follow()] == [STRETCH_SIZE] * 3 + [5]
+
+
+async def test_a_stretch_is_read_into_places(log: OutputLog) -> None:
+    """From any byte on, into as many places as there are; what does not fill them is not at hand."""
+    data = sample(100)
+    write(log, data)
+    async with aclosing(log.follow()) as stretches:
+        stretch = await anext(stretches)
+        places = [bytearray(10), bytearray(1), bytearray(80)]
+        assert stretch.read_at_once([memoryview(place) for place in places], 9)
+        assert b"".join(places) == data[9:]
+        assert not stretch.read_at_once([memoryview(bytearray(92))], 9)
+        assert await stretch.read(95, 3) == data[95:98]
+        assert await stretch.read(95, 30) == data[95:]
 
 
 async def test_a_follower_is_live(log: OutputLog) -> None:
     """A follower waits for what is not there yet, and has it as soon as it is written, each time."""
-    async with aclosing(log.follow()) as chunks:
+    async with aclosing(log.follow()) as stretches:
         for data in (b"one", b"\0two\0", b"three"):
             seen: list[bytes] = []
             with trio.fail_after(DEADLINE):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(next_into, chunks, seen)
+                    nursery.start_soon(next_into, stretches, seen)
                     await wait_all_tasks_blocked()
                     assert seen == []
                     write(log, data)
@@ -148,24 +163,24 @@ async def test_followers_of_any_moment_see_the_same(log: OutputLog) -> None:
 
 
 async def test_only_what_is_counted_is_seen(log: OutputLog) -> None:
-    """Bytes that are in the file and not yet counted are not shown, though a chunk would have room for them."""
+    """Bytes that are in the file and not yet counted are not shown, though a stretch would have room for them."""
     os.pwrite(log.fd, b"counted and not", 0)
     log.advance(7)
-    async with aclosing(log.follow()) as chunks:
-        assert await anext(chunks) == b"counted"
+    async with aclosing(log.follow()) as stretches:
+        assert await bytes_of(await anext(stretches)) == b"counted"
         log.advance(8)
-        assert await anext(chunks) == b" and not"
+        assert await bytes_of(await anext(stretches)) == b" and not"
 
 
 async def test_a_slow_follower_costs_the_others_nothing(log: OutputLog) -> None:
     """A follower that stopped reading keeps neither the writer nor another follower from the end."""
     async with aclosing(log.follow()) as slow:
-        write(log, b"x" * (CHUNK_SIZE + 1))
-        first = await anext(slow)
-        write(log, b"y" * CHUNK_SIZE)
+        write(log, b"x" * (STRETCH_SIZE + 1))
+        first = await bytes_of(await anext(slow))
+        write(log, b"y" * STRETCH_SIZE)
         log.seal()
         fast = await read_all(log)
-        assert first + b"".join([chunk async for chunk in slow]) == fast
+        assert first + b"".join([await bytes_of(stretch) async for stretch in slow]) == fast
 
 
 async def test_sealing_ends_the_waiting(log: OutputLog) -> None:
@@ -182,13 +197,13 @@ async def test_sealing_ends_the_waiting(log: OutputLog) -> None:
 
 async def test_discarding_removes_the_file(log: OutputLog) -> None:
     """A discarded log has no file; who was reading has the rest, who comes now has an error; doing it again is nothing."""
-    write(log, b"x" * (CHUNK_SIZE + 1))
+    write(log, b"x" * (STRETCH_SIZE + 1))
     async with aclosing(log.follow()) as early:
-        first = await anext(early)
+        first = await bytes_of(await anext(early))
         log.discard()
         log.discard()
         assert not log.path.exists()
-        assert first + b"".join([chunk async for chunk in early]) == b"x" * (CHUNK_SIZE + 1)
+        assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == b"x" * (STRETCH_SIZE + 1)
     with pytest.raises(FileNotFoundError):
         await read_all(log)
 
@@ -197,18 +212,16 @@ async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:
     """When somebody shortened the file a follower fails; it neither ends as if that were all nor waits."""
     write(log, b"0123456789")
     os.truncate(log.path, 4)
-    seen = bytearray()
     with pytest.raises(OSError, match="shorter than what was written"):
-        await follow_into(log, seen)
-    assert seen == b"0123"
+        await read_all(log)
 
 
 async def test_leaving_early_lets_go_of_the_file(log: OutputLog) -> None:
     """A follower that leaves, by closing or by cancellation, keeps no descriptor."""
-    write(log, b"x" * (CHUNK_SIZE + 1))
+    write(log, b"x" * (STRETCH_SIZE + 1))
     before = os.listdir("/proc/self/fd")
-    async with aclosing(log.follow()) as chunks:
-        await anext(chunks)
+    async with aclosing(log.follow()) as stretches:
+        await anext(stretches)
         assert os.listdir("/proc/self/fd") != before
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_into, log, bytearray())

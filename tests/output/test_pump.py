@@ -18,6 +18,7 @@ import trio
 
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
+from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 30.0
 MIB: Final = 2**20
@@ -83,9 +84,9 @@ async def pump_all(line: Line, data: bytes) -> None:
 
 async def collect(log: OutputLog, seen: bytearray) -> None:
     """Follows to the end."""
-    async with aclosing(log.follow()) as chunks:
-        async for chunk in chunks:
-            seen += chunk
+    async with aclosing(log.follow()) as stretches:
+        async for stretch in stretches:
+            seen += await bytes_of(stretch)
 
 
 def redirect(log: OutputLog, path: str | Path, flags: int) -> None:

@@ -41,11 +41,13 @@ class Probe:
         self.entered = trio.Event()
         self.cancelled = trio.Event()
         self.sent = 0
+        self.writes = 0
+        self.turns = [trio.Event() for _ in range(3)]
         self.service = Service(SERVICE)
         cardinality = purerpc.Cardinality.UNARY_UNARY
-        for name in ("Echo", "Hang", "Fail"):
+        for name in ("Echo", "Hang", "Fail", "InTurn"):
             signature = RPCSignature(cardinality, Echo, Echo)
-            self.service.add_method(name, getattr(self, name.lower()), signature)
+            self.service.add_method(name, getattr(self, "in_turn" if name == "InTurn" else name.lower()), signature)
         flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
         self.service.add_method("Flood", self.flood, flood)
 
@@ -62,6 +64,12 @@ class Probe:
             self.cancelled.set()
             raise
         raise AssertionError("unreachable")
+
+    async def in_turn(self, message: Echo) -> Echo:
+        """Answers when the one before has, in the next turn of the event loop."""
+        await self.turns[len(message.output)].wait()
+        self.turns[len(message.output) + 1].set()
+        return message
 
     async def fail(self, message: Echo) -> Echo:
         """Fails with a text that no client may see, or with an error of the caller."""
@@ -93,6 +101,14 @@ async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.
     dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
     server = ServerConnection(far, dispatcher, caller=None)
     client = ClientConnection(near)
+    deliver = far.send_stream.send_all_hook
+
+    async def count_write() -> None:
+        probe.writes += 1
+        assert deliver is not None
+        await deliver()
+
+    far.send_stream.send_all_hook = count_write
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
         await nursery.start(client.run)
@@ -126,6 +142,31 @@ async def test_many_calls_one_after_another() -> None:
         assert not client._streams
         assert not server._streams
         assert server._running_handlers == 0
+
+
+async def test_an_answer_is_one_write() -> None:
+    """Headers, message and trailers of a call go together."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, _server):
+        await stub(client, "Echo")(Echo(output=b"first"))
+        before = probe.writes
+        await stub(client, "Echo")(Echo(output=b"x"))
+        assert probe.writes == before + 1
+
+
+async def test_calls_that_end_together_share_a_write() -> None:
+    """So does the answer of a call that ends in the turn in which another one's wakes the writer."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, _server):
+        for _ in range(10):  # whether the writer runs before the second handler is chance in each
+            probe.turns = [trio.Event() for _ in probe.turns]
+            async with trio.open_nursery() as nursery:
+                for number in range(2):
+                    nursery.start_soon(stub(client, "InTurn"), Echo(output=bytes(number)))
+                await trio.testing.wait_all_tasks_blocked()
+                before = probe.writes
+                probe.turns[0].set()
+            assert probe.writes == before + 1
 
 
 async def test_cancelled_call() -> None:

@@ -17,7 +17,7 @@ from jobmaster.transport.lifetime import (
     Wait,
 )
 
-POLICY = LifetimePolicy(preface=10, quiet=30, answer=5, idle=100, age=1000, grace=60, goaway=1)
+POLICY = LifetimePolicy(preface=10, quiet=30, answer=5, stall=40, idle=100, age=1000, grace=60, goaway=1)
 
 
 def lifetime(*, settings: bool = True, jitter: float = 0.0) -> Lifetime:
@@ -42,6 +42,31 @@ def test_quiet_peer_is_asked_once_and_given_up() -> None:
     assert quiet.decide(30) == SendPing()
     assert quiet.decide(30) == Wait(35)
     assert quiet.decide(35) == GiveUp("no answer to a ping")
+
+
+def test_peer_that_takes_nothing() -> None:
+    """A peer that does not take what was handed to it in one go is given up, whatever it says meanwhile."""
+    stalled, slow = lifetime(), lifetime()
+    for connection in (stalled, slow):
+        connection.on_busy()
+        connection.on_write(10)
+        connection.on_bytes(49)
+    slow.on_written()
+    slow.on_write(49)
+    assert stalled.decide(49.5) == Wait(50)
+    assert stalled.decide(50) == GiveUp("the peer took nothing of what was sent")
+    assert slow.decide(50) == Wait(79)
+    slow.on_bytes(70)
+    slow.on_written()
+    assert slow.decide(90) == Wait(100)
+
+
+def test_a_write_that_begins_is_looked_at_in_time() -> None:
+    """However far away all else is, a connection is looked at again before a write of now can be too old."""
+    patient = LifetimePolicy(quiet=500, stall=40)
+    connection = Lifetime(patient, now=0, jitter=0)
+    connection.on_settings()
+    assert connection.decide(7) == Wait(47)
 
 
 def test_any_byte_is_an_answer() -> None:

@@ -57,9 +57,19 @@ async def test_senders_wait_above_the_mark(autojump_clock: trio.testing.MockCloc
 
 
 async def test_waiting_for_room_is_a_checkpoint() -> None:
-    """A sender lets others have their turn even where there is room."""
+    """A sender lets others have their turn even where there is room, but for one who asks not to."""
     with trio.testing.assert_checkpoints():
         await Outbox().wait_for_room()
+    with trio.move_on_after(0) as scope:
+        await Outbox().wait_for_room(at_once=True)
+    assert scope.cancelled_caught
+
+
+async def test_a_sender_at_once_waits_above_the_mark(autojump_clock: trio.testing.MockClock) -> None:
+    """Where there is no room, nobody goes before the others."""
+    box = Outbox()
+    box.put(bytes(HIGH_WATER))
+    assert await is_held_back(lambda: box.wait_for_room(at_once=True))
 
 
 @pytest.mark.parametrize("limit", [0, CONTROL_LIMIT])
@@ -81,24 +91,3 @@ async def test_work_is_waited_for(autojump_clock: trio.testing.MockClock) -> Non
     assert not await is_held_back(box.wait_for_work)
     box.wake()
     assert not await is_held_back(box.wait_for_work)
-
-
-async def test_calls_that_end_together_share_a_write() -> None:
-    """What others put in the turn in which the writer was woken is there when it takes."""
-    box = Outbox()
-    taken: list[bytes] = []
-
-    async def write() -> None:
-        await box.wait_for_work()
-        taken.append(box.take())
-
-    async def answer() -> None:
-        box.put(b"a")
-        await trio.lowlevel.checkpoint()
-        box.put(b"b")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(answer)
-    assert taken == [b"ab"]
