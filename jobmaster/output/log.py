@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-STRETCH_SIZE: Final = 224 * 1024 - 32
+STRETCH_SIZE: Final = 192 * 1024 - 32
 """Bytes of a stretch, at most: with what messages wrap round them, a turn of a connection."""
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

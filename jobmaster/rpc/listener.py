@@ -27,7 +27,7 @@ from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher, ServerConnection
 from jobmaster.transport.tcp import TcpStream
-from jobmaster.transport.tls import in_fewer_steps
+from jobmaster.transport.tls import tls_stream
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,6 @@ class Listener:
 
     def __init__(self, door: Door, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._door = door
-        in_fewer_steps(door.context)
         self._limits = limits
         self._open = 0
         self._by_host: Counter[str] = Counter()
@@ -133,7 +132,7 @@ class Listener:
     async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
         wire = TcpStream(tcp)
         paced = PacedStream(wire, self._pace)
-        tls: TlsStream = trio.SSLStream(paced, self._door.context, server_side=True, https_compatible=True)
+        tls = tls_stream(wire, self._door.context, under=paced)
         async with closed_at_once(tls):
             await self._serve_tls(wire, paced, tls, host)
 

@@ -23,7 +23,7 @@ from jobmaster.job.state import Ended, Running, Starting, Stopping, describe_sta
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.transport.stored import Content, StoredMessages
 
-OUTPUT_MESSAGE_SIZE: Final = 112 * 1024 - 16
+OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 """Bytes of output in one message, at most: two such messages make a turn, and clients need no huge pieces of memory."""
 
 

@@ -20,7 +20,7 @@ from jobmaster.errors import TransportError
 from jobmaster.transport.client import RECEIVE_SIZE, ClientConnection, ClientStream
 from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.tcp import TcpStream
-from jobmaster.transport.tls import in_fewer_steps
+from jobmaster.transport.tls import tls_stream
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -46,7 +46,7 @@ class Channel:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._address = host
-        self._context = in_fewer_steps(context)
+        self._context = context
         self._nursery = nursery
         self._connecting = trio.Lock()
         self._connection: ClientConnection | None = None
@@ -82,7 +82,7 @@ class Channel:
     async def _run(
         self,
         connection: ClientConnection,
-        wire: trio.SSLStream[TcpStream],
+        wire: trio.SSLStream[trio.abc.Stream],
         *,
         task_status: trio.TaskStatus[None],
     ) -> None:
@@ -123,15 +123,13 @@ async def open_channel(host: str, port: int, context: ssl.SSLContext) -> AsyncIt
         raise failure
 
 
-async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[TcpStream]:
+async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.abc.Stream]:
     try:
         with trio.fail_after(CONNECT_SECONDS):
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = trio.SSLStream(
-        TcpStream(tcp, receive_size=RECEIVE_SIZE), context, server_hostname=host, https_compatible=True
-    )
+    wire = tls_stream(TcpStream(tcp, receive_size=RECEIVE_SIZE), context, server_hostname=host)
     try:
         with trio.fail_after(CONNECT_SECONDS):
             await wire.do_handshake()

@@ -12,9 +12,9 @@ from typing import Final
 import trio
 
 HIGH_WATER: Final = 32 * 1024
-"""Bytes above which senders wait; with one `TURN` on top, 256 KiB are queued for a slow peer. Held is no more either:
-what TLS was handed is counted till it is gone, and the buffer of bulk data is another's by then (`buffers`)."""
-TURN: Final = 224 * 1024
+"""Bytes above which senders wait; with one `TURN` on top, 224 KiB are queued for a slow peer. No more is held: what TLS
+was handed counts until it is gone, and is there once, encrypted (`tls`)."""
+TURN: Final = 192 * 1024
 """Bytes that a sender may put before the others have their turn."""
 CONTROL_LIMIT: Final = 1024 * 1024
 """Bytes above which nothing more is read from the peer: what it makes us answer comes without a sender's leave."""

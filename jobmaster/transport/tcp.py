@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections import deque
 from typing import Final, NoReturn
 
 import trio
@@ -38,6 +39,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
         self._tcp = tcp
         self._socket = tcp.socket
         self._receive_size = receive_size
+        self._ahead: list[bytes] = []
 
     def watch_peer(self) -> None:
         """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
@@ -48,21 +50,33 @@ class TcpStream(trio.abc.HalfCloseableStream):
         for level, option, value in _WATCH_PEER:
             self._socket.setsockopt(level, option, value)
 
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends all bytes."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        sent = self._send(data)
-        while sent < len(data):
-            await self.wait_send_all_might_not_block()
-            sent += self._send(memoryview(data)[sent:])
+    def put_ahead(self, data: bytes) -> None:
+        """Has bytes go before those of the next `send_all`."""
+        self._ahead.append(data)
 
-    def _send(self, data: bytes | bytearray | memoryview) -> int:
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends all bytes; what has been sent is let go of as others wait to be."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        pieces: deque[bytes | bytearray | memoryview] = deque([*self._ahead, data])
+        self._ahead.clear()
+        del data
+        while True:
+            self._send(pieces)
+            if not pieces:
+                return
+            await self.wait_send_all_might_not_block()
+
+    def _send(self, pieces: deque[bytes | bytearray | memoryview]) -> None:
         try:
-            return os.write(self._socket.fileno(), data)
+            sent = os.writev(self._socket.fileno(), pieces)
         except BlockingIOError:
-            return 0
+            return
         except OSError as error:
             _fail(error)
+        while pieces and sent >= len(pieces[0]):
+            sent -= len(pieces.popleft())
+        if sent:
+            pieces[0] = memoryview(pieces[0])[sent:]
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Receives at most `max_bytes`; b"" at the end."""

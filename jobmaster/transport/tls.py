@@ -1,19 +1,35 @@
-"""TLS records in fewer steps than one by one.
+"""TLS on a connection: bulk data in few steps, and in little memory.
 
-trio.SSLStream asks its TLS object for one read or write in each turn of the event loop. Of which class that object is,
-a context may say (`ssl.SSLContext.sslobject_class`); with this one, a read takes what further records have arrived, and
-a buffer is free for others as soon as its bytes are encrypted.
+Theory of operation
+-------------------
+trio.SSLStream drives a TLS object, which a context makes for it (`wrap_bio`), by one read or write in each turn of the
+event loop. Of which class those objects are, a context may say (`ssl.SSLContext.sslobject_class`). Ours does more in a
+step:
+
+* a *read* takes what further records have arrived;
+* a *write* of bulk data is encrypted record by record. What was encrypted is handed to the TCP stream, to go ahead of
+  the last record, which SSLStream sends as any other. So the buffer in between, which OpenSSL never gives back to the
+  allocator, stays that of one record, and what is on its way is let go of piece by piece;
+* the buffer that was encrypted is another's from then on (`buffers`).
+
+The order of the bytes is that of their encryption: SSLStream sends in the order in which it encrypted, and `put_ahead`
+goes with the very next bytes that are sent.
 """
 
 from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
 
 from jobmaster.transport import buffers
+from jobmaster.transport.tcp import TcpStream
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 RECORD_SIZE: Final = 16 * 1024
@@ -22,6 +38,13 @@ RECORD_SIZE: Final = 16 * 1024
 
 class TlsObject(ssl.SSLObject):
     """See the module. trio.SSLStream uses it as any `ssl.SSLObject`."""
+
+    _outgoing: ssl.MemoryBIO
+    _put_ahead: Callable[[bytes], None]
+
+    def send_by(self, outgoing: ssl.MemoryBIO, put_ahead: Callable[[bytes], None]) -> None:
+        """Says where encrypted bytes are found, and who takes those that go ahead of the next ones sent."""
+        self._outgoing, self._put_ahead = outgoing, put_ahead
 
     def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes:  # noqa: A002  # as in the library
         """Up to `len` bytes, of one record or of several."""
@@ -38,13 +61,43 @@ class TlsObject(ssl.SSLObject):
 
     def write(self, data: ReadableBuffer) -> int:
         """Encrypts bytes. A bytearray is no longer the caller's afterwards."""
-        count = super().write(data)
+        with memoryview(data) as whole:
+            size = len(whole)
+            super().write(whole[:RECORD_SIZE])
+            for start in range(RECORD_SIZE, size, RECORD_SIZE):
+                self._put_ahead(self._outgoing.read())
+                super().write(whole[start : start + RECORD_SIZE])
         if isinstance(data, bytearray):
             buffers.give_back(data)
-        return count
+        return size
 
 
-def in_fewer_steps(context: ssl.SSLContext) -> ssl.SSLContext:
-    """The same context, whose TLS objects are such."""
-    context.sslobject_class = TlsObject
-    return context
+class _Context:
+    """What SSLStream asks of a context, for one connection."""
+
+    def __init__(self, context: ssl.SSLContext, tcp: TcpStream) -> None:
+        context.sslobject_class = TlsObject
+        self._context = context
+        self._tcp = tcp
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> ssl.SSLObject:
+        """As that of `ssl.SSLContext`."""
+        made = cast("TlsObject", self._context.wrap_bio(incoming, outgoing, **options))
+        made.send_by(outgoing, self._tcp.put_ahead)
+        return made
+
+
+def tls_stream(
+    tcp: TcpStream, context: ssl.SSLContext, *, under: trio.abc.Stream | None = None, server_hostname: str | None = None
+) -> trio.SSLStream[trio.abc.Stream]:
+    """A TLS stream on a TCP connection: a client's where it is told the server's name, a server's otherwise.
+
+    Where there is a stream `under` it that stands between the two, it is for the handshake.
+    """
+    return trio.SSLStream(
+        under or tcp,
+        cast("ssl.SSLContext", _Context(context, tcp)),
+        server_hostname=server_hostname,
+        server_side=server_hostname is None,
+        https_compatible=True,
+    )

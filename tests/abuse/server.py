@@ -16,8 +16,10 @@ import logging
 import os
 import resource
 import ssl
+import tempfile
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -28,10 +30,13 @@ from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 from jobmaster.auth.policy import DEFAULT_POLICY
 from jobmaster.auth.tls import server_context
 from jobmaster.collector import collect_cycles
+from jobmaster.output.log import OutputLog
 from jobmaster.rpc import listener
 from jobmaster.rpc.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.rpc.messages import output_messages
 from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.transport.server import Dispatcher
+from jobmaster.transport.stored import StoredMessages
 
 SERVICE: Final = "abuse.Service"
 TICK: Final = 0.010
@@ -56,13 +61,27 @@ async def flood(_message: BytesValue) -> AsyncIterator[BytesValue]:  # noqa: ASY
         yield BytesValue(value=CHUNK)
 
 
+async def output(_message: BytesValue) -> AsyncIterator[StoredMessages]:
+    """Sends the output of a job that has ended, from its file, again and again."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = OutputLog(Path(folder) / "log")
+        log.advance(os.pwrite(log.fd, bytes(8 * 1024 * 1024), 0))
+        log.seal()
+        while True:
+            async with aclosing(log.follow()) as stretches:
+                async for stretch in stretches:
+                    yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator
+
+
 def service() -> Service:
-    """The three methods."""
+    """The four methods."""
     made = Service(SERVICE)
     unary = RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue)
     made.add_method("Echo", echo, unary)
     made.add_method("Hang", hang, unary)
-    made.add_method("Flood", flood, RPCSignature(Cardinality.UNARY_STREAM, BytesValue, BytesValue))
+    stream = RPCSignature(Cardinality.UNARY_STREAM, BytesValue, BytesValue)
+    made.add_method("Flood", flood, stream)
+    made.add_method("Output", output, stream)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from tests.abuse.attacker import (
     window_update,
 )
 from tests.abuse.network import own_network
-from tests.abuse.program import Program, Report, attacked, bystander
+from tests.abuse.program import HANG_GUARD, Program, Report, attacked, bystander
 
 pytestmark = pytest.mark.abuse
 
@@ -27,6 +28,11 @@ TCP_REPAIR: Final = 19
 READER_KIB: Final = 2 * 1024
 HANDLER_KIB: Final = 64
 """What a handler may cost that waits, its task and the message in its hand included."""
+FOLLOWERS: Final = 40
+FOLLOWER_KIB: Final = 256 + HANDLER_KIB + 64
+"""What is queued and encrypted for it, its handler, and what lies idle between pieces of memory."""
+SETTLED: Final = 30
+"""Reports in a row, of some tenths of a millisecond each."""
 GRANTED: Final = 10_000
 """Bytes."""
 WIDE_OPEN: Final = window_update(0, LARGEST_WINDOW - 65_535)
@@ -64,6 +70,36 @@ async def flooded(program: Program, calls: int) -> tuple[int, Report]:
     growth = worst.peak_rss_kib - before.rss_kib
     print(f"{calls} streams: memory +{growth} KiB, stall {worst.worst_stall_ms} ms (own {worst.worst_busy_ms})")
     return growth, worst
+
+
+async def test_slow_followers(certificates: Path) -> None:
+    """Followers of a job that take nothing cost a connection's bound each, with all that is held for them."""
+    async with attacked(certificates) as program, AsyncExitStack() as stack:
+        entry = INITIAL_WINDOW_SIZE, LARGEST_WINDOW
+        followers = [
+            await stack.enter_async_context(attacking(program, entry, reads=False)) for _ in range(FOLLOWERS + 1)
+        ]
+        await followers.pop().send(WIDE_OPEN + call(1, "Output"))
+        before = await settled(program)
+        for follower in followers:
+            await follower.send(WIDE_OPEN + call(1, "Output"))
+            await settled(program)
+        after = await program.report()
+        assert after.running_handlers == FOLLOWERS + 1
+    each = (after.rss_kib - before.rss_kib) / FOLLOWERS
+    print(f"a follower that takes nothing: {each:.0f} KiB")
+    assert each < FOLLOWER_KIB
+
+
+async def settled(program: Program) -> Report:
+    """The first report after many with the same memory: whatever was sent is stuck by then."""
+    last, same = await program.report(), 0
+    with trio.fail_after(HANG_GUARD):
+        while same < SETTLED:
+            now = await program.report()
+            same = same + 1 if now.rss_kib == last.rss_kib else 0
+            last = now
+    return last
 
 
 async def test_windows_that_stay_shut(certificates: Path) -> None:

@@ -51,6 +51,28 @@ async def test_all_bytes_go(pair: Pair) -> None:
     assert received == BULK
 
 
+async def test_bytes_go_ahead_of_the_next(pair: Pair) -> None:
+    """In their order, once, and more than the socket takes at once too."""
+    near, far = pair
+    received = bytearray()
+    pieces = [BULK[start : start + 100_000] for start in range(0, len(BULK), 100_000)]
+
+    async def send() -> None:
+        for piece in pieces:
+            near.put_ahead(piece)
+        await near.send_all(b"last")
+        await near.send_all(b"next")
+        await near.send_eof()
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked()
+            while data := await far.receive_some():
+                received += data
+    assert received == BULK + b"lastnext"
+
+
 async def test_no_more_is_received_than_asked_for(pair: Pair) -> None:
     """Neither by a call that says how much nor by a stream that was told."""
     near, far = pair

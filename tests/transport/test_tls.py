@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from jobmaster.auth.tls import client_context, server_context
 from jobmaster.transport import buffers
-from jobmaster.transport.tls import RECORD_SIZE, TlsObject, in_fewer_steps
+from jobmaster.transport.tls import RECORD_SIZE, TlsObject
+
+OVERHEAD = 5 + 1 + 16
+"""Bytes that TLS 1.3 adds to a record: its head, its type and the tag (RFC 8446, 5.2)."""
 
 
 class Pair:
     """A client and a server in memory, whose handshake is done."""
 
     def __init__(self, certificates: Path) -> None:
-        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.to_client = to_client
-        self.server = in_fewer_steps(server_context(certificates)).wrap_bio(to_server, to_client, server_side=True)
-        self.client = in_fewer_steps(client_context(certificates, "client1")).wrap_bio(
-            to_client, to_server, server_hostname="localhost"
-        )
+        to_server, self.to_client, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.ahead: list[bytes] = []
+        contexts = client_context(certificates, "client1"), server_context(certificates)
+        for context in contexts:
+            context.sslobject_class = TlsObject
+        self.client = contexts[0].wrap_bio(self.to_client, to_server, server_hostname="localhost")
+        self.server = contexts[1].wrap_bio(to_server, self.outgoing, server_side=True)
+        assert isinstance(self.server, TlsObject)
+        self.server.send_by(self.outgoing, self.ahead.append)
         for side in (self.client, self.server, self.client, self.server):
-            try:
+            with suppress(ssl.SSLWantReadError):
                 side.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
+            self.deliver()
+
+    def send(self, data: bytes | bytearray) -> None:
+        """From the server to where the client reads."""
+        assert self.server.write(data) == len(data)
+        self.deliver()
+
+    def deliver(self) -> None:
+        """As a TCP stream does."""
+        self.to_client.write(b"".join(self.ahead) + self.outgoing.read())
+        self.ahead.clear()
 
 
 @pytest.fixture
@@ -40,7 +56,7 @@ def test_a_read_takes_what_has_come(pair: Pair, size: int) -> None:
     """Of bulk data all that has arrived, up to what was asked for, and then it wants more."""
     assert isinstance(pair.client, TlsObject)
     data = bytes(index % 251 for index in range(size))
-    pair.server.write(data)
+    pair.send(data)
     assert pair.client.read(1 << 20) == data
     with pytest.raises(ssl.SSLWantReadError):
         pair.client.read(1 << 20)
@@ -50,7 +66,7 @@ def test_a_read_takes_what_has_come(pair: Pair, size: int) -> None:
 def test_a_read_is_no_longer_than_asked(pair: Pair, limit: int) -> None:
     """The rest comes with the next ones, in its order."""
     data = bytes(index % 251 for index in range(100_000))
-    pair.server.write(data)
+    pair.send(data)
     read = b""
     while len(read) < len(data):
         piece = pair.client.read(limit)
@@ -59,11 +75,26 @@ def test_a_read_is_no_longer_than_asked(pair: Pair, limit: int) -> None:
     assert read == data
 
 
+@pytest.mark.parametrize(
+    "size", [RECORD_SIZE - 1, RECORD_SIZE, RECORD_SIZE + 1, 10 * RECORD_SIZE, 10 * RECORD_SIZE + 7]
+)
+def test_bulk_data_is_encrypted_in_records(pair: Pair, size: int) -> None:
+    """All but the last go ahead one by one, so that few bytes are in between at a time."""
+    data = bytes(index % 251 for index in range(size))
+    assert pair.server.write(data) == size
+    records = [*map(len, pair.ahead), pair.outgoing.pending]
+    assert len(records) == -(-size // RECORD_SIZE)
+    assert max(records) <= RECORD_SIZE + OVERHEAD
+    pair.deliver()
+    assert pair.client.read(1 << 20) == data
+
+
 def test_an_end_comes_after_what_was_before_it(pair: Pair) -> None:
     """The last bytes of a peer that closed are read first."""
-    pair.server.write(bytes(RECORD_SIZE))
+    pair.send(bytes(RECORD_SIZE))
     with pytest.raises(ssl.SSLWantReadError):
         pair.server.unwrap()
+    pair.deliver()
     assert len(pair.client.read(1 << 20)) == RECORD_SIZE
     for _ in range(2):
         assert pair.client.read(1 << 20) == b""
@@ -71,7 +102,7 @@ def test_an_end_comes_after_what_was_before_it(pair: Pair) -> None:
 
 def test_broken_records_come_after_what_was_before_them(pair: Pair) -> None:
     """What was decrypted is read; then the error, each time."""
-    pair.server.write(bytes(RECORD_SIZE))
+    pair.send(bytes(RECORD_SIZE))
     pair.to_client.write(b"\x17\x03\x03\x00\x20" + bytes(32))
     assert len(pair.client.read(1 << 20)) == RECORD_SIZE
     for _ in range(2):
@@ -82,7 +113,7 @@ def test_broken_records_come_after_what_was_before_them(pair: Pair) -> None:
 
 def test_a_read_into_a_buffer(pair: Pair) -> None:
     """Works as that of the library."""
-    pair.server.write(b"some bytes")
+    pair.send(b"some bytes")
     buffer = bytearray(4)
     count: object = pair.client.read(4, buffer)  # of the library's stubs, bytes
     assert count == 4
@@ -94,10 +125,10 @@ def test_an_encrypted_buffer_is_free(pair: Pair) -> None:
     buffers._kept.clear()
     buffer = buffers.take(buffers.LEAST)
     buffer[:] = b"x" * len(buffer)
-    assert pair.server.write(buffer) == buffers.LEAST
+    pair.send(buffer)
     again = buffers.take(buffers.LEAST)
     assert again is buffer
     again[:] = b"y" * len(again)
     assert pair.client.read(1 << 20) == b"x" * buffers.LEAST
-    pair.server.write(bytes(buffers.LEAST))
+    pair.send(bytes(buffers.LEAST))
     assert not buffers._kept
