@@ -44,7 +44,7 @@ class Size:
 
 
 FULL: Final = Size(
-    rounds=3,
+    rounds=7,
     starts=200,
     jobs=300,
     starters=8,
@@ -146,7 +146,19 @@ class Contest:
                 peer=_runs(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
                 limit=cipher.jobmaster.best(Better.HIGHER),
             )
+        yield self._clients(outcomes[2], outcomes[0])
         yield cipher
+
+    def _clients(self, ours: list[Outcome], theirs: list[Outcome]) -> Row:
+        """What the two clients received from jobmaster's server, in the rounds of the rows before."""
+        megabytes = self.size.output_bytes / MEGABYTE
+        return Row(
+            name="its server alone: jobmaster client beside grpcio client",
+            unit="MB/s",
+            better=Better.HIGHER,
+            jobmaster=_runs(ours, [megabytes / outcome.seconds for outcome in ours], megabytes),
+            peer=_runs(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
+        )
 
     def _followers(self, cipher: Row) -> Iterator[Row]:
         """Many followers of one live job, over one connection. There is no peer: a plain server has no live jobs."""

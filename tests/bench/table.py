@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Final
 
 HEAD: Final = ("", "unit", "jobmaster", "rounds", "peer", "rounds", "ratio", "of AES", "CPU ms", "peer CPU ms")
 LEGEND: Final = """\
 peer: grpcio's server over the same mTLS; spawns by Popen alone, streams the same file in messages of the same size.
 jobmaster, peer: each side's best round; the worst and the best of its rounds beside it.
-ratio: jobmaster / peer; (+) more is better, (-) less is better.
+ratio: jobmaster / peer, the median over the rounds, in which both took turns; (+) more is better, (-) less is better.
 of AES: share of what one core encrypts.  CPU ms: the server's own for each start, job, call or MB; the least of its rounds.\
 """
 
@@ -61,8 +62,10 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Jobmaster's best round over the peer's."""
-        return self.jobmaster.best(self.better) / self.peer.best(self.better) if self.peer is not None else None
+        """Jobmaster's value over the peer's of the same round, by median: the best rounds alone may be one lucky one."""
+        if self.peer is None:
+            return None
+        return median(ours / theirs for ours, theirs in zip(self.jobmaster.values, self.peer.values, strict=True))
 
     @property
     def share(self) -> float | None:

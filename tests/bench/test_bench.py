@@ -57,7 +57,12 @@ def test_all_is_measured(folder: Path, tmp_path: Path) -> None:
     measured = json.loads(document.read_text())["measurements"]
     assert [entry["name"].partition(",")[0].partition(" of ")[0] for entry in measured] == [
         *("Start to running", "Start to running", "jobs", "StreamOutput", "StreamOutput"),
-        *("openssl speed aes-256-gcm", "5 followers", "the server's memory at its highest until then"),
+        *(
+            "its server alone: jobmaster client beside grpcio client",
+            "openssl speed aes-256-gcm",
+            "5 followers",
+            "the server's memory at its highest until then",
+        ),
         *("a live line", "a live line", "Status", "Status"),
     ]
     for entry in measured:
