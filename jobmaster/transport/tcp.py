@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 import trio
@@ -39,7 +40,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
         self._tcp = tcp
         self._socket = tcp.socket
         self._receive_size = receive_size
-        self._ahead: list[bytes] = []
+        self._ahead: deque[Sequence[bytes]] = deque()
 
     def watch_peer(self) -> None:
         """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
@@ -50,15 +51,15 @@ class TcpStream(trio.abc.HalfCloseableStream):
         for level, option, value in _WATCH_PEER:
             self._socket.setsockopt(level, option, value)
 
-    def put_ahead(self, data: bytes) -> None:
-        """Has bytes go before those of the next `send_all`."""
-        self._ahead.append(data)
+    def put_ahead(self, pieces: Sequence[bytes]) -> None:
+        """Has bytes go before those of the next `send_all` that has none ahead of it yet."""
+        self._ahead.append(pieces)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all bytes; what has been sent is let go of as others wait to be."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        pieces: deque[bytes | bytearray | memoryview] = deque([*self._ahead, data])
-        self._ahead.clear()
+        pieces: deque[bytes | bytearray | memoryview] = deque(self._ahead.popleft() if self._ahead else ())
+        pieces.append(data)
         del data
         while True:
             self._send(pieces)

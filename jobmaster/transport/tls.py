@@ -12,8 +12,9 @@ step:
   allocator, stays that of one record, and what is on its way is let go of piece by piece;
 * the buffer that was encrypted is another's from then on (`buffers`).
 
-The order of the bytes is that of their encryption: SSLStream sends in the order in which it encrypted, and `put_ahead`
-goes with the very next bytes that are sent.
+On the wire bytes have to be in the order of their encryption. SSLStream sends once for each call that left something to
+send, be it a write or a read that had to answer, in the order of the calls. So each such call puts ahead what goes before
+its own, which is nothing for a read, and the TCP stream takes one of these for each send.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jobmaster.transport import buffers
 from jobmaster.transport.tcp import TcpStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from _typeshed import ReadableBuffer, WriteableBuffer
 
@@ -40,33 +41,43 @@ class TlsObject(ssl.SSLObject):
     """See the module. trio.SSLStream uses it as any `ssl.SSLObject`."""
 
     _outgoing: ssl.MemoryBIO
-    _put_ahead: Callable[[bytes], None]
+    _put_ahead: Callable[[Sequence[bytes]], None]
 
-    def send_by(self, outgoing: ssl.MemoryBIO, put_ahead: Callable[[bytes], None]) -> None:
-        """Says where encrypted bytes are found, and who takes those that go ahead of the next ones sent."""
+    def send_by(self, outgoing: ssl.MemoryBIO, put_ahead: Callable[[Sequence[bytes]], None]) -> None:
+        """Says where encrypted bytes are found, and who takes those that go ahead."""
         self._outgoing, self._put_ahead = outgoing, put_ahead
 
     def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes:  # noqa: A002  # as in the library
         """Up to `len` bytes, of one record or of several."""
-        data = super().read(len, buffer)
-        if buffer is not None or data.__len__() < RECORD_SIZE:
+        before = self._outgoing.pending
+        try:
+            return self._read(len, buffer)
+        finally:
+            if self._outgoing.pending > before:
+                self._put_ahead(())
+
+    def _read(self, limit: int, buffer: WriteableBuffer | None) -> bytes:
+        data = super().read(limit, buffer)
+        if buffer is not None or len(data) < RECORD_SIZE:
             return data
         records = [data]
-        left = len - RECORD_SIZE
+        left = limit - RECORD_SIZE
         with suppress(ssl.SSLError):  # no more has come, or an end that the next read will meet too
             while left and (record := super().read(left)):
                 records.append(record)
-                left -= record.__len__()
+                left -= len(record)
         return b"".join(records)
 
     def write(self, data: ReadableBuffer) -> int:
         """Encrypts bytes. A bytearray is no longer the caller's afterwards."""
+        ahead = []
         with memoryview(data) as whole:
             size = len(whole)
             super().write(whole[:RECORD_SIZE])
             for start in range(RECORD_SIZE, size, RECORD_SIZE):
-                self._put_ahead(self._outgoing.read())
+                ahead.append(self._outgoing.read())
                 super().write(whole[start : start + RECORD_SIZE])
+        self._put_ahead(ahead)
         if isinstance(data, bytearray):
             buffers.give_back(data)
         return size

@@ -51,17 +51,18 @@ async def test_all_bytes_go(pair: Pair) -> None:
     assert received == BULK
 
 
-async def test_bytes_go_ahead_of_the_next(pair: Pair) -> None:
-    """In their order, once, and more than the socket takes at once too."""
+async def test_bytes_go_ahead_of_others(pair: Pair) -> None:
+    """What is put ahead goes with one send each, in their order, also where the socket does not take it at once."""
     near, far = pair
     received = bytearray()
     pieces = [BULK[start : start + 100_000] for start in range(0, len(BULK), 100_000)]
 
     async def send() -> None:
-        for piece in pieces:
-            near.put_ahead(piece)
-        await near.send_all(b"last")
-        await near.send_all(b"next")
+        near.put_ahead(pieces)
+        near.put_ahead(())
+        near.put_ahead((b"more",))
+        for last in (b"one", b"two", b"three", b"four"):
+            await near.send_all(last)
         await near.send_eof()
 
     with trio.fail_after(DEADLINE):
@@ -70,7 +71,7 @@ async def test_bytes_go_ahead_of_the_next(pair: Pair) -> None:
             await trio.testing.wait_all_tasks_blocked()
             while data := await far.receive_some():
                 received += data
-    assert received == BULK + b"lastnext"
+    assert received == BULK + b"onetwomorethreefour"
 
 
 async def test_no_more_is_received_than_asked_for(pair: Pair) -> None:

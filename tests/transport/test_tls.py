@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +22,19 @@ class Pair:
 
     def __init__(self, certificates: Path) -> None:
         to_server, self.to_client, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ahead: list[bytes] = []
+        self.ahead: list[Sequence[bytes]] = []
+        """What goes ahead of each send of the server."""
+        self.ahead_of_client: list[Sequence[bytes]] = []
         contexts = client_context(certificates, "client1"), server_context(certificates)
         for context in contexts:
             context.sslobject_class = TlsObject
+            context.post_handshake_auth = True
         self.client = contexts[0].wrap_bio(self.to_client, to_server, server_hostname="localhost")
         self.server = contexts[1].wrap_bio(to_server, self.outgoing, server_side=True)
         assert isinstance(self.server, TlsObject)
+        assert isinstance(self.client, TlsObject)
         self.server.send_by(self.outgoing, self.ahead.append)
+        self.client.send_by(to_server, self.ahead_of_client.append)
         for side in (self.client, self.server, self.client, self.server):
             with suppress(ssl.SSLWantReadError):
                 side.do_handshake()
@@ -41,7 +47,7 @@ class Pair:
 
     def deliver(self) -> None:
         """As a TCP stream does."""
-        self.to_client.write(b"".join(self.ahead) + self.outgoing.read())
+        self.to_client.write(b"".join(b"".join(pieces) for pieces in self.ahead) + self.outgoing.read())
         self.ahead.clear()
 
 
@@ -82,11 +88,25 @@ def test_bulk_data_is_encrypted_in_records(pair: Pair, size: int) -> None:
     """All but the last go ahead one by one, so that few bytes are in between at a time."""
     data = bytes(index % 251 for index in range(size))
     assert pair.server.write(data) == size
-    records = [*map(len, pair.ahead), pair.outgoing.pending]
+    (ahead,) = pair.ahead
+    records = [*map(len, ahead), pair.outgoing.pending]
     assert len(records) == -(-size // RECORD_SIZE)
     assert max(records) <= RECORD_SIZE + OVERHEAD
     pair.deliver()
     assert pair.client.read(1 << 20) == data
+
+
+def test_each_send_has_its_own_ahead(pair: Pair) -> None:
+    """A read that has to answer is a send of its own, between the writes before and after it; one that has not is none."""
+    client = pair.client
+    client.write(bytes(2 * RECORD_SIZE))
+    with pytest.raises(ssl.SSLWantReadError):
+        client.read(100)
+    pair.server.verify_client_post_handshake()
+    pair.send(b"asks for the certificate again")
+    assert client.read(100) == b"asks for the certificate again"
+    client.write(bytes(3 * RECORD_SIZE))
+    assert [len(pieces) for pieces in pair.ahead_of_client] == [1, 0, 2]
 
 
 def test_an_end_comes_after_what_was_before_it(pair: Pair) -> None:
