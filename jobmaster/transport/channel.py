@@ -129,7 +129,7 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = tls_stream(TcpStream(tcp, receive_size=RECEIVE_SIZE), context, server_hostname=host)
+    wire = tls_stream(TcpStream(tcp, buffer=bytearray(RECEIVE_SIZE)), context, server_hostname=host)
     try:
         with trio.fail_after(CONNECT_SECONDS):
             await wire.do_handshake()

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
 STREAM_WINDOW: Final = 4 * 1024 * 1024
 """Bytes that a call may hold here; large, because each update of a window costs a wake-up of the server."""
 CONNECTION_WINDOW: Final = 16 * 1024 * 1024
-RECEIVE_SIZE: Final = 120 * 1024
+RECEIVE_SIZE: Final = 240 * 1024
+"""Bytes that are received from the network in one go, into a buffer that a connection has for it."""
 READ_SIZE: Final = 112 * 1024
-"""Bytes that are received from the network in one go, and of what TLS makes of them; from 128 KiB on, each piece of memory
-would come from the kernel and go back to it."""
+"""Bytes of what TLS makes of them that are worked off in one go; the C library would have pieces of memory of 128 KiB and
+more come from the kernel and go back to it each time."""
 FRAME_SIZE: Final = 64 * 1024
 
 

@@ -36,10 +36,11 @@ class TcpStream(trio.abc.HalfCloseableStream):
         trio.ClosedResourceError: it was closed here.
     """
 
-    def __init__(self, tcp: trio.SocketStream, *, receive_size: int = RECEIVE_SIZE) -> None:
+    def __init__(self, tcp: trio.SocketStream, *, buffer: bytearray | None = None) -> None:
+        """Where there is a buffer, bytes are received in it, and are there until the next ones are."""
         self._tcp = tcp
         self._socket = tcp.socket
-        self._receive_size = receive_size
+        self._buffer = buffer
         self._ahead: deque[Sequence[bytes]] = deque()
 
     def watch_peer(self) -> None:
@@ -79,17 +80,23 @@ class TcpStream(trio.abc.HalfCloseableStream):
         if sent:
             pieces[0] = memoryview(pieces[0])[sent:]
 
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Receives at most `max_bytes`; b"" at the end."""
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | memoryview:  # type: ignore[override]  # a view too
+        """Receives at most `max_bytes`; nothing at the end. SSLStream copies what it is given, also from a view."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
-                return os.read(self._socket.fileno(), max_bytes or self._receive_size)
+                return self._receive(max_bytes)
             except BlockingIOError:
                 pass
             except OSError as error:
                 _fail(error)
             await trio.lowlevel.wait_readable(self._socket)
+
+    def _receive(self, max_bytes: int | None) -> bytes | memoryview:
+        if self._buffer is None or max_bytes is not None:
+            return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
+        count = os.readv(self._socket.fileno(), (self._buffer,))
+        return memoryview(self._buffer)[:count]
 
     async def wait_send_all_might_not_block(self) -> None:
         """Waits until some bytes can be sent."""

@@ -75,13 +75,14 @@ async def test_bytes_go_ahead_of_others(pair: Pair) -> None:
 
 
 async def test_no_more_is_received_than_asked_for(pair: Pair) -> None:
-    """Neither by a call that says how much nor by a stream that was told."""
+    """Neither by a call that says how much nor into a buffer of that size."""
     near, far = pair
     await near.send_all(b"0123456789")
     with trio.fail_after(DEADLINE):
         assert await far.receive_some(4) == b"0123"
-        small = TcpStream(far._tcp, receive_size=3)
-        assert await small.receive_some() == b"456"
+        into_buffer = TcpStream(far._tcp, buffer=bytearray(3))
+        assert await into_buffer.receive_some() == b"456"
+        assert await into_buffer.receive_some(2) == b"78"
 
 
 async def test_what_needs_no_wait_takes_no_turn(pair: Pair) -> None:
