@@ -4,13 +4,14 @@ Theory of operation
 -------------------
 Three tasks own the connection. The *reader* takes bytes, lets `Http2` turn them into events and applies each event
 without awaiting, so that a reset, a window update or a ping is never stuck behind a slow handler. The *writer* sends
-what has been queued in the `Outbox`. The *watch* sleeps until the connection's `Lifetime` has something
-due. Everything else is synchronous state changed by whoever runs.
+what has been queued in the `Outbox`. The *watch* sleeps until the connection's `Lifetime` has something due. Everything
+else is synchronous state changed by whoever runs.
 
 Back-pressure has three parts, all bounded:
 
 * a *sender* (a handler with a message) queues at most `TURN` bytes, and only while fewer than `HIGH_WATER` are queued;
-  then others have their turn. Each message is a checkpoint even when nothing blocks;
+  then others have their turn. Each message is a checkpoint even when nothing blocks, but for the first of a call, whose
+  handler has only just had its turn;
 * the *reader* stops while more than `CONTROL_LIMIT` bytes are queued: a peer that makes us answer (pings, settings)
   and does not take the answers stops itself;
 * a *peer* is handed flow-control window only for bytes of unfinished messages and of messages that a handler has
@@ -46,7 +47,7 @@ from jobmaster.transport.events import (
 from jobmaster.transport.framing import MessageCompressed, MessageTooLarge
 from jobmaster.transport.http2 import Http2, Side
 from jobmaster.transport.lifetime import GiveUp, Lifetime, LifetimePolicy, SendFinalGoaway, SendPing, ShutDown, Wait
-from jobmaster.transport.outbox import CONTROL_LIMIT, TURN, Outbox
+from jobmaster.transport.outbox import CONTROL_LIMIT, HIGH_WATER, TURN, Outbox
 from jobmaster.transport.streams import ProtocolViolation
 
 if TYPE_CHECKING:
@@ -272,7 +273,7 @@ class Http2Connection(ABC):
         try:
             while not (self._closing and self._outbox.is_empty):
                 await self._outbox.wait_for_work()
-                if self._streams and self._outbox.size < TURN:
+                if self._streams and self._outbox.size < HIGH_WATER:
                     await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
                 await self._write_all()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:

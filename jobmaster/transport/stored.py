@@ -78,6 +78,8 @@ class StoredMessages:
         for payload in payloads:
             while payload:
                 size = segment if isinstance(segment, int) else len(segment)
+                if size == 0:
+                    raise IndexError("beyond the last message")
                 count = min(len(payload), size - done)
                 if isinstance(segment, int):
                     places.append(payload[:count])

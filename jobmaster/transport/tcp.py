@@ -41,7 +41,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
         self._tcp = tcp
         self._socket = tcp.socket
         self._buffer = buffer
-        self._ahead: deque[Sequence[bytes]] = deque()
+        self._ahead: list[Sequence[bytes]] = []
 
     def watch_peer(self) -> None:
         """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
@@ -59,7 +59,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Sends all bytes; what has been sent is let go of as others wait to be."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        pieces: deque[bytes | bytearray | memoryview] = deque(self._ahead.popleft() if self._ahead else ())
+        pieces: deque[bytes | bytearray | memoryview] = deque(self._ahead.pop(0) if self._ahead else ())
         pieces.append(data)
         del data
         while True:

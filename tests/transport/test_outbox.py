@@ -72,6 +72,60 @@ async def test_a_sender_at_once_waits_above_the_mark(autojump_clock: trio.testin
     assert await is_held_back(lambda: box.wait_for_room(at_once=True))
 
 
+async def test_every_sender_has_its_turn() -> None:
+    """However many wait, each goes on in the end: also behind those who leave, and those who find nothing to send."""
+    box = Outbox()
+    box.put(bytes(HIGH_WATER))
+    sent: list[int] = []
+    scopes = [trio.CancelScope() for _ in range(30)]
+
+    async def send(number: int) -> None:
+        with scopes[number]:
+            await box.wait_for_room()
+            if number % 3 == 1:
+                box.put(bytes(HIGH_WATER))
+            sent.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(len(scopes)):
+            nursery.start_soon(send, number)
+        await trio.testing.wait_all_tasks_blocked()
+        for scope in scopes[2::3]:
+            scope.cancel()
+        while not box.is_empty:
+            box.gone(len(box.take()))
+            await trio.testing.wait_all_tasks_blocked()
+    assert sorted(sent) == [number for number in range(len(scopes)) if number % 3 != 2]
+
+
+async def test_one_sender_is_woken_for_one_turn() -> None:
+    """A turn's room wakes the one who takes it, and one more who looks, not all who wait."""
+    box = Outbox()
+    box.put(bytes(HIGH_WATER))
+    looks = 0
+
+    async def send() -> None:
+        nonlocal looks
+        await box.wait_for_room()
+        box.put(bytes(HIGH_WATER))
+
+    class Count(trio.abc.Instrument):
+        def before_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal looks
+            looks += task.name.endswith("send")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(send)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.add_instrument(count := Count())
+        box.gone(len(box.take()))
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.remove_instrument(count)
+        nursery.cancel_scope.cancel()
+    assert looks == 2
+
+
 @pytest.mark.parametrize("limit", [0, CONTROL_LIMIT])
 async def test_waiting_below_a_limit(limit: int, autojump_clock: trio.testing.MockClock) -> None:
     """The limit itself is below it."""

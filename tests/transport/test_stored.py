@@ -113,7 +113,10 @@ def test_a_part_that_was_loaded_has_nothing_else() -> None:
     assert not loaded.read_at_once([memoryview(bytearray(7))], 10)
 
 
-def test_beyond_the_last_message() -> None:
+@pytest.mark.parametrize(("offset", "size"), [(9, 1), (0, 10)])
+def test_beyond_the_last_message(offset: int, size: int) -> None:
     """Asking for what is not there is a mistake of ours, and an error."""
+    messages = StoredMessages(Memory(b"x"), 1, head_for)
+    assert messages.length == 9
     with pytest.raises(IndexError):
-        StoredMessages(Memory(b"x"), 1, head_for).fill([memoryview(bytearray(1))], 9, Memory(b""))
+        messages.fill([memoryview(bytearray(size))], offset, messages.content)
