@@ -102,7 +102,7 @@ async def test_what_needs_no_wait_takes_no_turn(pair: Pair) -> None:
         assert not others_ran.is_set()
 
 
-async def set_event(event: trio.Event) -> None:
+async def set_event(event: trio.Event) -> None:  # noqa: ASYNC124  # a task
     """Shows that it ran."""
     event.set()
 
@@ -160,7 +160,7 @@ async def test_a_connection_that_was_closed(pair: Pair) -> None:
             await near.send_all(b"x")
 
 
-async def test_the_kernel_watches_the_peer(pair: Pair) -> None:
+async def test_the_kernel_watches_the_peer(pair: Pair) -> None:  # noqa: ASYNC124  # the sockets need the event loop
     """Keepalive and the bound on unacknowledged bytes are on."""
     near, _far = pair
     near.watch_peer()
