@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pstats
 import signal
 import sys
@@ -44,7 +45,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     """Ends the benchmark once: further signals do not disturb the clearing up."""
     for each in servers.SIGNALS:
         signal.signal(each, signal.SIG_IGN)
-    print("bench: interrupted; clearing up", file=sys.stderr)
+    os.write(sys.stderr.fileno(), b"bench: interrupted; clearing up\n")  # print may be what was interrupted
     sys.exit(128 + number)
 
 

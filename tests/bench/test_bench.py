@@ -79,8 +79,8 @@ def test_interruption_leaves_nothing(folder: Path, number: signal.Signals) -> No
         assert process.stderr is not None
         assert "round 1" in process.stderr.readline()
         process.send_signal(number)
-        process.communicate()
-    assert process.returncode == 128 + number
+        _, words = process.communicate()
+    assert process.returncode == 128 + number, words
     assert left_behind(process, folder) == ([], [])
 
 
