@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Final, assert_never
@@ -31,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(target: Target, action: Action) -> int:
     try:
-        return trio.run(_act_unless_interrupted, target, action)
+        trio.run(_act, target, action)
     except RpcFailedError as error:
         return _complain(f"{error.status.status_message or 'no details'} ({error.status.status_code.name})", FAILED)
     except ConfigurationError as error:
@@ -41,42 +40,18 @@ def _run(target: Target, action: Action) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except KeyboardInterrupt:  # before there was anything to interrupt
+    except KeyboardInterrupt:
         return INTERRUPTED
+    except BaseExceptionGroup as group:  # the connection's nursery wraps what is no Exception
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        return INTERRUPTED
+    return 0
 
 
 def _complain(text: str, code: int) -> int:
     print(f"jobmaster: {text}", file=sys.stderr)
     return code
-
-
-async def _act_unless_interrupted(target: Target, action: Action) -> int:
-    """Acts; Ctrl-C cancels that.
-
-    A KeyboardInterrupt would be raised in whatever runs at the moment, and be taken for a connection that broke.
-    """
-    failure: Exception | None = None
-    interrupted = False
-
-    async def wait_for_interrupt() -> None:
-        nonlocal interrupted
-        async for _ in signals:
-            interrupted = True
-            nursery.cancel_scope.cancel()
-
-    with trio.open_signal_receiver(signal.SIGINT) as signals:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait_for_interrupt)
-            try:
-                await _act(target, action)
-            except Exception as error:  # noqa: BLE001  # raised again outside, so that the nursery does not group it
-                failure = error
-            nursery.cancel_scope.cancel()
-    if interrupted:
-        return INTERRUPTED
-    if failure is not None:
-        raise failure
-    return 0
 
 
 async def _act(target: Target, action: Action) -> None:
@@ -103,7 +78,7 @@ async def _copy_output(jobs: Jobs, job_id: str) -> None:
     """Copies a job's output to stdout as it comes. Writing blocks in a thread, so that a slow pipe is no stall."""
     async with jobs.stream_output(job_id) as chunks:
         async for chunk in chunks:
-            await trio.to_thread.run_sync(_write_all, chunk, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(_write_all, chunk)
 
 
 def _write_all(data: bytes) -> None:

@@ -57,6 +57,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CLOSE_SECONDS: Final = 1.0
+"""How long closing may take, which waits for nobody."""
 WRITE_REST_SECONDS: Final = 1.0
 LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64
@@ -79,9 +81,18 @@ async def closed_at_once(tls: trio.SSLStream[Any]) -> AsyncIterator[None]:
         yield
     finally:
         try:
-            await trio.aclose_forcefully(tls)
+            await close_at_once(tls)
         finally:
             vars(tls).clear()
+
+
+async def close_at_once(stream: trio.abc.AsyncResource) -> None:
+    """Closes a stream without ceremony, and without a point of cancellation.
+
+    A `Cancelled` from here would take the place of what ended the connection: of a KeyboardInterrupt, for example.
+    """
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+        await trio.aclose_forcefully(stream)
 
 
 class Http2Connection(ABC):

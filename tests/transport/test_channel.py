@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from jobmaster.auth.tls import client_context
 from jobmaster.errors import TransportError
 from jobmaster.transport import channel
+from jobmaster.transport.connection import closed_at_once
 from tests.harness import Server, run, serving_program
 
 
@@ -62,3 +64,13 @@ async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypat
         await trio.to_thread.run_sync(process.wait)
         with pytest.raises(TransportError, match="cannot connect to localhost"):
             await jobs.start("true")
+
+
+async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:
+    """Closing hides nothing: also where the block is being cancelled, what it raised is what is raised."""
+    near, far = trio.socket.socketpair()
+    with far, pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:  # noqa: PT012  # it is about the end
+        async with closed_at_once(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
+            scope.cancel()
+            raise KeyboardInterrupt
+    assert near.fileno() == -1
