@@ -158,7 +158,7 @@ class Http2(Generic[Meaning]):
             if self._data_left:
                 if position == end:
                     return
-                piece = _cut(data, position, self._data_left)
+                piece = self._cut(data, position)
                 position += len(piece)
                 event = self._on_piece(piece, len(piece))
             elif end - position < _HEAD:
@@ -229,6 +229,16 @@ class Http2(Generic[Meaning]):
         broken = self._begin_data(flags, stream_id, len(payload))
         event = self._on_piece(body, len(payload))
         return broken or event
+
+    def _cut(self, data: bytes, start: int) -> bytes | memoryview:
+        """What `data` has of the DATA frame from `start` on.
+
+        A client does not copy bulk data, which then keeps `data` in memory; a server has to know what it holds.
+        """
+        end = start + self._data_left
+        if self._side.is_client and 2 * (min(end, len(data)) - start) > len(data):
+            return memoryview(data)[start:end]
+        return data[start:end]
 
     def _on_piece(self, piece: bytes | memoryview, length: int) -> Event | None:
         """Takes the next bytes of a DATA frame, which cost `length` bytes of window."""
@@ -535,13 +545,6 @@ _RULES: Final[dict[int, Callable[[Http2[Any], int, int, bytes], Event | None]]] 
     frames.CONTINUATION: Http2._on_continuation,
 }
 """What is done with the whole frames of each type; others are extensions."""
-
-
-def _cut(data: bytes, start: int, length: int) -> bytes | memoryview:
-    """Up to `length` bytes; not copied where they are most of `data`, which they keep in memory then."""
-    if min(length, len(data) - start) * 2 > len(data):
-        return memoryview(data)[start : start + length]
-    return data[start : start + length]
 
 
 def _number(payload: bytes) -> int:

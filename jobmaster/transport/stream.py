@@ -159,7 +159,9 @@ class GrpcStream(ABC):
     # --- sending --------------------------------------------------------------------------------------------------
 
     async def send_message(self, message: Message | StoredMessages) -> None:
-        """Sends one message, or a run of them; returns when it is queued. A checkpoint.
+        """Sends one message, or a run of them; returns when it is queued.
+
+        A checkpoint, but for the first on a stream, which is a point of cancellation alone.
 
         Raises:
             StreamGone: the stream or its connection ended.

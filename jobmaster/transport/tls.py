@@ -87,13 +87,17 @@ class _Context:
     """What SSLStream asks of a context, for one connection."""
 
     def __init__(self, context: ssl.SSLContext, tcp: TcpStream) -> None:
-        context.sslobject_class = TlsObject
         self._context = context
         self._tcp = tcp
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> ssl.SSLObject:
-        """As that of `ssl.SSLContext`."""
-        made = cast("TlsObject", self._context.wrap_bio(incoming, outgoing, **options))
+        """As that of `ssl.SSLContext`, which is left as it was: it may serve others too."""
+        context, usual = self._context, self._context.sslobject_class
+        context.sslobject_class = TlsObject
+        try:
+            made = cast("TlsObject", context.wrap_bio(incoming, outgoing, **options))
+        finally:
+            context.sslobject_class = usual
         made.send_by(outgoing, self._tcp.put_ahead)
         return made
 

@@ -41,31 +41,14 @@ OPENING: Final = (
 )
 
 
-async def test_key_updates_in_bulk_data(certificates: Path) -> None:
+async def test_key_updates_in_bulk_data(certificates: Path, tmp_path: Path) -> None:
     """Whatever keys are changed in the middle of a stream, its records are sent in the order of their encryption."""
+    words = tmp_path / "words"
     async with attacked(certificates) as program:
-        client = await trio.lowlevel.open_process(
-            [
-                *(
-                    "openssl",
-                    "s_client",
-                    "-connect",
-                    f"127.0.0.1:{program.port}",
-                    "-alpn",
-                    "h2",
-                    "-verify_return_error",
-                ),
-                *("-CAfile", str(certificate_path(certificates, SERVER_AUTHORITY))),
-                *(
-                    "-cert",
-                    str(certificate_path(certificates, "client1")),
-                    "-key",
-                    str(key_path(certificates, "client1")),
-                ),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        with words.open("wb") as stderr:
+            client = await trio.lowlevel.open_process(
+                s_client(certificates, program.port), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+            )
         assert client.stdio is not None
         try:
             with trio.fail_after(HANG_GUARD):
@@ -80,6 +63,18 @@ async def test_key_updates_in_bulk_data(certificates: Path) -> None:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + HANG_GUARD):
                 await client.wait()
                 await client.stdio.aclose()
+    assert words.read_bytes().count(b"KEYUPDATE") > 1
+
+
+def s_client(certificates: Path, port: int) -> list[str]:
+    """The command of such a client."""
+    command = f"openssl s_client -connect 127.0.0.1:{port} -alpn h2 -verify_return_error".split()
+    files = {
+        "-CAfile": certificate_path(certificates, SERVER_AUTHORITY),
+        "-cert": certificate_path(certificates, "client1"),
+        "-key": key_path(certificates, "client1"),
+    }
+    return [*command, *(str(word) for option in files.items() for word in option)]
 
 
 async def read(pipe: trio.abc.ReceiveStream, count: int) -> None:

@@ -190,6 +190,7 @@ def test_a_body_is_handed_on_as_it_comes(cut: int) -> None:
     pieces = [event for event in events if isinstance(event, DataReceived)]
     assert pieces == events
     assert b"".join(piece.data for piece in pieces) == bytes(range(50))
+    assert {type(piece.data) for piece in pieces} == {bytes}  # a server keeps nothing in memory by a part of it
     assert sum(piece.length for piece in pieces) == 50
     assert [piece.ended for piece in pieces] == [False] * (len(pieces) - 1) + [True]
 

@@ -33,45 +33,42 @@ async def pair() -> AsyncIterator[tuple[TcpStream, TcpStream]]:
 Pair = tuple[TcpStream, TcpStream]
 
 
-async def test_all_bytes_go(pair: Pair) -> None:
-    """More than the socket takes at once goes in the end, in its order, and the other end sees the end."""
-    near, far = pair
+async def received_while(send: Callable[[], Awaitable[None]], far: TcpStream) -> bytes:
+    """All that the far end receives of what is sent, once the sender has had to wait."""
     received = bytearray()
-
-    async def send() -> None:
-        await near.send_all(BULK)
-        await near.send_eof()
-
     with trio.fail_after(DEADLINE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await trio.testing.wait_all_tasks_blocked()
             while data := await far.receive_some():
                 received += data
-    assert received == BULK
+    return bytes(received)
+
+
+async def test_all_bytes_go(pair: Pair) -> None:
+    """More than the socket takes at once goes in the end, in its order, and the other end sees the end."""
+    near, far = pair
+
+    async def send() -> None:
+        await near.send_all(BULK)
+        await near.send_eof()
+
+    assert await received_while(send, far) == BULK
 
 
 async def test_bytes_go_ahead_of_others(pair: Pair) -> None:
     """What is put ahead goes with one send each, in their order, also where the socket does not take it at once."""
     near, far = pair
-    received = bytearray()
-    pieces = [BULK[start : start + 100_000] for start in range(0, len(BULK), 100_000)]
 
     async def send() -> None:
-        near.put_ahead(pieces)
+        near.put_ahead([BULK[start : start + 100_000] for start in range(0, len(BULK), 100_000)])
         near.put_ahead(())
         near.put_ahead((b"more",))
         for last in (b"one", b"two", b"three", b"four"):
             await near.send_all(last)
         await near.send_eof()
 
-    with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send)
-            await trio.testing.wait_all_tasks_blocked()
-            while data := await far.receive_some():
-                received += data
-    assert received == BULK + b"onetwomorethreefour"
+    assert await received_while(send, far) == BULK + b"onetwomorethreefour"
 
 
 async def test_no_more_is_received_than_asked_for(pair: Pair) -> None:

@@ -8,10 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import trio
 
 from jobmaster.auth.tls import client_context, server_context
 from jobmaster.transport import buffers
-from jobmaster.transport.tls import RECORD_SIZE, TlsObject
+from jobmaster.transport.tcp import TcpStream
+from jobmaster.transport.tls import RECORD_SIZE, TlsObject, tls_stream
 
 OVERHEAD = 5 + 1 + 16
 """Bytes that TLS 1.3 adds to a record: its head, its type and the tag (RFC 8446, 5.2)."""
@@ -152,3 +154,12 @@ def test_an_encrypted_buffer_is_free(pair: Pair) -> None:
     assert pair.client.read(1 << 20) == b"x" * buffers.LEAST
     pair.send(bytes(buffers.LEAST))
     assert not buffers._kept
+
+
+async def test_a_context_serves_others_too(certificates: Path) -> None:
+    """Whoever uses the same context for something else has the library's objects, before and after."""
+    context = client_context(certificates, "client1")
+    near, far = trio.socket.socketpair()
+    with near, far:
+        tls_stream(TcpStream(trio.SocketStream(near)), context, server_hostname="localhost")
+    assert type(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")) is ssl.SSLObject
