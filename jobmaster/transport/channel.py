@@ -18,7 +18,7 @@ import trio
 
 from jobmaster.errors import TransportError
 from jobmaster.transport.client import RECEIVE_SIZE, ClientConnection, ClientStream
-from jobmaster.transport.connection import close_at_once, closed_at_once
+from jobmaster.transport.connection import closed_at_once
 from jobmaster.transport.tcp import TcpStream
 from jobmaster.transport.tls import tls_stream
 
@@ -136,10 +136,10 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
         if wire.selected_alpn_protocol() != "h2":
             raise TransportError(f"{host}:{port} does not speak HTTP/2")
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
-        await close_at_once(tcp)
+        tcp.socket.close()
         raise TransportError(f"no secure connection to {host}:{port}: {_reason(error)}") from None
     except BaseException:
-        await close_at_once(tcp)
+        tcp.socket.close()
         raise
     return wire
 

@@ -76,23 +76,16 @@ async def closed_at_once(tls: trio.SSLStream[Any]) -> AsyncIterator[None]:
 
     trio's SSLStream refers to itself, so that its TLS state, some 60 KiB, would otherwise stay until a collection of
     cycles, which are far apart here: a flood of strangers would fill the memory meanwhile.
+
+    Closing is no point of cancellation: a `Cancelled` from there would take the place of what ended the block, of a
+    KeyboardInterrupt, for example.
     """
     try:
         yield
     finally:
-        try:
-            await close_at_once(tls)
-        finally:
-            vars(tls).clear()
-
-
-async def close_at_once(stream: trio.abc.AsyncResource) -> None:
-    """Closes a stream without ceremony, and without a point of cancellation.
-
-    A `Cancelled` from here would take the place of what ended the connection: of a KeyboardInterrupt, for example.
-    """
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
-        await trio.aclose_forcefully(stream)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await trio.aclose_forcefully(tls)
+        vars(tls).clear()
 
 
 class Http2Connection(ABC):

@@ -156,7 +156,7 @@ def test_an_encrypted_buffer_is_free(pair: Pair) -> None:
     assert not buffers._kept
 
 
-async def test_a_context_serves_others_too(certificates: Path) -> None:
+async def test_a_context_serves_others_too(certificates: Path) -> None:  # noqa: ASYNC124  # as the sockets need it
     """Whoever uses the same context for something else has the library's objects, before and after."""
     context = client_context(certificates, "client1")
     near, far = trio.socket.socketpair()
