@@ -32,13 +32,13 @@ ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC110,ASYNC121,ASYNC220"
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.1"
 
 # trio-typing's stubs and the mypy that can read them are older than Trio's own types and today's typeshed. What they
-# are wrong about is left out: new names and type parameters, narrowing, and a certificate's type in auth.tls.
+# are wrong about is left out: new names and type parameters, narrowing, and a certificate's type in certs.contexts.
 TRIO_TYPING_CONFIG = """\
 [mypy]
 plugins = trio_typing.plugin
 ignore_missing_imports = True
 disable_error_code = attr-defined, import-untyped, name-defined, return, return-value, type-arg, union-attr
-[mypy-jobmaster.auth.tls]
+[mypy-jobmaster.certs.contexts]
 ignore_errors = True
 """
 

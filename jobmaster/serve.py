@@ -16,20 +16,21 @@ from typing import Final
 
 import trio
 
-from jobmaster import __version__, host
-from jobmaster.auth import authority
-from jobmaster.auth.folder import SERVER, certificate_folder, certificate_path
-from jobmaster.auth.policy import DEFAULT_POLICY
-from jobmaster.auth.tls import server_context
-from jobmaster.collector import collect_cycles
+from jobmaster import __version__
+from jobmaster.api.services import Api
+from jobmaster.api.statuses import status_of
+from jobmaster.certs import authority
+from jobmaster.certs.contexts import server_context
+from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError
-from jobmaster.job.tether import hold_tether, tell_when_lost
-from jobmaster.keeper import Keeper, keep_jobs
-from jobmaster.options import ServerOptions, parse
-from jobmaster.rpc.api import Api
-from jobmaster.rpc.listener import Door, Listener, open_listeners
-from jobmaster.rpc.statuses import status_of
-from jobmaster.transport.server import Dispatcher
+from jobmaster.grpc.server import Dispatcher
+from jobmaster.host.tether import hold_tether, tell_when_lost
+from jobmaster.identity.policy import DEFAULT_POLICY
+from jobmaster.run.registry import Keeper, keep_jobs
+from jobmaster.server import preparation as host
+from jobmaster.server.collector import collect_cycles
+from jobmaster.server.listener import Door, Listener, open_listeners
+from jobmaster.server.options import ServerOptions, parse
 
 FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""

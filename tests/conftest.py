@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobmaster.auth import authority
+from jobmaster.certs import authority
 from tests.harness import Server, serving
 
 

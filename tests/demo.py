@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jobmaster.auth import authority
-from jobmaster.cgroup.mounts import find_cgroup2, read_mounts
+from jobmaster.certs import authority
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 
 PROMPT = "\033[1m$\033[0m" if sys.stdout.isatty() else "$"
 PYTHON = [sys.executable, "-m"]

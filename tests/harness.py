@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from jobmaster.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.client import Jobs, connect
+from jobmaster.grpc.client import ClientConnection, ClientStream
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.options import ServerOptions, parse
 from jobmaster.serve import serve
-from jobmaster.transport.client import ClientConnection, ClientStream
+from jobmaster.server.options import ServerOptions, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)

@@ -15,10 +15,10 @@ import pytest
 import trio
 import trio.testing
 
-from jobmaster import host
-from jobmaster.auth.policy import Identity, Role
+from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.specification import JobSpecification
-from jobmaster.keeper import Keeper, keep_jobs
+from jobmaster.run.registry import Keeper, keep_jobs
+from jobmaster.server import preparation as host
 from tests.harness import options_for, own_cgroup_root
 from tests.output.stretches import bytes_of
 from tests.test_leaks import children, descriptors

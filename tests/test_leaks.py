@@ -14,8 +14,8 @@ import trio.testing
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.client import Jobs
-from jobmaster.transport.connection import Http2Connection
-from jobmaster.transport.stream import GrpcStream
+from jobmaster.grpc.call import GrpcStream
+from jobmaster.grpc.connection import Http2Connection
 from tests.harness import Server, ended, run, serving, until_output
 
 

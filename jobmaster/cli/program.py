@@ -10,7 +10,7 @@ from typing import Final, assert_never
 import trio
 from purerpc.grpclib.exceptions import RpcFailedError
 
-from jobmaster.auth.folder import certificate_folder
+from jobmaster.certs.folder import certificate_folder
 from jobmaster.cli.arguments import Action, Start, Status, Stop, StreamOutput, Target, parse
 from jobmaster.cli.presentation import as_block, as_json
 from jobmaster.client import Jobs, connect

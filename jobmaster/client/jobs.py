@@ -10,11 +10,11 @@ from typing import Final
 import purerpc
 from purerpc.grpclib.exceptions import raise_status
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
+from jobmaster.grpc.channel import CallChannel, open_channel
+from jobmaster.grpc.client import ClientStream
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
-from jobmaster.transport.channel import CallChannel, open_channel
-from jobmaster.transport.client import ClientStream
 
 _SERVICE: Final = "jobmaster.jobs.v1.JobService"
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 from hpack import Decoder
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
 from tests.abuse.network import Network
 from tests.abuse.program import HANG_GUARD, Program
 from tests.abuse.server import SERVICE

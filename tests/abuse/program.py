@@ -16,8 +16,8 @@ import trio
 from google.protobuf.wrappers_pb2 import BytesValue
 from purerpc import Cardinality, RPCSignature
 
-from jobmaster.auth.tls import client_context
-from jobmaster.transport.channel import Channel, open_channel
+from jobmaster.certs.contexts import client_context
+from jobmaster.grpc.channel import Channel, open_channel
 from tests.abuse.network import Network
 from tests.abuse.server import SERVICE
 from tests.harness import REPOSITORY

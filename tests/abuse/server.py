@@ -27,16 +27,16 @@ import trio
 from google.protobuf.wrappers_pb2 import BytesValue
 from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 
-from jobmaster.auth.policy import DEFAULT_POLICY
-from jobmaster.auth.tls import server_context
-from jobmaster.collector import collect_cycles
+from jobmaster.api.messages import output_messages
+from jobmaster.certs.contexts import server_context
+from jobmaster.grpc.lazy_messages import StoredMessages
+from jobmaster.grpc.server import Dispatcher
+from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.output.log import OutputLog
-from jobmaster.rpc import listener
-from jobmaster.rpc.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
-from jobmaster.rpc.messages import output_messages
-from jobmaster.transport.lifetime import SERVER_POLICY, LifetimePolicy
-from jobmaster.transport.server import Dispatcher
-from jobmaster.transport.stored import StoredMessages
+from jobmaster.server import listener
+from jobmaster.server.collector import collect_cycles
+from jobmaster.server.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 
 SERVICE: Final = "abuse.Service"
 TICK: Final = 0.010

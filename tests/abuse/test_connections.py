@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 import trio
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
 from tests.abuse.attacker import PREFACE, Attacker, attacking, call, dial, settings
 from tests.abuse.program import HANG_GUARD, Program, attacked, bystander
 

@@ -11,11 +11,11 @@ from typing import Final
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from jobmaster.auth.folder import SERVER_AUTHORITY, certificate_path, key_path
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
+from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 from tests.abuse.attacker import attacking, call, reset
 from tests.abuse.program import Program, attacked, bystander
-from tests.auth.hostile_certificates import Recipe, mint
+from tests.certs.hostile_certificates import Recipe, mint
 
 pytestmark = pytest.mark.abuse
 

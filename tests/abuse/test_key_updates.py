@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 import trio
 
-from jobmaster.auth.folder import SERVER_AUTHORITY, certificate_path, key_path
+from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 from tests.abuse.attacker import (
     ACK,
     INITIAL_WINDOW_SIZE,

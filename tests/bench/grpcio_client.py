@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from jobmaster.auth.folder import SERVER_AUTHORITY, certificate_path, key_path
+from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.bench.load import CLIENT, WARM_UP, Kind, Load, Outcome, require_bytes, require_success
 from tests.bench.stopwatch import Stopwatch

@@ -22,9 +22,9 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from jobmaster.auth.folder import CLIENT_AUTHORITY, SERVER, certificate_path, key_path
+from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE
+from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, certificate_path, key_path
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.rpc.messages import OUTPUT_MESSAGE_SIZE
 
 SERVICE: Final = "jobmaster.jobs.v1.JobService"
 THREADS: Final = 16

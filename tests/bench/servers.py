@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from jobmaster.auth import authority
-from jobmaster.cgroup.mounts import find_cgroup2, read_mounts
+from jobmaster.certs import authority
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from tests.bench.load import Load, Outcome
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from jobmaster.transport.events import DataReceived, Event, HeadersReceived, StreamReset
-from jobmaster.transport.frames import ErrorCode
-from jobmaster.transport.header_blocks import Field, encode_block
-from jobmaster.transport.http2 import Http2, Side
-from jobmaster.transport.streams import ProtocolViolation
+from jobmaster.http2.events import DataReceived, Event, HeadersReceived, StreamReset
+from jobmaster.http2.frames import ErrorCode
+from jobmaster.http2.header_blocks import Field, encode_block
+from jobmaster.http2.protocol import Http2, Side
+from jobmaster.http2.streams import ProtocolViolation
 
 RESPONSE: Final[list[Field]] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import atheris
 
-with atheris.instrument_imports(include=["jobmaster.transport", "hpack"]):
+with atheris.instrument_imports(include=["jobmaster.http2", "hpack"]):
     from tests.fuzz.answering_server import Answer, AnsweringServer
     from tests.fuzz.hostile_bytes import OPENING, REQUEST, frame
     from tests.fuzz.test_http2_fuzz import assert_little_is_held, outcome

@@ -6,8 +6,8 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from jobmaster.transport.frames import HEADER, PREFACE
-from jobmaster.transport.header_blocks import Field, encode_block
+from jobmaster.http2.frames import HEADER, PREFACE
+from jobmaster.http2.header_blocks import Field, encode_block
 
 MAX_FRAME: Final = 16 * 1024
 FIELDS: Final[list[Field]] = [

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobmaster.transport.events import DataReceived, Event, HeadersReceived
-from jobmaster.transport.frames import ErrorCode
-from jobmaster.transport.streams import REMEMBERED_ENDS, ProtocolViolation
-from jobmaster.transport.tolerance import MAX_HEADER_BLOCK
+from jobmaster.http2.events import DataReceived, Event, HeadersReceived
+from jobmaster.http2.frames import ErrorCode
+from jobmaster.http2.streams import REMEMBERED_ENDS, ProtocolViolation
+from jobmaster.http2.tolerance import MAX_HEADER_BLOCK
 from tests.fuzz.answering_server import Answer, AnsweringServer
 from tests.fuzz.hostile_bytes import MAX_FRAME, OPENING, REQUEST, frame, frames, streams
 

@@ -1,6 +1,6 @@
 """The transport's server side without TLS, for h2spec, which has no client certificate to show.
 
-Without TLS, the identity and the bounds on connections it is what `jobmaster.rpc.listener` does: a `ServerConnection`
+Without TLS, the identity and the bounds on connections it is what `jobmaster.server.listener` does: a `ServerConnection`
 runs on the stream, which is closed without ceremony when `run` returns, and a bug is logged and ends one connection.
 
 h2spec sends plain GET requests. For any path the connection refuses them by itself, as what is not gRPC, in headers
@@ -21,9 +21,9 @@ import trio
 from google.protobuf.wrappers_pb2 import BytesValue
 from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 
-from jobmaster.transport.events import HeadersReceived
-from jobmaster.transport.headers import RequestHead
-from jobmaster.transport.server import Dispatcher, ServerConnection
+from jobmaster.grpc.headers import RequestHead
+from jobmaster.grpc.server import Dispatcher, ServerConnection
+from jobmaster.http2.events import HeadersReceived
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class H2specConnection(ServerConnection):
 
 
 async def serve_connection(served: Dispatcher, tcp: trio.SocketStream) -> None:
-    """Serves one connection and closes it as `jobmaster.rpc.listener` does."""
+    """Serves one connection and closes it as `jobmaster.server.listener` does."""
     try:
         await H2specConnection(tcp, served, caller=None).run()
     except Exception:

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import grpc
 
-from jobmaster.auth.folder import SERVER_AUTHORITY, certificate_path, key_path
+from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 
 NAME: Final = "client1"
 _DETAILS: Final = "grpc-status-details-bin"

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
 from jobmaster.client import Jobs, connect
 from jobmaster.errors import TransportError
-from jobmaster.transport.channel import open_channel
-from jobmaster.transport.client import ClientConnection
-from tests.auth.hostile_certificates import (
+from jobmaster.grpc.channel import open_channel
+from jobmaster.grpc.client import ClientConnection
+from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
     CLIENT_ROWS,
     REFUSED_ROWS,

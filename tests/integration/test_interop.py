@@ -20,13 +20,13 @@ from google.rpc.status_pb2 import Status as RichStatus
 from purerpc import Cardinality, RPCSignature, Service, Status, StatusCode
 from purerpc.grpclib.exceptions import RpcFailedError
 
-from jobmaster.auth.policy import DEFAULT_POLICY
-from jobmaster.auth.tls import server_context
+from jobmaster.api.statuses import status_of
+from jobmaster.certs.contexts import server_context
 from jobmaster.errors import InvalidRequest
+from jobmaster.grpc.server import Dispatcher
+from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.rpc.listener import Door, Listener, open_listeners
-from jobmaster.rpc.statuses import status_of
-from jobmaster.transport.server import Dispatcher
+from jobmaster.server.listener import Door, Listener, open_listeners
 from tests.harness import REPOSITORY
 from tests.integration.grpcio_peer import Call, Outcome
 
@@ -222,7 +222,7 @@ async def test_unimplemented(certificates: Path, path: str) -> None:
 
 async def test_compressed_request(certificates: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A compressed request is UNIMPLEMENTED, with the remedy, and the connection goes on."""
-    caplog.set_level(logging.INFO, "jobmaster.rpc.listener")
+    caplog.set_level(logging.INFO, "jobmaster.server.listener")
     call = Call(method=method("Bytes"), requests=ask("x" * 10_000, 1), is_compressed=True)
     refused, alive = await do(certificates, call, ALIVE)
     assert (refused.code, alive.code) == ("UNIMPLEMENTED", "OK")
@@ -233,7 +233,7 @@ async def test_compressed_request(certificates: Path, caplog: pytest.LogCaptureF
 @pytest.mark.parametrize("kind", ["unary", "server_streaming"])
 async def test_message_too_large(certificates: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     """A request above 4 MiB is RESOURCE_EXHAUSTED, with the bound, and the connection goes on."""
-    caplog.set_level(logging.INFO, "jobmaster.rpc.listener")
+    caplog.set_level(logging.INFO, "jobmaster.server.listener")
     name = {"unary": "Bytes", "server_streaming": "Sizes"}[kind]
     call = Call(method=method(name), requests=ask("x" * 4 * 1024 * 1024, 1), kind=kind)  # type: ignore[arg-type]  # str
     refused, alive = await do(certificates, call, ALIVE)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
 from tests.bench import servers
 from tests.bench.stopwatch import Stopwatch
 from tests.scale import active, idle

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
-from jobmaster.auth.tls import client_context
+from jobmaster.certs.contexts import client_context
 from tests.scale.frames import ACK, GOAWAY, OPENING, PING, SETTINGS, answer_to, connection_frame, take_frames
 
 NAMES: Final = ("client1", "client2", "client3", "superuser")

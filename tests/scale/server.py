@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 import jobmaster.serve
-from jobmaster.rpc.listener import DEFAULT_LIMITS, Listener
+from jobmaster.server.listener import DEFAULT_LIMITS, Listener
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
-from jobmaster.auth.folder import SERVER_AUTHORITY, certificate_path, key_path
+from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 from tests.harness import Server
 from tests.scale.frames import GOAWAY, OPENING, connection_frame
 

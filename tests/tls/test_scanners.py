@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from jobmaster.auth.tls import client_context, server_context
+from jobmaster.certs.contexts import client_context, server_context
 from tests.harness import Server, serving, serving_program
 from tests.scale.frames import OPENING, SETTINGS, take_frames
 from tests.tls.scanners import Finding, openssl_session, scan_by_sslyze, scan_by_testssl

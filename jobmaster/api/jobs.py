@@ -1,0 +1,52 @@
+"""The calls of JobService. Each gets the caller's identity as a value; none knows of TLS or HTTP/2."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from jobmaster.api.messages import output_messages, response_of, specification_of
+from jobmaster.api.statuses import OutputIncomplete
+from jobmaster.grpc.lazy_messages import StoredMessages
+from jobmaster.identity.policy import Identity
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
+from jobmaster.run.registry import Keeper
+
+
+class JobService(JobServiceServicer):
+    """The generated servicer's methods over a keeper. purerpc hands the caller over as `request`."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    async def Start(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobCreateRequest, request: Identity
+    ) -> pb.JobID:
+        """Starts a command."""
+        job_id = await self._keeper.start(request, specification_of(message))
+        return pb.JobID(job_id=job_id)
+
+    async def Stop(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """Stops a job and answers when it has ended."""
+        return response_of(await self._keeper.stop(request, message.job_id_request.job_id))
+
+    async def Status(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """The job's record as of now."""
+        return response_of(self._keeper.find(request, message.job_id_request.job_id).record())
+
+    async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> AsyncIterator[StoredMessages]:
+        """All output from the first byte, then live, until the job has ended."""
+        job = self._keeper.find(request, message.job_id_request.job_id)
+        async with aclosing(job.output.follow()) as stretches:
+            async for stretch in stretches:
+                yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+        await job.wait_ended()
+        if job.output.lost:
+            raise OutputIncomplete(job.output.lost)

@@ -1,0 +1,125 @@
+"""Between protobuf messages and domain values. Messages go no further in than this room."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final, assert_never
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from jobmaster.grpc.lazy_messages import Content, StoredMessages
+from jobmaster.job.cause import (
+    Cause,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerShutdown,
+    Signalled,
+    Stopped,
+    signal_words,
+)
+from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.specification import JobSpecification
+from jobmaster.job.state import Ended, Running, Starting, Stopping, describe_state
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
+"""Bytes of output in one message, at most: two such messages make a turn, and clients need no huge pieces of memory."""
+
+
+def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
+    """What a caller asks to run.
+
+    Raises:
+        InvalidRequest: it cannot be run on any host.
+    """
+    return JobSpecification(command=message.command, args=tuple(message.args))
+
+
+def response_of(record: JobRecord) -> pb.JobResponse:
+    """A job's record as the contract has it."""
+    response = pb.JobResponse(
+        job_id_response=pb.JobID(job_id=record.id),
+        job_msg=describe_state(record.state),
+        client=record.owner,
+        cmd=pb.JobCreateRequest(command=record.specification.command, args=record.specification.args),
+        oom_kills=record.oom_kills,
+        limits=[_limit(report) for report in record.limits],
+        output_bytes=record.output_bytes,
+        output_bytes_lost=record.output_bytes_lost,
+    )
+    match record.state:
+        case Starting():
+            pass
+        case Running() | Stopping() as state:
+            response.state = pb.JOBSTATE_RUNNING
+            response.pid = state.pid
+            response.started.CopyFrom(_timestamp(state.started_at))
+        case Ended() as state:
+            response.pid = state.pid
+            response.started.CopyFrom(_timestamp(state.started_at))
+            response.ended.CopyFrom(_timestamp(state.ended_at))
+            _put_cause(response, state.cause)
+        case unreachable:
+            assert_never(unreachable)
+    return response
+
+
+def output_messages(content: Content) -> StoredMessages:
+    """JobOutputResponses around bytes that are read when they are sent."""
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _output_head)
+
+
+def _output_head(length: int) -> bytes:
+    """What a JobOutputResponse with so many bytes of output begins with: field 1, length-delimited."""
+    head = bytearray(b"\x0a")
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
+
+
+def _put_cause(response: pb.JobResponse, cause: Cause) -> None:
+    response.exit_code = -1
+    response.cause.CopyFrom(_cause(cause))
+    match cause:
+        case Exited(code):
+            response.state, response.exit_code = pb.JOBSTATE_COMPLETED, code
+        case Signalled(number):
+            response.state, response.signal_str = pb.JOBSTATE_COMPLETED, signal_words(number)
+        case FailedToStart():
+            response.state = pb.JOBSTATE_COMPLETED
+        case OomKilled():
+            response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, "killed"
+        case Stopped(signal=number) | ServerShutdown(signal=number):
+            response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, signal_words(number)
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _cause(cause: Cause) -> pb.Cause:
+    match cause:
+        case Exited(code):
+            return pb.Cause(exited=pb.Cause.Exited(code=code))
+        case Signalled(number, core_dumped):
+            return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped))
+        case Stopped(by=by, requested_at=at, signal=number, killed=killed):
+            return pb.Cause(stopped=pb.Cause.Stopped(by=by, requested=_timestamp(at), signal=number, killed=killed))
+        case OomKilled(memory_max=limit, processes_killed=count):
+            return pb.Cause(oom_killed=pb.Cause.OomKilled(memory_max=limit or 0, processes_killed=count))
+        case FailedToStart(reason):
+            return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
+        case ServerShutdown(signal=number):
+            return pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=number))
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _limit(report: LimitReport) -> pb.Limit:
+    reason = report.not_enforced_because
+    return pb.Limit(name=report.name, value=report.value, enforced=reason is None, reason=reason or "")
+
+
+def _timestamp(moment: datetime) -> Timestamp:
+    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)

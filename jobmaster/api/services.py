@@ -1,0 +1,38 @@
+"""Every service of the server as one value, and the two steps by which they end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from purerpc import Service
+
+from jobmaster.api.health import HEALTH, HealthService
+from jobmaster.api.jobs import JobService
+from jobmaster.api.reflection import REFLECTION, REFLECTION_ALPHA, ReflectionService
+from jobmaster.run.registry import Keeper
+
+
+class Api:
+    """JobService and, beside it, the standard services that tools expect: health and reflection."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        jobs = JobService(keeper).service
+        names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
+        self._health = HealthService(names)
+        self._reflection = ReflectionService(names)
+        services = (jobs, self._health.service, self._reflection.service, self._reflection.alpha_service)
+        self._services = {service.name: service for service in services}
+
+    @property
+    def services(self) -> Mapping[str, Service]:
+        """Each service by its full name."""
+        return self._services
+
+    def drain(self) -> None:
+        """Health says NOT_SERVING from now on: clients that can go elsewhere do."""
+        self._health.drain()
+
+    def end_streams(self) -> None:
+        """Ends the streams that have no end of their own, which would keep their connections open."""
+        self._health.end()
+        self._reflection.end()

@@ -1,0 +1,62 @@
+"""The one table from jobmaster's errors to gRPC statuses."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Final
+
+from purerpc import StatusCode
+
+from jobmaster.errors import (
+    CommandNotRunnable,
+    InvalidRequest,
+    JobNotFound,
+    LimitNotEnforceable,
+    PermissionRefused,
+    ServerBusy,
+    ServerDraining,
+)
+from jobmaster.grpc.headers import DetailedStatus
+from jobmaster.grpc.status_details import internal_status, status_for_client
+
+logger = logging.getLogger(__name__)
+
+_CODES: Final[dict[type[Exception], StatusCode]] = {
+    InvalidRequest: StatusCode.INVALID_ARGUMENT,
+    JobNotFound: StatusCode.NOT_FOUND,
+    PermissionRefused: StatusCode.PERMISSION_DENIED,
+    CommandNotRunnable: StatusCode.FAILED_PRECONDITION,
+    LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
+    ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
+    ServerDraining: StatusCode.UNAVAILABLE,
+}
+
+
+class ServiceUnknown(Exception):
+    """The server has no service of this name."""
+
+
+class OutputIncomplete(Exception):
+    """The server could not write part of a job's output to its disk."""
+
+    def __init__(self, lost: int) -> None:
+        super().__init__(f"the server's disk did not take the last {lost} bytes of this job's output")
+
+
+_CODES[ServiceUnknown] = StatusCode.NOT_FOUND
+_CODES[OutputIncomplete] = StatusCode.DATA_LOSS
+
+
+def status_of(error: Exception) -> DetailedStatus:
+    """The status for an error of a handler.
+
+    Errors written for the client keep their text. Any other is logged with its traceback, and the client gets a
+    fixed text with a number that the log has too.
+    """
+    code = _CODES.get(type(error))
+    if code is not None:
+        return status_for_client(code, error)
+    reference = secrets.token_hex(4)
+    logger.error("internal error %s", reference, exc_info=error)
+    return internal_status(reference)

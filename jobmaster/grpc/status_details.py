@@ -1,0 +1,63 @@
+"""Rich errors: what a program can read of an error, beside the sentence for people.
+
+The status of a failed call carries a `google.rpc.Status` with the standard payloads of google/rpc/error_details.proto:
+ErrorInfo always, BadRequest where a field is wrong, RetryInfo where trying again may help.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status as RichStatus
+from purerpc import StatusCode
+
+from jobmaster.errors import InvalidRequest
+from jobmaster.grpc.headers import MAX_STATUS_MESSAGE, DetailedStatus
+
+DOMAIN: Final = "jobmaster"
+"""Of every ErrorInfo: whose reasons these are."""
+INTERNAL_REASON: Final = "INTERNAL"
+RETRY_SECONDS: Final = 1
+"""How long a caller is told to wait before it tries again."""
+
+_RETRYABLE: Final = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE})
+
+
+def status_for_client(code: StatusCode, error: Exception) -> DetailedStatus:
+    """The status of an error whose text and class the client may know."""
+    text = str(error)
+    details: list[Message] = [ErrorInfo(reason=reason_of(type(error)), domain=DOMAIN)]
+    if isinstance(error, InvalidRequest) and error.field is not None:
+        violation = BadRequest.FieldViolation(field=error.field, description=_sendable(text))
+        details.append(BadRequest(field_violations=[violation]))
+    if code in _RETRYABLE:
+        details.append(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+    return _detailed(code, text, details)
+
+
+def internal_status(reference: str) -> DetailedStatus:
+    """The status of an error that stays inside: the client gets the number that the log has too, and no more."""
+    info = ErrorInfo(reason=INTERNAL_REASON, domain=DOMAIN, metadata={"reference": reference})
+    return _detailed(StatusCode.INTERNAL, f"internal error {reference}; the server's log has the details", [info])
+
+
+def reason_of(kind: type[Exception]) -> str:
+    """The reason of an ErrorInfo: an error class's name in UPPER_SNAKE_CASE, which is stable for programs."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).upper()
+
+
+def _detailed(code: StatusCode, text: str, details: list[Message]) -> DetailedStatus:
+    message = _sendable(text)
+    rich = RichStatus(code=code.value, message=message)
+    for detail in details:
+        rich.details.add().Pack(detail)
+    return DetailedStatus(code, message, rich.SerializeToString())
+
+
+def _sendable(text: str) -> str:
+    """`text` as both grpc-message and a protobuf string can have it; readers require the two to be the same."""
+    return text[:MAX_STATUS_MESSAGE].encode("utf-8", "replace").decode()

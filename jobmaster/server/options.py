@@ -1,0 +1,269 @@
+"""The server's options: what the command line says, as values that are valid once they exist."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from jobmaster import __version__
+from jobmaster.errors import ConfigurationError
+from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+
+DEFAULT_PORT: Final = 6443
+DEFAULT_PIDS: Final = 4096
+DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
+DEFAULT_GRACE_SECONDS: Final = 10.0
+_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
+_MAX_GRACE_SECONDS: Final = 3600.0
+
+T = TypeVar("T")
+
+_DESCRIPTION: Final = """\
+Runs commands for clients that connect over gRPC with mutual TLS. A client's certificate is who it is; each command
+runs as a job in a cgroup of its own, and its output is kept and can be streamed while it runs and after.
+
+The server runs in the foreground and logs to stderr. On stdout it says what this host enforces, and then, in one
+line, that it is ready and where. SIGTERM and SIGINT end it: it takes no more jobs, ends those there are (SIGTERM, the
+grace period, SIGKILL), lets followers have the last bytes, and exits 0. A second signal ends the grace period.
+"""
+
+_EPILOG: Final = """\
+sizes:
+  a number of bytes, or one with K, M, G or T (powers of 1024); `max` sets no limit.
+
+exit status:
+  0  ended by SIGTERM or SIGINT
+  1  the host failed the server while it ran
+  2  an option is wrong, or this host cannot do what was asked; stderr says what and the remedy
+
+examples:
+  python -m jobmaster.serve
+  python -m jobmaster.serve --listen 0.0.0.0:6443 --memory-max 2G --cpu-max 1.5 --require-limits
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How a server is to run.
+
+    Attributes:
+        io_device: as given by the user, None for the disk under `output_folder`.
+        certificates: the certificate folder, None for the default one.
+        cgroup_root: None to choose one.
+        run_as: the user of the jobs, None for the default.
+        grace_seconds: between SIGTERM and SIGKILL.
+    """
+
+    output_folder: Path
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    io_device: str | None = None
+    certificates: Path | None = None
+    cgroup_root: Path | None = None
+    require_limits: bool = False
+    run_as: str | None = None
+    oom_policy: OomPolicy = OomPolicy.JOB
+    limits: Limits = DEFAULT_LIMITS
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.output_folder.is_absolute() or ".." in self.output_folder.parts:
+            raise ConfigurationError(f"--output-dir {self.output_folder}: must be an absolute path without '..'")
+
+
+def parse(arguments: Sequence[str]) -> ServerOptions:
+    """The options of a command line. Exits 2, with the usage, when it is wrong."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        limits = Limits(
+            cpu_max=given.cpu_max,
+            memory_max=given.memory_max,
+            pids_max=given.pids_max,
+            io=IoLimits(
+                read_bps=given.io_read_bps,
+                write_bps=given.io_write_bps,
+                read_iops=given.io_read_iops,
+                write_iops=given.io_write_iops,
+            ),
+        )
+        host, port = given.listen
+        return ServerOptions(
+            output_folder=given.output_dir or default_output_folder(os.environ, is_root=os.geteuid() == 0),
+            host=host,
+            port=port,
+            io_device=given.iodevice_id,
+            certificates=given.certs_dir,
+            cgroup_root=given.cgroup_root,
+            require_limits=given.require_limits,
+            run_as=given.run_as,
+            oom_policy=OomPolicy(given.oom_policy),
+            limits=limits,
+            grace_seconds=given.grace,
+            verbose=given.verbose,
+        )
+    except (ConfigurationError, ValueError) as error:
+        parser.error(str(error))
+
+
+def default_output_folder(environment: Mapping[str, str], *, is_root: bool) -> Path:
+    """Where output is kept unless the user says so (XDG Base Directory Specification for users).
+
+    Raises:
+        ConfigurationError: the user has no home folder.
+    """
+    if is_root:
+        return Path("/var/lib/jobmaster")
+    state = Path(environment.get("XDG_STATE_HOME", ""))
+    if state.is_absolute():
+        return state / "jobmaster"
+    home = Path(environment.get("HOME", ""))
+    if home.is_absolute():
+        return home / ".local" / "state" / "jobmaster"
+    raise ConfigurationError("HOME and XDG_STATE_HOME name no folder: give --output-dir")
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; an IPv6 address is written in brackets.
+
+    Raises:
+        ValueError: it is no address; says how one is written.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or host in {"", "[]"} or not _PORT.fullmatch(port) or int(port) > 65535:
+        raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 to 65535, such as localhost:{DEFAULT_PORT}")
+    if ":" in host and not bracketed:
+        raise ValueError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:{DEFAULT_PORT}")
+    return host[1:-1] if bracketed else host, int(port)
+
+
+def argument(parse_text: Callable[[str], T]) -> Callable[[str], T]:
+    """Makes argparse show the text of a parser's ValueError instead of a fixed one."""
+
+    def checked(text: str) -> T:
+        try:
+            return parse_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+def _grace(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MAX_GRACE_SECONDS:
+        raise ValueError(f"{text!r} is not a number of seconds from 0 to {_MAX_GRACE_SECONDS:.0f}")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jobmaster.serve",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"jobmaster {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every connection and job too")
+    _add_place_options(parser.add_argument_group("places"))
+    _add_job_options(parser.add_argument_group("jobs"))
+    _add_limit_options(parser.add_argument_group("default limits of every job"))
+    return parser
+
+
+def _add_place_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        type=argument(parse_address),
+        default=("localhost", DEFAULT_PORT),
+        help=f"address to serve on (default localhost:{DEFAULT_PORT}); port 0 picks a free one",
+    )
+    group.add_argument(
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+        type=Path,
+        help="absolute path of the folder for the jobs' output (default /var/lib/jobmaster as root, otherwise "
+        "$XDG_STATE_HOME/jobmaster); made if missing, 0700; refused when it is a symbolic link or others may write it",
+    )
+    group.add_argument(
+        "--certs-dir",
+        metavar="DIR",
+        type=Path,
+        help="the certificate folder (default: certs/ of a checkout, /etc/jobmaster/certs as root, otherwise "
+        "$XDG_CONFIG_HOME/jobmaster/certs); an absent default one is made, see `python -m jobmaster.certs`",
+    )
+    group.add_argument(
+        "--cgroup-root",
+        metavar="DIR",
+        type=Path,
+        help="cgroup v2 folder for the jobs' cgroups (default: the delegated cgroup of this service, else "
+        "`jobmaster` at the top of the cgroup v2 mount)",
+    )
+    group.add_argument(
+        "-d",
+        "--iodevice-id",
+        metavar="MAJ:MIN",
+        help="block device that the IO limits apply to (default: the disk under the output folder); a partition "
+        "stands for its disk",
+    )
+
+
+def _add_job_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--run-as",
+        metavar="USER",
+        help="user that the jobs run as (default: nobody when the server is root). With root, jobs keep all of "
+        "root's power and can leave their cgroup",
+    )
+    group.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=argument(_grace),
+        default=DEFAULT_GRACE_SECONDS,
+        help=f"between SIGTERM and SIGKILL of a stop (default {DEFAULT_GRACE_SECONDS:.0f})",
+    )
+    group.add_argument(
+        "--oom-policy",
+        choices=[policy.value for policy in OomPolicy],
+        default=OomPolicy.JOB.value,
+        help="who dies when a job runs out of memory: all of the job (default), or the process the kernel picks",
+    )
+
+
+def _add_limit_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--require-limits",
+        action="store_true",
+        help="exit 2 unless this host enforces CPU, memory, process and IO limits",
+    )
+    group.add_argument("--cpu-max", metavar="CORES", type=argument(parse_cores), help="CPU time, e.g. 0.5 or 2")
+    group.add_argument(
+        "--memory-max", metavar="SIZE", type=argument(parse_size), help="memory, e.g. 512M; no swap on top"
+    )
+    group.add_argument(
+        "--pids-max",
+        metavar="N",
+        type=argument(parse_count),
+        default=DEFAULT_PIDS,
+        help=f"processes and threads (default {DEFAULT_PIDS})",
+    )
+    for what, unit in (("bps", "bytes a second"), ("iops", "operations a second")):
+        for direction in ("read", "write"):
+            group.add_argument(
+                f"--io-{direction}-{what}",
+                metavar="SIZE" if what == "bps" else "N",
+                type=argument(parse_size if what == "bps" else parse_count),
+                help=f"{unit} {'read from' if direction == 'read' else 'written to'} the IO device",
+            )

@@ -1,0 +1,153 @@
+"""Gets this host ready for jobs, or says why it cannot be: folders, account, cgroups, limits.
+
+Everything here happens once, before the server is ready. What a job then needs is in `JobTerms`.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from jobmaster.errors import ConfigurationError
+from jobmaster.host.account import Account, look_up, own_account
+from jobmaster.host.cgroup import devices
+from jobmaster.host.cgroup.controllers import Enforcement
+from jobmaster.host.cgroup.limits import Controller, LimitWrite, limit_writes
+from jobmaster.host.cgroup.startup import open_cgroups
+from jobmaster.host.launch import Launcher
+from jobmaster.job.record import LimitReport
+from jobmaster.run.supervisor import JobTerms
+from jobmaster.server.options import ServerOptions
+
+DEFAULT_ACCOUNT: Final = "nobody"
+_LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A host that is ready for jobs, and the lines that say how."""
+
+    terms: JobTerms
+    report: tuple[str, ...]
+
+
+def prepare(options: ServerOptions) -> Prepared:
+    """Gets the host ready.
+
+    Raises:
+        ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
+        CgroupError: the cgroup file system refused something.
+    """
+    launcher = _launcher(options.run_as)
+    prepare_output_folder(options.output_folder)
+    device = _io_device(options)
+    opened = open_cgroups(options.cgroup_root)
+    tree, enforcement = opened.tree, opened.enforcement
+    if options.require_limits:
+        _require_all(enforcement)
+    writes = limit_writes(options.limits, options.oom_policy, available=enforcement.controllers, io_device=device)
+    enforced = tuple(write for write in writes if write.controller in enforcement.controllers)
+    reports = tuple(_limit_report(write, enforcement) for write in writes if write.file in _LIMIT_FILES)
+    terms = JobTerms(
+        tree=tree,
+        limit_writes=enforced,
+        limit_reports=reports,
+        memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
+        output_folder=options.output_folder,
+        launcher=launcher,
+        grace_seconds=options.grace_seconds,
+    )
+    return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
+
+
+def prepare_output_folder(folder: Path) -> None:
+    """Makes the output folder, 0700, or checks the one there is.
+
+    Raises:
+        ConfigurationError: it is a symbolic link, no folder, somebody else's, or others may write it.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        details = folder.lstat()
+    except OSError as error:
+        raise ConfigurationError(f"output folder {folder}: cannot be made: {error.strerror}") from None
+    if stat.S_ISLNK(details.st_mode):
+        raise ConfigurationError(f"output folder {folder} is a symbolic link; name the folder itself")
+    if not stat.S_ISDIR(details.st_mode):
+        raise ConfigurationError(f"output folder {folder} is not a folder; name another")
+    if details.st_uid != os.geteuid():
+        raise ConfigurationError(f"output folder {folder} belongs to another user (uid {details.st_uid}); name another")
+    if details.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(f"output folder {folder} can be written by others; chmod go-w it or name another")
+
+
+def raise_file_limit() -> None:
+    """Gives the server as many open files as the host allows; jobs keep the limit that it was started with."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _launcher(run_as: str | None) -> Launcher:
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
+    if setpriv is None:
+        raise ConfigurationError("setpriv not found: install util-linux, which has it")
+    is_root = os.geteuid() == 0
+    account = look_up(run_as or DEFAULT_ACCOUNT) if is_root else own_account()
+    if not is_root and run_as is not None and look_up(run_as) != account:
+        raise ConfigurationError(f"--run-as {run_as}: only a server that runs as root can run jobs as another user")
+    soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Launcher(setpriv=Path(setpriv), account=account, drops_privileges=is_root, open_files=soft_files)
+
+
+def _io_device(options: ServerOptions) -> str | None:
+    if options.io_device is not None:
+        return str(devices.resolve_device(options.io_device))
+    device = devices.device_under(options.output_folder)
+    if device is None and options.limits.io.limited:
+        listing = ", ".join(f"{disk.number} {disk.name}" for disk in devices.list_devices()) or "none"
+        raise ConfigurationError(
+            f"IO limits need a block device and {options.output_folder} is on none; "
+            f"name one with --iodevice-id (there are: {listing})"
+        )
+    return str(device) if device is not None else None
+
+
+def _require_all(enforcement: Enforcement) -> None:
+    missing = [
+        f"{state.controller}: {reason}"
+        for state in enforcement.states
+        if (reason := enforcement.why_not(state.controller))
+    ]
+    if missing:
+        raise ConfigurationError(f"--require-limits: this host does not enforce every limit ({'; '.join(missing)})")
+
+
+def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
+    return LimitReport(
+        name=str(write.controller),
+        value=f"{write.file} {write.text}",
+        not_enforced_because=enforcement.why_not(write.controller),
+    )
+
+
+def _report(terms: JobTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
+    account: Account = terms.launcher.account
+    yield f"jobs run as {account.name} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
+    if account.is_root:
+        yield "warning: jobs that run as root can leave their cgroup and its limits"
+    defaults = {report.name: report.value for report in terms.limit_reports}
+    for state in enforcement.states:
+        name = str(state.controller)
+        reason = enforcement.why_not(state.controller)
+        verdict = f"enforced by the {name} controller" if reason is None else f"NOT ENFORCED: {reason}"
+        of_device = f" on {device or 'no device'}" if state.controller is Controller.IO else ""
+        yield f"  {name:<6} limit for each job: {defaults.get(name, 'none')}{of_device}; {verdict}"

@@ -1,0 +1,246 @@
+"""The wire contract, and domain values as messages."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Final, get_args
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict, MessageToJson
+
+from jobmaster.api.messages import response_of, specification_of
+from jobmaster.errors import InvalidRequest
+from jobmaster.job.cause import Cause, Exited, FailedToStart, OomKilled, ServerShutdown, Signalled, StopOrder, Stopped
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.specification import JobSpecification
+from jobmaster.job.state import Ended, Running, Starting, Stopping
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+START: Final = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
+END: Final = datetime(2026, 1, 2, 3, 5, 0, tzinfo=UTC)
+ID: Final = JobId("0ujtsYcgvSTl8PAuAdqWYSMnLOv")
+SPECIFICATION: Final = JobSpecification(command="ls", args=("-l", ""))
+RECORD: Final = JobRecord(
+    id=ID,
+    owner="client1",
+    specification=SPECIFICATION,
+    state=Running(pid=42, started_at=START),
+    limits=(),
+    oom_kills=0,
+    output_bytes=0,
+    output_bytes_lost=0,
+)
+
+# The contract: message, and for each field its number, its JSON name and its type.
+TEXT, BYTES, INT32, SINT32 = (
+    FieldDescriptor.TYPE_STRING,
+    FieldDescriptor.TYPE_BYTES,
+    FieldDescriptor.TYPE_INT32,
+    FieldDescriptor.TYPE_SINT32,
+)
+MESSAGE, ENUM = FieldDescriptor.TYPE_MESSAGE, FieldDescriptor.TYPE_ENUM
+CONTRACT: Final[dict[str, set[tuple[int, str, int]]]] = {
+    "JobID": {(1, "jobID", TEXT)},
+    "JobCreateRequest": {(1, "command", TEXT), (2, "args", TEXT)},
+    "JobIDRequest": {(1, "jobIDRequest", MESSAGE)},
+    "JobOutputResponse": {(1, "output", BYTES)},
+    "JobResponse": {
+        (1, "jobIDResponse", MESSAGE),
+        (2, "jobMsg", TEXT),
+        (3, "client", TEXT),
+        (4, "pid", INT32),
+        (5, "state", ENUM),
+        (6, "exitCode", SINT32),
+        (7, "signalStr", TEXT),
+        (8, "cmd", MESSAGE),
+        (9, "started", MESSAGE),
+        (10, "ended", MESSAGE),
+    },
+}
+MESSAGE_FIELDS: Final = {
+    "JobIDRequest.jobIDRequest": "jobmaster.jobs.v1.JobID",
+    "JobResponse.jobIDResponse": "jobmaster.jobs.v1.JobID",
+    "JobResponse.cmd": "jobmaster.jobs.v1.JobCreateRequest",
+    "JobResponse.started": "google.protobuf.Timestamp",
+    "JobResponse.ended": "google.protobuf.Timestamp",
+}
+
+
+def fields_of(message: str) -> list[FieldDescriptor]:
+    """The fields of a message of the API."""
+    return list(pb.DESCRIPTOR.message_types_by_name[message].fields)
+
+
+@pytest.mark.parametrize("message", CONTRACT)
+def test_fields_of_the_contract(message: str) -> None:
+    """Each field of the contract has its number, JSON name and type; others may stand beside them."""
+    present = {(field.number, field.json_name, field.type) for field in fields_of(message)}
+    assert CONTRACT[message] <= present
+    for field in fields_of(message):
+        if name := MESSAGE_FIELDS.get(f"{message}.{field.json_name}"):
+            assert field.message_type is not None
+            assert field.message_type.full_name == name
+
+
+def test_only_args_is_repeated_in_the_contract() -> None:
+    """A field of the contract is one value, but args, which is a list."""
+    repeated = {field.json_name for message in CONTRACT for field in fields_of(message) if field.is_repeated}
+    assert {json_name for fields in CONTRACT.values() for _, json_name, _ in fields} & repeated == {"args"}
+
+
+def test_states_of_the_contract() -> None:
+    """The states have their names and numbers, and there is no other."""
+    assert dict(pb.JobState.items()) == {
+        "JOBSTATE_UNSPECIFIED": 0,
+        "JOBSTATE_RUNNING": 1,
+        "JOBSTATE_TERMINATED_BY_API": 2,
+        "JOBSTATE_COMPLETED": 3,
+    }
+
+
+def test_calls_of_the_contract() -> None:
+    """The service has the contract's name and calls, with their types; only output is a stream."""
+    service = pb.DESCRIPTOR.services_by_name["JobService"]
+    assert service.full_name == "jobmaster.jobs.v1.JobService"
+    calls = {
+        call.name: (call.input_type.name, call.output_type.name, call.client_streaming, call.server_streaming)
+        for call in service.methods
+    }
+    contract = {
+        "Start": ("JobCreateRequest", "JobID", False, False),
+        "Stop": ("JobIDRequest", "JobResponse", False, False),
+        "Status": ("JobIDRequest", "JobResponse", False, False),
+        "StreamOutput": ("JobIDRequest", "JobOutputResponse", False, True),
+    }
+    assert contract.items() <= calls.items()
+
+
+def test_json_of_the_contract() -> None:
+    """A whole answer as JSON, as the contract's clients know it."""
+    record = replace(RECORD, state=Ended(pid=42, started_at=START, ended_at=END, cause=Exited(3)))
+    answer = json.loads(MessageToJson(response_of(record)))
+    assert (
+        answer.items()
+        >= {
+            "jobIDResponse": {"jobID": ID},
+            "jobMsg": "exited with code 3",
+            "client": "client1",
+            "pid": 42,
+            "state": "JOBSTATE_COMPLETED",
+            "exitCode": 3,
+            "cmd": {"command": "ls", "args": ["-l", ""]},
+            "started": "2026-01-02T03:04:05.678901Z",
+            "ended": "2026-01-02T03:05:00Z",
+        }.items()
+    )
+
+
+ORDER: Final = StopOrder(by="client1", requested_at=START)
+
+
+@pytest.mark.parametrize(
+    "state", [Running(pid=42, started_at=START), Stopping(pid=42, started_at=START, order=ORDER)], ids=["runs", "stops"]
+)
+def test_while_it_runs(state: Running | Stopping) -> None:
+    """A job runs until it has ended, also while it is being stopped; end, code, signal and cause are unset."""
+    answer = response_of(replace(RECORD, state=state))
+    assert (answer.state, answer.pid, answer.exit_code, answer.signal_str) == (pb.JOBSTATE_RUNNING, 42, 0, "")
+    assert answer.started.ToDatetime(UTC) == START
+    assert not answer.HasField("ended")
+    assert not answer.HasField("cause")
+
+
+def test_before_it_runs() -> None:
+    """A job that is being made has neither a state of the contract nor times."""
+    answer = response_of(replace(RECORD, state=Starting()))
+    assert (answer.state, answer.job_msg) == (pb.JOBSTATE_UNSPECIFIED, "starting")
+    assert not answer.HasField("started")
+
+
+TERMINATED, COMPLETED = pb.JOBSTATE_TERMINATED_BY_API, pb.JOBSTATE_COMPLETED
+NOON: Final = "2026-01-02T03:04:05.678901Z"
+ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
+    "success": (Exited(0), (COMPLETED, 0, ""), {"exited": {}}),
+    "failure": (Exited(255), (COMPLETED, 255, ""), {"exited": {"code": 255}}),
+    "signal": (
+        Signalled(signal.SIGSEGV, core_dumped=True),
+        (COMPLETED, -1, "segmentation fault"),
+        {"signalled": {"signal": 11, "coreDumped": True}},
+    ),
+    "killed by somebody": (Signalled(9), (COMPLETED, -1, "killed"), {"signalled": {"signal": 9}}),
+    "stopped": (
+        Stopped(by="superuser", requested_at=START, signal=15, killed=False),
+        (TERMINATED, -1, "terminated"),
+        {"stopped": {"by": "superuser", "requested": NOON, "signal": 15}},
+    ),
+    "stopped and killed": (
+        Stopped(by="client1", requested_at=START, signal=9, killed=True),
+        (TERMINATED, -1, "killed"),
+        {"stopped": {"by": "client1", "requested": NOON, "signal": 9, "killed": True}},
+    ),
+    "out of memory": (
+        OomKilled(memory_max=2**40, processes_killed=3),
+        (TERMINATED, -1, "killed"),
+        {"oomKilled": {"memoryMax": str(2**40), "processesKilled": "3"}},
+    ),
+    "out of the host's memory": (
+        OomKilled(memory_max=None, processes_killed=1),
+        (TERMINATED, -1, "killed"),
+        {"oomKilled": {"processesKilled": "1"}},
+    ),
+    "never ran": (
+        FailedToStart("no interpreter"),
+        (COMPLETED, -1, ""),
+        {"failedToStart": {"reason": "no interpreter"}},
+    ),
+    "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_end(name: str) -> None:
+    """Each cause has the contract's state, exit code and signal, and its own message beside them."""
+    cause, (state, exit_code, signal_str), message = ENDS[name]
+    ended = Ended(pid=42, started_at=START, ended_at=END, cause=cause)
+    answer = response_of(replace(RECORD, state=ended))
+    assert (answer.state, answer.exit_code, answer.signal_str) == (state, exit_code, signal_str)
+    assert MessageToDict(answer.cause) == message
+    assert (answer.pid, answer.started.ToDatetime(UTC), answer.ended.ToDatetime(UTC)) == (42, START, END)
+
+
+def test_every_cause_has_an_end() -> None:
+    """The table above has an example of every cause, and the message has a field for each."""
+    assert {type(cause) for cause, _, _ in ENDS.values()} == set(get_args(Cause))
+    assert len(pb.Cause.DESCRIPTOR.oneofs_by_name["kind"].fields) == len(get_args(Cause))
+
+
+def test_limits_and_counts() -> None:
+    """Limits, OOM kills and counts of output are passed on, beyond 32 bits too."""
+    limits = (
+        LimitReport(name="memory", value="memory.max 52428800"),
+        LimitReport(name="io", value="io.max 8:0 rbps=1", not_enforced_because="no io controller"),
+    )
+    answer = response_of(replace(RECORD, limits=limits, oom_kills=2, output_bytes=2**40, output_bytes_lost=2**33))
+    assert (answer.oom_kills, answer.output_bytes, answer.output_bytes_lost) == (2, 2**40, 2**33)
+    assert list(answer.limits) == [
+        pb.Limit(name="memory", value="memory.max 52428800", enforced=True),
+        pb.Limit(name="io", value="io.max 8:0 rbps=1", enforced=False, reason="no io controller"),
+    ]
+
+
+def test_a_request_becomes_a_specification() -> None:
+    """Command and arguments come in as they were sent."""
+    request = pb.JobCreateRequest(command="ls", args=["-l", "", "é"])
+    assert specification_of(request) == JobSpecification(command="ls", args=("-l", "", "é"))
+
+
+@pytest.mark.parametrize("request_", [pb.JobCreateRequest(), pb.JobCreateRequest(command="ls", args=["\0"])])
+def test_a_request_that_cannot_run_is_refused(request_: pb.JobCreateRequest) -> None:
+    """A wrong request never comes further in."""
+    with pytest.raises(InvalidRequest):
+        specification_of(request_)

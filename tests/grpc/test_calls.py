@@ -1,0 +1,380 @@
+"""Calls between the two sides of the transport, on streams in memory: who is cancelled when, and what each side hears."""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import h2.config
+import h2.connection
+import h2.settings
+import purerpc
+import pytest
+import trio
+import trio.testing
+from purerpc import RPCSignature, Service, Status, StatusCode
+from purerpc.grpclib.exceptions import (
+    InternalError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnimplementedError,
+)
+
+from jobmaster.errors import TransportError
+from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
+from jobmaster.grpc.headers import request_headers
+from jobmaster.grpc.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.wire.send_buffer import HIGH_WATER
+from tests.harness import OneConnection
+
+Echo = pb.JobOutputResponse
+SERVICE = "test.Service"
+
+
+class Probe:
+    """A service whose handlers tell how they fared."""
+
+    def __init__(self) -> None:
+        self.entered = trio.Event()
+        self.cancelled = trio.Event()
+        self.sent = 0
+        self.writes = 0
+        self.turns = [trio.Event() for _ in range(3)]
+        self.service = Service(SERVICE)
+        cardinality = purerpc.Cardinality.UNARY_UNARY
+        for name in ("Echo", "Hang", "Fail", "InTurn"):
+            signature = RPCSignature(cardinality, Echo, Echo)
+            self.service.add_method(name, getattr(self, "in_turn" if name == "InTurn" else name.lower()), signature)
+        flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
+        self.service.add_method("Flood", self.flood, flood)
+
+    async def echo(self, message: Echo) -> Echo:
+        """Answers what it is sent."""
+        return message
+
+    async def hang(self, _message: Echo) -> Echo:
+        """Answers never."""
+        self.entered.set()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        raise AssertionError("unreachable")
+
+    async def in_turn(self, message: Echo) -> Echo:
+        """Answers when the one before has, in the next turn of the event loop."""
+        await self.turns[len(message.output)].wait()
+        self.turns[len(message.output) + 1].set()
+        return message
+
+    async def fail(self, message: Echo) -> Echo:
+        """Fails with a text that no client may see, or with an error of the caller."""
+        if message.output == b"caller":
+            raise LookupError("no such thing")
+        raise RuntimeError("secret")
+
+    async def flood(self, _message: Echo) -> AsyncIterator[Echo]:
+        """Sends without end."""
+        try:
+            while True:
+                yield Echo(output=bytes(8192))
+                self.sent += 1
+        finally:
+            self.cancelled.set()
+
+
+def status_of(error: Exception) -> Status:
+    """The owner's table, in small."""
+    if isinstance(error, LookupError):
+        return Status(StatusCode.NOT_FOUND, str(error))
+    return Status(StatusCode.INTERNAL, "fixed text")
+
+
+@asynccontextmanager
+async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.Nursery, ServerConnection]]:
+    """A client connected to a server that serves `probe`; the nursery is the server's."""
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    server = ServerConnection(far, dispatcher, caller=None)
+    client = ClientConnection(near)
+    deliver = far.send_stream.send_all_hook
+
+    async def count_write() -> None:
+        probe.writes += 1
+        assert deliver is not None
+        await deliver()
+
+    far.send_stream.send_all_hook = count_write
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.run)
+        await nursery.start(client.run)
+        yield client, nursery, server
+        nursery.cancel_scope.cancel()
+
+
+def stub(client: ClientConnection, method: str) -> Callable[[Echo], Awaitable[Echo]]:
+    """A unary method of the probe."""
+    signature = RPCSignature(purerpc.Cardinality.UNARY_UNARY, Echo, Echo)
+    result: Callable[[Echo], Awaitable[Echo]] = purerpc.Client(SERVICE, OneConnection(client)).get_method_stub(
+        method, signature
+    )
+    return result
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_384, 65_536, 1_000_000])
+async def test_echo(size: int) -> None:
+    """A message of any size up to the limit goes there and back."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        answer = await stub(client, "Echo")(Echo(output=b"x" * size))
+    assert answer.output == b"x" * size
+
+
+async def test_many_calls_one_after_another() -> None:
+    """A finished call leaves nothing on either side of the connection."""
+    async with connected(Probe()) as (client, _nursery, server):
+        for _ in range(200):
+            await stub(client, "Echo")(Echo(output=b"x"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not client._streams
+        assert not server._streams
+        assert server._running_handlers == 0
+
+
+async def test_an_answer_is_one_write() -> None:
+    """Headers, message and trailers of a call go together."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, _server):
+        await stub(client, "Echo")(Echo(output=b"first"))
+        before = probe.writes
+        await stub(client, "Echo")(Echo(output=b"x"))
+        assert probe.writes == before + 1
+
+
+async def test_calls_that_end_together_share_a_write() -> None:
+    """So does the answer of a call that ends in the turn in which another one's wakes the writer."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, _server):
+        for _ in range(10):  # whether the writer runs before the second handler is chance in each
+            probe.turns = [trio.Event() for _ in probe.turns]
+            async with trio.open_nursery() as nursery:
+                for number in range(2):
+                    nursery.start_soon(stub(client, "InTurn"), Echo(output=bytes(number)))
+                await trio.testing.wait_all_tasks_blocked()
+                before = probe.writes
+                probe.turns[0].set()
+            assert probe.writes == before + 1
+
+
+async def test_cancelled_call() -> None:
+    """A caller that is cancelled resets the call, and the handler is cancelled."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stub(client, "Hang"), Echo())
+            await probe.entered.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(1):
+            await probe.cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (server._running_handlers, server._streams) == (0, {})
+        assert (await stub(client, "Echo")(Echo(output=b"on"))).output == b"on"
+
+
+async def test_disconnected_client() -> None:
+    """The handlers of a client that is gone are cancelled, and its connection's task returns."""
+    probe = Probe()
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    async with trio.open_nursery() as serving:
+        serving.start_soon(ServerConnection(far, dispatcher, caller=None).run)
+        async with trio.open_nursery() as nursery:
+            client = ClientConnection(near)
+            await nursery.start(client.run)
+            nursery.start_soon(stub(client, "Hang"), Echo())
+            await probe.entered.wait()
+            nursery.cancel_scope.cancel()
+        await near.aclose()
+        await probe.cancelled.wait()
+
+
+async def test_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    """The deadline around a call is told to the server, which cancels the handler when it passes."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        with trio.CancelScope(deadline=trio.current_time() + 2) as scope:
+            stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Hang", Echo, Echo)
+            scope.deadline = trio.current_time() + 1000
+            await stream.send_message(Echo())
+            await stream.close()
+            assert await stream.receive_message() is None
+        assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
+        assert probe.cancelled.is_set()
+        assert server._running_handlers == 0
+
+
+async def test_slow_request_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    """A caller that never sends its message does not keep a handler for ever."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Echo", Echo, Echo)
+        assert await stream.receive_message() is None
+    assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_unexpected_error() -> None:
+    """An unexpected error reaches the client as INTERNAL with the fixed text, an expected one with its own."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(InternalError) as unexpected:
+            await stub(client, "Fail")(Echo())
+        with pytest.raises(NotFoundError, match="no such thing"):
+            await stub(client, "Fail")(Echo(output=b"caller"))
+    assert unexpected.value.status.status_message == "fixed text"
+
+
+async def test_unknown_method() -> None:
+    """A method that is not there is UNIMPLEMENTED, in words that repeat nothing of the request."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(UnimplementedError) as error:
+            await stub(client, "Nope")(Echo())
+    assert "Nope" not in error.value.status.status_message
+
+
+async def test_too_large_a_message() -> None:
+    """A message over the limit is RESOURCE_EXHAUSTED for its call alone; the connection serves on."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        with pytest.raises(ResourceExhaustedError):
+            await stub(client, "Echo")(Echo(output=bytes(5 * 1024 * 1024)))
+        assert (await stub(client, "Echo")(Echo(output=b"on"))).output == b"on"
+
+
+async def test_slow_reader() -> None:
+    """A caller that takes nothing stops its handler after a bounded number of bytes; leaving cancels it."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Flood", Echo, Echo)
+        await stream.send_message(Echo())
+        await stream.close()
+        await trio.testing.wait_all_tasks_blocked()
+        sent = probe.sent
+        await trio.testing.wait_all_tasks_blocked()
+        assert probe.sent == sent
+        assert server._outbox.size <= HIGH_WATER + 16_384
+        assert sent * 8192 <= STREAM_WINDOW + HIGH_WATER
+        stream.reset()
+        await probe.cancelled.wait()
+
+
+async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockClock) -> None:
+    """After GOAWAY an open call goes on to its end, and a new one is refused."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Echo", Echo, Echo)
+        await trio.testing.wait_all_tasks_blocked()
+        server.shut_down()
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(TransportError, match="shutting down"):
+            await stub(client, "Echo")(Echo())
+        await stream.send_message(Echo(output=b"last"))
+        await stream.close()
+        answer = await stream.receive_message()
+    assert answer is not None
+    assert answer == Echo(output=b"last")
+
+
+async def test_a_hundred_calls_at_a_time() -> None:
+    """A connection runs a hundred calls at a time; one more fails by itself, and all end when their callers leave."""
+    probe = Probe()
+    async with connected(probe) as (client, _nursery, server):
+        async with trio.open_nursery() as calls:
+            for _ in range(100):
+                calls.start_soon(stub(client, "Hang"), Echo())
+            await trio.testing.wait_all_tasks_blocked()
+            assert server._running_handlers == 100
+            with pytest.raises(TransportError, match="as many calls"):
+                await stub(client, "Hang")(Echo())
+            calls.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server._running_handlers == 0
+
+
+async def test_a_window_that_becomes_negative() -> None:
+    """A client that shrinks the windows in mid-stream makes the handler wait, not spin, until they are open again."""
+    probe = Probe()
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    headers = request_headers(authority="test", service=SERVICE, method="Flood", timeout=None)
+    client.send_headers(1, headers)
+    client.send_data(1, bytes(5), end_stream=True)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ServerConnection(far, dispatcher, caller=None).run)
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        client.receive_data(await near.receive_some())
+        client.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        sent = probe.sent
+        client.increment_flow_control_window(200_000)
+        client.increment_flow_control_window(200_000, 1)
+        await near.send_all(client.data_to_send())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert probe.sent > sent
+
+
+class EagerWire(trio.abc.Stream):
+    """A stream that has more records at once than a turn takes, as trio.SSLStream's SSL object has them."""
+
+    def __init__(self, wire: trio.abc.Stream) -> None:
+        self._wire = wire
+        self._records: list[bytes] = []
+        self._ssl_object = self
+
+    def read(self, _size: int) -> bytes:
+        """The next record, or a word that there is none."""
+        if not self._records:
+            raise ssl.SSLWantReadError
+        return self._records.pop(0)
+
+    async def receive_some(self, _size: int | None = None) -> bytes:
+        """The next record; all that has arrived is cut into small ones."""
+        if not self._records:
+            data = bytes(await self._wire.receive_some())
+            self._records = [data[index : index + 100] for index in range(0, len(data), 100)]
+        return self._records.pop(0) if self._records else b""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Passes it on."""
+        await self._wire.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Passes it on."""
+        await self._wire.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Passes it on."""
+        await self._wire.aclose()
+
+
+async def test_no_record_is_lost() -> None:
+    """However many TLS records have arrived at once, a client takes each of them exactly once and in order."""
+    near, far = trio.testing.memory_stream_pair()
+    dispatcher = Dispatcher(services={SERVICE: Probe().service}, status_of=status_of)
+    payload = random.Random(1).randbytes(200_000)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ServerConnection(far, dispatcher, caller=None).run)
+        client = ClientConnection(EagerWire(near))
+        await nursery.start(client.run)
+        answer = await stub(client, "Echo")(Echo(output=payload))
+        nursery.cancel_scope.cancel()
+    assert answer.output == payload
+
+
+def test_windows_are_small() -> None:
+    """Requests are small: a connection cannot make the server hold more than a mebibyte of them."""
+    assert CONNECTION_WINDOW <= 1024 * 1024

@@ -1,0 +1,76 @@
+"""The channel: one connection for many calls, and another when it is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from jobmaster.certs.contexts import client_context
+from jobmaster.errors import TransportError
+from jobmaster.grpc import channel
+from jobmaster.grpc.connection import closed_at_once
+from tests.harness import Server, run, serving_program
+
+
+async def test_calls_share_a_connection(server: Server) -> None:
+    """Calls at the same time go over one connection."""
+    async with server.connect() as jobs:
+        ids: list[str] = []
+
+        async def start() -> None:
+            ids.append(await jobs.start("true"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(start)
+    assert len(set(ids)) == 20
+
+
+async def test_connects_again(tmp_path: Path, certificates: Path) -> None:
+    """After its server was replaced on the same port, a channel's next call reaches the new one."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "second").mkdir()
+    async with (
+        serving_program(tmp_path / "first", certificates, is_killed=True) as (server, process),
+        server.connect() as jobs,
+    ):
+        await run(jobs, "true")
+        process.kill()
+        await trio.to_thread.run_sync(process.wait)
+        async with serving_program(tmp_path / "second", certificates, "--listen", f"localhost:{server.port}"):
+            record, _output = await run(jobs, "true")
+    assert record.cause.exited.code == 0
+
+
+async def test_an_open_call_is_not_repeated(tmp_path: Path, certificates: Path) -> None:
+    """A call whose server is killed fails, and says that the connection was lost."""
+    async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        with pytest.raises(TransportError, match="connection to the server was lost"):  # noqa: PT012  # one call in parts
+            async with jobs.stream_output(job_id) as chunks:
+                process.kill()
+                async for _chunk in chunks:
+                    pass
+
+
+async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no server comes back, a call fails after a bounded number of tries and says why."""
+    monkeypatch.setattr(channel, "LAST_PAUSE", 0.001)
+    monkeypatch.setattr(channel, "FIRST_PAUSE", 0.001)
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        process.terminate()
+        await trio.to_thread.run_sync(process.wait)
+        with pytest.raises(TransportError, match="cannot connect to localhost"):
+            await jobs.start("true")
+
+
+async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:
+    """Closing hides nothing: also where the block is being cancelled, what it raised is what is raised."""
+    near, far = trio.socket.socketpair()
+    with far, pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:  # noqa: PT012  # it is about the end
+        async with closed_at_once(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
+            scope.cancel()
+            raise KeyboardInterrupt
+    assert near.fileno() == -1

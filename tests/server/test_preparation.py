@@ -1,0 +1,142 @@
+"""What is checked of a host before the server is ready, as far as plain folders can show it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmaster.errors import ConfigurationError
+from jobmaster.server.options import ServerOptions
+from jobmaster.server.preparation import prepare, prepare_output_folder, raise_file_limit
+
+
+def mode(path: Path) -> int:
+    """The permission bits of what is at a path itself."""
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Different umasks that a server may be started with."""
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def test_a_missing_output_folder_is_made(tmp_path: Path, umask: None) -> None:
+    """The folder is made with its parents, and is for its owner alone, whatever the umask."""
+    prepare_output_folder(tmp_path / "a" / "b" / "output")
+    assert mode(tmp_path / "a" / "b" / "output") == 0o700
+
+
+@pytest.mark.parametrize("permissions", [0o700, 0o750, 0o755])
+def test_an_output_folder_that_others_cannot_write_is_taken(tmp_path: Path, permissions: int) -> None:
+    """A folder of one's own is taken as it is, with what is in it."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    folder.chmod(permissions)
+    (folder / "old.log").write_text("old")
+    prepare_output_folder(folder)
+    assert mode(folder) == permissions
+    assert (folder / "old.log").read_text() == "old"
+
+
+@pytest.mark.parametrize("permissions", [0o770, 0o720, 0o702, 0o777, 0o1777])
+def test_an_output_folder_that_others_can_write_is_refused(tmp_path: Path, permissions: int) -> None:
+    """Where others can put links and files no output is kept; the remedy is told."""
+    folder = tmp_path / "output"
+    folder.mkdir()
+    folder.chmod(permissions)
+    with pytest.raises(ConfigurationError, match=f"{folder} can be written by others; chmod go-w"):
+        prepare_output_folder(folder)
+    assert mode(folder) == permissions
+
+
+@pytest.mark.parametrize("target_exists", [True, False])
+def test_a_link_in_place_of_the_output_folder_is_refused(tmp_path: Path, target_exists: bool) -> None:
+    """A symbolic link is not followed, and nothing is made at its target."""
+    target = tmp_path / "target"
+    if target_exists:
+        target.mkdir(mode=0o700)
+    (tmp_path / "output").symlink_to(target)
+    with pytest.raises(ConfigurationError, match="symbolic link"):
+        prepare_output_folder(tmp_path / "output")
+    assert target.exists() is target_exists
+
+
+def test_a_file_in_place_of_the_output_folder_is_refused(tmp_path: Path) -> None:
+    """A file is no folder."""
+    (tmp_path / "output").touch()
+    with pytest.raises(ConfigurationError, match="is not a folder"):
+        prepare_output_folder(tmp_path / "output")
+
+
+@pytest.mark.parametrize("below", ["output", "a/output", "a/b/output"])
+def test_an_output_folder_below_a_file_is_refused(tmp_path: Path, below: str) -> None:
+    """A path through a file is a mistake of configuration, however deep below it."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="output folder"):
+        prepare_output_folder(tmp_path / "file" / below)
+
+
+def test_an_output_folder_that_cannot_be_made_is_refused() -> None:
+    """The kernel's reason is in the text."""
+    with pytest.raises(ConfigurationError, match="/proc/jobmaster: cannot be made: "):
+        prepare_output_folder(Path("/proc/jobmaster"))
+
+
+def test_an_output_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that another user owns, who can read and change all in it, is refused."""
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {owner}\)"):
+        prepare_output_folder(tmp_path)
+
+
+def test_the_server_may_open_all_the_files_there_are() -> None:
+    """The soft limit of open files is raised to the hard one, which stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        raise_file_limit()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def options(tmp_path: Path, run_as: str | None = None) -> ServerOptions:
+    """Options that come to nothing at the cgroup, which is a plain folder, at the latest."""
+    return ServerOptions(output_folder=tmp_path / "output", cgroup_root=tmp_path / "no-cgroup", run_as=run_as)
+
+
+def test_an_unknown_account_is_refused_first(tmp_path: Path) -> None:
+    """An account that is not there stops the server before anything is made."""
+    with pytest.raises(ConfigurationError, match="no-such-user: no such user"):
+        prepare(options(tmp_path, "no-such-user"))
+    assert not (tmp_path / "output").exists()
+
+
+def test_only_root_can_run_jobs_as_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not root refuses another account; its own, named, is one it has."""
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(ConfigurationError, match="--run-as root: only a server that runs as root"):
+        prepare(options(tmp_path, "root"))
+
+
+def test_a_host_without_setpriv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The missing program is named with the package that has it."""
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    with pytest.raises(ConfigurationError, match="install util-linux"):
+        prepare(options(tmp_path))
+
+
+def test_a_cgroup_root_that_is_no_cgroup(tmp_path: Path) -> None:
+    """A plain folder is refused as the root of cgroups: limits written there would mean nothing."""
+    with pytest.raises(ConfigurationError, match="no-cgroup"):
+        prepare(options(tmp_path))
