@@ -11,39 +11,39 @@ from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
-from jobmaster.run.registry import Keeper
+from jobmaster.run.registry import Registry
 
 
 class JobService(JobServiceServicer):
-    """The generated servicer's methods over a keeper. purerpc hands the caller over as `request`."""
+    """The generated servicer's methods over a registry. purerpc hands the caller over as `request`."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
 
     async def Start(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobCreateRequest, request: Identity
     ) -> pb.JobID:
         """Starts a command."""
-        job_id = await self._keeper.start(request, specification_of(message))
+        job_id = await self._registry.start(request, specification_of(message))
         return pb.JobID(job_id=job_id)
 
     async def Stop(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobIDRequest, request: Identity
     ) -> pb.JobResponse:
         """Stops a job and answers when it has ended."""
-        return response_of(await self._keeper.stop(request, message.job_id_request.job_id))
+        return response_of(await self._registry.stop(request, message.job_id_request.job_id))
 
     async def Status(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobIDRequest, request: Identity
     ) -> pb.JobResponse:
         """The job's record as of now."""
-        return response_of(self._keeper.find(request, message.job_id_request.job_id).record())
+        return response_of(self._registry.find(request, message.job_id_request.job_id).record)
 
     async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
         self, message: pb.JobIDRequest, request: Identity
     ) -> AsyncIterator[StoredMessages]:
         """All output from the first byte, then live, until the job has ended."""
-        job = self._keeper.find(request, message.job_id_request.job_id)
+        job = self._registry.find(request, message.job_id_request.job_id)
         async with aclosing(job.output.follow()) as stretches:
             async for stretch in stretches:
                 yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens

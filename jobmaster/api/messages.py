@@ -13,6 +13,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    ServerLost,
     ServerShutdown,
     Signalled,
     Stopped,
@@ -20,7 +21,7 @@ from jobmaster.job.cause import (
 )
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.state import Ended, Running, Starting, Stopping, describe_state
+from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
@@ -42,16 +43,15 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         job_id_response=pb.JobID(job_id=record.id),
         job_msg=describe_state(record.state),
         client=record.owner,
-        cmd=pb.JobCreateRequest(command=record.specification.command, args=record.specification.args),
+        cmd=pb.JobCreateRequest(command=record.command.command, args=record.command.args),
+        cmd_args_omitted=record.command.omitted,
         oom_kills=record.oom_kills,
         limits=[_limit(report) for report in record.limits],
         output_bytes=record.output_bytes,
         output_bytes_lost=record.output_bytes_lost,
     )
     match record.state:
-        case Starting():
-            pass
-        case Running() | Stopping() as state:
+        case Held() | Running() | Stopping() | Closing() as state:
             response.state = pb.JOBSTATE_RUNNING
             response.pid = state.pid
             response.started.CopyFrom(_timestamp(state.started_at))
@@ -90,6 +90,8 @@ def _put_cause(response: pb.JobResponse, cause: Cause) -> None:
             response.state, response.signal_str = pb.JOBSTATE_COMPLETED, signal_words(number)
         case FailedToStart():
             response.state = pb.JOBSTATE_COMPLETED
+        case ServerLost():
+            response.state = pb.JOBSTATE_TERMINATED_BY_API
         case OomKilled():
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, "killed"
         case Stopped(signal=number) | ServerShutdown(signal=number):
@@ -104,16 +106,29 @@ def _cause(cause: Cause) -> pb.Cause:
             return pb.Cause(exited=pb.Cause.Exited(code=code))
         case Signalled(number, core_dumped):
             return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped))
-        case Stopped(by=by, requested_at=at, signal=number, killed=killed):
-            return pb.Cause(stopped=pb.Cause.Stopped(by=by, requested=_timestamp(at), signal=number, killed=killed))
+        case Stopped() as stopped:
+            return pb.Cause(stopped=_stopped(stopped))
         case OomKilled(memory_max=limit, processes_killed=count):
             return pb.Cause(oom_killed=pb.Cause.OomKilled(memory_max=limit or 0, processes_killed=count))
         case FailedToStart(reason):
             return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
+        case ServerLost(reason):
+            return pb.Cause(server_lost=pb.Cause.ServerLost(reason=reason))
         case ServerShutdown(signal=number):
             return pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=number))
         case unreachable:
             assert_never(unreachable)
+
+
+def _stopped(stopped: Stopped) -> pb.Cause.Stopped:
+    return pb.Cause.Stopped(
+        by=stopped.by,
+        requested=_timestamp(stopped.requested_at),
+        signal=stopped.signal,
+        killed=stopped.killed,
+        returned=stopped.exit_code is not None,
+        exit_code=stopped.exit_code or 0,
+    )
 
 
 def _limit(report: LimitReport) -> pb.Limit:

@@ -9,14 +9,14 @@ from purerpc import Service
 from jobmaster.api.health import HEALTH, HealthService
 from jobmaster.api.jobs import JobService
 from jobmaster.api.reflection import REFLECTION, REFLECTION_ALPHA, ReflectionService
-from jobmaster.run.registry import Keeper
+from jobmaster.run.registry import Registry
 
 
 class Api:
     """JobService and, beside it, the standard services that tools expect: health and reflection."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        jobs = JobService(keeper).service
+    def __init__(self, registry: Registry) -> None:
+        jobs = JobService(registry).service
         names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
         self._health = HealthService(names)
         self._reflection = ReflectionService(names)

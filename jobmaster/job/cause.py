@@ -25,20 +25,24 @@ class Signalled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """The client `by` asked for the stop; `signal` ended the main process (SIGTERM where it handled that and returned).
+    """The client `by` asked for the stop, and the stop's signal reached the main process.
 
-    `killed` says that the grace period had passed and the whole cgroup was killed.
+    Attributes:
+        signal: what ended the main process; SIGTERM where it handled that and returned.
+        exit_code: what it then returned; None where a signal ended it.
+        killed: the grace period had passed and the whole cgroup was killed.
     """
 
     by: str
     requested_at: datetime
     signal: int
+    exit_code: int | None = None
     killed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OomKilled:
-    """The kernel killed the job for memory; `memory_max` is the job's own limit in bytes, if it had one."""
+    """The kernel killed the main process for memory; `memory_max` is the job's own limit in bytes, if it had one."""
 
     memory_max: int | None
     processes_killed: int
@@ -46,22 +50,29 @@ class OomKilled:
 
 @dataclass(frozen=True, slots=True)
 class FailedToStart:
-    """The command's program never ran."""
+    """The command's program was never executed."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerShutdown:
-    """The server shut down and ended the job."""
+    """The server shut down and ended the job; `signal` as in :class:`Stopped`."""
 
     signal: int
 
 
-Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown
+@dataclass(frozen=True, slots=True)
+class ServerLost:
+    """The server could not see the job to its end, so how its main process ended is not known."""
+
+    reason: str
+
+
+Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost
 
 Death = Exited | Signalled
-"""What waitid(2) tells of a process."""
+"""What wait(2) tells of a process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,43 +88,57 @@ class Evidence:
     """What was observed of a job's end.
 
     Attributes:
-        death: how the main process died.
-        never_ran: why the program was never executed, if so.
-        order: the first stop order, if there was one before the main process died.
+        death: how the main process died; None where that could not be learned.
+        never_executed: why the command was not executed, if it was not.
+        order: the first stop order, where its signal was sent before the main process died.
         killed: the server killed the cgroup before the main process died.
-        oom_kills: processes of the job that the kernel killed for memory.
+        killed_for_memory: the kernel's OOM killer was seen at work when the main process died.
+        oom_kills: processes of the job that the kernel has killed for memory in its whole life.
         memory_max: the job's own memory limit in bytes, if it had one.
+        lost_because: why the death is not known; for people.
     """
 
-    death: Death
-    never_ran: str | None = None
+    death: Death | None
+    never_executed: str | None = None
     order: StopOrder | None = None
     killed: bool = False
+    killed_for_memory: bool = False
     oom_kills: int = 0
     memory_max: int | None = None
+    lost_because: str = "its main process did not die when it was killed"
 
 
 def cause_of(evidence: Evidence) -> Cause:
     """Decides why the job ended.
 
-    The kernel's OOM killer sends SIGKILL, and so does the server after the grace period; which of them it was is
-    told by the count of OOM kills and by whether the server had sent it yet.
+    SIGKILL comes from the kernel's OOM killer, from the server after the grace period, or from somebody else; which of
+    them it was is told by `killed_for_memory` and by whether the server had sent it yet.
     """
     match evidence:
-        case Evidence(order=None, never_ran=str(reason)):
+        case Evidence(never_executed=str(reason)):
             return FailedToStart(reason)
-        case Evidence(death=Signalled(signal.SIGKILL), killed=False, oom_kills=kills) if kills > 0:
-            return OomKilled(memory_max=evidence.memory_max, processes_killed=kills)
-        case Evidence(order=None):
-            return evidence.death
-        case Evidence(order=StopOrder(by=str(client), requested_at=requested_at)):
-            return Stopped(by=client, requested_at=requested_at, signal=_final_signal(evidence), killed=evidence.killed)
+        case Evidence(death=None):
+            return ServerLost(evidence.lost_because)
+        case Evidence(death=Signalled(signal.SIGKILL), killed=False, killed_for_memory=True):
+            return OomKilled(memory_max=evidence.memory_max, processes_killed=evidence.oom_kills)
+        case Evidence(death=Exited() | Signalled() as death, order=None):
+            return death
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(by=str(client), requested_at=at)):
+            return Stopped(
+                by=client,
+                requested_at=at,
+                signal=_final_signal(death),
+                exit_code=death.code if isinstance(death, Exited) else None,
+                killed=evidence.killed,
+            )
+        case Evidence(death=Exited() | Signalled() as death):
+            return ServerShutdown(signal=_final_signal(death))
         case _:
-            return ServerShutdown(signal=_final_signal(evidence))
+            raise AssertionError(f"no cause for {evidence}")
 
 
-def _final_signal(evidence: Evidence) -> int:
-    match evidence.death:
+def _final_signal(death: Death) -> int:
+    match death:
         case Signalled(number):
             return number
         case Exited():
@@ -134,9 +159,8 @@ def describe(cause: Cause) -> str:
             return f"exited with code {code}"
         case Signalled(number, core_dumped):
             return f"ended by signal {number} ({signal_words(number)}){', core dumped' if core_dumped else ''}"
-        case Stopped(by=by, signal=number, killed=killed):
-            how = "killed after the grace period" if killed else f"{signal_words(number)}"
-            return f"stopped by {by} ({how})"
+        case Stopped(by=by) as stopped:
+            return f"stopped by {by} ({_how_stopped(stopped)})"
         case OomKilled(memory_max=limit, processes_killed=count):
             of = f"its limit is {limit} bytes" if limit is not None else "it had no limit of its own"
             return f"out of memory: killed by the kernel, {count} process{'es' if count != 1 else ''} ({of})"
@@ -144,5 +168,14 @@ def describe(cause: Cause) -> str:
             return f"failed to start: {reason}"
         case ServerShutdown(signal=number):
             return f"ended by the server's shutdown ({signal_words(number)})"
+        case ServerLost(reason):
+            return f"lost by the server: {reason}"
         case unreachable:
             assert_never(unreachable)
+
+
+def _how_stopped(stopped: Stopped) -> str:
+    if stopped.killed:
+        return "killed after the grace period"
+    returned = f", exited with code {stopped.exit_code}" if stopped.exit_code is not None else ""
+    return f"{signal_words(stopped.signal)}{returned}"

@@ -1,12 +1,12 @@
-"""What is told of a job: a snapshot, safe to keep and to send."""
+"""A job as a value, and the one way it changes: `apply` an event, in life and in replay."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobmaster.job.identifier import JobId
-from jobmaster.job.specification import JobSpecification
-from jobmaster.job.state import State
+from jobmaster.job.specification import CommandLine
+from jobmaster.job.state import Event, Finished, State, transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,20 +25,47 @@ class LimitReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OomKillsCounted:
+    """The kernel has killed so many processes of the job for memory, in its whole life so far."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as of one moment.
 
     Attributes:
         oom_kills: processes of the job that the kernel has killed for memory, also where the job went on.
         output_bytes: bytes of output kept.
-        output_bytes_lost: bytes of output that could not be written.
+        output_bytes_lost: bytes of output that are not kept.
     """
 
     id: JobId
     owner: str
-    specification: JobSpecification
+    command: CommandLine
     state: State
-    limits: tuple[LimitReport, ...]
-    oom_kills: int
-    output_bytes: int
-    output_bytes_lost: int
+    limits: tuple[LimitReport, ...] = ()
+    oom_kills: int = 0
+    output_bytes: int = 0
+    output_bytes_lost: int = 0
+
+
+def apply(record: JobRecord, event: Event | OomKillsCounted) -> JobRecord:
+    """The record after `event`.
+
+    Raises:
+        InvalidTransition: the event cannot happen in this state.
+    """
+    match event:
+        case OomKillsCounted(count=count):
+            return replace(record, oom_kills=max(record.oom_kills, count))
+        case Finished():
+            return replace(
+                record,
+                state=transition(record.state, event),
+                output_bytes=event.output_bytes,
+                output_bytes_lost=event.output_bytes_lost,
+            )
+        case _:
+            return replace(record, state=transition(record.state, event))

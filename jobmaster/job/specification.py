@@ -1,15 +1,30 @@
-"""What a caller asks to run. A specification that exists is valid as far as it can be told without a host."""
+"""What a caller asks to run, and what a record keeps of it. Values that exist are valid as far as no host is needed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from jobmaster.errors import InvalidRequest
+
+MAX_ARGUMENTS: Final = 65_536
+"""Arguments of one command; the kernel's own bound is on their bytes and pointers together (execve(2))."""
+MAX_ARGUMENT_BYTES: Final = 2 * 1024 * 1024
+"""Bytes of all arguments with their NULs: a quarter of the default stack limit of 8 MiB (execve(2), ARG_MAX)."""
+MAX_COMMAND_BYTES: Final = 4095
+"""PATH_MAX of Linux, without its NUL."""
+KEPT_BYTES: Final = 16 * 1024
+"""Bytes of the arguments that a record keeps, so that 10,000 records are bounded whatever was run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpecification:
-    """A command and its arguments, as the caller wrote them; no shell is involved."""
+    """A command and its arguments, as the caller wrote them; no shell is involved.
+
+    Raises:
+        InvalidRequest: it cannot be run on any host; names the field.
+    """
 
     command: str
     args: tuple[str, ...] = ()
@@ -17,8 +32,14 @@ class JobSpecification:
     def __post_init__(self) -> None:
         if not self.command.strip():
             raise InvalidRequest("command is empty: name the program to run", field="command")
+        if len(_encode(self.command)) > MAX_COMMAND_BYTES:
+            raise InvalidRequest("command is longer than a path can be", field="command")
         if "\0" in self.command:
             raise InvalidRequest("command contains a NUL byte, which no Linux command can", field="command")
+        if len(self.args) > MAX_ARGUMENTS:
+            raise InvalidRequest(f"more than {MAX_ARGUMENTS} arguments: pass them in a file", field="args")
+        if sum(map(len, self.args)) + len(self.args) > MAX_ARGUMENT_BYTES:
+            raise InvalidRequest("more than 2 MiB of arguments: pass them in a file", field="args")
         for position, argument in enumerate(self.args):
             if "\0" in argument:
                 raise InvalidRequest(
@@ -34,3 +55,49 @@ class JobSpecification:
     def __repr__(self) -> str:
         """Without the arguments: they may hold secrets, and a repr ends in logs."""
         return f"JobSpecification(command={self.command!r}, {len(self.args)} args)"
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """A command as a record keeps it: all of it up to `KEPT_BYTES`, in one piece of memory.
+
+    Attributes:
+        omitted: how many arguments at the end are not kept.
+    """
+
+    _packed: bytes
+    omitted: int = 0
+
+    @classmethod
+    def of(cls, specification: JobSpecification) -> CommandLine:
+        """What is kept of a specification; the command itself always is."""
+        kept = [_encode(specification.command)]
+        space = KEPT_BYTES
+        for argument in specification.args:
+            encoded = _encode(argument)
+            space -= len(encoded) + 1
+            if space < 0:
+                break
+            kept.append(encoded)
+        return cls(b"\0".join(kept), omitted=len(specification.args) - (len(kept) - 1))
+
+    @property
+    def command(self) -> str:
+        """The program, as the caller named it."""
+        return self._words()[0]
+
+    @property
+    def args(self) -> Sequence[str]:
+        """The arguments that are kept."""
+        return self._words()[1:]
+
+    def _words(self) -> list[str]:
+        return self._packed.decode("utf-8", "surrogateescape").split("\0")
+
+    def __repr__(self) -> str:
+        """Without the arguments: they may hold secrets."""
+        return f"CommandLine({self.command!r})"
+
+
+def _encode(word: str) -> bytes:
+    return word.encode("utf-8", "surrogateescape")

@@ -1,31 +1,40 @@
 r"""The states of a job and the transitions between them, as one table.
 
-    Starting --Launched--> Running --StopOrdered--> Stopping
-        \                     |                        |
-         `-----Finished-------+--------Finished-------'--> Ended
+    Held --Executed--> Running --StopOrdered--> Stopping
+      \                   |                        |
+       \           MainProcessDied          MainProcessDied
+        \                 |                        |
+         `----------------+--------> Closing <-----'
+                                        |
+                                     Finished --> Ended
 
-A pair that is not in the table is a bug and raises :class:`InvalidTransition`. Stop orders for a job that is
-stopping or ended change nothing: the first order is the one that counts.
+`Finished` also leads to Ended from Held, Running and Stopping: a job whose main process cannot be seen to its end.
+A pair that is not in the table is a bug and raises :class:`InvalidTransition`. The first stop order is the one that
+counts, and one that comes when the main process has died changes nothing.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, assert_never
 
-from jobmaster.job.cause import Cause, StopOrder, describe
+from jobmaster.job.cause import Cause, Death, Signalled, StopOrder, describe
 
 
-@dataclass(frozen=True, slots=True)
-class Starting:
-    """Its cgroup, log and process are being made; nobody but the server knows of it yet."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Its main process is in its cgroup, and waits for leave to execute the command."""
+
+    pid: int
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Its main process is in its cgroup."""
+    """Its command is being executed."""
 
     pid: int
     started_at: datetime
@@ -33,16 +42,39 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopping:
-    """Its processes have been told to end."""
+    """It has been told to end.
+
+    Attributes:
+        signalled: the stop's signal was sent while the main process lived.
+        killed: the whole cgroup was then killed.
+    """
 
     pid: int
     started_at: datetime
     order: StopOrder
+    signalled: bool = False
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """Its main process has died; what is left of its processes and its output is being dealt with.
+
+    Attributes:
+        order: the stop order that reached the main process, if one did.
+        killed: the server had killed the main process.
+    """
+
+    pid: int
+    started_at: datetime
+    death: Death
+    order: StopOrder | None = None
+    killed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """No process of it is left and its output is complete."""
+    """Its output is complete and its record is final."""
 
     pid: int
     started_at: datetime
@@ -50,15 +82,12 @@ class Ended:
     cause: Cause
 
 
-State = Starting | Running | Stopping | Ended
+State = Held | Running | Stopping | Closing | Ended
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launched:
-    """The main process has joined its cgroup."""
-
-    pid: int
-    at: datetime
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The kernel executed the command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +97,39 @@ class StopOrdered:
     order: StopOrder
 
 
+@dataclass(frozen=True, slots=True)
+class StopSignalled:
+    """The stop's signal was sent, and the main process lived."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillSent:
+    """SIGKILL was sent to the whole cgroup, and the main process lived."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MainProcessDied:
+    """The main process has died."""
+
+    death: Death
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """The job is over."""
+    """The job is over.
+
+    Attributes:
+        output_bytes: bytes of its output that are kept.
+        output_bytes_lost: bytes that are not.
+    """
 
     cause: Cause
     at: datetime
+    output_bytes: int = 0
+    output_bytes_lost: int = 0
 
 
-Event = Launched | StopOrdered | Finished
+Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
 
 
 class InvalidTransition(Exception):
@@ -86,20 +139,39 @@ class InvalidTransition(Exception):
         super().__init__(f"{type(event).__name__} cannot happen to a job that is {type(state).__name__}")
 
 
-def _launch(_state: Starting, event: Launched) -> State:
-    return Running(pid=event.pid, started_at=event.at)
+def _execute(state: Held, _event: Executed) -> State:
+    return Running(pid=state.pid, started_at=state.started_at)
 
 
 def _order_stop(state: Running, event: StopOrdered) -> State:
     return Stopping(pid=state.pid, started_at=state.started_at, order=event.order)
 
 
-def _finish(state: Running | Stopping, event: Finished) -> State:
+def _signal_stop(state: Stopping, _event: StopSignalled) -> State:
+    return replace(state, signalled=True)
+
+
+def _send_kill(state: Stopping, _event: KillSent) -> State:
+    return replace(state, signalled=True, killed=True)
+
+
+def _die(state: Held | Running, event: MainProcessDied) -> State:
+    return Closing(pid=state.pid, started_at=state.started_at, death=event.death)
+
+
+def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
+    reached = state.signalled or event.death == Signalled(signal.SIGTERM)
+    return Closing(
+        pid=state.pid,
+        started_at=state.started_at,
+        death=event.death,
+        order=state.order if reached else None,
+        killed=state.killed,
+    )
+
+
+def _finish(state: Held | Running | Stopping | Closing, event: Finished) -> State:
     return Ended(pid=state.pid, started_at=state.started_at, ended_at=event.at, cause=event.cause)
-
-
-def _never_started(_state: Starting, event: Finished) -> State:
-    return Ended(pid=0, started_at=event.at, ended_at=event.at, cause=event.cause)
 
 
 def _stay(state: State, _event: Event) -> State:
@@ -107,12 +179,20 @@ def _stay(state: State, _event: Event) -> State:
 
 
 TRANSITIONS: Final[dict[tuple[type[State], type[Event]], Callable[[Any, Any], State]]] = {
-    (Starting, Launched): _launch,
-    (Starting, Finished): _never_started,
+    (Held, Executed): _execute,
+    (Held, KillSent): _stay,
+    (Held, MainProcessDied): _die,
+    (Held, Finished): _finish,
     (Running, StopOrdered): _order_stop,
+    (Running, MainProcessDied): _die,
     (Running, Finished): _finish,
     (Stopping, StopOrdered): _stay,
+    (Stopping, StopSignalled): _signal_stop,
+    (Stopping, KillSent): _send_kill,
+    (Stopping, MainProcessDied): _die_stopping,
     (Stopping, Finished): _finish,
+    (Closing, StopOrdered): _stay,
+    (Closing, Finished): _finish,
     (Ended, StopOrdered): _stay,
 }
 
@@ -132,12 +212,14 @@ def transition(state: State, event: Event) -> State:
 def describe_state(state: State) -> str:
     """One sentence for people."""
     match state:
-        case Starting():
+        case Held():
             return "starting"
         case Running():
             return "running"
         case Stopping(order=order):
             return f"stopping, as {order.by or 'the shutting-down server'} asked"
+        case Closing():
+            return "ending: its main process has died"
         case Ended(cause=cause):
             return describe(cause)
         case unreachable:

@@ -5,9 +5,9 @@ One writer (the pump) puts bytes at `size` and then calls `advance`; followers h
 never the pipe, so a slow one costs nobody anything. A follower that has read all there is parks until the log grows
 or is sealed: an idle job costs no wake-up.
 
-A follower is handed stretches of the log, not bytes: whoever sends them reads when there is room to send, straight into
-what is sent. So a follower whose client takes nothing holds nothing. Reading does not hold up the event loop: bytes that
-are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread.
+A follower is handed stretches of the log, not bytes: whoever sends them reads when the flow-control window allows it,
+straight into the frames. So a follower whose client takes nothing holds nothing. Reading does not hold up the event
+loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncGenerator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from jobmaster.threads import run_in_thread
+
 STRETCH_SIZE: Final = 192 * 1024 - 32
-"""Bytes of a stretch, at most: with what messages wrap round them, a turn of a connection."""
+"""Bytes of a stretch, at most; with the messages' own bytes, two of which carry it, a round number of TLS records."""
+READERS: Final = trio.CapacityLimiter(16)
+"""Threads that open and read the files of followers; a disk that stalls delays followers alone."""
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,17 +59,17 @@ class Stretch:
     async def read(self, start: int, count: int) -> bytes:
         """`count` bytes from byte `start` on, less where it ends."""
         count = min(count, self.length - start)
-        data = await trio.to_thread.run_sync(partial(os.pread, self._fd, count, self._offset + start))
+        data = await run_in_thread(READERS, os.pread, self._fd, count, self._offset + start)
         if len(data) < count:
             raise OSError(errno.EIO, "output file is shorter than what was written to it")
         return data
 
 
 class OutputLog:
-    """Where a job's output is kept. Made with its file; sealed when the last byte is in."""
+    """Where a running job's output is kept. Made with its file, which its owner closes after `seal`."""
 
     def __init__(self, path: Path) -> None:
-        """Creates the file, 0600.
+        """Creates the file, 0600. Blocks as long as the disk does.
 
         Raises:
             OSError: the file exists already, or cannot be made.
@@ -88,17 +92,18 @@ class OutputLog:
 
     def seal(self) -> None:
         """Says that nothing more will come; followers end when they have read what there is. Idempotent."""
-        if not self.sealed:
-            self.sealed = True
-            os.close(self.fd)
-            self._growth.unpark_all()
+        self.sealed = True
+        self._growth.unpark_all()
 
-    def discard(self) -> None:
-        """Seals the log and removes its file."""
-        self.seal()
-        self.path.unlink(missing_ok=True)
+    def stored(self) -> StoredOutput:
+        """The log of a job that has ended."""
+        return StoredOutput(path=self.path, size=self.size, lost=self.lost)
 
-    async def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
+    async def wait_growth(self) -> None:
+        """Waits until the log grows or is sealed."""
+        await self._growth.park()
+
+    def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
         """Yields all from `offset` on, in stretches, then follows live until the log is sealed.
 
         A stretch can be read until the next one is asked for. Close the follower (`contextlib.aclosing`) to leave early.
@@ -106,17 +111,39 @@ class OutputLog:
         Raises:
             OSError: the file cannot be opened (any more).
         """
-        fd = os.open(self.path, _READ)
-        try:
-            while True:
-                await trio.lowlevel.checkpoint_if_cancelled()  # whoever takes them waits for room to send them
-                if offset < self.size:
-                    length = min(STRETCH_SIZE, self.size - offset)
-                    yield Stretch(fd, offset, length)
-                    offset += length
-                elif self.sealed:
-                    return
-                else:
-                    await self._growth.park()
-        finally:
-            os.close(fd)
+        return _follow(self, offset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOutput:
+    """The output of a job that has ended: a file, of which `size` bytes are the job's."""
+
+    path: Path
+    size: int
+    lost: int
+    sealed: bool = True
+
+    async def wait_growth(self) -> None:
+        """It does not grow."""
+        raise AssertionError("nobody waits for the growth of a sealed log")
+
+    def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
+        """As that of `OutputLog`."""
+        return _follow(self, offset)
+
+
+async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
+    fd = await run_in_thread(READERS, os.open, log.path, _READ)
+    try:
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
+            if offset < log.size:
+                length = min(STRETCH_SIZE, log.size - offset)
+                yield Stretch(fd, offset, length)
+                offset += length
+            elif log.sealed:
+                return
+            else:
+                await log.wait_growth()
+    finally:
+        os.close(fd)

@@ -1,22 +1,41 @@
 """The pump: bytes from a job's pipe to its log, by the kernel where it can.
 
-Waits until the pipe is readable (epoll through Trio), then moves what is there with splice(2) in a worker thread: a
-disk that is slow throttles the thread that writes, never the event loop. Where the file system refuses splice
+Theory of operation
+-------------------
+The pump waits until the pipe is readable (epoll through Trio), then moves what is there with splice(2) in a worker
+thread: a disk that is slow throttles the thread that writes, never the event loop. Where the file system refuses splice
 (EINVAL), bytes are read and written instead. When the file cannot be written at all (ENOSPC, EDQUOT, EIO), the pump
 goes on emptying the pipe, so that the job is not blocked, and the log counts what was lost.
+
+Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
+writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
+its result is brought to the log by the loop whenever it comes. At the job's end a move that a disk holds up for longer
+than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
+pipe count as lost.
+
+Threads: a move that takes longer than `STALL_SECONDS` no longer counts against `PUMPS`, so that jobs whose disk (or
+whose writer) holds up its pump do not keep others waiting. There is at most one move for each job.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import fcntl
+import logging
 import os
+import struct
+import termios
+import threading
 from contextlib import suppress
 from typing import Final
 
 import trio
 
 from jobmaster.output.log import OutputLog
+from jobmaster.threads import NoThread, run_in_thread
+
+logger = logging.getLogger(__name__)
 
 PIPE_SIZE: Final = 1024 * 1024
 """Bytes the job can be ahead of the pump, where the kernel grants them (fs.pipe-max-size is 1 MiB by default)."""
@@ -24,6 +43,15 @@ GATHER_BELOW: Final = 64 * 1024
 GATHER_SECONDS: Final = 0.002
 """After a move of fewer than `GATHER_BELOW` bytes the pump lets this much time pass, so that a job that writes byte by
 byte costs at most 500 wake-ups a second. The first byte after a pause is not delayed."""
+FINISH_SECONDS: Final = 2.0
+"""How long, at the job's end, the disk may take for what is in the pipe."""
+STALL_SECONDS: Final = 1.0
+PUMPS: Final = trio.CapacityLimiter(32)
+"""Threads that move output, besides those that are held up."""
+CLOSERS: Final = trio.CapacityLimiter(1_000)
+"""Threads that close what a job's output needed, one for each job at most: closing may wait for a disk or a writer."""
+_FIRST_PAUSE: Final = 0.05
+_LAST_PAUSE: Final = 1.0
 
 
 def open_pipe() -> tuple[int, int]:
@@ -36,75 +64,159 @@ def open_pipe() -> tuple[int, int]:
 
 
 class Pump:
-    """Owns the read end of a job's pipe."""
+    """Owns the read end of a job's pipe and the descriptor of its log. `run` it, then `finish` it, always."""
 
     def __init__(self, pipe: int, log: OutputLog) -> None:
         self._pipe = pipe
         self._log = log
+        self._move: Move | None = None
         self._splice_works = True
 
     async def run(self) -> None:
         """Pumps until every writer has closed the pipe."""
-        while (moved := await self._move()) != 0:
+        pause = _FIRST_PAUSE
+        while True:
+            await trio.lowlevel.wait_readable(self._pipe)
+            try:
+                moved = await self._move_some()
+            except NoThread:
+                await trio.sleep(pause)
+                pause = min(pause * 2, _LAST_PAUSE)
+                continue
+            pause = _FIRST_PAUSE
+            if moved == 0:
+                return
             if moved is not None and moved < GATHER_BELOW:
                 await trio.sleep(GATHER_SECONDS)
-            await trio.lowlevel.wait_readable(self._pipe)
 
-    async def drain(self) -> None:
-        """Moves what is in the pipe now, without waiting for more."""
-        while await self._move() not in (0, None):
-            pass
+    async def finish(self) -> None:
+        """Moves what is in the pipe now, counts what cannot be moved as lost, and closes the pipe and the log's file.
 
-    def close(self) -> None:
-        """Lets go of the pipe."""
-        os.close(self._pipe)
+        Takes at most twice `FINISH_SECONDS`; nothing waits for a writer. To be called once.
+        """
+        with trio.move_on_after(FINISH_SECONDS), suppress(NoThread):
+            while await self._move_some() not in {0, None}:
+                pass
+        if self._move is not None and (found := self._move.abandon()) is not None:
+            self._log.lose(found)
+            return
+        with trio.move_on_after(FINISH_SECONDS):
+            self._log.lose(await self._count_and_close())
 
-    async def _move(self) -> int | None:
+    async def _count_and_close(self) -> int:
+        try:
+            return await run_in_thread(CLOSERS, _count_and_close, self._pipe, self._log.fd, abandon=True)
+        except NoThread:
+            return _count_and_close(self._pipe, self._log.fd)
+
+    async def _move_some(self) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
 
-        A cancelled pump loses nothing: the thread is waited for, and the log advances before the next checkpoint.
-        """
-        start = self._log.size
-        if self._log.lost:
-            moved = await trio.to_thread.run_sync(self._throw_away)
-            self._log.lose(moved or 0)
-            return moved
-        try:
-            moved = await trio.to_thread.run_sync(self._move_once, start)
-        except _LogNotWritable as failure:
-            self._log.advance(failure.written)
-            self._log.lose(failure.lost)
-            return failure.written + failure.lost
-        self._log.advance(moved or 0)
-        return moved
+        A wait that is cancelled leaves the move to go on; the next call waits for that one.
 
-    def _move_once(self, offset: int) -> int | None:
-        if not self._splice_works:
-            return self._copy(offset)
+        Raises:
+            NoThread: nothing was moved.
+        """
+        while self._move is None:
+            await self._begin_move()
+        move = self._move
+        if not move.done.is_set():
+            await _wait_held_up(move)
+        self._move = None
+        self._splice_works = move.splice_works
+        return move.moved
+
+    async def _begin_move(self) -> None:
+        move = Move(self._pipe, self._log, splice=self._splice_works)
+        self._move = move
         try:
-            return os.splice(self._pipe, self._log.fd, PIPE_SIZE, offset_dst=offset)
+            with trio.move_on_after(STALL_SECONDS):
+                await run_in_thread(PUMPS, move.run, abandon=True)
+        finally:
+            if move.withdraw():  # no thread took it
+                self._move = None
+
+
+async def _wait_held_up(move: Move) -> None:
+    PUMPS.total_tokens += 1
+    try:
+        await move.done.wait()
+    finally:
+        PUMPS.total_tokens -= 1
+
+
+class Move:
+    """One move of bytes by a worker thread; the event loop brings its result to the log.
+
+    Attributes:
+        done: set when the result is in the log.
+        moved: bytes taken from the pipe; 0 where every writer has closed it, None where it was empty.
+        splice_works: False once the file system has refused splice(2).
+    """
+
+    def __init__(self, pipe: int, log: OutputLog, *, splice: bool) -> None:
+        self.done = trio.Event()
+        self.moved: int | None = None
+        self.splice_works = splice
+        self._pipe = pipe
+        self._log = log
+        self._offset = log.size
+        self._is_log_writable = log.lost == 0
+        self._loop = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._step = _Step.WAITING
+        self._found = 0
+        self._lost = 0
+
+    # --- in the thread ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Moves, unless it was withdrawn meanwhile."""
+        if not self._enter(_Step.MOVING, only_from=_Step.WAITING):
+            return
+        with suppress(OSError):
+            self._found = _bytes_in(self._pipe)
+        self.moved = self._transfer()
+        if self._enter(_Step.MOVED, only_from=_Step.MOVING):
+            with suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self._report)
+        else:
+            _close(self._pipe, self._log.fd)
+
+    def _enter(self, step: _Step, *, only_from: _Step) -> bool:
+        with self._lock:
+            if self._step is not only_from:
+                return False
+            self._step = step
+            return True
+
+    def _transfer(self) -> int | None:
+        if not self._is_log_writable:
+            data = self._read()
+            self._lost = len(data or b"")
+            return None if data is None else len(data)
+        if not self.splice_works:
+            return self._copy()
+        try:
+            return os.splice(self._pipe, self._log.fd, PIPE_SIZE, offset_dst=self._offset)
         except BlockingIOError:
             return None
         except OSError as error:
             if error.errno == errno.EINVAL:
-                self._splice_works = False
-            return self._copy(offset)  # the error, if it lasts, shows where the lost bytes can be counted
+                self.splice_works = False
+            return self._copy()  # the error, if it lasts, shows where the lost bytes can be counted
 
-    def _copy(self, offset: int) -> int | None:
+    def _copy(self) -> int | None:
         data = self._read()
         if not data:
             return None if data is None else 0
         written = 0
         try:
             while written < len(data):
-                written += os.pwrite(self._log.fd, memoryview(data)[written:], offset + written)
+                written += os.pwrite(self._log.fd, memoryview(data)[written:], self._offset + written)
         except OSError:
-            raise _LogNotWritable(written=written, lost=len(data) - written) from None
-        return written
-
-    def _throw_away(self) -> int | None:
-        data = self._read()
-        return None if data is None else len(data)
+            self._lost = len(data) - written
+        return len(data)
 
     def _read(self) -> bytes | None:
         try:
@@ -112,9 +224,55 @@ class Pump:
         except BlockingIOError:
             return None
 
+    # --- on the event loop --------------------------------------------------------------------------------------------
 
-class _LogNotWritable(Exception):
-    def __init__(self, *, written: int, lost: int) -> None:
-        super().__init__(written, lost)
-        self.written = written
-        self.lost = lost
+    def withdraw(self) -> bool:
+        """True where no thread has begun it; none will."""
+        return self._enter(_Step.ABANDONED, only_from=_Step.WAITING)
+
+    def abandon(self) -> int | None:
+        """Leaves the pipe and the log's file to the thread, which closes them when the disk lets it.
+
+        Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
+        """
+        if self._enter(_Step.ABANDONED, only_from=_Step.MOVING):
+            return self._found
+        self._report()
+        return None
+
+    def _report(self) -> None:
+        if self.done.is_set():
+            return
+        self._log.advance((self.moved or 0) - self._lost)
+        if self._lost:
+            self._log.lose(self._lost)
+        self.done.set()
+
+
+class _Step(enum.Enum):
+    WAITING = enum.auto()
+    MOVING = enum.auto()
+    MOVED = enum.auto()
+    ABANDONED = enum.auto()
+
+
+def _bytes_in(pipe: int) -> int:
+    """Bytes in a pipe now (FIONREAD of pipe(7))."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
+def _count_and_close(pipe: int, file: int) -> int:
+    left = 0
+    with suppress(OSError):
+        left = _bytes_in(pipe)
+    _close(pipe, file)
+    return left
+
+
+def _close(pipe: int, file: int) -> None:
+    os.close(pipe)
+    try:
+        os.close(file)
+    except OSError as error:  # a network file system says so late that it did not keep what it had taken
+        logger.error("the output of a job may be incomplete: %s", error.strerror)

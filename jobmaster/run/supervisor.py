@@ -1,164 +1,130 @@
-"""A running job: one Trio nursery that owns its main process, its output pump and its supervisor.
+"""A job's nursery: one Trio nursery that owns the main process, the output pump and the look at memory.events.
 
 Theory of operation
 -------------------
-`Job.run` acquires outside the nursery (cgroup, log, pipe, process: all or nothing, in one worker thread) and owns
-inside it. Three tasks run there:
+A supervisor is made of an execution that is held, a log and a pump. `run` gives leave to execute the command, says that
+the job runs, and lives until it has ended. Three tasks run beside it:
 
 * the *pump* moves output from the pipe to the log;
-* the *supervisor* polls the cgroup's memory.events, so that a child killed for memory is told while the job runs;
-* the body *outlives the main process*: it waits for its death and carries out a stop order.
+* the *memory watch* reads memory.events when it is told that they have changed (by the registry, which looks at the
+  counters of all jobs together), so that a child killed for memory is told while the job runs;
+* the *stop* carries out a stop order: SIGTERM, the grace period, SIGKILL.
 
-When the main process has died, or the nursery is cancelled, the job is wound down, shielded and with a deadline:
-what is left in the cgroup is killed, the cgroup is waited empty, the pipe is drained (never waiting for an
-end-of-file that an escaped process could withhold), memory.events is read for the last time, which is the truth, and
-the cgroup is removed. Then the cause is decided, the log is sealed and the state becomes `Ended`, in that order:
-whoever sees the end finds everything in its final place.
+The body waits for the main process to die. Then, or when it is cancelled, the job is closed, shielded, step by step,
+each step with a deadline and none depending on another's success: what is left is killed until the cgroup is empty, the
+pipe is drained and what remains in it counted, the cgroup is removed, the cause is decided, the log sealed. Whatever
+happens in there, `ended` is set at the end: whoever waits for a job is released, and finds everything in its final place.
+
+OOM kills. memory.events counts kills, not whom they hit. A count that has risen is held against the main process only
+until that is seen to live on: at the first look at which it neither has died nor is dying (by a SIGKILL of which it has
+not died yet), the kill was another's.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import CgroupError, HostError, LimitNotEnforceable, ServerBusy
-from jobmaster.host import launch
-from jobmaster.host.cgroup.limits import LimitWrite
-from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, LimitWriteError
-from jobmaster.host.executable import check_runnable
-from jobmaster.host.launch import EXHAUSTED
-from jobmaster.host.process import ChildProcess
-from jobmaster.job.cause import Evidence, Signalled, StopOrder, cause_of
-from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, LimitReport
-from jobmaster.job.specification import JobSpecification
+from jobmaster.errors import CommandNotRunnable, HostError, JobmasterError, ServerBusy
+from jobmaster.job.cause import Evidence, StopOrder, cause_of
+from jobmaster.job.record import JobRecord, OomKillsCounted, apply
 from jobmaster.job.state import (
+    Closing,
+    Ended,
+    Event,
+    Executed,
     Finished,
-    Launched,
+    Held,
+    KillSent,
+    MainProcessDied,
     Running,
-    Starting,
-    State,
     StopOrdered,
     Stopping,
-    describe_state,
-    transition,
+    StopSignalled,
 )
-from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Pump, open_pipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobmaster.output.log import OutputLog
+    from jobmaster.output.pump import Pump
+    from jobmaster.run.execution import Execution
 
 logger = logging.getLogger(__name__)
 
-JOIN_SECONDS: Final = 10.0
-"""How long a new process may take to join its cgroup (a global lock of the kernel can hold it up)."""
-SUPERVISION_SECONDS: Final = 1.0
-"""Between two looks at memory.events."""
-WIND_DOWN_SECONDS: Final = 20.0
-"""How long killed processes may take to leave the cgroup; only uninterruptible sleep takes so long."""
+EXECUTE_SECONDS: Final = 10.0
+"""How long the kernel may take to look up and execute a command, as the job's user."""
+SETTLE_SECONDS: Final = 0.1
+"""Between an OOM kill and the look whether the main process lives on."""
+CLOSING_SECONDS: Final = 20.0
+"""How long killed processes may take to die; only uninterruptible sleep takes so long."""
 REMOVAL_SECONDS: Final = 1.0
 """How long the kernel may find an empty cgroup busy."""
-DRAIN_SECONDS: Final = 2.0
-"""How long a process outside the cgroup that holds the job's pipe is listened to after the job's end."""
+OUTPUT_SECONDS: Final = 10.0
+"""How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
+KILL_AGAIN_SECONDS: Final = 0.5
+RETRY_SECONDS: Final = 1.0
+"""After an error in one of a job's tasks that is a bug."""
+MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + OUTPUT_SECONDS + 1.0
+"""How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobTerms:
-    """What is the same for every job of a server.
+class Terms:
+    """What the end of a job depends on.
 
     Attributes:
-        tree: where the jobs' cgroups are made.
-        limit_writes: what is written to each job's cgroup: the limits that this host enforces.
-        limit_reports: every limit set, enforced or not.
-        memory_max: the memory limit that is enforced, bytes.
-        output_folder: where the logs are made.
-        launcher: how processes are started.
         grace_seconds: between SIGTERM and SIGKILL of a stop.
+        memory_max: the memory limit that is enforced, bytes.
     """
 
-    tree: CgroupTree
-    limit_writes: Sequence[LimitWrite]
-    limit_reports: tuple[LimitReport, ...]
-    memory_max: int | None
-    output_folder: Path
-    launcher: launch.Launcher
     grace_seconds: float
+    memory_max: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Holdings:
-    """What a started job holds of the host."""
+class Supervisor:
+    """One job from its execution to its end. `run` it in a nursery; everything else may be called from any task."""
 
-    cgroup: JobCgroup
-    log: OutputLog
-    pump: Pump
-    process: ChildProcess
-    report: int
-
-
-class Job:
-    """One job from its launch to its end. `run` it in a nursery; everything else may be called from any task."""
-
-    def __init__(self, *, id: JobId, owner: str, specification: JobSpecification, terms: JobTerms) -> None:  # noqa: A002  # the field's name
-        self.id = id
-        self.owner = owner
-        self.specification = specification
+    def __init__(self, record: JobRecord, execution: Execution, log: OutputLog, pump: Pump, terms: Terms) -> None:
+        self._record = record
+        self.execution = execution
+        self._pump = pump
         self._terms = terms
-        self._state: State = Starting()
         self._stop_ordered = trio.Event()
         self._hurry = trio.Event()
-        self._ended = trio.Event()
-        self._launched = False
-        self._kill_sent = False
-        self._killed_by_server = False
-        self._oom_kills = 0
-        self._holdings: _Holdings | None = None
-        self._log: OutputLog | None = None
+        self._memory_changed = trio.Event()
+        self._others_oom_kills = 0
+        self._killed_for_memory = False
+        self._lost_because = "its main process did not die when it was killed"
+        self._is_lost = False
+        self._complaints: set[str] = set()
+        self.output = log
+        self.ended = trio.Event()
+        self.is_removed = False
+        """Whether nothing of it is left on the host; false after the end where a process could not be killed."""
 
     def __repr__(self) -> str:
-        return f"<Job {self.id} of {self.owner}: {type(self._state).__name__}>"
+        return f"<job {self._record.id} of {self._record.owner}: {type(self._record.state).__name__}>"
 
     @property
-    def was_launched(self) -> bool:
-        """True once it became a job: its process was in its cgroup."""
-        return self._launched
-
-    def summary(self) -> str:
-        """One sentence for people: what it does, or why it ended."""
-        return describe_state(self._state)
-
-    @property
-    def output(self) -> OutputLog:
-        """The job's log; there is one once `run` has started."""
-        if self._log is None:
-            raise AssertionError("a job has no output before it has started")
-        return self._log
-
     def record(self) -> JobRecord:
         """The job as of now."""
-        return JobRecord(
-            id=self.id,
-            owner=self.owner,
-            specification=self.specification,
-            state=self._state,
-            limits=self._terms.limit_reports,
-            oom_kills=self._oom_kills,
-            output_bytes=self._log.size if self._log else 0,
-            output_bytes_lost=self._log.lost if self._log else 0,
-        )
+        if isinstance(self._record.state, Ended):
+            return self._record
+        return replace(self._record, output_bytes=self.output.size, output_bytes_lost=self.output.lost)
 
     async def wait_ended(self) -> None:
         """Waits until the job has ended and its record is final."""
-        await self._ended.wait()
+        await self.ended.wait()
 
     def order_stop(self, by: str | None) -> None:
         """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
@@ -166,157 +132,199 @@ class Job:
         Args:
             by: the client who asks, or None for the server itself.
         """
-        if self._holdings is not None and self._holdings.process.has_died():
+        if not isinstance(self._record.state, Running) or self.execution.has_died():
             return
-        self._state = transition(self._state, StopOrdered(order=StopOrder(by=by, requested_at=_now())))
-        if isinstance(self._state, Stopping):
-            self._stop_ordered.set()
+        self._apply(StopOrdered(order=StopOrder(by=by, requested_at=_now())))
+        with self._logged("signalling its main process"):
+            self.execution.signal_main(signal.SIGTERM)
+        if not self.execution.has_died():
+            self._apply(StopSignalled())
+        self._stop_ordered.set()
 
     def hurry(self) -> None:
         """Ends the grace period of a stop now."""
         self._hurry.set()
 
-    # --- the life -------------------------------------------------------------------------------------------------
+    def memory_has_changed(self) -> None:
+        """Says that the counters of memory.events are not what they were."""
+        self._memory_changed.set()
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Starts the job, says so, and lives until it has ended.
+    # --- the life -----------------------------------------------------------------------------------------------------
+
+    async def run(self, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED) -> None:
+        """Executes the command, says so, and lives until the job has ended.
 
         Raises:
-            JobError, RequestError, HostError: it could not be started; nothing of it is left behind.
+            JobError, RequestError, HostError: it was not executed; nothing of it is left.
         """
-        holdings = await trio.to_thread.run_sync(self._acquire)
-        self._holdings, self._log = holdings, holdings.log
+        not_executed: str | None = "the server gave it up"
         try:
-            await self._wait_joined(holdings)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(holdings.pump.run)
-                nursery.start_soon(self._supervise, holdings.cgroup)
-                self._state = transition(self._state, Launched(pid=holdings.process.pid, at=_now()))
-                self._launched = True
-                task_status.started()
-                await self._outlive_main_process(holdings)
-                nursery.cancel_scope.cancel()
+            await self._execute()
+            not_executed = None
+            task_status.started(self)
+            await self._live()
+        except JobmasterError as error:
+            not_executed = not_executed and str(error)
+            raise
+        except Exception:
+            self._is_lost, self._lost_because = True, "a bug in the server ended it"
+            raise
         finally:
-            with trio.CancelScope(shield=True):  # each wait inside has its own deadline
-                await self._wind_down(holdings)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+                await self._close(not_executed)
 
-    def _acquire(self) -> _Holdings:
-        """Makes all that the job needs, or nothing. Runs in a worker thread."""
-        terms, launcher = self._terms, self._terms.launcher
-        environment = launcher.account.environment(job_id=self.id, client=self.owner)
-        check_runnable(self.specification.command, launcher.account, environment["PATH"], launch.WORKING_FOLDER)
-        with ExitStack() as undo, ExitStack() as handed_on, _host_errors_translated():
-            cgroup = terms.tree.create(self.owner, self.id, terms.limit_writes)
-            undo.callback(cgroup.remove)
-            log = OutputLog(terms.output_folder / f"{self.id}.log")
-            undo.callback(log.discard)
-            read_end, write_end = open_pipe()
-            undo.callback(os.close, read_end)
-            handed_on.callback(os.close, write_end)
-            report, report_end = os.pipe2(os.O_CLOEXEC)
-            undo.callback(os.close, report)
-            handed_on.callback(os.close, report_end)
-            command_line = launcher.command_line(cgroup.procs_path, self.specification.argv)
-            process = launch.spawn(command_line, environment, output=write_end, report=report_end)
-            undo.pop_all()
-        return _Holdings(cgroup=cgroup, log=log, pump=Pump(read_end, log), process=process, report=report)
+    async def _execute(self) -> None:
+        try:
+            with trio.fail_after(EXECUTE_SECONDS):
+                await self.execution.execute()
+        except trio.TooSlowError:
+            raise CommandNotRunnable(
+                f"the host did not find and execute the command within {EXECUTE_SECONDS:.0f} s; "
+                "is its file on a disk that does not answer?"
+            ) from None
+        self._apply(Executed())
 
-    async def _wait_joined(self, holdings: _Holdings) -> None:
-        """Waits until the launcher has joined the cgroup.
-
-        Raises:
-            HostError: it could not, or not in time.
-        """
-        complaint = b""
-        os.set_blocking(holdings.report, False)
-        with trio.move_on_after(JOIN_SECONDS) as scope:
-            while data := await _read_when_ready(holdings.report):
-                complaint = (complaint + data)[:1024]
-        if scope.cancelled_caught:
-            raise HostError(f"job {self.id} did not join its cgroup within {JOIN_SECONDS:.0f} s")
-        if complaint:
-            raise HostError(f"job {self.id} did not join its cgroup: {complaint.decode(errors='replace').strip()}")
-
-    async def _supervise(self, cgroup: JobCgroup) -> None:
-        with _host_errors_logged(self):
-            while True:
-                self._look_for_oom_kills(cgroup)
-                await trio.sleep(SUPERVISION_SECONDS)
-
-    def _look_for_oom_kills(self, cgroup: JobCgroup) -> None:
-        events = cgroup.memory_events()
-        if events is not None:
-            self._oom_kills = max(self._oom_kills, events.processes_killed)
-
-    async def _outlive_main_process(self, holdings: _Holdings) -> None:
+    async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._carry_out_stop, holdings)
-            await holdings.process.wait_died()
-            if self._stop_ordered.is_set():  # its other processes have the rest of the grace period
-                await _poll(lambda: self._kill_sent or not holdings.cgroup.populated())
+            nursery.start_soon(self._persist, "the output", self._pump.run)
+            nursery.start_soon(self._persist, "the look at memory.events", self._watch_memory)
+            nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
+            await self._see_main_process_die()
+            if isinstance(self._record.state, Closing) and self._record.state.order is not None:
+                await _poll(self._is_empty)  # its other processes have the rest of the grace period
             nursery.cancel_scope.cancel()
 
-    async def _carry_out_stop(self, holdings: _Holdings) -> None:
+    async def _persist(self, what: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Runs a task to its end; a bug in it does not end the job."""
+        while True:
+            try:
+                return await task()
+            except Exception:
+                logger.exception("%r: a bug in %s", self, what)
+            await trio.sleep(RETRY_SECONDS)
+
+    async def _see_main_process_die(self) -> None:
+        try:
+            death = await self.execution.wait_death()
+        except HostError as error:
+            self._lost_because = str(error)
+            return
+        kills = self._count_oom_kills()
+        self._killed_for_memory = kills > self._others_oom_kills
+        self._apply(MainProcessDied(death=death))
+
+    async def _watch_memory(self) -> None:
+        while True:
+            await self._memory_changed.wait()
+            self._memory_changed = trio.Event()
+            kills = self._count_oom_kills()
+            await trio.sleep(SETTLE_SECONDS)
+            if kills > self._others_oom_kills and not self.execution.is_dying():
+                self._others_oom_kills = kills
+
+    def _count_oom_kills(self) -> int:
+        with self._logged("reading memory.events"):
+            self._apply(OomKillsCounted(count=self.execution.oom_kills()))
+        return self._record.oom_kills
+
+    async def _carry_out_stop(self, life: trio.CancelScope) -> None:
         await self._stop_ordered.wait()
-        with _host_errors_logged(self):
-            await trio.to_thread.run_sync(holdings.cgroup.signal, signal.SIGTERM)
-            await trio.to_thread.run_sync(
-                holdings.cgroup.signal, signal.SIGCONT
-            )  # one that is frozen handles no SIGTERM
+        with self._logged("signalling its processes"):
+            await self.execution.signal_others(signal.SIGTERM)
+            self.execution.signal_main(signal.SIGCONT)  # a process that is stopped does not handle SIGTERM
+            await self.execution.signal_others(signal.SIGCONT)
         with trio.move_on_after(self._terms.grace_seconds):
             await self._hurry.wait()
-        self._kill(holdings)
+        self._kill()
+        life.cancel()
 
-    def _kill(self, holdings: _Holdings) -> None:
-        """Kills every process of the job; remembers it when the main process was still alive."""
-        self._kill_sent = True
-        self._killed_by_server = self._killed_by_server or not holdings.process.has_died()
-        holdings.process.send_signal(signal.SIGKILL)  # it may not have joined the cgroup yet
-        holdings.cgroup.kill()
+    def _kill(self) -> None:
+        if isinstance(self._record.state, Held | Stopping) and not self.execution.has_died():
+            self._apply(KillSent())
+        with self._logged("killing its processes"):
+            self.execution.kill()
 
-    # --- the end --------------------------------------------------------------------------------------------------
+    def _is_empty(self) -> bool:
+        is_empty = False
+        with self._logged("looking for its processes"):
+            is_empty = not self.execution.is_populated()
+        return is_empty
 
-    async def _wind_down(self, holdings: _Holdings) -> None:
-        cgroup, process = holdings.cgroup, holdings.process
-        if isinstance(self._state, Running) and not process.has_died():  # the server ends, without a word to the job
-            self.order_stop(None)
-        with _host_errors_logged(self):
-            self._kill(holdings)
-            with trio.move_on_after(WIND_DOWN_SECONDS):
-                await process.wait_died()
-                await _poll(lambda: not cgroup.populated())
-        with trio.move_on_after(DRAIN_SECONDS):
-            await holdings.pump.drain()
-        with _host_errors_logged(self):
-            self._look_for_oom_kills(cgroup)
-            with trio.move_on_after(REMOVAL_SECONDS) as removal:
-                await _poll(cgroup.remove)
-            if removal.cancelled_caught:
-                logger.error("job %s: a process is stuck in its cgroup %s, which is left behind", self.id, cgroup.path)
-        self._finish(holdings)
+    # --- the end ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, holdings: _Holdings) -> None:
-        process, launcher = holdings.process, self._terms.launcher
-        name = process.program_name()
-        death = process.reap() if process.has_died() else Signalled(signal.SIGKILL)
-        process.close()
-        holdings.pump.close()
-        os.close(holdings.report)
-        evidence = Evidence(
-            death=death,
-            never_ran=launcher.never_ran(death, name),
-            order=self._state.order if isinstance(self._state, Stopping) else None,
-            killed=self._killed_by_server,
-            oom_kills=self._oom_kills,
+    async def _close(self, not_executed: str | None) -> None:
+        try:
+            if not self._is_lost:
+                self.order_stop(None)  # where it still runs, the server is what ends it
+            self._kill()
+            await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
+            await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
+            self._count_oom_kills()
+            await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
+        finally:
+            self._finish(not_executed)
+
+    async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
+        with self._logged(what):
+            with trio.move_on_after(seconds) as scope:
+                await step()
+            if scope.cancelled_caught:
+                raise HostError(f"it took longer than {seconds:.0f} s")
+
+    async def _see_all_die(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._kill_again)
+            if not isinstance(self._record.state, Closing):
+                await self._see_main_process_die()
+            await _poll(self._is_empty)
+            nursery.cancel_scope.cancel()
+
+    async def _kill_again(self) -> None:
+        while True:
+            await trio.sleep(KILL_AGAIN_SECONDS)
+            self._kill()
+
+    async def _remove(self) -> None:
+        await _poll(self.execution.remove)
+        self.is_removed = True
+        await self.execution.close()
+
+    def _finish(self, not_executed: str | None) -> None:
+        log = self.output
+        try:
+            cause = cause_of(self._evidence(not_executed))
+            self._apply(Finished(cause=cause, at=_now(), output_bytes=log.size, output_bytes_lost=log.lost))
+        finally:
+            log.seal()
+            self.ended.set()
+
+    def _evidence(self, not_executed: str | None) -> Evidence:
+        state = self._record.state
+        closing = state if isinstance(state, Closing) else None
+        return Evidence(
+            death=closing.death if closing and not self._is_lost else None,
+            never_executed=not_executed,
+            order=closing.order if closing else None,
+            killed=closing is not None and closing.killed,
+            killed_for_memory=self._killed_for_memory,
+            oom_kills=self._record.oom_kills,
             memory_max=self._terms.memory_max,
+            lost_because=self._lost_because,
         )
-        self._state = transition(self._state, Finished(cause=cause_of(evidence), at=_now()))
-        self._holdings = None
-        if self._launched:
-            holdings.log.seal()
-        else:  # it never became a job
-            holdings.log.discard()
-        self._ended.set()
+
+    def _apply(self, event: Event | OomKillsCounted) -> None:
+        self._record = apply(self._record, event)
+
+    @contextmanager
+    def _logged(self, what: str) -> Iterator[None]:
+        """The job goes on to its end whatever this step meets; of each step, the first failure is logged."""
+        try:
+            yield
+        except Exception as error:  # nothing may keep a job from its end
+            if what not in self._complaints:
+                self._complaints.add(what)
+                is_a_bug = not isinstance(error, HostError | OSError | ServerBusy)
+                logger.error("%r: %s failed: %s", self, what, error, exc_info=is_a_bug)
 
 
 async def _poll(condition: Callable[[], bool]) -> None:
@@ -325,40 +333,6 @@ async def _poll(condition: Callable[[], bool]) -> None:
     while not condition():
         await trio.sleep(pause)
         pause = min(pause * 2, _LAST_POLL)
-
-
-async def _read_when_ready(fd: int) -> bytes:
-    while True:
-        try:
-            return os.read(fd, 1024)
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(fd)
-
-
-@contextmanager
-def _host_errors_translated() -> Iterator[None]:
-    """What a failing host means to the caller of Start."""
-    try:
-        yield
-    except LimitWriteError as error:
-        if not error.missing:
-            raise
-        raise LimitNotEnforceable(
-            f"the server's host no longer offers the {error.controller} controller, which the jobs' limits need"
-        ) from error
-    except OSError as error:
-        if error.errno in EXHAUSTED:
-            raise ServerBusy(f"the server's host is out of resources for a new job: {error.strerror}") from error
-        raise HostError(f"cannot make a job: {error}") from error
-
-
-@contextmanager
-def _host_errors_logged(job: Job) -> Iterator[None]:
-    """The job goes on to its end whatever the host says."""
-    try:
-        yield
-    except CgroupError:
-        logger.exception("%r: the host refused a step of its end", job)
 
 
 def _now() -> datetime:

@@ -18,6 +18,8 @@ DEFAULT_PORT: Final = 6443
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
 DEFAULT_GRACE_SECONDS: Final = 10.0
+DEFAULT_MAX_JOBS: Final = 1_000
+_MOST_JOBS: Final = 100_000
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAX_GRACE_SECONDS: Final = 3600.0
 
@@ -57,6 +59,7 @@ class ServerOptions:
         cgroup_root: None to choose one.
         run_as: the user of the jobs, None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
+        max_jobs: running jobs, of all clients together.
     """
 
     output_folder: Path
@@ -70,6 +73,7 @@ class ServerOptions:
     oom_policy: OomPolicy = OomPolicy.JOB
     limits: Limits = DEFAULT_LIMITS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
+    max_jobs: int = DEFAULT_MAX_JOBS
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -106,6 +110,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             oom_policy=OomPolicy(given.oom_policy),
             limits=limits,
             grace_seconds=given.grace,
+            max_jobs=given.max_jobs,
             verbose=given.verbose,
         )
     except (ConfigurationError, ValueError) as error:
@@ -164,6 +169,13 @@ def _grace(text: str) -> float:
     if not 0 <= seconds <= _MAX_GRACE_SECONDS:
         raise ValueError(f"{text!r} is not a number of seconds from 0 to {_MAX_GRACE_SECONDS:.0f}")
     return seconds
+
+
+def _max_jobs(text: str) -> int:
+    count = parse_count(text)
+    if count is None or not 1 <= count <= _MOST_JOBS:
+        raise ValueError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -233,6 +245,13 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         type=argument(_grace),
         default=DEFAULT_GRACE_SECONDS,
         help=f"between SIGTERM and SIGKILL of a stop (default {DEFAULT_GRACE_SECONDS:.0f})",
+    )
+    group.add_argument(
+        "--max-jobs",
+        metavar="N",
+        type=argument(_max_jobs),
+        default=DEFAULT_MAX_JOBS,
+        help=f"jobs that may run at a time (default {DEFAULT_MAX_JOBS}); a client may have a quarter of them",
     )
     group.add_argument(
         "--oom-policy",

@@ -1,13 +1,12 @@
 """Gets this host ready for jobs, or says why it cannot be: folders, account, cgroups, limits.
 
-Everything here happens once, before the server is ready. What a job then needs is in `JobTerms`.
+Everything here happens once, before the server is ready. What a job then needs is in `LocalTerms`.
 """
 
 from __future__ import annotations
 
 import os
 import resource
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,9 +20,8 @@ from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
 from jobmaster.host.cgroup.limits import Controller, LimitWrite, limit_writes
 from jobmaster.host.cgroup.startup import open_cgroups
-from jobmaster.host.launch import Launcher
 from jobmaster.job.record import LimitReport
-from jobmaster.run.supervisor import JobTerms
+from jobmaster.run.local import LocalTerms
 from jobmaster.server.options import ServerOptions
 
 DEFAULT_ACCOUNT: Final = "nobody"
@@ -34,7 +32,7 @@ _LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 class Prepared:
     """A host that is ready for jobs, and the lines that say how."""
 
-    terms: JobTerms
+    terms: LocalTerms
     report: tuple[str, ...]
 
 
@@ -45,7 +43,8 @@ def prepare(options: ServerOptions) -> Prepared:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
-    launcher = _launcher(options.run_as)
+    account = _account(options.run_as)
+    soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     prepare_output_folder(options.output_folder)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
@@ -55,14 +54,15 @@ def prepare(options: ServerOptions) -> Prepared:
     writes = limit_writes(options.limits, options.oom_policy, available=enforcement.controllers, io_device=device)
     enforced = tuple(write for write in writes if write.controller in enforcement.controllers)
     reports = tuple(_limit_report(write, enforcement) for write in writes if write.file in _LIMIT_FILES)
-    terms = JobTerms(
+    terms = LocalTerms(
         tree=tree,
         limit_writes=enforced,
         limit_reports=reports,
         memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
         output_folder=options.output_folder,
-        launcher=launcher,
-        grace_seconds=options.grace_seconds,
+        account=account,
+        drops_privileges=os.geteuid() == 0,
+        open_files=soft_files,
     )
     return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
 
@@ -90,22 +90,13 @@ def prepare_output_folder(folder: Path) -> None:
         raise ConfigurationError(f"output folder {folder} can be written by others; chmod go-w it or name another")
 
 
-def raise_file_limit() -> None:
-    """Gives the server as many open files as the host allows; jobs keep the limit that it was started with."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _launcher(run_as: str | None) -> Launcher:
-    setpriv = shutil.which("setpriv", path="/usr/bin:/bin:/usr/sbin:/sbin")
-    if setpriv is None:
-        raise ConfigurationError("setpriv not found: install util-linux, which has it")
-    is_root = os.geteuid() == 0
-    account = look_up(run_as or DEFAULT_ACCOUNT) if is_root else own_account()
-    if not is_root and run_as is not None and look_up(run_as) != account:
+def _account(run_as: str | None) -> Account:
+    if os.geteuid() == 0:
+        return look_up(run_as or DEFAULT_ACCOUNT)
+    account = own_account()
+    if run_as is not None and look_up(run_as) != account:
         raise ConfigurationError(f"--run-as {run_as}: only a server that runs as root can run jobs as another user")
-    soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Launcher(setpriv=Path(setpriv), account=account, drops_privileges=is_root, open_files=soft_files)
+    return account
 
 
 def _io_device(options: ServerOptions) -> str | None:
@@ -139,8 +130,8 @@ def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
     )
 
 
-def _report(terms: JobTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
-    account: Account = terms.launcher.account
+def _report(terms: LocalTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
+    account = terms.account
     yield f"jobs run as {account.name} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
     if account.is_root:
         yield "warning: jobs that run as root can leave their cgroup and its limits"

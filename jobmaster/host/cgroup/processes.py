@@ -66,13 +66,13 @@ def processes_in(top: Path) -> list[int]:
     return sorted(pids - {0})
 
 
-def signal_all(top: Path, signum: int) -> int:
-    """Send ``signum`` once to every process seen in ``top`` and its sub-cgroups; how many were reached.
+def signal_all(top: Path, signum: int, *, but: int | None = None) -> int:
+    """Send ``signum`` once to every process seen in ``top`` and its sub-cgroups, ``but`` one; how many were reached.
 
     Raises:
         CgroupError: a file can't be read, or the kernel refuses the signal.
     """
-    return _signal(top, processes_in(top), signum)
+    return _signal(top, (pid for pid in processes_in(top) if pid != but), signum)
 
 
 def kill_each(top: Path) -> None:

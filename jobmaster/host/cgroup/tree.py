@@ -119,13 +119,13 @@ class JobCgroup:
         """
         return processes_in(self.path)
 
-    def signal(self, signum: int) -> int:
-        """Send ``signum`` to every process in the cgroup and its sub-cgroups; how many were reached.
+    def signal(self, signum: int, *, but: int | None = None) -> int:
+        """Send ``signum`` to every process in the cgroup and its sub-cgroups, ``but`` one; how many were reached.
 
         Raises:
             CgroupError: a file can't be read, or the kernel refuses the signal.
         """
-        return signal_all(self.path, signum)
+        return signal_all(self.path, signum, but=but)
 
     def populated(self) -> bool:
         """Whether a process lives in the cgroup or its sub-cgroups; False when the cgroup is gone.
@@ -206,7 +206,7 @@ class JobCgroup:
         Raises:
             CgroupError: the kernel refuses for another reason than that the cgroup is in use.
         """
-        if _remove_tree(self.path, self.folders):
+        if not _remove_folder(self.path, self.folders) and _remove_tree(self.path, self.folders):
             return False
         _remove_folder(self.path.parent, self.folders)  # in use by another job of this client: it stays
         return True

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cjobmaster/jobs/v1/jobs.proto\x12\x11jobmaster.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1e\n\x05JobID\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobID\"1\n\x10JobCreateRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\"N\n\x0cJobIDRequest\x12>\n\x0ejob_id_request\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x0cjobIDRequest\"#\n\x11JobOutputResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\x8e\x04\n\x0bJobResponse\x12@\n\x0fjob_id_response\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\rjobIDResponse\x12\x17\n\x07job_msg\x18\x02 \x01(\tR\x06jobMsg\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x1b\n\texit_code\x18\x06 \x01(\x11R\x08\x65xitCode\x12\x1d\n\nsignal_str\x18\x07 \x01(\tR\tsignalStr\x12\x30\n\x03\x63md\x18\x08 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61use\x18\x0b \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x11\n\toom_kills\x18\x0c \x01(\x04\x12(\n\x06limits\x18\r \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x12\x14\n\x0coutput_bytes\x18\x0e \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x0f \x01(\x04\"\x9f\x05\n\x05\x43\x61use\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x33\n\x07stopped\x18\x03 \x01(\x0b\x32 .jobmaster.jobs.v1.Cause.StoppedH\x00\x12\x38\n\noom_killed\x18\x04 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.OomKilledH\x00\x12\x41\n\x0f\x66\x61iled_to_start\x18\x05 \x01(\x0b\x32&.jobmaster.jobs.v1.Cause.FailedToStartH\x00\x12\x42\n\x0fserver_shutdown\x18\x06 \x01(\x0b\x32\'.jobmaster.jobs.v1.Cause.ServerShutdownH\x00\x1a\x16\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x1a\x30\n\tSignalled\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x12\x13\n\x0b\x63ore_dumped\x18\x02 \x01(\x08\x1a\x64\n\x07Stopped\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06signal\x18\x03 \x01(\x05\x12\x0e\n\x06killed\x18\x04 \x01(\x08\x1a\x39\n\tOomKilled\x12\x12\n\nmemory_max\x18\x01 \x01(\x04\x12\x18\n\x10processes_killed\x18\x02 \x01(\x04\x1a\x1f\n\rFailedToStart\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a \n\x0eServerShutdown\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x42\x06\n\x04kind\"F\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x65nforced\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t*r\n\x08JobState\x12\x18\n\x14JOBSTATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOBSTATE_RUNNING\x10\x01\x12\x1e\n\x1aJOBSTATE_TERMINATED_BY_API\x10\x02\x12\x16\n\x12JOBSTATE_COMPLETED\x10\x03\x32\xc1\x02\n\nJobService\x12\x46\n\x05Start\x12#.jobmaster.jobs.v1.JobCreateRequest\x1a\x18.jobmaster.jobs.v1.JobID\x12G\n\x04Stop\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12I\n\x06Status\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12W\n\x0cStreamOutput\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a$.jobmaster.jobs.v1.JobOutputResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cjobmaster/jobs/v1/jobs.proto\x12\x11jobmaster.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1e\n\x05JobID\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobID\"1\n\x10JobCreateRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\"N\n\x0cJobIDRequest\x12>\n\x0ejob_id_request\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x0cjobIDRequest\"#\n\x11JobOutputResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\xa8\x04\n\x0bJobResponse\x12@\n\x0fjob_id_response\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\rjobIDResponse\x12\x17\n\x07job_msg\x18\x02 \x01(\tR\x06jobMsg\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x1b\n\texit_code\x18\x06 \x01(\x11R\x08\x65xitCode\x12\x1d\n\nsignal_str\x18\x07 \x01(\tR\tsignalStr\x12\x30\n\x03\x63md\x18\x08 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61use\x18\x0b \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x11\n\toom_kills\x18\x0c \x01(\x04\x12(\n\x06limits\x18\r \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x12\x14\n\x0coutput_bytes\x18\x0e \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x0f \x01(\x04\x12\x18\n\x10\x63md_args_omitted\x18\x10 \x01(\r\"\x9f\x06\n\x05\x43\x61use\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x33\n\x07stopped\x18\x03 \x01(\x0b\x32 .jobmaster.jobs.v1.Cause.StoppedH\x00\x12\x38\n\noom_killed\x18\x04 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.OomKilledH\x00\x12\x41\n\x0f\x66\x61iled_to_start\x18\x05 \x01(\x0b\x32&.jobmaster.jobs.v1.Cause.FailedToStartH\x00\x12\x42\n\x0fserver_shutdown\x18\x06 \x01(\x0b\x32\'.jobmaster.jobs.v1.Cause.ServerShutdownH\x00\x12:\n\x0bserver_lost\x18\x07 \x01(\x0b\x32#.jobmaster.jobs.v1.Cause.ServerLostH\x00\x1a\x16\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x1a\x30\n\tSignalled\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x12\x13\n\x0b\x63ore_dumped\x18\x02 \x01(\x08\x1a\x89\x01\n\x07Stopped\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06signal\x18\x03 \x01(\x05\x12\x0e\n\x06killed\x18\x04 \x01(\x08\x12\x10\n\x08returned\x18\x05 \x01(\x08\x12\x11\n\texit_code\x18\x06 \x01(\x05\x1a\x39\n\tOomKilled\x12\x12\n\nmemory_max\x18\x01 \x01(\x04\x12\x18\n\x10processes_killed\x18\x02 \x01(\x04\x1a\x1f\n\rFailedToStart\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a \n\x0eServerShutdown\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x1a\x1c\n\nServerLost\x12\x0e\n\x06reason\x18\x01 \x01(\tB\x06\n\x04kind\"F\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x65nforced\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t*r\n\x08JobState\x12\x18\n\x14JOBSTATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOBSTATE_RUNNING\x10\x01\x12\x1e\n\x1aJOBSTATE_TERMINATED_BY_API\x10\x02\x12\x16\n\x12JOBSTATE_COMPLETED\x10\x03\x32\xc1\x02\n\nJobService\x12\x46\n\x05Start\x12#.jobmaster.jobs.v1.JobCreateRequest\x1a\x18.jobmaster.jobs.v1.JobID\x12G\n\x04Stop\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12I\n\x06Status\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12W\n\x0cStreamOutput\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a$.jobmaster.jobs.v1.JobOutputResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobmaster.jobs.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=1559
-  _globals['_JOBSTATE']._serialized_end=1673
+  _globals['_JOBSTATE']._serialized_start=1713
+  _globals['_JOBSTATE']._serialized_end=1827
   _globals['_JOBID']._serialized_start=84
   _globals['_JOBID']._serialized_end=114
   _globals['_JOBCREATEREQUEST']._serialized_start=116
@@ -43,23 +43,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBOUTPUTRESPONSE']._serialized_start=247
   _globals['_JOBOUTPUTRESPONSE']._serialized_end=282
   _globals['_JOBRESPONSE']._serialized_start=285
-  _globals['_JOBRESPONSE']._serialized_end=811
-  _globals['_CAUSE']._serialized_start=814
-  _globals['_CAUSE']._serialized_end=1485
-  _globals['_CAUSE_EXITED']._serialized_start=1177
-  _globals['_CAUSE_EXITED']._serialized_end=1199
-  _globals['_CAUSE_SIGNALLED']._serialized_start=1201
-  _globals['_CAUSE_SIGNALLED']._serialized_end=1249
-  _globals['_CAUSE_STOPPED']._serialized_start=1251
-  _globals['_CAUSE_STOPPED']._serialized_end=1351
-  _globals['_CAUSE_OOMKILLED']._serialized_start=1353
-  _globals['_CAUSE_OOMKILLED']._serialized_end=1410
-  _globals['_CAUSE_FAILEDTOSTART']._serialized_start=1412
-  _globals['_CAUSE_FAILEDTOSTART']._serialized_end=1443
-  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_start=1445
-  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_end=1477
-  _globals['_LIMIT']._serialized_start=1487
-  _globals['_LIMIT']._serialized_end=1557
-  _globals['_JOBSERVICE']._serialized_start=1676
-  _globals['_JOBSERVICE']._serialized_end=1997
+  _globals['_JOBRESPONSE']._serialized_end=837
+  _globals['_CAUSE']._serialized_start=840
+  _globals['_CAUSE']._serialized_end=1639
+  _globals['_CAUSE_EXITED']._serialized_start=1263
+  _globals['_CAUSE_EXITED']._serialized_end=1285
+  _globals['_CAUSE_SIGNALLED']._serialized_start=1287
+  _globals['_CAUSE_SIGNALLED']._serialized_end=1335
+  _globals['_CAUSE_STOPPED']._serialized_start=1338
+  _globals['_CAUSE_STOPPED']._serialized_end=1475
+  _globals['_CAUSE_OOMKILLED']._serialized_start=1477
+  _globals['_CAUSE_OOMKILLED']._serialized_end=1534
+  _globals['_CAUSE_FAILEDTOSTART']._serialized_start=1536
+  _globals['_CAUSE_FAILEDTOSTART']._serialized_end=1567
+  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_start=1569
+  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_end=1601
+  _globals['_CAUSE_SERVERLOST']._serialized_start=1603
+  _globals['_CAUSE_SERVERLOST']._serialized_end=1631
+  _globals['_LIMIT']._serialized_start=1641
+  _globals['_LIMIT']._serialized_end=1711
+  _globals['_JOBSERVICE']._serialized_start=1830
+  _globals['_JOBSERVICE']._serialized_end=2151
 # @@protoc_insertion_point(module_scope)

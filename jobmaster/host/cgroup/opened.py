@@ -1,0 +1,129 @@
+"""The cgroup of a running job, with open files for all that its end needs.
+
+A server that is out of descriptors must still be able to see a job die, to kill it and to say why it ended. So these
+files are opened with the job, and each method that `JobCgroup` has too works without a new descriptor. What has no
+file here (signals other than SIGKILL) may fail for want of one.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final, final
+
+from jobmaster.host.cgroup.interface import GONE, NOT_OFFERED, CgroupFileError
+from jobmaster.host.cgroup.processes import kill_each
+from jobmaster.host.cgroup.statistics import parse_cgroup_events, parse_memory_events
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jobmaster.host.cgroup.statistics import MemoryEvents
+    from jobmaster.host.cgroup.tree import JobCgroup
+
+DESCRIPTORS: Final = 3
+"""Descriptors that one of these has at most, once its folder is closed."""
+_LARGEST: Final = 4096
+"""Bytes of an interface file that is read here; the kernel gives a page at most in one read(2)."""
+
+
+@final
+class OpenedCgroup:
+    """A cgroup whose `cgroup.kill`, `cgroup.events` and `memory.events` are open. Close it in the end."""
+
+    def __init__(self, cgroup: JobCgroup) -> None:
+        """Opens the files.
+
+        Raises:
+            CgroupFileError: one of them cannot be opened.
+        """
+        self._cgroup = cgroup
+        with ExitStack() as undo:
+            self._kill = _open_if_offered(cgroup.path / "cgroup.kill", os.O_WRONLY, undo)
+            self._events = _open(cgroup.path / "cgroup.events", os.O_RDONLY, undo)
+            self._memory = _open_if_offered(cgroup.path / "memory.events", os.O_RDONLY, undo)
+            self._folder = undo.enter_context(ExitStack())
+            self.folder = _open(cgroup.path, os.O_PATH | os.O_DIRECTORY, self._folder)
+            self._open = undo.pop_all()
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._cgroup.path
+
+    def kill(self) -> None:
+        """SIGKILL everything in the cgroup and its sub-cgroups, forks under way included; returns before they died.
+
+        Raises:
+            CgroupFileError: the kernel refuses.
+        """
+        try:
+            if self._kill is not None:
+                os.pwrite(self._kill, b"1", 0)
+                return
+        except OSError as error:
+            if error.errno in GONE:
+                return
+            if error.errno not in NOT_OFFERED:
+                raise CgroupFileError(self.path / "cgroup.kill", error, value="1") from error
+        kill_each(self.path)  # kernel before 5.14, or a threaded cgroup
+
+    def populated(self) -> bool:
+        """Whether a process lives in the cgroup or its sub-cgroups; zombies do not count.
+
+        Raises:
+            CgroupError: the file can't be read or makes no sense.
+        """
+        text = self._read(self._events, "cgroup.events")
+        return text is not None and parse_cgroup_events(text).populated
+
+    def memory_events(self) -> MemoryEvents | None:
+        """The counters of the memory controller; None where it is not enabled, or the cgroup gone.
+
+        Raises:
+            CgroupError: the file can't be read or makes no sense.
+        """
+        text = None if self._memory is None else self._read(self._memory, "memory.events")
+        return None if text is None else parse_memory_events(text)
+
+    def signal(self, signum: int, but: int) -> int:
+        """As `JobCgroup.signal`; needs descriptors and, where there are many processes, time."""
+        return self._cgroup.signal(signum, but=but)
+
+    def remove(self) -> bool:
+        """As `JobCgroup.remove`."""
+        return self._cgroup.remove()
+
+    def close_folder(self) -> None:
+        """Closes `folder`, which only a process that is to be made in the cgroup needs. Idempotent."""
+        self._folder.close()
+
+    def close(self) -> None:
+        """Closes the files. Idempotent."""
+        self._open.close()
+
+    def _read(self, descriptor: int, name: str) -> str | None:
+        try:
+            return os.pread(descriptor, _LARGEST, 0).decode()
+        except OSError as error:
+            if error.errno in GONE:
+                return None
+            raise CgroupFileError(self.path / name, error) from error
+
+
+def _open(path: Path, flags: int, undo: ExitStack) -> int:
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise CgroupFileError(path, error) from error
+    undo.callback(os.close, descriptor)
+    return descriptor
+
+
+def _open_if_offered(path: Path, flags: int, undo: ExitStack) -> int | None:
+    try:
+        return _open(path, flags, undo)
+    except CgroupFileError as error:
+        if error.errno in NOT_OFFERED:
+            return None
+        raise

@@ -1,0 +1,104 @@
+"""What a supervisor needs of the thing that runs, and the registry of what makes such things: protocols.
+
+The execution of a production server is a process in a cgroup (`jobmaster.run.local`); that of a test is a script.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from jobmaster.job.cause import Death
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import LimitReport
+from jobmaster.job.specification import JobSpecification
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import Pump
+
+
+class Execution(Protocol):
+    """A command that is held before it is executed, then runs, then is gone.
+
+    Nothing here blocks. An error of the host is a `HostError` or an `OSError`; a supervisor goes on after either.
+    """
+
+    @property
+    def pid(self) -> int:
+        """The main process."""
+
+    async def execute(self) -> None:
+        """Gives leave to execute the command, and returns when the kernel has executed it.
+
+        Raises:
+            JobError, RequestError: it cannot be executed; says why, for the client.
+            HostError: the host failed.
+        """
+
+    def has_died(self) -> bool:
+        """Whether the main process has died."""
+
+    def is_dying(self) -> bool:
+        """Whether the main process has died or is bound to, by a SIGKILL that it has not yet acted upon."""
+
+    async def wait_death(self) -> Death:
+        """Waits until the main process has died; may be called again.
+
+        Raises:
+            HostError: how it died cannot be known; says why.
+        """
+
+    def signal_main(self, number: int) -> None:
+        """Sends a signal to the main process; one that has died is left alone."""
+
+    async def signal_others(self, number: int) -> None:
+        """Sends a signal to every process but the main one."""
+
+    def kill(self) -> None:
+        """Sends SIGKILL to every process, those that are being forked included."""
+
+    def is_populated(self) -> bool:
+        """Whether any process is left."""
+
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel has killed for memory, until now."""
+
+    def remove(self) -> bool:
+        """Tries once to remove what held the processes; whether it is gone."""
+
+    async def close(self) -> None:
+        """Closes every descriptor. Idempotent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawned:
+    """A held execution with its output."""
+
+    execution: Execution
+    log: OutputLog
+    pump: Pump
+
+
+class ExecutionHost(Protocol):
+    """Makes executions."""
+
+    @property
+    def limits(self) -> tuple[LimitReport, ...]:
+        """The limits of every job, enforced or not."""
+
+    @property
+    def memory_max(self) -> int | None:
+        """The memory limit of every job that is enforced, bytes."""
+
+    async def spawn(self, job_id: JobId, owner: str, specification: JobSpecification) -> Spawned:
+        """A held execution of a command. A caller that is cancelled leaves nothing.
+
+        Raises:
+            JobError, RequestError, HostError: it cannot be made; nothing is left.
+        """
+
+    def memory_events(self, owner: str | None) -> bytes | None:
+        """Counters of OOM kills of all jobs, or of those of one owner: when they change, so has a job's.
+
+        Raises:
+            HostError, OSError: they cannot be read.
+        """

@@ -1,0 +1,50 @@
+"""How many jobs and connections the limit on open files allows: jobs first, so that connections never end them."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import Final
+
+RESERVED: Final = 64
+"""Descriptors of the server itself, and for moments in which a job or a call needs one more."""
+OF_CONNECTION: Final = 2
+"""Of a connection and of the file that it follows."""
+FEWEST_CONNECTIONS: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DescriptorPlan:
+    """What fits.
+
+    Attributes:
+        warning: for the operator, where it is less than was wanted.
+    """
+
+    jobs: int
+    connections: int
+    warning: str | None = None
+
+
+def plan_descriptors(limit: int, *, jobs: int, of_job: int, connections: int) -> DescriptorPlan:
+    """Divides `limit` descriptors between jobs, which need `of_job` each, and connections."""
+    for_jobs = (limit - RESERVED - FEWEST_CONNECTIONS * OF_CONNECTION) // of_job
+    fitting_jobs = max(1, min(jobs, for_jobs))
+    left = limit - RESERVED - fitting_jobs * of_job
+    fitting_connections = max(1, min(connections, left // OF_CONNECTION))
+    if (fitting_jobs, fitting_connections) == (jobs, connections):
+        return DescriptorPlan(jobs=jobs, connections=connections)
+    needed = RESERVED + jobs * of_job + connections * OF_CONNECTION
+    return DescriptorPlan(
+        jobs=fitting_jobs,
+        connections=fitting_connections,
+        warning=f"warning: the limit of {limit} open files allows {fitting_jobs} jobs and {fitting_connections} "
+        f"connections at a time; {jobs} and {connections} need {needed} (LimitNOFILE= of the unit, or ulimit -n)",
+    )
+
+
+def raise_file_limit() -> int:
+    """Gives the server as many open files as the host allows, and returns how many; jobs keep what it started with."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

@@ -1,0 +1,23 @@
+"""The signals that end the server, from before there is an event loop until after."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Final
+
+END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP too: it would kill the server, and its jobs with it, without a word."""
+
+SignalsReceived = Sequence[int]
+
+
+def receive_signals() -> SignalsReceived:
+    """From now on these signals do nothing but to be noted in what is returned, which grows.
+
+    Trio's own receivers take precedence while they are open, and leave this behind when they are closed.
+    """
+    received: list[int] = []
+    for number in END_SIGNALS:
+        signal.signal(number, lambda number, _frame: received.append(number))
+    return received
