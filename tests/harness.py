@@ -19,8 +19,8 @@ from jobmaster.client import Jobs, connect
 from jobmaster.grpc.client import ClientConnection, ClientStream
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.serve import serve
 from jobmaster.server.options import ServerOptions, parse
+from jobmaster.server.program import serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)

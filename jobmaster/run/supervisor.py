@@ -248,7 +248,7 @@ class Supervisor:
         is_empty = False
         with self._logged("looking for its processes"):
             is_empty = not self.execution.is_populated()
-        return is_empty
+        return is_empty  # noqa: RET504  # a failure that is logged leaves it False
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ def main(launcher: int, early: SignalsReceived, arguments: Sequence[str] | None 
 def _exit_status(options: ServerOptions, launcher: int, early: SignalsReceived) -> int:
     status = 0
     try:
-        trio.run(_run, options, launcher, early)
+        trio.run(run, options, launcher, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* HostError as errors:
@@ -77,7 +77,8 @@ def _exit_status(options: ServerOptions, launcher: int, early: SignalsReceived) 
     return status
 
 
-async def _run(options: ServerOptions, launcher: int, early: SignalsReceived) -> None:
+async def run(options: ServerOptions, launcher: int | None = None, early: SignalsReceived = ()) -> None:
+    """As `serve`, with cycles collected at times of our choosing."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collect_cycles)
         await serve(options, launcher=launcher, early=early)
@@ -128,7 +129,7 @@ async def serve(
         listeners = await _listen(options.host, options.port)
         port: int = listeners[0].socket.getsockname()[1]
         async with (
-            _launcher(prepared.terms.tree, launcher) as held,
+            hold_launcher(prepared.terms.tree, launcher) as held,
             open_registry(
                 LocalHost(prepared.terms, held),
                 grace_seconds=options.grace_seconds,
@@ -157,8 +158,12 @@ async def serve(
 
 
 @asynccontextmanager
-async def _launcher(tree: CgroupTree, socket: int | None) -> AsyncIterator[Launcher]:
+async def hold_launcher(tree: CgroupTree, socket: int | None) -> AsyncIterator[Launcher]:
     """The launcher, which holds the lock of the jobs' folder too; first, what an earlier server left is ended.
+
+    Args:
+        tree: of the jobs.
+        socket: the descriptor of the socket to the launcher; None to start one.
 
     Raises:
         ConfigurationError: another server has this folder.

@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
+from jobmaster.host.executable import check_runnable
 from purerpc import Status, StatusCode
 
 from jobmaster.api.statuses import OutputIncomplete, ServiceUnknown, status_of
@@ -23,7 +24,6 @@ from jobmaster.errors import (
 )
 from jobmaster.grpc.headers import MAX_STATUS_DETAILS, MAX_STATUS_MESSAGE, DetailedStatus, status_trailers
 from jobmaster.host.account import Account
-from jobmaster.host.executable import check_runnable
 from jobmaster.job.specification import JobSpecification
 
 REASONS: Final[dict[Exception, str]] = {
