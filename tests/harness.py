@@ -62,7 +62,13 @@ class Server:
     certificates: Path
     output: Path
     cgroup_root: Path
-    pid: int = 0
+    launcher: int = 0
+    """The pid of the process that was started, where it is a program of its own; the server is its child."""
+
+    @property
+    def pid(self) -> int:
+        """The pid of the server itself."""
+        return server_of(self.launcher)
 
     def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
         """A connection to it as one of the clients."""
@@ -127,7 +133,7 @@ async def serving_program(
                     certificates=certificates,
                     output=folder / "output",
                     cgroup_root=root,
-                    pid=process.pid,
+                    launcher=process.pid,
                 )
                 yield server, process
             finally:
@@ -180,6 +186,14 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
         async for chunk in chunks:
             return chunk
     raise AssertionError("the job ended without output")
+
+
+def server_of(launcher: int) -> int:
+    """The pid of the server that a launcher has started; its other children are jobs."""
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise AssertionError(f"process {launcher} has no server")
 
 
 def is_alive(pid: int) -> bool:

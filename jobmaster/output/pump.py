@@ -27,8 +27,9 @@ import os
 import struct
 import termios
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -36,6 +37,8 @@ from jobmaster.output.log import OutputLog
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PIPE_SIZE: Final = 1024 * 1024
 """Bytes the job can be ahead of the pump, where the kernel grants them (fs.pipe-max-size is 1 MiB by default)."""
@@ -64,13 +67,15 @@ def open_pipe() -> tuple[int, int]:
 
 
 class Pump:
-    """Owns the read end of a job's pipe and the descriptor of its log. `run` it, then `finish` it, always."""
+    """Owns the read end of a job's pipe and the descriptor of its log. `run`, `finish` and `close` it, in this order."""
 
     def __init__(self, pipe: int, log: OutputLog) -> None:
         self._pipe = pipe
         self._log = log
         self._move: Move | None = None
         self._splice_works = True
+        self._is_ours = False
+        """Whether the descriptors are ours to close: after `finish`, and where no move was abandoned with them."""
 
     async def run(self) -> None:
         """Pumps until every writer has closed the pipe."""
@@ -90,9 +95,9 @@ class Pump:
                 await trio.sleep(GATHER_SECONDS)
 
     async def finish(self) -> None:
-        """Moves what is in the pipe now, counts what cannot be moved as lost, and closes the pipe and the log's file.
+        """Moves what is in the pipe now, and counts what cannot be moved as lost; nothing waits for a writer.
 
-        Takes at most twice `FINISH_SECONDS`; nothing waits for a writer. To be called once.
+        Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
         with trio.move_on_after(FINISH_SECONDS), suppress(NoThread):
             while await self._move_some() not in {0, None}:
@@ -100,14 +105,20 @@ class Pump:
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
-        with trio.move_on_after(FINISH_SECONDS):
-            self._log.lose(await self._count_and_close())
+        self._is_ours = True
+        with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
+            self._log.lose(await _in_closer(_bytes_in, self._pipe))
 
-    async def _count_and_close(self) -> int:
-        try:
-            return await run_in_thread(CLOSERS, _count_and_close, self._pipe, self._log.fd, abandon=True)
-        except NoThread:
-            return _count_and_close(self._pipe, self._log.fd)
+    async def close(self) -> None:
+        """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us.
+
+        The kernel takes the pipe's lock for the last descriptor of its read end. Any process that can write to the pipe
+        can hold that lock, so everybody else who has a descriptor of it closes that before.
+        """
+        if self._is_ours:
+            self._is_ours = False
+            with trio.move_on_after(FINISH_SECONDS):
+                await _in_closer(_close, self._pipe, self._log.fd)
 
     async def _move_some(self) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -262,12 +273,12 @@ def _bytes_in(pipe: int) -> int:
     return int(count)
 
 
-def _count_and_close(pipe: int, file: int) -> int:
-    left = 0
-    with suppress(OSError):
-        left = _bytes_in(pipe)
-    _close(pipe, file)
-    return left
+async def _in_closer(function: Callable[..., T], *args: int) -> T:
+    """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
+    try:
+        return await run_in_thread(CLOSERS, function, *args, abandon=True)
+    except NoThread:
+        return function(*args)
 
 
 def _close(pipe: int, file: int) -> None:

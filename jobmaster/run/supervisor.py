@@ -72,7 +72,7 @@ OUTPUT_SECONDS: Final = 10.0
 KILL_AGAIN_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
-MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + OUTPUT_SECONDS + 1.0
+MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
@@ -263,6 +263,7 @@ class Supervisor:
             await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
         finally:
             self._finish(not_executed)
+            await self._step("closing its descriptors", self._release, OUTPUT_SECONDS)
 
     async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         with self._logged(what):
@@ -287,7 +288,11 @@ class Supervisor:
     async def _remove(self) -> None:
         await _poll(self.execution.remove)
         self.is_removed = True
-        await self.execution.close()
+
+    async def _release(self) -> None:
+        if self.is_removed:
+            await self.execution.close()
+        await self._pump.close()  # the last one, as it says
 
     def _finish(self, not_executed: str | None) -> None:
         log = self.output

@@ -134,8 +134,16 @@ def jobmaster(own: Place, *, profile: Path | None = None) -> Iterator[Server]:
             *(*profiler, "-m", "jobmaster.serve", "--listen", "localhost:0", "--output-dir", str(own.output)),
             *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root)),
         ],
-    ) as server:
-        yield server
+    ) as launcher:
+        yield Server(_server_of(launcher.pid), launcher.port)
+
+
+def _server_of(launcher: int) -> int:
+    """The server's own pid: what was started is the launcher, and the server is its child."""
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise Unable(f"process {launcher} has not started a server")
 
 
 @contextmanager
