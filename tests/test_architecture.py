@@ -17,6 +17,7 @@ PACKAGE: Final = Path(jobmaster.__file__).parent
 # What each room may import of the others; every room may import itself.
 ARROWS: Final[dict[str, set[str]]] = {
     "__init__": set(),
+    "address": set(),
     "errors": set(),
     "jobs": set(),
     "standard": set(),
@@ -31,8 +32,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "run": {"errors", "host", "identity", "job", "output"},
     "api": {"errors", "grpc", "identity", "job", "jobs", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
-    "server": {"__init__", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
-    "cli": {"__init__", "certs", "client", "errors", "jobs", "server"},
+    "server": {"__init__", "address", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
+    "cli": {"__init__", "address", "certs", "client", "errors", "jobs"},
     "serve": {"__init__", "api", "certs", "errors", "grpc", "host", "identity", "run", "server"},
     "__main__": {"cli"},
 }
@@ -46,7 +47,10 @@ DOORS: Final[dict[str, set[str]]] = {
 }
 
 PURE: Final = (
+    "address.py",
     "errors.py",
+    "cli/arguments.py",
+    "cli/presentation.py",
     "server/options.py",
     "job/specification.py",
     "job/identifier.py",
