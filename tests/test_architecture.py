@@ -17,6 +17,7 @@ PACKAGE: Final = Path(jobmaster.__file__).parent
 # What each room may import of the others; every room may import itself.
 ARROWS: Final[dict[str, set[str]]] = {
     "__init__": set(),
+    "address": set(),
     "errors": set(),
     "jobs": set(),
     "standard": set(),
@@ -33,8 +34,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "run": {"errors", "host", "identity", "job", "launcher", "output", "threads"},
     "api": {"errors", "grpc", "identity", "job", "jobs", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
-    "server": {"__init__", "api", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
-    "cli": {"__init__", "certs", "client", "errors", "jobs", "server"},
+    "server": {"__init__", "address", "api", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
+    "cli": {"__init__", "address", "certs", "client", "errors", "jobs"},
     "serve": set(),
     "__main__": {"cli"},
 }
@@ -48,7 +49,10 @@ DOORS: Final[dict[str, set[str]]] = {
 }
 
 PURE: Final = (
+    "address.py",
     "errors.py",
+    "cli/arguments.py",
+    "cli/presentation.py",
     "server/options.py",
     "job/specification.py",
     "job/identifier.py",

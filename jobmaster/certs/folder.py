@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -66,7 +65,10 @@ def choose_folder(
 def checkout_of(package: Path) -> Path | None:
     """Return the folder round `package` if it is a checkout of jobmaster, known by its ``pyproject.toml``."""
     try:
-        project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+        text = (package.parent / "pyproject.toml").read_text(encoding="utf-8")
+        import tomllib  # an installed package has no such file, and does without
+
+        project = tomllib.loads(text)
     except (OSError, ValueError):  # absent, unreadable, not UTF-8 or not TOML: nothing that we are a checkout of
         return None
     match project:

@@ -3,11 +3,12 @@
 Theory of operation
 -------------------
 *Reading.* A file is opened first and judged by its descriptor, so that what was judged is what is used: never a
-symbolic link, a FIFO that would block or a file swapped in between. OpenSSL, which takes paths only, is given the
-descriptor's path under ``/proc/self/fd``.
+symbolic link, a FIFO that would block or a file swapped in between. Its folder is judged in the same way, and the file
+opened relative to it: whoever may write the folder can exchange any file in it, whatever that file's mode. OpenSSL,
+which takes paths only, is given the descriptor's path under ``/proc/self/fd``.
 
-*Writing.* All work is relative to one descriptor of the folder, which is locked (``flock``) for the time, private
-(mode 0700) and no symbolic link. Each file is first written whole under a temporary name, with its final mode from
+*Writing.* All work is relative to one descriptor of the folder, which is locked (``flock``) for the time, this user's
+own, private (mode 0700) and no symbolic link. Each file is first written whole under a temporary name, with its final mode from
 the start, and synced. Only when all of them are there are they given their names: by ``link``, which never
 overwrites, or by ``rename`` when overwriting was asked for. A failure before the last name is given takes back those
 that are new.
@@ -65,11 +66,11 @@ class NewFile:
 
 @contextlib.contextmanager
 def opened(path: Path, *, secret: bool = False) -> Iterator[int]:
-    """Open `path` for reading and yield its descriptor, once it is known to be sound.
+    """Open `path` for reading and yield its descriptor, once it and its folder are known to be sound.
 
     Raises:
         ConfigurationError: It is missing, unreadable, no regular file, larger than :data:`LARGEST_FILE`, writable by
-            everyone, or `secret` and open to group or world.
+            everyone, or `secret` and open to group or world; or its folder is unsound (:func:`require_sound_folder`).
     """
     descriptor = _open_file(path)
     try:
@@ -77,6 +78,17 @@ def opened(path: Path, *, secret: bool = False) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def require_sound_folder(folder: Path) -> None:
+    """Refuse a certificate folder that others could exchange files in.
+
+    Raises:
+        ConfigurationError: It belongs to a user who is neither this one nor root, group or world may write it, or it
+            cannot be opened.
+    """
+    with _translated(folder), _opened_folder(folder):
+        pass
 
 
 def read(path: Path, *, secret: bool = False) -> bytes:
@@ -115,9 +127,30 @@ def write_all(folder: Path, files: Sequence[NewFile], *, force: bool) -> tuple[P
 
 
 def _open_file(path: Path) -> int:
-    try:
+    with _translated(path), _opened_folder(path.parent) as directory:
         # O_NONBLOCK: opening a FIFO must not wait for its writer; a regular file ignores it.
-        return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        return os.open(path.name, flags, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def _opened_folder(folder: Path) -> Iterator[int]:
+    """A descriptor of `folder`, which is sound; may be a symbolic link to such a one. Raises OSError, too."""
+    directory = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(directory)
+        _require_own(folder, status)
+        _require_unwritable(folder, status)
+        yield directory
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn the kernel's refusal to open `path` into words with a remedy."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise ConfigurationError(f"{path} is missing: {MAKE_THEM}") from error
     except PermissionError as error:
@@ -126,6 +159,23 @@ def _open_file(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise ConfigurationError(f"{path} is a symbolic link: put the file itself there") from error
         raise ConfigurationError(f"{path} cannot be opened: {error.strerror}") from error
+
+
+def _require_own(folder: Path, status: os.stat_result) -> None:
+    """Refuse a folder that somebody who is neither this user nor root owns: the owner can exchange what is in it."""
+    if status.st_uid not in {0, os.geteuid()}:
+        raise ConfigurationError(
+            f"{folder} belongs to another user (uid {status.st_uid}), who can exchange the keys in it: "
+            f"chown {os.geteuid()} {folder}, or name a folder of your own"
+        )
+
+
+def _require_unwritable(folder: Path, status: os.stat_result) -> None:
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(
+            f"{folder} can be written by others (mode {mode:04o}), who can exchange the keys in it: chmod go-w {folder}"
+        )
 
 
 def _require_sound(path: Path, status: os.stat_result, *, secret: bool) -> None:
@@ -167,7 +217,9 @@ def _open_folder(folder: Path) -> int:
 
 def _make_private(folder: Path, directory: int) -> None:
     """Take group's and world's access away, but only from a folder that is ours alone: never from /etc or a home."""
-    if stat.S_IMODE(os.fstat(directory).st_mode) & 0o077 == 0:
+    status = os.fstat(directory)
+    _require_own(folder, status)
+    if stat.S_IMODE(status.st_mode) & 0o077 == 0:
         return
     strangers = sorted(name for name in os.listdir(directory) if _OF_A_CERTIFICATE_FOLDER.fullmatch(name) is None)
     if strangers:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from jobmaster import __version__
-from jobmaster.server.options import DEFAULT_PORT, argument, parse_address
+from jobmaster.address import DEFAULT_PORT, argument, parse_address
 
 _EPILOG: Final = """\
 examples:

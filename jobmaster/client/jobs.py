@@ -10,7 +10,7 @@ from typing import Final
 import purerpc
 from purerpc.grpclib.exceptions import raise_status
 
-from jobmaster.certs.contexts import client_context
+from jobmaster.certs.credentials import client_context
 from jobmaster.grpc.channel import CallChannel, open_channel
 from jobmaster.grpc.client import ClientStream
 from jobmaster.jobs.v1 import jobs_pb2 as pb

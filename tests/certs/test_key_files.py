@@ -157,6 +157,18 @@ def test_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["passwd"]
 
 
+def test_folder_of_somebody_else(tmp_path: Path) -> None:
+    """Root writes no keys into another user's folder, and leaves its mode alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    certs = tmp_path / "certs"
+    certs.mkdir(mode=0o755)
+    os.chown(certs, 65534, 65534)
+    with pytest.raises(ConfigurationError, match="belongs to another user"):
+        write_all(certs, [KEY], force=True)
+    assert (mode(certs), os.listdir(certs)) == (0o755, [])
+
+
 @pytest.mark.parametrize("target", ["real", "nowhere"])
 def test_folder_that_is_a_link(tmp_path: Path, target: str) -> None:
     """A folder that is a symbolic link is refused, wherever it leads."""

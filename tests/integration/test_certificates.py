@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from jobmaster.certs import authority, contexts
 from jobmaster.certs.contexts import client_context
 from jobmaster.client import Jobs, connect
-from jobmaster.errors import TransportError
+from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.grpc.client import ClientConnection
+from jobmaster.serve import serve
 from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
     CLIENT_ROWS,
@@ -22,7 +24,7 @@ from tests.certs.hostile_certificates import (
     make,
     make_server,
 )
-from tests.harness import OneConnection, Server, serving
+from tests.harness import OneConnection, Server, options_for, serving
 
 
 async def call_over_any_alpn(server: Server, context: object) -> str:
@@ -69,13 +71,25 @@ async def test_admitted(server: Server, certificates: Path, row: str) -> None:
 
 
 @pytest.mark.parametrize("row", SERVER_ROWS)
-async def test_client_refuses_a_bad_server(tmp_path: Path, certificates: Path, row: str) -> None:
+async def test_client_refuses_a_bad_server(
+    tmp_path: Path, certificates: Path, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that meets this server refuses to talk, and says that the certificate is why."""
     folder = make_server(certificates, row)
+    monkeypatch.setattr(contexts, "_require_valid", lambda *_: None)  # a server whose certificate expires as it runs
     async with serving(tmp_path, folder) as server:
         with pytest.raises(TransportError, match="the server's certificate is not valid"):
             async with open_channel("localhost", server.port, client_context(certificates, "client1")):
                 pass
+
+
+@pytest.mark.parametrize("row", ["expired", "not yet valid"])
+async def test_server_refuses_to_start(tmp_path: Path, row: str) -> None:
+    """A server whose own certificate nobody would take ends before it is ready, naming the file and the date."""
+    authority.initialise(tmp_path / "certs", hosts=[])
+    options = options_for(tmp_path, make_server(tmp_path / "certs", row), tmp_path / "no cgroup")
+    with pytest.raises(ConfigurationError, match=r"server1_cert\.pem (expired at|is not valid before) 20\d\d-"):
+        await serve(options)
 
 
 async def test_client_refused_hears_so(server: Server, certificates: Path) -> None:
