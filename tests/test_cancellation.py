@@ -75,7 +75,7 @@ async def life_of_a_job(registry: Registry) -> None:
 async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncIterator[LocalHost]:
     """Executions of this host, in a cgroup root of the test's own."""
     terms = prepare(options_for(folder, certificates, root)).terms
-    async with hold_launcher(terms.tree, None) as launcher:
+    async with hold_launcher(terms.tree) as launcher:
         yield LocalHost(terms, launcher)
 
 

@@ -40,18 +40,18 @@ from jobmaster.job.record import LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
-from jobmaster.run.execution import Spawned
-from jobmaster.run.launcher import (
+from jobmaster.run.child import (
     Child,
     ChildAccount,
     ChildStatus,
     ExecFailed,
     Executed,
     Launch,
-    Launcher,
     LaunchRefused,
     NeverExecuted,
 )
+from jobmaster.run.execution import Spawned
+from jobmaster.run.launcher import Launcher
 from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from jobmaster.grpc.server import Dispatcher
 from jobmaster.host.cgroup.lock import open_lock, try_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
-from jobmaster.run.launcher import Launcher, attached_launcher, use_launcher
+from jobmaster.run.launcher import Launcher, attached_launcher, inherited_launcher, use_launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, clear_leftovers
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
@@ -49,11 +49,10 @@ LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
 
 
-def main(launcher: int, early: SignalsReceived, arguments: Sequence[str] | None = None) -> NoReturn:
+def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) -> NoReturn:
     """The program: serves until it is told to end.
 
     Args:
-        launcher: the descriptor of the socket to the launcher.
         early: signals that came before there was an event loop.
         arguments: of the command line.
     """
@@ -63,13 +62,13 @@ def main(launcher: int, early: SignalsReceived, arguments: Sequence[str] | None 
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    sys.exit(_exit_status(options, launcher, early))
+    sys.exit(_exit_status(options, early))
 
 
-def _exit_status(options: ServerOptions, launcher: int, early: SignalsReceived) -> int:
+def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
-        trio.run(run, options, launcher, early)
+        trio.run(run, options, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* HostError as errors:
@@ -77,11 +76,11 @@ def _exit_status(options: ServerOptions, launcher: int, early: SignalsReceived) 
     return status
 
 
-async def run(options: ServerOptions, launcher: int | None = None, early: SignalsReceived = ()) -> None:
+async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
     """As `serve`, with cycles collected at times of our choosing."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collect_cycles)
-        await serve(options, launcher=launcher, early=early)
+        await serve(options, early=early)
         nursery.cancel_scope.cancel()
 
 
@@ -100,7 +99,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def serve(
     options: ServerOptions,
     *,
-    launcher: int | None = None,
     early: SignalsReceived = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -108,7 +106,6 @@ async def serve(
 
     Args:
         options: of the server.
-        launcher: the socket to the launcher; None to start one.
         early: signals that came before; where there are any, the server ends before it is ready.
         task_status: of Trio.
 
@@ -129,9 +126,9 @@ async def serve(
         listeners = await _listen(options.host, options.port)
         port: int = listeners[0].socket.getsockname()[1]
         async with (
-            hold_launcher(prepared.terms.tree, launcher) as held,
+            hold_launcher(prepared.terms.tree) as launcher,
             open_registry(
-                LocalHost(prepared.terms, held),
+                LocalHost(prepared.terms, launcher),
                 grace_seconds=options.grace_seconds,
                 bounds=Bounds(running=plan.jobs),
             ) as registry,
@@ -144,7 +141,7 @@ async def serve(
                 _say(line)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(_fail_when_lost, held)
+                    accepting.start_soon(_fail_when_lost, launcher)
                     await accepting.start(listener.serve, listeners, connections)
                     if not early:
                         _say(f"ready on {_address(options.host, port)}")
@@ -158,12 +155,10 @@ async def serve(
 
 
 @asynccontextmanager
-async def hold_launcher(tree: CgroupTree, socket: int | None) -> AsyncIterator[Launcher]:
-    """The launcher, which holds the lock of the jobs' folder too; first, what an earlier server left is ended.
+async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
+    """The launcher that started this process, or one of its own; it holds the lock of the jobs' folder too.
 
-    Args:
-        tree: of the jobs.
-        socket: the descriptor of the socket to the launcher; None to start one.
+    First, what an earlier server left is ended.
 
     Raises:
         ConfigurationError: another server has this folder.
@@ -175,11 +170,10 @@ async def hold_launcher(tree: CgroupTree, socket: int | None) -> AsyncIterator[L
         kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             async with AsyncExitStack() as stack:
+                socket = inherited_launcher()
                 if socket is None:
-                    connected = await stack.enter_async_context(attached_launcher())
-                else:
-                    connected = trio.socket.socket(fileno=socket)
-                yield await stack.enter_async_context(use_launcher(connected, kill_fd=kill, lock_fd=lock))
+                    socket = await stack.enter_async_context(attached_launcher())
+                yield await stack.enter_async_context(use_launcher(socket, kill_fd=kill, lock_fd=lock))
         finally:
             os.close(kill)
     finally:

@@ -131,11 +131,19 @@ def jobmaster(own: Place, *, profile: Path | None = None) -> Iterator[Server]:
     with _serving(
         "the jobmaster server",
         [
-            *(*profiler, "-m", "jobmaster.serve", "--listen", "localhost:0", "--output-dir", str(own.output)),
+            *(
+                *profiler,
+                "-m",
+                "jobmaster.server" if profiler else "jobmaster.serve",
+                "--listen",
+                "localhost:0",
+                "--output-dir",
+                str(own.output),
+            ),
             *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root)),
         ],
     ) as launcher:
-        yield Server(_server_of(launcher.pid), launcher.port)
+        yield launcher if profiler else Server(_server_of(launcher.pid), launcher.port)
 
 
 def _server_of(launcher: int) -> int:

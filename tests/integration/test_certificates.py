@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from jobmaster.serve import serve
 
 from jobmaster.certs import authority, contexts
 from jobmaster.certs.contexts import client_context
@@ -15,6 +14,7 @@ from jobmaster.client import Jobs, connect
 from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.grpc.client import ClientConnection
+from jobmaster.server.program import serve
 from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
     CLIENT_ROWS,
