@@ -39,7 +39,7 @@ from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
 from jobmaster.server.listener import ConnectionLimits, Door, Listener, open_listeners
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, SignalsReceived
+from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
 
 LOCK_SECONDS: Final = 5.0
 """How long a new server waits for an old one's launcher to end its jobs."""
@@ -62,7 +62,9 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    sys.exit(_exit_status(options, early))
+    status = _exit_status(options, early)
+    ignore_signals()
+    sys.exit(status)
 
 
 def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
