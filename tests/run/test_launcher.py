@@ -307,10 +307,11 @@ async def test_descriptors_run_out_in_the_launcher(host: Host) -> None:
         await child.wait_status()
     await host.settle()
     before = os.listdir(f"/proc/{launcher}/fd")
+    free = [fd for fd in range(100) if str(fd) not in before]
     limit = resource.prlimit(launcher, resource.RLIMIT_NOFILE)
     refusals: set[int] = set()
     for left in range(8):
-        resource.prlimit(launcher, resource.RLIMIT_NOFILE, (max(map(int, before)) + 1 + left, limit[1]))
+        resource.prlimit(launcher, resource.RLIMIT_NOFILE, (free[left], limit[1]))
         try:
             await host.run("true")
         except LaunchRefused as refusal:
