@@ -134,7 +134,14 @@ class Host:
     async def settle(self) -> None:
         """Returns when the launcher has done all that it was asked before: by a start that it refuses."""
         output, write = os.pipe2(os.O_CLOEXEC)
-        launch = Launch(id="refused", argv=("true",), environment={}, working_folder="/", account=None, open_files=1)
+        launch = Launch(
+            id=f"refused-{next(self.numbers)}",
+            argv=("true",),
+            environment={},
+            working_folder="/",
+            account=None,
+            open_files=1,
+        )
         with suppress(LaunchRefused):
             await self.launcher.start(launch, cgroup=output, output_read=output, output_write=write)
         os.close(output)
