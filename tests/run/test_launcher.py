@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -44,10 +45,16 @@ async def test_a_signal_is_a_status(host: Host) -> None:
 
 
 @pytest.fixture
-def programs(tmp_path: Path) -> Path:
+def programs() -> Iterator[Path]:
     """A folder of files that cannot be executed, each for another reason; everybody may look at it."""
-    folder = tmp_path / "programs"
-    folder.mkdir()
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o755)
+        _fill(folder)
+        yield folder
+
+
+def _fill(folder: Path) -> None:
     contents = {"arm": ARM, "garbage": b"\x00\x01garbage", "empty": b"", "script": b"#!/nonexistent/sh\nexit 0\n"}
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -57,10 +64,6 @@ def programs(tmp_path: Path) -> Path:
     (folder / "folder").mkdir()
     (folder / "secret").write_bytes(b"#!/bin/sh\nexit 0\n")
     (folder / "secret").chmod(0o700)
-    for above in (folder, *folder.parents[:-1]):
-        if above.stat().st_uid == os.geteuid() and above != Path("/tmp"):
-            above.chmod(0o755)
-    return folder
 
 
 @pytest.mark.parametrize(
