@@ -17,8 +17,7 @@ import os
 import resource
 import signal
 import stat
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from jobmaster.launcher import kernel
 from jobmaster.launcher.protocol import MAX_STRINGS_BYTES, Command, Phase, ProtocolError, Start, unpack_strings
@@ -36,8 +35,7 @@ _EVERY_SIGNAL: Final = signal.valid_signals()
 _FAILED: Final = 127
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heritage:
+class Heritage(NamedTuple):
     """What this host and the launcher's own start say of every child, read once.
 
     Attributes:
@@ -49,8 +47,7 @@ class Heritage:
     last_capability: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartDescriptors:
+class StartDescriptors(NamedTuple):
     """The descriptors of a `start`; `strings` is None where the message has them."""
 
     output_write: int
@@ -60,8 +57,7 @@ class StartDescriptors:
     strings: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldChild:
+class HeldChild(NamedTuple):
     """A child that was forked: its pid, its pidfd and the read end of its error pipe, non-blocking."""
 
     pid: int
@@ -88,7 +84,9 @@ def spawn(start: Start, descriptors: StartDescriptors, heritage: Heritage) -> He
     try:
         pid, pidfd, is_in_cgroup = _fork(descriptors.cgroup)
         if pid == 0:
-            _Child(start, descriptors, heritage, errors_write, launcher, is_in_cgroup).run()
+            _Child(
+                start, descriptors, heritage, errors=errors_write, launcher=launcher, is_in_cgroup=is_in_cgroup
+            ).run()
     except BaseException:
         os.close(errors_read)
         raise
@@ -147,6 +145,7 @@ class _Child:
         start: Start,
         descriptors: StartDescriptors,
         heritage: Heritage,
+        *,
         errors: int,
         launcher: int,
         is_in_cgroup: bool,

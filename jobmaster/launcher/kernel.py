@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -119,8 +118,7 @@ def _prctl(option: int, argument: int) -> None:
     _checked(_libc.prctl(option, argument, 0, 0, 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessStat:
+class ProcessStat(NamedTuple):
     """Fields of /proc/PID/stat.
 
     Attributes:

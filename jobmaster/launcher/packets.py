@@ -6,8 +6,7 @@ import array
 import contextlib
 import os
 import socket
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher.protocol import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Message, ProtocolError, decode
 
@@ -17,8 +16,7 @@ if TYPE_CHECKING:
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class Received(NamedTuple):
     """A message and the descriptors that came with it, the receiver's own. `is_cut`: some could not be opened."""
 
     message: Message

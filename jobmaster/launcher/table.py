@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher.protocol import Executed, Exited, Phase
 
@@ -11,8 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How far a child got; `stage` and `errno` belong to FAILED."""
 
     phase: Phase
@@ -23,7 +21,6 @@ class Outcome:
 HELD: Final = Outcome(phase=Phase.HELD)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
 class Entry:
     """One child. It is the table's until it is dropped; its descriptors are closed by whoever drops it.
 
@@ -34,14 +31,17 @@ class Entry:
         is_released: the server asks for nothing more, so the entry goes when the child has died.
     """
 
-    id: str
-    pid: int
-    pidfd: int
-    output: int
-    errors: int | None
-    outcome: Outcome = HELD
-    wait_status: int | None = None
-    is_released: bool = False
+    __slots__ = ("errors", "id", "is_released", "outcome", "output", "pid", "pidfd", "wait_status")
+
+    def __init__(self, *, id: str, pid: int, pidfd: int, output: int, errors: int) -> None:  # noqa: A002  # its name
+        self.id = id
+        self.pid = pid
+        self.pidfd = pidfd
+        self.output = output
+        self.errors: int | None = errors
+        self.outcome = HELD
+        self.wait_status: int | None = None
+        self.is_released = False
 
     @property
     def descriptors(self) -> tuple[int, ...]:
