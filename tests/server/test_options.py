@@ -41,6 +41,7 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--iodevice-id": (["8:16"], {"io_device": "8:16"}),
     "--run-as": (["worker"], {"run_as": "worker"}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
+    "--max-jobs": (["20000"], {"max_jobs": 20_000}),
     "--oom-policy": (["process"], {"oom_policy": OomPolicy.PROCESS}),
     "--require-limits": ([], {"require_limits": True}),
     "--cpu-max": (["0.5"], limited(cpu_max=0.5)),
