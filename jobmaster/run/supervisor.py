@@ -137,8 +137,8 @@ class Supervisor:
         self._apply(StopOrdered(order=StopOrder(by=by, requested_at=_now())))
         with self._logged("signalling its main process"):
             self.execution.signal_main(signal.SIGTERM)
-        if not self.execution.has_died():
-            self._apply(StopSignalled())
+            if not self.execution.has_died():
+                self._apply(StopSignalled())
         self._stop_ordered.set()
 
     def hurry(self) -> None:
