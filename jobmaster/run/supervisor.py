@@ -229,14 +229,19 @@ class Supervisor:
 
     async def _carry_out_stop(self, life: trio.CancelScope) -> None:
         await self._stop_ordered.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signal_stop)
+            with trio.move_on_after(self._terms.grace_seconds):
+                await self._hurry.wait()
+            nursery.cancel_scope.cancel()
+        self._kill()
+        life.cancel()
+
+    async def _signal_stop(self) -> None:
         with self._logged("signalling its processes"):
             await self.execution.signal_others(signal.SIGTERM)
             self.execution.signal_main(signal.SIGCONT)  # a process that is stopped does not handle SIGTERM
             await self.execution.signal_others(signal.SIGCONT)
-        with trio.move_on_after(self._terms.grace_seconds):
-            await self._hurry.wait()
-        self._kill()
-        life.cancel()
 
     def _kill(self) -> None:
         if isinstance(self._record.state, Held | Stopping) and not self.execution.has_died():
