@@ -206,7 +206,7 @@ class Supervisor:
     async def _see_main_process_die(self) -> None:
         try:
             death = await self.execution.wait_death()
-        except HostError as error:
+        except (HostError, OSError) as error:
             self._lost_because = str(error)
             return
         kills = self._count_oom_kills()
