@@ -132,12 +132,12 @@ class Supervisor:
         Args:
             by: the client who asks, or None for the server itself.
         """
-        if not isinstance(self._record.state, Running) or self.execution.has_died():
+        if not isinstance(self._record.state, Running) or self._has_died():
             return
         self._apply(StopOrdered(order=StopOrder(by=by, requested_at=_now())))
         with self._logged("signalling its main process"):
             self.execution.signal_main(signal.SIGTERM)
-            if not self.execution.has_died():
+            if not self._has_died():
                 self._apply(StopSignalled())
         self._stop_ordered.set()
 
@@ -219,8 +219,9 @@ class Supervisor:
             self._memory_changed = trio.Event()
             kills = self._count_oom_kills()
             await trio.sleep(SETTLE_SECONDS)
-            if kills > self._others_oom_kills and not self.execution.is_dying():
-                self._others_oom_kills = kills
+            with self._logged("looking whether its main process is dying"):
+                if kills > self._others_oom_kills and not self.execution.is_dying():
+                    self._others_oom_kills = kills
 
     def _count_oom_kills(self) -> int:
         with self._logged("reading memory.events"):
@@ -244,10 +245,16 @@ class Supervisor:
             await self.execution.signal_others(signal.SIGCONT)
 
     def _kill(self) -> None:
-        if isinstance(self._record.state, Held | Stopping) and not self.execution.has_died():
+        if isinstance(self._record.state, Held | Stopping) and not self._has_died():
             self._apply(KillSent())
         with self._logged("killing its processes"):
             self.execution.kill()
+
+    def _has_died(self) -> bool:
+        has_died = False
+        with self._logged("looking at its main process"):
+            has_died = self.execution.has_died()
+        return has_died
 
     def _is_empty(self) -> bool:
         is_empty = False
