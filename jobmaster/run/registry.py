@@ -28,7 +28,7 @@ from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost
-from jobmaster.run.removal import FileRemover
+from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.supervisor import MOST_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,15 @@ class _Live:
 class Registry:
     """Every job of this server. Made by `open_registry`."""
 
-    def __init__(self, host: ExecutionHost, nursery: trio.Nursery, *, grace_seconds: float, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        host: ExecutionHost,
+        nursery: trio.Nursery,
+        remover: FileRemover,
+        *,
+        grace_seconds: float,
+        bounds: Bounds,
+    ) -> None:
         self._host = host
         self._nursery = nursery
         self._terms = Terms(grace_seconds=grace_seconds, memory_max=host.memory_max)
@@ -107,7 +115,7 @@ class Registry:
         self._live_of: Counter[str] = Counter()
         self._ended: dict[str, dict[JobId, EndedJob]] = {}
         self._leftovers: list[tuple[str, Execution]] = []
-        self._remover = FileRemover(bounds.ended)
+        self._remover = remover
         self._is_draining = False
         self._change = trio.lowlevel.ParkingLot()
 
@@ -331,13 +339,18 @@ async def open_registry(
     bounds: Bounds = Bounds(),  # a frozen value
 ) -> AsyncIterator[Registry]:
     """A registry for the block; at its end every job is stopped, with grace, and gone."""
-    async with trio.open_nursery() as nursery:
-        registry = Registry(host, nursery, grace_seconds=grace_seconds, bounds=bounds)
-        nursery.start_soon(registry.watch)
-        try:
-            yield registry
-        finally:
-            with trio.CancelScope(shield=True) as scope:
-                scope.deadline = trio.current_time() + grace_seconds + MOST_SECONDS + 5.0
-                await registry.drain()
-            nursery.cancel_scope.cancel()
+    remover = FileRemover(bounds.ended)
+    try:
+        async with trio.open_nursery() as nursery:
+            registry = Registry(host, nursery, remover, grace_seconds=grace_seconds, bounds=bounds)
+            nursery.start_soon(registry.watch)
+            try:
+                yield registry
+            finally:
+                with trio.CancelScope(shield=True) as scope:
+                    scope.deadline = trio.current_time() + grace_seconds + MOST_SECONDS + 5.0
+                    await registry.drain()
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+            await remover.finish()
