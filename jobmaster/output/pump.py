@@ -271,7 +271,8 @@ def _count_and_close(pipe: int, file: int) -> int:
 
 
 def _close(pipe: int, file: int) -> None:
-    os.close(pipe)
+    with suppress(OSError):
+        os.close(pipe)
     try:
         os.close(file)
     except OSError as error:  # a network file system says so late that it did not keep what it had taken
