@@ -287,7 +287,8 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill_again)
             if not isinstance(self._record.state, Closing):
-                await self._see_main_process_die()
+                with self._logged("waiting for its main process to die"):
+                    await self._see_main_process_die()
             await _poll(self._is_empty)
             nursery.cancel_scope.cancel()
 
