@@ -50,7 +50,7 @@ class History:
         drains: the numbers of the steps at which a drain began.
         hung: what did not return though all jobs had ended.
         bugs: tracebacks that were logged.
-        descriptors: open ones before and after.
+        met_before_end: failures before the registry's last steps.
     """
 
     schedule: Schedule
@@ -63,6 +63,7 @@ class History:
     hung: set[int] = field(default_factory=set)
     bugs: list[str] = field(default_factory=list)
     running_at_end: int = 0
+    met_before_end: int = 0
 
     @property
     def faults(self) -> Faults:
@@ -162,9 +163,12 @@ def _note_drains(registry: Registry, history: History) -> None:
 
 async def _let_retries_happen(history: History) -> None:
     if history.faults.have_met("unlink", "remover thread"):
-        await trio.sleep(UNLINK_AGAIN_SECONDS)
+        await trio.sleep(3 * UNLINK_AGAIN_SECONDS)
     if any(not execution.is_removed for execution in history.host.spawned.values()):
         await trio.sleep(LEFTOVERS_SECONDS)
+    if "remover" in history.schedule.delays:
+        await trio.sleep(4 * LATE_THREADS_SECONDS)
+    history.met_before_end = len(history.faults.met)
 
 
 class _bugs_noted(logging.Handler):  # noqa: N801  # used as a context manager
@@ -233,10 +237,8 @@ class _Player:
         outcomes = self._history.outcomes
         try:
             with trio.CancelScope() as scope:
-                if isinstance(leaves, int):
-                    self._callers.start_soon(_cancel_after_checkpoints, leaves, scope)
-                elif leaves is not None:
-                    scope.deadline = trio.current_time() + leaves
+                if leaves is not None:
+                    self._callers.start_soon(_leave, leaves, scope)
                 outcomes[index] = await call()
             if scope.cancelled_caught:
                 outcomes[index] = Left()
@@ -273,9 +275,13 @@ class _Player:
             await self._registry.find(step.caller, job_id).wait_ended()
 
 
-async def _cancel_after_checkpoints(count: int, scope: trio.CancelScope) -> None:
-    for _ in range(count):
-        await trio.lowlevel.checkpoint()
+async def _leave(leaves: float, scope: trio.CancelScope) -> None:
+    """Cancels after so many checkpoints (int) or seconds (float): among the tasks of that instant, as a peer's reset."""
+    if isinstance(leaves, int):
+        for _ in range(leaves):
+            await trio.lowlevel.checkpoint()
+    else:
+        await trio.sleep(leaves)
     scope.cancel()
 
 

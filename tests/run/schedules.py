@@ -199,6 +199,7 @@ def _step(random: Random, start: Start) -> Step:
 def _script(random: Random) -> Script:
     script = Script(
         spawn_seconds=random.choice((0.0, 0.0, 0.001, 0.2)),
+        execute_checkpoints=random.choice((0, 0, 1, 2, 3, 8)),
         execute_seconds=random.choice((0.0, 0.0, 0.001, 0.2)),
         ends_at=random.choice((NEVER, NEVER, _time(random), _time(random))),
         death=random.choice((Exited(0), Exited(3), Signalled(signal.SIGKILL), Signalled(signal.SIGSEGV))),

@@ -11,7 +11,6 @@ import math
 import os
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import shake_128
@@ -50,7 +49,8 @@ class Script:
 
     Attributes:
         spawn_seconds: how long the host takes to hold it.
-        execute_seconds: how long the kernel takes to execute it; NEVER: it does not answer.
+        execute_checkpoints: how many rounds of the event loop the kernel takes to execute it,
+        execute_seconds: and how long; NEVER: it does not answer.
         execute_error: why it is not executed.
         ends_at: when it ends by itself, by `death`.
         on_term: None where it ignores SIGTERM.
@@ -70,6 +70,7 @@ class Script:
     """
 
     spawn_seconds: float = 0.0
+    execute_checkpoints: int = 0
     execute_seconds: float = 0.0
     execute_error: Exception | None = None
     ends_at: float = NEVER
@@ -154,16 +155,21 @@ class ScriptedExecution:
     async def execute(self) -> None:
         """Executes the command when the script says."""
         self._meet("execute")
-        if self.script.execute_seconds:
-            await trio.sleep(self.script.execute_seconds)
-        else:
-            await trio.lowlevel.checkpoint()
+        answered = trio.Event()  # an answer that has come is not undone by a cancellation that comes with it
+        self._host.nursery.start_soon(self._answer, answered)
+        await answered.wait()
         if self.script.execute_error is not None:
             self._die(Exited(127))
             raise self.script.execute_error
         if not self._main_lives:
             raise HostError("it died before it executed its command")
         self._begin()
+
+    async def _answer(self, answered: trio.Event) -> None:
+        for _ in range(self.script.execute_checkpoints):
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(self.script.execute_seconds)
+        answered.set()
 
     def has_died(self) -> bool:
         """Whether the main process is a zombie."""
@@ -289,8 +295,12 @@ class ScriptedExecution:
             await trio.sleep_until(begin + at)
             due += size
             while self.truth.written < due and self._write_end is not None:
-                with suppress(BlockingIOError):
+                try:
                     self.truth.written += os.write(self._write_end, whole[self.truth.written : due])
+                except BrokenPipeError:
+                    return  # the engine has given it up
+                except BlockingIOError:
+                    pass
                 if self.truth.written < due:
                     await trio.sleep(BLOCKED_SECONDS)
         self.written_up.set()
