@@ -244,7 +244,7 @@ class _Player:
                 outcomes[index] = Left()
         except (JobmasterError, OSError, RuntimeError) as error:
             outcomes[index] = error
-        except trio.Cancelled:
+        except BaseException:
             outcomes[index] = Left()
             if self._history.schedule.ending is Ending.DRAIN:  # in the others all callers leave at once
                 self._history.hung.add(index)
