@@ -133,6 +133,9 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
 }
 """Every call that can fail, and how; None is the error of this project that it may raise."""
 
+RARELY_CALLED: Final = frozenset({"unlink", "close", "closer thread", "remover thread", "log.close", "pump.close"})
+ALWAYS: Final = 10**9
+
 INSTANTS: Final = (0.0, 0.0, 0.0005, 0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0)
 """Times that many things share, so that they happen together."""
 CLIENTS: Final = (CLIENT1, CLIENT1, CLIENT2, ADMIN)
@@ -150,7 +153,7 @@ def schedule(seed: int) -> Schedule:
         steps=(*starts, *others),
         faults=_faults(random),
         delays=_delays(random),
-        bounds=random.choice((Bounds(), Bounds(), Bounds(running=8, ended=8))),
+        bounds=random.choice((Bounds(), Bounds(), Bounds(running=8, ended=8), Bounds(running=100, ended=4))),
         grace_seconds=random.choice((0.0, 0.3, 1.0, 5.0)),
         ends_at=_time(random) * random.choice((0.1, 1, 3)),
         ending=random.choice(tuple(Ending)),
@@ -251,11 +254,11 @@ def _faults(random: Random) -> tuple[Fault, ...]:
 
 
 def _fault(random: Random) -> Fault:
-    point = random.choice(tuple(POINTS))
+    point = random.choice((*POINTS, "unlink", "unlink", "pump thread"))
     return Fault(
         point=point,
-        call=random.choice((1, 1, 1, 2, 2, 3, 4, 6, 9)),
-        times=random.choice((1, 1, 1, 2, 3)),
+        call=random.choice((1, 1, 1, 2, 3) if point in RARELY_CALLED else (1, 1, 1, 2, 2, 3, 4, 6, 9)),
+        times=random.choice((1, 1, 1, 2, 3, ALWAYS if point == "pump thread" else 1)),
         number=random.choice(POINTS[point]),
     )
 
