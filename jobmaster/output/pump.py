@@ -84,7 +84,7 @@ class Pump:
             await trio.lowlevel.wait_readable(self._pipe)
             try:
                 moved = await self._move_some()
-            except NoThread:
+            except (NoThread, NotRead):
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE)
                 continue
@@ -99,7 +99,7 @@ class Pump:
 
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
-        with trio.move_on_after(FINISH_SECONDS), suppress(NoThread):
+        with trio.move_on_after(FINISH_SECONDS), suppress(NoThread, NotRead):
             while await self._move_some() not in {0, None}:
                 pass
         if self._move is not None and (found := self._move.abandon()) is not None:
@@ -126,7 +126,7 @@ class Pump:
         A wait that is cancelled leaves the move to go on; the next call waits for that one.
 
         Raises:
-            NoThread: nothing was moved.
+            NoThread, NotRead: nothing was moved.
         """
         while self._move is None:
             await self._begin_move()
@@ -135,6 +135,8 @@ class Pump:
             await _wait_held_up(move)
         self._move = None
         self._splice_works = move.splice_works
+        if move.error is not None:
+            raise NotRead from move.error
         return move.moved
 
     async def _begin_move(self) -> None:
@@ -156,10 +158,15 @@ async def _wait_held_up(move: Move) -> None:
         PUMPS.total_tokens -= 1
 
 
+class NotRead(Exception):
+    """The pipe could not be read, for want of memory."""
+
+
 class Move:
     """One move of bytes by a worker thread; the event loop brings its result to the log.
 
     Attributes:
+        error: why the pipe could not be read; nothing was moved.
         done: set when the result is in the log.
         moved: bytes taken from the pipe; 0 where every writer has closed it, None where it was empty.
         splice_works: False once the file system has refused splice(2).
@@ -167,6 +174,7 @@ class Move:
 
     def __init__(self, pipe: int, log: OutputLog, *, splice: bool) -> None:
         self.done = trio.Event()
+        self.error: OSError | MemoryError | None = None
         self.moved: int | None = None
         self.splice_works = splice
         self._pipe = pipe
@@ -187,7 +195,10 @@ class Move:
             return
         with suppress(OSError):
             self._found = _bytes_in(self._pipe)
-        self.moved = self._transfer()
+        try:
+            self.moved = self._transfer()
+        except (OSError, MemoryError) as error:
+            self.error = error
         if self._enter(_Step.MOVED, only_from=_Step.MOVING):
             with suppress(trio.RunFinishedError):
                 self._loop.run_sync_soon(self._report)
@@ -282,7 +293,8 @@ async def _in_closer(function: Callable[..., T], *args: int) -> T:
 
 
 def _close(pipe: int, file: int) -> None:
-    os.close(pipe)
+    with suppress(OSError):
+        os.close(pipe)
     try:
         os.close(file)
     except OSError as error:  # a network file system says so late that it did not keep what it had taken

@@ -28,7 +28,7 @@ from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost
-from jobmaster.run.removal import FileRemover
+from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.supervisor import MOST_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class _Live:
         specification: until the command is on its way: its arguments may be large, and the job may run for days.
         scope: of its task; cancelled to give it up.
         supervisor: None until its execution is there.
+        is_delivered: its caller has its id; until then nobody can ask for it.
+        ended: what is left of it, when it has ended.
     """
 
     owner: str
@@ -93,12 +95,22 @@ class _Live:
     scope: trio.CancelScope
     supervisor: Supervisor | None = None
     is_given_up: bool = False
+    is_delivered: bool = False
+    ended: EndedJob | None = None
 
 
 class Registry:
     """Every job of this server. Made by `open_registry`."""
 
-    def __init__(self, host: ExecutionHost, nursery: trio.Nursery, *, grace_seconds: float, bounds: Bounds) -> None:
+    def __init__(
+        self,
+        host: ExecutionHost,
+        nursery: trio.Nursery,
+        remover: FileRemover,
+        *,
+        grace_seconds: float,
+        bounds: Bounds,
+    ) -> None:
         self._host = host
         self._nursery = nursery
         self._terms = Terms(grace_seconds=grace_seconds, memory_max=host.memory_max)
@@ -107,7 +119,7 @@ class Registry:
         self._live_of: Counter[str] = Counter()
         self._ended: dict[str, dict[JobId, EndedJob]] = {}
         self._leftovers: list[tuple[str, Execution]] = []
-        self._remover = FileRemover(bounds.ended)
+        self._remover = remover
         self._is_draining = False
         self._change = trio.lowlevel.ParkingLot()
 
@@ -132,15 +144,24 @@ class Registry:
         live = _Live(caller.name, specification, trio.CancelScope())
         self._live[job_id] = live
         self._live_of[caller.name] += 1
-        await self._nursery.start(self._run, job_id, live)
         try:
+            await self._nursery.start(self._run, job_id, live)
             await trio.lowlevel.checkpoint_if_cancelled()
-        except trio.Cancelled:
-            live.is_given_up = True
-            live.scope.cancel()
+        except BaseException:  # where the command was being executed, a group of Cancelled
+            self._give_up(live)
             raise
+        live.is_delivered = True
+        if live.ended is not None:
+            self._keep(live.ended)
         logger.info("job %s started by %s: %r", job_id, caller.name, specification)
         return job_id
+
+    def _give_up(self, live: _Live) -> None:
+        live.is_given_up = True
+        live.scope.cancel()
+        # Trio leaves a task that calls started() when its caller is already cancelled to the caller: it has ended.
+        if live.ended is not None:
+            self._remover.remove(live.ended.output.path)
 
     def _admit(self, owner: str) -> None:
         if self._is_draining:
@@ -200,7 +221,9 @@ class Registry:
         if live.is_given_up or _was_never_executed(supervisor):
             self._remover.remove(supervisor.output.path)
         else:
-            self._keep(EndedJob(supervisor.record, supervisor.output.stored()))
+            live.ended = EndedJob(supervisor.record, supervisor.output.stored())
+            if live.is_delivered:
+                self._keep(live.ended)
 
     def _keep(self, job: EndedJob) -> None:
         logger.info("job %s of %s has ended: %r", job.record.id, job.record.owner, job.record.state)
@@ -331,13 +354,18 @@ async def open_registry(
     bounds: Bounds = Bounds(),  # a frozen value
 ) -> AsyncIterator[Registry]:
     """A registry for the block; at its end every job is stopped, with grace, and gone."""
-    async with trio.open_nursery() as nursery:
-        registry = Registry(host, nursery, grace_seconds=grace_seconds, bounds=bounds)
-        nursery.start_soon(registry.watch)
-        try:
-            yield registry
-        finally:
-            with trio.CancelScope(shield=True) as scope:
-                scope.deadline = trio.current_time() + grace_seconds + MOST_SECONDS + 5.0
-                await registry.drain()
-            nursery.cancel_scope.cancel()
+    remover = FileRemover(bounds.ended)
+    try:
+        async with trio.open_nursery() as nursery:
+            registry = Registry(host, nursery, remover, grace_seconds=grace_seconds, bounds=bounds)
+            nursery.start_soon(registry.watch)
+            try:
+                yield registry
+            finally:
+                with trio.CancelScope(shield=True) as scope:
+                    scope.deadline = trio.current_time() + grace_seconds + MOST_SECONDS + 5.0
+                    await registry.drain()
+                nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+            await remover.finish()

@@ -17,6 +17,8 @@ REMOVERS: Final = trio.CapacityLimiter(2)
 """Threads that unlink files."""
 TRIES: Final = 5
 RETRY_SECONDS: Final = 60.0
+LAST_SECONDS: Final = 2.0
+"""How long the last try, at the server's end, may take."""
 
 
 class FileRemover:
@@ -24,12 +26,13 @@ class FileRemover:
 
     def __init__(self, capacity: int) -> None:
         self._pending: deque[tuple[Path, int]] = deque()
+        self._failed: list[tuple[Path, int]] = []
         self._capacity = capacity
         self._added = trio.Event()
 
     def remove(self, path: Path) -> None:
         """Has a file removed soon."""
-        if len(self._pending) >= self._capacity:
+        if len(self._pending) + len(self._failed) >= self._capacity:
             logger.error(
                 "%s is left: %d files wait to be removed, and their disk does not answer", path, self._capacity
             )
@@ -42,20 +45,29 @@ class FileRemover:
         while True:
             await self._added.wait()
             self._added = trio.Event()
-            failed = [entry for entry in await self._remove_pending() if entry[1] > 0]
-            if failed:
-                self._pending.extend(failed)
-                self._added.set()
+            await self._remove_pending()
+            if self._failed:
                 await trio.sleep(RETRY_SECONDS)
+                self._try_again()
 
-    async def _remove_pending(self) -> list[tuple[Path, int]]:
-        failed = []
+    async def finish(self) -> None:
+        """Tries once to remove what is still there; to be called when `run` has ended. Bounded by its caller."""
+        self._try_again()
+        await self._remove_pending()
+
+    def _try_again(self) -> None:
+        self._pending.extend(self._failed)
+        self._failed.clear()
+        self._added.set()
+
+    async def _remove_pending(self) -> None:
         while self._pending:
-            path, tries = self._pending.popleft()
+            path, tries = self._pending[0]  # which stays there where this is cancelled
             try:
                 await run_in_thread(REMOVERS, path.unlink, True, abandon=True)  # missing_ok, by position
             except (OSError, NoThread) as error:
                 log = logger.error if tries == 1 else logger.warning
                 log("%s cannot be removed: %s%s", path, error, "; it is left" if tries == 1 else "")
-                failed.append((path, tries - 1))
-        return failed
+                if tries > 1:
+                    self._failed.append((path, tries - 1))
+            self._pending.popleft()

@@ -132,13 +132,13 @@ class Supervisor:
         Args:
             by: the client who asks, or None for the server itself.
         """
-        if not isinstance(self._record.state, Running) or self.execution.has_died():
+        if not isinstance(self._record.state, Running) or self._has_died():
             return
         self._apply(StopOrdered(order=StopOrder(by=by, requested_at=_now())))
         with self._logged("signalling its main process"):
             self.execution.signal_main(signal.SIGTERM)
-        if not self.execution.has_died():
-            self._apply(StopSignalled())
+            if not self._has_died():
+                self._apply(StopSignalled())
         self._stop_ordered.set()
 
     def hurry(self) -> None:
@@ -206,7 +206,7 @@ class Supervisor:
     async def _see_main_process_die(self) -> None:
         try:
             death = await self.execution.wait_death()
-        except HostError as error:
+        except (HostError, OSError) as error:
             self._lost_because = str(error)
             return
         kills = self._count_oom_kills()
@@ -219,8 +219,9 @@ class Supervisor:
             self._memory_changed = trio.Event()
             kills = self._count_oom_kills()
             await trio.sleep(SETTLE_SECONDS)
-            if kills > self._others_oom_kills and not self.execution.is_dying():
-                self._others_oom_kills = kills
+            with self._logged("looking whether its main process is dying"):
+                if kills > self._others_oom_kills and not self.execution.is_dying():
+                    self._others_oom_kills = kills
 
     def _count_oom_kills(self) -> int:
         with self._logged("reading memory.events"):
@@ -229,20 +230,31 @@ class Supervisor:
 
     async def _carry_out_stop(self, life: trio.CancelScope) -> None:
         await self._stop_ordered.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._signal_stop)
+            with trio.move_on_after(self._terms.grace_seconds):
+                await self._hurry.wait()
+            nursery.cancel_scope.cancel()
+        self._kill()
+        life.cancel()
+
+    async def _signal_stop(self) -> None:
         with self._logged("signalling its processes"):
             await self.execution.signal_others(signal.SIGTERM)
             self.execution.signal_main(signal.SIGCONT)  # a process that is stopped does not handle SIGTERM
             await self.execution.signal_others(signal.SIGCONT)
-        with trio.move_on_after(self._terms.grace_seconds):
-            await self._hurry.wait()
-        self._kill()
-        life.cancel()
 
     def _kill(self) -> None:
-        if isinstance(self._record.state, Held | Stopping) and not self.execution.has_died():
+        if isinstance(self._record.state, Held | Stopping) and not self._has_died():
             self._apply(KillSent())
         with self._logged("killing its processes"):
             self.execution.kill()
+
+    def _has_died(self) -> bool:
+        has_died = False
+        with self._logged("looking at its main process"):
+            has_died = self.execution.has_died()
+        return has_died
 
     def _is_empty(self) -> bool:
         is_empty = False
@@ -276,7 +288,8 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill_again)
             if not isinstance(self._record.state, Closing):
-                await self._see_main_process_die()
+                with self._logged("waiting for its main process to die"):
+                    await self._see_main_process_die()
             await _poll(self._is_empty)
             nursery.cancel_scope.cancel()
 

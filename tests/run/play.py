@@ -1,0 +1,287 @@
+"""Plays a schedule with a registry on Trio's mock clock, and tells what came of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, assert_never
+
+import trio
+import trio.testing
+
+from jobmaster.errors import JobmasterError, JobNotFound
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobRecord
+from jobmaster.job.specification import JobSpecification
+from jobmaster.job.state import Running
+from jobmaster.run.registry import Registry, open_registry
+from tests.output.stretches import bytes_of
+from tests.run.faults import Faults, Threads, installed
+from tests.run.schedules import ADMIN, Ending, Follow, Hurry, Leaves, Schedule, Start, Step, Stop, Wait, name_of
+from tests.run.scripted import ScriptedExecution, ScriptedHost
+
+LONGEST_SECONDS: Final = 600.0
+"""More than all deadlines of a schedule together, on its clock."""
+RELEASE_SECONDS: Final = 10.0
+"""After a drain, how long those who waited may take to go on: a late thread may have to read for them first."""
+LATE_THREADS_SECONDS: Final = 6.0
+UNLINK_AGAIN_SECONDS: Final = 61.0
+LEFTOVERS_SECONDS: Final = 6.0
+
+
+class Left(Exception):
+    """The caller has left its call."""
+
+
+Outcome = Exception | JobId | JobRecord | bytes | None
+
+
+@dataclass(slots=True, kw_only=True)
+class History:
+    """What came of a schedule.
+
+    Attributes:
+        outcomes: what each step's call returned or raised; a step is known by its index.
+        orders: who asked which job to end (None: all), and the number of that step.
+        drains: the numbers of the steps at which a drain began.
+        hung: what did not return though all jobs had ended.
+        bugs: tracebacks that were logged.
+        met_before_end: failures before the registry's last steps.
+    """
+
+    schedule: Schedule
+    host: ScriptedHost
+    registry: Registry
+    folder: Path
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    orders: list[tuple[int, int, str]] = field(default_factory=list)
+    drains: list[int] = field(default_factory=list)
+    hung: set[int] = field(default_factory=set)
+    bugs: list[str] = field(default_factory=list)
+    running_at_end: int = 0
+    met_before_end: int = 0
+
+    @property
+    def faults(self) -> Faults:
+        """Those of the host."""
+        return self.host.faults
+
+    def job_of(self, job: int) -> JobId | None:
+        """The id that the caller of Start was given."""
+        outcome = self.outcome_of_start(job)
+        return JobId(outcome) if isinstance(outcome, str) else None
+
+    def outcome_of_start(self, job: int) -> Outcome:
+        """What a job's Start returned or raised; None before."""
+        steps = enumerate(self.schedule.steps)
+        return next(self.outcomes.get(index) for index, step in steps if isinstance(step, Start) and step.job == job)
+
+    def record_of(self, execution: ScriptedExecution) -> JobRecord | None:
+        """The record of an execution's job, where there is one."""
+        try:
+            return self.registry.find(ADMIN, execution.job_id).record
+        except JobNotFound:
+            return None
+
+
+def play(schedule: Schedule, folder: Path) -> History:
+    """Plays it to its end, with what was open before it open after it and nothing else, or an error that says what."""
+    before = descriptors()
+    _seed_scheduler(schedule.seed)
+    history = trio.run(_play, schedule, folder, clock=trio.testing.MockClock(autojump_threshold=0))
+    for execution in history.host.spawned.values():
+        execution.abandon()
+    left = descriptors() - before
+    assert not left, f"open descriptors are left: {sorted(left)}"
+    return history
+
+
+def descriptors() -> set[tuple[str, str]]:
+    """The open descriptors of this process, and what each is; without that of the folder that lists them."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _seed_scheduler(seed: int) -> None:
+    """Makes the order in which Trio runs the tasks of one instant a part of the schedule, as its Hypothesis plugin does."""
+    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]  # Trio has no public way
+    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]  # as above
+
+
+async def _play(schedule: Schedule, folder: Path) -> History:
+    with trio.fail_after(LONGEST_SECONDS):
+        async with trio.open_nursery() as machine:
+            faults = Faults(plan=schedule.faults)
+            host = ScriptedHost(folder=folder, nursery=machine, scripts=schedule.scripts, faults=faults)
+            threads = Threads(nursery=machine, faults=faults, delays={k: iter(v) for k, v in schedule.delays.items()})
+            with installed(threads), _bugs_noted() as bugs:
+                history = await _run(schedule, host)
+                history.bugs = bugs
+                await trio.sleep(LATE_THREADS_SECONDS)
+            machine.cancel_scope.cancel()
+    return history
+
+
+async def _run(schedule: Schedule, host: ScriptedHost) -> History:
+    bounds = schedule.bounds
+    outside = trio.CancelScope()
+    history: History | None = None
+    with outside:
+        async with open_registry(host, grace_seconds=schedule.grace_seconds, bounds=bounds) as registry:
+            history = History(schedule=schedule, host=host, registry=registry, folder=host.folder)
+            _note_drains(registry, history)
+            async with trio.open_nursery() as callers:
+                player = _Player(history, callers)
+                for index, step in enumerate(schedule.steps):
+                    callers.start_soon(player.take, index, step)
+                await trio.sleep_until(schedule.ends_at)
+                await player.end(outside)
+            await _let_retries_happen(history)
+    assert history is not None
+    history.running_at_end = history.registry.running
+    return history
+
+
+def _note_drains(registry: Registry, history: History) -> None:
+    drain = registry.drain
+
+    async def noted() -> None:
+        history.drains.append(history.host.step())
+        await drain()
+
+    registry.drain = noted  # type: ignore[method-assign]  # so that the order of a drain is known exactly
+
+
+async def _let_retries_happen(history: History) -> None:
+    if history.faults.have_met("unlink", "remover thread"):
+        await trio.sleep(3 * UNLINK_AGAIN_SECONDS)
+    if any(not execution.is_removed for execution in history.host.spawned.values()):
+        await trio.sleep(LEFTOVERS_SECONDS)
+    if "remover" in history.schedule.delays:
+        await trio.sleep(4 * LATE_THREADS_SECONDS)
+    history.met_before_end = len(history.faults.met)
+
+
+class _bugs_noted(logging.Handler):  # noqa: N801  # used as a context manager
+    """Notes what is logged with a traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bugs: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Notes one."""
+        if record.exc_info and record.exc_info[0] is not None:
+            self.bugs.append(f"{record.getMessage()}: {record.exc_info[1]!r}")
+
+    def __enter__(self) -> list[str]:
+        logger = logging.getLogger("jobmaster")
+        logger.addHandler(self)
+        logger.propagate = False
+        return self.bugs
+
+    def __exit__(self, *_: object) -> None:
+        logger = logging.getLogger("jobmaster")
+        logger.removeHandler(self)
+        logger.propagate = True
+
+
+class _Player:
+    """Takes the steps of a schedule."""
+
+    def __init__(self, history: History, callers: trio.Nursery) -> None:
+        self._history = history
+        self._registry = history.registry
+        self._callers = callers
+
+    async def take(self, index: int, step: Step) -> None:
+        """Takes a step when its time has come, as a caller who may leave."""
+        await trio.sleep_until(step.at)
+        match step:
+            case Start():
+                await self._call(index, step.leaves, lambda: self._start(step))
+            case Stop():
+                await self._call(index, step.leaves, lambda: self._stop(step))
+            case Follow():
+                await self._call(index, step.leaves, lambda: self._follow(step))
+            case Wait():
+                await self._call(index, step.leaves, lambda: self._wait(step))
+            case Hurry():
+                self._registry.hurry()
+            case unreachable:
+                assert_never(unreachable)
+
+    async def end(self, outside: trio.CancelScope) -> None:
+        """Ends the registry, as the schedule says."""
+        match self._history.schedule.ending:
+            case Ending.DRAIN:
+                await self._registry.drain()
+                self._callers.cancel_scope.deadline = trio.current_time() + RELEASE_SECONDS
+            case Ending.LEAVE:
+                self._callers.cancel_scope.cancel()
+            case Ending.CANCEL:
+                outside.cancel()
+            case unreachable:
+                assert_never(unreachable)
+
+    async def _call(self, index: int, leaves: Leaves, call: Callable[[], Awaitable[Outcome]]) -> None:
+        outcomes = self._history.outcomes
+        try:
+            with trio.CancelScope() as scope:
+                if leaves is not None:
+                    self._callers.start_soon(_leave, leaves, scope)
+                outcomes[index] = await call()
+            if scope.cancelled_caught:
+                outcomes[index] = Left()
+        except (JobmasterError, OSError, RuntimeError) as error:
+            outcomes[index] = error
+        except BaseException:
+            outcomes[index] = Left()
+            if self._history.schedule.ending is Ending.DRAIN:  # in the others all callers leave at once
+                self._history.hung.add(index)
+            raise
+
+    async def _start(self, step: Start) -> JobId:
+        return await self._registry.start(step.caller, JobSpecification(command=name_of(step.job)))
+
+    async def _stop(self, step: Stop) -> JobRecord | None:
+        job_id = self._history.job_of(step.job)
+        if job_id is None:
+            return None
+        job = self._registry.find(step.caller, job_id)
+        if isinstance(job.record.state, Running):
+            self._history.orders.append((self._history.host.step(), step.job, step.caller.name))
+        return await self._registry.stop(step.caller, job_id)
+
+    async def _follow(self, step: Follow) -> bytes | None:
+        job_id = self._history.job_of(step.job)
+        if job_id is None:
+            return None
+        async with aclosing(self._registry.find(step.caller, job_id).output.follow(step.offset)) as stretches:
+            return b"".join([await bytes_of(stretch) async for stretch in stretches])
+
+    async def _wait(self, step: Wait) -> None:
+        job_id = self._history.job_of(step.job)
+        if job_id is not None:
+            await self._registry.find(step.caller, job_id).wait_ended()
+
+
+async def _leave(leaves: float, scope: trio.CancelScope) -> None:
+    """Cancels after so many checkpoints (int) or seconds (float): among the tasks of that instant, as a peer's reset."""
+    if isinstance(leaves, int):
+        for _ in range(leaves):
+            await trio.lowlevel.checkpoint()
+    else:
+        await trio.sleep(leaves)
+    scope.cancel()
+
+

@@ -1,0 +1,417 @@
+"""Executions that follow a script on Trio's clock, and the host that makes them.
+
+What a script says is what truly happens: the execution notes it in `Truth`, against which a test holds what the engine
+made of it. Output is written through a real pipe, so that the real pump and log are at work.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import shake_128
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster.errors import HostError
+from jobmaster.job.cause import Death, Exited, Signalled
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import LimitReport
+from jobmaster.job.specification import JobSpecification
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.run.execution import Spawned
+from tests.run.faults import Faults
+
+NEVER: Final = math.inf
+BLOCKED_SECONDS: Final = 0.01
+"""How long a job waits before it tries again to write into a pipe that is full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnTerm:
+    """What the main process does `after` seconds when it gets SIGTERM: it ends so."""
+
+    death: Death = Signalled(signal.SIGTERM)  # noqa: RUF009  # a frozen value
+    after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a command does; times are seconds from its execution.
+
+    Attributes:
+        spawn_seconds: how long the host takes to hold it.
+        execute_checkpoints: how many rounds of the event loop the kernel takes to execute it,
+        execute_seconds: and how long; NEVER: it does not answer.
+        execute_error: why it is not executed.
+        ends_at: when it ends by itself, by `death`.
+        on_term: None where it ignores SIGTERM.
+        is_stopped: it acts on SIGTERM at the next SIGCONT only.
+        dies_before_signal: it ends by itself in the instant before the first signal of a stop.
+        others_end_at: when its other processes end by themselves; 0: it has none.
+        others_ignore_term: they end by SIGKILL only.
+        children_killed_for_memory: when the kernel kills a child for memory.
+        killed_for_memory_at: when the kernel kills the main process for memory.
+        death_seconds: how long processes take to die of SIGKILL; NEVER: uninterruptible sleep.
+        status_is_withheld: nobody can learn how it died.
+        lost_at: when it is known that nobody will learn how it dies.
+        busy_seconds: how long the kernel finds its empty cgroup busy.
+        signalling_hangs: signals to the other processes are never sent.
+        bug: raised by `wait_death` instead of an answer.
+        writes: when it writes how many bytes.
+    """
+
+    spawn_seconds: float = 0.0
+    execute_checkpoints: int = 0
+    execute_seconds: float = 0.0
+    execute_error: Exception | None = None
+    ends_at: float = NEVER
+    death: Death = Exited(0)  # noqa: RUF009  # a frozen value
+    on_term: OnTerm | None = OnTerm()  # noqa: RUF009  # a frozen value
+    is_stopped: bool = False
+    dies_before_signal: bool = False
+    others_end_at: float = 0.0
+    others_ignore_term: bool = False
+    children_killed_for_memory: tuple[float, ...] = ()
+    killed_for_memory_at: float = NEVER
+    death_seconds: float = 0.0
+    status_is_withheld: bool = False
+    lost_at: float = NEVER
+    busy_seconds: float = 0.0
+    signalling_hangs: bool = False
+    bug: Exception | None = None
+    writes: tuple[tuple[float, int], ...] = ()
+
+
+@lru_cache
+def output(size: int) -> bytes:
+    """The first bytes of what every scripted job writes: without a pattern, so that a gap or a repetition shows."""
+    return shake_128(b"").digest(size)
+
+
+@dataclass(slots=True, kw_only=True)
+class Truth:
+    """What happened to an execution; numbers are of the order in which things happened.
+
+    Attributes:
+        executed: when the command was executed, None where it never was.
+        terms: SIGTERMs that the main process got while it lived.
+        killed: when the server's first SIGKILL was sent while the main process lived.
+        died: when the main process died, None where it never did.
+        killed_for_memory: when the kernel's SIGKILL for memory was sent to the main process.
+        child_killed_at: the time of the last OOM kill of a child.
+        died_at: the time of the death.
+        written: bytes that the pipe has taken.
+    """
+
+    executed: int | None = None
+    terms: list[int] = field(default_factory=list)
+    killed: int | None = None
+    died: int | None = None
+    death: Death | None = None
+    killed_for_memory: int | None = None
+    child_killed_at: float = -math.inf
+    died_at: float = math.inf
+    written: int = 0
+
+
+class ScriptedExecution:
+    """A main process and its others, as `Execution` has them."""
+
+    def __init__(self, script: Script, host: ScriptedHost, write_end: int, *, job_id: JobId, owner: str) -> None:
+        self.script = script
+        self.job_id = job_id
+        self.owner = owner
+        self.truth = Truth()
+        self.pid = 1000 + next(host.pids)
+        self.is_removed = False
+        self.is_closed = False
+        self.written_up = trio.Event()
+        self._host = host
+        self._write_end: int | None = write_end
+        self._descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # as a pidfd and a cgroup's files
+        self._main_lives = True
+        self._others_live = False
+        self._kill_is_pending = False
+        self._term_is_pending = False
+        self._oom_kills = 0
+        self._empty_since = NEVER
+        self._is_known = trio.Event()
+        self._is_lost = False
+
+    def __repr__(self) -> str:
+        return f"<scripted {self.job_id}: {self.script}>"
+
+    # --- what the engine calls ----------------------------------------------------------------------------------------
+
+    async def execute(self) -> None:
+        """Executes the command when the script says."""
+        self._meet("execute")
+        answered = trio.Event()  # an answer that has come is not undone by a cancellation that comes with it
+        self._host.nursery.start_soon(self._answer, answered)
+        await answered.wait()
+        if self.script.execute_error is not None:
+            self._die(Exited(127))
+            raise self.script.execute_error
+        if not self._main_lives:
+            raise HostError("it died before it executed its command")
+        self._begin()
+
+    async def _answer(self, answered: trio.Event) -> None:
+        for _ in range(self.script.execute_checkpoints):
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(self.script.execute_seconds)
+        answered.set()
+
+    def has_died(self) -> bool:
+        """Whether the main process is a zombie."""
+        self._meet("has_died")
+        return not self._main_lives
+
+    def is_dying(self) -> bool:
+        """Whether it has died or has a SIGKILL pending."""
+        self._meet("is_dying")
+        return not self._main_lives or self._kill_is_pending
+
+    async def wait_death(self) -> Death:
+        """Waits for the script's death."""
+        try:
+            self._meet("wait_death")
+        except (HostError, OSError):
+            self._is_lost = True  # an answer that never comes
+        await trio.lowlevel.checkpoint()
+        if not self._is_lost:
+            await self._is_known.wait()
+        if self.script.bug is not None:
+            raise self.script.bug
+        if self._is_lost or self.truth.death is None or self.script.status_is_withheld:
+            raise HostError("nobody can tell how it died")
+        return self.truth.death
+
+    def signal_main(self, number: int) -> None:
+        """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
+        self._meet("signal_main")
+        if self.script.dies_before_signal:
+            self._end(self.script.death)
+        if not self._main_lives:
+            return
+        if number == signal.SIGTERM:
+            self.truth.terms.append(self._host.step())
+            self._term_is_pending = True
+        if self._term_is_pending and (number == signal.SIGCONT or not self.script.is_stopped):
+            self._term_is_pending = False
+            self._act_on_term()
+
+    async def signal_others(self, number: int) -> None:
+        """Ends the other processes by SIGTERM, unless they ignore it."""
+        if self.script.signalling_hangs:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+        self._meet("signal_others")
+        if number == signal.SIGTERM and not self.script.others_ignore_term:
+            self._end_others()
+
+    def kill(self) -> None:
+        """Sends SIGKILL to all; they die when the script says."""
+        self._meet("kill")
+        if self._main_lives and self.truth.killed is None:
+            self.truth.killed = self._host.step()
+        self._host.after(self.script.death_seconds, self._end_others)
+        self._kill_main()
+
+    def is_populated(self) -> bool:
+        """Whether a process lives; a zombie does not."""
+        self._meet("is_populated")
+        return self._lives
+
+    def oom_kills(self) -> int:
+        """The counter of memory.events."""
+        self._meet("oom_kills")
+        return self._oom_kills
+
+    def remove(self) -> bool:
+        """Removes the cgroup when it is empty and no longer busy."""
+        self._meet("remove")
+        if not self._lives and trio.current_time() >= self._empty_since + self.script.busy_seconds:
+            self.is_removed = True
+        return self.is_removed
+
+    async def close(self) -> None:
+        """Closes the descriptor; an error is told when it is closed."""
+        if not self.is_closed:
+            os.close(self._descriptor)
+        self.is_closed = True
+        self._meet("close")
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    @property
+    def memory_counter(self) -> int:
+        """What the counters above the job's cgroup sum up."""
+        return self._oom_kills
+
+    def abandon(self) -> None:
+        """Closes what the processes hold; for the end of a test."""
+        if self._write_end is not None:
+            os.close(self._write_end)
+            self._write_end = None
+        if not self.is_closed:
+            os.close(self._descriptor)
+            self.is_closed = True
+
+    @property
+    def _lives(self) -> bool:
+        return self._main_lives or self._others_live
+
+    def _meet(self, point: str) -> None:
+        self._host.faults.meet(point, self.job_id)
+
+    def _begin(self) -> None:
+        script, after = self.script, self._host.after
+        self.truth.executed = self._host.step()
+        self._others_live = script.others_end_at > 0
+        if script.writes:
+            self._host.nursery.start_soon(self._write_all)
+        after(script.ends_at, lambda: self._end(script.death))
+        after(script.others_end_at, self._end_others)
+        after(script.killed_for_memory_at, self._kill_for_memory)
+        after(script.lost_at, self._lose)
+        for at in script.children_killed_for_memory:
+            after(at, self._kill_child_for_memory)
+
+    async def _write_all(self) -> None:
+        begin = trio.current_time()
+        whole = output(sum(size for _, size in self.script.writes))
+        due = 0
+        for at, size in self.script.writes:
+            await trio.sleep_until(begin + at)
+            due += size
+            while self.truth.written < due and self._write_end is not None:
+                try:
+                    self.truth.written += os.write(self._write_end, whole[self.truth.written : due])
+                except BrokenPipeError:
+                    return  # the engine has given it up
+                except BlockingIOError:
+                    pass
+                if self.truth.written < due:
+                    await trio.sleep(BLOCKED_SECONDS)
+        self.written_up.set()
+
+    def _act_on_term(self) -> None:
+        answer = self.script.on_term
+        if answer is not None:
+            self._host.after(answer.after, lambda: self._end(answer.death))
+
+    def _kill_for_memory(self) -> None:
+        if self._main_lives and not self._kill_is_pending:
+            self._oom_kills += 1
+            self.truth.killed_for_memory = self._host.step()
+            self._kill_main()
+
+    def _kill_child_for_memory(self) -> None:
+        if self._lives:
+            self._oom_kills += 1
+            self.truth.child_killed_at = trio.current_time()
+
+    def _kill_main(self) -> None:
+        if self._main_lives and not self._kill_is_pending:
+            self._kill_is_pending = True
+            self._host.after(self.script.death_seconds, lambda: self._die(Signalled(signal.SIGKILL)))
+
+    def _lose(self) -> None:
+        if self._main_lives:
+            self._is_lost = True
+            self._is_known.set()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether nobody was told how it died."""
+        return self._is_lost or self.script.status_is_withheld or self.script.bug is not None
+
+    def _end(self, death: Death) -> None:
+        if not self._kill_is_pending:  # else nothing else is executed
+            self._die(death)
+
+    def _die(self, death: Death) -> None:
+        if not self._main_lives:
+            return
+        self._main_lives = False
+        self.truth.died, self.truth.death, self.truth.died_at = self._host.step(), death, trio.current_time()
+        self._is_known.set()
+        self._note_empty()
+
+    def _end_others(self) -> None:
+        self._others_live = False
+        self._note_empty()
+
+    def _note_empty(self) -> None:
+        if self._lives or self._write_end is None:
+            return
+        self._empty_since = trio.current_time()
+        os.close(self._write_end)
+        self._write_end = None
+        self.written_up.set()
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptedHost:
+    """Makes scripted executions: that of a command is named by it.
+
+    Attributes:
+        nursery: what happens on the host, which outlives the engine.
+        spawned: every execution made.
+    """
+
+    folder: Path
+    nursery: trio.Nursery
+    scripts: Mapping[str, Script]
+    faults: Faults = field(default_factory=Faults)
+    limits: tuple[LimitReport, ...] = ()
+    memory_max: int | None = None
+    pids: count[int] = field(default_factory=count)
+    spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
+    _steps: count[int] = field(default_factory=count)
+
+    def step(self) -> int:
+        """The number of what happens now."""
+        return next(self._steps)
+
+    def after(self, seconds: float, action: Callable[[], None]) -> None:
+        """Has something happen; at once where that is after no time, never after NEVER."""
+        if seconds == 0:
+            action()
+        elif seconds != NEVER:
+            self.nursery.start_soon(self._later, seconds, action)
+
+    async def _later(self, seconds: float, action: Callable[[], None]) -> None:
+        await trio.sleep(seconds)
+        action()
+
+    async def spawn(self, job_id: JobId, owner: str, specification: JobSpecification) -> Spawned:
+        """A held execution with the script of its command."""
+        script = self.scripts[specification.command]
+        await trio.sleep(script.spawn_seconds)
+        self.faults.meet("spawn", job_id)
+        log = OutputLog(self.folder / f"{job_id}.log")
+        read_end, write_end = open_pipe()
+        os.set_blocking(write_end, False)
+        execution = ScriptedExecution(script, self, write_end, job_id=job_id, owner=owner)
+        self.spawned[specification.command] = execution
+        return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
+
+    def memory_events(self, owner: str | None) -> bytes | None:
+        """The sum of the counters of an owner's jobs, or of all."""
+        self.faults.meet("memory_events")
+        return b"%d" % sum(each.memory_counter for each in self.spawned.values() if owner in {None, each.owner})
+
+
+ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM, errno.EROFS, errno.EBUSY)
+"""What a host answers when it fails."""

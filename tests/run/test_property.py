@@ -1,0 +1,280 @@
+"""The property test: whatever happens and whatever fails, every job ends, every wait returns and the record is true.
+
+Schedules are random and repeatable: a failure names its seed, and `ENGINE_SEED=<seed>` plays that one alone.
+`ENGINE_SCHEDULES` says how many are played (300 by default).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from jobmaster.errors import JobmasterError
+from jobmaster.job.cause import (
+    Cause,
+    Death,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    ServerShutdown,
+    Signalled,
+    Stopped,
+)
+from jobmaster.job.record import JobRecord
+from jobmaster.job.state import Ended
+from jobmaster.output import pump
+from jobmaster.run.supervisor import CLOSING_SECONDS, REMOVAL_SECONDS, SETTLE_SECONDS
+from jobmaster.run.registry import LOOK_SECONDS
+from tests.run.play import History, Left, play
+from tests.run.schedules import POINTS, Ending, Follow, Start, Stop, name_of, schedule
+from tests.run.scripted import NEVER, ScriptedExecution, output
+
+SCHEDULES: Final = int(os.environ.get("ENGINE_SCHEDULES", "300"))
+ONE: Final = os.environ.get("ENGINE_SEED")
+BATCH: Final = 100
+
+Told = tuple[object, ...]
+"""A cause, without what a script cannot know (times, texts)."""
+
+
+def played(seed: int, folder: Path) -> History:
+    """Plays a seed's schedule in a folder that is empty, and empties it."""
+    history = play(schedule(seed), folder)
+    check(history)
+    for file in folder.iterdir():
+        file.unlink()
+    return history
+
+
+@pytest.mark.parametrize("first", [int(ONE)] if ONE else range(0, SCHEDULES, BATCH))
+def test_any_schedule(first: int, tmp_path: Path) -> None:
+    """Of any schedule every claim below holds."""
+    for seed in [first] if ONE else range(first, min(first + BATCH, SCHEDULES)):
+        try:
+            played(seed, tmp_path)
+        except (Exception, BaseExceptionGroup) as error:
+            error.add_note(f"to play it again: ENGINE_SEED={seed}\n{schedule(seed)}")
+            raise
+
+
+def check(history: History) -> None:
+    """Holds a history against every claim."""
+    assert history.running_at_end == 0, "a job has not ended"
+    assert not history.hung, f"calls that did not return: {[history.schedule.steps[each] for each in history.hung]}"
+    check_bugs(history)
+    check_calls(history)
+    for number in range(len(history.schedule.scripts)):
+        execution = history.host.spawned.get(name_of(number))
+        if execution is not None:
+            check_job(history, number, execution)
+    check_what_is_left(history)
+
+
+def check_bugs(history: History) -> None:
+    """No traceback is logged but that of a bug which the script has."""
+    scripted = [bug for bug in history.bugs if "scripted" in bug]
+    assert history.bugs == scripted, f"bugs: {history.bugs}"
+
+
+def check_calls(history: History) -> None:
+    """Calls return what they should, and raise nothing but what the host's failures and the schedule explain."""
+    for index, step in enumerate(history.schedule.steps):
+        match step, history.outcomes.get(index):
+            case _, Left() | None:
+                continue
+            case Start(), JobmasterError() | str():
+                continue
+            case Start(), OSError() | RuntimeError() as error:
+                assert history.faults.have_met("execute") or "scripted" in str(error), f"{step}: {error!r}"
+            case Stop(), JobRecord(state=state):
+                assert isinstance(state, Ended), f"{step} returned the record of a job that is {state}"
+            case Follow(), bytes():
+                continue
+            case Follow(), OSError() | JobmasterError() as error:
+                check_follower_error(history, step, error)
+            case _, JobmasterError() as error:
+                assert type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
+            case _, outcome:
+                raise AssertionError(f"{step} got {outcome!r}")
+
+
+def check_follower_error(history: History, step: Follow, error: Exception) -> None:
+    """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
+    fails = history.faults.have_met("log.preadv", "log.pread", "log.close", "reader thread")
+    is_gone = isinstance(error, FileNotFoundError) and is_forgotten(history, step.job)
+    assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
+
+
+def is_forgotten(history: History, number: int) -> bool:
+    """Whether the bound on ended jobs may have made the registry forget a job."""
+    return history.record_of(history.host.spawned[name_of(number)]) is None
+
+
+def check_job(history: History, number: int, execution: ScriptedExecution) -> None:
+    """A job whose Start returned has a true record; one whose Start did not, none and nothing else."""
+    record = history.record_of(execution)
+    if history.job_of(number) is None:
+        assert record is None, f"a Start that was given up or failed left {record}"
+        return
+    if record is None:
+        starts = sum(isinstance(outcome, str) for outcome in history.outcomes.values())
+        assert starts > history.schedule.bounds.ended_of_client, f"{execution} was forgotten"
+        return
+    assert isinstance(record.state, Ended)
+    assert execution.truth.executed is not None
+    causes = true_causes(history, number, execution)
+    assert told(record.state.cause) in causes, f"{execution}: {record.state.cause} instead of one of {causes}"
+    check_output(history, number, execution, record)
+
+
+def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
+    """Kept and lost bytes are those written, what is kept is their beginning, and followers saw that."""
+    kept, lost, written = record.output_bytes, record.output_bytes_lost, execution.truth.written
+    stored = (history.folder / f"{execution.job_id}.log").read_bytes()
+    assert stored[:kept] == output(written)[:kept], f"{execution}: what is kept is not what was written"
+    assert len(stored) >= kept
+    if dies_in_time(execution):
+        assert kept + lost == written, f"{execution}: kept {kept}, lost {lost}, written {written}"
+    assert kept + lost <= written
+    for index, step in enumerate(history.schedule.steps):
+        seen = history.outcomes.get(index)
+        if isinstance(step, Follow) and step.job == number and isinstance(seen, bytes):
+            assert seen == stored[step.offset : kept], f"{step} saw {len(seen)} bytes of {kept}"
+
+
+def dies_in_time(execution: ScriptedExecution) -> bool:
+    """Whether all processes die while the job is being closed: otherwise they may write after its end."""
+    return execution.script.death_seconds < CLOSING_SECONDS
+
+
+# --- the oracle -------------------------------------------------------------------------------------------------------
+
+
+def told(cause: Cause) -> Told:
+    """A cause as a script can know it."""
+    match cause:
+        case Exited(code):
+            return ("exited", code)
+        case Signalled(number):
+            return ("signalled", number)
+        case Stopped():
+            return ("stopped", cause.by, cause.signal, cause.exit_code, cause.killed)
+        case OomKilled():
+            return ("out of memory",)
+        case ServerShutdown(signal=number):
+            return ("shutdown", number)
+        case ServerLost():
+            return ("lost",)
+        case FailedToStart():
+            return ("failed to start",)
+
+
+def true_causes(history: History, number: int, execution: ScriptedExecution) -> set[Told]:
+    """What may be said of a job's end; more than one thing only where two happened in one instant."""
+    truth, faults = execution.truth, history.faults
+    if truth.death is None or truth.died is None:
+        return {("lost",)}
+    if execution.is_lost:
+        return {("lost",)}
+    order = first_order(history, number, execution)
+    is_killed = truth.killed is not None and truth.killed < truth.died
+    causes: set[Told] = {("lost",)} if not dies_in_time(execution) and is_killed else set()
+    ended = {ended_by(order, truth.death, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
+    if faults.have_met("kill", whose=execution.job_id) and truth.terms:
+        ended.add(ended_by(order, truth.death, killed=True))  # it was sent as far as can be known
+    if faults.have_met("has_died", whose=execution.job_id):
+        ended |= {ended_by(order, truth.death, killed=killed) for killed in (True, False)}
+    if truth.killed_for_memory is not None:
+        causes.add(("out of memory",))
+        return causes | (ended if is_killed or counter_failed(history, execution) else set())
+    if truth.death == Signalled(signal.SIGKILL) and not is_killed and could_be_memory(history, execution):
+        causes.add(("out of memory",))
+    return causes | ended
+
+
+def could_be_memory(history: History, execution: ScriptedExecution) -> bool:
+    """Whether a child was killed for memory so shortly before that the main process's death looks the same."""
+    since = execution.truth.died_at - execution.truth.child_killed_at
+    return since <= LOOK_SECONDS + SETTLE_SECONDS + 0.01 or (since < NEVER and counter_failed(history, execution))
+
+
+def counter_failed(history: History, execution: ScriptedExecution) -> bool:
+    """Whether the kernel's counters could not be read when it mattered."""
+    return history.faults.have_met("oom_kills", "is_dying", whose=execution.job_id)
+
+
+def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
+    """Who asked first for a job's end while it ran: a client, or (None) the server."""
+    executed, died = execution.truth.executed, execution.truth.died
+    assert executed is not None
+    assert died is not None
+    by_client = [(step, by) for step, job, by in history.orders if job == number]
+    orders = sorted(by_client + [(step, None) for step in history.drains])
+    return next((by for step, by in orders if executed < step < died), None)
+
+
+def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
+    """What is said of a job that was told to end."""
+    number = death.signal if isinstance(death, Signalled) else int(signal.SIGTERM)
+    if order is None:
+        return ("shutdown", number)
+    return ("stopped", order, number, death.code if isinstance(death, Exited) else None, killed)
+
+
+# --- nothing is left --------------------------------------------------------------------------------------------------
+
+
+def check_what_is_left(history: History) -> None:
+    """Of executions and files nothing is left but what could not be removed, and what belongs to a record."""
+    leftovers = {id(execution) for _, execution in history.registry._leftovers}
+    for execution in history.host.spawned.values():
+        if id(execution) in leftovers:
+            assert may_be_left(history, execution), f"{execution} is left"
+        else:
+            assert execution.is_removed, f"{execution} was not removed, and nobody tries again"
+            assert execution.is_closed, f"{execution} was not closed"
+    recorded = {each.job_id for each in history.host.spawned.values() if history.record_of(each) is not None}
+    left = {file.stem for file in history.folder.iterdir()} - recorded
+    assert not left or may_leave_files(history), f"output of jobs that nobody knows: {left}"
+    assert pump.PUMPS.total_tokens == 32
+
+
+def may_leave_files(history: History) -> bool:
+    """Whether the last try to remove files failed, or began too late: there is none after it."""
+    failed_last = {point for point, _ in history.faults.met[history.met_before_end :]} & {"unlink", "remover thread"}
+    return bool(failed_last) or ("remover" in history.schedule.delays and history.schedule.ending is not Ending.DRAIN)
+
+
+def may_be_left(history: History, execution: ScriptedExecution) -> bool:
+    """Whether something of it could not die or be removed before the registry ended."""
+    script = execution.script
+    return (
+        not dies_in_time(execution)
+        or script.busy_seconds > REMOVAL_SECONDS
+        or history.faults.have_met("kill", "is_populated", "remove", whose=execution.job_id)
+    )
+
+
+def test_the_schedules_meet_every_failure(tmp_path: Path) -> None:
+    """Every call that can fail does so in the schedules that are always played."""
+    if ONE or SCHEDULES < 300:
+        pytest.skip("asked for fewer schedules")
+    planned = {fault.point for seed in range(SCHEDULES) for fault in schedule(seed).faults}
+    assert planned == POINTS.keys()
+
+
+def test_a_schedule_can_be_repeated(tmp_path: Path) -> None:
+    """The same seed gives the same history, so that a failure can be looked at again."""
+
+    def told_by(history: History) -> str:
+        told = repr((history.outcomes, history.orders, history.drains, history.faults.met))
+        return re.sub(r"\b\w{27}\b|datetime\.datetime\(.*?utc\)", "…", told)
+
+    for seed in range(20):
+        assert told_by(played(seed, tmp_path)) == told_by(played(seed, tmp_path)), f"seed {seed}"
