@@ -65,6 +65,8 @@ PURE: Final = (
     "grpc/headers.py",
     "grpc/status_details.py",
     "wire/lifetime.py",
+    "client/resumption.py",
+    "identity/names.py",
     "identity/policy.py",
     "identity/certificate.py",
     "certs/authority.py",

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from jobmaster.certs.folder import SERVER_AUTHORITY, certificate_path, key_path
 from jobmaster.certs.key_files import REPLACE_THEM, content_of, opened, path_of, read
 from jobmaster.errors import ConfigurationError
-from jobmaster.identity.policy import require_canonical
+from jobmaster.identity.names import require_canonical
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from jobmaster.errors import CertificateRefused
-from jobmaster.identity.policy import COMMON_NAME_PREFIX
+from jobmaster.identity.names import COMMON_NAME_PREFIX
 
 if TYPE_CHECKING:
     import datetime
