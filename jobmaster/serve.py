@@ -29,7 +29,7 @@ from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.run.registry import Keeper, keep_jobs
 from jobmaster.server import preparation as host
 from jobmaster.server.collector import collect_cycles
-from jobmaster.server.listener import Door, Listener, open_listeners
+from jobmaster.server.listener import Admission, Listener, open_listeners
 from jobmaster.server.options import ServerOptions, parse
 
 FOLLOWER_SECONDS: Final = 10.0
@@ -90,7 +90,7 @@ async def serve(options: ServerOptions, *, task_status: trio.TaskStatus[int] = t
         async with hold_tether(prepared.terms.tree.jobs) as tether, keep_jobs(prepared.terms) as keeper:
             api = Api(keeper)
             dispatcher = Dispatcher(services=api.services, status_of=status_of)
-            listener = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher))
+            listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher))
             for line in (f"jobmaster {__version__}", *prepared.report):
                 _say(line)
             async with trio.open_nursery() as connections:

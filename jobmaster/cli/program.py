@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import Final, assert_never
 
 import trio
-from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.certs.folder import certificate_folder
 from jobmaster.cli.arguments import Action, Start, Status, Stop, StreamOutput, Target, parse
 from jobmaster.cli.presentation import as_block, as_json
-from jobmaster.client import Jobs, connect
+from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.errors import ConfigurationError, JobmasterError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 

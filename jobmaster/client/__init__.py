@@ -8,12 +8,13 @@
         record = await jobs.status(job_id)
 
 The deadline of the scope around a call (`trio.fail_after`) is told to the server; a call that is cancelled is
-cancelled there too. Errors of the server are purerpc's `RpcFailedError`s, with `status`; a lost or refused connection
+cancelled there too. Errors of the server are `RpcFailedError`s (purerpc's), with `status`; a lost or refused connection
 is a :class:`~jobmaster.errors.TransportError`.
 """
 
 from __future__ import annotations
 
 from jobmaster.client.jobs import Jobs, connect
+from jobmaster.grpc.purerpc_adapter import RpcFailedError
 
-__all__ = ["Jobs", "connect"]
+__all__ = ["Jobs", "RpcFailedError", "connect"]

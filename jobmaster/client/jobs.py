@@ -7,12 +7,9 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-import purerpc
-from purerpc.grpclib.exceptions import raise_status
-
 from jobmaster.certs.contexts import client_context
-from jobmaster.grpc.channel import CallChannel, open_channel
-from jobmaster.grpc.client import ClientStream
+from jobmaster.grpc.channel import CallChannel, CallStream, open_channel
+from jobmaster.grpc.purerpc_adapter import Client, raise_status
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
 
@@ -24,7 +21,7 @@ class Jobs:
 
     def __init__(self, channel: CallChannel) -> None:
         self._stub = JobServiceStub(channel)  # type: ignore[no-untyped-call]  # generated without types
-        self._client = purerpc.Client(_SERVICE, channel)
+        self._client = Client(_SERVICE, channel)
 
     async def start(self, command: str, *args: str) -> str:
         """Starts a command; returns the job's id."""
@@ -44,7 +41,7 @@ class Jobs:
     @asynccontextmanager
     async def stream_output(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """All output of a job from its first byte, live, until it has ended. Leaving the block ends the call."""
-        stream: ClientStream = await self._client.rpc("StreamOutput", pb.JobIDRequest, pb.JobOutputResponse)
+        stream: CallStream = await self._client.rpc("StreamOutput", pb.JobIDRequest, pb.JobOutputResponse)
         try:
             await stream.send_message(_request(job_id))
             await stream.close()
@@ -54,7 +51,7 @@ class Jobs:
             stream.reset()
 
 
-async def _chunks(stream: ClientStream) -> AsyncGenerator[bytes, None]:
+async def _chunks(stream: CallStream) -> AsyncGenerator[bytes, None]:
     while (message := await stream.receive_message()) is not None:
         assert isinstance(message, pb.JobOutputResponse)  # noqa: S101  # for the type checker
         yield message.output
