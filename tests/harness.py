@@ -90,7 +90,7 @@ class OneConnection:
         self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: object
     ) -> ClientStream:
         """Opens a call."""
-        return self._connection.start_call(service, method, authority)
+        return await self._connection.start_call(service, method, authority)
 
 
 def options_for(folder: Path, certificates: Path, root: Path, *arguments: str) -> ServerOptions:

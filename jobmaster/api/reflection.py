@@ -12,9 +12,9 @@ from typing import Final
 import trio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
-from purerpc import Service, StatusCode
 
 from jobmaster.errors import InvalidRequest, ServerDraining
+from jobmaster.grpc.purerpc_adapter import Service, StatusCode
 from jobmaster.standard import reflection_v1_pb2 as pb
 from jobmaster.standard import reflection_v1alpha_pb2 as alpha
 from jobmaster.standard.reflection_v1_grpc import ServerReflectionServicer

@@ -6,8 +6,6 @@ import logging
 import secrets
 from typing import Final
 
-from purerpc import StatusCode
-
 from jobmaster.errors import (
     CommandNotRunnable,
     InvalidRequest,
@@ -18,6 +16,7 @@ from jobmaster.errors import (
     ServerDraining,
 )
 from jobmaster.grpc.headers import DetailedStatus
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.grpc.status_details import internal_status, status_for_client
 
 logger = logging.getLogger(__name__)

@@ -8,15 +8,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
-import purerpc
 import trio
-from purerpc.grpclib.exceptions import RpcFailedError, raise_status
 
 from jobmaster.certs.credentials import client_context
 from jobmaster.client.resumption import OutputIncomplete, Resumption
 from jobmaster.errors import TransportError
-from jobmaster.grpc.channel import CallChannel, open_channel
-from jobmaster.grpc.client import ClientStream, ServerRefused
+from jobmaster.grpc.channel import CallChannel, CallStream, open_channel
+from jobmaster.grpc.client import ServerRefused
+from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, StatusCode, raise_status
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
 
@@ -30,7 +29,7 @@ class Jobs:
 
     def __init__(self, channel: CallChannel) -> None:
         self._stub = JobServiceStub(channel)  # type: ignore[no-untyped-call]  # generated without types
-        self._client = purerpc.Client(_SERVICE, channel)
+        self._client = Client(_SERVICE, channel)
 
     async def start(self, command: str, *args: str) -> str:
         """Starts a command; returns the job's id."""
@@ -69,10 +68,10 @@ class Jobs:
 class _Output:
     """The output of one job, over as many calls as it takes; has one reader."""
 
-    def __init__(self, client: purerpc.Client, job_id: str) -> None:
+    def __init__(self, client: Client, job_id: str) -> None:
         self._client = client
         self._job_id = job_id
-        self._call: ClientStream | None = None
+        self._call: CallStream | None = None
         self._resumption = Resumption()
 
     def __aiter__(self) -> Self:
@@ -120,12 +119,12 @@ class _Output:
         """
         if isinstance(error, RpcFailedError):
             code = error.status.status_code
-            if code is purerpc.StatusCode.NOT_FOUND and self._resumption.is_resumed:
+            if code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
                 raise OutputIncomplete(
                     f"the server does not know the job any more (it has restarted since, or forgotten the job): its "
                     f"output ends here, after {self._resumption.received} bytes, as far as anybody can tell"
                 ) from error
-            may_pass = code is purerpc.StatusCode.UNAVAILABLE
+            may_pass = code is StatusCode.UNAVAILABLE
         else:
             may_pass = self._resumption.is_resumed or not isinstance(error, ServerRefused)
         pause = self._resumption.next_pause(random.uniform(0.5, 1.5)) if may_pass else None  # noqa: S311  # no secret

@@ -37,7 +37,7 @@ from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
-from jobmaster.server.listener import ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.server.listener import Admission, ConnectionLimits, Listener, open_listeners
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
 
@@ -138,7 +138,7 @@ async def serve(
             api = Api(registry)
             dispatcher = Dispatcher(services=api.services, status_of=status_of)
             limits = ConnectionLimits(total=plan.connections)
-            listener = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
+            listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
             for line in (f"jobmaster {__version__}", *prepared.report, *filter(None, [plan.warning])):
                 _say(line)
             async with trio.open_nursery() as connections:

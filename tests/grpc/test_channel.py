@@ -10,7 +10,7 @@ import trio
 from jobmaster.certs.contexts import client_context
 from jobmaster.errors import TransportError
 from jobmaster.grpc import channel
-from jobmaster.grpc.connection import closed_at_once
+from jobmaster.wire.tls import closing
 from tests.harness import Server, run, serving_program
 
 
@@ -70,7 +70,7 @@ async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:
     """Closing hides nothing: also where the block is being cancelled, what it raised is what is raised."""
     near, far = trio.socket.socketpair()
     with far, pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:  # noqa: PT012  # it is about the end
-        async with closed_at_once(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
+        async with closing(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
             scope.cancel()
             raise KeyboardInterrupt
     assert near.fileno() == -1

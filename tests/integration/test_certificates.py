@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import trio
+from purerpc.grpclib.exceptions import UnauthenticatedError
 
 from jobmaster.certs import authority, contexts
 from jobmaster.certs.contexts import client_context
-from jobmaster.client import Jobs, connect
+from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.grpc.client import ClientConnection
@@ -38,7 +39,7 @@ async def call_over_any_alpn(server: Server, context: object) -> str:
             await nursery.start(connection.run)
             try:
                 return await Jobs(OneConnection(connection)).start("true")
-            except TransportError as error:
+            except (TransportError, RpcFailedError) as error:
                 return f"refused: {error}"
             finally:
                 nursery.cancel_scope.cancel()
@@ -50,7 +51,7 @@ async def call_over_any_alpn(server: Server, context: object) -> str:
 
 @pytest.mark.parametrize("row", REFUSED_ROWS)
 async def test_refused(server: Server, certificates: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
-    """This client gets no answer to a call, nothing was started for it, and the log says why."""
+    """This client's call fails, nothing was started for it, and the log says why."""
     answer = await call_over_any_alpn(server, make(certificates, row).context())
     assert answer.startswith("refused: ")
     assert list(server.output.iterdir()) == []
@@ -92,12 +93,30 @@ async def test_server_refuses_to_start(tmp_path: Path, row: str) -> None:
         await serve(options)
 
 
-async def test_client_refused_hears_so(server: Server, certificates: Path) -> None:
-    """Our client, refused for its certificate, says that and not merely that the connection broke."""
-    context = make(certificates, "unknown name").context()
-    with pytest.raises(TransportError, match="refused this client's certificate"):
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("expired", "certificate expired"),
+        ("no certificate", "certificate required"),
+        ("other authority", "decrypt error"),
+    ],
+)
+async def test_client_refused_hears_so(server: Server, certificates: Path, row: str, why: str) -> None:
+    """Our client, refused for its certificate, says that and why, and not merely that the connection broke."""
+    context = make(certificates, row).context()
+    with pytest.raises(TransportError, match=f"refused this client's certificate: {why}"):
         async with open_channel("localhost", server.port, context) as channel:
             await Jobs(channel).start("true")
+
+
+async def test_unknown_client_is_unauthenticated(server: Server, certificates: Path) -> None:
+    """A client with a valid certificate and a name that is not known gets that status, with what to do about it."""
+    context = make(certificates, "unknown name").context()
+    async with open_channel("localhost", server.port, context) as channel:
+        jobs = Jobs(channel)
+        for call in (jobs.start("true"), jobs.status("0" * 27)):
+            with pytest.raises(UnauthenticatedError, match="no client named 'jobmaster-nobody'; ask its operator"):
+                await call
 
 
 async def test_nobody_answers(certificates: Path) -> None:
