@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -292,36 +292,71 @@ async def _acquire(make: Callable[[], _Files]) -> _Files:
     Raises:
         ServerBusy: the host did not answer in time.
     """
-    lock = threading.Lock()
-    is_wanted = True
-    made: _Files | None = None
-
-    def make_if_wanted() -> None:
-        nonlocal made
-        files = make()
-        with lock:
-            if is_wanted:
-                made = files
-                return
-        files.discard()
-
-    is_delivered = False
+    making = _Making(make)
     try:
         with trio.fail_after(ACQUIRE_SECONDS):
-            await run_in_thread(STARTERS, make_if_wanted, abandon=True)
-            is_delivered = True
+            await run_in_thread(STARTERS, making.run, abandon=True)
+            return making.take()
     except trio.TooSlowError:
         raise ServerBusy(
             f"the server's host did not make room for a new job within {ACQUIRE_SECONDS:.0f} s "
             "(does the disk of its output folder answer?); try again later"
         ) from None
     finally:
-        with lock:
-            is_wanted = False
-        if made is not None and not is_delivered:
-            await _discard(made)
-    assert made is not None  # noqa: S101  # for the type checker: the thread has delivered it
-    return made
+        await making.give_up()
+
+
+class _Making:
+    """Files that a thread makes for a caller, who may have left when it has made them."""
+
+    def __init__(self, make: Callable[[], _Files]) -> None:
+        self._make = make
+        self._loop = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._has_begun = False
+        self._has_ended = trio.Event()
+        self._made: _Files | None = None
+
+    def run(self) -> None:
+        """Makes them, in the thread."""
+        with self._lock:
+            if not self._is_wanted:
+                return
+            self._has_begun = True
+        try:
+            files = self._make()
+            if not self._hand_over(files):
+                files.discard()
+        finally:
+            with suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self._has_ended.set)
+
+    def _hand_over(self, files: _Files) -> bool:
+        with self._lock:
+            if self._is_wanted:
+                self._made = files
+            return self._is_wanted
+
+    def take(self) -> _Files:
+        """What was made, the caller's from now on."""
+        with self._lock:
+            files, self._made = self._made, None
+            self._has_ended.set()
+        if files is None:
+            raise AssertionError("the thread has made nothing")
+        return files
+
+    async def give_up(self) -> None:
+        """Takes back what was made and not taken; waits for a thread that is still at it, `UNDO_SECONDS` at most."""
+        with self._lock:
+            self._is_wanted = False
+            left, is_under_way = self._made, self._has_begun and not self._has_ended.is_set()
+        if left is not None:
+            await _discard(left)
+        elif is_under_way:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+                await self._has_ended.wait()
 
 
 async def _discard(files: _Files) -> None:

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import trio
 
-from jobmaster.certs.contexts import ALPN_PROTOCOL, peer_identity
+from jobmaster.certs.contexts import peer_identity
+from jobmaster.certs.credentials import ALPN_PROTOCOL
 from jobmaster.errors import CertificateRefused
 from jobmaster.grpc.refusal import RefusingConnection
 from jobmaster.grpc.server import Dispatcher, ServerConnection

@@ -283,5 +283,3 @@ async def _leave(leaves: float, scope: trio.CancelScope) -> None:
     else:
         await trio.sleep(leaves)
     scope.cancel()
-
-

@@ -219,7 +219,13 @@ def _script(random: Random) -> Script:
 def _on_term(random: Random) -> OnTerm | None:
     after = random.choice((0.001, 0.1, 0.3, 1.0))
     return random.choice(
-        (None, OnTerm(), OnTerm(after=after), OnTerm(death=Exited(0), after=after), OnTerm(death=Exited(7), after=after))
+        (
+            None,
+            OnTerm(),
+            OnTerm(after=after),
+            OnTerm(death=Exited(0), after=after),
+            OnTerm(death=Exited(7), after=after),
+        )
     )
 
 

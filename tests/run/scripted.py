@@ -75,7 +75,7 @@ class Script:
     execute_error: Exception | None = None
     ends_at: float = NEVER
     death: Death = Exited(0)  # noqa: RUF009  # a frozen value
-    on_term: OnTerm | None = OnTerm()  # noqa: RUF009  # a frozen value
+    on_term: OnTerm | None = OnTerm()  # a frozen value
     is_stopped: bool = False
     dies_before_signal: bool = False
     others_end_at: float = 0.0
