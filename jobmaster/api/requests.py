@@ -6,10 +6,13 @@ from typing import Final
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.specification import (
+    MAX_ARGUMENT_BYTES,
+    MAX_ARGUMENTS,
+    too_long_arguments,
+    too_many_arguments,
+)
 
-MAX_START: Final = 2 * 1024 * 1024
-"""Bytes of a Start: what a command line may have in all (Linux: a quarter of the stack's limit, 2 MiB by default)."""
-MAX_ARGUMENTS: Final = 65_536
 MAX_JOB_ID_REQUEST: Final = 1024
 """Bytes of a request that names a job, whose id has 27 characters; a follower holds its own as long as it follows."""
 _OBJECT_BYTES: Final = 64
@@ -23,14 +26,11 @@ def check_start(serialized: bytes) -> int:
         InvalidRequest: its command and arguments are too many or too long.
         DecodeError: it is no message.
     """
-    if len(serialized) > MAX_START:
-        text = (
-            f"more arguments than the kernel takes: {len(serialized)} bytes, at most {MAX_START}; pass a file instead"
-        )
-        raise InvalidRequest(text, field="args")
+    if len(serialized) > MAX_ARGUMENT_BYTES:
+        raise too_long_arguments()
     count = count_fields(serialized, MAX_ARGUMENTS + 1)
     if count > MAX_ARGUMENTS + 1:
-        raise InvalidRequest(f"more than {MAX_ARGUMENTS} arguments; pass a file instead", field="args")
+        raise too_many_arguments()
     return len(serialized) + _OBJECT_BYTES * count
 
 
