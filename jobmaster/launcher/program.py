@@ -161,6 +161,8 @@ class Launcher:
         if not self._said_farewell:
             self._kill_jobs()
         self._reap_all()
+        for number in HANDLED_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # an ending interpreter sets back to default what it handles
         return self._exit_status()
 
     def _on_message(self, received: Received) -> None:

@@ -313,15 +313,24 @@ async def use_launcher(sock: socket.socket, *, kill_fd: int, lock_fd: int) -> As
     launcher = Launcher(sock)
     with sock:
         await launcher._greet(kill_fd, lock_fd)
+        service = trio.CancelScope(shield=True)  # ends with the block, whose jobs need it to be told of their ends
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(launcher._receive)
-                nursery.start_soon(launcher._send_queued)
-                yield launcher
-                await launcher._say_farewell()
-                nursery.cancel_scope.cancel()
+                nursery.start_soon(_serve_within, service, launcher)
+                try:
+                    yield launcher
+                    await launcher._say_farewell()
+                finally:
+                    service.cancel()
         finally:
             launcher._end()
+
+
+async def _serve_within(scope: trio.CancelScope, launcher: Launcher) -> None:
+    with scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launcher._receive)
+            nursery.start_soon(launcher._send_queued)
 
 
 def inherited_launcher() -> socket.socket | None:
