@@ -31,7 +31,8 @@ _NO_CLONE3: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2
 _NEXT_CANDIDATE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT})
 """After these execvp(3) looks in the next folder of PATH."""
 _RECORD_BYTES: Final = 256
-_EVERY_SIGNAL: Final = signal.valid_signals()
+HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD)
+"""What the launcher handles or ignores itself."""
 _FAILED: Final = 127
 
 
@@ -80,7 +81,7 @@ def spawn(start: Start, descriptors: StartDescriptors, heritage: Heritage) -> He
     _give_pipe(descriptors.output_write, start)
     errors_read, errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     launcher = os.getpid()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _EVERY_SIGNAL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)  # a handler in the child would wake this process
     try:
         pid, pidfd, is_in_cgroup = _fork(descriptors.cgroup)
         if pid == 0:
@@ -325,9 +326,6 @@ _STEPS: Final[tuple[tuple[str, Callable[[_Child], None]], ...]] = (
     ("go", _Child.wait_for_go),
     ("exec", _Child.execute),
 )
-
-HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD)
-"""What the launcher handles or ignores itself."""
 
 
 def _read_whole(fd: int) -> bytes:

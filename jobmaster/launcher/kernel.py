@@ -94,8 +94,10 @@ def set_no_new_privileges() -> None:
 
 def drop_bounding_set(last_capability: int) -> None:
     """Empties the capability bounding set; `last_capability` is /proc/sys/kernel/cap_last_cap."""
+    prctl = _libc.prctl
     for capability in range(last_capability + 1):
-        _prctl(_PR_CAPBSET_DROP, capability)
+        if prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0):
+            _checked(-1)
 
 
 def clear_inherited_capabilities() -> None:

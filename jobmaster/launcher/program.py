@@ -146,7 +146,7 @@ class Launcher:
 
     def start_server(self, command: tuple[str, ...], sock: socket.socket) -> None:
         """Starts the server in a session of its own with its end of the socket pair."""
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         self._server_pid = os.fork()
         if self._server_pid == 0:
             self._original.execute(command, sock)

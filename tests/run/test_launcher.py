@@ -10,6 +10,7 @@ import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -20,6 +21,7 @@ from jobmaster.run.launcher import (
     Child,
     ChildAccount,
     ExecFailed,
+    ExecOutcome,
     Executed,
     Launch,
     LaunchRefused,
@@ -408,6 +410,51 @@ async def test_a_caller_that_leaves_a_launcher_that_is_stopped(host: Host) -> No
         os.kill(launcher, signal.SIGCONT)
         os.close(output)
         os.close(write)
+    assert host.folder.pids() == []
+
+
+async def test_a_block_that_is_cancelled(folder: Folder) -> None:
+    """What ends within a cancelled block is told to who waits there behind a shield."""
+    async with attached_launcher() as sock:
+        with trio.CancelScope() as block:
+            async with (
+                use_launcher(sock, kill_fd=folder.kill, lock_fd=folder.lock) as launcher,
+                Host(launcher=launcher, folder=folder).child("sh", "-c", "exit 7") as (child, _),
+            ):
+                child.go()
+                block.cancel()
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + DEADLINE):
+                    assert (await child.wait_status()).wait_status == 7 << 8
+
+
+async def test_signals_at_any_moment(host: Host) -> None:
+    """A signal hits a child on its way to the command: what is told of exec and status always fits together."""
+    random = Random(8)
+    numbers = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+    seen: set[tuple[type[ExecOutcome], bool]] = set()
+
+    async def one(number: signal.Signals, before: float, between: float) -> None:
+        async with host.child("sleep", "0") as (child, _):
+            with trio.fail_after(DEADLINE):
+                await trio.sleep(before)
+                if between < 0:
+                    child.go()
+                await trio.sleep(abs(between))
+                child.send_signal(number)
+                child.go()
+                outcome, status = await child.wait_executed(), await child.wait_status()
+        was_killed = status.wait_status & 0x7F == number
+        assert was_killed or (status.wait_status, outcome) == (0, Executed())
+        assert status.executed is (outcome == Executed())
+        assert outcome in (Executed(), NeverExecuted())
+        seen.add((type(outcome), was_killed))
+
+    for _ in range(15):
+        async with trio.open_nursery() as nursery:
+            for number in numbers:
+                nursery.start_soon(one, number, random.uniform(0, 0.002), random.uniform(-0.004, 0.002))
+    assert (NeverExecuted, True) in seen
+    assert (Executed, False) in seen
     assert host.folder.pids() == []
 
 
