@@ -75,6 +75,7 @@ PURE: Final = (
     "certs/authority.py",
     "certs/folder.py",
     "api/messages.py",
+    "api/requests.py",
     "api/statuses.py",
 )
 

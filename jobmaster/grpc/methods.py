@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RequestCheck = Callable[[bytes], int]
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_SHORT_BYTES: Final = 0x02
+"""Of the first byte of a field, the bits that say: its key has one byte, and it is length-delimited."""
 _ATTRIBUTE: Final = "_jobmaster_request_check"
 
 
@@ -67,8 +69,11 @@ def count_fields(serialized: bytes, most: int) -> int:
     count = position = 0
     end = len(serialized)
     while position < end and count <= most:
-        key, position = _varint(serialized, position)
         count += 1
+        if position + 1 < end and serialized[position] & 0x87 == _SHORT_BYTES and serialized[position + 1] < 0x80:
+            position += 2 + serialized[position + 1]
+            continue
+        key, position = _varint(serialized, position)
         match key & 7:
             case 0:
                 _, position = _varint(serialized, position)

@@ -41,6 +41,8 @@ from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 SERVICE: Final = "abuse.Service"
 TICK: Final = 0.010
 CHUNK: Final = bytes(8 * 1024)
+LARGE: Final = 1_900_000
+"""Bytes of a large answer, such as the status of a job with many arguments."""
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -73,12 +75,18 @@ async def output(_message: BytesValue) -> AsyncIterator[StoredMessages]:
                     yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator
 
 
+def large(_message: BytesValue, request: object) -> BytesValue:  # as purerpc calls it
+    """Answers at once, with much."""
+    return BytesValue(value=bytes(LARGE))
+
+
 def service() -> Service:
-    """The four methods."""
+    """The five methods."""
     made = Service(SERVICE)
     unary = RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue)
     made.add_method("Echo", echo, unary)
     made.add_method("Hang", hang, unary)
+    made.add_method("Large", large, unary)
     stream = RPCSignature(Cardinality.UNARY_STREAM, BytesValue, BytesValue)
     made.add_method("Flood", flood, stream)
     made.add_method("Output", output, stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -32,6 +33,7 @@ from tests.harness import OneConnection
 
 Echo = pb.JobOutputResponse
 SERVICE = "test.Service"
+NAMES = {"InTurn": "in_turn", "FailInThread": "fail_in_thread"}
 
 
 class Probe:
@@ -45,9 +47,9 @@ class Probe:
         self.turns = [trio.Event() for _ in range(3)]
         self.service = Service(SERVICE)
         cardinality = purerpc.Cardinality.UNARY_UNARY
-        for name in ("Echo", "Hang", "Fail", "InTurn"):
+        for name in ("Echo", "Hang", "Fail", "InTurn", "FailInThread"):
             signature = RPCSignature(cardinality, Echo, Echo)
-            self.service.add_method(name, getattr(self, "in_turn" if name == "InTurn" else name.lower()), signature)
+            self.service.add_method(name, getattr(self, NAMES.get(name, name.lower())), signature)
         flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
         self.service.add_method("Flood", self.flood, flood)
 
@@ -76,6 +78,14 @@ class Probe:
         if message.output == b"caller":
             raise LookupError("no such thing")
         raise RuntimeError("secret")
+
+    async def fail_in_thread(self, message: Echo) -> Echo:
+        """Fails in a thread, with an error whose traceback refers to it."""
+
+        def fail() -> Echo:
+            raise LookupError(f"not found in {len(message.output)} bytes")
+
+        return await trio.to_thread.run_sync(fail)
 
     async def flood(self, _message: Echo) -> AsyncIterator[Echo]:
         """Sends without end."""
@@ -232,6 +242,20 @@ async def test_unexpected_error() -> None:
         with pytest.raises(NotFoundError, match="no such thing"):
             await stub(client, "Fail")(Echo(output=b"caller"))
     assert unexpected.value.status.status_message == "fixed text"
+
+
+async def test_an_error_is_freed_at_once() -> None:
+    """Without a collection of cycles: nothing holds a handler's error, and so its frames and the request."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                with pytest.raises(NotFoundError, match="not found in 3 bytes"):
+                    await stub(client, "FailInThread")(Echo(output=b"abc"))
+            assert [each for each in gc.get_objects() if isinstance(each, LookupError)] == []
+        finally:
+            gc.enable()
 
 
 async def test_unknown_method() -> None:
