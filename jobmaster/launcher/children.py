@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from jobmaster.launcher import kernel
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
-from jobmaster.launcher.protocol import Message, Refused, Start, Started
+from jobmaster.launcher.protocol import Forgotten, Message, Refused, Start, Started
 from jobmaster.launcher.table import Entry, Table
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Children:
         """Forgets a child that has died; one that lives is killed, and forgotten when it has died."""
         entry = self._table.release(entry_id)
         if entry is None:
-            return
-        if entry.wait_status is None:
+            self._send(Forgotten(id=entry_id), ())
+        elif entry.wait_status is None:
             _kill(entry)
         else:
             self._close(entry)
@@ -164,6 +164,7 @@ class Children:
         for fd in entry.descriptors:
             self._poller.forget(fd)
         close_all(entry.descriptors)
+        self._send(Forgotten(id=entry.id), ())
 
 
 def _error(number: int) -> OSError:

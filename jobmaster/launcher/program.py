@@ -40,6 +40,7 @@ from jobmaster.launcher.protocol import (
     Executed,
     Exited,
     Farewell,
+    Forgotten,
     Hello,
     ProtocolError,
     Refused,
@@ -179,7 +180,7 @@ class Launcher:
                 self._held = received.descriptors
                 self._connection.send(Hello())
                 return
-            case Started() | Refused() | Executed() | Exited():
+            case Started() | Refused() | Executed() | Exited() | Forgotten():
                 say("launcher: ignored a message that is for servers")
             case unreachable:
                 assert_never(unreachable)

@@ -128,7 +128,13 @@ class Exited(NamedTuple):
     errno: int = 0
 
 
-Message = Hello | Start | Ack | Farewell | Started | Refused | Executed | Exited
+class Forgotten(NamedTuple):
+    """The answer to `ack`, once the child has died: every descriptor that the launcher had of it is closed."""
+
+    id: str
+
+
+Message = Hello | Start | Ack | Farewell | Started | Refused | Executed | Exited | Forgotten
 
 _TYPES: Final[dict[str, type[Message]]] = {
     "hello": Hello,
@@ -139,6 +145,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
     "refused": Refused,
     "exec": Executed,
     "exited": Exited,
+    "forgotten": Forgotten,
 }
 _NAMES: Final = {message: name for name, message in _TYPES.items()}
 

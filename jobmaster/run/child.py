@@ -108,7 +108,7 @@ class ChildStatus:
 class Child:
     """A child of the launcher, held until `go`. Made by `Launcher.start` alone; `release` it in any case."""
 
-    def __init__(self, child_id: str, go_write: int, *, lost: trio.Event, forget: Callable[[str], None]) -> None:
+    def __init__(self, child_id: str, go_write: int, *, lost: trio.Event, forget: Callable[[str], trio.Event]) -> None:
         self.id = child_id
         self.pid = 0
         self.start_time = 0
@@ -124,7 +124,7 @@ class Child:
         self._outcome: ExecOutcome | None = None
         self._status: ChildStatus | None = None
         self._is_unwanted = False
-        self._is_released = False
+        self._forgotten: trio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Child {self.id} pid={self.pid} {self._outcome or 'held'} {self._status or ''}>"
@@ -147,7 +147,7 @@ class Child:
             try:
                 await trio.lowlevel.wait_readable(self._pidfd)
             except trio.ClosedResourceError:
-                if self._is_released:
+                if self._forgotten is not None:
                     raise
 
     def go(self) -> None:
@@ -192,14 +192,18 @@ class Child:
 
     def release(self) -> None:
         """Lets the launcher forget it, and closes its descriptors; one that lives is killed. Idempotent."""
-        if self._is_released:
+        if self._forgotten is not None:
             return
-        self._is_released = True
         self.abandon()
-        self._forget(self.id)
+        self._forgotten = self._forget(self.id)
         if self._pidfd >= 0:
             trio.lowlevel.notify_closing(self._pidfd)
             os.close(self._pidfd)
+
+    async def wait_forgotten(self) -> None:
+        """Waits until the launcher has closed every descriptor of a child that was released, or is lost."""
+        if self._forgotten is not None:
+            await self._forgotten.wait()
 
     # What the launcher tells, and what its loss means.
 

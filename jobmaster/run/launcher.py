@@ -93,6 +93,7 @@ class Launcher:
         """Set when the launcher is gone; every wait for a child has ended then."""
         self._socket = sock
         self._children: dict[str, Child] = {}
+        self._released: dict[str, trio.Event] = {}
         self._outgoing: deque[_Outgoing] = deque()
         self._has_outgoing = trio.Event()
         self._is_flushed = trio.Event()
@@ -146,10 +147,14 @@ class Launcher:
             child.release()
             raise
 
-    def _forget(self, child_id: str) -> None:
+    def _forget(self, child_id: str) -> trio.Event:
+        """Has the launcher forget a child; the event is set when it has, or is lost."""
         del self._children[child_id]
-        if not self.lost.is_set():
-            self._post(_Outgoing(protocol.encode(protocol.Ack(id=child_id))))
+        if self.lost.is_set():
+            return self.lost
+        self._released[child_id] = trio.Event()
+        self._post(_Outgoing(protocol.encode(protocol.Ack(id=child_id))))
+        return self._released[child_id]
 
     def _post(self, outgoing: _Outgoing) -> None:
         """Sends a message now, or leaves it to the sending task."""
@@ -208,6 +213,10 @@ class Launcher:
             case protocol.Hello() | protocol.Start() | protocol.Ack() | protocol.Farewell():
                 close_all(received.descriptors)
                 return
+            case protocol.Forgotten(id=child_id):
+                if (forgotten := self._released.pop(child_id, None)) is not None:
+                    forgotten.set()
+                return
             case message:
                 child = self._children.get(message.id)
         if child is None:  # released meanwhile
@@ -234,6 +243,8 @@ class Launcher:
         self.lost.set()
         self._outgoing.clear()
         self._is_flushed.set()
+        for forgotten in self._released.values():
+            forgotten.set()
         for child in self._children.values():
             child._on_lost()
 

@@ -180,8 +180,9 @@ class LocalExecution:
 
     async def close(self) -> None:
         """As `Execution.close`."""
-        self._child.release()
         self._cgroup.close()
+        self._child.release()
+        await self._child.wait_forgotten()
 
 
 def death_of(status: ChildStatus) -> Death:

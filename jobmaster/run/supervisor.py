@@ -69,10 +69,12 @@ REMOVAL_SECONDS: Final = 1.0
 """How long the kernel may find an empty cgroup busy."""
 OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
+RELEASE_SECONDS: Final = 5.0
+"""How long the execution may take to let go of what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
-MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + 1.0
+MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
@@ -275,7 +277,8 @@ class Supervisor:
             await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
         finally:
             self._finish(not_executed)
-            await self._step("closing its descriptors", self._release, OUTPUT_SECONDS)
+            await self._step("closing its execution", self._release, RELEASE_SECONDS)
+            await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
 
     async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         with self._logged(what):
@@ -305,7 +308,6 @@ class Supervisor:
     async def _release(self) -> None:
         if self.is_removed:
             await self.execution.close()
-        await self._pump.close()  # the last one, as it says
 
     def _finish(self, not_executed: str | None) -> None:
         log = self.output

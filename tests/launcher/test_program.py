@@ -198,6 +198,7 @@ def test_it_answers_hello_and_survives_nonsense() -> None:
         socket.send_fds(sock, [protocol.encode(protocol.Executed(id="a"))], [write])
         socket.send_fds(sock, [b"x" * (protocol.MAX_MESSAGE_BYTES + 1)], [write])
         socket.send_fds(sock, [protocol.encode(protocol.Ack(id="unknown"))], [write])
+        assert protocol.decode(sock.recv(65536)) == protocol.Forgotten(id="unknown")
         sock.send(protocol.encode(protocol.Hello()))
         assert protocol.decode(sock.recv(65536)) == protocol.Hello()
         os.close(write)

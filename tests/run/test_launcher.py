@@ -548,3 +548,24 @@ async def test_a_zombie_that_a_tracer_withholds(host: Host) -> None:
             await tracer.wait_status()
         while Path(f"/proc/{pid}").exists():
             await trio.sleep(0.01)
+
+
+async def test_the_launcher_is_not_the_last_to_close_the_output(host: Host) -> None:
+    """A released child is said to be forgotten once the launcher has closed its end of the output pipe.
+
+    The last close of a pipe's read end waits for whoever writes to it, which a hostile writer can make for ever; so that
+    has to be the server's, in a thread.
+    """
+    launch = Launch(
+        id="closing", argv=("true",), environment=ENVIRONMENT, working_folder="/", account=NOBODY, open_files=64
+    )
+    output, write = os.pipe2(os.O_CLOEXEC)
+    child = await host.launcher.start(launch, cgroup=host.folder.job, output_read=output, output_write=write)
+    os.close(output)
+    os.write(write, b"the launcher has the other end")
+    child.release()
+    with trio.fail_after(DEADLINE):
+        await child.wait_forgotten()
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"nobody has it any more")
+    os.close(write)
