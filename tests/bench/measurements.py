@@ -14,6 +14,7 @@ from importlib.metadata import version
 from statistics import median, quantiles
 from typing import Final
 
+from tests.bench.command_line import CommandLine
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.servers import Place, Server, Unable, run_client
 from tests.bench.table import Better, Row, Runs
@@ -41,6 +42,7 @@ class Size:
     live_bytes: int
     lines: int
     other_jobs: int
+    commands: int
 
 
 FULL: Final = Size(
@@ -56,6 +58,7 @@ FULL: Final = Size(
     live_bytes=8 * 1024 * 1024,
     lines=300,
     other_jobs=100,
+    commands=5,
 )
 QUICK: Final = replace(
     FULL,
@@ -69,6 +72,7 @@ QUICK: Final = replace(
     live_bytes=1024 * 1024,
     lines=10,
     other_jobs=3,
+    commands=1,
 )
 
 
@@ -91,6 +95,8 @@ class Contest:
         yield from self._latency()
         yield self._status(self.size.calls_in_turn, 1)
         yield self._status(self.size.calls_at_once, self.size.calls_in_flight)
+        program = CommandLine(own=self.own, server=self.jobmaster, rounds=self.size.rounds, runs=self.size.commands)
+        yield from program.rows()
 
     def _start(self) -> Iterator[Row]:
         count = self.size.starts

@@ -64,6 +64,7 @@ def test_all_is_measured(folder: Path, tmp_path: Path) -> None:
             "the server's memory at its highest until then",
         ),
         *("a live line", "a live line", "Status", "Status"),
+        *("jobmaster --help", "jobmaster --version", "jobmaster status"),
     ]
     for entry in measured:
         assert entry["name"] in table
