@@ -1,7 +1,7 @@
 """What the command line costs beside what any program on Trio pays before it does anything: `python -c 'import trio'`.
 
 Both are processes that start, do their work and end, in turns; what is compared is their user and system time, which other
-load on the machine disturbs less than the clock. Bytecode is cached, as that of an installed package is.
+load on the machine disturbs less than it does the clock. Bytecode is cached, as that of an installed package is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CommandLine:
         programs = {"--help": ("--help",), "--version": ("--version",), "status": (*self._target(), "status", job)}
         for arguments in programs.values():
             self._run(*arguments)  # so that its bytecode is cached
-        costs = self._turns([(str(PROGRAM), *arguments) for arguments in programs.values()])
+        costs = self._interleaved([(str(PROGRAM), *arguments) for arguments in programs.values()])
         for name, (ours, theirs) in zip(programs, costs, strict=True):
             yield Row(
                 name=f"jobmaster {name}, beside `import trio`",
@@ -64,8 +64,8 @@ class CommandLine:
     def _target(self) -> tuple[str, ...]:
         return ("-n", "client1", "--server", f"localhost:{self.server.port}", "--certs-dir", str(self.own.certificates))
 
-    def _turns(self, programs: Sequence[Sequence[str]]) -> list[tuple[list[float], list[float]]]:
-        """For each program its rounds and those of the peer, which has a turn with each of them."""
+    def _interleaved(self, programs: Sequence[Sequence[str]]) -> list[tuple[list[float], list[float]]]:
+        """For each program its rounds and those of the peer, which runs after each of them."""
         costs: list[tuple[list[float], list[float]]] = [([], []) for _ in programs]
         for number in range(self.rounds):
             print(f"command line: round {number + 1} of {self.rounds}", file=sys.stderr, flush=True)

@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import trio
@@ -37,9 +38,21 @@ async def started(*argv: str) -> AsyncIterator[trio.Process]:
     async with trio.open_nursery() as nursery:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         process = await nursery.start(partial(trio.run_process, argv, check=False, cwd=REPOSITORY, **pipes))
-        with trio.fail_after(DEADLINE):
-            yield process
+        yield process
         nursery.cancel_scope.cancel()
+
+
+async def exit_status(process: trio.Process) -> int:
+    """How a program ended; an error where it does not."""
+    with trio.fail_after(DEADLINE):
+        return await process.wait()
+
+
+@pytest.fixture
+def full_device() -> Iterator[BinaryIO]:
+    """A device that takes nothing."""
+    with open("/dev/full", "wb", buffering=0) as full:
+        yield full
 
 
 def output_of(process: trio.Process) -> trio.lowlevel.FdStream:
@@ -141,12 +154,11 @@ async def test_first_word_with_a_dash(server: Server) -> None:
     assert b"'-x' not found in the jobs' PATH" in result.stderr
 
 
-async def test_nowhere_to_print_the_id(server: Server) -> None:
+async def test_nowhere_to_print_the_id(server: Server, full_device: BinaryIO) -> None:
     """Where standard output takes nothing no job is started."""
-    with open("/dev/full", "wb") as full:
-        result = await trio.run_process(
-            command(server, "start", "true"), stdout=full, capture_stderr=True, check=False, cwd=REPOSITORY
-        )
+    result = await trio.run_process(
+        command(server, "start", "true"), stdout=full_device, capture_stderr=True, check=False, cwd=REPOSITORY
+    )
     assert result.returncode == 1
     assert b"No space left on device: there is nowhere to print the id of a job, so none was started" in result.stderr
     assert list(server.output.iterdir()) == []
@@ -181,13 +193,12 @@ async def test_output_into_a_non_blocking_pipe(server: Server) -> None:
     assert received == b"".join(b"%d\n" % number for number in range(1, 100001))
 
 
-async def test_output_into_a_full_device(server: Server) -> None:
+async def test_output_into_a_full_device(server: Server, full_device: BinaryIO) -> None:
     """`logs` ends with the reason where its output goes nowhere."""
     job_id = await start(server, "echo", "hello")
-    with open("/dev/full", "wb") as full:
-        result = await trio.run_process(
-            command(server, "logs", job_id), stdout=full, capture_stderr=True, check=False, cwd=REPOSITORY
-        )
+    result = await trio.run_process(
+        command(server, "logs", job_id), stdout=full_device, capture_stderr=True, check=False, cwd=REPOSITORY
+    )
     assert (result.returncode, result.stderr) == (1, b"jobmaster: standard output: No space left on device\n")
 
 
@@ -210,7 +221,7 @@ async def test_interrupted(server: Server) -> None:
     async with started(*command(server, "logs", job_id)) as process:
         assert await output_of(process).receive_some() == b"up\n"
         process.send_signal(signal.SIGINT)
-        assert await process.wait() == 130
+        assert await exit_status(process) == 130
     assert b"JOBSTATE_RUNNING" in (await jobmaster(server, "status", job_id)).stdout
 
 
@@ -221,7 +232,7 @@ async def test_interrupted_while_its_reader_stalls(server: Server) -> None:
         while waiting_in(output_of(process)) < PIPE_SIZE:
             await trio.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        assert await process.wait() == 130
+        assert await exit_status(process) == 130
 
 
 @pytest.mark.parametrize("verb", ["start", "stop", "status", "logs"])
@@ -234,7 +245,7 @@ async def test_interrupted_in_a_call(certificates: Path, verb: str, number: sign
     async with listener, started(sys.executable, "-m", "jobmaster", *target, verb, "x") as process:
         async with await listener.accept():  # a server that never answers
             process.send_signal(number)
-            assert await process.wait() == code
+            assert await exit_status(process) == code
         assert process.stderr is not None
         assert (await output_of(process).receive_some(), await process.stderr.receive_some()) == (b"", b"")
 
@@ -248,4 +259,4 @@ async def test_interrupted_in_a_stop(server: Server) -> None:
             while "stopping" not in (await jobs.status(job_id)).job_msg:
                 await trio.sleep(0.01)
             process.send_signal(signal.SIGINT)
-            assert await process.wait() == 130
+            assert await exit_status(process) == 130
