@@ -266,6 +266,8 @@ def _reason(error: BaseException) -> str:
         return f"the server's certificate is not valid: {cause.verify_message}"
     if (alert := alert_in(cause)) is not None:
         return f"the server refused the connection: {alert}"
+    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
+        return "the server closed the connection in the handshake: it has too many connections, or speaks no TLS"
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
     if isinstance(cause, OSError):
