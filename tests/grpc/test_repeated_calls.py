@@ -142,6 +142,28 @@ async def test_a_call_that_was_under_way_is_not_repeated(
         assert len(network.servers) == 1
 
 
+async def test_a_connection_is_used_when_it_runs(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A call that comes while a connection is made waits for it: nothing may be sent before its preface."""
+    may_run = trio.Event()
+    run = channels._run
+
+    async def run_later(*args: Any, task_status: trio.TaskStatus[None]) -> None:
+        await may_run.wait()
+        await run(*args, task_status=task_status)
+
+    monkeypatch.setattr(channels, "_run", run_later)
+    async with open_network(monkeypatch) as (network, channel), trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(method(channel, "Echo"), Echo(output=bytes([number])))
+            await trio.testing.wait_all_tasks_blocked()
+        may_run.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(network.handled) == [b"\0", b"\1", b"\2"]
+        assert len(network.servers) == 1
+
+
 async def test_callers_over_connections_that_are_cut(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
