@@ -8,6 +8,7 @@ stream with REFUSED_STREAM, or its GOAWAY names an earlier one (RFC 9113, 8.7).
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -266,8 +267,10 @@ def _reason(error: BaseException) -> str:
         return f"the server's certificate is not valid: {cause.verify_message}"
     if (alert := alert_in(cause)) is not None:
         return f"the server refused the connection: {alert}"
+    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
+        return "the server closed the connection in the handshake: it has too many connections, or speaks no TLS"
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
-    if isinstance(cause, OSError):
-        return cause.strerror or str(cause)
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno)  # Trio's own text repeats the address
     return getattr(error, "strerror", None) or str(cause or error)
