@@ -172,7 +172,7 @@ class _Child:
             self._report(Phase.ABANDONED, self.stage, 0)
         except OSError as error:
             self._report(Phase.FAILED, self.stage, error.errno or errno.EIO)
-        except BaseException as error:  # noqa: BLE001  # nothing may return into the launcher's code
+        except BaseException as error:  # noqa: ASYNC103, BLE001  # there is no event loop; nothing may return from here
             self._report(Phase.FAILED, f"{self.stage} ({type(error).__name__})", errno.EIO)
         finally:
             os._exit(_FAILED)

@@ -238,7 +238,8 @@ class LocalHost:
                     launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
                 )
         except BaseException:
-            await _discard(files)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+                await run_in_thread(STARTERS, files.discard, abandon=True)
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
@@ -304,7 +305,8 @@ async def _acquire(make: Callable[[], _Files]) -> _Files:
             "(does the disk of its output folder answer?); try again later"
         ) from None
     finally:
-        await making.give_up()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+            await making.give_up()
 
 
 class _Making:
@@ -349,20 +351,14 @@ class _Making:
         return files
 
     async def give_up(self) -> None:
-        """Takes back what was made and not taken; waits for a thread that is still at it, `UNDO_SECONDS` at most."""
+        """Takes back what was made and not taken, and waits for a thread that is still at it."""
         with self._lock:
             self._is_wanted = False
             left, is_under_way = self._made, self._has_begun and not self._has_ended.is_set()
         if left is not None:
-            await _discard(left)
+            await run_in_thread(STARTERS, left.discard, abandon=True)
         elif is_under_way:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
-                await self._has_ended.wait()
-
-
-async def _discard(files: _Files) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
-        await run_in_thread(STARTERS, files.discard, abandon=True)
+            await self._has_ended.wait()
 
 
 def _why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exception:

@@ -268,17 +268,20 @@ class Supervisor:
 
     async def _close(self, not_executed: str | None) -> None:
         try:
-            if not self._is_lost:
-                self.order_stop(None)  # where it still runs, the server is what ends it
-            self._kill()
-            await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
-            await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
-            self._count_oom_kills()
-            await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
+            await self._end_processes_and_output()
         finally:
             self._finish(not_executed)
-            await self._step("closing its execution", self._release, RELEASE_SECONDS)
-            await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+        await self._step("closing its execution", self._release, RELEASE_SECONDS)
+        await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+
+    async def _end_processes_and_output(self) -> None:
+        if not self._is_lost:
+            self.order_stop(None)  # where it still runs, the server is what ends it
+        self._kill()
+        await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
+        await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
+        self._count_oom_kills()
+        await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
     async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         with self._logged(what):
