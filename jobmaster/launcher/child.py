@@ -224,7 +224,7 @@ class _Child:
     def default_signals(self) -> None:
         signal.set_wakeup_fd(-1)  # its descriptor is closed
         for number in (*self.heritage.ignored, *HANDLED_SIGNALS):  # exec resets what is handled, but now is not then
-            signal.signal(number, signal.SIG_DFL)
+            kernel.set_default_disposition(number)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def set_umask(self) -> None:

@@ -92,7 +92,12 @@ class Host:
 
     @asynccontextmanager
     async def child(
-        self, *argv: str, account: ChildAccount | None = NOBODY, working_folder: str = "/", nice: int = 0
+        self,
+        *argv: str,
+        account: ChildAccount | None = NOBODY,
+        working_folder: str = "/",
+        nice: int = 0,
+        umask: int = 0o022,
     ) -> AsyncIterator[tuple[Child, int]]:
         """A held child and the read end of its output, for the block."""
         launch = Launch(
@@ -103,6 +108,7 @@ class Host:
             account=account,
             open_files=256,
             nice=nice,
+            umask=umask,
         )
         output, write = os.pipe2(os.O_CLOEXEC)
         try:

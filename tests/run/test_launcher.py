@@ -9,6 +9,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -164,6 +165,25 @@ async def test_nothing_runs_before_the_go_byte(host: Host, tmp_path: Path) -> No
         assert not child.has_died()
 
 
+async def test_what_a_held_child_holds(host: Host) -> None:
+    """Its streams, the go pipe and the error pipe: nothing of the launcher's, whose death others have to see."""
+    async with host.child("true"), host.child("true") as (child, output):
+        with trio.fail_after(DEADLINE):
+            while len(holds := _files(child.pid)) != 4:
+                await trio.sleep(0.001)  # it is on its way still
+        assert {os.readlink(f"/proc/self/fd/{output}"), "/dev/null"} < holds
+        assert all(name.startswith("pipe:") for name in holds - {"/dev/null"})
+
+
+def _files(pid: int) -> set[str]:
+    """What its descriptors name; one that is closed meanwhile is left out."""
+    names: set[str] = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            names.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return names
+
+
 async def test_an_abandoned_child_runs_nothing(host: Host) -> None:
     """End of file instead of the go byte: the child ends, and neither it nor its status claim a command."""
     async with host.child("echo", "ran") as (child, output):
@@ -256,6 +276,13 @@ async def test_standard_error_can_be_opened(host: Host) -> None:
     """The output pipe belongs to the job's user, so that >/dev/stderr works as it does in a shell."""
     ran = await host.run("sh", "-c", "echo opened >/dev/stderr; echo too >/dev/stdout")
     assert ran.output == b"opened\ntoo\n"
+
+
+async def test_umask(host: Host) -> None:
+    """The umask is the one asked for, whatever the launcher's is."""
+    async with host.child("sh", "-c", "umask", umask=0o027) as (child, output):
+        child.go()
+        assert await read_line(output) == b"0027"
 
 
 async def test_nice(host: Host) -> None:
