@@ -46,12 +46,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    sys.exit(run(options))
+
+
+def run(options: ServerOptions) -> int:
+    """Serves until it is told to end; the exit status, after the last words of what went wrong.
+
+    No SystemExit is raised inside `except*`: Debian 12's Python 3.11.2 wraps it in a group and shows a traceback.
+    """
+    status = 0
     try:
         trio.run(_run, options)
     except* ConfigurationError as errors:
-        _exit(2, errors)
+        _report(errors)
+        status = 2
     except* HostError as errors:
-        _exit(1, errors)
+        _report(errors)
+        status = status or 1
+    return status
 
 
 async def _run(options: ServerOptions) -> None:
@@ -61,10 +73,9 @@ async def _run(options: ServerOptions) -> None:
         nursery.cancel_scope.cancel()
 
 
-def _exit(code: int, errors: BaseExceptionGroup[BaseException]) -> None:
+def _report(errors: BaseExceptionGroup[BaseException]) -> None:
     for error in _leaves(errors):
         print(f"jobmaster: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
-    sys.exit(code)
 
 
 def _leaves(error: BaseException) -> list[BaseException]:
