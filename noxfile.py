@@ -57,6 +57,7 @@ KERNEL_NEEDS = {
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
     "modprobe": "kmod",
+    "openssl": "openssl",
     "setpriv": "util-linux",
 }
 
@@ -220,10 +221,11 @@ def versions(session: nox.Session) -> None:
 
 @nox.session
 def kernel(session: nox.Session) -> None:
-    """Run the tests of a real cgroup v2 in guests of User-Mode Linux; arguments go to pytest, in one guest."""
+    """Run what needs a real cgroup v2, and the integration, in guests of User-Mode Linux; arguments: pytest's, in one."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
     install_debian(session, absent(KERNEL_NEEDS))
+    provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
     session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
 

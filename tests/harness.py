@@ -132,8 +132,11 @@ async def serving_program(
                 yield server, process
             finally:
                 process.send_signal(signal.SIGTERM)
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 60):
-                    await trio.to_thread.run_sync(process.wait)
+                try:
+                    with trio.fail_after(60, shield=True):
+                        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+                finally:
+                    process.kill()
 
 
 def _read_port(process: subprocess.Popen[bytes]) -> int:

@@ -14,6 +14,7 @@ exit status of its script is a file in its control folder, which no guest that p
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -34,6 +35,18 @@ MEMORY_BYTES: Final = 1536 * 1024**2
 DISK_BYTES: Final = 8 * 1024**3
 """Of a sparse file: what the tests write at the same time is less than 2 GiB."""
 DISK_MOUNT: Final = "/run/jobmaster-disk"
+MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
+"""In the files whose tests, all or some, need a guest."""
+LIFE_OF_JOBS: Final = (
+    "tests/cgroup/test_kernel.py",
+    "tests/test_cancellation.py",
+    "tests/test_host.py",
+    "tests/test_leaks.py",
+    "tests/test_readme.py",
+)
+"""Tests that run on any host, and here with every controller; pure ones and those of the wire alone gain nothing."""
+NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
+"""A gibibyte takes a minute in a guest, and meets no limit."""
 DEADLINE: Final = 10 * 60.0
 """Seconds until a guest that has not ended is taken for hung."""
 HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
@@ -55,10 +68,13 @@ class Guest:
 
 
 def suites() -> list[Guest]:
-    """The guests that run when nothing else was asked for."""
-    marked = [file for file in (REPOSITORY / "tests").rglob("test_*.py") if "mark.kernel" in file.read_text()]
-    kernel = sorted(str(file.relative_to(REPOSITORY)) for file in marked)
-    return [Guest(name="kernel", arguments=("-m", "kernel", *kernel))]
+    """The guests that run when nothing else was asked for, of about the same length."""
+    files = (REPOSITORY / "tests").rglob("test_*.py")
+    kernel = sorted(str(file.relative_to(REPOSITORY)) for file in files if MARKED.search(file.read_text()))
+    return [
+        Guest(name="kernel", arguments=(*kernel, *LIFE_OF_JOBS)),
+        Guest(name="server", arguments=("tests/integration", *(f"--ignore={path}" for path in NOT_HERE))),
+    ]
 
 
 def make_disk(image: Path) -> None:
@@ -85,6 +101,7 @@ def guest_script(guest: Guest) -> str:
     environment = {
         "JOBMASTER_GUEST": "1",
         "JOBMASTER_DISK": DISK_MOUNT,
+        "HYPOTHESIS_STORAGE_DIRECTORY": f"{DISK_MOUNT}/hypothesis",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
         "PYTHONDONTWRITEBYTECODE": "1",  # the root file system is read-only
         "PYTHONUNBUFFERED": "1",
