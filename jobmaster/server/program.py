@@ -74,7 +74,7 @@ def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* HostError as errors:
-        status = _say_errors(1, errors)
+        status = max(status, _say_errors(1, errors))
     return status
 
 

@@ -40,7 +40,7 @@ MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTIL
 LIFE_OF_JOBS: Final = (
     "tests/host/cgroup/test_kernel.py",
     "tests/test_cancellation.py",
-    "tests/test_host.py",
+    "tests/server/test_preparation.py",
     "tests/test_leaks.py",
     "tests/test_readme.py",
 )
