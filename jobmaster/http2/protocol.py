@@ -262,9 +262,7 @@ class Http2Protocol(Generic[Parsed]):
 
     # --- other frames ---------------------------------------------------------------------------------------------
 
-    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+    def _on_settings(self, flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if flags & frames.ACK:
             if payload:
                 connection_error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
@@ -298,8 +296,6 @@ class Http2Protocol(Generic[Parsed]):
                 pass
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if len(payload) != 4:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE without exactly four bytes")
         self._limits.window_updates.count(self._now)
         increment = _uint31(payload)
         if stream_id == 0:
@@ -321,8 +317,6 @@ class Http2Protocol(Generic[Parsed]):
         return WindowUpdated(stream_id)
 
     def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if len(payload) != 4:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM without exactly four bytes")
         stream = self._streams.get(stream_id)
         if stream is None:  # of a stream that ended in good order, the first one crossed our END_STREAM
             if self._table.closed_by(stream_id) in {None, ClosedBy.PEER_RESET}:
@@ -333,11 +327,7 @@ class Http2Protocol(Generic[Parsed]):
             return StreamReset(stream_id, _uint31(payload))
         return None
 
-    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "PING without exactly eight bytes")
+    def _on_ping(self, flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if flags & frames.ACK:
             self._limits.ignored_frames.count(self._now)
         else:
@@ -345,9 +335,7 @@ class Http2Protocol(Generic[Parsed]):
             self._send(frames.frame(frames.PING, frames.ACK, 0, payload))
         return None
 
-    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+    def _on_goaway(self, _flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if len(payload) < frames.GOAWAY_HEAD.size:
             connection_error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
         self._limits.ignored_frames.count(self._now)
@@ -358,8 +346,6 @@ class Http2Protocol(Generic[Parsed]):
         self._limits.ignored_frames.count(self._now)
         if stream_id == 0:
             connection_error(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != 5:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY without exactly five bytes")
         if _uint31(payload[:4]) == stream_id:
             connection_error(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
         return None
