@@ -34,7 +34,8 @@ from jobmaster.grpc.server_call import ServerCall
 from jobmaster.http2 import frames
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
-from jobmaster.http2.protocol import MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST, Configuration
+from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration
+from jobmaster.http2.settings import MAX_CONCURRENT_STREAMS
 from jobmaster.wire.connection import Connection
 from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 
