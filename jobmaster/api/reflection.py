@@ -50,7 +50,7 @@ class ReflectionService(ServerReflectionServicer):
     async def ServerReflectionInfo(  # type: ignore[override]  # an async generator, as purerpc wants it
         self, requests: AsyncGenerator[pb.ServerReflectionRequest, None]
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """Answers each request in turn; what cannot be answered is an `error_response` and ends nothing.
+        """Answers one request after another; what cannot be answered is an `error_response` and ends nothing.
 
         Raises:
             InvalidRequest: a request is longer than any name.

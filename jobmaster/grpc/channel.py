@@ -19,6 +19,7 @@ import trio
 
 from jobmaster.errors import TransportError
 from jobmaster.grpc.client import RECEIVE_SIZE, ClientConnection, ClientStream, StreamRefused
+from jobmaster.grpc.framing import PREFIX
 from jobmaster.wire.tcp import TcpStream
 from jobmaster.wire.tls import TlsStream, alert_in, closing, do_handshake, tls_stream
 
@@ -36,7 +37,7 @@ LAST_PAUSE: Final = 2.0
 CALL_TRIES: Final = 4
 """Of one call, where the server refuses it unprocessed."""
 MAX_REPEATABLE: Final = 64 * 1024
-"""Bytes of requests that are kept to repeat a call; one with more is made once."""
+"""Bytes of requests, with their prefixes, that are kept to repeat a call; one with more is made once."""
 
 
 class CallStream(Protocol):
@@ -76,6 +77,7 @@ class RepeatableCall:
         self._stream = stream
         self._message_type: type[Message] | None = None
         self._sent: list[bytes] = []
+        self._kept = 0
         self._closed = False
         self._tries_left = CALL_TRIES - 1
 
@@ -97,15 +99,21 @@ class RepeatableCall:
     async def send_message(self, message: Message) -> None:
         """As `ClientStream.send_message`; a refusal is met when the answer is received."""
         data = message.SerializeToString()
-        self._sent.append(data)
-        if sum(map(len, self._sent)) > MAX_REPEATABLE:
-            self._tries_left = 0
-            self._sent.clear()
+        self._keep(data)
         try:
             await self._stream.send_bytes(data)
         except StreamRefused:
             if not self._tries_left:
                 raise
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps a message for the next try, as long as there is one and the call is not too large for it."""
+        self._kept += PREFIX.size + len(data)
+        if self._kept > MAX_REPEATABLE:
+            self._tries_left = 0
+            self._sent.clear()
+        if self._tries_left:
+            self._sent.append(data)
 
     async def close(self) -> None:
         """Ends the request."""

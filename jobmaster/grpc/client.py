@@ -118,7 +118,7 @@ class ClientStream:
         if self._status is not None:
             self._receiver.on_end()
         elif code == ErrorCode.REFUSED_STREAM:
-            self.fail(partial(StreamRefused, "the server has no room for the call"))
+            self.fail(partial(StreamRefused, "the server refused the call, unprocessed: it has as many as it takes"))
         else:
             self.fail(partial(StreamGone, f"the server reset the call (HTTP/2 error {_code_name(code)})"))
         self._owner.release(self._stream_id)

@@ -7,56 +7,60 @@ counted over all connections and for each caller, so that opening more connectio
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
+from weakref import WeakValueDictionary
 
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes over all callers."""
 MAX_HELD_OF_CALLER: Final = 16 * 1024 * 1024
 
 
-class CallMemory:
-    """The bytes held for all calls of a server."""
+class CallerLoad:
+    """What one caller has open, on whatever connections, each of which refers to this object.
+
+    Attributes:
+        open_calls: calls whose handlers have not ended.
+        held: bytes held for them.
+    """
+
+    __slots__ = ("__weakref__", "held", "open_calls")
 
     def __init__(self) -> None:
-        self._held = 0
-        self._held_of: Counter[object] = Counter()
+        self.open_calls = 0
+        self.held = 0
 
-    @property
-    def held(self) -> int:
-        """Bytes held now."""
-        return self._held
 
-    def account(self, caller: object) -> CallAccount:
-        """For one call."""
-        return CallAccount(self, caller)
+class ServerLoad:
+    """The same over all callers."""
 
-    def change(self, caller: object, count: int) -> bool:
-        """Counts `count` bytes more, or less; False, with nothing changed, where that exceeds a bound."""
-        if count > 0 and (self._held + count > MAX_HELD or self._held_of[caller] + count > MAX_HELD_OF_CALLER):
-            return False
-        self._held += count
-        self._held_of[caller] += count
-        if not self._held_of[caller]:
-            del self._held_of[caller]
-        return True
+    def __init__(self) -> None:
+        self.held = 0
+        self._of: WeakValueDictionary[object, CallerLoad] = WeakValueDictionary()
+
+    def of(self, caller: object) -> CallerLoad:
+        """That of one caller; forgotten when nobody refers to it."""
+        load = self._of.get(caller)
+        if load is None:
+            load = self._of[caller] = CallerLoad()
+        return load
 
 
 class CallAccount:
     """The bytes held for one call; `set(0)` at its end."""
 
-    __slots__ = ("_caller", "_held", "_memory")
+    __slots__ = ("_caller", "_held", "_server")
 
-    def __init__(self, memory: CallMemory, caller: object) -> None:
-        self._memory = memory
+    def __init__(self, server: ServerLoad, caller: CallerLoad) -> None:
+        self._server = server
         self._caller = caller
         self._held = 0
 
     def set(self, held: int) -> bool:
         """The call holds so many bytes from now on; False, with nothing changed, where that exceeds a bound."""
-        if held == self._held:
-            return True
-        if not self._memory.change(self._caller, held - self._held):
+        more = held - self._held
+        if more > 0 and (self._server.held + more > MAX_HELD or self._caller.held + more > MAX_HELD_OF_CALLER):
             return False
+        self._server.held += more
+        self._caller.held += more
         self._held = held
         return True

@@ -10,7 +10,6 @@ wait: it is answered at once, without a task. All other calls get a task and a c
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ import trio
 
 from jobmaster.grpc.call import StreamGone
 from jobmaster.grpc.headers import RESPONSE_HEADERS, BadCall, NotGrpc, RequestHead, parse_request, status_trailers
-from jobmaster.grpc.memory import CallMemory
+from jobmaster.grpc.memory import CallAccount, CallerLoad, ServerLoad
 from jobmaster.grpc.methods import Method, methods_of
 from jobmaster.grpc.purerpc_adapter import (
     STREAMING_CALLS,
@@ -35,7 +34,8 @@ from jobmaster.grpc.server_call import ServerCall
 from jobmaster.http2 import frames
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
-from jobmaster.http2.protocol import MAX_CONCURRENT_STREAMS, MAX_HEADER_LIST, Configuration
+from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration
+from jobmaster.http2.settings import MAX_CONCURRENT_STREAMS
 from jobmaster.wire.connection import Connection
 from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 
@@ -77,35 +77,22 @@ class Dispatcher:
     Attributes:
         services: what is served, by full name.
         status_of: the one translation of errors to statuses.
-        running: calls that are open now, over all connections; `running_for` counts them by caller.
-        memory: the bytes held for them.
+        running: calls that are open now, over all connections.
+        load: what is held for them, and how many of them each caller has.
     """
 
     services: Mapping[str, Service]
     status_of: Callable[[Exception], Status]
     running: int = 0
-    running_for: Counter[object] = field(default_factory=Counter)
-    memory: CallMemory = field(default_factory=CallMemory)
+    load: ServerLoad = field(default_factory=ServerLoad)
     methods: Mapping[tuple[str, str], Method] = field(init=False)
 
     def __post_init__(self) -> None:
         self.methods = methods_of(self.services)
 
-    def is_full_for(self, caller: object) -> bool:
+    def is_full_for(self, caller: CallerLoad) -> bool:
         """Whether no further call of a caller may be opened."""
-        return self.running >= MAX_RUNNING_HANDLERS or self.running_for[caller] >= MAX_HANDLERS_OF_ONE
-
-    def call_opened(self, caller: object) -> None:
-        """Counts a call."""
-        self.running += 1
-        self.running_for[caller] += 1
-
-    def call_ended(self, caller: object) -> None:
-        """Counts it no more."""
-        self.running -= 1
-        self.running_for[caller] -= 1
-        if not self.running_for[caller]:
-            del self.running_for[caller]
+        return self.running >= MAX_RUNNING_HANDLERS or caller.open_calls >= MAX_HANDLERS_OF_ONE
 
 
 class ServerConnection:
@@ -125,6 +112,7 @@ class ServerConnection:
         self.connection = Connection(stream, _CONFIGURATION, policy)
         self._dispatcher = dispatcher
         self._caller = caller
+        self._load = dispatcher.load.of(caller)
         self._calls: dict[int, ServerCall] = {}
         self._open_calls = 0
         self._without_task: dict[int, ServerCall] = {}
@@ -161,7 +149,7 @@ class ServerConnection:
         elif (
             not self.connection.accepts_streams
             or self._open_calls >= MAX_CONCURRENT_STREAMS
-            or self._dispatcher.is_full_for(self._caller)
+            or self._dispatcher.is_full_for(self._load)
         ):
             self.connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
         elif headers.too_large:
@@ -181,11 +169,12 @@ class ServerConnection:
                     stream_id,
                     method=self._dispatcher.methods.get((service, name)),
                     timeout=timeout,
-                    account=self._dispatcher.memory.account(self._caller),
+                    account=CallAccount(self._dispatcher.load, self._load),
                 )
                 self._calls[stream_id] = self._without_task[stream_id] = call
                 self._open_calls += 1
-                self._dispatcher.call_opened(self._caller)
+                self._load.open_calls += 1
+                self._dispatcher.running += 1
                 self.connection.mark_busy()
                 if ended:
                     self._on_request_end(call)
@@ -318,7 +307,8 @@ class ServerConnection:
         call.release()
         self._calls.pop(call.stream_id, None)
         self._open_calls -= 1
-        self._dispatcher.call_ended(self._caller)
+        self._load.open_calls -= 1
+        self._dispatcher.running -= 1
         if not self._open_calls:
             self.connection.mark_idle()
 

@@ -22,6 +22,10 @@ DATA_PAYLOAD: Final = 0x101
 Frame = tuple[int, int, int, Any]
 """Type, flags, stream id and payload: bytes, but for `DATA_HEADER`."""
 
+_SIZES: Final = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.WINDOW_UPDATE: 4}
+"""Bytes of payload that the frames of a type have, all of them."""
+_OF_THE_CONNECTION: Final = frozenset({frames.SETTINGS, frames.PING, frames.GOAWAY})
+"""The types that belong on stream 0."""
 _HEADER_SIZE: Final = frames.HEADER.size
 _PRIORITY_SIZE: Final = 5
 
@@ -117,7 +121,12 @@ class FrameReader:
                 connection_error(ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_CONTINUATIONS} CONTINUATION frames")
             if len(self._block) + length > MAX_HEADER_BLOCK:
                 connection_error(ErrorCode.ENHANCE_YOUR_CALM, f"header block longer than {MAX_HEADER_BLOCK} bytes")
-        elif self._expects_settings:
+            return
+        if stream_id and kind in _OF_THE_CONNECTION:
+            connection_error(ErrorCode.PROTOCOL_ERROR, "a frame of the connection on a stream")
+        if (size := _SIZES.get(kind, length)) != length:
+            connection_error(ErrorCode.FRAME_SIZE_ERROR, f"a frame of type {kind} without exactly {size} bytes")
+        if self._expects_settings:
             if kind != frames.SETTINGS or flags & frames.ACK:
                 connection_error(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._expects_settings = False

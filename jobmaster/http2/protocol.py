@@ -41,16 +41,13 @@ from jobmaster.http2.events import (
 )
 from jobmaster.http2.frame_reader import DATA_HEADER, DATA_PAYLOAD, FrameReader, without_padding
 from jobmaster.http2.frames import ErrorCode, Setting
-from jobmaster.http2.header_blocks import NO_TABLE, BlockDecoder, Field, FieldList, MalformedBlock, Parsed
+from jobmaster.http2.header_blocks import BlockDecoder, Field, FieldList, MalformedBlock, Parsed
+from jobmaster.http2.settings import MAX_CONCURRENT_STREAMS, PeerSettings
 from jobmaster.http2.streams import ClosedBy, Stream, StreamTable
-from jobmaster.http2.tolerance import MAX_SETTINGS, RAPID_RESET_SECONDS, RateLimits
+from jobmaster.http2.tolerance import RAPID_RESET_SECONDS, RateLimits
 
 MAX_HEADER_LIST: Final = 16 * 1024
 """Bytes of a header list, as HPACK counts them; announced."""
-MAX_CONCURRENT_STREAMS: Final = 100
-"""Announced by a server, whose owner refuses streams beyond it; assumed by a client until it is told another number."""
-MAX_SENT_FRAME: Final = 64 * 1024
-"""Bytes of frames sent, where the peer takes larger ones than the 16 KiB that all take."""
 
 
 class TooManyStreams(TransportError):
@@ -93,9 +90,7 @@ class Http2Protocol(Generic[Parsed]):
         self._streams = self._table.open
         self._now = 0.0
         self._violation: ProtocolViolation | None = None
-        self._max_sent_frame = frames.LEAST_MAX_FRAME_SIZE
-        self._max_streams = MAX_CONCURRENT_STREAMS
-        self._block_prefix = b""
+        self._settings = PeerSettings(is_client=configuration.is_client)
 
     def start(self) -> None:
         """Sends the connection preface: SETTINGS, and the connection's window."""
@@ -126,7 +121,7 @@ class Http2Protocol(Generic[Parsed]):
     @property
     def can_open_stream(self) -> bool:
         """Whether the server allows one more stream."""
-        return len(self._streams) < self._max_streams
+        return len(self._streams) < self._settings.max_streams
 
     def is_sendable(self, stream_id: int) -> bool:
         """Whether DATA and headers may be sent on a stream: it is open, and not ended from this side."""
@@ -262,44 +257,20 @@ class Http2Protocol(Generic[Parsed]):
 
     # --- other frames ---------------------------------------------------------------------------------------------
 
-    def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
+    def _on_settings(self, flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if flags & frames.ACK:
             if payload:
                 connection_error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS acknowledgement with a payload")
             self._limits.settings_acks.count(self._now)
             return None
         self._limits.settings.count(self._now)
-        if len(payload) % frames.SETTING.size:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS with half an entry")
-        if len(payload) > MAX_SETTINGS * frames.SETTING.size:
-            connection_error(ErrorCode.ENHANCE_YOUR_CALM, f"more than {MAX_SETTINGS} settings in one frame")
-        for identifier, value in frames.SETTING.iter_unpack(payload):
-            self._apply_setting(identifier, value)
+        initial_window = self._settings.apply(payload)
+        if initial_window is not None:
+            self._table.set_initial_window(initial_window)
         self._send(frames.frame(frames.SETTINGS, frames.ACK, 0))
         return SettingsReceived()
 
-    def _apply_setting(self, identifier: int, value: int) -> None:
-        match identifier:
-            case Setting.HEADER_TABLE_SIZE:
-                self._block_prefix = NO_TABLE
-            case Setting.ENABLE_PUSH if value > 1 or (value and self._is_client):
-                connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_ENABLE_PUSH out of range")
-            case Setting.MAX_CONCURRENT_STREAMS:
-                self._max_streams = value
-            case Setting.INITIAL_WINDOW_SIZE:
-                self._table.set_initial_window(value)
-            case Setting.MAX_FRAME_SIZE:
-                if not frames.LEAST_MAX_FRAME_SIZE <= value < 1 << 24:
-                    connection_error(ErrorCode.PROTOCOL_ERROR, "SETTINGS_MAX_FRAME_SIZE out of range")
-                self._max_sent_frame = min(value, MAX_SENT_FRAME)
-            case _:
-                pass
-
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if len(payload) != 4:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE without exactly four bytes")
         self._limits.window_updates.count(self._now)
         increment = _uint31(payload)
         if stream_id == 0:
@@ -321,8 +292,6 @@ class Http2Protocol(Generic[Parsed]):
         return WindowUpdated(stream_id)
 
     def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if len(payload) != 4:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "RST_STREAM without exactly four bytes")
         stream = self._streams.get(stream_id)
         if stream is None:  # of a stream that ended in good order, the first one crossed our END_STREAM
             if self._table.closed_by(stream_id) in {None, ClosedBy.PEER_RESET}:
@@ -333,11 +302,7 @@ class Http2Protocol(Generic[Parsed]):
             return StreamReset(stream_id, _uint31(payload))
         return None
 
-    def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        if len(payload) != 8:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "PING without exactly eight bytes")
+    def _on_ping(self, flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if flags & frames.ACK:
             self._limits.ignored_frames.count(self._now)
         else:
@@ -345,9 +310,7 @@ class Http2Protocol(Generic[Parsed]):
             self._send(frames.frame(frames.PING, frames.ACK, 0, payload))
         return None
 
-    def _on_goaway(self, _flags: int, stream_id: int, payload: bytes) -> Event | None:
-        if stream_id:
-            connection_error(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
+    def _on_goaway(self, _flags: int, _stream_id: int, payload: bytes) -> Event | None:
         if len(payload) < frames.GOAWAY_HEAD.size:
             connection_error(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY that is too short")
         self._limits.ignored_frames.count(self._now)
@@ -358,8 +321,6 @@ class Http2Protocol(Generic[Parsed]):
         self._limits.ignored_frames.count(self._now)
         if stream_id == 0:
             connection_error(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
-        if len(payload) != 5:
-            connection_error(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY without exactly five bytes")
         if _uint31(payload[:4]) == stream_id:
             connection_error(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
         return None
@@ -408,8 +369,8 @@ class Http2Protocol(Generic[Parsed]):
         stream = self._streams.get(stream_id)
         if stream is None or stream.local_ended:
             return
-        if self._block_prefix:  # due once, where the peer has changed its table's size (RFC 7541, 4.2)
-            block, self._block_prefix = self._block_prefix + block, b""
+        if self._settings.block_prefix:
+            block = self._settings.take_block_prefix() + block
         stream.has_sent = True
         self._send(frames.header_frames(stream_id, block, end_stream=end_stream))
         if end_stream:
@@ -422,14 +383,14 @@ class Http2Protocol(Generic[Parsed]):
     def send_data(self, stream_id: int, parts: Sequence[bytes | memoryview], offset: int, length: int) -> None:
         """Sends `length` bytes, at most `send_window`, from `offset` of the concatenation of `parts`."""
         self._count_sent(stream_id, length)
-        self._send(frames.data_frames(stream_id, parts, offset, length, self._max_sent_frame))
+        self._send(frames.data_frames(stream_id, parts, offset, length, self._settings.max_frame_size))
 
     def send_data_from(self, stream_id: int, length: int, fill: Callable[[list[memoryview]], bool]) -> bool:
         """Sends `length` bytes, at most `send_window`, which `fill` writes into the payloads of the frames.
 
         Nothing is sent, and False returned, where `fill` returns False.
         """
-        data_frames, payloads = frames.empty_data_frames(stream_id, length, self._max_sent_frame)
+        data_frames, payloads = frames.empty_data_frames(stream_id, length, self._settings.max_frame_size)
         filled = fill(payloads)
         if filled:
             self._count_sent(stream_id, length)

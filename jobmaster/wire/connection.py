@@ -81,7 +81,7 @@ class StreamHandler(Protocol):
         """The peer takes no more streams."""
 
     def on_closed(self) -> None:
-        """Nothing more will come or be sent, on any stream. Said once or more."""
+        """Nothing more will come or be sent, on any stream. May be called twice."""
 
     def on_read_handled(self) -> None:
         """All events of what was read have been handled; the next read may have to wait."""
@@ -298,7 +298,7 @@ class Connection:
             while not (self._closing and self._send_buffer.is_empty):
                 await self._send_buffer.wait_for_data()
                 if self._http2.open_streams and self._send_buffer.pending < HIGH_WATER:
-                    await trio.lowlevel.checkpoint()  # calls that end in this turn of the loop share a write
+                    await trio.lowlevel.checkpoint()  # calls that end in the same pass of the event loop share a write
                 await self._send_pending()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + ALERT_SECONDS)

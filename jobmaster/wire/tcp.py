@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jobmaster.wire.handshakes import HandshakeSlot
 
 RECEIVE_SIZE: Final = 64 * 1024
-"""Bytes that are received in one go, at most, where nothing else is said."""
+"""Bytes that are received in one go, at most, unless the caller asks for fewer."""
 
 LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64

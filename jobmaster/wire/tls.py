@@ -121,7 +121,7 @@ async def do_handshake(tls: TlsStream) -> None:
     try:
         await tls.do_handshake()
     except trio.BrokenResourceError as error:
-        alert = tls._outgoing.read()
+        alert = tls._outgoing.read()  # what SSLStream would have sent, had the call not failed
         if alert and isinstance(error.__cause__, ssl.SSLError):
             with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await tls.transport_stream.send_all(alert)

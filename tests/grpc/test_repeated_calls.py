@@ -20,7 +20,7 @@ from jobmaster.grpc.channel import CALL_TRIES, Channel
 from jobmaster.grpc.client import StreamRefused
 from jobmaster.grpc.server import MAX_RUNNING_HANDLERS, Dispatcher, ServerConnection
 from jobmaster.http2.frames import ErrorCode
-from jobmaster.http2.protocol import MAX_CONCURRENT_STREAMS
+from jobmaster.http2.settings import MAX_CONCURRENT_STREAMS
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 Echo = pb.JobOutputResponse
@@ -105,7 +105,7 @@ async def test_a_call_that_is_always_refused_fails(
     """After so many tries, with words and no number."""
     async with open_network(monkeypatch) as (network, channel):
         network.dispatcher.running = MAX_RUNNING_HANDLERS
-        with pytest.raises(StreamRefused, match="the server has no room for the call"):
+        with pytest.raises(StreamRefused, match="the server refused the call"):
             await method(channel, "Echo")(Echo())
         assert network.servers[0].connection._http2.last_stream_id == 2 * CALL_TRIES - 1
 
