@@ -66,9 +66,10 @@ KERNEL_NEEDS = {
 # them against what the machine does otherwise.
 PARALLEL = ("-n", "2", "--dist", "worksteal")
 
-# What is below tests/ and no unit: it starts servers, attacks them or measures them.
+# What is below tests/ and no unit: it starts servers, attacks them or measures them, or tests these sessions' programs.
 NOT_UNITS = {"abuse", "bench", "fuzz", "h2spec", "integration", "kernel", "scale", "tls"}
-NOT_UNITS |= {"test_cancellation.py", "test_collector.py", "test_leaks.py", "test_proto_drift.py", "test_readme.py"}
+NOT_UNITS |= {"test_cancellation.py", "test_leaks.py", "test_machine.py", "test_mutants.py"}
+NOT_UNITS |= {"test_proto_drift.py", "test_readme.py", "test_skips.py"}
 MAIN_JOB = "tests/integration/test_jobs.py"
 
 LATER_PYTHONS = ("3.12", "3.13")
@@ -228,6 +229,13 @@ def kernel(session: nox.Session) -> None:
     provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
     session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the code and see whether a test fails, in the packages that tests/mutants.py names; arguments go to that program."""
+    session.install("-e", ".", *groups("tests"))
+    session.run("python", "-m", "tests.mutants", *session.posargs)
 
 
 @nox.session

@@ -38,9 +38,9 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    "tests/cgroup/test_kernel.py",
+    "tests/host/cgroup/test_kernel.py",
     "tests/test_cancellation.py",
-    "tests/test_host.py",
+    "tests/server/test_preparation.py",
     "tests/test_leaks.py",
     "tests/test_readme.py",
 )
