@@ -233,7 +233,7 @@ def kernel(session: nox.Session) -> None:
 
 @nox.session
 def mutants(session: nox.Session) -> None:
-    """Change the code and see whether a test fails, in the rooms of tests/mutants.py; arguments go to that program."""
+    """Change the code and see whether a test fails, in the packages that tests/mutants.py names; arguments go to that program."""
     session.install("-e", ".", *groups("tests"))
     session.run("python", "-m", "tests.mutants", *session.posargs)
 

@@ -1,9 +1,10 @@
-"""Mutation testing: `python -m tests.mutants [options] [ROOM or FILE …]`; which rooms, and with what tests, says ROOMS.
+"""Mutation testing: `python -m tests.mutants [options] [PACKAGE or FILE …]`, of the packages in PACKAGES.
 
 A mutant is a module with one small change. Each is written into a copy of the repository, one copy for each worker, and
-the room's tests are run there until one fails, those of the same name first. A mutant that no test notices is reported
+the package's tests are run there until one fails, those of the same name first. A mutant that no test notices is reported
 with file and line: it shows what no test holds, or a change that makes no difference. What is not mutated, because no
-test should hold it: docstrings, annotations, imports, decorators, and the texts of errors and of f-strings.
+test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, the texts of errors and
+of f-strings.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from typing import Final
 import trio
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
-ROOMS: Final = {
+PACKAGES: Final = {
     "job": ("tests/job",),
     "run": ("tests/run", "tests/test_cancellation.py", "tests/test_leaks.py", "tests/integration/test_jobs.py"),
     "output": ("tests/output",),
     "http2": ("tests/http2",),
 }
-"""Each room, a folder of jobmaster/, with the tests that have to notice; those that are not there yet are left out."""
+"""Each package of jobmaster with the tests that have to notice; those that are not there yet are left out."""
 COPIED: Final = ("jobmaster", "proto", "tests", "pyproject.toml", "README.md", "noxfile.py", ".ci")
 FIRST_TIMEOUT: Final = 600.0
-"""Seconds that a room's tests may take unchanged."""
+"""Seconds that a package's tests may take unchanged."""
 LEAST_TIMEOUT: Final = 20.0
-"""Seconds for a mutant; five times what the slowest room takes unchanged, where that is more."""
+"""Seconds for a mutant; five times what the slowest package takes unchanged, where that is more."""
 REAP_SECONDS: Final = 5.0
 WORKERS: Final = 2
 
@@ -168,6 +169,8 @@ def is_untouched(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
+        case ast.Call(func=ast.Name(id=name)) | ast.Expr(value=ast.Call(func=ast.Name(id=name))):
+            return name in {"NewType", "TypeVar", "assert_never"}  # for mypy alone
         case ast.Assign(targets=[ast.Name(id=name)]):
             return name in {"__all__", "__slots__"}
         case _:
@@ -262,9 +265,9 @@ class Copy:
 
 def tests_of(file: Path) -> tuple[str, ...]:
     """The paths of the tests of a module, the one of its name first."""
-    room = file.parts[1]
+    package = file.parts[1]
     own = Path("tests", *file.parts[1:-1], f"test_{file.name}")
-    return present((str(own), *ROOMS[room]))
+    return present((str(own), *PACKAGES[package]))
 
 
 def present(paths: Sequence[str]) -> tuple[str, ...]:
@@ -273,16 +276,16 @@ def present(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def files_of(names: Sequence[str]) -> list[Path]:
-    """The modules of rooms or of single files.
+    """The modules of packages or of single files.
 
     Raises:
         SystemExit: one of them is not there.
     """
     found: list[Path] = []
     for name in names:
-        path = Path("jobmaster", name) if name in ROOMS else Path(name)
-        if len(path.parts) < 2 or path.parts[1] not in ROOMS or not (REPOSITORY / path).exists():
-            sys.exit(f"mutants: {name} is neither a room ({', '.join(ROOMS)}) nor a file of one")
+        path = Path("jobmaster", name) if name in PACKAGES else Path(name)
+        if len(path.parts) < 2 or path.parts[1] not in PACKAGES or not (REPOSITORY / path).exists():
+            sys.exit(f"mutants: {name} is neither a package ({', '.join(PACKAGES)}) nor a file of one")
         full = REPOSITORY / path
         found += sorted(file.relative_to(REPOSITORY) for file in (full.rglob("*.py") if full.is_dir() else [full]))
     return found
@@ -295,8 +298,8 @@ async def prepare(copies: Sequence[Copy], files: Sequence[Path]) -> list[Task]:
         SystemExit: they do not pass.
     """
     timeout = LEAST_TIMEOUT
-    for room in sorted({file.parts[1] for file in files}):
-        tests = present(ROOMS[room])
+    for package in sorted({file.parts[1] for file in files}):
+        tests = present(PACKAGES[package])
         for copy in copies:
             begin = time.monotonic()
             if await copy.run_tests(tests, timeout=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
@@ -354,12 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="nox -s mutants --", description="Change the code and see whether a test fails."
     )
-    parser.add_argument("names", nargs="*", metavar="ROOM or FILE", help=f"of {', '.join(ROOMS)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="PACKAGE or FILE", help=f"of {', '.join(PACKAGES)}; all by default")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many, at random")
     parser.add_argument("--seed", type=int, default=0, help="of that choice (0)")
     parser.add_argument("--at-least", type=float, default=90.0, metavar="PERCENT", help="that have to die (90)")
     options = parser.parse_args(arguments)
-    files = files_of(options.names or [room for room in ROOMS if (REPOSITORY / "jobmaster" / room).is_dir()])
+    files = files_of(
+        options.names or [package for package in PACKAGES if (REPOSITORY / "jobmaster" / package).is_dir()]
+    )
     fates = trio.run(run, files, options.sample, options.seed)
     return 0 if 100 * report(fates) >= options.at_least else 1
 

@@ -62,13 +62,17 @@ def test_exit_status(tmp_path: Path, kernel: str, status: int) -> None:
 def test_guest_ends_with_its_starter(tmp_path: Path, number: signal.Signals) -> None:
     """A guest does not outlive an interrupted or killed session."""
     environment = environment_with(tmp_path, "echo $$; exec sleep 1000\n")
-    with subprocess.Popen(command_for(tmp_path), stdout=subprocess.PIPE, env=environment) as starter:
-        assert starter.stdout is not None
-        guest = os.pidfd_open(int(starter.stdout.readline()))
-        starter.send_signal(number)
-        assert starter.wait(60) != 0
-        assert select.select([guest], [], [], 60)[0] == [guest]
-        os.close(guest)
+    command = ["env", "--default-signal=INT", *command_for(tmp_path)]  # ignored where CI runs in the background
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as starter:
+        try:
+            assert starter.stdout is not None
+            guest = os.pidfd_open(int(starter.stdout.readline()))
+            starter.send_signal(number)
+            assert starter.wait(60) != 0
+            assert select.select([guest], [], [], 60)[0] == [guest]
+            os.close(guest)
+        finally:
+            starter.kill()
 
 
 def test_blanks_in_a_path(tmp_path: Path) -> None:

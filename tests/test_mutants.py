@@ -59,6 +59,7 @@ def test_changes(source: str, expected: list[str]) -> None:
         "f'{a} text 7'",
         "__all__ = ['a']",
         "None\n...",
+        "assert_never(unreachable)",
         "a | b",
     ],
 )
@@ -74,7 +75,7 @@ def test_where() -> None:
 
 
 def test_every_module_has_mutants_that_compile() -> None:
-    """All mutants of a real room are Python, and differ from what they were made of."""
+    """All mutants of a real package are Python, and differ from what they were made of."""
     files = mutants.files_of(["job"])
     found = [mutant for file in files for mutant in mutants.mutants_of(file, (REPOSITORY / file).read_text())]
     assert len(found) > len(files)
@@ -84,7 +85,7 @@ def test_every_module_has_mutants_that_compile() -> None:
 
 
 def test_share(capsys: pytest.CaptureFixture[str]) -> None:
-    """A mutant that timed out died; what survived counts against the room."""
+    """A mutant that timed out died; what survived counts against the package."""
     fates = {
         Mutant(file=Path("a.py"), line=line, change="", source=""): fate
         for line, fate in enumerate([Fate.KILLED, Fate.KILLED, Fate.TIMED_OUT, Fate.SURVIVED])
@@ -94,13 +95,13 @@ def test_share(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_unknown_room() -> None:
-    """A name that is neither room nor file is refused with the rooms there are."""
-    with pytest.raises(SystemExit, match="neither a room"):
+    """A name that is neither package nor file is refused with the packages there are."""
+    with pytest.raises(SystemExit, match="neither a package"):
         mutants.files_of(["jobmaster/serve.py"])
 
 
 def test_program() -> None:
-    """A sample of a real room is tried; a mutant is judged by the room's tests, not by the installed package's code."""
+    """A sample of a real package is tried; a mutant is judged by the package's tests, not by the installed package's code."""
     command = [sys.executable, "-m", "tests.mutants", "--sample", "2", "--at-least", "0", "jobmaster/job/identifier.py"]
     run = subprocess.run(command, cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
