@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import trio
 import trio.testing
@@ -113,8 +113,9 @@ def descriptors() -> set[tuple[str, str]]:
 
 def _seed_scheduler(seed: int) -> None:
     """Makes the order in which Trio runs the tasks of one instant a part of the schedule, as its Hypothesis plugin does."""
-    trio._core._run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[attr-defined]  # Trio has no public way
-    trio._core._run._r.seed(seed)  # type: ignore[attr-defined]  # as above
+    scheduler: Any = trio._core._run  # which has no public way
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
 
 
 async def _play(schedule: Schedule, folder: Path) -> History:

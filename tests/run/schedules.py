@@ -237,22 +237,27 @@ def _writes(random: Random) -> tuple[tuple[float, int], ...]:
 
 def _with_oddity(random: Random, script: Script) -> Script:
     """Most jobs are ordinary; a few meet one of the rarer fates."""
-    oddities: tuple[Mapping[str, object], ...] = (
-        {"execute_seconds": NEVER},
-        {"execute_error": random.choice((CommandNotRunnable("command 'x' not found"), HostError("no memory")))},
-        {"is_stopped": True},
-        {"dies_before_signal": True},
-        {"children_killed_for_memory": (_time(random), _time(random))},
-        {"children_killed_for_memory": (_time(random),), "ends_at": _time(random) + 0.5},
-        {"killed_for_memory_at": _time(random)},
-        {"killed_for_memory_at": _time(random), "children_killed_for_memory": (_time(random),), "death_seconds": 3.0},
-        {"death_seconds": random.choice((30.0, NEVER))},
-        {"status_is_withheld": True},
-        {"lost_at": _time(random)},
-        {"signalling_hangs": True},
-        {"bug": RuntimeError("a bug, scripted")},
+    oddities = (
+        replace(script, execute_seconds=NEVER),
+        replace(script, execute_error=random.choice((CommandNotRunnable("'x' not found"), HostError("no memory")))),
+        replace(script, is_stopped=True),
+        replace(script, dies_before_signal=True),
+        replace(script, children_killed_for_memory=(_time(random), _time(random))),
+        replace(script, children_killed_for_memory=(_time(random),), ends_at=_time(random) + 0.5),
+        replace(script, killed_for_memory_at=_time(random)),
+        replace(
+            script,
+            killed_for_memory_at=_time(random),
+            children_killed_for_memory=(_time(random),),
+            death_seconds=3.0,
+        ),
+        replace(script, death_seconds=random.choice((30.0, NEVER))),
+        replace(script, status_is_withheld=True),
+        replace(script, lost_at=_time(random)),
+        replace(script, signalling_hangs=True),
+        replace(script, bug=RuntimeError("a bug, scripted")),
     )
-    return replace(script, **random.choice(oddities)) if random.random() < 0.35 else script
+    return random.choice(oddities) if random.random() < 0.35 else script
 
 
 def _faults(random: Random) -> tuple[Fault, ...]:

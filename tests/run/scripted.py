@@ -31,6 +31,8 @@ from jobmaster.run.execution import Spawned
 from tests.run.faults import Faults
 
 NEVER: Final = math.inf
+TERMINATED: Final = Signalled(signal.SIGTERM)
+SUCCESS: Final = Exited(0)
 BLOCKED_SECONDS: Final = 0.01
 """How long a job waits before it tries again to write into a pipe that is full."""
 
@@ -39,7 +41,7 @@ BLOCKED_SECONDS: Final = 0.01
 class OnTerm:
     """What the main process does `after` seconds when it gets SIGTERM: it ends so."""
 
-    death: Death = Signalled(signal.SIGTERM)  # noqa: RUF009  # a frozen value
+    death: Death = TERMINATED
     after: float = 0.0
 
 
@@ -74,8 +76,8 @@ class Script:
     execute_seconds: float = 0.0
     execute_error: Exception | None = None
     ends_at: float = NEVER
-    death: Death = Exited(0)  # noqa: RUF009  # a frozen value
-    on_term: OnTerm | None = OnTerm()  # a frozen value
+    death: Death = SUCCESS
+    on_term: OnTerm | None = OnTerm()
     is_stopped: bool = False
     dies_before_signal: bool = False
     others_end_at: float = 0.0
@@ -200,7 +202,7 @@ class ScriptedExecution:
         """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
         self._meet("signal_main")
         if self.script.dies_before_signal:
-            self._end(self.script.death)
+            self.end(self.script.death)
         if not self._main_lives:
             return
         if number == signal.SIGTERM:
@@ -280,7 +282,7 @@ class ScriptedExecution:
         self._others_live = script.others_end_at > 0
         if script.writes:
             self._host.nursery.start_soon(self._write_all)
-        after(script.ends_at, lambda: self._end(script.death))
+        after(script.ends_at, lambda: self.end(script.death))
         after(script.others_end_at, self._end_others)
         after(script.killed_for_memory_at, self._kill_for_memory)
         after(script.lost_at, self._lose)
@@ -308,7 +310,7 @@ class ScriptedExecution:
     def _act_on_term(self) -> None:
         answer = self.script.on_term
         if answer is not None:
-            self._host.after(answer.after, lambda: self._end(answer.death))
+            self._host.after(answer.after, lambda: self.end(answer.death))
 
     def _kill_for_memory(self) -> None:
         if self._main_lives and not self._kill_is_pending:
@@ -336,8 +338,9 @@ class ScriptedExecution:
         """Whether nobody was told how it died."""
         return self._is_lost or self.script.status_is_withheld or self.script.bug is not None
 
-    def _end(self, death: Death) -> None:
-        if not self._kill_is_pending:  # else nothing else is executed
+    def end(self, death: Death) -> None:
+        """Ends the main process by itself, unless a SIGKILL is pending."""
+        if not self._kill_is_pending:  # no other code of it is executed then
             self._die(death)
 
     def _die(self, death: Death) -> None:

@@ -1,0 +1,164 @@
+"""How a registry ends: Starts under way are given up, jobs are stopped with grace, and nothing is left."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.errors import ServerDraining
+from jobmaster.job.cause import Exited, ServerShutdown, Stopped
+from jobmaster.run.registry import Registry
+from jobmaster.run.supervisor import MOST_SECONDS
+from tests.run.conftest import GRACE_SECONDS, SOON, Machine
+from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, ended
+from tests.run.scripted import NEVER, OnTerm, Script
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [Script(spawn_seconds=NEVER), Script(execute_seconds=NEVER), Script(spawn_seconds=1), Script(execute_seconds=1)],
+)
+async def test_a_drain_gives_up_starts(machine: Machine, script: Script) -> None:
+    """A Start under way when the server shuts down is refused at once, and nothing is left of it."""
+    errors = []
+
+    async def call(registry: Registry) -> None:
+        with pytest.raises(ServerDraining, match="shutting down") as caught:
+            await machine.start(registry, CLIENT1, script)
+        errors.append(caught.value)
+
+    async with machine.registry() as registry, trio.open_nursery() as callers:
+        callers.start_soon(call, registry)
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        await registry.drain()
+        assert trio.current_time() - before <= SOON
+        assert registry.running == 0
+    assert len(errors) == 1
+    assert machine.logs() == set()
+    assert all(each.is_closed for each in machine.host.spawned.values())
+
+
+@pytest.mark.parametrize("rounds", range(16))
+async def test_a_drain_in_any_round_of_a_start(machine: Machine, rounds: int) -> None:
+    """Whenever the drain comes, a Start is refused and leaves nothing, or its job has an end that says so."""
+    outcomes: list[object] = []
+
+    async def call(registry: Registry) -> None:
+        try:
+            outcomes.append(await machine.start(registry, CLIENT1, Script(execute_checkpoints=3, on_term=None)))
+        except ServerDraining as error:
+            outcomes.append(error)
+
+    async with machine.registry() as registry:
+        async with trio.open_nursery() as callers:
+            callers.start_soon(call, registry)
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            await registry.drain()
+        (outcome,) = outcomes
+        if isinstance(outcome, str):
+            assert await ended(registry, outcome) == ServerShutdown(signal=signal.SIGKILL)
+    assert machine.logs() == {outcome for outcome in outcomes if isinstance(outcome, str)}
+
+
+async def test_a_drain_takes_no_more_jobs(machine: Machine) -> None:
+    """From its first moment on a Start is refused."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        await machine.start(registry, CLIENT1, Script(on_term=None))
+        nursery.start_soon(registry.drain)
+        await wait_all_tasks_blocked()
+        with pytest.raises(ServerDraining):
+            await machine.start(registry, CLIENT1)
+
+
+async def test_a_drain_ends_all_jobs_with_grace(machine: Machine) -> None:
+    """Every job gets SIGTERM and the grace period, and the drain returns when the last one has ended."""
+    async with machine.registry() as registry:
+        quick = await machine.start(registry, CLIENT1, Script(on_term=OnTerm(death=Exited(0), after=1)))
+        slow = await machine.start(registry, CLIENT2, Script(on_term=None, others_end_at=NEVER))
+        before = trio.current_time()
+        await registry.drain()
+        assert trio.current_time() - before == pytest.approx(GRACE_SECONDS, abs=SOON)
+        assert await ended(registry, quick) == ServerShutdown(signal=signal.SIGTERM)
+        assert await ended(registry, slow) == ServerShutdown(signal=signal.SIGKILL)
+        await registry.drain()
+
+
+async def test_hurry_ends_a_drain(machine: Machine) -> None:
+    """Told again, the server kills what is being stopped, and what is stopped from then on."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        job_ids = [await machine.start(registry, client, Script(on_term=None)) for client in CLIENTS[:3]]
+        nursery.start_soon(registry.drain)
+        await trio.sleep(1)
+        before = trio.current_time()
+        registry.hurry()
+        for job_id in job_ids:
+            assert await ended(registry, job_id) == ServerShutdown(signal=signal.SIGKILL)
+        assert trio.current_time() - before <= SOON
+
+
+async def test_hurry_is_for_later_jobs_too(machine: Machine) -> None:
+    """A job that is started afterwards has no grace period."""
+    async with machine.registry() as registry:
+        registry.hurry()
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=None))
+        before = trio.current_time()
+        await registry.stop(CLIENT1, job_id)
+        assert trio.current_time() - before <= SOON
+
+
+async def test_an_order_before_the_drain_counts(machine: Machine) -> None:
+    """A job that a client was stopping when the server shut down is stopped by that client, after one SIGTERM."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=None))
+        nursery.start_soon(registry.stop, CLIENT1, job_id)
+        await trio.sleep(1)
+        await registry.drain()
+        assert isinstance(await ended(registry, job_id), Stopped)
+        assert len(machine.execution(job_id).truth.terms) == 1
+
+
+async def test_the_end_of_the_block_ends_the_jobs(machine: Machine) -> None:
+    """A registry that is left, by an error too, has ended its jobs and left nothing."""
+    with pytest.raises(ExceptionGroup) as caught:
+        await _leave_by_an_error(machine)
+    assert caught.group_contains(ZeroDivisionError)
+    assert all(each.is_closed and each.truth.terms for each in machine.host.spawned.values())
+    assert len(machine.logs()) == 1
+
+
+async def _leave_by_an_error(machine: Machine) -> None:
+    async with machine.registry() as registry:
+        await machine.start(registry, CLIENT1, Script(on_term=OnTerm(after=2), others_end_at=NEVER))
+        raise ZeroDivisionError
+
+
+async def test_the_end_of_the_block_has_a_deadline(machine: Machine) -> None:
+    """However long the processes take to die, the registry is left in bounded time."""
+    before = trio.current_time()
+    async with machine.registry() as registry:
+        for client in CLIENTS:
+            await machine.start(registry, client, Script(on_term=None, death_seconds=NEVER))
+    assert registry.running == 0
+    assert trio.current_time() - before <= GRACE_SECONDS + MOST_SECONDS + 5
+
+
+async def test_output_of_given_up_starts_goes_with_the_registry(machine: Machine) -> None:
+    """A Start that the shutdown gives up leaves no file, though there is no time after it."""
+    async with trio.open_nursery() as callers:
+        async with machine.registry() as registry:
+            callers.start_soon(_start_in_vain, machine, registry)
+            await trio.sleep(1)
+            assert len(machine.logs()) == 1
+        assert machine.logs() == set()
+
+
+async def _start_in_vain(machine: Machine, registry: Registry) -> None:
+    with pytest.raises(ServerDraining):
+        await machine.start(registry, CLIENT1, Script(execute_seconds=NEVER))

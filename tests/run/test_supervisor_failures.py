@@ -1,0 +1,195 @@
+"""What keeps a job from its end: each has a deadline, and none keeps who waits from being released."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+import pytest
+import trio
+
+from jobmaster.job.cause import (
+    Exited,
+    ServerLost,
+    Stopped,
+)
+from jobmaster.job.state import Ended, Running
+from jobmaster.output.pump import Pump
+from jobmaster.run.supervisor import (
+    CLOSING_SECONDS,
+    MOST_SECONDS,
+    OUTPUT_SECONDS,
+    REMOVAL_SECONDS,
+    RETRY_SECONDS,
+    Supervisor,
+)
+from tests.run.conftest import (
+    ALWAYS,
+    GRACE_SECONDS,
+    KILLED,
+    SOON,
+    Machine,
+    cause_of_job,
+    check_end,
+    end_of,
+    scripted,
+)
+from tests.run.faults import Fault
+from tests.run.scripted import NEVER, Script
+
+# --- deadlines of the end ---------------------------------------------------------------------------------------------
+
+
+async def test_a_process_that_cannot_be_killed(machine: Machine) -> None:
+    """A main process in uninterruptible sleep is waited for CLOSING_SECONDS; then who waits is released, truthfully."""
+    supervisor = await machine.running(Script(death_seconds=NEVER, writes=((0, 5000),)))
+    supervisor.order_stop(None)
+    cause, seconds = await end_of(supervisor)
+    assert seconds == pytest.approx(0, abs=SOON)  # it acted on SIGTERM
+    supervisor = await machine.running(Script(death_seconds=NEVER, on_term=None, writes=((0, 5000),)))
+    supervisor.order_stop(None)
+    cause, seconds = await end_of(supervisor)
+    assert cause == ServerLost("its main process did not die when it was killed")
+    assert seconds == pytest.approx(GRACE_SECONDS + CLOSING_SECONDS + REMOVAL_SECONDS, abs=SOON)
+    assert not supervisor.is_removed
+    assert supervisor.record.output_bytes == 5000
+
+
+async def test_a_child_that_cannot_be_killed(machine: Machine) -> None:
+    """Where only another process can't be killed, the job ends as its main process ended."""
+    script = Script(ends_at=1, death=Exited(3), others_end_at=NEVER, death_seconds=NEVER)
+    supervisor = await machine.running(script)
+    await check_end(supervisor, Exited(3), after=1 + CLOSING_SECONDS + REMOVAL_SECONDS)
+    assert not supervisor.is_removed
+
+
+@pytest.mark.parametrize(("busy", "is_removed"), [(REMOVAL_SECONDS / 2, True), (NEVER, False)])
+async def test_a_cgroup_that_is_busy(machine: Machine, busy: float, is_removed: bool) -> None:
+    """An empty cgroup that the kernel finds busy is tried for REMOVAL_SECONDS."""
+    supervisor = await machine.running(Script(ends_at=1, busy_seconds=busy))
+    await check_end(supervisor, Exited(0), after=1 + min(busy, REMOVAL_SECONDS))
+    assert supervisor.is_removed == is_removed
+
+
+class StuckPump(Pump):
+    """One whose end never comes."""
+
+    async def finish(self) -> None:
+        """Does not return; gives back what it holds."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 100):
+                await super().finish()
+
+
+async def test_output_has_a_deadline(machine: Machine) -> None:
+    """A pump that does not come to its end holds up the job's for OUTPUT_SECONDS."""
+    supervisor = await machine.running(Script(ends_at=1), pump=StuckPump)
+    await check_end(supervisor, Exited(0), after=1 + OUTPUT_SECONDS)
+    assert supervisor.is_removed
+
+
+async def test_all_deadlines_together(machine: Machine) -> None:
+    """However much fails, a job has ended MOST_SECONDS after it began to be closed."""
+    supervisor = await machine.running(Script(death_seconds=NEVER, on_term=None), pump=StuckPump, grace_seconds=0)
+    supervisor.order_stop(None)
+    cause, seconds = await end_of(supervisor)
+    assert isinstance(cause, ServerLost)
+    assert seconds <= MOST_SECONDS
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_lost_launcher(machine: Machine) -> None:
+    """Where nobody will learn how it dies, the job is killed and recorded as lost, with the reason."""
+    supervisor = await machine.running(Script(lost_at=1, on_term=None, others_end_at=NEVER))
+    await check_end(supervisor, ServerLost("nobody can tell how it died"), after=1)
+    assert scripted(supervisor).truth.death == KILLED
+    assert supervisor.is_removed
+
+
+@pytest.mark.parametrize("stop", [True, False])
+async def test_a_withheld_status(machine: Machine, stop: bool) -> None:
+    """A job whose status a tracer withholds ends for who waits, as soon as nothing of it lives."""
+    supervisor = await machine.running(Script(ends_at=NEVER if stop else 1, status_is_withheld=True))
+    if stop:
+        supervisor.order_stop("client1")
+    cause, seconds = await end_of(supervisor)
+    assert cause == ServerLost("nobody can tell how it died")
+    assert seconds <= 1 + SOON
+    assert supervisor.is_removed
+
+
+async def test_a_bug_ends_the_job_and_is_told(machine: Machine) -> None:
+    """An exception that nobody expects is raised, after the job was killed, its waiters released, its cause recorded."""
+    supervisor = await machine.held(Script(ends_at=NEVER, bug=RuntimeError("a bug, scripted"), on_term=None))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run_with_bug, supervisor)
+        await trio.sleep(1)
+        scripted(supervisor).end(Exited(0))
+    assert cause_of_job(supervisor) == ServerLost("a bug in the server ended it")
+    assert supervisor.is_removed
+    assert scripted(supervisor).is_closed
+
+
+async def _run_with_bug(supervisor: Supervisor) -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        await supervisor.run()
+    assert caught.group_contains(RuntimeError, match="scripted")
+
+
+class BuggyPump(Pump):
+    """One that fails twice before it pumps."""
+
+    failures = 0
+
+    async def run(self) -> None:
+        """Fails, or pumps."""
+        BuggyPump.failures += 1
+        if BuggyPump.failures <= 2:
+            raise ZeroDivisionError("a bug, scripted")
+        await super().run()
+
+
+async def test_a_bug_in_the_pump_does_not_end_the_job(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, tried again after RETRY_SECONDS, and no byte is missing."""
+    BuggyPump.failures = 0
+    supervisor = await machine.running(Script(writes=((0, 5000), (1, 100))), pump=BuggyPump)
+    await trio.sleep(2 * RETRY_SECONDS - 0.1)
+    assert (supervisor.record.output_bytes, BuggyPump.failures) == (0, 2)
+    await trio.sleep(0.2)
+    assert isinstance(supervisor.record.state, Running)
+    assert supervisor.record.output_bytes == 5100
+    assert caplog.text.count("a bug in the output") == 2
+    scripted(supervisor).end(Exited(0))
+    await supervisor.wait_ended()
+
+
+FAILING: Final = ("has_died", "signal_main", "signal_others", "kill", "is_populated", "oom_kills", "remove", "close")
+
+
+@pytest.mark.parametrize("point", FAILING)
+@pytest.mark.parametrize("number", [None, errno.EMFILE])
+async def test_a_step_that_always_fails(machine: Machine, point: str, number: int | None) -> None:
+    """Whatever of the host fails for good, the job ends for who waits, its output is counted, its pipe closed."""
+    supervisor = await machine.running(Script(on_term=None, writes=((0, 5000),)))
+    await trio.sleep(1)
+    machine.plan(Fault(point=point, call=1, times=ALWAYS, number=number))
+    supervisor.order_stop("client1")
+    cause, seconds = await end_of(supervisor)
+    assert seconds <= GRACE_SECONDS + MOST_SECONDS
+    assert isinstance(cause, ServerLost if point == "kill" else Stopped)
+    assert (supervisor.record.output_bytes, supervisor.record.output_bytes_lost) == (5000, 0)
+    assert isinstance(supervisor.record.state, Ended)
+
+
+async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a step that fails again and again the first failure is logged, without a traceback where it is the host's."""
+    supervisor = await machine.running(Script(ends_at=1, others_end_at=NEVER))
+    machine.plan(Fault(point="is_populated", call=1, times=100, number=errno.EMFILE))
+    await supervisor.wait_ended()
+    complaints = [record for record in caplog.records if "looking for its processes" in record.message]
+    assert len(complaints) == 1
+    assert not complaints[0].exc_info
