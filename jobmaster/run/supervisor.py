@@ -96,8 +96,19 @@ class Terms:
 class Supervisor:
     """One job from its execution to its end. `run` it in a nursery; everything else may be called from any task."""
 
-    def __init__(self, record: JobRecord, execution: Execution, log: OutputLog, pump: Pump, terms: Terms) -> None:
+    def __init__(
+        self,
+        record: JobRecord,
+        execution: Execution,
+        log: OutputLog,
+        pump: Pump,
+        terms: Terms,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Takes over the execution and the pump; `on_end` is called when the record is final, before who waits is woken."""
         self._record = record
+        self._on_end = on_end
         self.execution = execution
         self._pump = pump
         self._terms = terms
@@ -320,6 +331,7 @@ class Supervisor:
         finally:
             log.seal()
             self.ended.set()
+            self._on_end()  # before anybody who waited runs
 
     def _evidence(self, not_executed: str | None) -> Evidence:
         state = self._record.state
