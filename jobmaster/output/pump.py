@@ -100,14 +100,13 @@ class Pump:
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
+        left: list[int] = []
         with trio.move_on_after(FINISH_SECONDS):
-            self._log.lose(await self._count_and_close())
-
-    async def _count_and_close(self) -> int:
-        try:
-            return await run_in_thread(CLOSERS, _count_and_close, self._pipe, self._log.fd, abandon=True)
-        except NoThread:
-            return _count_and_close(self._pipe, self._log.fd)
+            try:
+                await run_in_thread(CLOSERS, _count_and_close, self._pipe, self._log.fd, left, abandon=True)
+            except NoThread:
+                _count_and_close(self._pipe, self._log.fd, left)
+        self._log.lose(sum(left))
 
     async def _move_some(self) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -273,12 +272,11 @@ def _bytes_in(pipe: int) -> int:
     return int(count)
 
 
-def _count_and_close(pipe: int, file: int) -> int:
-    left = 0
+def _count_and_close(pipe: int, file: int, left: list[int]) -> None:
+    """Puts the bytes that are in the pipe into `left` before it closes, which may take a file system long."""
     with suppress(OSError):
-        left = _bytes_in(pipe)
+        left.append(_bytes_in(pipe))
     _close(pipe, file)
-    return left
 
 
 def _close(pipe: int, file: int) -> None:
