@@ -14,11 +14,21 @@ from google.protobuf.json_format import MessageToDict, MessageToJson
 
 from jobmaster.api.messages import response_of, specification_of
 from jobmaster.errors import InvalidRequest
-from jobmaster.job.cause import Cause, Exited, FailedToStart, OomKilled, ServerShutdown, Signalled, StopOrder, Stopped
+from jobmaster.job.cause import (
+    Cause,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    ServerShutdown,
+    Signalled,
+    StopOrder,
+    Stopped,
+)
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
-from jobmaster.job.specification import JobSpecification
-from jobmaster.job.state import Ended, Running, Starting, Stopping
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 START: Final = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -28,7 +38,7 @@ SPECIFICATION: Final = JobSpecification(command="ls", args=("-l", ""))
 RECORD: Final = JobRecord(
     id=ID,
     owner="client1",
-    specification=SPECIFICATION,
+    command=CommandLine.of(SPECIFICATION),
     state=Running(pid=42, started_at=START),
     limits=(),
     oom_kills=0,
@@ -144,22 +154,22 @@ ORDER: Final = StopOrder(by="client1", requested_at=START)
 
 
 @pytest.mark.parametrize(
-    "state", [Running(pid=42, started_at=START), Stopping(pid=42, started_at=START, order=ORDER)], ids=["runs", "stops"]
+    "state",
+    [
+        Held(pid=42, started_at=START),
+        Running(pid=42, started_at=START),
+        Stopping(pid=42, started_at=START, order=ORDER, signalled=True, killed=True),
+        Closing(pid=42, started_at=START, death=Exited(3)),
+    ],
+    ids=["is held", "runs", "stops", "closes"],
 )
-def test_while_it_runs(state: Running | Stopping) -> None:
+def test_while_it_runs(state: Held | Running | Stopping | Closing) -> None:
     """A job runs until it has ended, also while it is being stopped; end, code, signal and cause are unset."""
     answer = response_of(replace(RECORD, state=state))
     assert (answer.state, answer.pid, answer.exit_code, answer.signal_str) == (pb.JOBSTATE_RUNNING, 42, 0, "")
     assert answer.started.ToDatetime(UTC) == START
     assert not answer.HasField("ended")
     assert not answer.HasField("cause")
-
-
-def test_before_it_runs() -> None:
-    """A job that is being made has neither a state of the contract nor times."""
-    answer = response_of(replace(RECORD, state=Starting()))
-    assert (answer.state, answer.job_msg) == (pb.JOBSTATE_UNSPECIFIED, "starting")
-    assert not answer.HasField("started")
 
 
 TERMINATED, COMPLETED = pb.JOBSTATE_TERMINATED_BY_API, pb.JOBSTATE_COMPLETED
@@ -177,6 +187,16 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         Stopped(by="superuser", requested_at=START, signal=15, killed=False),
         (TERMINATED, -1, "terminated"),
         {"stopped": {"by": "superuser", "requested": NOON, "signal": 15}},
+    ),
+    "stopped, SIGTERM handled": (
+        Stopped(by="client1", requested_at=START, signal=15, exit_code=0, killed=False),
+        (TERMINATED, -1, "terminated"),
+        {"stopped": {"by": "client1", "requested": NOON, "signal": 15, "returned": True}},
+    ),
+    "stopped, SIGTERM handled with a failure": (
+        Stopped(by="client1", requested_at=START, signal=15, exit_code=7, killed=False),
+        (TERMINATED, -1, "terminated"),
+        {"stopped": {"by": "client1", "requested": NOON, "signal": 15, "returned": True, "exitCode": 7}},
     ),
     "stopped and killed": (
         Stopped(by="client1", requested_at=START, signal=9, killed=True),
@@ -197,6 +217,11 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         FailedToStart("no interpreter"),
         (COMPLETED, -1, ""),
         {"failedToStart": {"reason": "no interpreter"}},
+    ),
+    "lost": (
+        ServerLost("the launcher was killed"),
+        (TERMINATED, -1, ""),
+        {"serverLost": {"reason": "the launcher was killed"}},
     ),
     "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
 }
@@ -231,6 +256,20 @@ def test_limits_and_counts() -> None:
         pb.Limit(name="memory", value="memory.max 52428800", enforced=True),
         pb.Limit(name="io", value="io.max 8:0 rbps=1", enforced=False, reason="no io controller"),
     ]
+
+
+def test_arguments_that_are_not_kept_are_counted() -> None:
+    """A record of a command with many arguments tells the first of them and how many there were besides."""
+    command = CommandLine.of(JobSpecification(command="ls", args=("x" * 1023,) * 50))
+    answer = response_of(replace(RECORD, command=command))
+    assert (len(answer.cmd.args), answer.cmd_args_omitted) == (16, 34)
+    assert response_of(RECORD).cmd_args_omitted == 0
+
+
+def test_an_answer_is_bounded_whatever_was_run() -> None:
+    """The largest command that is taken makes an answer of at most 64 KiB."""
+    command = CommandLine.of(JobSpecification(command="c" * 4095, args=("",) * 65_536))
+    assert len(response_of(replace(RECORD, command=command)).SerializeToString()) <= 64 * 1024
 
 
 def test_a_request_becomes_a_specification() -> None:

@@ -16,6 +16,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    ServerLost,
     ServerShutdown,
     Signalled,
     StopOrder,
@@ -33,9 +34,9 @@ TERMINATED: Final = Signalled(signal.SIGTERM)
 MIB: Final = 2**20
 
 
-def stopped(number: int, *, killed: bool = False) -> Stopped:
+def stopped(number: int, *, exit_code: int | None = None, killed: bool = False) -> Stopped:
     """A stop that the client of `BY_CLIENT` asked for."""
-    return Stopped(by="client1", requested_at=NOON, signal=number, killed=killed)
+    return Stopped(by="client1", requested_at=NOON, signal=number, exit_code=exit_code, killed=killed)
 
 
 CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
@@ -48,39 +49,60 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
     ),
     "SIGKILL from elsewhere": (Evidence(death=KILLED), KILLED),
     "SIGKILL from elsewhere below a memory limit": (Evidence(death=KILLED, memory_max=MIB), KILLED),
+    "SIGKILL from elsewhere, a child out of memory long ago": (Evidence(death=KILLED, oom_kills=1), KILLED),
     "out of memory, the whole group": (
-        Evidence(death=KILLED, oom_kills=3, memory_max=50 * MIB),
+        Evidence(death=KILLED, killed_for_memory=True, oom_kills=3, memory_max=50 * MIB),
         OomKilled(memory_max=50 * MIB, processes_killed=3),
     ),
     "out of memory of the host": (
-        Evidence(death=KILLED, oom_kills=1),
+        Evidence(death=KILLED, killed_for_memory=True, oom_kills=1),
         OomKilled(memory_max=None, processes_killed=1),
     ),
     "out of memory while it was being stopped": (
-        Evidence(death=KILLED, order=BY_CLIENT, oom_kills=1, memory_max=MIB),
+        Evidence(death=KILLED, order=BY_CLIENT, killed_for_memory=True, oom_kills=1, memory_max=MIB),
         OomKilled(memory_max=MIB, processes_killed=1),
     ),
-    "a child out of memory, the job succeeded": (Evidence(death=Exited(0), oom_kills=1, memory_max=MIB), Exited(0)),
-    "a child out of memory, the job failed of it": (Evidence(death=Exited(137), oom_kills=1), Exited(137)),
-    "a child out of memory, another signal": (Evidence(death=TERMINATED, oom_kills=1), TERMINATED),
+    "out of memory while the server shut down": (
+        Evidence(death=KILLED, order=BY_SERVER, killed_for_memory=True, oom_kills=1),
+        OomKilled(memory_max=None, processes_killed=1),
+    ),
+    "a child out of memory, the job succeeded": (
+        Evidence(death=Exited(0), killed_for_memory=True, oom_kills=1, memory_max=MIB),
+        Exited(0),
+    ),
+    "a child out of memory, the job failed of it": (
+        Evidence(death=Exited(137), killed_for_memory=True, oom_kills=1),
+        Exited(137),
+    ),
+    "a child out of memory, another signal": (
+        Evidence(death=TERMINATED, killed_for_memory=True, oom_kills=1),
+        TERMINATED,
+    ),
     "stopped by SIGTERM": (Evidence(death=TERMINATED, order=BY_CLIENT), stopped(signal.SIGTERM)),
-    "stopped, SIGTERM handled": (Evidence(death=Exited(0), order=BY_CLIENT), stopped(signal.SIGTERM)),
-    "stopped, SIGTERM handled with a failure": (Evidence(death=Exited(1), order=BY_CLIENT), stopped(signal.SIGTERM)),
+    "stopped, SIGTERM handled": (Evidence(death=Exited(0), order=BY_CLIENT), stopped(signal.SIGTERM, exit_code=0)),
+    "stopped, SIGTERM handled with a failure": (
+        Evidence(death=Exited(1), order=BY_CLIENT),
+        stopped(signal.SIGTERM, exit_code=1),
+    ),
+    "stopped, and it crashed": (Evidence(death=Signalled(11), order=BY_CLIENT), stopped(signal.SIGSEGV)),
     "stopped, killed after the grace": (
         Evidence(death=KILLED, order=BY_CLIENT, killed=True),
         stopped(signal.SIGKILL, killed=True),
     ),
     "stopped, killed after the grace, a child out of memory before": (
-        Evidence(death=KILLED, order=BY_CLIENT, killed=True, oom_kills=2, memory_max=MIB),
+        Evidence(death=KILLED, order=BY_CLIENT, killed=True, killed_for_memory=True, oom_kills=2, memory_max=MIB),
         stopped(signal.SIGKILL, killed=True),
     ),
-    "stopped before its program ran": (
-        Evidence(death=Exited(127), order=BY_CLIENT, never_ran="no interpreter"),
-        stopped(signal.SIGTERM),
-    ),
-    "the program never ran": (
-        Evidence(death=Exited(127), never_ran="no interpreter"),
+    "never executed, whatever came then": (
+        Evidence(death=KILLED, order=BY_CLIENT, killed=True, never_executed="no interpreter"),
         FailedToStart("no interpreter"),
+    ),
+    "never executed": (Evidence(death=Exited(127), never_executed="no interpreter"), FailedToStart("no interpreter")),
+    "never executed, death not known": (Evidence(death=None, never_executed="x"), FailedToStart("x")),
+    "not seen to die": (Evidence(death=None), ServerLost("its main process did not die when it was killed")),
+    "not seen to die, being stopped": (
+        Evidence(death=None, order=BY_CLIENT, killed=True, lost_because="the launcher was killed"),
+        ServerLost("the launcher was killed"),
     ),
     "the server's shutdown": (Evidence(death=TERMINATED, order=BY_SERVER), ServerShutdown(signal=signal.SIGTERM)),
     "the server's shutdown, SIGTERM handled": (
@@ -88,7 +110,7 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
         ServerShutdown(signal=signal.SIGTERM),
     ),
     "the server's shutdown, killed after the grace": (
-        Evidence(death=KILLED, order=BY_SERVER, killed=True, oom_kills=1),
+        Evidence(death=KILLED, order=BY_SERVER, killed=True, killed_for_memory=True, oom_kills=1),
         ServerShutdown(signal=signal.SIGKILL),
     ),
 }
@@ -99,12 +121,14 @@ deaths = st.one_of(
 )
 evidence = st.builds(
     Evidence,
-    death=deaths,
-    never_ran=st.none() | st.text(),
+    death=st.none() | deaths,
+    never_executed=st.none() | st.text(),
     order=st.none() | st.builds(StopOrder, by=st.none() | st.text(min_size=1), requested_at=st.just(NOON)),
     killed=st.booleans(),
+    killed_for_memory=st.booleans(),
     oom_kills=st.integers(min_value=0, max_value=10),
     memory_max=st.none() | st.integers(min_value=1),
+    lost_because=st.text(),
 )
 
 
@@ -129,11 +153,11 @@ def test_any_evidence_has_a_cause_and_words(seen: Evidence) -> None:
 
 
 @given(evidence)
-def test_only_a_counted_oom_kill_is_out_of_memory(seen: Evidence) -> None:
-    """Out of memory needs a count of the kernel and a SIGKILL that the server had not sent."""
+def test_only_an_oom_kill_that_was_seen_is_out_of_memory(seen: Evidence) -> None:
+    """Out of memory needs the OOM killer seen at work and a SIGKILL that the server had not sent."""
     cause = cause_of(seen)
     if isinstance(cause, OomKilled):
-        assert seen.oom_kills > 0
+        assert seen.killed_for_memory
         assert cause.processes_killed == seen.oom_kills
         assert cause.memory_max == seen.memory_max
         assert isinstance(seen.death, Signalled)
@@ -143,17 +167,32 @@ def test_only_a_counted_oom_kill_is_out_of_memory(seen: Evidence) -> None:
 
 @given(evidence)
 def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
-    """A job is stopped by the one who ordered it, and only if there was an order."""
+    """A job is stopped by the one who ordered it, and only if there was an order; what it returned is kept."""
     match cause_of(seen):
-        case Stopped(by=by):
+        case Stopped(by=by, exit_code=exit_code, killed=killed):
             assert seen.order is not None
             assert seen.order.by == by
+            assert killed == seen.killed
+            assert exit_code == (seen.death.code if isinstance(seen.death, Exited) else None)
         case ServerShutdown():
             assert seen.order is not None
             assert seen.order.by is None
         case FailedToStart(reason):
-            assert seen.never_ran == reason
-            assert seen.order is None
+            assert seen.never_executed == reason
+        case ServerLost(reason):
+            assert seen.death is None
+            assert reason == seen.lost_because
+
+
+@given(evidence)
+def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
+    """A cause without an order is the death itself; a job whose death is not known claims none."""
+    cause = cause_of(seen)
+    if isinstance(cause, Exited | Signalled):
+        assert cause == seen.death
+        assert seen.order is None
+    if seen.death is None:
+        assert isinstance(cause, FailedToStart | ServerLost)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +202,9 @@ def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
         (Signalled(9), "ended by signal 9 (killed)"),
         (Signalled(11, core_dumped=True), "ended by signal 11 (segmentation fault), core dumped"),
         (stopped(15), "stopped by client1 (terminated)"),
+        (stopped(15, exit_code=0), "stopped by client1 (terminated, exited with code 0)"),
         (stopped(9, killed=True), "stopped by client1 (killed after the grace period)"),
+        (stopped(15, exit_code=3, killed=True), "stopped by client1 (killed after the grace period)"),
         (
             OomKilled(memory_max=MIB, processes_killed=1),
             "out of memory: killed by the kernel, 1 process (its limit is 1048576 bytes)",
@@ -174,6 +215,7 @@ def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
         ),
         (FailedToStart("no interpreter"), "failed to start: no interpreter"),
         (ServerShutdown(signal=15), "ended by the server's shutdown (terminated)"),
+        (ServerLost("the launcher was killed"), "lost by the server: the launcher was killed"),
     ],
 )
 def test_each_cause_in_words(cause: Cause, sentence: str) -> None:

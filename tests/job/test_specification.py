@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobmaster.errors import InvalidRequest
-from jobmaster.job.specification import JobSpecification
+from jobmaster.job.specification import (
+    KEPT_BYTES,
+    MAX_ARGUMENT_BYTES,
+    MAX_ARGUMENTS,
+    MAX_COMMAND_BYTES,
+    CommandLine,
+    JobSpecification,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,4 +55,71 @@ def test_arguments_stay_out_of_logs() -> None:
     shown = repr(JobSpecification(command="mysql", args=("--password=hunter2", "db")))
     assert "mysql" in shown
     assert "2 args" in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "complaint", "field"),
+    [
+        ("x" * (MAX_COMMAND_BYTES + 1), (), "longer than a path", "command"),
+        ("é" * (MAX_COMMAND_BYTES // 2 + 1), (), "longer than a path", "command"),
+        ("ls", ("",) * (MAX_ARGUMENTS + 1), "more than 65536 arguments", "args"),
+        ("ls", ("x" * MAX_ARGUMENT_BYTES,), "more than 2 MiB", "args"),
+        ("ls", ("x" * (MAX_ARGUMENT_BYTES // 1024),) * 1024, "more than 2 MiB", "args"),
+    ],
+    ids=["command", "command in UTF-8", "count", "one large argument", "NULs count"],
+)
+def test_bounds(command: str, args: Sequence[str], complaint: str, field: str) -> None:
+    """What is more than the kernel takes is refused, with the field and a remedy."""
+    with pytest.raises(InvalidRequest, match=complaint) as caught:
+        JobSpecification(command=command, args=tuple(args))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("command", "args"),
+    [
+        ("x" * MAX_COMMAND_BYTES, ()),
+        ("é" * (MAX_COMMAND_BYTES // 2), ()),
+        ("ls", ("",) * MAX_ARGUMENTS),
+        ("ls", ("x" * (MAX_ARGUMENT_BYTES - 1),)),
+    ],
+    ids=["command", "command in UTF-8", "count", "bytes"],
+)
+def test_up_to_the_bounds(command: str, args: tuple[str, ...]) -> None:
+    """What is just within the bounds is taken."""
+    assert JobSpecification(command=command, args=args).argv == (command, *args)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50), max_size=100))
+def test_a_command_line_comes_back_as_it_was(args: list[str]) -> None:
+    """A record gives back every word of a command of ordinary size, empty ones and all."""
+    specification = JobSpecification(command="prog é", args=tuple(args))
+    kept = CommandLine.of(specification)
+    assert (kept.command, tuple(kept.args), kept.omitted) == ("prog é", specification.args, 0)
+
+
+def test_bytes_that_are_no_text_come_back() -> None:
+    """A word that Linux allows and UTF-8 does not (surrogateescape) is kept as it is."""
+    args = (b"\xff\xfe".decode("utf-8", "surrogateescape"), "", "é")
+    kept = CommandLine.of(JobSpecification(command="x\udc80", args=args))
+    assert (kept.command, tuple(kept.args)) == ("x\udc80", args)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, MAX_ARGUMENTS])
+@pytest.mark.parametrize("size", [0, 1, 30, KEPT_BYTES - 1, KEPT_BYTES])
+def test_a_record_keeps_a_bounded_part(count: int, size: int) -> None:
+    """Of however many arguments the first that fit are kept, whole, in one piece of memory, and the rest is counted."""
+    args = ("x" * size,) * min(count, (MAX_ARGUMENT_BYTES - 1) // (size + 1))
+    kept = CommandLine.of(JobSpecification(command="c" * MAX_COMMAND_BYTES, args=args))
+    assert len(kept.args) == min(len(args), KEPT_BYTES // (size + 1))
+    assert tuple(kept.args) == args[: len(kept.args)]
+    assert len(kept.args) + kept.omitted == len(args)
+    assert sys.getsizeof(kept._packed) <= KEPT_BYTES + MAX_COMMAND_BYTES + 64
+
+
+def test_a_kept_command_line_stays_out_of_logs() -> None:
+    """Its repr tells the command alone."""
+    shown = repr(CommandLine.of(JobSpecification(command="mysql", args=("--password=hunter2",))))
+    assert "mysql" in shown
     assert "hunter2" not in shown

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import signal
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from typing import Final, get_args
 
 import pytest
 
-from jobmaster.job.cause import Exited, FailedToStart, StopOrder
+from jobmaster.job.cause import Death, Exited, FailedToStart, Signalled, StopOrder
 from jobmaster.job.state import (
     TRANSITIONS,
+    Closing,
     Ended,
     Event,
+    Executed,
     Finished,
+    Held,
     InvalidTransition,
-    Launched,
+    KillSent,
+    MainProcessDied,
     Running,
-    Starting,
     State,
     StopOrdered,
     Stopping,
+    StopSignalled,
     describe_state,
     transition,
 )
@@ -30,26 +34,51 @@ START: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 END: Final = START + timedelta(minutes=1)
 FIRST: Final = StopOrder(by="client1", requested_at=START)
 SECOND: Final = StopOrder(by="superuser", requested_at=END)
+DEATH: Final = Exited(3)
 
+
+def stopping(*, signalled: bool = False, killed: bool = False) -> Stopping:
+    """A job that the first order stops."""
+    return Stopping(pid=7, started_at=START, order=FIRST, signalled=signalled, killed=killed)
+
+
+def closing(death: Death = DEATH, *, order: StopOrder | None = None, killed: bool = False) -> Closing:
+    """A job whose main process has died."""
+    return Closing(pid=7, started_at=START, death=death, order=order, killed=killed)
+
+
+ENDED: Final = Ended(pid=7, started_at=START, ended_at=END, cause=DEATH)
 STATES: Final[dict[type[State], State]] = {
-    Starting: Starting(),
+    Held: Held(pid=7, started_at=START),
     Running: Running(pid=7, started_at=START),
-    Stopping: Stopping(pid=7, started_at=START, order=FIRST),
-    Ended: Ended(pid=7, started_at=START, ended_at=START, cause=Exited(0)),
+    Stopping: stopping(),
+    Closing: closing(),
+    Ended: ENDED,
 }
 EVENTS: Final[dict[type[Event], Event]] = {
-    Launched: Launched(pid=9, at=END),
+    Executed: Executed(),
     StopOrdered: StopOrdered(order=SECOND),
-    Finished: Finished(cause=Exited(3), at=END),
+    StopSignalled: StopSignalled(),
+    KillSent: KillSent(),
+    MainProcessDied: MainProcessDied(death=DEATH),
+    Finished: Finished(cause=DEATH, at=END, output_bytes=5, output_bytes_lost=1),
 }
 EXPECTED: Final[dict[tuple[type[State], type[Event]], State]] = {
-    (Starting, Launched): Running(pid=9, started_at=END),
-    (Starting, Finished): Ended(pid=0, started_at=END, ended_at=END, cause=Exited(3)),
+    (Held, Executed): STATES[Running],
+    (Held, KillSent): STATES[Held],
+    (Held, MainProcessDied): closing(),
+    (Held, Finished): ENDED,
     (Running, StopOrdered): Stopping(pid=7, started_at=START, order=SECOND),
-    (Running, Finished): Ended(pid=7, started_at=START, ended_at=END, cause=Exited(3)),
-    (Stopping, StopOrdered): STATES[Stopping],
-    (Stopping, Finished): Ended(pid=7, started_at=START, ended_at=END, cause=Exited(3)),
-    (Ended, StopOrdered): STATES[Ended],
+    (Running, MainProcessDied): closing(),
+    (Running, Finished): ENDED,
+    (Stopping, StopOrdered): stopping(),
+    (Stopping, StopSignalled): stopping(signalled=True),
+    (Stopping, KillSent): stopping(signalled=True, killed=True),
+    (Stopping, MainProcessDied): closing(),
+    (Stopping, Finished): ENDED,
+    (Closing, StopOrdered): closing(),
+    (Closing, Finished): ENDED,
+    (Ended, StopOrdered): ENDED,
 }
 
 
@@ -68,32 +97,51 @@ def test_the_table_has_nothing_else() -> None:
     assert TRANSITIONS.keys() == EXPECTED.keys()
 
 
+@pytest.mark.parametrize(
+    ("before", "death", "after"),
+    [
+        (stopping(), Exited(0), closing(Exited(0))),
+        (stopping(), Signalled(signal.SIGKILL), closing(Signalled(signal.SIGKILL))),
+        (stopping(), Signalled(signal.SIGTERM), closing(Signalled(signal.SIGTERM), order=FIRST)),
+        (stopping(signalled=True), Exited(7), closing(Exited(7), order=FIRST)),
+        (stopping(signalled=True), Signalled(signal.SIGSEGV), closing(Signalled(signal.SIGSEGV), order=FIRST)),
+        (
+            stopping(signalled=True, killed=True),
+            Signalled(signal.SIGKILL),
+            closing(Signalled(signal.SIGKILL), order=FIRST, killed=True),
+        ),
+    ],
+)
+def test_which_deaths_an_order_brought_about(before: Stopping, death: Death, after: Closing) -> None:
+    """An order has reached a main process that lived when its signal was sent, and one that died of that signal."""
+    assert transition(before, MainProcessDied(death=death)) == after
+
+
 def test_the_first_stop_order_counts() -> None:
     """Orders after the first one, of whoever, leave the job stopping as the first one asked."""
-    stopping = transition(STATES[Running], StopOrdered(order=FIRST))
-    again = transition(stopping, StopOrdered(order=SECOND))
-    assert isinstance(again, Stopping)
-    assert again.order == FIRST
+    first = transition(STATES[Running], StopOrdered(order=FIRST))
+    assert transition(first, StopOrdered(order=SECOND)) == stopping()
 
 
 def test_a_transition_leaves_the_old_state_as_it_was() -> None:
     """States are values: a transition makes a new one."""
-    before = replace(STATES[Running])
-    transition(STATES[Running], EVENTS[StopOrdered])
-    assert STATES[Running] == before
+    before = stopping()
+    transition(before, KillSent())
+    assert before == stopping()
 
 
 @pytest.mark.parametrize(
     ("state", "sentence"),
     [
-        (Starting(), "starting"),
+        (STATES[Held], "starting"),
         (STATES[Running], "running"),
         (STATES[Stopping], "stopping, as client1 asked"),
         (
             Stopping(pid=7, started_at=START, order=StopOrder(by=None, requested_at=END)),
             "stopping, as the shutting-down server asked",
         ),
-        (STATES[Ended], "exited with code 0"),
+        (STATES[Closing], "ending: its main process has died"),
+        (STATES[Ended], "exited with code 3"),
         (
             Ended(pid=0, started_at=START, ended_at=END, cause=FailedToStart("no such file")),
             "failed to start: no such file",

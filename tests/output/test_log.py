@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.output.log import STRETCH_SIZE, OutputLog, Stretch
+from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 20.0
@@ -23,10 +23,10 @@ DEADLINE: Final = 20.0
 
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[OutputLog]:
-    """A fresh log, discarded at the end."""
+    """A fresh log, whose file is closed at the end."""
     fresh = OutputLog(tmp_path / "job.log")
     yield fresh
-    fresh.discard()
+    os.close(fresh.fd)
 
 
 def write(log: OutputLog, data: bytes) -> None:
@@ -40,7 +40,7 @@ def sample(size: int) -> bytes:
     return hashlib.shake_128(b"").digest(size)
 
 
-async def read_all(log: OutputLog, offset: int = 0) -> bytes:
+async def read_all(log: OutputLog | StoredOutput, offset: int = 0) -> bytes:
     """Follows to the end."""
     with trio.fail_after(DEADLINE):
         async with aclosing(log.follow(offset)) as stretches:
@@ -195,17 +195,38 @@ async def test_sealing_ends_the_waiting(log: OutputLog) -> None:
     assert seen == b""
 
 
-async def test_discarding_removes_the_file(log: OutputLog) -> None:
-    """A discarded log has no file; who was reading has the rest, who comes now has an error; doing it again is nothing."""
-    write(log, b"x" * (STRETCH_SIZE + 1))
-    async with aclosing(log.follow()) as early:
+async def test_what_is_kept_of_an_ended_job(log: OutputLog) -> None:
+    """The output of an ended job is read from its file, as far as it is the job's, by whoever comes, however often."""
+    data = sample(STRETCH_SIZE + 1)
+    write(log, data)
+    log.lose(7)
+    log.seal()
+    os.pwrite(log.fd, b"came late", len(data))  # by a thread that was given up
+    stored = log.stored()
+    assert (stored.size, stored.lost, stored.sealed) == (len(data), 7, True)
+    assert [await read_all(stored), await read_all(stored, 5), await read_all(stored, 2**30)] == [data, data[5:], b""]
+
+
+async def test_a_file_that_is_removed(log: OutputLog) -> None:
+    """When the file is removed, who was reading has the rest, and who comes then has an error."""
+    data = sample(STRETCH_SIZE + 1)
+    write(log, data)
+    log.seal()
+    stored = log.stored()
+    async with aclosing(stored.follow()) as early:
         first = await bytes_of(await anext(early))
-        log.discard()
-        log.discard()
-        assert not log.path.exists()
-        assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == b"x" * (STRETCH_SIZE + 1)
+        log.path.unlink()
+        assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == data
     with pytest.raises(FileNotFoundError):
-        await read_all(log)
+        await read_all(stored)
+
+
+def test_losses_add_up(log: OutputLog) -> None:
+    """What is lost is counted beside what is kept."""
+    write(log, b"kept")
+    log.lose(3)
+    log.lose(4)
+    assert (log.size, log.lost) == (4, 7)
 
 
 async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Final
@@ -32,26 +32,32 @@ SAMPLES: Final = {
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[OutputLog]:
-    """A fresh log, discarded at the end."""
-    fresh = OutputLog(tmp_path / "job.log")
-    yield fresh
-    fresh.discard()
+def log(tmp_path: Path) -> OutputLog:
+    """A fresh log; its pump closes it."""
+    return OutputLog(tmp_path / "job.log")
 
 
 class Line:
     """A pump on a log and the job's end of its pipe."""
 
     def __init__(self, log: OutputLog) -> None:
-        read_end, self.job_end = open_pipe()
-        self.pump = Pump(read_end, log)
+        self.log = log
+        self.read_end, self.job_end = open_pipe()
+        self.pump = Pump(self.read_end, log)
         self.job_is_open = True
+        self.is_finished = False
 
     def write(self, data: bytes) -> None:
         """Blocks, as a job does, while the pipe is full."""
         view = memoryview(data)
         while view:
             view = view[os.write(self.job_end, view) :]
+
+    async def finish(self) -> None:
+        """Ends the pump, within the test's deadline."""
+        self.is_finished = True
+        with trio.fail_after(DEADLINE):
+            await self.pump.finish()
 
     def hang_up(self) -> None:
         """The last writer closes."""
@@ -64,7 +70,9 @@ def line(log: OutputLog) -> Iterator[Line]:
     """A pump that does not run yet."""
     fresh = Line(log)
     yield fresh
-    fresh.pump.close()
+    if not fresh.is_finished:
+        os.close(fresh.read_end)
+        os.close(log.fd)
     if fresh.job_is_open:
         fresh.hang_up()
 
@@ -175,30 +183,37 @@ async def test_the_pump_runs_until_the_last_writer_closes(log: OutputLog, line: 
     assert log.path.read_bytes() == b"first second"
 
 
-async def test_draining_does_not_wait(log: OutputLog, line: Line) -> None:
-    """Draining moves all that is in the pipe and returns, though a writer holds it open and has more to say."""
-    with trio.fail_after(DEADLINE):
-        await line.pump.drain()
-        assert log.size == 0
-        line.write(b"so far")
-        await line.pump.drain()
-        assert log.path.read_bytes() == b"so far"
+async def test_finishing_does_not_wait_for_a_writer(log: OutputLog, line: Line) -> None:
+    """What is in the pipe is moved, though a writer holds it open and has more to say; that writer has EPIPE."""
+    line.write(b"so far")
+    await line.finish()
+    assert log.path.read_bytes() == b"so far"
+    assert (log.size, log.lost) == (6, 0)
+    with pytest.raises(BrokenPipeError):
         line.write(b", and more")
-        await line.pump.drain()
-    assert log.path.read_bytes() == b"so far, and more"
 
 
-async def test_draining_a_closed_pipe_ends(log: OutputLog, line: Line) -> None:
-    """Draining after the last writer has closed moves what is left and returns."""
-    line.write(b"last words")
+@pytest.mark.parametrize("sample", ["nothing", "one byte", "no final newline, every byte"])
+async def test_finishing_a_closed_pipe(log: OutputLog, line: Line, sample: str) -> None:
+    """Finishing after the last writer has closed moves what is left; both descriptors are closed."""
+    line.write(SAMPLES[sample])
     line.hang_up()
-    with trio.fail_after(DEADLINE):
-        await line.pump.drain()
-    assert log.path.read_bytes() == b"last words"
+    await line.finish()
+    assert log.path.read_bytes() == SAMPLES[sample]
+    assert not any(is_open(number) for number in (line.read_end, log.fd))
+
+
+def is_open(descriptor: int) -> bool:
+    """Whether a descriptor is open."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_cancelled_pump_loses_nothing(log: OutputLog, line: Line) -> None:
-    """Wherever the pump is cancelled, what it moved is counted, and a drain moves the rest."""
+    """Wherever the pump is cancelled, nothing is missing or twice: the next move waits for the one under way."""
     pieces = [hashlib.shake_128(bytes([number])).digest(number * 101) for number in range(60)]
     with trio.fail_after(DEADLINE):
         for number, piece in enumerate(pieces):
@@ -208,9 +223,9 @@ async def test_a_cancelled_pump_loses_nothing(log: OutputLog, line: Line) -> Non
                 for _ in range(number % 5):
                     await trio.lowlevel.checkpoint()
                 nursery.cancel_scope.cancel()
-            assert log.path.stat().st_size == log.size
-        await line.pump.drain()
+    await line.finish()
     assert log.path.read_bytes() == b"".join(pieces)
+    assert log.size == sum(map(len, pieces))
 
 
 async def test_a_full_disk_does_not_block_the_job(log: OutputLog, line: Line) -> None:
@@ -250,15 +265,25 @@ async def test_a_disk_that_fills_up(log: OutputLog, line: Line, flags: int) -> N
 async def test_no_gap_inside(log: OutputLog, line: Line) -> None:
     """After a loss nothing more is kept, though the disk may have room again: what is kept is a beginning."""
     with trio.fail_after(DEADLINE):
-        line.write(b"kept")
-        await line.pump.drain()
-        with file_size_limit(4):
-            line.write(b"lost")
-            await line.pump.drain()
-        line.write(b"lost too")
-        await line.pump.drain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.pump.run)
+            line.write(b"kept")
+            await until(lambda: log.size == 4)
+            with file_size_limit(4):
+                line.write(b"lost")
+                await until(lambda: log.lost == 4)
+            line.write(b"lost too")
+            await until(lambda: log.lost == 12)
+            nursery.cancel_scope.cancel()
+    await line.finish()
     assert log.path.read_bytes() == b"kept"
     assert (log.size, log.lost) == (4, 12)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what a thread brings about."""
+    while not condition():
+        await trio.lowlevel.checkpoint()
 
 
 def test_the_ends_of_the_pipe() -> None:

@@ -137,6 +137,7 @@ async def machine(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Machin
     scripts: dict[str, Script] = {}
     faults = Faults()
     host = ScriptedHost(folder=tmp_path, nursery=nursery, scripts=scripts, faults=faults)
+    nursery.start_soon(_fail_when_nothing_happens)
     with installed(Threads(nursery=nursery, faults=faults, delays={})):
         yield Machine(host=host, scripts=scripts, nursery=nursery)
     for execution in host.spawned.values():
@@ -159,6 +160,12 @@ async def host(folder: Folder) -> AsyncIterator[Host]:
         use_launcher(sock, kill_fd=folder.kill, lock_fd=folder.lock) as launcher,
     ):
         yield Host(launcher=launcher, folder=folder)
+
+
+async def _fail_when_nothing_happens() -> None:
+    """The clock comes there when all that is left waits for ever."""
+    await trio.sleep(10**6)
+    pytest.fail("something waits that nothing will wake")
 
 
 def cause_of_job(supervisor: Supervisor) -> Cause:

@@ -148,6 +148,7 @@ class ScriptedExecution:
         self._empty_since = NEVER
         self._is_known = trio.Event()
         self._is_lost = False
+        self._why_lost: HostError | OSError = HostError("nobody can tell how it died")
 
     def __repr__(self) -> str:
         return f"<scripted {self.job_id}: {self.script}>"
@@ -187,15 +188,15 @@ class ScriptedExecution:
         """Waits for the script's death."""
         try:
             self._meet("wait_death")
-        except (HostError, OSError):
-            self._is_lost = True  # an answer that never comes
+        except (HostError, OSError) as error:
+            self._is_lost, self._why_lost = True, error  # from now on for good
         await trio.lowlevel.checkpoint()
         if not self._is_lost:
             await self._is_known.wait()
         if self.script.bug is not None:
             raise self.script.bug
         if self._is_lost or self.truth.death is None or self.script.status_is_withheld:
-            raise HostError("nobody can tell how it died")
+            raise self._why_lost
         return self.truth.death
 
     def signal_main(self, number: int) -> None:

@@ -110,6 +110,20 @@ async def test_a_lost_launcher(machine: Machine) -> None:
     assert supervisor.is_removed
 
 
+@pytest.mark.parametrize("number", [None, errno.ECHILD])
+async def test_a_death_that_cannot_be_waited_for(
+    machine: Machine, caplog: pytest.LogCaptureFixture, number: int | None
+) -> None:
+    """An error of the host (ECHILD, where SIGCHLD was ignored) ends the job as lost, not as met by a bug."""
+    machine.plan(Fault(point="wait_death", call=1, number=number))
+    supervisor = await machine.running(Script(on_term=None))
+    cause, _ = await end_of(supervisor)
+    assert isinstance(cause, ServerLost)
+    assert ("No child processes" if number else "scripted failure") in cause.reason
+    assert [record for record in caplog.records if record.exc_info] == []
+    assert supervisor.is_removed
+
+
 @pytest.mark.parametrize("stop", [True, False])
 async def test_a_withheld_status(machine: Machine, stop: bool) -> None:
     """A job whose status a tracer withholds ends for who waits, as soon as nothing of it lives."""
@@ -124,13 +138,13 @@ async def test_a_withheld_status(machine: Machine, stop: bool) -> None:
 
 async def test_a_bug_ends_the_job_and_is_told(machine: Machine) -> None:
     """An exception that nobody expects is raised, after the job was killed, its waiters released, its cause recorded."""
-    supervisor = await machine.held(Script(ends_at=NEVER, bug=RuntimeError("a bug, scripted"), on_term=None))
+    supervisor = await machine.held(Script(bug=RuntimeError("a bug, scripted"), others_end_at=NEVER, death_seconds=3))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_with_bug, supervisor)
         await trio.sleep(1)
         scripted(supervisor).end(Exited(0))
     assert cause_of_job(supervisor) == ServerLost("a bug in the server ended it")
-    assert supervisor.is_removed
+    assert supervisor.is_removed, "its other processes were not waited for"
     assert scripted(supervisor).is_closed
 
 

@@ -1,0 +1,122 @@
+"""A job's record changes by events alone: replayed, the same events give the same record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import reduce
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobmaster.job.cause import Exited, FailedToStart, Signalled, StopOrder, Stopped
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, apply
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.state import (
+    TRANSITIONS,
+    Closing,
+    Ended,
+    Event,
+    Executed,
+    Finished,
+    Held,
+    InvalidTransition,
+    KillSent,
+    MainProcessDied,
+    Running,
+    StopOrdered,
+    Stopping,
+    StopSignalled,
+)
+
+NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
+ORDER: Final = StopOrder(by="client1", requested_at=NOON)
+RECORD: Final = JobRecord(
+    id=JobId("0ujtsYcgvSTl8PAuAdqWYSMnLOv"),
+    owner="client1",
+    command=CommandLine.of(JobSpecification(command="ls", args=("-l",))),
+    state=Held(pid=42, started_at=NOON),
+    limits=(LimitReport(name="memory", value="memory.max 1"),),
+)
+STOP: Final[tuple[Event | OomKillsCounted, ...]] = (
+    Executed(),
+    OomKillsCounted(count=1),
+    StopOrdered(order=ORDER),
+    StopSignalled(),
+    OomKillsCounted(count=2),
+    KillSent(),
+    MainProcessDied(death=Signalled(9)),
+    Finished(
+        cause=Stopped(by="client1", requested_at=NOON, signal=9, killed=True),
+        at=NOON,
+        output_bytes=2**40,
+        output_bytes_lost=7,
+    ),
+)
+
+events = st.sampled_from(
+    [
+        Executed(),
+        OomKillsCounted(count=1),
+        OomKillsCounted(count=3),
+        StopOrdered(order=ORDER),
+        StopOrdered(order=StopOrder(by=None, requested_at=NOON)),
+        StopSignalled(),
+        KillSent(),
+        MainProcessDied(death=Exited(3)),
+        MainProcessDied(death=Signalled(9)),
+        Finished(cause=Exited(3), at=NOON, output_bytes=5),
+        Finished(cause=FailedToStart("x"), at=NOON),
+    ]
+)
+
+
+def test_a_life() -> None:
+    """A job that is executed, stopped and killed goes through its states, and what stays the same stays."""
+    records = [RECORD]
+    for event in STOP:
+        records.append(apply(records[-1], event))
+    states = [type(record.state) for record in records]
+    assert states == [Held, Running, Running, Stopping, Stopping, Stopping, Stopping, Closing, Ended]
+    last = records[-1]
+    assert (last.oom_kills, last.output_bytes, last.output_bytes_lost) == (2, 2**40, 7)
+    assert replace(last, state=RECORD.state, oom_kills=0, output_bytes=0, output_bytes_lost=0) == RECORD
+
+
+def test_events_do_not_change_a_record() -> None:
+    """Each gives a new one."""
+    before = replace(RECORD)
+    apply(RECORD, Executed())
+    apply(RECORD, OomKillsCounted(count=3))
+    assert before == RECORD
+
+
+@pytest.mark.parametrize(("count", "after"), [(0, 2), (1, 2), (2, 2), (3, 3)])
+def test_a_counter_does_not_fall(count: int, after: int) -> None:
+    """A count of OOM kills that is lower than one before (its cgroup is gone) changes nothing."""
+    record = apply(RECORD, OomKillsCounted(count=2))
+    assert apply(record, OomKillsCounted(count=count)).oom_kills == after
+
+
+@pytest.mark.parametrize("state", [Held(pid=1, started_at=NOON), Running(pid=1, started_at=NOON)])
+def test_what_cannot_happen_is_refused(state: Held | Running) -> None:
+    """An event that the table does not have is an error here too."""
+    with pytest.raises(InvalidTransition):
+        apply(replace(RECORD, state=state), StopSignalled())
+
+
+@given(st.lists(events, max_size=12))
+def test_a_replay_gives_the_same(lived: list[Event | OomKillsCounted]) -> None:
+    """Of any events, those that could happen, replayed, give the record that the life gave, at every point of it."""
+    record, happened = RECORD, []
+    for event in lived:
+        if isinstance(event, OomKillsCounted) or (type(record.state), type(event)) in TRANSITIONS:
+            record = apply(record, event)
+            happened.append(event)
+        else:
+            with pytest.raises(InvalidTransition):
+                apply(record, event)
+        assert reduce(apply, happened, RECORD) == record
