@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 from collections.abc import Sequence
 from contextlib import suppress
@@ -201,8 +202,8 @@ async def test_a_refused_client_is_sent_an_alert(certificates: Path, row: str, a
     assert (await ends.meet())[0] == alert
 
 
-async def test_a_refused_server_is_sent_an_alert(certificates: Path) -> None:
+async def test_a_refused_server_is_sent_an_alert(certificates: Path, tmp_path: Path) -> None:
     """A client that does not accept its server says so too."""
-    folder = make_server(certificates, "expired")
+    folder = make_server(shutil.copytree(certificates, tmp_path / "own", symlinks=True), "expired")
     ends = Ends(client_context(certificates, "client1"), server_context(folder))
     assert (await ends.meet())[1] == "certificate expired"
