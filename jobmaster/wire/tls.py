@@ -118,15 +118,22 @@ async def do_handshake(tls: TlsStream) -> None:
     Raises:
         trio.BrokenResourceError: it failed; caused by the ssl.SSLError.
     """
+    failure = None
     try:
         await tls.do_handshake()
     except trio.BrokenResourceError as error:
-        alert = tls._outgoing.read()  # what SSLStream would have sent, had the call not failed
-        if alert and isinstance(error.__cause__, ssl.SSLError):
-            with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await tls.transport_stream.send_all(alert)
-                await linger(tls)
-        raise
+        failure = error
+    if failure is None:
+        return
+    alert = tls._outgoing.read()  # what SSLStream would have sent, had the call not failed
+    if alert and isinstance(failure.__cause__, ssl.SSLError):
+        with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await tls.transport_stream.send_all(alert)
+            await linger(tls)
+    try:
+        raise failure
+    finally:
+        del failure  # with its traceback it would make a cycle
 
 
 def alert_in(error: BaseException | None) -> str | None:

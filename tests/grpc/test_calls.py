@@ -7,6 +7,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import h2.config
 import h2.connection
@@ -26,7 +27,7 @@ from purerpc.grpclib.exceptions import (
 from jobmaster.errors import TransportError
 from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
 from jobmaster.grpc.headers import request_headers
-from jobmaster.grpc.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
+from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.wire.send_buffer import HIGH_WATER
 from tests.harness import OneConnection
@@ -50,12 +51,18 @@ class Probe:
         for name in ("Echo", "Hang", "Fail", "InTurn", "FailInThread"):
             signature = RPCSignature(cardinality, Echo, Echo)
             self.service.add_method(name, getattr(self, NAMES.get(name, name.lower())), signature)
+        self.service.add_method("AtOnce", self.at_once, RPCSignature(cardinality, Echo, Echo))
         flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
         self.service.add_method("Flood", self.flood, flood)
 
     async def echo(self, message: Echo) -> Echo:
         """Answers what it is sent."""
         return message
+
+    def at_once(self, message: Echo, request: object) -> Echo:  # noqa: ARG002  # as purerpc calls it
+        """Answers what it is sent, without waiting; much where it is asked for that."""
+        self.sent += 1
+        return Echo(output=bytes(YIELD_BYTES)) if message.output == b"much" else message
 
     async def hang(self, _message: Echo) -> Echo:
         """Answers never."""
@@ -162,6 +169,46 @@ async def test_an_answer_is_one_write() -> None:
         before = probe.writes
         await stub(client, "Echo")(Echo(output=b"x"))
         assert probe.writes == before + 1
+
+
+class Started(trio.abc.Instrument):
+    """Counts the tasks that are started."""
+
+    count = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # the signature is Trio's
+        """One more."""
+        self.count += 1
+
+
+@pytest.mark.parametrize(("method", "tasks"), [("AtOnce", 0), ("Echo", 1)])
+async def test_what_does_not_wait_needs_no_task(method: str, tasks: int) -> None:
+    """A handler that returns its answer is called by the reader; one that may wait gets a task of its own."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        await stub(client, method)(Echo(output=b"first"))
+        trio.lowlevel.add_instrument(started := Started())
+        assert (await stub(client, method)(Echo(output=b"x"))).output == b"x"
+        trio.lowlevel.remove_instrument(started)
+    assert started.count == tasks
+
+
+async def test_an_answer_at_once_waits_for_its_window() -> None:
+    """An answer of a handler that does not wait, too large for the window, is sent as far as that opens."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        assert (await stub(client, "AtOnce")(Echo(output=bytes(1_000_000)))).output == bytes(1_000_000)
+
+
+async def test_many_answers_at_once_let_others_run() -> None:
+    """A client that asks for much in one read does not hold up other tasks until all is answered."""
+    probe = Probe()
+    seen: list[int] = []
+    async with connected(probe) as (client, _nursery, _server), trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(stub(client, "AtOnce"), Echo(output=b"much"))
+        while probe.sent < 20:
+            seen.append(probe.sent)
+            await trio.lowlevel.checkpoint()
+    assert max(b - a for a, b in pairwise([*seen, 20])) <= 2
 
 
 async def test_calls_that_end_together_share_a_write() -> None:

@@ -149,11 +149,11 @@ async def test_a_connection_is_used_when_it_runs(
     may_run = trio.Event()
     run = channels._run
 
-    async def run_later(*args: Any, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(*args: Any, task_status: trio.TaskStatus[None]) -> None:
         await may_run.wait()
         await run(*args, task_status=task_status)
 
-    monkeypatch.setattr(channels, "_run", run_later)
+    monkeypatch.setattr(channels, "_run", _run)
     async with open_network(monkeypatch) as (network, channel), trio.open_nursery() as nursery:
         for number in range(3):
             nursery.start_soon(method(channel, "Echo"), Echo(output=bytes([number])))

@@ -49,7 +49,7 @@ async def listening(
     served = Listener(admission, limits)
     sockets = await open_listeners("127.0.0.1", 0)
     with trio.fail_after(HANG_GUARD):
-        async with trio.open_nursery() as accepting, trio.open_nursery() as connections:
+        async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
             await accepting.start(served.serve, sockets, connections)
             yield served, sockets[0].socket.getsockname()[1], connections
             connections.cancel_scope.cancel()
