@@ -225,7 +225,7 @@ class Copy:
             else:
                 shutil.copy(source, folder / name)
 
-    async def run_tests(self, tests: Sequence[str], *, timeout: float, keeps_bytecode: bool = False) -> Fate:
+    async def run_tests(self, tests: Sequence[str], *, seconds: float, keeps_bytecode: bool = False) -> Fate:
         """What the tests make of the copy as it is; their processes are killed at the end."""
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
         if not keeps_bytecode:  # a module's time and size may be those of another mutant
@@ -241,7 +241,7 @@ class Copy:
             start_new_session=True,
         )
         try:
-            with trio.move_on_after(timeout):
+            with trio.move_on_after(seconds):
                 return Fate.SURVIVED if await process.wait() == 0 else Fate.KILLED
             return Fate.TIMED_OUT
         finally:
@@ -258,7 +258,7 @@ class Copy:
             bytecode.unlink()
         file.write_text(task.mutant.source)
         try:
-            return await self.run_tests(task.tests, timeout=task.timeout)
+            return await self.run_tests(task.tests, seconds=task.timeout)
         finally:
             file.write_text(before)
 
@@ -302,7 +302,7 @@ async def prepare(copies: Sequence[Copy], files: Sequence[Path]) -> list[Task]:
         tests = present(PACKAGES[package])
         for copy in copies:
             begin = time.monotonic()
-            if await copy.run_tests(tests, timeout=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
+            if await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
                 sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
             timeout = max(timeout, 5 * (time.monotonic() - begin))
     return [

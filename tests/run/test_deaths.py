@@ -172,7 +172,7 @@ async def test_a_block_that_fails(folder: Folder) -> None:
     """When the server's block ends by an exception the launcher kills all that is in the jobs' cgroup."""
     with subprocess.Popen(["sleep", "1000"]) as stranger:
         (folder.path / "job" / "cgroup.procs").write_text(str(stranger.pid))
-        with pytest.raises(ExceptionGroup):
+        with pytest.RaisesGroup(ValueError):
             await _use_and_fail(folder)
         assert await trio.to_thread.run_sync(stranger.wait) == -signal.SIGKILL
 

@@ -126,9 +126,8 @@ async def test_an_order_before_the_drain_counts(machine: Machine) -> None:
 
 async def test_the_end_of_the_block_ends_the_jobs(machine: Machine) -> None:
     """A registry that is left, by an error too, has ended its jobs and left nothing."""
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         await _leave_by_an_error(machine)
-    assert caught.group_contains(ZeroDivisionError)
     assert all(each.is_closed and each.truth.terms for each in machine.host.spawned.values())
     assert len(machine.logs()) == 1
 
@@ -153,7 +152,7 @@ async def test_output_of_given_up_starts_goes_with_the_registry(machine: Machine
     """A Start that the shutdown gives up leaves no file, though there is no time after it."""
     async with trio.open_nursery() as callers:
         async with machine.registry() as registry:
-            callers.start_soon(_start_in_vain, machine, registry)
+            callers.start_soon(_start_in_vain, machine, registry)  # noqa: ASYNC111  # it is refused at the block's end
             await trio.sleep(1)
             assert len(machine.logs()) == 1
         assert machine.logs() == set()
