@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -81,11 +82,12 @@ async def wait_let_go(folder: Path) -> None:
 def tether_of(folder: Path) -> int:
     """The pid of the tether on a folder."""
     words = [b"jobmaster-tether", os.fsencode(folder)]
-    [pid] = [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists() and path.read_bytes().split(b"\0")[-3:-1] == words
-    ]
+    pids = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # of a process that has ended meanwhile
+            if path.read_bytes().split(b"\0")[-3:-1] == words:
+                pids.append(int(path.parent.name))
+    [pid] = pids
     return pid
 
 
