@@ -210,7 +210,7 @@ class Task:
 
     mutant: Mutant
     tests: tuple[str, ...]
-    timeout: float
+    seconds: float
 
 
 class Copy:
@@ -226,7 +226,7 @@ class Copy:
                 shutil.copy(source, folder / name)
 
     async def run_tests(self, tests: Sequence[str], *, seconds: float, keeps_bytecode: bool = False) -> Fate:
-        """What the tests make of the copy as it is; their processes are killed at the end."""
+        """What the tests make of the copy as it is, in so many seconds; their processes are killed at the end."""
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
         if not keeps_bytecode:  # a module's time and size may be those of another mutant
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -258,7 +258,7 @@ class Copy:
             bytecode.unlink()
         file.write_text(task.mutant.source)
         try:
-            return await self.run_tests(task.tests, seconds=task.timeout)
+            return await self.run_tests(task.tests, seconds=task.seconds)
         finally:
             file.write_text(before)
 
@@ -297,16 +297,16 @@ async def prepare(copies: Sequence[Copy], files: Sequence[Path]) -> list[Task]:
     Raises:
         SystemExit: they do not pass.
     """
-    timeout = LEAST_TIMEOUT
+    seconds = LEAST_TIMEOUT
     for package in sorted({file.parts[1] for file in files}):
         tests = present(PACKAGES[package])
         for copy in copies:
             begin = time.monotonic()
             if await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
                 sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
-            timeout = max(timeout, 5 * (time.monotonic() - begin))
+            seconds = max(seconds, 5 * (time.monotonic() - begin))
     return [
-        Task(mutant=mutant, tests=tests_of(file), timeout=timeout)
+        Task(mutant=mutant, tests=tests_of(file), seconds=seconds)
         for file in files
         for mutant in mutants_of(file, (REPOSITORY / file).read_text())
     ]
