@@ -13,8 +13,9 @@ its result is brought to the log by the loop whenever it comes. At the job's end
 than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
 pipe count as lost.
 
-Threads: a move that takes longer than `STALL_SECONDS` no longer counts against `PUMPS`, so that jobs whose disk (or
-whose writer) holds up its pump do not keep others waiting. There is at most one move for each job.
+Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
+thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
+most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.registry`).
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ class Pump:
             await self._begin_move()
         move = self._move
         if not move.done.is_set():
-            await _wait_held_up(move)
+            move.count_apart()
+            await move.done.wait()
         self._move = None
         self._splice_works = move.splice_works
         if move.error is not None:
@@ -148,14 +150,6 @@ class Pump:
         finally:
             if move.withdraw():  # no thread took it
                 self._move = None
-
-
-async def _wait_held_up(move: Move) -> None:
-    PUMPS.total_tokens += 1
-    try:
-        await move.done.wait()
-    finally:
-        PUMPS.total_tokens -= 1
 
 
 class NotRead(Exception):
@@ -184,6 +178,7 @@ class Move:
         self._loop = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._step = _Step.WAITING
+        self._is_apart = False
         self._found = 0
         self._lost = 0
 
@@ -199,11 +194,11 @@ class Move:
             self.moved = self._transfer()
         except (OSError, MemoryError) as error:
             self.error = error
-        if self._enter(_Step.MOVED, only_from=_Step.MOVING):
-            with suppress(trio.RunFinishedError):
-                self._loop.run_sync_soon(self._report)
-        else:
+        is_wanted = self._enter(_Step.MOVED, only_from=_Step.MOVING)
+        if not is_wanted:
             _close(self._pipe, self._log.fd)
+        with suppress(trio.RunFinishedError):
+            self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
 
     def _enter(self, step: _Step, *, only_from: _Step) -> bool:
         with self._lock:
@@ -258,13 +253,26 @@ class Move:
         Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
         """
         if self._enter(_Step.ABANDONED, only_from=_Step.MOVING):
+            self.count_apart()
             return self._found
         self._report()
         return None
 
+    def count_apart(self) -> None:
+        """From now on until it ends, its thread is one more than `PUMPS` allows. Idempotent."""
+        if not self._is_apart:
+            self._is_apart = True
+            PUMPS.total_tokens += 1
+
+    def _count_again(self) -> None:
+        if self._is_apart:
+            self._is_apart = False
+            PUMPS.total_tokens -= 1
+
     def _report(self) -> None:
         if self.done.is_set():
             return
+        self._count_again()
         self._log.advance((self.moved or 0) - self._lost)
         if self._lost:
             self._log.lose(self._lost)

@@ -28,7 +28,8 @@ from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError
 from jobmaster.grpc.server import Dispatcher
-from jobmaster.host.cgroup.lock import open_lock, try_lock
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
+from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.run.launcher import Launcher, attached_launcher, inherited_launcher, use_launcher
@@ -165,9 +166,8 @@ async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
     Raises:
         ConfigurationError: another server has this folder.
     """
-    lock = open_lock(tree.jobs)
+    lock = await _take_lock(tree)
     try:
-        await _take_lock(lock, tree)
         await clear_leftovers(tree)
         kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -182,14 +182,24 @@ async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
         os.close(lock)
 
 
-async def _take_lock(lock: int, tree: CgroupTree) -> None:
+async def _take_lock(tree: CgroupTree) -> int:
     with trio.move_on_after(LOCK_SECONDS):
-        while not try_lock(lock):  # noqa: ASYNC110  # flock(2) tells by no event
+        while (lock := _try_lock(tree)) is None:  # noqa: ASYNC110  # flock(2) tells by no event
             await trio.sleep(0.05)
-        return
+        return lock
     raise ConfigurationError(
         f"another jobmaster server has the cgroup {tree.jobs}; give this one its own --cgroup-root"
     )
+
+
+def _try_lock(tree: CgroupTree) -> int | None:
+    try:
+        tree.prepare()  # where an old server has just removed the folder
+    except CgroupFileError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    return take_lock(tree.jobs)
 
 
 async def _fail_when_lost(launcher: Launcher) -> None:
