@@ -27,6 +27,7 @@ def say(number, frame):
     print(signal.Signals(number).name, flush=True)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, say)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 print("ready", flush=True)
 for line in sys.stdin:
     sys.exit(int(line))
@@ -128,16 +129,17 @@ def test_nohup() -> None:
 
 
 def test_what_the_server_starts_with() -> None:
-    """A session of its own, the limits and the OOM score of who started the launcher, and the socket to it."""
+    """A session of its own, limits and OOM score of who started the launcher, the socket to it; signals still blocked."""
     script = f"""
 import os, resource, signal, socket
 print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-      open("/proc/self/oom_score_adj").read().strip(), signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+      open("/proc/self/oom_score_adj").read().strip(), *sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
       socket.socket(fileno=int(os.environ["{ENVIRONMENT_VARIABLE}"])).type, sorted(os.listdir("/proc/self/fd")))
 """
     ended = run_python(script, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)))
     score = Path("/proc/self/oom_score_adj").read_text().strip()
-    start = f"True 100 {score} set() {socket.SOCK_SEQPACKET} "
+    blocked = f"{signal.SIGHUP:d} {signal.SIGINT:d} {signal.SIGTERM:d}"
+    start = f"True 100 {score} {blocked} {socket.SOCK_SEQPACKET} "
     assert ended.stdout.decode().startswith(start), ended
     assert len(ended.stdout.decode()[len(start) :].split()) == 4  # 0, 1, 2 and the folder: the socket was collected
 
