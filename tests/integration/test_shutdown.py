@@ -147,6 +147,32 @@ serve.main()
         assert not root.exists()
 
 
+@pytest.mark.parametrize("output", ["full", "closed"])
+async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, output: str) -> None:
+    """A server whose stdout is a full disk, or a pipe that nobody reads any more, serves all the same, and says no more."""
+    with own_cgroup_root() as root:
+        command = [
+            sys.executable,
+            "-m",
+            "jobmaster.serve",
+            *command_line_for(tmp_path, certificates, root),
+            "--verbose",
+        ]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        stdout = os.open("/dev/full", os.O_WRONLY) if output == "full" else os.dup(write_end)
+        with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+            os.close(stdout)
+            os.close(write_end)
+            while not (root / "jobs").exists():
+                await trio.sleep(0.01)
+            process.terminate()
+            assert await exit_code(process) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        assert not root.exists()
+
+
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:
     """A server that follows a killed one on the same cgroup root starts with an empty tree."""
     async with serving_program(tmp_path, certificates) as (server, process):
