@@ -210,15 +210,18 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.server, number)
 
-    def _collect(self) -> bool:
-        """Reaps what has died; whether the server was among it."""
-        status = self._children.collect().get(self._server_pid or 0)
-        if status is None:
-            return False
-        self._server_status = status
-        self._connection.read_to_end()
-        self._has_ended = True
-        return True
+    def _collect(self) -> None:
+        """Reaps what has died; where that is a lot, other descriptors are looked at in between."""
+        collected = self._children.collect()
+        if not collected.is_all:
+            self._arrived.add(signal.SIGCHLD)
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"\0")
+        status = collected.others.get(self._server_pid or 0)
+        if status is not None:
+            self._server_status = status
+            self._connection.read_to_end()
+            self._has_ended = True
 
     def _kill_jobs(self) -> None:
         for fd in self._held[:1]:
@@ -232,7 +235,8 @@ class Launcher:
         while True:
             self._children.kill_all()
             _kill_own_children()
-            self._children.collect()
+            while not self._children.collect().is_all and time.monotonic() < deadline:
+                pass
             if not _has_children():
                 return
             if time.monotonic() > deadline:
