@@ -195,6 +195,14 @@ class Launcher:
             self._kill_jobs()
         if self._server_pid is None:
             self._has_ended = True
+        else:
+            self._poller.call_later(END_SECONDS, self._give_server_up)
+
+    def _give_server_up(self) -> None:
+        """The server has closed its socket and lives on: a thread in uninterruptible sleep keeps it, even when killed."""
+        if not self._has_ended:
+            say(f"jobmaster: the server has not died within {END_SECONDS:g} s of its end; does its output disk answer?")
+            self._has_ended = True
 
     def _on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -247,7 +255,7 @@ class Launcher:
 
     def _exit_status(self) -> int:
         if self._server_status is None:
-            return 0
+            return 0 if self._server_pid is None else 1
         code = os.waitstatus_to_exitcode(self._server_status)
         if code >= 0:
             return code

@@ -76,6 +76,21 @@ def test_a_server_that_was_killed() -> None:
     assert b"killed by signal 9" in ended.stderr
 
 
+def test_a_server_that_does_not_die() -> None:
+    """A server that has closed its socket and lives on is killed in the end, which is said and no success."""
+    script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep(1000)"
+    program = f"""
+import sys
+from jobmaster.launcher import program
+program.END_SECONDS = 0.1
+sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert ended.stderr.startswith(b"jobmaster: the server has not died within 0.1 s of its end")
+
+
 def test_a_server_that_cannot_be_executed() -> None:
     """The program is named, and there is no traceback."""
     ended = run("--", "/nonexistent/python")
