@@ -7,6 +7,7 @@ standard library is imported for that, and little of it.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -14,7 +15,11 @@ _LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher")
 
 
 def main() -> NoReturn:
-    """Executes the launcher, with what the server is to be started by: this interpreter, its options and arguments."""
+    """Executes the launcher, with what the server is to be started by: this interpreter, its options and arguments.
+
+    Signals that end the server are blocked until the launcher can pass them on.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     server = [sys.executable, *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
     os.execv(  # noqa: S606  # no shell is wanted
         sys.executable, [sys.executable, "-I", "-S", _LAUNCHER, "--", *server]

@@ -60,6 +60,8 @@ _PASSED_ON: Final = {
     signal.SIGQUIT: signal.SIGQUIT,
     signal.SIGHUP: signal.SIGTERM,  # there is no configuration yet that it could reload
 }
+_FOR_SERVER: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Blocked in the server until it can receive them; it unblocks them itself."""
 _OOM_SCORE: Final = b"-999"
 
 
@@ -124,26 +126,27 @@ class Launcher:
         """cgroup.kill of the jobs' folder and the folder's lock."""
         self._arrived: set[int] = set()
         self._original = _Original()
-        self._wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = Poller()
         self._connection = Connection(
             sock, self._poller, on_message=self._on_message, on_error=_on_error, on_end=self._on_end
         )
         self._children = Children(self._poller, self._connection.send, self._original.heritage)
         self._poller.watch(self._wake, self._on_signal)
-        self._handle_signals(wake_write)
+        self._handle_signals()
         kernel.become_subreaper()
         self._original.improve_own()
         gc.collect()
         gc.freeze()  # what is here stays; children need not copy its pages to look at it
 
-    def _handle_signals(self, wake: int) -> None:
-        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    def _handle_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in HANDLED_SIGNALS:
             signal.signal(number, lambda arrived, _frame: self._arrived.add(arrived))
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a stop of this process alone is of no use
         if signal.SIGHUP in self._original.heritage.ignored:  # nohup
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # jobmaster.serve has blocked them
 
     def start_server(self, command: tuple[str, ...], sock: socket.socket) -> None:
         """Starts the server in a session of its own with its end of the socket pair."""
@@ -192,6 +195,14 @@ class Launcher:
             self._kill_jobs()
         if self._server_pid is None:
             self._has_ended = True
+        else:
+            self._poller.call_later(END_SECONDS, self._give_server_up)
+
+    def _give_server_up(self) -> None:
+        """The server has closed its socket and lives on: a thread in uninterruptible sleep keeps it, even when killed."""
+        if not self._has_ended:
+            say(f"jobmaster: the server has not died within {END_SECONDS:g} s of its end; does its output disk answer?")
+            self._has_ended = True
 
     def _on_signal(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -207,15 +218,18 @@ class Launcher:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.server, number)
 
-    def _collect(self) -> bool:
-        """Reaps what has died; whether the server was among it."""
-        status = self._children.collect().get(self._server_pid or 0)
-        if status is None:
-            return False
-        self._server_status = status
-        self._connection.read_to_end()
-        self._has_ended = True
-        return True
+    def _collect(self) -> None:
+        """Reaps what has died; where that is a lot, other descriptors are looked at in between."""
+        collected = self._children.collect()
+        if not collected.is_all:
+            self._arrived.add(signal.SIGCHLD)
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wake_write, b"\0")
+        status = collected.others.get(self._server_pid or 0)
+        if status is not None:
+            self._server_status = status
+            self._connection.read_to_end()
+            self._has_ended = True
 
     def _kill_jobs(self) -> None:
         for fd in self._held[:1]:
@@ -229,7 +243,8 @@ class Launcher:
         while True:
             self._children.kill_all()
             _kill_own_children()
-            self._children.collect()
+            while not self._children.collect().is_all and time.monotonic() < deadline:
+                pass
             if not _has_children():
                 return
             if time.monotonic() > deadline:
@@ -240,7 +255,7 @@ class Launcher:
 
     def _exit_status(self) -> int:
         if self._server_status is None:
-            return 0
+            return 0 if self._server_pid is None else 1
         code = os.waitstatus_to_exitcode(self._server_status)
         if code >= 0:
             return code
@@ -270,7 +285,7 @@ class _Original:
             signal.set_wakeup_fd(-1)
             for number in (*self.heritage.ignored, *HANDLED_SIGNALS):
                 signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            signal.pthread_sigmask(signal.SIG_SETMASK, _FOR_SERVER)
             resource.setrlimit(resource.RLIMIT_NOFILE, self._open_files)
             _write_oom_score(b"%d" % self._oom_score)
             sock.set_inheritable(True)

@@ -7,13 +7,15 @@ or is sealed: an idle job costs no wake-up.
 
 A follower is handed stretches of the log, not bytes: whoever sends them reads when the flow-control window allows it,
 straight into the frames. So a follower whose client takes nothing holds nothing. Reading does not hold up the event
-loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread.
+loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread. A follower that is
+cancelled leaves a thread that a disk holds up to itself, so that no disk keeps a call, or the server's end, waiting.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +61,7 @@ class Stretch:
     async def read(self, start: int, count: int) -> bytes:
         """`count` bytes from byte `start` on, less where it ends."""
         count = min(count, self.length - start)
-        data = await run_in_thread(READERS, os.pread, self._fd, count, self._offset + start)
+        data = await run_in_thread(READERS, os.pread, self._fd, count, self._offset + start, abandon=True)
         if len(data) < count:
             raise OSError(errno.EIO, "output file is shorter than what was written to it")
         return data
@@ -132,8 +134,41 @@ class StoredOutput:
         return _follow(self, offset)
 
 
+class _Opening:
+    """Opens a file in a thread that its caller may leave; then the thread, or the caller, closes what was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._fd: int | None = None
+
+    async def opened(self) -> int:
+        """The descriptor, the caller's own."""
+        try:
+            return await run_in_thread(READERS, self._open, abandon=True)
+        except BaseException:
+            self._leave()
+            raise
+
+    def _open(self) -> int:
+        fd = os.open(self._path, _READ)
+        with self._lock:
+            if self._is_wanted:
+                self._fd = fd
+                return fd
+        os.close(fd)
+        return -1  # to nobody
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._is_wanted = False
+        if self._fd is not None:
+            os.close(self._fd)
+
+
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
-    fd = await run_in_thread(READERS, os.open, log.path, _READ)
+    fd = await _Opening(log.path).opened()
     try:
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send

@@ -247,10 +247,14 @@ class LocalHost:
         return Spawned(execution=execution, log=files.log, pump=Pump(files.read_end, files.log))
 
     def memory_events(self, owner: str | None) -> bytes | None:
-        """As `ExecutionHost.memory_events`: the counters of a cgroup sum up those below it (cgroup v2, memory.events)."""
+        """As `ExecutionHost.memory_events`: the counters of a cgroup sum up those below it (cgroup v2, memory.events).
+
+        A client's folder goes with its last job. The inode number tells the next one, whose counters start anew and may
+        come to the same numbers, from it.
+        """
         folder = self.terms.tree.jobs if owner is None else self.terms.tree.jobs / owner
         text = read_if_offered(folder / "memory.events")
-        return None if text is None else text.encode()
+        return None if text is None else f"{folder.stat().st_ino} {text}".encode()
 
 
 class _Files:

@@ -268,7 +268,7 @@ def _reason(refusal: Exception) -> str:
         case trio.BrokenResourceError(__cause__=ssl.SSLCertVerificationError() as cause):
             return f"certificate: {cause.verify_message}"
         case trio.BrokenResourceError(__cause__=ssl.SSLError() as cause):
-            return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
+            return f"TLS: {(cause.reason or cause.strerror or 'error').lower().replace('_', ' ')}"
         case _:
             return str(refusal) or "the peer went away during the TLS handshake"
 

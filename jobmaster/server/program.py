@@ -258,4 +258,9 @@ def _certificates(options: ServerOptions) -> Path:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  # what this program says on stdout
+    """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that has left."""
+    try:
+        print(line, flush=True)  # noqa: T201  # what this program says on stdout
+    except OSError:
+        with open(os.devnull, "wb") as null:  # noqa: ASYNC230, PTH123  # never waits
+            os.dup2(null.fileno(), sys.stdout.fileno())

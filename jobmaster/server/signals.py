@@ -24,9 +24,11 @@ def ignore_signals() -> None:
 def receive_signals() -> SignalsReceived:
     """From now on these signals do nothing but to be noted in what is returned, which grows.
 
-    Trio's own receivers take precedence while they are open, and leave this behind when they are closed.
+    Trio's own receivers take precedence while they are open, and leave this behind when they are closed. The launcher
+    starts the server with these signals blocked, so that none comes before this.
     """
     received: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _frame: received.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     return received

@@ -124,6 +124,55 @@ async def test_signals_before_and_after_service(tmp_path: Path, certificates: Pa
             assert process.returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_before_all_else(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
+    """A signal that comes while the launcher, and after it the server, is still being started, ends both without words."""
+    with own_cgroup_root() as root:
+        script = f"""
+import os, sys
+from jobmaster import serve
+execute = os.execv
+def signal_and_execute(*arguments):
+    os.kill(os.getpid(), {number:d})
+    execute(*arguments)
+os.execv = signal_and_execute
+sys.argv[1:] = {command_line_for(tmp_path, certificates, root)!r}
+serve.main()
+"""
+        result = await trio.run_process(
+            [sys.executable, "-c", script], capture_stdout=True, capture_stderr=True, check=False, cwd=REPOSITORY
+        )
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert b"ready" not in result.stdout
+        assert not root.exists()
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, output: str) -> None:
+    """A server whose stdout is a full disk, or a pipe that nobody reads any more, serves all the same, and says no more."""
+    with own_cgroup_root() as root:
+        command = [
+            sys.executable,
+            "-m",
+            "jobmaster.serve",
+            *command_line_for(tmp_path, certificates, root),
+            "--verbose",
+        ]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        stdout = os.open("/dev/full", os.O_WRONLY) if output == "full" else os.dup(write_end)
+        with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+            os.close(stdout)
+            os.close(write_end)
+            while not (root / "jobs").exists():
+                await trio.sleep(0.01)
+            process.terminate()
+            assert await exit_code(process) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        assert not root.exists()
+
+
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:
     """A server that follows a killed one on the same cgroup root starts with an empty tree."""
     async with serving_program(tmp_path, certificates) as (server, process):

@@ -69,6 +69,18 @@ async def test_oom_kill_is_told_while_the_job_runs(tmp_path: Path, certificates:
     assert record.state == pb.JOBSTATE_RUNNING
 
 
+async def test_oom_kills_of_the_same_job_again(tmp_path: Path, certificates: Path) -> None:
+    """Counters of a client's next cgroup that come to the same numbers as the last one's are news all the same."""
+    arguments = ["--memory-max", "50M", "--oom-policy", "process"]
+    async with serving(tmp_path, certificates, *arguments) as server, server.connect() as jobs:
+        for _ in range(3):
+            job_id = await jobs.start("sh", "-c", f"{HOG}; sleep 1000")
+            with trio.fail_after(60):
+                while not (await jobs.status(job_id)).oom_kills:
+                    await trio.sleep(0.1)
+            await jobs.stop(job_id)
+
+
 async def test_external_kill_is_no_oom(tmp_path: Path, certificates: Path) -> None:
     """SIGKILL from elsewhere under a memory limit is a signal, not out of memory."""
     async with serving(tmp_path, certificates, "--memory-max", "50M") as server, server.connect() as jobs:

@@ -27,6 +27,7 @@ def say(number, frame):
     print(signal.Signals(number).name, flush=True)
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, say)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 print("ready", flush=True)
 for line in sys.stdin:
     sys.exit(int(line))
@@ -73,6 +74,21 @@ def test_a_server_that_was_killed() -> None:
     ended = run_python("import os; os.kill(os.getpid(), 9)")
     assert ended.returncode == 128 + signal.SIGKILL
     assert b"killed by signal 9" in ended.stderr
+
+
+def test_a_server_that_does_not_die() -> None:
+    """A server that has closed its socket and lives on is killed in the end, which is said and no success."""
+    script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep(1000)"
+    program = f"""
+import sys
+from jobmaster.launcher import program
+program.END_SECONDS = 0.1
+sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert ended.stderr.startswith(b"jobmaster: the server has not died within 0.1 s of its end")
 
 
 def test_a_server_that_cannot_be_executed() -> None:
@@ -128,16 +144,17 @@ def test_nohup() -> None:
 
 
 def test_what_the_server_starts_with() -> None:
-    """A session of its own, the limits and the OOM score of who started the launcher, and the socket to it."""
+    """A session of its own, limits and OOM score of who started the launcher, the socket to it; signals still blocked."""
     script = f"""
 import os, resource, signal, socket
 print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-      open("/proc/self/oom_score_adj").read().strip(), signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+      open("/proc/self/oom_score_adj").read().strip(), *sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
       socket.socket(fileno=int(os.environ["{ENVIRONMENT_VARIABLE}"])).type, sorted(os.listdir("/proc/self/fd")))
 """
     ended = run_python(script, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)))
     score = Path("/proc/self/oom_score_adj").read_text().strip()
-    start = f"True 100 {score} set() {socket.SOCK_SEQPACKET} "
+    blocked = f"{signal.SIGHUP:d} {signal.SIGINT:d} {signal.SIGTERM:d}"
+    start = f"True 100 {score} {blocked} {socket.SOCK_SEQPACKET} "
     assert ended.stdout.decode().startswith(start), ended
     assert len(ended.stdout.decode()[len(start) :].split()) == 4  # 0, 1, 2 and the folder: the socket was collected
 
