@@ -441,6 +441,8 @@ def _host_errors_translated() -> Iterator[None]:
     try:
         yield
     except LimitWriteError as error:
+        if error.errno in EXHAUSTED:
+            raise _refusal(error.errno) from error
         if not error.missing:
             raise
         raise LimitNotEnforceable(
