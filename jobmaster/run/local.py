@@ -38,6 +38,7 @@ from jobmaster.job.cause import Death, Exited, Signalled
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.packets import close_all
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.run.child import (
@@ -52,7 +53,7 @@ from jobmaster.run.child import (
 )
 from jobmaster.run.execution import Spawned
 from jobmaster.run.launcher import Launcher
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ class LocalHost:
                 )
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
-                await run_in_thread(STARTERS, files.discard, abandon=True)
+                await _discard(files)
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
@@ -258,7 +259,7 @@ class LocalHost:
 
 
 class _Files:
-    """What a job needs of the host's file systems: all or nothing. Made and discarded in a thread."""
+    """What a job needs of the host's file systems: all or nothing. Made in a thread."""
 
     def __init__(self, terms: LocalTerms, job_id: JobId, owner: str) -> None:
         with ExitStack() as undo, _host_errors_translated():
@@ -270,16 +271,52 @@ class _Files:
             undo.callback(self.log.path.unlink, missing_ok=True)
             undo.callback(os.close, self.log.fd)
             self.read_end, self.write_end = open_pipe()
-            undo.callback(os.close, self.read_end)
-            undo.callback(os.close, self.write_end)
-            self._undo = undo.pop_all()
+            undo.pop_all()
+        self._lock = threading.Lock()
+        self._is_discarded = False
 
     def discard(self) -> None:
-        """Takes everything back. Idempotent."""
-        try:
-            self._undo.close()
-        except (OSError, CgroupError) as error:
-            logger.error("something of a job that did not start is left: %s", error)  # no bug
+        """Takes everything back, in a thread: the disk of the log is waited for last. Idempotent."""
+        if self._claim():
+            self._close()
+            with _leftover_logged():
+                _remove_soon(self.cgroup.remove)
+            with _leftover_logged():
+                self.log.path.unlink(missing_ok=True)
+
+    def discard_at_once(self) -> None:
+        """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""
+        if self._claim():
+            self._close()
+            logger.error("%s of a job that did not start is left: no thread was free to remove it", self.log.path)
+            with _leftover_logged():
+                _remove(self.cgroup.remove)
+
+    def _claim(self) -> bool:
+        with self._lock:
+            was_discarded, self._is_discarded = self._is_discarded, True
+        return not was_discarded
+
+    def _close(self) -> None:
+        close_all((self.read_end, self.write_end, self.log.fd))
+        self.cgroup.close()
+
+
+@contextmanager
+def _leftover_logged() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CgroupError) as error:
+        logger.error("something of a job that did not start is left: %s", error)  # no bug
+
+
+async def _discard(files: _Files) -> None:
+    """Takes files back: in a thread, or here where the caller has got none until it is cancelled."""
+    try:
+        with suppress(NoThread):
+            await run_in_thread(STARTERS, files.discard, abandon=True)
+    finally:
+        files.discard_at_once()
 
 
 def _remove_soon(remove: Callable[[], bool]) -> None:
@@ -289,7 +326,12 @@ def _remove_soon(remove: Callable[[], bool]) -> None:
         if remove():
             return
         pause.wait(0.05)
-    raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
+    _remove(remove)
+
+
+def _remove(remove: Callable[[], bool]) -> None:
+    if not remove():
+        raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
 
 
 async def _acquire(make: Callable[[], _Files]) -> _Files:
@@ -360,7 +402,7 @@ class _Making:
             self._is_wanted = False
             left, is_under_way = self._made, self._has_begun and not self._has_ended.is_set()
         if left is not None:
-            await run_in_thread(STARTERS, left.discard, abandon=True)
+            await _discard(left)
         elif is_under_way:
             await self._has_ended.wait()
 
@@ -403,6 +445,8 @@ def _host_errors_translated() -> Iterator[None]:
     try:
         yield
     except LimitWriteError as error:
+        if error.errno in EXHAUSTED:
+            raise _refusal(error.errno) from error
         if not error.missing:
             raise
         raise LimitNotEnforceable(
