@@ -75,6 +75,8 @@ class Pump:
         self._log = log
         self._move: Move | None = None
         self._splice_works = True
+        self._is_at_end = False
+        """Whether every writer has closed the pipe, and it was empty then."""
         self._is_ours = False
         """Whether the descriptors are ours to close: after `finish`, and where no move was abandoned with them."""
 
@@ -90,7 +92,7 @@ class Pump:
                 pause = min(pause * 2, _LAST_PAUSE)
                 continue
             pause = _FIRST_PAUSE
-            if moved == 0:
+            if self._is_at_end:
                 return
             if moved is not None and moved < GATHER_BELOW:
                 await trio.sleep(GATHER_SECONDS)
@@ -101,12 +103,14 @@ class Pump:
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
         with trio.move_on_after(FINISH_SECONDS), suppress(NoThread, NotRead):
-            while await self._move_some() not in {0, None}:
+            while not self._is_at_end and await self._move_some() is not None:
                 pass
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
         self._is_ours = True
+        if self._is_at_end:
+            return
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
             self._log.lose(await _in_closer(_bytes_in, self._pipe))
 
@@ -139,6 +143,7 @@ class Pump:
         self._splice_works = move.splice_works
         if move.error is not None:
             raise NotRead from move.error
+        self._is_at_end = move.moved == 0
         return move.moved
 
     async def _begin_move(self) -> None:
