@@ -5,7 +5,6 @@ They run on a server of their own, which is told to take as many as the limit on
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import time
@@ -26,7 +25,6 @@ CLIENTS: Final = ("client1", "client2", "client3", "superuser")
 """Each may have a quarter of the jobs."""
 AT_ONCE: Final = 4
 SETTLE_SECONDS: Final = 2.0
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 _WANTED: Final = 100_000
 
 
@@ -52,9 +50,9 @@ class IdleJobs:
     def _measure(self, server: Server, count: int) -> Iterator[Row]:
         launcher = _parent_of(server.pid)
         time.sleep(SETTLE_SECONDS)
-        before = _ticks(server.pid)
+        before = _nanoseconds(server.pid)
         time.sleep(self.seconds)
-        share = (_ticks(server.pid) - before) / _TICKS / self.seconds
+        share = (_nanoseconds(server.pid) - before) / 1e9 / self.seconds
         values = {
             "CPU time of the server": ("% of a core", 100 * share),
             "memory of the server": ("MB", _resident_bytes(server.pid) / 1e6),
@@ -96,9 +94,9 @@ def _stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
-def _ticks(pid: int) -> int:
-    user, system = _stat(pid)[11:13]
-    return int(user) + int(system)
+def _nanoseconds(pid: int) -> int:
+    """CPU time of all threads there are (Documentation/scheduler/sched-stats.rst, schedstat of a task)."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
 def _parent_of(pid: int) -> int:
