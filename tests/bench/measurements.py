@@ -79,7 +79,7 @@ QUICK: Final = replace(
     lines=10,
     other_jobs=3,
     idle_jobs=(8,),
-    idle_seconds=0.1,
+    idle_seconds=1,
     commands=1,
 )
 
