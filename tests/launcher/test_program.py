@@ -78,7 +78,7 @@ def test_a_server_that_was_killed() -> None:
 
 def test_a_server_that_does_not_die() -> None:
     """A server that has closed its socket and lives on is killed in the end, which is said and no success."""
-    script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep(1000)"
+    script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep({DEADLINE * 2})"
     program = f"""
 import sys
 from jobmaster.launcher import program
