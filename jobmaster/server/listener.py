@@ -267,8 +267,8 @@ def _reason(refusal: Exception) -> str:
             return f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s"
         case trio.BrokenResourceError(__cause__=ssl.SSLCertVerificationError() as cause):
             return f"certificate: {cause.verify_message}"
-        case trio.BrokenResourceError(__cause__=ssl.SSLError() as cause):
-            return f"TLS: {(cause.reason or cause.strerror or 'error').lower().replace('_', ' ')}"
+        case trio.BrokenResourceError(__cause__=ssl.SSLError(reason=str(reason))):  # None where the peer has left
+            return f"TLS: {reason.lower().replace('_', ' ')}"
         case _:
             return str(refusal) or "the peer went away during the TLS handshake"
 
