@@ -1,0 +1,335 @@
+"""A pump whose disk, host or file system holds it up: it ends by its deadlines, and every byte is accounted for.
+
+The clock stands still, and jumps where a test says so: no deadline passes because a thread is slow.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+import trio.testing
+
+from jobmaster.output import pump as pump_module
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
+
+RUN_IN_THREAD: Final = trio.to_thread.run_sync
+"""Trio's own, whatever a test puts in its place."""
+REAL_SECONDS: Final = 30.0
+"""How long a thread may really take."""
+Clock = trio.testing.MockClock
+
+
+class Disk:
+    """Stands in for the os module of the pump: what is done to certain files waits, or fails."""
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+        self.entered = threading.Semaphore(0)
+        self.released = threading.Event()
+        self.closed = threading.Semaphore(0)
+        self.close_error: int | None = None
+        self.holds_close = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def splice(self, source: int, target: int, count: int, *, offset_dst: int) -> int:
+        """Waits where the target is held."""
+        if target in self.held:
+            self.wait()
+        return os.splice(source, target, count, offset_dst=offset_dst)
+
+    def close(self, descriptor: int) -> None:
+        """Waits or fails where a file is held, when it is closed."""
+        is_held = descriptor in self.held
+        if is_held and self.holds_close:
+            self.wait()
+        os.close(descriptor)
+        if is_held:
+            self.closed.release()
+            if self.close_error is not None:
+                raise OSError(self.close_error, os.strerror(self.close_error))
+
+    def wait(self) -> None:
+        """As a disk that does not answer."""
+        self.entered.release()
+        assert self.released.wait(REAL_SECONDS)
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    """The disk of the pumps, released at the end."""
+    made = Disk()
+    monkeypatch.setattr(pump_module, "os", made)
+    # One's own: a thread that ends after its test's loop can't give its token back.
+    monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(int(pump_module.PUMPS.total_tokens)))
+    yield made
+    made.released.set()
+
+
+@contextmanager
+def job(path: Path, disk: Disk, *, is_held: bool = True) -> Iterator[tuple[Pump, OutputLog, int]]:
+    """A pump with its log and the job's end of its pipe."""
+    log = OutputLog(path)
+    if is_held:
+        disk.held.add(log.fd)
+    read_end, write_end = open_pipe()
+    yield Pump(read_end, log), log, write_end
+    os.close(write_end)
+
+
+async def in_real_time(wait: Callable[[], bool]) -> None:
+    """Waits for a thread."""
+    assert await RUN_IN_THREAD(wait)
+
+
+def within(semaphore: threading.Semaphore) -> Callable[[], bool]:
+    """Waits for a thread to come there."""
+    return lambda: semaphore.acquire(timeout=REAL_SECONDS)
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The next threads can't be started: pthread_create(3) gives EAGAIN."""
+    left = [times]
+
+    async def run_sync(*args: Any, **keywords: Any) -> Any:
+        if left[0] > 0:
+            left[0] -= 1
+            await trio.lowlevel.checkpoint()
+            raise RuntimeError("can't start new thread")
+        return await RUN_IN_THREAD(*args, **keywords)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+
+
+# --- a disk that does not answer --------------------------------------------------------------------------------------
+
+
+async def hold_up(pump: Pump, disk: Disk) -> None:
+    """Runs a pump until the disk holds it up, and then cancels it, as a job's end does."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        await in_real_time(within(disk.entered))
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """A move that the disk holds up is given up after FINISH_SECONDS; its bytes are lost, its thread closes the files."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"held up")
+        await hold_up(pump, disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.finish)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FINISH_SECONDS - 0.1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert log.lost == 0
+            mock_clock.jump(0.1)
+        assert (log.size, log.lost) == (0, 7)
+        os.fstat(log.fd)  # the thread has it
+        disk.released.set()
+        assert disk.closed.acquire(timeout=REAL_SECONDS)
+        assert (log.size, log.lost) == (0, 7), "what is counted stays"
+
+
+async def test_a_disk_that_answers_in_time(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """A move that was held up and ends before the deadline is counted as it ended, though nobody waited meanwhile."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"late")
+        await hold_up(pump, disk)
+        disk.released.set()
+        await pump.finish()
+        assert (log.size, log.lost) == (4, 0)
+        assert log.path.read_bytes() == b"late"
+
+
+async def test_moves_that_are_held_up_take_nobody_elses_thread(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """More jobs on a stalled disk than there are pump threads keep the output of another only STALL_SECONDS waiting."""
+    threads = int(pump_module.PUMPS.total_tokens)
+    with ExitStack() as stack:
+        ends = [stack.enter_context(job(tmp_path / f"{number}.log", disk)) for number in range(threads + 8)]
+        well, log, write_end = stack.enter_context(job(tmp_path / "well.log", disk, is_held=False))
+        for _, _, end in ends:
+            os.write(end, b"held up")
+        os.write(write_end, b"well")
+        async with trio.open_nursery() as nursery:
+            for pump, _, _ in ends:
+                nursery.start_soon(pump.run)
+            await in_real_time(lambda: all(within(disk.entered)() for _ in range(threads)))
+            nursery.start_soon(well.run)
+            await trio.testing.wait_all_tasks_blocked()
+            assert log.size == 0
+            mock_clock.jump(STALL_SECONDS)
+            await grown(log, 4)
+            disk.released.set()
+            for _, held_log, _ in ends:
+                await grown(held_log, 7)
+            nursery.cancel_scope.cancel()
+        for pump in (well, *(pump for pump, _, _ in ends)):
+            await pump.finish()
+    assert pump_module.PUMPS.total_tokens == threads
+
+
+async def grown(log: OutputLog, size: int) -> None:
+    """Waits until a log has so many bytes."""
+    while log.size < size:
+        await log.wait_growth()
+
+
+async def test_a_close_that_does_not_end(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system whose close waits for its server holds up the end for FINISH_SECONDS; what was left is counted."""
+    disk.holds_close = True
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"left")
+        refuse_threads(monkeypatch, 1)  # so that it is not moved
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.finish)
+            await in_real_time(within(disk.entered))
+            mock_clock.jump(FINISH_SECONDS)
+        assert (log.size, log.lost) == (0, 4)
+        disk.released.set()
+        assert disk.closed.acquire(timeout=REAL_SECONDS)
+
+
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
+async def test_a_close_that_fails(tmp_path: Path, disk: Disk, caplog: pytest.LogCaptureFixture, number: int) -> None:
+    """What the file system says when the file is closed is told to the operator, and hinders nothing."""
+    disk.close_error = number
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        disk.released.set()
+        os.write(write_end, b"kept")
+        await pump.finish()
+        assert (log.size, log.lost) == (4, 0)
+        assert f"the output of a job may be incomplete: {os.strerror(number)}" in caplog.text
+
+
+async def test_a_writer_that_never_stops(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """A process that outlives its job and writes on does not keep the pump from its end; it has EPIPE then."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        written = [0]
+
+        def flood() -> None:
+            with suppress(BrokenPipeError):
+                while True:
+                    written[0] += os.write(write_end, bytes(65536))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(RUN_IN_THREAD, flood)
+            nursery.start_soon(pump.finish)
+            await grown(log, 2**21)
+            mock_clock.jump(FINISH_SECONDS)
+        assert 2**21 <= log.size <= log.size + log.lost <= written[0]
+
+
+# --- no threads -------------------------------------------------------------------------------------------------------
+
+
+async def test_no_thread_for_a_while(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's fork bomb under TasksMax delays the output; it neither ends the pump nor costs a byte."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        refuse_threads(monkeypatch, 20)
+        os.write(write_end, b"late")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for _ in range(20):
+                await trio.testing.wait_all_tasks_blocked()
+                assert (log.size, log.lost) == (0, 0)
+                mock_clock.jump(1)  # the longest pause
+            await grown(log, 4)
+            nursery.cancel_scope.cancel()
+        await pump.finish()
+        assert (log.path.read_bytes(), log.lost) == (b"late", 0)
+
+
+async def test_no_thread_at_the_end(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no thread at all, what is in the pipe is counted lost, and the descriptors are closed."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"lost")
+        refuse_threads(monkeypatch, 10**9)
+        disk.released.set()
+        await pump.finish()
+        assert (log.size, log.lost) == (0, 4)
+        assert disk.closed.acquire(timeout=0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
+async def test_a_pipe_that_cannot_be_read_for_a_while(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """Want of memory for a read delays the output, and costs none."""
+    failed = threading.Semaphore(0)
+    failures = [error] * 3
+
+    def read(descriptor: int, count: int) -> bytes:
+        if failures:
+            failed.release()
+            raise failures.pop()
+        return os.read(descriptor, count)
+
+    def no_splice(*_: object, **__: object) -> int:
+        raise OSError(errno.EINVAL, "no splice here")
+
+    monkeypatch.setattr(disk, "splice", no_splice)
+    monkeypatch.setattr(disk, "read", read, raising=False)
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        os.write(write_end, b"late")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for _ in range(3):
+                await in_real_time(within(failed))
+                await asleep(mock_clock)
+                mock_clock.jump(1)
+            await grown(log, 4)
+            nursery.cancel_scope.cancel()
+        os.write(write_end, b", and last")
+        await pump.finish()
+        assert (log.path.read_bytes(), log.lost) == (b"late, and last", 0)
+
+
+async def asleep(clock: Clock) -> None:
+    """Waits until a task has a pause of at most a second before it, and no thread is on its way."""
+    while pump_module.PUMPS.borrowed_tokens or not trio.lowlevel.current_statistics().seconds_to_next_deadline <= 1:
+        await trio.lowlevel.checkpoint()
+    await trio.testing.wait_all_tasks_blocked()
+
+
+# --- one move ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_move_that_is_withdrawn_is_not_made(tmp_path: Path, disk: Disk) -> None:
+    """A move that no thread has begun can be taken back; one that comes too late does nothing."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        os.write(write_end, b"data")
+        move = Move(pump._pipe, log, splice=True)
+        assert move.withdraw()
+        await trio.to_thread.run_sync(move.run)
+        assert not move.done.is_set()
+        await pump.finish()
+        assert (log.size, log.lost) == (4, 0)
+
+
+async def test_a_move_that_ends_as_it_is_abandoned(tmp_path: Path, disk: Disk) -> None:
+    """A move whose thread has ended and whose result the loop has not yet seen is brought to the log, once."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        os.write(write_end, b"data")
+        move = Move(pump._pipe, log, splice=True)
+        move.run()
+        assert not move.withdraw()
+        assert move.abandon() is None
+        assert (log.size, log.lost, move.moved) == (4, 0, 4)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (log.size, log.lost) == (4, 0)
+        await pump.finish()
