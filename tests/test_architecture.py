@@ -1,4 +1,4 @@
-"""The rooms of the house and the one direction of the arrows between them, read from the import statements."""
+"""The packages and the one direction of the imports between them, read from the import statements."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import jobmaster
 
 PACKAGE: Final = Path(jobmaster.__file__).parent
 
-# What each room may import of the others; every room may import itself.
+# What each package or module may import of the others; each may import itself.
 ARROWS: Final[dict[str, set[str]]] = {
     "__init__": set(),
     "address": set(),

@@ -1,4 +1,4 @@
-"""Between protobuf messages and domain values. Messages go no further in than this room."""
+"""Between protobuf messages and domain values. Messages go no further in than this package."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describ
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
-"""Bytes of output in one message, at most: two such messages make a turn, and clients need no huge pieces of memory."""
+"""Bytes of output in one message, at most: two of them are a stretch of the log, and clients need no huge pieces of
+memory."""
 
 
 def specification_of(message: pb.JobCreateRequest) -> JobSpecification:

@@ -62,7 +62,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-HELLO_SECONDS: Final = 5.0
+HELLO_SECONDS: Final = 30.0
+"""How long the launcher may take to start and to answer, on a machine that is busy."""
 FAREWELL_SECONDS: Final = 2.0
 WITHDRAW_SECONDS: Final = 5.0
 """How long a start that was given up may take to end its child; then that is left to the launcher."""

@@ -70,7 +70,7 @@ REMOVAL_SECONDS: Final = 1.0
 OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
 RELEASE_SECONDS: Final = 5.0
-"""How long the execution may take to let go of what it holds of the output."""
+"""How long the execution may take to close what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""

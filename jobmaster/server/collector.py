@@ -2,7 +2,7 @@
 
 Left to itself it comes when so and so many objects more have been made than freed, and then looks at all that were made
 since: with ten thousand connections, whose timers come and go, that was half a second, and a full collection two, in
-which no supervisor and no client has its turn. Connections and calls leave no cycles (`tests/test_leaks.py`), so there
+which the event loop runs no other task. Connections and calls leave no cycles (`tests/test_leaks.py`), so there
 is little to find: the young objects are looked at several times a second, when they are few, and all of them so seldom
 that it takes a thousandth of the time. What was there when the server started is never looked at again.
 """

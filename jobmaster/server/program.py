@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -116,7 +116,7 @@ async def serve(
         ConfigurationError: an option is wrong, or this host cannot do what was asked.
         HostError: the host failed the server.
     """
-    with trio.open_signal_receiver(*END_SIGNALS) as signals:
+    with trio.open_signal_receiver(*END_SIGNALS) as signals, ExitStack() as listening:
         certificates = _certificates(options)
         context = server_context(certificates)
         prepared = preparation.prepare(options)
@@ -127,6 +127,8 @@ async def serve(
             connections=ConnectionLimits().total,
         )
         listeners = await _listen(options.host, options.port)
+        for each in listeners:
+            listening.callback(each.socket.close)  # where nothing comes to serve them
         port: int = listeners[0].socket.getsockname()[1]
         async with (
             hold_launcher(prepared.terms.tree) as launcher,

@@ -19,7 +19,7 @@ from jobmaster.host.account import look_up
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import JobSpecification
-from jobmaster.run import local
+from jobmaster.run import job_files
 from jobmaster.run.launcher import Launcher, LaunchRefused
 from jobmaster.run.local import LocalHost, LocalTerms
 from jobmaster.threads import NoThread, run_in_thread
@@ -76,7 +76,7 @@ def exhausted(monkeypatch: pytest.MonkeyPatch) -> trio.Event:
             raise NoThread("none")
         return await run_in_thread(*arguments, **keywords)
 
-    monkeypatch.setattr(local, "run_in_thread", run_or_fail)
+    monkeypatch.setattr(job_files, "run_in_thread", run_or_fail)
     return event
 
 
@@ -102,7 +102,7 @@ async def test_given_up_without_a_thread(exhausted: trio.Event, tmp_path: Path) 
 async def test_all_threads_held_up(mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where a disk holds up every thread, a refused start gives back all but the file in bounded time."""
     starters = trio.CapacityLimiter(1)
-    monkeypatch.setattr(local, "STARTERS", starters)
+    monkeypatch.setattr(job_files, "STARTERS", starters)
 
     def hold_up() -> None:
         starters.acquire_on_behalf_of_nowait("a thread that waits for a disk")
@@ -120,6 +120,6 @@ async def test_all_threads_held_up(mock_clock: MockClock, monkeypatch: pytest.Mo
         await launcher.asked.wait()
         await wait_all_tasks_blocked()
         assert not refused.is_set()
-        mock_clock.jump(local.UNDO_SECONDS)
+        mock_clock.jump(job_files.UNDO_SECONDS)
         await refused.wait()
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]

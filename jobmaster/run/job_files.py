@@ -1,0 +1,187 @@
+"""What a job needs of the host's file systems (cgroup, log, pipe): acquired in a thread, all or nothing.
+
+A disk or the kernel may hold the thread up for longer than its caller waits. Then the caller leaves, and whoever has the
+files last takes them back: the thread, when it has made them, or the caller, when it finds them made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster.errors import CgroupError, ServerBusy
+from jobmaster.host.cgroup.limits import LimitWrite
+from jobmaster.host.cgroup.opened import OpenedCgroup
+from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.job.identifier import JobId
+from jobmaster.launcher.packets import close_all
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import open_pipe
+from jobmaster.run.start_errors import host_errors_translated
+from jobmaster.threads import NoThread, run_in_thread
+
+logger = logging.getLogger(__name__)
+
+ACQUIRE_SECONDS: Final = 10.0
+"""How long the host may take to make a job's cgroup and log file."""
+UNDO_SECONDS: Final = 2.0
+STARTERS: Final = trio.CapacityLimiter(8)
+"""Threads that make cgroups and log files."""
+
+
+class JobFiles:
+    """What a job needs of the host's file systems: all or nothing. Made in a thread."""
+
+    def __init__(
+        self, tree: CgroupTree, limits: Sequence[LimitWrite], output_folder: Path, *, job_id: JobId, owner: str
+    ) -> None:
+        with ExitStack() as undo, host_errors_translated():
+            made = tree.create(owner, job_id, limits)
+            undo.callback(_remove_soon, made.remove)
+            self.cgroup = OpenedCgroup(made)
+            undo.callback(self.cgroup.close)
+            self.log = OutputLog(output_folder / f"{job_id}.log")
+            undo.callback(self.log.path.unlink, missing_ok=True)
+            undo.callback(os.close, self.log.fd)
+            self.read_end, self.write_end = open_pipe()
+            undo.pop_all()
+        self._lock = threading.Lock()
+        self._is_discarded = False
+
+    def discard(self) -> None:
+        """Takes everything back, in a thread: the disk of the log is waited for last. Idempotent."""
+        if self._claim():
+            self._close()
+            with _leftover_logged():
+                _remove_soon(self.cgroup.remove)
+            with _leftover_logged():
+                self.log.path.unlink(missing_ok=True)
+
+    def discard_at_once(self) -> None:
+        """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""
+        if self._claim():
+            self._close()
+            logger.error("%s of a job that did not start is left: no thread was free to remove it", self.log.path)
+            with _leftover_logged():
+                _remove(self.cgroup.remove)
+
+    def _claim(self) -> bool:
+        with self._lock:
+            was_discarded, self._is_discarded = self._is_discarded, True
+        return not was_discarded
+
+    def _close(self) -> None:
+        close_all((self.read_end, self.write_end, self.log.fd))
+        self.cgroup.close()
+
+
+@contextmanager
+def _leftover_logged() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CgroupError) as error:
+        logger.error("something of a job that did not start is left: %s", error)  # no bug
+
+
+async def discard(files: JobFiles) -> None:
+    """Takes files back: in a thread, or here where the caller has got none until it is cancelled."""
+    try:
+        with suppress(NoThread):
+            await run_in_thread(STARTERS, files.discard, abandon=True)
+    finally:
+        files.discard_at_once()
+
+
+def _remove_soon(remove: Callable[[], bool]) -> None:
+    """Removes a cgroup that a process may just be leaving; in a thread."""
+    pause = threading.Event()
+    for _ in range(20):
+        if remove():
+            return
+        pause.wait(0.05)
+    _remove(remove)
+
+
+def _remove(remove: Callable[[], bool]) -> None:
+    if not remove():
+        raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
+
+
+async def acquire(make: Callable[[], JobFiles]) -> JobFiles:
+    """Makes files in a thread; where the caller is cancelled or out of patience, they are taken back.
+
+    Raises:
+        ServerBusy: the host did not answer in time.
+    """
+    making = _Making(make)
+    try:
+        with trio.fail_after(ACQUIRE_SECONDS):
+            await run_in_thread(STARTERS, making.run, abandon=True)
+            return making.take()
+    except trio.TooSlowError:
+        raise ServerBusy(
+            f"the server's host did not make room for a new job within {ACQUIRE_SECONDS:.0f} s "
+            "(does the disk of its output folder answer?); try again later"
+        ) from None
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+            await making.give_up()
+
+
+class _Making:
+    """Files that a thread makes for a caller, who may have left when it has made them."""
+
+    def __init__(self, make: Callable[[], JobFiles]) -> None:
+        self._make = make
+        self._loop = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._has_begun = False
+        self._has_ended = trio.Event()
+        self._made: JobFiles | None = None
+
+    def run(self) -> None:
+        """Makes them, in the thread."""
+        with self._lock:
+            if not self._is_wanted:
+                return
+            self._has_begun = True
+        try:
+            files = self._make()
+            if not self._hand_over(files):
+                files.discard()
+        finally:
+            with suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self._has_ended.set)
+
+    def _hand_over(self, files: JobFiles) -> bool:
+        with self._lock:
+            if self._is_wanted:
+                self._made = files
+            return self._is_wanted
+
+    def take(self) -> JobFiles:
+        """What was made, the caller's from now on."""
+        with self._lock:
+            files, self._made = self._made, None
+            self._has_ended.set()
+        if files is None:
+            raise AssertionError("the thread has made nothing")
+        return files
+
+    async def give_up(self) -> None:
+        """Takes back what was made and not taken, and waits for a thread that is still at it."""
+        with self._lock:
+            self._is_wanted = False
+            left, is_under_way = self._made, self._has_begun and not self._has_ended.is_set()
+        if left is not None:
+            await discard(left)
+        elif is_under_way:
+            await self._has_ended.wait()

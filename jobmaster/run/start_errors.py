@@ -1,0 +1,82 @@
+"""What a host that cannot start a job says, and what that means to the caller of Start."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from jobmaster.errors import CommandNotRunnable, HostError, InvalidRequest, LimitNotEnforceable, ServerBusy
+from jobmaster.host.account import SEARCH_PATH, Account
+from jobmaster.host.cgroup.interface import CgroupFileError
+from jobmaster.host.cgroup.tree import LimitWriteError
+from jobmaster.run.child import ExecFailed, LaunchRefused
+
+EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
+"""Errors of the kernel that mean "not now"."""
+_LONGEST_SHOWN: Final = 255
+"""Characters of a command in an error's text."""
+
+
+def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exception:
+    """What the kernel's answer to execve(2), or to the search for the command, means to the caller of Start."""
+    shown = command if len(command) <= _LONGEST_SHOWN else f"{command[:_LONGEST_SHOWN]}…"
+    if failure.stage not in {"lookup", "exec"}:
+        return HostError(f"a job could not be prepared ({failure.stage}): {os.strerror(failure.errno)}")
+    match failure.errno:
+        case errno.ENOENT | errno.ENOTDIR if failure.stage == "lookup":
+            where = "" if "/" in command else f" in the jobs' PATH ({SEARCH_PATH})"
+            return CommandNotRunnable(f"command {shown!r} not found{where}")
+        case errno.ENOENT:
+            return CommandNotRunnable(
+                f"command {shown!r} names an interpreter (after #! or in its ELF header) that is not found"
+            )
+        case errno.EACCES | errno.EPERM | errno.EISDIR:
+            return CommandNotRunnable(f"command {shown!r} is not executable for the jobs' user {account.name!r}")
+        case errno.ENOEXEC:
+            return CommandNotRunnable(
+                f"command {shown!r} is no program that this host can execute: it is for another machine, "
+                "or a script without #! in its first line"
+            )
+        case errno.E2BIG:
+            return InvalidRequest(
+                "more arguments than the kernel takes: one may have 128 KiB, all together about 2 MiB", field="args"
+            )
+        case errno.ENAMETOOLONG:
+            return InvalidRequest("command is longer than a path can be", field="command")
+        case number if number in EXHAUSTED:
+            return ServerBusy(f"the server's host is out of resources for a new job: {os.strerror(number)}")
+        case number:
+            return CommandNotRunnable(f"command {shown!r} cannot be executed: {os.strerror(number)}")
+
+
+@contextmanager
+def host_errors_translated() -> Iterator[None]:
+    """What a failing host means to the caller of Start."""
+    try:
+        yield
+    except LimitWriteError as error:
+        if error.errno in EXHAUSTED:
+            raise _refusal(error.errno) from error
+        if not error.missing:
+            raise
+        raise LimitNotEnforceable(
+            f"the server's host no longer offers the {error.controller} controller, which the jobs' limits need"
+        ) from error
+    except LaunchRefused as error:
+        raise _refusal(error.errno) from error
+    except CgroupFileError as error:
+        if error.errno in EXHAUSTED:
+            raise _refusal(error.errno) from error
+        raise
+    except OSError as error:
+        raise _refusal(error.errno) from error
+
+
+def _refusal(number: int | None) -> Exception:
+    words = os.strerror(number or 0)
+    if number in EXHAUSTED:
+        return ServerBusy(f"the server's host is out of resources for a new job: {words}")
+    return HostError(f"cannot make a job: {words}")
