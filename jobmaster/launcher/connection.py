@@ -44,6 +44,7 @@ class Connection:
         self._on_end = on_end
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
         self._is_open = True
+        self._is_short_of_memory = False
         self._watch()
 
     def send(self, message: Message, descriptors: tuple[int, ...] = ()) -> None:
@@ -63,7 +64,8 @@ class Connection:
     def _watch(self) -> None:
         if self._is_open:
             reads = len(self._queue) <= PAUSE_AT
-            self._poller.watch(self._socket.fileno(), self._on_ready, readable=reads, writable=bool(self._queue))
+            writes = bool(self._queue) and not self._is_short_of_memory  # or the poller would spin
+            self._poller.watch(self._socket.fileno(), self._on_ready, readable=reads, writable=writes)
 
     def _on_ready(self) -> None:
         self._flush()
@@ -72,7 +74,7 @@ class Connection:
                 break
 
     def _flush(self) -> None:
-        if not self._queue:
+        if not self._queue or self._is_short_of_memory:
             return
         while self._queue and self._try_to_send(*self._queue[0]):
             close_all(self._queue.popleft()[1])
@@ -89,9 +91,14 @@ class Connection:
         except OSError as error:
             if error.errno not in {errno.ENOMEM, errno.ENOBUFS, errno.ETOOMANYREFS}:
                 raise
-            self._poller.call_later(_RETRY_SECONDS, self._flush)
+            self._is_short_of_memory = True
+            self._poller.call_later(_RETRY_SECONDS, self._retry)
             return False
         return True
+
+    def _retry(self) -> None:
+        self._is_short_of_memory = False
+        self._flush()
 
     def _read_one(self) -> bool:
         """Whether there may be more to read."""
