@@ -23,7 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 VERSION: Final = 1
 INLINE_BYTES: Final = 64 * 1024
@@ -241,22 +241,19 @@ class Command(NamedTuple):
 
 
 def pack_strings(working_folder: str, arguments: Sequence[str], environment: Mapping[str, str]) -> bytes:
-    """The strings of a `start`.
+    """The strings of a `start`: arguments in UTF-8, in which clients send them, the rest in this host's encoding.
 
     Raises:
         ValueError: one contains NUL, or a name of the environment is empty or contains "=".
     """
     if any(not name or "=" in name for name in environment):
         raise ValueError("a name of the environment is empty or contains '='")
-    assignments = (f"{name}={value}" for name, value in environment.items())
-    return _terminate((working_folder, *arguments, *assignments))
-
-
-def _terminate(strings: Iterable[str]) -> bytes:
-    encoded = [os.fsencode(text) for text in strings]
-    if any(b"\0" in text for text in encoded):
+    words = [argument.encode("utf-8", "surrogateescape") for argument in arguments]
+    assignments = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    strings = (os.fsencode(working_folder), *words, *assignments)
+    if any(b"\0" in string for string in strings):
         raise ValueError("a string contains NUL")
-    return b"\0".join((*encoded, b""))
+    return b"\0".join((*strings, b""))
 
 
 def unpack_strings(data: bytes, argument_count: int) -> Command:
