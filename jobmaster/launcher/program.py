@@ -144,6 +144,7 @@ class Launcher:
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a stop of this process alone is of no use
         if signal.SIGHUP in self._original.heritage.ignored:  # nohup
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # a mask is inherited as well
 
     def start_server(self, command: tuple[str, ...], sock: socket.socket) -> None:
         """Starts the server in a session of its own with its end of the socket pair."""
