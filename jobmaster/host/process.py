@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
 from pathlib import Path
 from typing import Final
@@ -13,14 +15,29 @@ _PF_EXITING: Final = 0x4
 _SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
 
 
-def is_dying(pid: int) -> bool:
-    """Whether a process has died or is bound to: it is exiting, or a SIGKILL waits for each of its threads.
+_MOST_THREADS: Final = 64
+"""Threads that are looked at; those that have ended are not listed, so a process that lives shows one of its first."""
 
-    A fatal signal to a process becomes pending for every thread (kernel/signal.c, complete_signal), so the main thread
-    tells. True also where that cannot be read.
+
+def is_dying(pid: int) -> bool:
+    """Whether a process has died or is bound to: each thread is exiting, or a SIGKILL waits for it.
+
+    A fatal signal to a process becomes pending for every thread (kernel/signal.c, complete_signal), so mostly the main
+    thread tells; a main thread may also end by itself (pthread_exit(3)) and leave the process to others. True also
+    where that cannot be read.
     """
+    if not _is_exiting(Path(f"/proc/{pid}/stat")):
+        return False
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        with os.scandir(f"/proc/{pid}/task") as threads:
+            return all(_is_exiting(Path(thread.path, "stat")) for thread in itertools.islice(threads, _MOST_THREADS))
+    except OSError:
+        return True
+
+
+def _is_exiting(stat: Path) -> bool:
+    try:
+        fields = stat.read_bytes().rpartition(b")")[2].split()
     except OSError:
         return True
     after_name = 3  # the number of the first field after the name
