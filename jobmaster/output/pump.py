@@ -100,15 +100,22 @@ class Pump:
 
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
-        with trio.move_on_after(FINISH_SECONDS), suppress(NoThread, NotRead):
-            while await self._move_some() not in {0, None}:
-                pass
+        with trio.move_on_after(FINISH_SECONDS):
+            await self._move_rest()
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
         self._is_ours = True
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
             self._log.lose(await _in_closer(_bytes_in, self._pipe))
+
+    async def _move_rest(self) -> None:
+        moved: int | None = 1
+        while moved not in {0, None}:
+            try:
+                moved = await self._move_some()
+            except (NoThread, NotRead):  # for now
+                await trio.sleep(_FIRST_PAUSE)
 
     async def close(self) -> None:
         """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us.
