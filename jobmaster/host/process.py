@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -15,27 +16,28 @@ _SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
 
 
 _MOST_THREADS: Final = 64
-"""Threads that are looked at: those of a process that lives do not stay among the dying, they are gone."""
+"""Threads that are looked at; those that have ended are not listed, so a process that lives shows one of its first."""
 
 
 def is_dying(pid: int) -> bool:
-    """Whether a process has died or is bound to: each thread of it is exiting, or has a SIGKILL waiting for it.
+    """Whether a process has died or is bound to: each thread is exiting, or a SIGKILL waits for it.
 
-    A fatal signal to a process becomes pending for every thread (kernel/signal.c, complete_signal), so the main thread
-    tells, unless that alone has ended, as it may. True also where nothing can be read.
+    A fatal signal to a process becomes pending for every thread (kernel/signal.c, complete_signal), so mostly the main
+    thread tells; a main thread may also end by itself (pthread_exit(3)) and leave the process to others. True also
+    where that cannot be read.
     """
-    if not _is_thread_dying(Path(f"/proc/{pid}")):
+    if not _is_exiting(Path(f"/proc/{pid}/stat")):
         return False
     try:
-        threads = list(islice(Path(f"/proc/{pid}/task").iterdir(), _MOST_THREADS))
+        with os.scandir(f"/proc/{pid}/task") as threads:
+            return all(_is_exiting(Path(thread.path, "stat")) for thread in itertools.islice(threads, _MOST_THREADS))
     except OSError:
         return True
-    return all(map(_is_thread_dying, threads))
 
 
-def _is_thread_dying(folder: Path) -> bool:
+def _is_exiting(stat: Path) -> bool:
     try:
-        fields = (folder / "stat").read_bytes().rpartition(b")")[2].split()
+        fields = stat.read_bytes().rpartition(b")")[2].split()
     except OSError:
         return True
     after_name = 3  # the number of the first field after the name

@@ -146,7 +146,7 @@ class Launcher:
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a stop of this process alone is of no use
         if signal.SIGHUP in self._original.heritage.ignored:  # nohup
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # jobmaster.serve has blocked them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # jobmaster.serve, or a parent, has blocked them
 
     def start_server(self, command: tuple[str, ...], sock: socket.socket) -> None:
         """Starts the server in a session of its own with its end of the socket pair."""

@@ -102,9 +102,8 @@ class Pump:
 
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
-        with trio.move_on_after(FINISH_SECONDS), suppress(NoThread, NotRead):
-            while not self._is_at_end and await self._move_some() is not None:
-                pass
+        with trio.move_on_after(FINISH_SECONDS):
+            await self._move_rest()
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
@@ -113,6 +112,14 @@ class Pump:
             return
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
             self._log.lose(await _in_closer(_bytes_in, self._pipe))
+
+    async def _move_rest(self) -> None:
+        moved: int | None = 1
+        while moved is not None and not self._is_at_end:
+            try:
+                moved = await self._move_some()
+            except (NoThread, NotRead):  # for now
+                await trio.sleep(_FIRST_PAUSE)
 
     async def close(self) -> None:
         """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us.

@@ -130,7 +130,9 @@ class Child:
         return f"<Child {self.id} pid={self.pid} {self._outcome or 'held'} {self._status or ''}>"
 
     def has_died(self) -> bool:
-        """Whether it has died, reaped or not."""
+        """Whether it has died, reaped or not; one that was released is as good as dead."""
+        if self._pidfd < 0:
+            return True
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
@@ -186,9 +188,10 @@ class Child:
         return self._status
 
     def send_signal(self, number: int) -> None:
-        """Sends a signal; one that has died is left alone."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, number)
+        """Sends a signal; one that has died, or was released, is left alone."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def release(self) -> None:
         """Lets the launcher forget it, and closes its descriptors; one that lives is killed. Idempotent."""
@@ -198,7 +201,8 @@ class Child:
         self._forgotten = self._forget(self.id)
         if self._pidfd >= 0:
             trio.lowlevel.notify_closing(self._pidfd)
-            os.close(self._pidfd)
+            pidfd, self._pidfd = self._pidfd, -1  # a number that is used again would be another process
+            os.close(pidfd)
 
     async def wait_forgotten(self) -> None:
         """Waits until the launcher has closed every descriptor of a child that was released, or is lost."""

@@ -1,8 +1,9 @@
-"""Whether a process is dying, on real ones."""
+"""Whether a process is dying, as the kernel tells of real ones."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,52 +11,51 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from jobmaster.host.process import is_dying
 
-EXIT_THREAD: Final = "import ctypes; ctypes.CDLL(None).pthread_exit(None)"
-LEADERLESS: Final = f"""
-import sys, threading
-threading.Thread(target=sys.stdin.read).start()
-print(flush=True)
-{EXIT_THREAD}
+MAIN_THREAD_ENDS: Final = """
+import ctypes, sys, threading, time
+def report():
+    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.001)
+    print("ready", flush=True)
+    sys.stdin.read()
+threading.Thread(target=report).start()
+ctypes.CDLL(None).pthread_exit(None)
 """
-"""A process whose main thread ends while another lives."""
+READY: Final = "import sys; print('ready', flush=True); sys.stdin.read()"
 
 
 @contextmanager
-def process(script: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Runs a script that says a line."""
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
+def running(script: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that has said that it is ready."""
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert running.stdout is not None
-            running.stdout.readline()
-            yield running
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
         finally:
-            running.kill()
+            process.kill()
 
 
-def test_one_that_lives() -> None:
-    """A process that waits is not."""
-    with process("import sys; print(flush=True); sys.stdin.read()") as running:
-        assert not is_dying(running.pid)
+@pytest.mark.parametrize("script", [READY, MAIN_THREAD_ENDS], ids=["one thread", "its main thread has ended"])
+def test_a_process_that_lives(script: str) -> None:
+    """A process lives as long as one of its threads does."""
+    with running(script) as process:
+        assert not is_dying(process.pid)
 
 
-def test_one_that_was_killed() -> None:
-    """A zombie is, and so is one that is gone."""
-    with process("import sys; print(flush=True); sys.stdin.read()") as running:
-        running.kill()
-        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
-        assert is_dying(running.pid)
-        running.wait()
-        assert is_dying(running.pid)
-
-
-def test_one_whose_main_thread_has_ended() -> None:
-    """A process lives as long as any thread of it, though its main one is a zombie by then."""
-    with process(LEADERLESS) as running:
-        while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-            os.sched_yield()
-        assert not is_dying(running.pid)
-        running.kill()
-        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
-        assert is_dying(running.pid)
+@pytest.mark.parametrize("script", [READY, MAIN_THREAD_ENDS], ids=["one thread", "its main thread has ended"])
+def test_a_process_that_was_killed(script: str) -> None:
+    """From SIGKILL on it is dying, also as a zombie, and when it is gone."""
+    with running(script) as process:
+        os.kill(process.pid, signal.SIGKILL)
+        assert is_dying(process.pid)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(process.pid)
+        process.wait()
+        assert not Path(f"/proc/{process.pid}").exists()
+        assert is_dying(process.pid)

@@ -100,7 +100,7 @@ async def test_leaving_a_dead_disk(
     assert files == before
 
 
-async def test_a_thread_that_comes_too_late(tmp_path: Path) -> None:
+def test_a_thread_that_comes_too_late(tmp_path: Path) -> None:
     """What was closed before its thread began is not opened, and not read: its number may be another file's."""
     (tmp_path / "job.log").write_bytes(b"output")
     before = open_files()

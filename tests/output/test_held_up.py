@@ -1,11 +1,13 @@
-"""Pumps whose thread a disk holds up, and what that costs others."""
+"""Pumps whose thread a disk holds up, and what that costs others; and hosts without a thread."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.output import pump
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.threads import NoThread
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +73,23 @@ async def test_an_abandoned_move_takes_no_others_thread(
         await trio.lowlevel.checkpoint()
     assert pump.PUMPS.total_tokens == 1
     await other.close()
+
+
+async def test_the_rest_waits_for_a_thread(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A host that has no thread at the moment a job ends costs it no output, if it has one within the deadline."""
+    ended, log = job_that_wrote(tmp_path / "job", b"kept")
+    exhausted = [True] * 10
+
+    async def run_in_thread(_: trio.CapacityLimiter, function: Callable[..., Any], *args: Any, abandon: bool) -> Any:
+        await trio.lowlevel.checkpoint()
+        assert abandon
+        if exhausted and exhausted.pop():
+            raise NoThread("none")
+        return function(*args)
+
+    monkeypatch.setattr(pump, "run_in_thread", run_in_thread)
+    await ended.finish()
+    assert (log.size, log.lost) == (4, 0)
+    await ended.close()
