@@ -254,7 +254,7 @@ class Supervisor:
         has_died = False
         with self._logged("looking at its main process"):
             has_died = self.execution.has_died()
-        return has_died
+        return has_died  # noqa: RET504  # a failure that is logged leaves it False
 
     def _is_empty(self) -> bool:
         is_empty = False
