@@ -1,14 +1,29 @@
-"""What many tests share: one set of certificates, and a real server."""
+"""What many tests share: one set of certificates, a real server, and skips that say why."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
 
 from jobmaster.certs import authority
 from tests.harness import Server, serving
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Give the skip of an asynchronous test its reason back: pytest-trio unwraps the group and drops the text."""
+    try:
+        return (yield)
+    except pytest.skip.Exception as skip:
+        group = skip.__context__
+        if skip.msg or not isinstance(group, BaseExceptionGroup):
+            raise
+        reason = group
+        while isinstance(reason, BaseExceptionGroup):
+            reason = reason.exceptions[0]
+        raise pytest.skip.Exception(str(reason)) from None
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from jobmaster.client import Jobs, connect
 from jobmaster.grpc.client import ClientConnection, ClientStream
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.serve import serve
 from jobmaster.server.options import ServerOptions, parse
+from jobmaster.server.program import serve
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)
@@ -62,7 +62,13 @@ class Server:
     certificates: Path
     output: Path
     cgroup_root: Path
-    pid: int = 0
+    launcher: int = 0
+    """The pid of the process that was started, where it is a program of its own; the server is its child."""
+
+    @property
+    def pid(self) -> int:
+        """The pid of the server itself."""
+        return server_of(self.launcher)
 
     def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
         """A connection to it as one of the clients."""
@@ -84,7 +90,7 @@ class OneConnection:
         self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: object
     ) -> ClientStream:
         """Opens a call."""
-        return self._connection.start_call(service, method, authority)
+        return await self._connection.start_call(service, method, authority)
 
 
 def options_for(folder: Path, certificates: Path, root: Path, *arguments: str) -> ServerOptions:
@@ -127,13 +133,16 @@ async def serving_program(
                     certificates=certificates,
                     output=folder / "output",
                     cgroup_root=root,
-                    pid=process.pid,
+                    launcher=process.pid,
                 )
                 yield server, process
             finally:
                 process.send_signal(signal.SIGTERM)
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + 60):
-                    await trio.to_thread.run_sync(process.wait)
+                try:
+                    with trio.fail_after(60, shield=True):
+                        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+                finally:
+                    process.kill()
 
 
 def _read_port(process: subprocess.Popen[bytes]) -> int:
@@ -180,6 +189,14 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
         async for chunk in chunks:
             return chunk
     raise AssertionError("the job ended without output")
+
+
+def server_of(launcher: int) -> int:
+    """The pid of the server that a launcher has started; its other children are jobs."""
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise AssertionError(f"process {launcher} has no server")
 
 
 def is_alive(pid: int) -> bool:

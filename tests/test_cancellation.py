@@ -7,8 +7,8 @@ of a job that never came to be, output.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,13 @@ import trio.testing
 
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.specification import JobSpecification
-from jobmaster.run.registry import Keeper, keep_jobs
-from jobmaster.server import preparation as host
+from jobmaster.run.local import LocalHost
+from jobmaster.run.registry import Registry, open_registry
+from jobmaster.server.preparation import prepare
+from jobmaster.server.program import hold_launcher
 from tests.harness import options_for, own_cgroup_root
 from tests.output.stretches import bytes_of
-from tests.test_leaks import children, descriptors
+from tests.test_leaks import descriptors
 
 CALLER = Identity(name="client1", role=Role.USER)
 SLEEPER = JobSpecification(command="sh", args=("-c", "echo up; sleep 1000"))
@@ -59,50 +61,72 @@ async def cancelled_after(steps: int, scenario: Callable[[], Awaitable[object]])
     return nursery.cancel_scope.cancelled_caught
 
 
-async def life_of_a_job(keeper: Keeper) -> None:
+async def life_of_a_job(registry: Registry) -> None:
     """Start, follow the first line, stop, and see the end."""
-    job_id = await keeper.start(CALLER, SLEEPER)
-    async with aclosing(keeper.find(CALLER, job_id).output.follow()) as stretches:
+    job_id = await registry.start(CALLER, SLEEPER)
+    async with aclosing(registry.find(CALLER, job_id).output.follow()) as stretches:
         async for stretch in stretches:
             assert await bytes_of(stretch) == b"up\n"
             break
-    await keeper.stop(CALLER, job_id)
+    await registry.stop(CALLER, job_id)
+
+
+@asynccontextmanager
+async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncIterator[LocalHost]:
+    """Executions of this host, in a cgroup root of the test's own."""
+    terms = prepare(options_for(folder, certificates, root)).terms
+    async with hold_launcher(terms.tree) as launcher:
+        yield LocalHost(terms, launcher)
 
 
 async def test_caller_is_cancelled(tmp_path: Path, certificates: Path) -> None:
-    """Wherever a caller is cut off, the keeper has a whole job or none, and at its end nothing is left."""
+    """Wherever a caller is cut off, the registry has a whole job or none, and at its end nothing is left."""
     with own_cgroup_root() as root:
-        terms = host.prepare(options_for(tmp_path, certificates, root)).terms
-        before = len(descriptors())
-        for steps in range(1, MOST_STEPS):
-            async with keep_jobs(terms) as keeper:
-                cut = await cancelled_after(steps, lambda keeper=keeper: life_of_a_job(keeper))  # type: ignore[misc]  # bound now
-                whole = list((root / "jobs").glob("*/*/"))
-                assert len(whole) == keeper.running <= 1
-                assert len(list(tmp_path.glob("output/*.log"))) <= 1
-            left = list((root / "jobs").glob("*/*/")), children(), len(descriptors())
-            assert left == ([], set(), before), f"after {steps} steps"
-            for log in tmp_path.glob("output/*.log"):
-                log.unlink()
-            if not cut:
-                return
+        async with local_host(tmp_path, certificates, root) as host:
+            before = len(descriptors())
+            for steps in range(1, MOST_STEPS):
+                async with open_registry(host, grace_seconds=10) as registry:
+                    cut = await cancelled_after(steps, lambda registry=registry: life_of_a_job(registry))  # type: ignore[misc]  # bound now
+                    await until_settled(registry, tmp_path)
+                assert list((root / "jobs").glob("*/*/")) == []
+                assert await descriptors_settle(before), f"after {steps} steps"
+                for log in tmp_path.glob("output/*.log"):
+                    log.unlink()
+                if not cut:
+                    return
     pytest.fail(f"the life of a job takes more than {MOST_STEPS} steps")
 
 
-async def test_keeper_is_cancelled(tmp_path: Path, certificates: Path) -> None:
-    """Wherever the keeper itself is cut off, it ends its jobs before it ends, and nothing is left."""
+async def until_settled(registry: Registry, folder: Path) -> None:
+    """Returns when what was given up is gone: as many cgroups and logs as jobs, one or none."""
+    with trio.fail_after(10):
+        while len(list(folder.glob("output/*.log"))) > 1 or registry.running > 1:
+            await trio.sleep(0.001)
+
+
+async def descriptors_settle(count: int) -> bool:
+    """Whether this process comes to have so many descriptors again: a thread may be closing some."""
+    with trio.move_on_after(10):
+        while len(descriptors()) != count:
+            await trio.sleep(0.001)
+        return True
+    return False
+
+
+async def test_registry_is_cancelled(tmp_path: Path, certificates: Path) -> None:
+    """Wherever the registry itself is cut off, it ends its jobs before it ends, and nothing is left."""
     with own_cgroup_root() as root:
-        terms = host.prepare(options_for(tmp_path, certificates, root)).terms
-        before = len(descriptors())
+        async with local_host(tmp_path, certificates, root) as host:
+            before = len(descriptors())
 
-        async def keep_and_live() -> None:
-            async with keep_jobs(terms) as keeper:
-                await life_of_a_job(keeper)
+            async def open_and_live() -> None:
+                async with open_registry(host, grace_seconds=10) as registry:
+                    await life_of_a_job(registry)
 
-        for steps in range(1, MOST_STEPS):
-            cut = await cancelled_after(steps, keep_and_live)
-            left = list((root / "jobs").glob("*/*/")), children(), len(descriptors())
-            assert left == ([], set(), before), f"after {steps} steps"
-            if not cut:
-                return
+            for steps in range(1, MOST_STEPS):
+                cut = await cancelled_after(steps, open_and_live)
+                assert list((root / "jobs").glob("*/*/")) == []
+                assert await descriptors_settle(before), f"after {steps} steps"
+                if not cut:
+                    return
     pytest.fail(f"the life of a job takes more than {MOST_STEPS} steps")

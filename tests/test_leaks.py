@@ -11,11 +11,11 @@ from pathlib import Path
 
 import trio
 import trio.testing
-from purerpc.grpclib.exceptions import RpcFailedError
 
-from jobmaster.client import Jobs
-from jobmaster.grpc.call import GrpcStream
-from jobmaster.grpc.connection import Http2Connection
+from jobmaster.client import Jobs, RpcFailedError
+from jobmaster.grpc.client import ClientStream
+from jobmaster.grpc.server_call import ServerCall
+from jobmaster.wire.connection import Connection
 from tests.harness import Server, ended, run, serving, until_output
 
 
@@ -121,7 +121,7 @@ def no_collection() -> Iterator[None]:
 
 def held() -> int:
     """TLS streams, connections and calls that have not been freed."""
-    return sum(isinstance(each, (trio.SSLStream, Http2Connection, GrpcStream)) for each in gc.get_objects())
+    return sum(isinstance(each, (trio.SSLStream, Connection, ClientStream, ServerCall)) for each in gc.get_objects())
 
 
 async def test_nothing_waits_for_the_cycle_collector(server: Server) -> None:

@@ -61,7 +61,7 @@ class HealthService(HealthServicer):
 
         Raises:
             InvalidRequest: the name is longer than any service's.
-            ServerDraining: the server has ended; said after the last change.
+            ServerDraining: the server has ended; raised after the last change.
         """
         _require_short(message)
         is_known = message.service in self._names

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from jobmaster.api.messages import output_messages, response_of, specification_of
+from jobmaster.api.requests import check_job_id, check_start
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.grpc.lazy_messages import StoredMessages
+from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
@@ -20,6 +22,7 @@ class JobService(JobServiceServicer):
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
+    @checked(check_start)
     async def Start(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobCreateRequest, request: Identity
     ) -> pb.JobID:
@@ -27,18 +30,21 @@ class JobService(JobServiceServicer):
         job_id = await self._registry.start(request, specification_of(message))
         return pb.JobID(job_id=job_id)
 
+    @checked(check_job_id)
     async def Stop(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobIDRequest, request: Identity
     ) -> pb.JobResponse:
         """Stops a job and answers when it has ended."""
         return response_of(await self._registry.stop(request, message.job_id_request.job_id))
 
-    async def Status(  # type: ignore[override]  # purerpc hands over the caller too
+    @checked(check_job_id)
+    def Status(  # type: ignore[override]  # as above, and it does not wait: it is answered without a task
         self, message: pb.JobIDRequest, request: Identity
     ) -> pb.JobResponse:
         """The job's record as of now."""
         return response_of(self._registry.find(request, message.job_id_request.job_id).record)
 
+    @checked(check_job_id)
     async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
         self, message: pb.JobIDRequest, request: Identity
     ) -> AsyncIterator[StoredMessages]:

@@ -12,9 +12,9 @@ from typing import Final
 import trio
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
-from purerpc import Service, StatusCode
 
 from jobmaster.errors import InvalidRequest, ServerDraining
+from jobmaster.grpc.purerpc_adapter import Service, StatusCode
 from jobmaster.standard import reflection_v1_pb2 as pb
 from jobmaster.standard import reflection_v1alpha_pb2 as alpha
 from jobmaster.standard.reflection_v1_grpc import ServerReflectionServicer
@@ -50,7 +50,7 @@ class ReflectionService(ServerReflectionServicer):
     async def ServerReflectionInfo(  # type: ignore[override]  # an async generator, as purerpc wants it
         self, requests: AsyncGenerator[pb.ServerReflectionRequest, None]
     ) -> AsyncIterator[pb.ServerReflectionResponse]:
-        """Answers each request in turn; what cannot be answered is an `error_response` and ends nothing.
+        """Answers one request after another; what cannot be answered is an `error_response` and ends nothing.
 
         Raises:
             InvalidRequest: a request is longer than any name.

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from purerpc import Service
-
 from jobmaster.api.health import HEALTH, HealthService
 from jobmaster.api.jobs import JobService
 from jobmaster.api.reflection import REFLECTION, REFLECTION_ALPHA, ReflectionService
+from jobmaster.grpc.purerpc_adapter import Service
 from jobmaster.run.registry import Registry
 
 

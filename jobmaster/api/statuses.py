@@ -6,10 +6,9 @@ import logging
 import secrets
 from typing import Final
 
-from purerpc import StatusCode
-
 from jobmaster.errors import (
     CommandNotRunnable,
+    HostError,
     InvalidRequest,
     JobNotFound,
     LimitNotEnforceable,
@@ -18,11 +17,12 @@ from jobmaster.errors import (
     ServerDraining,
 )
 from jobmaster.grpc.headers import DetailedStatus
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.grpc.status_details import internal_status, status_for_client
 
 logger = logging.getLogger(__name__)
 
-_CODES: Final[dict[type[Exception], StatusCode]] = {
+_CODES: Final[dict[type[BaseException], StatusCode]] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     JobNotFound: StatusCode.NOT_FOUND,
     PermissionRefused: StatusCode.PERMISSION_DENIED,
@@ -51,12 +51,15 @@ _CODES[OutputIncomplete] = StatusCode.DATA_LOSS
 def status_of(error: Exception) -> DetailedStatus:
     """The status for an error of a handler.
 
-    Errors written for the client keep their text. Any other is logged with its traceback, and the client gets a
-    fixed text with a number that the log has too.
+    Errors written for the client keep their text. Any other is logged, with its traceback where it is a bug, and the
+    client gets a fixed text with a number that the log has too.
     """
-    code = _CODES.get(type(error))
-    if code is not None:
-        return status_for_client(code, error)
+    for kind in type(error).__mro__:
+        if (code := _CODES.get(kind)) is not None:
+            return status_for_client(code, error)
     reference = secrets.token_hex(4)
-    logger.error("internal error %s", reference, exc_info=error)
+    if isinstance(error, HostError):
+        logger.error("internal error %s: %s", reference, error)
+    else:
+        logger.error("internal error %s", reference, exc_info=error)
     return internal_status(reference)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -14,9 +15,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from jobmaster.certs.authority import DEFAULT_CLIENTS, initialise, issue, names_of_this_host
 from jobmaster.certs.folder import certificate_folder
-from jobmaster.certs.key_files import MAKE_THEM, read
+from jobmaster.certs.key_files import MAKE_THEM, read, require_sound_folder
 from jobmaster.errors import CertificateRefused, ConfigurationError, JobmasterError
-from jobmaster.identity.certificate import CertificateFacts, identify, read_certificate
+from jobmaster.identity.certificate import CertificateFacts, Validity, identify, read_certificate
 from jobmaster.identity.policy import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ valid until it expires.
 
 _SHOW: Final = """\
 Print one line for each certificate in the folder: its file, subject, role by the
-server's default policy, key, validity (UTC) and SHA-256 fingerprint.
+server's default policy, key, validity (UTC; marked where the certificate is not
+yet or no longer valid) and SHA-256 fingerprint.
 """
 
 
@@ -122,10 +124,12 @@ def _show(folder: Path) -> int:
     files = sorted(folder.glob("*_cert.pem"))
     if not files:
         raise ConfigurationError(f"{folder} holds no certificate: {MAKE_THEM}")
+    require_sound_folder(folder)
+    now = datetime.datetime.now(datetime.UTC)
     rows = []
     for file in files:
         try:
-            rows.append(_row(file))
+            rows.append(_row(file, now))
         except (CertificateRefused, ConfigurationError) as error:
             _chatter(f"{file.name}: {error}")
     _print_table(rows)
@@ -156,20 +160,21 @@ _HEADINGS: Final = _Row(
 )
 
 
-def _row(file: Path) -> _Row:
+def _row(file: Path, now: datetime.datetime) -> _Row:
     try:
         certificate = x509.load_pem_x509_certificate(read(file))
     except ValueError as error:
         raise CertificateRefused(f"no certificate in PEM: {error}") from error
     der = certificate.public_bytes(serialization.Encoding.DER)
     facts = read_certificate(der)
+    validity = facts.validity(now)
     return _Row(
         file=file.name,
         subject=facts.subject,
         role=_role(der, facts),
         key=facts.key.description,
-        valid_from=f"{facts.not_before:%Y-%m-%d %H:%M}",
-        valid_until=f"{facts.not_after:%Y-%m-%d %H:%M}",
+        valid_from=f"{facts.not_before:%Y-%m-%d %H:%M}{' (not yet valid)' if validity is Validity.NOT_YET else ''}",
+        valid_until=f"{facts.not_after:%Y-%m-%d %H:%M}{' (expired)' if validity is Validity.EXPIRED else ''}",
         fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
     )
 

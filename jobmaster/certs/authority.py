@@ -20,9 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, SERVER_AUTHORITY, certificate_path, key_path
-from jobmaster.certs.key_files import NewFile, read, write_all
+from jobmaster.certs.key_files import read
+from jobmaster.certs.writing import NewFile, write_all
 from jobmaster.errors import ConfigurationError
-from jobmaster.identity.policy import COMMON_NAME_PREFIX, DEFAULT_POLICY, require_canonical
+from jobmaster.identity.names import COMMON_NAME_PREFIX, require_canonical
+from jobmaster.identity.policy import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,22 +39,20 @@ def certificate_folder(explicit: Path | None = None) -> Path:
     Raises:
         ConfigurationError: There is no default because the user has no home folder.
     """
+    if explicit is not None:
+        return explicit
     package = Path(__file__).resolve().parents[1]
-    return choose_folder(explicit, checkout=checkout_of(package), environment=os.environ, is_root=os.geteuid() == 0)
+    return choose_folder(checkout=checkout_of(package), environment=os.environ, is_root=os.geteuid() == 0)
 
 
-def choose_folder(
-    explicit: Path | None, *, checkout: Path | None, environment: Mapping[str, str], is_root: bool
-) -> Path:
-    """Choose the certificate folder: explicit, a checkout's ``certs``, the system's as root, the user's.
+def choose_folder(*, checkout: Path | None, environment: Mapping[str, str], is_root: bool) -> Path:
+    """Choose the default certificate folder: a checkout's ``certs``, the system's as root, the user's.
 
     A relative ``XDG_CONFIG_HOME`` is ignored, as the XDG Base Directory Specification asks.
 
     Raises:
         ConfigurationError: Neither ``XDG_CONFIG_HOME`` nor ``HOME`` names a folder.
     """
-    if explicit is not None:
-        return explicit
     if checkout is not None:
         return checkout / "certs"
     if is_root:
@@ -66,7 +63,10 @@ def choose_folder(
 def checkout_of(package: Path) -> Path | None:
     """Return the folder round `package` if it is a checkout of jobmaster, known by its ``pyproject.toml``."""
     try:
-        project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+        text = (package.parent / "pyproject.toml").read_text(encoding="utf-8")
+        import tomllib  # an installed package has no such file, and does without
+
+        project = tomllib.loads(text)
     except (OSError, ValueError):  # absent, unreadable, not UTF-8 or not TOML: nothing that we are a checkout of
         return None
     match project:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterator
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -14,11 +12,19 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 def as_json(record: pb.JobResponse) -> str:
     """The record with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
+    import json  # here, because most calls show no JSON
+
+    from google.protobuf.json_format import MessageToDict
+
     return json.dumps(MessageToDict(record, always_print_fields_with_no_presence=True))
 
 
 def as_block(record: pb.JobResponse) -> str:
-    """The record as lines of "name  value". Control characters of the job's own words are made visible."""
+    """The record as lines of "name  value". Control characters of the job's own words are made visible.
+
+    What a server did not say is not shown: an older one knows nothing of limits, causes and sizes, and sends an end in
+    1970 for a job that runs.
+    """
     return "\n".join(f"{name:<10} {_visible(value)}" for name, value in _lines(record))
 
 
@@ -26,10 +32,12 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "job", record.job_id_response.job_id
     yield "command", shlex.join([record.cmd.command, *record.cmd.args])
     yield "client", record.client
-    yield "state", f"{pb.JobState.Name(record.state)} ({record.job_msg})"
-    yield "pid", str(record.pid)
-    yield "started", _moment(record.started)
-    if record.HasField("ended"):
+    yield "state", _state(record)
+    if record.pid:
+        yield "pid", str(record.pid)
+    if record.HasField("started"):
+        yield "started", _moment(record.started)
+    if _has_ended(record):
         yield "ended", _moment(record.ended)
         yield "exit code", str(record.exit_code)
     if record.signal_str:
@@ -38,9 +46,25 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "oom kills", str(record.oom_kills)
     for limit in record.limits:
         yield "limit", limit.value if limit.enforced else f"{limit.value} NOT ENFORCED: {limit.reason}"
-    yield "output", f"{record.output_bytes} bytes"
+    if record.output_bytes or _knows_sizes(record):
+        yield "output", f"{record.output_bytes} bytes"
     if record.output_bytes_lost:
         yield "lost", f"{record.output_bytes_lost} bytes of output that the server's disk did not take"
+
+
+def _state(record: pb.JobResponse) -> str:
+    known = pb.JobState.values()
+    name = pb.JobState.Name(record.state) if record.state in known else f"state {record.state:d}"
+    return f"{name} ({record.job_msg})" if record.job_msg else name
+
+
+def _has_ended(record: pb.JobResponse) -> bool:
+    return record.HasField("ended") and record.state != pb.JOBSTATE_RUNNING
+
+
+def _knows_sizes(record: pb.JobResponse) -> bool:
+    """Whether 0 bytes of output are a fact: whoever tells limits or a cause tells sizes too, and 0 is not sent as such."""
+    return bool(record.limits) or record.HasField("cause") or bool(record.output_bytes_lost)
 
 
 def _moment(timestamp: Timestamp) -> str:

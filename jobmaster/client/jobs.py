@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-import purerpc
-from purerpc.grpclib.exceptions import raise_status
+import trio
 
-from jobmaster.certs.contexts import client_context
-from jobmaster.grpc.channel import CallChannel, open_channel
-from jobmaster.grpc.client import ClientStream
+from jobmaster.certs.credentials import client_context
+from jobmaster.client.resumption import OutputIncomplete, Resumption
+from jobmaster.errors import TransportError
+from jobmaster.grpc.channel import CallChannel, CallStream, open_channel
+from jobmaster.grpc.client import ServerRefused
+from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, StatusCode, raise_status
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
+
+__all__ = ["Jobs", "RpcFailedError", "connect"]
 
 _SERVICE: Final = "jobmaster.jobs.v1.JobService"
 
@@ -24,7 +29,7 @@ class Jobs:
 
     def __init__(self, channel: CallChannel) -> None:
         self._stub = JobServiceStub(channel)  # type: ignore[no-untyped-call]  # generated without types
-        self._client = purerpc.Client(_SERVICE, channel)
+        self._client = Client(_SERVICE, channel)
 
     async def start(self, command: str, *args: str) -> str:
         """Starts a command; returns the job's id."""
@@ -43,22 +48,89 @@ class Jobs:
 
     @asynccontextmanager
     async def stream_output(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """All output of a job from its first byte, live, until it has ended. Leaving the block ends the call."""
-        stream: ClientStream = await self._client.rpc("StreamOutput", pb.JobIDRequest, pb.JobOutputResponse)
+        """All output of a job from its first byte, live, until it has ended. Leaving the block ends the call.
+
+        Each byte comes once, whatever becomes of the connection: where it is lost, the next chunk is that of a new call
+        on a new one. The number of such calls that bring nothing new is bounded (`resumption.TRIES`).
+
+        While iterating, raises:
+            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only after those calls.
+            TransportError: no connection was to be had for any of those calls.
+            OutputIncomplete: the server that answers now does not have the output any more.
+        """
+        output = _Output(self._client, job_id)
         try:
-            await stream.send_message(_request(job_id))
-            await stream.close()
-            async with aclosing(_chunks(stream)) as chunks:
-                yield chunks
+            yield output
         finally:
-            stream.reset()
+            output.abandon_call()
 
 
-async def _chunks(stream: ClientStream) -> AsyncGenerator[bytes, None]:
-    while (message := await stream.receive_message()) is not None:
+class _Output:
+    """The output of one job, over as many calls as it takes; has one reader."""
+
+    def __init__(self, client: Client, job_id: str) -> None:
+        self._client = client
+        self._job_id = job_id
+        self._call: CallStream | None = None
+        self._resumption = Resumption()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                chunk = await self._receive()
+            except (TransportError, RpcFailedError) as error:
+                self.abandon_call()
+                await trio.sleep(self._pause_after(error))
+                continue
+            if chunk is None:
+                self._resumption.call_ends()
+                raise StopAsyncIteration
+            if fresh := self._resumption.take(chunk):
+                return fresh
+
+    def abandon_call(self) -> None:
+        """Ends the call that is open, if any. Does not wait."""
+        if self._call is not None:
+            self._call.reset()
+            self._call = None
+
+    async def _receive(self) -> bytes | None:
+        """The next bytes of the call that is open, or of a new one; None where the server has sent all."""
+        if self._call is None:
+            self._call = await self._client.rpc("StreamOutput", pb.JobIDRequest, pb.JobOutputResponse)
+            self._resumption.call_begins()
+            await self._call.send_message(_request(self._job_id))
+            await self._call.close()
+        message = await self._call.receive_message()
+        if message is None:
+            raise_status(self._call.end_status)
+            return None
         assert isinstance(message, pb.JobOutputResponse)  # noqa: S101  # for the type checker
-        yield message.output
-    raise_status(stream.end_status)
+        return message.output
+
+    def _pause_after(self, error: TransportError | RpcFailedError) -> float:
+        """Seconds until the next call; raises where there is to be none.
+
+        A server that took this client before is asked again where it seems to refuse it: a connection that is cut
+        before the server's first word looks the same.
+        """
+        if isinstance(error, RpcFailedError):
+            code = error.status.status_code
+            if code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
+                raise OutputIncomplete(
+                    f"the server does not know the job any more (it has restarted since, or forgotten the job): its "
+                    f"output ends here, after {self._resumption.received} bytes, as far as anybody can tell"
+                ) from error
+            may_pass = code is StatusCode.UNAVAILABLE
+        else:
+            may_pass = self._resumption.is_resumed or not isinstance(error, ServerRefused)
+        pause = self._resumption.next_pause(random.uniform(0.5, 1.5)) if may_pass else None  # noqa: S311  # no secret
+        if pause is None:
+            raise error
+        return pause
 
 
 def _request(job_id: str) -> pb.JobIDRequest:

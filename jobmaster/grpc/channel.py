@@ -1,26 +1,32 @@
-"""The channel under purerpc's stubs: connects, and connects again.
+"""The channel under purerpc's stubs: connects, reconnects, and repeats calls that the server has not processed.
 
-purerpc's client asks its channel for `_host`, `_port` and `_grpc_socket.start_request`; a `Channel` is all three. A
-call goes out on the connection there is; where that has ended or its server is going away, the next call makes a new
-one, with a pause that grows and has a jitter. Calls that were open are never repeated: whether they took effect only
-the caller can know.
+A call is made on the connection that is open; where that has ended or its server is going away, the next call connects
+again, with a pause that grows and has a jitter. A call that was under way when its connection was lost is not repeated,
+because only the caller can know whether it took effect. One that the server says it has not processed is: it reset the
+stream with REFUSED_STREAM, or its GOAWAY names an earlier one (RFC 9113, 8.7).
 """
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
 
 from jobmaster.errors import TransportError
-from jobmaster.grpc.client import RECEIVE_SIZE, ClientConnection, ClientStream
-from jobmaster.grpc.connection import closed_at_once
+from jobmaster.grpc.client import RECEIVE_SIZE, ClientConnection, ClientStream, StreamRefused
+from jobmaster.grpc.framing import PREFIX
 from jobmaster.wire.tcp import TcpStream
-from jobmaster.wire.tls import tls_stream
+from jobmaster.wire.tls import TlsStream, alert_in, closing, do_handshake, tls_stream
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from jobmaster.grpc.purerpc_adapter import ResponseEnded, Status
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
@@ -28,6 +34,30 @@ TRIES: Final = 5
 """Of connecting for one call, after the first connection was lost."""
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 2.0
+CALL_TRIES: Final = 4
+"""Of one call, where the server refuses it unprocessed."""
+MAX_REPEATABLE: Final = 64 * 1024
+"""Bytes of requests, with their prefixes, that are kept to repeat a call; one with more is made once."""
+
+
+class CallStream(Protocol):
+    """A call, as purerpc's stubs and `jobmaster.client` use it."""
+
+    async def send_message(self, message: Message) -> None:
+        """Sends a request message."""
+
+    async def close(self) -> None:
+        """Ends the request."""
+
+    async def receive_message(self) -> Message | None:
+        """The next message of the answer; None at its end."""
+
+    @property
+    def end_status(self) -> Status:
+        """The status, once the answer has ended."""
+
+    def reset(self) -> None:
+        """Abandons the call."""
 
 
 class CallChannel(Protocol):
@@ -35,12 +65,98 @@ class CallChannel(Protocol):
 
     async def start_request(
         self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: Any
-    ) -> ClientStream:
+    ) -> CallStream:
         """Opens a call; raises TransportError where none can be."""
 
 
+class RepeatableCall:
+    """A call that is made again, as long as the server refuses it unprocessed."""
+
+    def __init__(self, open_stream: Callable[[], Awaitable[ClientStream]], stream: ClientStream) -> None:
+        self._open_stream = open_stream
+        self._stream = stream
+        self._message_type: type[Message] | None = None
+        self._sent: list[bytes] = []
+        self._kept = 0
+        self._closed = False
+        self._tries_left = CALL_TRIES - 1
+
+    def expect_message_type(self, message_type: type[Message]) -> None:
+        """Sets what the server's messages are parsed as."""
+        self._message_type = message_type
+        self._stream.expect_message_type(message_type)
+
+    @property
+    def end_stream_event(self) -> ResponseEnded | None:
+        """For purerpc, once the server has ended the call."""
+        return self._stream.end_stream_event
+
+    @property
+    def end_status(self) -> Status:
+        """The status of a call that the server has ended."""
+        return self._stream.end_status
+
+    async def send_message(self, message: Message) -> None:
+        """As `ClientStream.send_message`; a refusal is met when the answer is received."""
+        data = message.SerializeToString()
+        self._keep(data)
+        try:
+            await self._stream.send_bytes(data)
+        except StreamRefused:
+            if not self._tries_left:
+                raise
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps a message for the next try, as long as there is one and the call is not too large for it."""
+        self._kept += PREFIX.size + len(data)
+        if self._kept > MAX_REPEATABLE:
+            self._tries_left = 0
+            self._sent.clear()
+        if self._tries_left:
+            self._sent.append(data)
+
+    async def close(self) -> None:
+        """Ends the request."""
+        self._closed = True
+        await self._stream.close()
+
+    async def receive_message(self) -> Message | None:
+        """As `ClientStream.receive_message`."""
+        while True:
+            try:
+                message = await self._stream.receive_message()
+            except StreamRefused:
+                if not self._tries_left:
+                    raise
+                self._tries_left -= 1
+                await self._repeat()
+            else:
+                self._tries_left = 0
+                self._sent.clear()
+                return message
+
+    async def _repeat(self) -> None:
+        pause = min(FIRST_PAUSE * 2 ** (CALL_TRIES - 2 - self._tries_left), LAST_PAUSE)
+        await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+        self._stream = await self._open_stream()
+        if self._message_type is not None:
+            self._stream.expect_message_type(self._message_type)
+        for data in self._sent:
+            await self._stream.send_bytes(data)
+        if self._closed:
+            await self._stream.close()
+
+    def reset(self) -> None:
+        """Abandons the call; does nothing when it has ended."""
+        self._tries_left = 0
+        self._stream.reset()
+
+
 class Channel:
-    """A server, and the connection to it. Made by `open_channel`."""
+    """A server, and the connection to it. Made by `open_channel`.
+
+    purerpc's client asks its channel for `_host`, `_port` and `_grpc_socket.start_request`.
+    """
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext, nursery: trio.Nursery) -> None:
         self._host = f"[{host}]" if ":" in host else host
@@ -57,16 +173,25 @@ class Channel:
 
     async def start_request(
         self, _scheme: str, service: str, method: str, _message_type: str, authority: str, **_unused: Any
-    ) -> ClientStream:
+    ) -> RepeatableCall:
         """Opens a call, on a new connection where it has to.
 
         Raises:
             TransportError: there is no connection to be had; says why.
         """
-        connection = self._connection
-        if connection is None or not connection.takes_calls:
-            connection = await self._connected_again()
-        return connection.start_call(service, method, authority)
+
+        async def open_stream() -> ClientStream:
+            connection = self._connection
+            if connection is None or not connection.takes_calls:
+                connection = await self._connected_again()
+            return await connection.start_call(service, method, authority)
+
+        for _ in range(CALL_TRIES - 1):
+            try:
+                return RepeatableCall(open_stream, await open_stream())
+            except StreamRefused:  # its server went away while the call waited to be opened
+                await trio.lowlevel.checkpoint()
+        return RepeatableCall(open_stream, await open_stream())
 
     async def connect(self) -> ClientConnection:
         """Makes the connection, once.
@@ -74,20 +199,11 @@ class Channel:
         Raises:
             TransportError: nobody answers, or the TLS handshake fails; says which and why.
         """
-        wire = await _connect(self._address, self._port, self._context)
-        self._connection = ClientConnection(wire)
-        await self._nursery.start(self._run, self._connection, wire)
-        return self._connection
-
-    async def _run(
-        self,
-        connection: ClientConnection,
-        wire: trio.SSLStream[trio.abc.Stream],
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        async with closed_at_once(wire):
-            await connection.run(task_status=task_status)
+        tls = await _connect(self._address, self._port, self._context)
+        connection = ClientConnection(tls)
+        await self._nursery.start(_run, connection, tls)
+        self._connection = connection
+        return connection
 
     async def _connected_again(self) -> ClientConnection:
         async with self._connecting:  # one for all calls that wait
@@ -101,6 +217,11 @@ class Channel:
                     await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
                     pause = min(pause * 2, LAST_PAUSE)
             return await self.connect()
+
+
+async def _run(connection: ClientConnection, tls: TlsStream, *, task_status: trio.TaskStatus[None]) -> None:
+    async with closing(tls):
+        await connection.run(task_status=task_status)
 
 
 @asynccontextmanager
@@ -123,17 +244,17 @@ async def open_channel(host: str, port: int, context: ssl.SSLContext) -> AsyncIt
         raise failure
 
 
-async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStream[trio.abc.Stream]:
+async def _connect(host: str, port: int, context: ssl.SSLContext) -> TlsStream:
     try:
         with trio.fail_after(CONNECT_SECONDS):
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    wire = tls_stream(TcpStream(tcp, buffer=bytearray(RECEIVE_SIZE)), context, server_hostname=host)
+    tls = tls_stream(TcpStream(tcp, buffer=bytearray(RECEIVE_SIZE)), context, server_hostname=host)
     try:
         with trio.fail_after(CONNECT_SECONDS):
-            await wire.do_handshake()
-        if wire.selected_alpn_protocol() != "h2":
+            await do_handshake(tls)
+        if tls.selected_alpn_protocol() != "h2":
             raise TransportError(f"{host}:{port} does not speak HTTP/2")
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
         tcp.socket.close()
@@ -141,15 +262,23 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> trio.SSLStr
     except BaseException:
         tcp.socket.close()
         raise
-    return wire
+    return tls
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, trio.TooSlowError):
         return f"no answer within {CONNECT_SECONDS:.0f} s"
     cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):  # one for each address of the host
+        cause = cause.exceptions[0]
     if isinstance(cause, ssl.SSLCertVerificationError):
         return f"the server's certificate is not valid: {cause.verify_message}"
+    if (alert := alert_in(cause)) is not None:
+        return f"the server refused the connection: {alert}"
+    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
+        return "the server closed the connection in the handshake: it has too many connections, or speaks no TLS"
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return os.strerror(cause.errno)  # Trio's own text repeats the address
     return getattr(error, "strerror", None) or str(cause or error)

@@ -1,48 +1,56 @@
-"""The client's side of a connection, on which purerpc's stubs run (by way of `channel`).
+"""The client's side of a connection, and a call on one of its streams.
 
 The deadline of the scope around a call is sent as its grpc-timeout, and a call that is cancelled or left early is
-reset, so that the server stops working for it.
-
-Received DATA is most of a client's work, so it is read in large pieces, its windows are large, and a server may send it
-in large frames.
+reset, so that the server stops working for it. Received DATA is most of a client's work, so it is read in large pieces,
+the windows are large, and a server may send large frames.
 """
 
 from __future__ import annotations
 
 import math
-import ssl
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 from google.protobuf.message import Message
-from purerpc import Status, StatusCode
-from purerpc.grpclib.events import ResponseEnded
 
 from jobmaster.errors import TransportError
-from jobmaster.grpc.call import GrpcStream
-from jobmaster.grpc.connection import Http2Connection
+from jobmaster.grpc.call import Failure, MessageReceiver, StreamGone, parse
+from jobmaster.grpc.framing import PREFIX, prefix_for
 from jobmaster.grpc.headers import parse_status, refusal_of, request_headers
+from jobmaster.grpc.purerpc_adapter import ResponseEnded, Status, StatusCode
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
-from jobmaster.http2.protocol import Side
+from jobmaster.http2.protocol import Configuration
+from jobmaster.wire.connection import Connection
 from jobmaster.wire.lifetime import CLIENT_POLICY
 
 if TYPE_CHECKING:
-    from jobmaster.grpc.lazy_messages import StoredMessages
-    from jobmaster.http2.events import HeadersReceived
+    from jobmaster.http2.events import DataReceived, GoawayReceived, HeadersReceived
     from jobmaster.http2.header_blocks import Field
 
 STREAM_WINDOW: Final = 4 * 1024 * 1024
-"""Bytes that a call may hold here; large, because each update of a window costs a wake-up of the server."""
+"""Bytes that a call may hold here; large, because each update of a window wakes the server."""
 CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 RECEIVE_SIZE: Final = 240 * 1024
-"""Bytes that are received from the network in one go, into a buffer that a connection has for it."""
+"""Bytes that are received from the network in one go, into a buffer of the connection."""
 READ_SIZE: Final = 112 * 1024
-"""Bytes of what TLS makes of them that are worked off in one go; the C library would have pieces of memory of 128 KiB and
-more come from the kernel and go back to it each time."""
+"""Bytes of plaintext that are handled in one go. The C library takes pieces of memory of 128 KiB and more from the kernel
+and returns them each time."""
 FRAME_SIZE: Final = 64 * 1024
+MAX_REASON: Final = 200
+"""Characters of a server's reason for closing the connection that are shown."""
+
+
+class ServerRefused(TransportError):
+    """The server closed the connection before it was served: it does not accept this client, or no more of them."""
+
+
+class StreamRefused(StreamGone):
+    """The server has not processed the call, which can be made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,162 +68,270 @@ def read_response(fields: Iterable[Field]) -> ResponsePart:
     return ResponsePart(parse_status(fields), refusal_of(fields) if is_opening else None)
 
 
-_SIDE: Final = Side(
+_CONFIGURATION: Final = Configuration(
     is_client=True,
     stream_window=STREAM_WINDOW,
     connection_window=CONNECTION_WINDOW,
     max_frame_size=FRAME_SIZE,
-    read=read_response,
+    parse=read_response,
 )
 
 
-class ServerRefused(TransportError):
-    """The server closed the connection before it said a word of HTTP/2: it does not take this client."""
+class ClientStream:
+    """A call on one stream, as its caller sees it: the interface of purerpc's streams.
 
+    Attributes:
+        end_stream_event: for purerpc, once the server has ended the call.
+    """
 
-class ClientStream(GrpcStream):
-    """A call as its caller sees it."""
-
-    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
-        super().__init__(connection, stream_id)
+    def __init__(self, owner: ClientConnection, stream_id: int) -> None:
+        self._owner = owner
+        self._connection = owner.connection
+        self._stream_id = stream_id
+        self._receiver = MessageReceiver(owner.connection, stream_id)
+        self._message_type: type[Message] | None = None
         self._status: Status | None = None
+        self.end_stream_event: ResponseEnded | None = None
 
-    def on_headers(self, part: ResponsePart) -> None:
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def on_headers(self, part: ResponsePart, *, ended: bool) -> None:
         """The response's headers or its trailers."""
         self._status = self._status or part.status or part.refusal
+        if ended:
+            self.on_end()
+
+    def on_data(self, event: DataReceived) -> None:
+        """A part of the answer."""
+        self._receiver.on_data(event.data, event.length)
+        if event.ended:
+            self.on_end()
+
+    def on_end(self) -> None:
+        """The server has ended the call. Where it did so before the request's end, nobody reads the rest."""
+        self._receiver.on_end()
+        self._connection.reset(self._stream_id, ErrorCode.CANCEL)
+        self._owner.release(self._stream_id)
+
+    def on_reset(self, code: int) -> None:
+        """A server resets a call with NO_ERROR after its trailers; that is a normal end."""
+        if self._status is not None:
+            self._receiver.on_end()
+        elif code == ErrorCode.REFUSED_STREAM:
+            self.fail(partial(StreamRefused, "the server refused the call, unprocessed: it has as many as it takes"))
+        else:
+            self.fail(partial(StreamGone, f"the server reset the call (HTTP/2 error {_code_name(code)})"))
+        self._owner.release(self._stream_id)
+
+    def fail(self, failure: Failure) -> None:
+        """The call cannot go on."""
+        self._receiver.fail(failure)
+
+    # --- the call -------------------------------------------------------------------------------------------------
 
     @property
     def end_status(self) -> Status:
         """The status of a call that the server has ended."""
         return self._status or Status(StatusCode.UNKNOWN, "the server ended the call without a status")
 
-    def _end_event(self) -> ResponseEnded:
-        return ResponseEnded(self.stream_id, self.end_status)
-
-    def on_reset(self, code: int) -> None:
-        """A server resets a call with NO_ERROR after its trailers; that is a normal end."""
-        if self._status is not None:
-            self.on_end()
-        else:
-            super().on_reset(code)
+    def expect_message_type(self, message_type: type[Message]) -> None:
+        """Sets what the server's messages are parsed as."""
+        self._message_type = message_type
 
     async def receive_message(self) -> Message | None:
-        """As `GrpcStream.receive_message`; a cancelled wait abandons the call."""
+        """The next message, or None once the server has ended the call. A cancelled wait abandons the call.
+
+        Raises:
+            StreamRefused: the server has not processed the call.
+            StreamGone: the call was reset.
+            TransportError: the connection was lost.
+            RpcFailedError: a message could not be accepted.
+        """
         try:
-            return await super().receive_message()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            await self._receiver.wait()
         except trio.Cancelled:
             self.reset()
             raise
+        if self._receiver.queued_messages:
+            if self._message_type is None:
+                raise TypeError("expect_message_type comes first")
+            return parse(self._message_type, self._receiver.take())
+        self._receiver.raise_failure()
+        self.end_stream_event = ResponseEnded(self._stream_id, self.end_status)
+        return None
 
-    async def send_message(self, message: Message | StoredMessages) -> None:
-        """As `GrpcStream.send_message`; a cancelled wait abandons the call.
+    async def send_message(self, message: Message) -> None:
+        """Sends a message. A cancelled wait abandons the call.
 
         A server may answer before it has read the request: its status, found by receiving, is then what counts.
         """
+        await self.send_bytes(message.SerializeToString())
+
+    async def send_bytes(self, data: bytes) -> None:
+        """As `send_message`, for a serialized message."""
+        parts = prefix_for(len(data)), data
         try:
-            await super().send_message(message)
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._connection.can_send_now(self._stream_id, PREFIX.size + len(data)):
+                self._connection.send_now(self._stream_id, parts)
+            elif not await self._connection.send(self._stream_id, parts) and self._status is None:
+                self._receiver.raise_failure()
         except trio.Cancelled:
             self.reset()
             raise
 
-    def _peer_listens_no_more(self) -> bool:
-        return self._remote_ended
+    async def close(self) -> None:
+        """Ends the request."""
+        self._connection.end_stream(self._stream_id)
 
-    async def close(self, status: Status | None = None) -> None:
-        """Ends the request. A client has no status to give."""
-        if status is not None:
-            raise ValueError("a client ends a request without a status")
-        if self._local_ended or self._failure is not None:
-            return
-        self._local_ended = True
-        if self._remote_ended:
-            self._connection.forget(self.stream_id)
-            return
-        self._connection.end_request(self.stream_id)
+    def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
+        """Abandons the call; does nothing when it has ended."""
+        self.fail(partial(StreamGone, "the call was abandoned"))
+        self._connection.reset(self._stream_id, code)
+        self._receiver.drop()
+        self._owner.release(self._stream_id)
 
 
-class ClientConnection(Http2Connection):
-    """A connection to a server."""
+class ClientConnection:
+    """A connection to a server: the `StreamHandler` of a `Connection` on `stream`, which the caller closes."""
 
-    def __init__(self, wire: trio.abc.Stream) -> None:
-        super().__init__(wire, _SIDE, CLIENT_POLICY, read_size=READ_SIZE)
-        self._going_away = False
-        self._broken: Exception | None = None
-        self._ended = False
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.connection = Connection(stream, _CONFIGURATION, CLIENT_POLICY, read_size=READ_SIZE)
+        self._streams: dict[int, ClientStream] = {}
+        self._waiting: deque[trio.Event] = deque()
+        self._is_running = False
 
     @property
     def takes_calls(self) -> bool:
-        """True while a new call can be opened."""
-        return not (self._ended or self._going_away)
+        """Whether a new call can be opened, perhaps after waiting for one to end."""
+        return self._is_running and self.connection.accepts_streams
 
-    def start_call(self, service: str, method: str, authority: str) -> ClientStream:
-        """Opens a call.
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Runs the connection until it ends."""
+        self._is_running = True
+        await self.connection.run(self, task_status=task_status)
+
+    async def start_call(self, service: str, method: str, authority: str) -> ClientStream:
+        """Opens a call. Waits while as many are open as the server allows.
 
         Raises:
-            ServerRefused: the server closed the connection without a word.
-            TransportError: the connection is lost, or the server is going away.
+            ServerRefused: the server closed the connection before it was served.
+            StreamRefused: the server is shutting down; the call can be made on another connection.
+            TransportError: the connection is lost.
         """
-        if not self.takes_calls:
-            raise self._loss()
+        await self._wait_for_a_stream()
         timeout = trio.current_effective_deadline() - trio.current_time()
-        stream_id = self._http2.open_stream()
-        stream = ClientStream(self, stream_id)
+        stream_id = self.connection.open_stream()
+        stream = self._streams[stream_id] = ClientStream(self, stream_id)
         headers = request_headers(
             authority=authority, service=service, method=method, timeout=None if math.isinf(timeout) else timeout
         )
-        self.send_headers(stream_id, encode_block(headers), end_stream=False)
-        self._streams[stream_id] = stream
-        self._lifetime.on_busy()
+        self.connection.send_headers(stream_id, encode_block(headers), end_stream=False)
+        self.connection.mark_busy()
         return stream
 
-    def shut_down(self) -> None:
-        """Opens no more calls on this connection."""
-        self._going_away = True
+    async def _wait_for_a_stream(self) -> None:
+        """First come, first served; bounded by the caller's own deadline."""
+        while self.takes_calls and not self.connection.can_open_stream:
+            event = trio.Event()
+            self._waiting.append(event)
+            try:
+                await event.wait()
+            except trio.Cancelled:
+                if event.is_set():
+                    self._wake_next()
+                else:
+                    self._waiting.remove(event)
+                raise
+        if not self.takes_calls:
+            raise self._loss()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """As `Http2Connection.run`; afterwards no call can be opened."""
-        try:
-            await super().run(task_status=task_status)
-        finally:
-            self._ended = True
+    def _wake_next(self) -> None:
+        if self._waiting:
+            self._waiting.popleft().set()
 
-    def _end_streams(self) -> None:
-        self._ended = True
-        for stream in list(self._streams.values()):
-            stream._fail(self._loss())  # the two classes are two halves of one thing
+    def release(self, stream_id: int) -> None:
+        """A call has ended: another one can be opened. Idempotent."""
+        if self._streams.pop(stream_id, None) is None:
+            return
+        self._wake_next()
+        if not self._streams:
+            self.connection.mark_idle()
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def on_headers(self, event: HeadersReceived) -> None:
+        """A response's headers or trailers."""
+        if (stream := self._streams.get(event.stream_id)) is not None:
+            stream.on_headers(event.headers.parsed, ended=event.ended)
+
+    def on_data(self, event: DataReceived) -> None:
+        """A part of an answer; of a call that was abandoned, the window is returned."""
+        if (stream := self._streams.get(event.stream_id)) is not None:
+            stream.on_data(event)
+        else:
+            self.connection.acknowledge(0, event.length)
+
+    def on_reset(self, stream_id: int, code: int) -> None:
+        """The server reset a call."""
+        if (stream := self._streams.get(stream_id)) is not None:
+            stream.on_reset(code)
+
+    def on_settings(self) -> None:
+        """The server may allow more calls."""
+        while self._waiting and self.connection.can_open_stream:
+            self._wake_next()
+
+    def on_goaway(self, event: GoawayReceived) -> None:
+        """The server processes no stream above the last one that it names (RFC 9113, 6.8)."""
+        for stream_id, stream in tuple(self._streams.items()):
+            if stream_id > event.last_stream_id:
+                stream.fail(partial(StreamRefused, str(self._loss())))
+                self.connection.reset(stream_id, ErrorCode.CANCEL)
+                self.release(stream_id)
+        self._wake_all()
+
+    def on_read_handled(self) -> None:
+        """Nothing waits for the end of a read."""
+
+    def should_yield(self) -> bool:
+        """The callers have been woken; they run when the reader waits."""
+        return False
+
+    def on_closed(self) -> None:
+        """The connection is lost, with all its calls."""
+        self._is_running = False
+        for stream in tuple(self._streams.values()):
+            stream.fail(self._loss)
         self._streams.clear()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        while self._waiting:
+            self._wake_next()
 
     def _loss(self) -> TransportError:
-        if self._going_away:
-            return TransportError("the server is shutting down")
-        if not self._has_settings:
-            detail = _tls_alert(self._broken)
-            return ServerRefused(f"the server refused this client's certificate{detail}; its log says why")
+        """Why there are no calls on this connection any more."""
+        connection = self.connection
+        if connection.goaway is not None:
+            reason = connection.goaway.reason.decode("utf-8", "replace")[:MAX_REASON]
+            detail = f": {reason}" if reason.isprintable() and reason else ""
+            if detail:
+                return TransportError(f"the server closed the connection{detail}")
+            return StreamRefused("the server is shutting down")
+        if connection.alert is not None and not connection.has_settings:
+            return ServerRefused(f"the server refused this client's certificate: {connection.alert}")
+        if not connection.has_settings:
+            return ServerRefused(
+                "the server closed the connection before it was ready: it has too many connections, or does not know "
+                "this client; its log says which"
+            )
         return TransportError("the connection to the server was lost")
 
-    # --- receiving ------------------------------------------------------------------------------------------------
 
-    def _on_broken_wire(self, error: Exception) -> None:
-        self._broken = self._broken or error
-
-    def _on_headers(self, event: HeadersReceived) -> None:
-        stream = self._streams.get(event.stream_id)
-        if isinstance(stream, ClientStream) and isinstance(event.headers.meaning, ResponsePart):
-            stream.on_headers(event.headers.meaning)
-            if event.ended:
-                stream.on_end()
-
-    def _on_goaway(self, last_stream_id: int) -> None:
-        self._going_away = True
-        for stream_id, stream in list(self._streams.items()):
-            if stream_id > last_stream_id:
-                stream.on_connection_lost()
-                self.reset(stream_id, ErrorCode.CANCEL)
-
-
-def _tls_alert(error: BaseException | None) -> str:
-    """The TLS alert behind a broken stream, as words for an error text."""
-    while error is not None and not isinstance(error, ssl.SSLError):
-        error = error.__cause__
-    reason = getattr(error, "reason", None)
-    return f" ({str(reason).lower().replace('_', ' ')})" if reason else ""
+def _code_name(code: int) -> str:
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return str(code)

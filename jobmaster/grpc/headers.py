@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from purerpc import Status, StatusCode
-
+from jobmaster.grpc.purerpc_adapter import Status, StatusCode
 from jobmaster.http2.header_blocks import Field, encode_block
 
 _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])")

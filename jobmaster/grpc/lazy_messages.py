@@ -1,8 +1,8 @@
-"""Messages whose content lies elsewhere until it is sent: it is read straight into the frames that carry it.
+"""Messages whose content is read only when they are sent, straight into the DATA frames.
 
-`StoredMessages` are a run of gRPC messages, serialized already but for a content that they share out among them: each
-is a head (its length prefix, and what its serialization begins with) and the next stretch of the content. They are sent
-in turns, as room and windows allow; a turn is a place in the run and the payloads of the frames that it fills.
+`StoredMessages` are a run of gRPC messages that share out one content: each consists of a head (the length prefix and
+the first bytes of its serialization) and the next part of the content. It is a `DataSource` of the connection: filled
+in as far as windows and the send buffer permit, without waiting where the content is in the page cache.
 """
 
 from __future__ import annotations
@@ -14,31 +14,27 @@ from typing import Protocol
 from jobmaster.grpc.framing import prefix_for
 
 
-class AtHand(Protocol):
-    """Where content is read from without waiting."""
-
-    def read_at_once(self, places: Sequence[memoryview], start: int) -> bool:
-        """Fills the places with what begins at byte `start`; False when that would have to wait."""
-
-
-class Content(AtHand, Protocol):
-    """Bytes that are read when there is room to send them. Reading raises OSError where it fails."""
+class Content(Protocol):
+    """Bytes that are read when they can be sent. Reading raises OSError where it fails."""
 
     length: int
 
+    def read_at_once(self, places: Sequence[memoryview], start: int) -> bool:
+        """Fills the places with the bytes from `start` on; False where that would have to wait."""
+
     async def read(self, start: int, count: int) -> bytes:
-        """`count` bytes from byte `start` on, less where it ends."""
+        """`count` bytes from byte `start` on, less where the content ends."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A part of a content, read already: what begins at byte `start`."""
+class _Loaded:
+    """A part of the content that has been read."""
 
     start: int
     data: bytes
 
     def read_at_once(self, places: Sequence[memoryview], start: int) -> bool:
-        """As `AtHand` says; False for what is not in this part."""
+        """As `Content.read_at_once`; False for what is not in this part."""
         position = start - self.start
         for place in places:
             piece = self.data[position : position + len(place)]
@@ -50,16 +46,12 @@ class Loaded:
 
 
 class StoredMessages:
-    """See the module.
-
-    Attributes:
-        content: what the messages share out.
-        length: bytes of them all, with their heads and prefixes.
-    """
+    """A run of messages. `length` counts the bytes of them all, with their prefixes and heads."""
 
     def __init__(self, content: Content, largest: int, head_for: Callable[[int], bytes]) -> None:
-        """Cuts `content` into messages with `largest` bytes of it each; `head_for` is given how many one has."""
-        self.content = content
+        """Cuts `content` into messages with `largest` bytes of it each; `head_for` is called with how many one has."""
+        self._content = content
+        self._loaded: _Loaded | None = None
         self._segments: list[bytes | int] = []
         self.length = content.length
         for start in range(0, content.length, largest):
@@ -69,8 +61,8 @@ class StoredMessages:
             self._segments += head, share
             self.length += len(head)
 
-    def fill(self, payloads: Sequence[memoryview], offset: int, source: AtHand) -> bool:
-        """Fills frames with what begins at byte `offset`; False where `source` has not all of that at hand."""
+    def fill(self, offset: int, payloads: Sequence[memoryview]) -> bool:
+        """Writes what begins at byte `offset` into the payloads; False where it has to be loaded first."""
         index, done, start = self._find(offset)
         segments = iter(self._segments[index:])
         segment = next(segments)
@@ -88,12 +80,19 @@ class StoredMessages:
                 payload, done = payload[count:], done + count
                 if done == size:
                     segment, done = next(segments, b""), 0
-        return not places or source.read_at_once(places, start)
+        if not places:
+            return True
+        source, self._loaded = self._loaded or self._content, None
+        return source.read_at_once(places, start)
 
-    async def load(self, offset: int, count: int) -> Loaded:
-        """What of the content belongs to the `count` bytes from byte `offset` on, and a little more."""
+    async def load(self, offset: int, count: int) -> None:
+        """Reads what of the content belongs to the `count` bytes from byte `offset` on, for the next `fill`.
+
+        Raises:
+            OSError: it cannot be read.
+        """
         start = self._find(offset)[2]
-        return Loaded(start, await self.content.read(start, count))
+        self._loaded = _Loaded(start, await self._content.read(start, count))
 
     def _find(self, offset: int) -> tuple[int, int, int]:
         """Byte `offset` as a segment's index and a place in it, and where in the content what follows begins."""

@@ -13,10 +13,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
-from purerpc import StatusCode
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.headers import MAX_STATUS_MESSAGE, DetailedStatus
+from jobmaster.grpc.purerpc_adapter import StatusCode
 
 DOMAIN: Final = "jobmaster"
 """Of every ErrorInfo: whose reasons these are."""

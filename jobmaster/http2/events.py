@@ -1,4 +1,4 @@
-"""What a peer has said, once it has been found to be HTTP/2: a sum type, an event at most for each frame."""
+"""What a peer's frames mean, once they are found to be valid HTTP/2: a sum type, at most one event for a frame."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
 from jobmaster.http2.frames import ErrorCode
-from jobmaster.http2.header_blocks import Field, Meaning
+from jobmaster.http2.header_blocks import Field, Parsed
 
 
 @dataclass(frozen=True, slots=True)
-class HeaderList(Generic[Meaning]):
-    """The fields of a header block, looked at.
+class HeaderList(Generic[Parsed]):
+    """The fields of a decoded header block.
 
     Attributes:
         fields: all of them; the first ones only, where the list is `too_large`.
         problem: why they cannot open a message; None where they can.
         content_length: bytes of the body that are announced.
-        meaning: what the owner of the connection reads in them.
+        parsed: what `Configuration.parse` made of them.
     """
 
     fields: tuple[Field, ...]
     too_large: bool
     problem: str | None
     content_length: int | None
-    meaning: Meaning
+    parsed: Parsed
 
 
 class HeadersReceived(NamedTuple):
@@ -36,7 +36,7 @@ class HeadersReceived(NamedTuple):
 
 
 class DataReceived(NamedTuple):
-    """A part of a body; `length` bytes of window are handed back when it has been taken."""
+    """A part of a body. `length` bytes of window, padding included, are to be acknowledged once it is consumed."""
 
     stream_id: int
     data: bytes | memoryview
@@ -45,26 +45,28 @@ class DataReceived(NamedTuple):
 
 
 class StreamReset(NamedTuple):
-    """A stream is over: the peer reset it, or broke it, so that it was reset here."""
+    """A stream was closed by the peer's RST_STREAM, or by ours because of a stream error of the peer's."""
 
     stream_id: int
     code: ErrorCode | int
 
 
-class WindowOpened(NamedTuple):
+class WindowUpdated(NamedTuple):
     """More may be sent on a stream; on any for stream 0."""
 
     stream_id: int
 
 
 class SettingsReceived(NamedTuple):
-    """The peer's settings are in force."""
+    """The peer's settings are in force; windows and the number of streams may have grown."""
 
 
-class GoingAway(NamedTuple):
-    """The peer takes no stream after the last one that it names."""
+class GoawayReceived(NamedTuple):
+    """The peer takes no stream above `last_stream_id`; `reason` is its debug data."""
 
     last_stream_id: int
+    code: int
+    reason: bytes
 
 
-Event = HeadersReceived | DataReceived | StreamReset | WindowOpened | SettingsReceived | GoingAway
+Event = HeadersReceived | DataReceived | StreamReset | WindowUpdated | SettingsReceived | GoawayReceived

@@ -1,6 +1,6 @@
-"""Which header fields make an HTTP/2 message (RFC 9113, section 8): pure checks of a decoded list.
+"""Which header fields make a well-formed HTTP/2 message (RFC 9113, section 8).
 
-A list that is none is an error of its stream alone. What a well-formed list means to gRPC is told by `headers`.
+A malformed message is a stream error. What a well-formed one means to gRPC is decided in `jobmaster.grpc.headers`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _BAD_VALUE: Final = re.compile(rb"[\0\r\n]")
 _LENGTH: Final = re.compile(rb"[0-9]{1,19}")
 _REQUEST_FIELDS: Final = frozenset({b":method", b":scheme", b":path", b":authority"})
 _RESPONSE_FIELDS: Final = frozenset({b":status"})
-_OF_A_CONNECTION: Final = frozenset(
+_CONNECTION_SPECIFIC: Final = frozenset(
     {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
 )
 
@@ -52,14 +52,14 @@ def _problem(fields: Iterable[Field], pseudo: frozenset[bytes]) -> str | None:
     for name, value in fields:
         if name.startswith(b":"):
             if regular or name in seen or name not in pseudo:
-                return "a pseudo-header that is late, doubled or out of place"
+                return "a pseudo-header that is late, repeated or not allowed"
             seen.add(name)
         else:
             regular = True
             if not _NAME.fullmatch(name):
-                return "a field name that is empty or has characters that none may have"
-            if name in _OF_A_CONNECTION or (name == b"te" and value != b"trailers"):
-                return "a field of a connection"
+                return "a field name that is empty or has invalid characters"
+            if name in _CONNECTION_SPECIFIC or (name == b"te" and value != b"trailers"):
+                return "a connection-specific field"
         if _BAD_VALUE.search(value):
             return "a field value with an end of line in it"
     return None

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final
 
-from jobmaster.http2 import buffers
-
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER: Final = struct.Struct(">IBI")
 """What opens each frame: 24 bits of length and 8 of type in one number, flags, a reserved bit and the stream's id."""
@@ -37,7 +35,7 @@ PADDED: Final = 0x8
 HAS_PRIORITY: Final = 0x20
 
 _NUMBER: Final = struct.Struct(">I")
-_GOAWAY: Final = struct.Struct(">II")
+GOAWAY_HEAD: Final = struct.Struct(">II")
 
 
 class ErrorCode(IntEnum):
@@ -81,7 +79,7 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
     The parts are copied once, into the result.
     """
     pieces: list[bytes | memoryview] = []
-    room = 0
+    left = 0
     for part in parts:
         if offset >= len(part):
             offset -= len(part)
@@ -89,12 +87,12 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
         view = memoryview(part)[offset : offset + length]
         offset = 0
         while view:
-            if room == 0:
-                room = min(largest, length)
-                pieces.append(HEADER.pack(room << 8 | DATA, 0, stream_id))
-            piece = view[:room]
+            if left == 0:
+                left = min(largest, length)
+                pieces.append(HEADER.pack(left << 8 | DATA, 0, stream_id))
+            piece = view[:left]
             pieces.append(piece)
-            room -= len(piece)
+            left -= len(piece)
             length -= len(piece)
             view = view[len(piece) :]
         if length == 0:
@@ -102,9 +100,9 @@ def data_frames(stream_id: int, parts: Sequence[bytes | memoryview], offset: int
     return b"".join(pieces)
 
 
-def data_frames_to_fill(stream_id: int, length: int, largest: int) -> tuple[bytearray, list[memoryview]]:
-    """DATA frames of at most `largest` bytes for `length` bytes, and the places in them where those go."""
-    frames = buffers.take(length + -(-length // largest) * HEADER.size)
+def empty_data_frames(stream_id: int, length: int, largest: int) -> tuple[bytearray, list[memoryview]]:
+    """DATA frames of at most `largest` bytes for `length` bytes of payload: the frames, and views of their payloads."""
+    frames = bytearray(length + -(-length // largest) * HEADER.size)
     whole = memoryview(frames)
     payloads = []
     position = 0
@@ -151,4 +149,4 @@ def ping(payload: bytes) -> bytes:
 
 def goaway(last_stream_id: int, code: ErrorCode, reason: str = "") -> bytes:
     """A GOAWAY frame."""
-    return frame(GOAWAY, 0, 0, _GOAWAY.pack(last_stream_id, code) + reason.encode())
+    return frame(GOAWAY, 0, 0, GOAWAY_HEAD.pack(last_stream_id, code) + reason.encode())

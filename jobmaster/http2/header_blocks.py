@@ -2,19 +2,19 @@
 
 Theory of operation
 -------------------
-A decoder that is handed a hostile block must not be made to count integers without end, to shift its table about, or
-to hold a list that grows with each reference to one large entry. So an integer has at most five octets, a block at
+A hostile block must not make the decoder read an endless integer, resize its table again and again, or hold a list
+that grows with each reference to one large entry. So an integer has at most five octets, a block at
 most two changes of the table's size, both at its beginning, and of a list that grows beyond `max_list_size` the rest
-is decoded, because the table depends on it, but not kept. What is left is linear in the block's bytes; the dearest of
-them are Huffman coded, some 0.3 µs each.
+is decoded, because the table depends on it, but not kept. The work is then linear in the block's bytes, at most some
+0.3 µs each, for Huffman code.
 
-A client says the same thing again and again, in the same few bytes once its table has been filled. A block that does
-not change the table means the same until one does; so its fields are remembered, and decoding it is one look-up.
+A client repeats its requests, in the same few bytes once its table is filled. A block that does not change the table
+decodes to the same fields until one does; so these are remembered, and decoding it again is one look-up.
 
 What we send is encoded without the dynamic table, so that it needs no state: a literal costs a few bytes more and
 nothing else.
 
-From the package hpack come the two large tables of the RFC: the static one, and the Huffman code.
+The two large tables of the RFC, the static one and the Huffman code, come from the package hpack.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from hpack.table import HeaderTable
 from jobmaster.errors import TransportError
 
 Field = tuple[bytes, bytes]
-Meaning = TypeVar("Meaning")
+Parsed = TypeVar("Parsed")
 
 FIELD_OVERHEAD: Final = 32
 """Bytes that each field counts beside its name and value, in tables and lists (RFC 7541, 4.1)."""
@@ -67,38 +67,38 @@ class FieldList:
     too_large: bool = False
 
 
-class BlockDecoder(Generic[Meaning]):
-    """Decodes the header blocks of one peer, each in its turn."""
+class BlockDecoder(Generic[Parsed]):
+    """Decodes the header blocks of one peer, in the order in which they were sent."""
 
-    def __init__(self, read: Callable[[FieldList], Meaning], *, max_list_size: int) -> None:
+    def __init__(self, parse: Callable[[FieldList], Parsed], *, max_list_size: int) -> None:
         """Makes a decoder with an empty table.
 
         Args:
-            read: what fields mean, by themselves: it is not asked again for a block that is remembered.
+            parse: a pure function of the fields; it is not called again for a block that is remembered.
             max_list_size: bytes of names and values, with `FIELD_OVERHEAD` for each field.
         """
-        self._read = read
+        self._parse = parse
         self._max_list_size = max_list_size
         self._table: deque[Field] = deque()
         self._table_size = 0
         self._table_limit = TABLE_SIZE
         self._table_changes = 0
-        self._known: dict[bytes, Meaning] = {}
+        self._known: dict[bytes, Parsed] = {}
 
-    def decode(self, block: bytes) -> Meaning:
-        """What a complete block means.
+    def decode(self, block: bytes) -> Parsed:
+        """Decodes a complete block: what `parse` made of its fields.
 
         Raises:
-            MalformedBlock: it is not HPACK, or dearer than any peer needs.
+            MalformedBlock: it is not HPACK, or costs more to decode than any peer needs.
         """
         known = self._known.get(block)
         if known is not None:
             return known
         changes = self._table_changes
-        meaning = self._read(self._decode(block))
+        parsed = self._parse(self._decode(block))
         if changes == self._table_changes and len(self._known) < REMEMBERED and len(block) <= LONGEST_REMEMBERED:
-            self._known[block] = meaning
-        return meaning
+            self._known[block] = parsed
+        return parsed
 
     def _decode(self, block: bytes) -> FieldList:
         fields: list[Field] = []
@@ -122,7 +122,7 @@ class BlockDecoder(Generic[Meaning]):
         return FieldList(tuple(fields), too_large=size > self._max_list_size)
 
     def _resize_table(self, block: bytes) -> int:
-        """Carries out the changes of the table's size that open a block: where its fields begin."""
+        """Applies the table size updates that open a block; returns the position of its first field."""
         position = 0
         for _ in range(MAX_SIZE_UPDATES):
             if position == len(block) or block[position] & 0xE0 != 0x20:
@@ -200,7 +200,7 @@ def _string(block: bytes, position: int) -> tuple[bytes, int]:
 
 @lru_cache(maxsize=64)
 def encode_once(fields: tuple[Field, ...]) -> bytes:
-    """As `encode_block`, remembered: for fields that are sent again and again."""
+    """As `encode_block`, with the result cached: for fields that are sent with many requests."""
     return encode_block(fields)
 
 

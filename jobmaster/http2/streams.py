@@ -1,191 +1,188 @@
-"""The streams of an HTTP/2 connection and the windows of its flow control (RFC 9113, 5.1 and 5.2), as plain accounts.
+"""The streams of an HTTP/2 connection and the flow-control windows of both directions (RFC 9113, 5.1 and 5.2).
 
-Streams are what their owner keeps open; of those that have ended, the last `REMEMBERED_ENDS` are known by how they
-did, so that a frame which was under way then is told from one that is out of order.
+Open streams are kept by their id. Of closed ones the last `REMEMBERED_CLOSED` are known by who closed them, so that a
+frame that was under way at the time is told from one that violates the protocol.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final, NoReturn
+from typing import Final
 
-from jobmaster.errors import TransportError
 from jobmaster.http2 import frames
+from jobmaster.http2.errors import connection_error
 from jobmaster.http2.frames import ErrorCode
 
-REMEMBERED_ENDS: Final = 1024
+REMEMBERED_CLOSED: Final = 1024
 
 
-class ProtocolViolation(TransportError):
-    """The peer broke HTTP/2 or a bound: the connection ends. `reason` is short ASCII text, fit for a GOAWAY."""
+class ClosedBy(Enum):
+    """How a stream was closed: by END_STREAM of both sides, or by a RST_STREAM."""
 
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
-
-
-def fail(code: ErrorCode, reason: str) -> NoReturn:
-    """Ends the connection."""
-    raise ProtocolViolation(code, reason)
-
-
-class End(Enum):
-    """How a stream ended."""
-
-    BY_BOTH = auto()
-    BY_US = auto()
-    BY_PEER = auto()
+    BOTH_ENDS = auto()
+    OUR_RESET = auto()
+    PEER_RESET = auto()
 
 
 class Stream:
-    """A stream that has not ended in both directions.
+    """An open stream, or one that is half-closed.
 
     Attributes:
-        send_left: bytes of DATA that the peer takes; negative where it took back some (RFC 9113, 6.9.2).
-        receive_left: bytes of DATA that it may send.
-        unreturned: bytes taken of what it sent, not yet given back to `receive_left`.
+        send_window: bytes of DATA that the peer takes; negative where it took back some (RFC 9113, 6.9.2).
+        receive_window: bytes of DATA that it may send.
+        unacknowledged: bytes consumed of what it sent and not yet returned to `receive_window`.
         content_left: bytes of the announced content-length to come; None where none was announced.
         has_headers: the peer's message has begun.
+        has_sent: something was sent on the stream from this side.
+        opened_at: the time of the `receive` that opened it; of no meaning for a stream opened from this side.
     """
 
     __slots__ = (
         "content_left",
         "has_headers",
+        "has_sent",
         "local_ended",
-        "receive_left",
+        "opened_at",
+        "receive_window",
         "remote_ended",
-        "send_left",
-        "unreturned",
+        "send_window",
+        "unacknowledged",
     )
 
-    def __init__(self, *, send_left: int, receive_left: int) -> None:
-        self.send_left = send_left
-        self.receive_left = receive_left
-        self.unreturned = 0
+    def __init__(self, *, send_window: int, receive_window: int, opened_at: float) -> None:
+        self.send_window = send_window
+        self.receive_window = receive_window
+        self.opened_at = opened_at
+        self.unacknowledged = 0
         self.content_left: int | None = None
         self.has_headers = False
+        self.has_sent = False
         self.remote_ended = False
         self.local_ended = False
 
 
 class StreamTable:
-    """All streams of one connection. `send` is handed the window updates that become due.
+    """All streams of one connection. `send` is called with the WINDOW_UPDATE frames that become due.
 
     Attributes:
-        open: the streams that have not ended in both directions.
-        highest: the last one that was opened, by whichever side opens them.
+        open: the streams that are not closed.
+        highest: the id of the last stream that was opened, by whichever side opens them.
     """
 
     def __init__(self, *, stream_window: int, connection_window: int, send: Callable[[bytes], None]) -> None:
         self.open: dict[int, Stream] = {}
         self.highest = 0
-        self._ends: dict[int, End] = {}
+        self._closed: dict[int, ClosedBy] = {}
         self._stream_window = stream_window
         self._connection_window = connection_window
         self._send = send
-        self._receive_left = connection_window
-        self._unreturned = 0
-        self._send_left = frames.DEFAULT_WINDOW
+        self._receive_window = connection_window
+        self._unacknowledged = 0
+        self._send_window = frames.DEFAULT_WINDOW
         self._initial_send_window = frames.DEFAULT_WINDOW
 
     # --- streams --------------------------------------------------------------------------------------------------
 
-    def add(self, stream_id: int) -> Stream:
-        """Opens a stream, the highest from now on."""
+    def add(self, stream_id: int, now: float = 0.0) -> Stream:
+        """Opens a stream; its id is higher than that of any before."""
         self.highest = stream_id
-        stream = self.open[stream_id] = Stream(send_left=self._initial_send_window, receive_left=self._stream_window)
+        stream = self.open[stream_id] = Stream(
+            send_window=self._initial_send_window, receive_window=self._stream_window, opened_at=now
+        )
         return stream
 
-    def remote_end(self, stream_id: int, stream: Stream) -> None:
-        """The peer has sent its last byte."""
+    def end_remote(self, stream_id: int, stream: Stream) -> None:
+        """The peer has sent END_STREAM."""
         stream.remote_ended = True
         if stream.local_ended:
-            self._end(stream_id, End.BY_BOTH)
+            self._close(stream_id, ClosedBy.BOTH_ENDS)
 
-    def local_end(self, stream_id: int, stream: Stream) -> None:
-        """We have."""
+    def end_local(self, stream_id: int, stream: Stream) -> None:
+        """END_STREAM has been sent."""
         stream.local_ended = True
         if stream.remote_ended:
-            self._end(stream_id, End.BY_BOTH)
+            self._close(stream_id, ClosedBy.BOTH_ENDS)
 
-    def reset(self, stream_id: int, end: End) -> bool:
-        """Ends a stream in both directions; False for one that was not open."""
+    def reset(self, stream_id: int, closed_by: ClosedBy) -> bool:
+        """Closes a stream at once; False for one that was not open."""
         is_open = stream_id in self.open
         if is_open:
-            self._end(stream_id, end)
-        elif end is End.BY_PEER and stream_id in self._ends:  # what follows cannot have been under way as we ended it
-            self._ends[stream_id] = end
+            self._close(stream_id, closed_by)
+        elif closed_by is ClosedBy.PEER_RESET and stream_id in self._closed:
+            self._closed[stream_id] = closed_by  # what follows cannot have been under way when we closed it
         return is_open
 
-    def end_of(self, stream_id: int) -> End | None:
-        """How a stream ended that is not open; None where that is forgotten, or it never was opened.
+    def closed_by(self, stream_id: int) -> ClosedBy | None:
+        """Who closed a stream that is not open; None where that is forgotten.
 
         Raises:
-            ProtocolViolation: it is still to come.
+            ProtocolViolation: the stream has never been opened.
         """
         if stream_id % 2 == 0 or stream_id > self.highest:
-            fail(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that was never opened")
-        return self._ends.get(stream_id)
+            connection_error(ErrorCode.PROTOCOL_ERROR, "a frame for a stream that was never opened")
+        return self._closed.get(stream_id)
 
-    def _end(self, stream_id: int, end: End) -> None:
+    def _close(self, stream_id: int, closed_by: ClosedBy) -> None:
         del self.open[stream_id]
-        self._ends[stream_id] = end
-        if len(self._ends) > REMEMBERED_ENDS:
-            del self._ends[next(iter(self._ends))]
+        self._closed[stream_id] = closed_by
+        if len(self._closed) > REMEMBERED_CLOSED:
+            del self._closed[next(iter(self._closed))]
 
-    # --- windows of what is received ------------------------------------------------------------------------------
+    # --- receive windows ------------------------------------------------------------------------------------------
 
-    def received(self, length: int) -> None:
-        """A DATA frame has come, of whatever stream; raises ProtocolViolation where the window is too small for it."""
-        self._receive_left -= length
-        if self._receive_left < 0:
-            fail(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+    def count_received(self, length: int) -> None:
+        """Counts a DATA frame of any stream; raises ProtocolViolation where it exceeds the connection's window."""
+        self._receive_window -= length
+        if self._receive_window < 0:
+            connection_error(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
 
-    def hand_back(self, stream_id: int, length: int) -> None:
-        """Gives `length` bytes of window back to the peer, in halves of the whole; stream 0 is the connection alone."""
-        self._unreturned += length
-        if self._unreturned >= self._connection_window // 2:
-            self._send(frames.window_update(0, self._unreturned))
-            self._receive_left += self._unreturned
-            self._unreturned = 0
+    def acknowledge(self, stream_id: int, length: int) -> None:
+        """Returns `length` consumed bytes to the windows, of the connection alone for stream 0.
+
+        A WINDOW_UPDATE is sent once half of a window has been consumed.
+        """
+        self._unacknowledged += length
+        if self._unacknowledged >= self._connection_window // 2:
+            self._send(frames.window_update(0, self._unacknowledged))
+            self._receive_window += self._unacknowledged
+            self._unacknowledged = 0
         stream = self.open.get(stream_id)
         if stream is not None and not stream.remote_ended:
-            stream.unreturned += length
-            if stream.unreturned >= self._stream_window // 2:
-                self._send(frames.window_update(stream_id, stream.unreturned))
-                stream.receive_left += stream.unreturned
-                stream.unreturned = 0
+            stream.unacknowledged += length
+            if stream.unacknowledged >= self._stream_window // 2:
+                self._send(frames.window_update(stream_id, stream.unacknowledged))
+                stream.receive_window += stream.unacknowledged
+                stream.unacknowledged = 0
 
-    # --- windows of what is sent ----------------------------------------------------------------------------------
+    # --- send windows ---------------------------------------------------------------------------------------------
 
     def send_window(self, stream_id: int) -> int:
-        """How many bytes of DATA the peer takes on a stream now; 0 for one that is over."""
+        """How many bytes of DATA may be sent on a stream now; 0 for one that is closed."""
         stream = self.open.get(stream_id)
-        return max(0, min(self._send_left, stream.send_left)) if stream is not None else 0
+        return max(0, min(self._send_window, stream.send_window)) if stream is not None else 0
 
-    def sent(self, stream_id: int, length: int) -> None:
-        """DATA is sent, at most `send_window`."""
-        self.open[stream_id].send_left -= length
-        self._send_left -= length
+    def count_sent(self, stream_id: int, length: int) -> None:
+        """Counts DATA that is sent, at most `send_window`."""
+        self.open[stream_id].send_window -= length
+        self._send_window -= length
 
-    def widen(self, increment: int) -> None:
-        """The peer takes more on the connection; raises ProtocolViolation where that is too much."""
-        self._send_left += increment
-        if self._send_left > frames.LARGEST_WINDOW:
-            fail(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its largest size")
+    def increment_connection_window(self, increment: int) -> None:
+        """The peer's WINDOW_UPDATE on stream 0; raises ProtocolViolation where the window becomes too large."""
+        self._send_window += increment
+        if self._send_window > frames.LARGEST_WINDOW:
+            connection_error(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its largest size")
 
-    def begin_with(self, window: int) -> None:
-        """The peer sets what streams begin with, those that are open included.
+    def set_initial_window(self, window: int) -> None:
+        """The peer's SETTINGS_INITIAL_WINDOW_SIZE, which changes the windows of open streams too.
 
         Raises:
-            ProtocolViolation: no window may be so large.
+            ProtocolViolation: a window becomes too large.
         """
         change, self._initial_send_window = window - self._initial_send_window, window
         for stream in self.open.values():
-            stream.send_left += change
+            stream.send_window += change
         if window > frames.LARGEST_WINDOW or any(
-            stream.send_left > frames.LARGEST_WINDOW for stream in self.open.values()
+            stream.send_window > frames.LARGEST_WINDOW for stream in self.open.values()
         ):
-            fail(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its largest size")
+            connection_error(ErrorCode.FLOW_CONTROL_ERROR, "a window beyond its largest size")

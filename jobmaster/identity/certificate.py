@@ -16,6 +16,7 @@ parser and where each of its failures becomes a refusal; :func:`identify` judges
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, SignatureAlgorithmOID
 
 from jobmaster.errors import CertificateRefused
-from jobmaster.identity.policy import COMMON_NAME_PREFIX
+from jobmaster.identity.names import COMMON_NAME_PREFIX
 
 if TYPE_CHECKING:
     import datetime
@@ -53,6 +54,14 @@ class Key:
     description: str
 
 
+class Validity(enum.Enum):
+    """Where a moment lies to a certificate's validity period (RFC 5280, 4.1.2.5: both ends belong to it)."""
+
+    NOT_YET = "not yet valid"
+    VALID = "valid"
+    EXPIRED = "expired"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateFacts:
     """What is read from one certificate. `extended_key_usages` is None when the extension is absent."""
@@ -65,6 +74,12 @@ class CertificateFacts:
     subject: str
     not_before: datetime.datetime
     not_after: datetime.datetime
+
+    def validity(self, now: datetime.datetime) -> Validity:
+        """Whether the certificate is valid at `now` (aware), and if not, on which side."""
+        if now < self.not_before:
+            return Validity.NOT_YET
+        return Validity.EXPIRED if now > self.not_after else Validity.VALID
 
 
 def read_certificate(der: bytes) -> CertificateFacts:

@@ -37,9 +37,9 @@ class JobSpecification:
         if "\0" in self.command:
             raise InvalidRequest("command contains a NUL byte, which no Linux command can", field="command")
         if len(self.args) > MAX_ARGUMENTS:
-            raise InvalidRequest(f"more than {MAX_ARGUMENTS} arguments: pass them in a file", field="args")
+            raise too_many_arguments()
         if sum(map(len, self.args)) + len(self.args) > MAX_ARGUMENT_BYTES:
-            raise InvalidRequest("more than 2 MiB of arguments: pass them in a file", field="args")
+            raise too_long_arguments()
         for position, argument in enumerate(self.args):
             if "\0" in argument:
                 raise InvalidRequest(
@@ -97,6 +97,16 @@ class CommandLine:
     def __repr__(self) -> str:
         """Without the arguments: they may hold secrets."""
         return f"CommandLine({self.command!r})"
+
+
+def too_many_arguments() -> InvalidRequest:
+    """The error for more than `MAX_ARGUMENTS`."""
+    return InvalidRequest(f"more than {MAX_ARGUMENTS} arguments: pass them in a file", field="args")
+
+
+def too_long_arguments() -> InvalidRequest:
+    """The error for more than `MAX_ARGUMENT_BYTES`."""
+    return InvalidRequest("more than 2 MiB of arguments: pass them in a file", field="args")
 
 
 def _encode(word: str) -> bytes:

@@ -7,14 +7,17 @@ or is sealed: an idle job costs no wake-up.
 
 A follower is handed stretches of the log, not bytes: whoever sends them reads when the flow-control window allows it,
 straight into the frames. So a follower whose client takes nothing holds nothing. Reading does not hold up the event
-loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread.
+loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread. Nobody has to wait
+for that thread: a follower that leaves while a disk holds it up leaves the file to it as well.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncGenerator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,17 +42,17 @@ class Stretch:
     Both ways of reading raise OSError where the file cannot be read (any more).
     """
 
-    __slots__ = ("_fd", "_offset", "length")
+    __slots__ = ("_file", "_offset", "length")
 
-    def __init__(self, fd: int, offset: int, length: int) -> None:
-        self._fd = fd
+    def __init__(self, file: _FollowedFile, offset: int, length: int) -> None:
+        self._file = file
         self._offset = offset
         self.length = length
 
     def read_at_once(self, buffers: Sequence[memoryview], start: int) -> bool:
         """Fills the buffers from byte `start` on, at most to the end; False when that would have to wait for a disk."""
         try:
-            count = os.preadv(self._fd, buffers, self._offset + start, os.RWF_NOWAIT)
+            count = os.preadv(self._file.fd, buffers, self._offset + start, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno not in _NOT_AT_ONCE:
                 raise
@@ -59,7 +62,7 @@ class Stretch:
     async def read(self, start: int, count: int) -> bytes:
         """`count` bytes from byte `start` on, less where it ends."""
         count = min(count, self.length - start)
-        data = await run_in_thread(READERS, os.pread, self._fd, count, self._offset + start)
+        data = await run_in_thread(READERS, self._file.pread, count, self._offset + start, abandon=True)
         if len(data) < count:
             raise OSError(errno.EIO, "output file is shorter than what was written to it")
         return data
@@ -132,18 +135,68 @@ class StoredOutput:
         return _follow(self, offset)
 
 
+class _FollowedFile:
+    """The file of one follower: closed by `close`, or by the last thread in it where that comes later."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self._path = path
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._is_closed = False
+
+    def open(self) -> None:
+        """To be called in a thread.
+
+        Raises:
+            OSError: there is no such file (any more).
+        """
+        with self._used():
+            self.fd = os.open(self._path, _READ)
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """To be called in a thread; raises OSError where the disk fails."""
+        with self._used():
+            return os.pread(self.fd, count, offset)
+
+    def close(self) -> None:
+        """Closes it when no thread is in it; a thread that comes later gets EBADF."""
+        with self._lock:
+            self._is_closed = True
+            self._close_unused()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads -= 1
+                self._close_unused()
+
+    def _close_unused(self) -> None:
+        if self._is_closed and not self._threads and self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
-    fd = await run_in_thread(READERS, os.open, log.path, _READ)
+    file = _FollowedFile(log.path)
     try:
+        await run_in_thread(READERS, file.open, abandon=True)
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
             if offset < log.size:
                 length = min(STRETCH_SIZE, log.size - offset)
-                yield Stretch(fd, offset, length)
+                yield Stretch(file, offset, length)
                 offset += length
             elif log.sealed:
                 return
             else:
                 await log.wait_growth()
     finally:
-        os.close(fd)
+        file.close()

@@ -13,8 +13,9 @@ its result is brought to the log by the loop whenever it comes. At the job's end
 than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
 pipe count as lost.
 
-Threads: a move that takes longer than `STALL_SECONDS` no longer counts against `PUMPS`, so that jobs whose disk (or
-whose writer) holds up its pump do not keep others waiting. There is at most one move for each job.
+Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
+thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
+most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.registry`).
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ import os
 import struct
 import termios
 import threading
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -36,6 +38,8 @@ from jobmaster.output.log import OutputLog
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PIPE_SIZE: Final = 1024 * 1024
 """Bytes the job can be ahead of the pump, where the kernel grants them (fs.pipe-max-size is 1 MiB by default)."""
@@ -64,13 +68,17 @@ def open_pipe() -> tuple[int, int]:
 
 
 class Pump:
-    """Owns the read end of a job's pipe and the descriptor of its log. `run` it, then `finish` it, always."""
+    """Owns the read end of a job's pipe and the descriptor of its log. `run`, `finish` and `close` it, in this order."""
 
     def __init__(self, pipe: int, log: OutputLog) -> None:
         self._pipe = pipe
         self._log = log
         self._move: Move | None = None
         self._splice_works = True
+        self._is_at_end = False
+        """Whether every writer has closed the pipe, and it was empty then."""
+        self._is_ours = False
+        """Whether the descriptors are ours to close: after `finish`, and where no move was abandoned with them."""
 
     async def run(self) -> None:
         """Pumps until every writer has closed the pipe."""
@@ -84,29 +92,38 @@ class Pump:
                 pause = min(pause * 2, _LAST_PAUSE)
                 continue
             pause = _FIRST_PAUSE
-            if moved == 0:
+            if self._is_at_end:
                 return
             if moved is not None and moved < GATHER_BELOW:
                 await trio.sleep(GATHER_SECONDS)
 
     async def finish(self) -> None:
-        """Moves what is in the pipe now, counts what cannot be moved as lost, and closes the pipe and the log's file.
+        """Moves what is in the pipe now, and counts what cannot be moved as lost; nothing waits for a writer.
 
-        Takes at most twice `FINISH_SECONDS`; nothing waits for a writer. To be called once.
+        Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
         with trio.move_on_after(FINISH_SECONDS), suppress(NoThread, NotRead):
-            while await self._move_some() not in {0, None}:
+            while not self._is_at_end and await self._move_some() is not None:
                 pass
         if self._move is not None and (found := self._move.abandon()) is not None:
             self._log.lose(found)
             return
-        left: list[int] = []
-        with trio.move_on_after(FINISH_SECONDS):
-            try:
-                await run_in_thread(CLOSERS, _count_and_close, self._pipe, self._log.fd, left, abandon=True)
-            except NoThread:
-                _count_and_close(self._pipe, self._log.fd, left)
-        self._log.lose(sum(left))
+        self._is_ours = True
+        if self._is_at_end:
+            return
+        with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
+            self._log.lose(await _in_closer(_bytes_in, self._pipe))
+
+    async def close(self) -> None:
+        """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us.
+
+        The kernel takes the pipe's lock for the last descriptor of its read end. Any process that can write to the pipe
+        can hold that lock, so everybody else who has a descriptor of it closes that before.
+        """
+        if self._is_ours:
+            self._is_ours = False
+            with trio.move_on_after(FINISH_SECONDS):
+                await _in_closer(_close, self._pipe, self._log.fd)
 
     async def _move_some(self) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -120,11 +137,13 @@ class Pump:
             await self._begin_move()
         move = self._move
         if not move.done.is_set():
-            await _wait_held_up(move)
+            move.count_apart()
+            await move.done.wait()
         self._move = None
         self._splice_works = move.splice_works
         if move.error is not None:
             raise NotRead from move.error
+        self._is_at_end = move.moved == 0
         return move.moved
 
     async def _begin_move(self) -> None:
@@ -136,14 +155,6 @@ class Pump:
         finally:
             if move.withdraw():  # no thread took it
                 self._move = None
-
-
-async def _wait_held_up(move: Move) -> None:
-    PUMPS.total_tokens += 1
-    try:
-        await move.done.wait()
-    finally:
-        PUMPS.total_tokens -= 1
 
 
 class NotRead(Exception):
@@ -172,6 +183,7 @@ class Move:
         self._loop = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._step = _Step.WAITING
+        self._is_apart = False
         self._found = 0
         self._lost = 0
 
@@ -187,11 +199,11 @@ class Move:
             self.moved = self._transfer()
         except (OSError, MemoryError) as error:
             self.error = error
-        if self._enter(_Step.MOVED, only_from=_Step.MOVING):
-            with suppress(trio.RunFinishedError):
-                self._loop.run_sync_soon(self._report)
-        else:
+        is_wanted = self._enter(_Step.MOVED, only_from=_Step.MOVING)
+        if not is_wanted:
             _close(self._pipe, self._log.fd)
+        with suppress(trio.RunFinishedError):
+            self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
 
     def _enter(self, step: _Step, *, only_from: _Step) -> bool:
         with self._lock:
@@ -246,13 +258,26 @@ class Move:
         Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
         """
         if self._enter(_Step.ABANDONED, only_from=_Step.MOVING):
+            self.count_apart()
             return self._found
         self._report()
         return None
 
+    def count_apart(self) -> None:
+        """From now on until it ends, its thread is one more than `PUMPS` allows. Idempotent."""
+        if not self._is_apart:
+            self._is_apart = True
+            PUMPS.total_tokens += 1
+
+    def _count_again(self) -> None:
+        if self._is_apart:
+            self._is_apart = False
+            PUMPS.total_tokens -= 1
+
     def _report(self) -> None:
         if self.done.is_set():
             return
+        self._count_again()
         self._log.advance((self.moved or 0) - self._lost)
         if self._lost:
             self._log.lose(self._lost)
@@ -272,11 +297,12 @@ def _bytes_in(pipe: int) -> int:
     return int(count)
 
 
-def _count_and_close(pipe: int, file: int, left: list[int]) -> None:
-    """Puts the bytes that are in the pipe into `left` before it closes, which may take a file system long."""
-    with suppress(OSError):
-        left.append(_bytes_in(pipe))
-    _close(pipe, file)
+async def _in_closer(function: Callable[..., T], *args: int) -> T:
+    """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
+    try:
+        return await run_in_thread(CLOSERS, function, *args, abandon=True)
+    except NoThread:
+        return function(*args)
 
 
 def _close(pipe: int, file: int) -> None:

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -38,21 +38,22 @@ from jobmaster.job.cause import Death, Exited, Signalled
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.packets import close_all
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
-from jobmaster.run.execution import Spawned
-from jobmaster.run.launcher import (
+from jobmaster.run.child import (
     Child,
     ChildAccount,
     ChildStatus,
     ExecFailed,
     Executed,
     Launch,
-    Launcher,
     LaunchRefused,
     NeverExecuted,
 )
-from jobmaster.threads import run_in_thread
+from jobmaster.run.execution import Spawned
+from jobmaster.run.launcher import Launcher
+from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,9 @@ class LocalExecution:
 
     async def close(self) -> None:
         """As `Execution.close`."""
-        self._child.release()
         self._cgroup.close()
+        self._child.release()
+        await self._child.wait_forgotten()
 
 
 def death_of(status: ChildStatus) -> Death:
@@ -237,7 +239,8 @@ class LocalHost:
                     launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
                 )
         except BaseException:
-            await _discard(files)
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+                await _discard(files)
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
@@ -245,14 +248,18 @@ class LocalHost:
         return Spawned(execution=execution, log=files.log, pump=Pump(files.read_end, files.log))
 
     def memory_events(self, owner: str | None) -> bytes | None:
-        """As `ExecutionHost.memory_events`: the counters of a cgroup sum up those below it (cgroup v2, memory.events)."""
+        """As `ExecutionHost.memory_events`: the counters of a cgroup sum up those below it (cgroup v2, memory.events).
+
+        A client's folder goes with its last job. The inode number tells the next one, whose counters start anew and may
+        come to the same numbers, from it.
+        """
         folder = self.terms.tree.jobs if owner is None else self.terms.tree.jobs / owner
         text = read_if_offered(folder / "memory.events")
-        return None if text is None else text.encode()
+        return None if text is None else f"{folder.stat().st_ino} {text}".encode()
 
 
 class _Files:
-    """What a job needs of the host's file systems: all or nothing. Made and discarded in a thread."""
+    """What a job needs of the host's file systems: all or nothing. Made in a thread."""
 
     def __init__(self, terms: LocalTerms, job_id: JobId, owner: str) -> None:
         with ExitStack() as undo, _host_errors_translated():
@@ -264,16 +271,52 @@ class _Files:
             undo.callback(self.log.path.unlink, missing_ok=True)
             undo.callback(os.close, self.log.fd)
             self.read_end, self.write_end = open_pipe()
-            undo.callback(os.close, self.read_end)
-            undo.callback(os.close, self.write_end)
-            self._undo = undo.pop_all()
+            undo.pop_all()
+        self._lock = threading.Lock()
+        self._is_discarded = False
 
     def discard(self) -> None:
-        """Takes everything back. Idempotent."""
-        try:
-            self._undo.close()
-        except (OSError, CgroupError) as error:
-            logger.error("something of a job that did not start is left: %s", error)  # no bug
+        """Takes everything back, in a thread: the disk of the log is waited for last. Idempotent."""
+        if self._claim():
+            self._close()
+            with _leftover_logged():
+                _remove_soon(self.cgroup.remove)
+            with _leftover_logged():
+                self.log.path.unlink(missing_ok=True)
+
+    def discard_at_once(self) -> None:
+        """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""
+        if self._claim():
+            self._close()
+            logger.error("%s of a job that did not start is left: no thread was free to remove it", self.log.path)
+            with _leftover_logged():
+                _remove(self.cgroup.remove)
+
+    def _claim(self) -> bool:
+        with self._lock:
+            was_discarded, self._is_discarded = self._is_discarded, True
+        return not was_discarded
+
+    def _close(self) -> None:
+        close_all((self.read_end, self.write_end, self.log.fd))
+        self.cgroup.close()
+
+
+@contextmanager
+def _leftover_logged() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, CgroupError) as error:
+        logger.error("something of a job that did not start is left: %s", error)  # no bug
+
+
+async def _discard(files: _Files) -> None:
+    """Takes files back: in a thread, or here where the caller has got none until it is cancelled."""
+    try:
+        with suppress(NoThread):
+            await run_in_thread(STARTERS, files.discard, abandon=True)
+    finally:
+        files.discard_at_once()
 
 
 def _remove_soon(remove: Callable[[], bool]) -> None:
@@ -283,7 +326,12 @@ def _remove_soon(remove: Callable[[], bool]) -> None:
         if remove():
             return
         pause.wait(0.05)
-    raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
+    _remove(remove)
+
+
+def _remove(remove: Callable[[], bool]) -> None:
+    if not remove():
+        raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
 
 
 async def _acquire(make: Callable[[], _Files]) -> _Files:
@@ -292,41 +340,71 @@ async def _acquire(make: Callable[[], _Files]) -> _Files:
     Raises:
         ServerBusy: the host did not answer in time.
     """
-    lock = threading.Lock()
-    is_wanted = True
-    made: _Files | None = None
-
-    def make_if_wanted() -> None:
-        nonlocal made
-        files = make()
-        with lock:
-            if is_wanted:
-                made = files
-                return
-        files.discard()
-
-    is_delivered = False
+    making = _Making(make)
     try:
         with trio.fail_after(ACQUIRE_SECONDS):
-            await run_in_thread(STARTERS, make_if_wanted, abandon=True)
-            is_delivered = True
+            await run_in_thread(STARTERS, making.run, abandon=True)
+            return making.take()
     except trio.TooSlowError:
         raise ServerBusy(
             f"the server's host did not make room for a new job within {ACQUIRE_SECONDS:.0f} s "
             "(does the disk of its output folder answer?); try again later"
         ) from None
     finally:
-        with lock:
-            is_wanted = False
-        if made is not None and not is_delivered:
-            await _discard(made)
-    assert made is not None  # noqa: S101  # for the type checker: the thread has delivered it
-    return made
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
+            await making.give_up()
 
 
-async def _discard(files: _Files) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
-        await run_in_thread(STARTERS, files.discard, abandon=True)
+class _Making:
+    """Files that a thread makes for a caller, who may have left when it has made them."""
+
+    def __init__(self, make: Callable[[], _Files]) -> None:
+        self._make = make
+        self._loop = trio.lowlevel.current_trio_token()
+        self._lock = threading.Lock()
+        self._is_wanted = True
+        self._has_begun = False
+        self._has_ended = trio.Event()
+        self._made: _Files | None = None
+
+    def run(self) -> None:
+        """Makes them, in the thread."""
+        with self._lock:
+            if not self._is_wanted:
+                return
+            self._has_begun = True
+        try:
+            files = self._make()
+            if not self._hand_over(files):
+                files.discard()
+        finally:
+            with suppress(trio.RunFinishedError):
+                self._loop.run_sync_soon(self._has_ended.set)
+
+    def _hand_over(self, files: _Files) -> bool:
+        with self._lock:
+            if self._is_wanted:
+                self._made = files
+            return self._is_wanted
+
+    def take(self) -> _Files:
+        """What was made, the caller's from now on."""
+        with self._lock:
+            files, self._made = self._made, None
+            self._has_ended.set()
+        if files is None:
+            raise AssertionError("the thread has made nothing")
+        return files
+
+    async def give_up(self) -> None:
+        """Takes back what was made and not taken, and waits for a thread that is still at it."""
+        with self._lock:
+            self._is_wanted = False
+            left, is_under_way = self._made, self._has_begun and not self._has_ended.is_set()
+        if left is not None:
+            await _discard(left)
+        elif is_under_way:
+            await self._has_ended.wait()
 
 
 def _why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exception:
@@ -367,6 +445,8 @@ def _host_errors_translated() -> Iterator[None]:
     try:
         yield
     except LimitWriteError as error:
+        if error.errno in EXHAUSTED:
+            raise _refusal(error.errno) from error
         if not error.missing:
             raise
         raise LimitNotEnforceable(

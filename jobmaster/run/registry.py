@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import trio
@@ -192,7 +193,7 @@ class Registry:
                 raise
             logger.exception("%r: a bug in the server ended this job", live.supervisor)
         finally:
-            self._retire(job_id, live)
+            self._retire(job_id, live)  # where it never had a supervisor
         if self._is_draining and (live.supervisor is None or _was_never_executed(live.supervisor)):
             raise ServerDraining("the server is shutting down")
 
@@ -207,10 +208,18 @@ class Registry:
             state=Held(pid=spawned.execution.pid, started_at=datetime.now(UTC)),
             limits=self._host.limits,
         )
-        live.supervisor = Supervisor(record, spawned.execution, spawned.log, spawned.pump, self._terms)
+        live.supervisor = Supervisor(
+            record,
+            spawned.execution,
+            spawned.log,
+            spawned.pump,
+            self._terms,
+            on_end=partial(self._retire, job_id, live),
+        )
 
     def _retire(self, job_id: JobId, live: _Live) -> None:
-        del self._live[job_id]
+        if self._live.pop(job_id, None) is None:
+            return
         self._live_of[live.owner] -= 1
         self._change.unpark_all()
         supervisor = live.supervisor

@@ -69,10 +69,12 @@ REMOVAL_SECONDS: Final = 1.0
 """How long the kernel may find an empty cgroup busy."""
 OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
+RELEASE_SECONDS: Final = 5.0
+"""How long the execution may take to let go of what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
-MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + OUTPUT_SECONDS + 1.0
+MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
@@ -94,8 +96,19 @@ class Terms:
 class Supervisor:
     """One job from its execution to its end. `run` it in a nursery; everything else may be called from any task."""
 
-    def __init__(self, record: JobRecord, execution: Execution, log: OutputLog, pump: Pump, terms: Terms) -> None:
+    def __init__(
+        self,
+        record: JobRecord,
+        execution: Execution,
+        log: OutputLog,
+        pump: Pump,
+        terms: Terms,
+        *,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Takes over the execution and the pump; `on_end` is called when the record is final, before who waits is woken."""
         self._record = record
+        self._on_end = on_end
         self.execution = execution
         self._pump = pump
         self._terms = terms
@@ -254,27 +267,32 @@ class Supervisor:
         has_died = False
         with self._logged("looking at its main process"):
             has_died = self.execution.has_died()
-        return has_died  # noqa: RET504  # a failure that is logged leaves it False
+        return has_died  # noqa: RET504  # a failure that is logged leaves it as it was
 
     def _is_empty(self) -> bool:
         is_empty = False
         with self._logged("looking for its processes"):
             is_empty = not self.execution.is_populated()
-        return is_empty
+        return is_empty  # noqa: RET504  # a failure that is logged leaves it False
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def _close(self, not_executed: str | None) -> None:
         try:
-            if not self._is_lost:
-                self.order_stop(None)  # where it still runs, the server is what ends it
-            self._kill()
-            await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
-            await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
-            self._count_oom_kills()
-            await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
+            await self._end_processes_and_output()
         finally:
             self._finish(not_executed)
+        await self._step("closing its execution", self._release, RELEASE_SECONDS)
+        await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+
+    async def _end_processes_and_output(self) -> None:
+        if not self._is_lost:
+            self.order_stop(None)  # where it still runs, the server is what ends it
+        self._kill()
+        await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
+        await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
+        self._count_oom_kills()
+        await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
     async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         with self._logged(what):
@@ -300,7 +318,10 @@ class Supervisor:
     async def _remove(self) -> None:
         await _poll(self.execution.remove)
         self.is_removed = True
-        await self.execution.close()
+
+    async def _release(self) -> None:
+        if self.is_removed:
+            await self.execution.close()
 
     def _finish(self, not_executed: str | None) -> None:
         log = self.output
@@ -310,6 +331,7 @@ class Supervisor:
         finally:
             log.seal()
             self.ended.set()
+            self._on_end()  # before anybody who waited runs
 
     def _evidence(self, not_executed: str | None) -> Evidence:
         state = self._record.state

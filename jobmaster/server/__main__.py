@@ -1,25 +1,21 @@
-"""`python -m jobmaster.server`: the server itself, which the launcher starts; users start `python -m jobmaster.serve`."""
+"""`python -m jobmaster.server`: the server itself, which the launcher starts; users start `python -m jobmaster.serve`.
+
+Without a launcher that has started it, it starts one of its own, which serves to debug and to profile it.
+"""
 
 from __future__ import annotations
 
-import os
-import sys
+from typing import NoReturn
 
 from jobmaster.server.signals import receive_signals
 
-LAUNCHER_VARIABLE = "JOBMASTER_LAUNCHER"
 
-
-def run() -> None:
-    """Takes over the launcher's socket, and serves."""
+def run() -> NoReturn:
+    """Receives signals, then imports the rest, and serves."""
     received = receive_signals()
-    from jobmaster.server.program import main  # signals are received before the long imports
+    from jobmaster.server.program import main  # the long imports come after the first line
 
-    socket = os.environ.pop(LAUNCHER_VARIABLE, "")
-    if not socket.isdecimal():
-        sys.exit("jobmaster: start the server with: python -m jobmaster.serve")
-    os.set_inheritable(int(socket), False)
-    main(int(socket), received)
+    main(received)
 
 
 if __name__ == "__main__":

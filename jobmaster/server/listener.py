@@ -1,7 +1,9 @@
 """From a TCP connection to a served one: the bound on connections, TLS, and who is at the other end.
 
-A connection's task does its own handshake, under a deadline, so that a slow or hostile peer holds up nobody else.
-The identity is read once, from the leaf certificate, and handed to every call as a value.
+A connection's task does its own handshake, under a deadline, so that a slow or hostile peer delays nobody else. The
+identity is read once, from the leaf certificate, and passed to every call as a value. A client whose certificate is
+valid and identifies nobody here is answered UNAUTHENTICATED; all other refusals end the connection, in the handshake by
+an alert.
 """
 
 from __future__ import annotations
@@ -11,23 +13,25 @@ import errno
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from jobmaster.certs.contexts import peer_identity
+from jobmaster.certs.credentials import ALPN_PROTOCOL
 from jobmaster.errors import CertificateRefused
-from jobmaster.grpc.connection import closed_at_once
+from jobmaster.grpc.refusal import RefusingConnection
 from jobmaster.grpc.server import Dispatcher, ServerConnection
 from jobmaster.identity.certificate import valid_until
 from jobmaster.identity.policy import Identity, Policy
-from jobmaster.wire.handshakes import Pace, PacedStream
+from jobmaster.wire.connection import refuse
+from jobmaster.wire.handshakes import HandshakePace
 from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.wire.tcp import TcpStream
-from jobmaster.wire.tls import tls_stream
+from jobmaster.wire.tls import TlsStream, closing, do_handshake, tls_stream
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +40,15 @@ _FREE_PORT_TRIES: Final = 20
 
 REFUSALS_LOGGED: Final = 60
 """Refusals that are logged one by one in a minute; the rest is counted."""
-
-TlsStream = trio.SSLStream[trio.abc.Stream]
+MAX_REFUSING: Final = 100
+"""Connections at a time of clients that are authenticated and not known; more are closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections at a time, handshakes under way included; one that is too many is closed at once.
+    """How many connections at a time, handshakes under way included; one that is too many is closed.
 
-    There is no bound of its own on handshakes: strangers who stay silent in theirs would keep everybody else out.
+    Handshakes have no bound of their own: strangers who stay silent in theirs would keep everybody else out.
 
     Attributes:
         total: of all clients.
@@ -56,13 +60,20 @@ class ConnectionLimits:
     per_address: int = 5_000
     per_client: int = 5_000
 
+    def within(self, descriptors: int) -> ConnectionLimits:
+        """These limits, lowered so that `descriptors` are enough (RLIMIT_NOFILE less what jobs and files need)."""
+        total = max(1, min(self.total, descriptors))
+        return ConnectionLimits(
+            total=total, per_address=min(self.per_address, total), per_client=min(self.per_client, total)
+        )
+
 
 DEFAULT_LIMITS: Final = ConnectionLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """What every connection is held against."""
+class Admission:
+    """How connections are admitted, and what serves them."""
 
     context: ssl.SSLContext
     policy: Policy
@@ -73,16 +84,19 @@ class Door:
 class Listener:
     """Serves connections until it is cancelled."""
 
-    def __init__(self, door: Door, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
-        self._door = door
+    def __init__(self, admission: Admission, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
+        self._admission = admission
         self._limits = limits
         self._open = 0
         self._by_host: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
         self._serving: set[ServerConnection] = set()
+        self._unserved: set[trio.CancelScope] = set()
+        self._refusing = 0
+        self._is_shutting_down = False
         self._change = trio.lowlevel.ParkingLot()
         self._refusals = Refusals()
-        self._pace = Pace()
+        self._pace = HandshakePace()
 
     async def serve(
         self,
@@ -100,7 +114,13 @@ class Listener:
         )
 
     def shut_down(self) -> None:
-        """Tells every client that the server goes away; each connection ends when its last call has."""
+        """Tells every client that the server goes away; each connection ends when its last call has.
+
+        Handshakes under way, and connections that are being refused, are ended at once.
+        """
+        self._is_shutting_down = True
+        for scope in self._unserved:
+            scope.cancel()
         for connection in tuple(self._serving):
             connection.shut_down()
 
@@ -110,8 +130,8 @@ class Listener:
             connection.give_up_calls()
 
     async def wait_empty(self) -> None:
-        """Waits until no connection is served."""
-        while self._serving:
+        """Waits until there is no connection, served or not."""
+        while self._open:
             await self._change.park()
 
     async def _serve_connection(self, tcp: trio.SocketStream) -> None:
@@ -123,53 +143,74 @@ class Listener:
         self._open += 1
         with counted(self._by_host, host):
             try:
-                await self._handshake_and_serve(tcp, host)
+                wire = TcpStream(tcp, slot=self._pace.slot())
+                async with closing(tls_stream(wire, self._admission.context)) as tls:
+                    await self._admit(wire, tls, host)
             except Exception:
                 logger.exception("a bug in the server ended a connection")
             finally:
                 self._open -= 1
+                self._change.unpark_all()
 
-    async def _handshake_and_serve(self, tcp: trio.SocketStream, host: str) -> None:
-        wire = TcpStream(tcp)
-        paced = PacedStream(wire, self._pace)
-        tls = tls_stream(wire, self._door.context, under=paced)
-        async with closed_at_once(tls):
-            await self._serve_tls(wire, paced, tls, host)
+    async def _admit(self, wire: TcpStream, tls: TlsStream, host: str) -> None:
+        """Does the handshake and serves the client, or refuses it."""
+        admitted = None
+        with trio.CancelScope() as scope:
+            if self._is_shutting_down:
+                return
+            self._unserved.add(scope)
+            try:
+                admitted = await self._identify(wire, tls, host)
+            finally:
+                self._unserved.discard(scope)
+                wire.handshake_done()
+        if not scope.cancelled_caught and admitted is not None:
+            await self._serve(tls, host, *admitted)
 
-    async def _serve_tls(self, wire: TcpStream, paced: PacedStream, tls: TlsStream, host: str) -> None:
+    async def _identify(self, wire: TcpStream, tls: TlsStream, host: str) -> tuple[Identity, float] | None:
+        """The client, and for how many more seconds its certificate is valid; None for one that has been refused."""
         try:
-            identity, seconds_left = await self._handshake(wire, tls)
-        except (CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
+            wire.watch_peer()
+            with trio.fail_after(HANDSHAKE_SECONDS):
+                await do_handshake(tls)
+        except (trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
             self._refusals.log(_reason(refusal), host)
-            return
+            return None
         finally:
-            paced.done()
-        tls.transport_stream = wire  # from here on, nothing stands between
+            wire.handshake_done()
+        try:
+            identity = peer_identity(tls, self._admission.policy)
+        except CertificateRefused as refusal:
+            self._refusals.log(str(refusal), host)
+            if tls.selected_alpn_protocol() == ALPN_PROTOCOL:
+                await self._answer_unauthenticated(tls)
+            return None
         if self._by_client[identity.name] >= self._limits.per_client:
-            self._refusals.log(f"{identity.name} has {self._limits.per_client} connections, as many as it may", host)
+            reason = f"{identity.name} has {self._limits.per_client} connections, as many as it may"
+            self._refusals.log(reason, host)
+            await refuse(tls, reason)
+            return None
+        leaf = tls.getpeercert(binary_form=True)
+        return identity, (valid_until(leaf) - datetime.now(UTC)).total_seconds()
+
+    async def _answer_unauthenticated(self, tls: TlsStream) -> None:
+        if self._refusing >= MAX_REFUSING:
             return
+        self._refusing += 1
+        try:
+            await RefusingConnection(tls, _unknown_client(tls.getpeercert())).run()
+        finally:
+            self._refusing -= 1
+
+    async def _serve(self, tls: TlsStream, host: str, identity: Identity, seconds_left: float) -> None:
         logger.info("connection from %s is %s", host, identity.name)
-        connection = ServerConnection(tls, self._door.dispatcher, identity, policy=self._door.lifetime)
+        connection = ServerConnection(tls, self._admission.dispatcher, identity, policy=self._admission.lifetime)
         self._serving.add(connection)
         try:
             with counted(self._by_client, identity.name), trio.move_on_after(seconds_left):
                 await connection.run()
         finally:
             self._serving.discard(connection)
-            self._change.unpark_all()
-
-    async def _handshake(self, wire: TcpStream, tls: TlsStream) -> tuple[Identity, float]:
-        """Who is at the other end, and for how many more seconds its certificate is valid.
-
-        Raises:
-            CertificateRefused, trio.BrokenResourceError, trio.TooSlowError, OSError: nobody who may come in.
-        """
-        wire.watch_peer()
-        with trio.fail_after(HANDSHAKE_SECONDS):
-            await tls.do_handshake()
-        identity = peer_identity(tls, self._door.policy)
-        leaf = tls.getpeercert(binary_form=True)
-        return identity, (valid_until(leaf) - datetime.now(UTC)).total_seconds()
 
 
 class Refusals:
@@ -213,14 +254,21 @@ def _peer_host(tcp: trio.SocketStream) -> str:
         return "a peer that is gone"
 
 
+def _unknown_client(certificate: Mapping[str, Any]) -> str:
+    """For a client whose certificate is valid, in the form of `ssl.SSLSocket.getpeercert`, and that is not known."""
+    names = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    who = f"no client named {names[0][:64]!r}" if len(names) == 1 else "no client that this certificate names"
+    return f"this server knows {who}; ask its operator"
+
+
 def _reason(refusal: Exception) -> str:
     match refusal:
         case trio.TooSlowError():
             return f"no TLS handshake within {HANDSHAKE_SECONDS:.0f} s"
         case trio.BrokenResourceError(__cause__=ssl.SSLCertVerificationError() as cause):
             return f"certificate: {cause.verify_message}"
-        case trio.BrokenResourceError(__cause__=ssl.SSLError() as cause):
-            return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"
+        case trio.BrokenResourceError(__cause__=ssl.SSLError(reason=str(reason))):  # None where the peer has left
+            return f"TLS: {reason.lower().replace('_', ' ')}"
         case _:
             return str(refusal) or "the peer went away during the TLS handshake"
 

@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from jobmaster import __version__
+from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
 
-DEFAULT_PORT: Final = 6443
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
 DEFAULT_GRACE_SECONDS: Final = 10.0
 DEFAULT_MAX_JOBS: Final = 1_000
 _MOST_JOBS: Final = 100_000
-_PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 _MAX_GRACE_SECONDS: Final = 3600.0
-
-T = TypeVar("T")
 
 _DESCRIPTION: Final = """\
 Runs commands for clients that connect over gRPC with mutual TLS. A client's certificate is who it is; each command
@@ -132,33 +128,6 @@ def default_output_folder(environment: Mapping[str, str], *, is_root: bool) -> P
     if home.is_absolute():
         return home / ".local" / "state" / "jobmaster"
     raise ConfigurationError("HOME and XDG_STATE_HOME name no folder: give --output-dir")
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`; an IPv6 address is written in brackets.
-
-    Raises:
-        ValueError: it is no address; says how one is written.
-    """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or host in {"", "[]"} or not _PORT.fullmatch(port) or int(port) > 65535:
-        raise ValueError(f"{text!r} is not HOST:PORT with a port from 0 to 65535, such as localhost:{DEFAULT_PORT}")
-    if ":" in host and not bracketed:
-        raise ValueError(f"{text!r}: write an IPv6 address in brackets, such as [::1]:{DEFAULT_PORT}")
-    return host[1:-1] if bracketed else host, int(port)
-
-
-def argument(parse_text: Callable[[str], T]) -> Callable[[str], T]:
-    """Makes argparse show the text of a parser's ValueError instead of a fixed one."""
-
-    def checked(text: str) -> T:
-        try:
-            return parse_text(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return checked
 
 
 def _grace(text: str) -> float:

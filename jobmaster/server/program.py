@@ -28,18 +28,19 @@ from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError
 from jobmaster.grpc.server import Dispatcher
-from jobmaster.host.cgroup.lock import open_lock, try_lock
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
+from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
-from jobmaster.run.launcher import Launcher, attached_launcher, use_launcher
+from jobmaster.run.launcher import Launcher, attached_launcher, inherited_launcher, use_launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, clear_leftovers
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
-from jobmaster.server.listener import ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.server.listener import Admission, ConnectionLimits, Listener, open_listeners
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, SignalsReceived
+from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
 
 LOCK_SECONDS: Final = 5.0
 """How long a new server waits for an old one's launcher to end its jobs."""
@@ -49,11 +50,10 @@ LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
 
 
-def main(launcher: int, early: SignalsReceived, arguments: Sequence[str] | None = None) -> NoReturn:
+def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) -> NoReturn:
     """The program: serves until it is told to end.
 
     Args:
-        launcher: the descriptor of the socket to the launcher.
         early: signals that came before there was an event loop.
         arguments: of the command line.
     """
@@ -63,24 +63,27 @@ def main(launcher: int, early: SignalsReceived, arguments: Sequence[str] | None 
         level=logging.INFO if options.verbose else logging.WARNING,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    sys.exit(_exit_status(options, launcher, early))
+    status = _exit_status(options, early)
+    ignore_signals()
+    sys.exit(status)
 
 
-def _exit_status(options: ServerOptions, launcher: int, early: SignalsReceived) -> int:
+def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
-        trio.run(_run, options, launcher, early)
+        trio.run(run, options, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* HostError as errors:
-        status = _say_errors(1, errors)
+        status = max(status, _say_errors(1, errors))
     return status
 
 
-async def _run(options: ServerOptions, launcher: int, early: SignalsReceived) -> None:
+async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
+    """As `serve`, with cycles collected at times of our choosing."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collect_cycles)
-        await serve(options, launcher=launcher, early=early)
+        await serve(options, early=early)
         nursery.cancel_scope.cancel()
 
 
@@ -99,7 +102,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
 async def serve(
     options: ServerOptions,
     *,
-    launcher: int | None = None,
     early: SignalsReceived = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -107,7 +109,6 @@ async def serve(
 
     Args:
         options: of the server.
-        launcher: the socket to the launcher; None to start one.
         early: signals that came before; where there are any, the server ends before it is ready.
         task_status: of Trio.
 
@@ -128,9 +129,9 @@ async def serve(
         listeners = await _listen(options.host, options.port)
         port: int = listeners[0].socket.getsockname()[1]
         async with (
-            _launcher(prepared.terms.tree, launcher) as held,
+            hold_launcher(prepared.terms.tree) as launcher,
             open_registry(
-                LocalHost(prepared.terms, held),
+                LocalHost(prepared.terms, launcher),
                 grace_seconds=options.grace_seconds,
                 bounds=Bounds(running=plan.jobs),
             ) as registry,
@@ -138,12 +139,12 @@ async def serve(
             api = Api(registry)
             dispatcher = Dispatcher(services=api.services, status_of=status_of)
             limits = ConnectionLimits(total=plan.connections)
-            listener = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
+            listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
             for line in (f"jobmaster {__version__}", *prepared.report, *filter(None, [plan.warning])):
                 _say(line)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(_fail_when_lost, held)
+                    accepting.start_soon(_fail_when_lost, launcher)
                     await accepting.start(listener.serve, listeners, connections)
                     if not early:
                         _say(f"ready on {_address(options.host, port)}")
@@ -157,38 +158,48 @@ async def serve(
 
 
 @asynccontextmanager
-async def _launcher(tree: CgroupTree, socket: int | None) -> AsyncIterator[Launcher]:
-    """The launcher, which holds the lock of the jobs' folder too; first, what an earlier server left is ended.
+async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
+    """The launcher that started this process, or one of its own; it holds the lock of the jobs' folder too.
+
+    First, what an earlier server left is ended.
 
     Raises:
         ConfigurationError: another server has this folder.
     """
-    lock = open_lock(tree.jobs)
+    lock = await _take_lock(tree)
     try:
-        await _take_lock(lock, tree)
         await clear_leftovers(tree)
         kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             async with AsyncExitStack() as stack:
+                socket = inherited_launcher()
                 if socket is None:
-                    connected = await stack.enter_async_context(attached_launcher())
-                else:
-                    connected = trio.socket.socket(fileno=socket)
-                yield await stack.enter_async_context(use_launcher(connected, kill_fd=kill, lock_fd=lock))
+                    socket = await stack.enter_async_context(attached_launcher())
+                yield await stack.enter_async_context(use_launcher(socket, kill_fd=kill, lock_fd=lock))
         finally:
             os.close(kill)
     finally:
         os.close(lock)
 
 
-async def _take_lock(lock: int, tree: CgroupTree) -> None:
+async def _take_lock(tree: CgroupTree) -> int:
     with trio.move_on_after(LOCK_SECONDS):
-        while not try_lock(lock):  # noqa: ASYNC110  # flock(2) tells by no event
+        while (lock := _try_lock(tree)) is None:  # noqa: ASYNC110  # flock(2) tells by no event
             await trio.sleep(0.05)
-        return
+        return lock
     raise ConfigurationError(
         f"another jobmaster server has the cgroup {tree.jobs}; give this one its own --cgroup-root"
     )
+
+
+def _try_lock(tree: CgroupTree) -> int | None:
+    try:
+        tree.prepare()  # where an old server has just removed the folder
+    except CgroupFileError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    return take_lock(tree.jobs)
 
 
 async def _fail_when_lost(launcher: Launcher) -> None:
@@ -247,4 +258,9 @@ def _certificates(options: ServerOptions) -> Path:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201  # what this program says on stdout
+    """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that has left."""
+    try:
+        print(line, flush=True)  # noqa: T201  # what this program says on stdout
+    except OSError:
+        with open(os.devnull, "wb") as null:  # noqa: ASYNC230, PTH123  # never waits
+            os.dup2(null.fileno(), sys.stdout.fileno())

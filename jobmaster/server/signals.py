@@ -12,12 +12,23 @@ END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SignalsReceived = Sequence[int]
 
 
+def ignore_signals() -> None:
+    """Ignores these signals for what is left of the process.
+
+    An interpreter that ends sets what has a handler back to its default, which would be to die; what is ignored stays.
+    """
+    for number in END_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def receive_signals() -> SignalsReceived:
     """From now on these signals do nothing but to be noted in what is returned, which grows.
 
-    Trio's own receivers take precedence while they are open, and leave this behind when they are closed.
+    Trio's own receivers take precedence while they are open, and leave this behind when they are closed. The launcher
+    starts the server with these signals blocked, so that none comes before this.
     """
     received: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _frame: received.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     return received

@@ -1,8 +1,8 @@
 """How long a connection lives: pure decisions on a clock that the caller reads.
 
-A connection that says nothing is asked (PING) and given up when it does not answer; one without calls ends after a
-while; an old one is told to go elsewhere, which lets certificates and balancers have their turn. The age has a
-jitter, so that connections made together do not come back together.
+A silent peer is sent a PING, and given up when it does not answer; a connection without calls ends after a while; an
+old one is shut down, so that the client connects anew with the certificate, and to the server, that are current by
+then. The age has a jitter, so that connections made together do not come back together.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class LifetimePolicy:
 
     Attributes:
         preface: until the peer's first SETTINGS.
-        quiet: without a byte from the peer before it is sent a PING.
+        quiet: without a byte from the peer, before it is sent a PING.
         answer: for its answer to that.
-        stall: for its taking what is handed to TLS in one go.
+        stall: for its taking the bytes of one write.
         idle: without a call before the connection is ended.
-        age: before it is told to go away; `grace` later it is ended.
+        age: before it is shut down; `grace` later it is ended, with its calls.
         goaway: between the first GOAWAY, which lets calls under way come in, and the one that is final.
     """
 
@@ -49,19 +49,19 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class SendPing:
-    """Ask whether the peer is still there."""
+    """Send a PING."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShutDown:
-    """Tell the peer to go elsewhere, and end when its calls have."""
+    """Send GOAWAY, and end when the calls have ended."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class SendFinalGoaway:
-    """No call that is not here by now will be taken."""
+    """Send the GOAWAY that names the last call that is accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,25 +75,25 @@ Decision = Wait | SendPing | ShutDown | SendFinalGoaway | GiveUp
 
 
 class Lifetime:
-    """The clock of one connection. Each `on_…` is told of what happened, `decide` says what is due."""
+    """The clock of one connection. Each `on_…` records what happened, `decide` says what is due."""
 
     def __init__(self, policy: LifetimePolicy, *, now: float, jitter: float) -> None:
         """`jitter` stretches the age, from -0.1 to 0.1 of it."""
         self._policy = policy
         self._opened = now
-        self._heard = now
-        self._asked = math.inf
+        self._last_received = now
+        self._ping_sent = math.inf
         self._writing_since = math.inf
         self._idle_since = now
         self._has_settings = False
-        self._old = now + policy.age * (1 + jitter)
-        self._going = math.inf
+        self._expires = now + policy.age * (1 + jitter)
+        self._shutting_down = math.inf
         self._final = False
 
     def on_bytes(self, now: float) -> None:
         """The peer sent something."""
-        self._heard = now
-        self._asked = math.inf
+        self._last_received = now
+        self._ping_sent = math.inf
 
     def on_write(self, now: float) -> None:
         """Something is handed to the peer."""
@@ -117,30 +117,30 @@ class Lifetime:
 
     def on_shut_down(self, now: float) -> None:
         """The first GOAWAY has been sent."""
-        self._going = min(self._going, now)
+        self._shutting_down = min(self._shutting_down, now)
 
     def on_final_goaway(self) -> None:
         """The final one too."""
         self._final = True
 
     def decide(self, now: float) -> Decision:
-        """What is due at `now`; having done it, tell and ask again."""
+        """What is due at `now`; to be asked again once it has been done and recorded."""
         policy = self._policy
         due: list[tuple[float, Decision]] = [
             (math.inf if self._has_settings else self._opened + policy.preface, GiveUp("no HTTP/2 settings in time")),
-            (self._asked + policy.answer, GiveUp("no answer to a ping")),
+            (self._ping_sent + policy.answer, GiveUp("no answer to a ping")),
             (self._writing_since + policy.stall, GiveUp("the peer took nothing of what was sent")),
-            (self._heard + policy.quiet if math.isinf(self._asked) else math.inf, SendPing()),
+            (self._last_received + policy.quiet if math.isinf(self._ping_sent) else math.inf, SendPing()),
         ]
-        if math.isinf(self._going):
+        if math.isinf(self._shutting_down):
             due.append((self._idle_since + policy.idle, ShutDown("idle")))
-            due.append((self._old, ShutDown("old")))
+            due.append((self._expires, ShutDown("old")))
         else:
-            due.append((math.inf if self._final else self._going + policy.goaway, SendFinalGoaway()))
-            due.append((self._old + policy.grace, GiveUp("calls outlasted the grace of an old connection")))
+            due.append((math.inf if self._final else self._shutting_down + policy.goaway, SendFinalGoaway()))
+            due.append((self._expires + policy.grace, GiveUp("calls outlasted the grace of an old connection")))
         moment, decision = min(due, key=lambda entry: entry[0])
         if moment > now:
-            return Wait(min(moment, now + policy.stall))  # a write that begins meanwhile tells nobody
+            return Wait(min(moment, now + policy.stall))  # a write that begins meanwhile does not wake the watchdog
         if isinstance(decision, SendPing):
-            self._asked = now
+            self._ping_sent = now
         return decision

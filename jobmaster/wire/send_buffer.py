@@ -1,7 +1,7 @@
-"""The bytes that wait to be written to a peer, and who waits for their going: the back-pressure of one connection.
+"""The bytes of a connection that are pending: queued by senders, not yet taken by the peer.
 
-Several tasks put, one takes. What has been taken counts until it is `gone`, so that a peer who takes nothing stops the
-senders at the same mark, whatever is under way.
+Several tasks queue, one task sends. Bytes count as pending until the TCP socket has taken them, so that a peer who
+takes nothing stops the senders at the same mark, whatever the sending task has in its hands.
 """
 
 from __future__ import annotations
@@ -12,48 +12,52 @@ from typing import Final
 import trio
 
 HIGH_WATER: Final = 32 * 1024
-"""Bytes above which senders wait; with one `TURN` on top, 224 KiB are queued for a slow peer. No more is held: what TLS
-was handed counts until it is gone, and is there once, encrypted (`tls`)."""
-TURN: Final = 192 * 1024
-"""Bytes that a sender may put before the others have their turn."""
+"""Pending bytes at which senders wait; with one `QUANTUM` on top, 224 KiB are queued for a slow peer."""
+QUANTUM: Final = 192 * 1024
+"""Bytes that a sender may queue in one go, before the other senders have theirs."""
 CONTROL_LIMIT: Final = 1024 * 1024
-"""Bytes above which nothing more is read from the peer: what it makes us answer comes without a sender's leave."""
+"""Pending bytes above which nothing is read from the peer: acknowledgements and resets are queued without waiting."""
 WRITE_SIZE: Final = 128 * 1024
-"""Bytes taken in one go, about."""
+"""Bytes of small pieces that are joined to one write, about."""
 _ALONE: Final = 32 * 1024
-"""Bytes of a piece that is taken alone: to copy it together with others would cost more than a write."""
+"""Bytes of a piece that is written alone: joining it to others would cost more than a write."""
 
 
-class Outbox:
-    """See the module."""
+class SendBuffer:
+    """A queue of frames with a high-water mark."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes | bytearray] = deque()
-        self._size = 0
-        self._work = trio.lowlevel.ParkingLot()
+        self._pending = 0
+        self._writer = trio.lowlevel.ParkingLot()
         self._woken = False
-        self._room = trio.lowlevel.ParkingLot()
-        self._going = trio.lowlevel.ParkingLot()
+        self._senders = trio.lowlevel.ParkingLot()
+        self._drained = trio.lowlevel.ParkingLot()
 
     @property
-    def size(self) -> int:
-        """Bytes that have been put and are not gone."""
-        return self._size
+    def pending(self) -> int:
+        """Bytes that have been queued and not yet been sent."""
+        return self._pending
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a sender has to wait."""
+        return self._pending >= HIGH_WATER
 
     @property
     def is_empty(self) -> bool:
-        """True when there is nothing to take."""
+        """Whether there is nothing to take."""
         return not self._pieces
 
     def put(self, data: bytes | bytearray) -> None:
-        """Adds bytes, whatever the size: who may is asked before."""
+        """Queues bytes, also above the high-water mark, which is for senders to respect."""
         self._pieces.append(data)
-        self._size += len(data)
-        if self._work:
-            self._work.unpark()
+        self._pending += len(data)
+        if self._writer:
+            self._writer.unpark()
 
     def take(self) -> bytes | bytearray:
-        """The next bytes to write, as whole pieces, up to about `WRITE_SIZE`; only where the box is not empty."""
+        """The next bytes to write, as whole pieces, up to about `WRITE_SIZE`; only where it is not empty."""
         first = self._pieces.popleft()
         size = len(first)
         if size >= _ALONE or not self._pieces:
@@ -64,42 +68,38 @@ class Outbox:
             pieces.append(self._pieces.popleft())
         return b"".join(pieces)
 
-    def gone(self, count: int) -> None:
-        """That many bytes of those taken have been written."""
-        self._size -= count
-        if self._going:
-            self._going.unpark_all()
-        if self._room and self._size < HIGH_WATER:
-            self._room.unpark()
+    def sent(self, count: int) -> None:
+        """So many bytes of those taken have been sent."""
+        self._pending -= count
+        if self._drained:
+            self._drained.unpark_all()
+        if self._senders and self._pending < HIGH_WATER:
+            self._senders.unpark()
 
     def wake(self) -> None:
-        """Has `wait_for_work` return, with work or without."""
+        """Makes `wait_for_data` return, whether there is data or not."""
         self._woken = True
-        self._work.unpark()
+        self._writer.unpark()
 
-    async def wait_for_work(self) -> None:
+    async def wait_for_data(self) -> None:
         """Waits until there is something to take, or `wake` was called."""
         while not (self._pieces or self._woken):
-            await self._work.park()
+            await self._writer.park()
         self._woken = False
 
-    async def wait_for_room(self, *, at_once: bool = False) -> None:
-        """Waits until a sender may put a turn.
+    async def wait_until_sendable(self) -> None:
+        """Waits until fewer than `HIGH_WATER` bytes are pending. A checkpoint.
 
-        Always a checkpoint; `at_once`, where there is room, only one that may be cancelled. Of those who wait, one is
-        woken, and that one wakes the next, who finds room where it was not used: a hundred need not look each time.
+        One waiting sender is woken at a time; it wakes the next, who finds space where the first has not used it.
         """
-        if self._size < HIGH_WATER:
-            if at_once:
-                await trio.lowlevel.checkpoint_if_cancelled()
-            else:
-                await trio.lowlevel.checkpoint()
-        while self._size >= HIGH_WATER:
-            await self._room.park()
-            if self._size < HIGH_WATER:
-                self._room.unpark()
+        if self._pending < HIGH_WATER:
+            await trio.lowlevel.checkpoint()
+        while self._pending >= HIGH_WATER:
+            await self._senders.park()
+            if self._pending < HIGH_WATER:
+                self._senders.unpark()
 
     async def wait_below(self, limit: int) -> None:
-        """Waits until at most `limit` bytes are left."""
-        while self._size > limit:
-            await self._going.park()
+        """Waits until at most `limit` bytes are pending."""
+        while self._pending > limit:
+            await self._drained.park()

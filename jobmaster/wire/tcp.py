@@ -1,8 +1,7 @@
-"""TCP as TLS needs it: bytes come and go in the fewest turns of the event loop.
+"""TCP under trio.SSLStream: sending and receiving yield to other tasks only where they have to wait.
 
-trio.SSLStream lets the others have their turn in each of its operations: taking its lock is a checkpoint. A stream
-under it that did so once more would make every write and every read wait for two turns. So this one lets others run
-only where it has to wait, and is no stream for anybody but SSLStream.
+SSLStream yields in each of its operations, by taking its lock. A `trio.SocketStream` under it yields once more, so that
+every read and every write would take two passes of the event loop. This stream is for SSLStream alone.
 """
 
 from __future__ import annotations
@@ -12,12 +11,21 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
-from typing import Final, NoReturn
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+if TYPE_CHECKING:
+    from jobmaster.wire.handshakes import HandshakeSlot
+
 RECEIVE_SIZE: Final = 64 * 1024
-"""Bytes that are received in one go, at most, where nothing else is said."""
+"""Bytes that are received in one go, at most, unless the caller asks for fewer."""
+
+LINGER_SECONDS: Final = 0.3
+LINGER_READS: Final = 64
+LINGER_READ_SIZE: Final = 16 * 1024
+"""How long a peer may take to read our last words, and how much of its own is read meanwhile."""
 
 _WATCH_PEER: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -29,22 +37,31 @@ _WATCH_PEER: Final = (
 
 
 class TcpStream(trio.abc.HalfCloseableStream):
-    """The bytes of a connection, which stays the owner's. Always a point of cancellation, seldom a turn.
+    """A TCP connection, which the caller closes. Each operation can be cancelled, but yields only when it waits.
 
     Raises, from each of its methods:
         trio.BrokenResourceError: the connection is broken.
         trio.ClosedResourceError: it was closed here.
     """
 
-    def __init__(self, tcp: trio.SocketStream, *, buffer: bytearray | None = None) -> None:
-        """Where there is a buffer, bytes are received in it, and are there until the next ones are."""
+    def __init__(
+        self, tcp: trio.SocketStream, *, buffer: bytearray | None = None, slot: HandshakeSlot | None = None
+    ) -> None:
+        """Takes a connected stream.
+
+        Args:
+            tcp: stays the caller's.
+            buffer: where bytes are received; they are valid until the next `receive_some`.
+            slot: held between receiving and the next call, until `handshake_done`.
+        """
         self._tcp = tcp
         self._socket = tcp.socket
         self._buffer = buffer
+        self._slot = slot
         self._ahead: list[Sequence[bytes]] = []
 
     def watch_peer(self) -> None:
-        """Has the kernel end the connection of a peer that is gone, or takes nothing, for a minute or so.
+        """Makes the kernel end the connection when the peer is gone, or takes nothing, for a minute or so.
 
         Raises:
             OSError: the connection is gone already.
@@ -53,11 +70,19 @@ class TcpStream(trio.abc.HalfCloseableStream):
             self._socket.setsockopt(level, option, value)
 
     def put_ahead(self, pieces: Sequence[bytes]) -> None:
-        """Has bytes go before those of the next `send_all` that has none ahead of it yet."""
+        """Puts pieces before the bytes of the next `send_all` that has none before it yet."""
         self._ahead.append(pieces)
 
+    def handshake_done(self) -> None:
+        """The handshake has been computed, or given up: its slot is released."""
+        if self._slot is not None:
+            self._slot.release()
+            self._slot = None
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Sends all bytes; what has been sent is let go of as others wait to be."""
+        """Sends all bytes. A piece is freed when it has been sent, while the others wait."""
+        if self._slot is not None:
+            self._slot.release()
         await trio.lowlevel.checkpoint_if_cancelled()
         pieces: deque[bytes | bytearray | memoryview] = deque(self._ahead.pop(0) if self._ahead else ())
         pieces.append(data)
@@ -82,21 +107,26 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | memoryview:  # type: ignore[override]  # a view too
         """Receives at most `max_bytes`; nothing at the end. SSLStream copies what it is given, also from a view."""
+        if self._slot is not None:
+            self._slot.release()
         await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            try:
-                return self._receive(max_bytes)
-            except BlockingIOError:
-                pass
-            except OSError as error:
-                _fail(error)
+        while (data := self._receive(max_bytes)) is None:
             await trio.lowlevel.wait_readable(self._socket)
+        if self._slot is not None:
+            await self._slot.acquire()
+        return data
 
-    def _receive(self, max_bytes: int | None) -> bytes | memoryview:
-        if self._buffer is None or max_bytes is not None:
-            return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
-        count = os.readv(self._socket.fileno(), (self._buffer,))
-        return memoryview(self._buffer)[:count]
+    def _receive(self, max_bytes: int | None) -> bytes | memoryview | None:
+        """What has arrived; None where nothing has."""
+        try:
+            if self._buffer is None or max_bytes is not None:
+                return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
+            count = os.readv(self._socket.fileno(), (self._buffer,))
+            return memoryview(self._buffer)[:count]
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            _fail(error)
 
     async def wait_send_all_might_not_block(self) -> None:
         """Waits until some bytes can be sent."""
@@ -108,7 +138,23 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Closes the connection."""
+        self.handshake_done()
         await self._tcp.aclose()
+
+
+async def linger(stream: trio.abc.Stream) -> None:
+    """Ends our side of a connection and reads on for a moment.
+
+    Closing a socket with unread bytes resets the connection, and with it what the peer has not read yet: the GOAWAY or
+    alert that says why. Bounded in time and in bytes; the caller closes the stream afterwards.
+    """
+    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        if isinstance(transport, trio.abc.HalfCloseableStream):
+            await transport.send_eof()
+        for _ in range(LINGER_READS):
+            if not await transport.receive_some(LINGER_READ_SIZE):
+                return
 
 
 def _fail(error: OSError) -> NoReturn:

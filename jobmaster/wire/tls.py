@@ -1,118 +1,163 @@
-"""TLS on a connection: bulk data in few steps, and in little memory.
+"""TLS by trio.SSLStream, with a bound on its memory and a free hand for bulk data.
 
 Theory of operation
 -------------------
-trio.SSLStream drives a TLS object, which a context makes for it (`wrap_bio`), by one read or write in each turn of the
-event loop. Of which class those objects are, a context may say (`ssl.SSLContext.sslobject_class`). Ours does more in a
-step:
+SSLStream asks a context for a TLS object (`wrap_bio`) and drives it by two memory BIOs: of every call to the object
+that left something in the outgoing BIO it sends that, in the order of the calls. A `_Records` object stands between the
+two, with two differences from `ssl.SSLObject`:
 
-* a *read* takes what further records have arrived;
-* a *write* of bulk data is encrypted record by record. What was encrypted is handed to the TCP stream, to go ahead of
-  the last record, which SSLStream sends as any other. So the buffer in between, which OpenSSL never gives back to the
-  allocator, stays that of one record, and what is on its way is let go of piece by piece;
-* the buffer that was encrypted is another's from then on (`buffers`).
+* a *write* encrypts record by record, passes the records to the TCP stream, which sends them before what SSLStream sends
+  for that call, and frees the plaintext. So no more is held for a slow peer than what it has not taken, once; written in
+  one go, 192 KiB would be there three times (plaintext, BIO, bytes to send), and the BIO would never shrink;
+* a *read* returns what further records have arrived, so that a client takes bulk data in fewer passes of the event loop.
 
-On the wire bytes have to be in the order of their encryption. SSLStream sends once for each call that left something to
-send, be it a write or a read that had to answer, in the order of the calls. So each such call puts ahead what goes before
-its own, which is nothing for a read, and the TCP stream takes one of these for each send.
+SSLStream sends nothing for a call that failed. So the alert of a failed handshake is sent from the outgoing BIO here
+(`do_handshake`).
 """
 
 from __future__ import annotations
 
+import re
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 
-from jobmaster.http2 import buffers
-from jobmaster.wire.tcp import TcpStream
+from jobmaster.wire.tcp import TcpStream, linger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from _typeshed import ReadableBuffer, WriteableBuffer
+    from _typeshed import ReadableBuffer
 
 RECORD_SIZE: Final = 16 * 1024
 """Bytes of one TLS record, at most (RFC 8446, 5.1); after a full one there are likely to be more."""
+ALERT_SECONDS: Final = 1.0
+"""How long sending an alert may take."""
+CLOSE_SECONDS: Final = 1.0
+"""How long closing may take, which waits for nobody."""
+
+TlsStream = trio.SSLStream[trio.abc.Stream]
+
+_ALERT: Final = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_(\w+)")
 
 
-class TlsObject(ssl.SSLObject):
-    """See the module. trio.SSLStream uses it as any `ssl.SSLObject`."""
+class _Records:
+    """An `ssl.SSLObject`, as far as SSLStream uses it, that reads and writes several records in one call."""
 
-    _outgoing: ssl.MemoryBIO
-    _put_ahead: Callable[[Sequence[bytes]], None]
+    def __init__(self, tls: ssl.SSLObject, outgoing: ssl.MemoryBIO, tcp: TcpStream) -> None:
+        self._tls = tls
+        self._outgoing = outgoing
+        self._tcp = tcp
 
-    def send_by(self, outgoing: ssl.MemoryBIO, put_ahead: Callable[[Sequence[bytes]], None]) -> None:
-        """Says where encrypted bytes are found, and who takes those that go ahead."""
-        self._outgoing, self._put_ahead = outgoing, put_ahead
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tls, name)
 
-    def read(self, len: int = 1024, buffer: WriteableBuffer | None = None) -> bytes:  # noqa: A002  # as in the library
-        """Up to `len` bytes, of one record or of several."""
+    def read(self, limit: int) -> bytes:
+        """Up to `limit` bytes, of one record or of several."""
         before = self._outgoing.pending
         try:
-            return self._read(len, buffer)
+            return self._read(limit)
         finally:
-            if self._outgoing.pending > before:
-                self._put_ahead(())
+            if self._outgoing.pending > before:  # an answer (a key update): a send of its own, with nothing before it
+                self._tcp.put_ahead(())
 
-    def _read(self, limit: int, buffer: WriteableBuffer | None) -> bytes:
-        data = super().read(limit, buffer)
-        if buffer is not None or len(data) < RECORD_SIZE:
+    def _read(self, limit: int) -> bytes:
+        data = self._tls.read(limit)
+        if len(data) < RECORD_SIZE:
             return data
         records = [data]
-        left = limit - RECORD_SIZE
+        left = limit - len(data)
         with suppress(ssl.SSLError):  # no more has come, or an end that the next read will meet too
-            while left and (record := super().read(left)):
+            while left and (record := self._tls.read(left)):
                 records.append(record)
                 left -= len(record)
         return b"".join(records)
 
     def write(self, data: ReadableBuffer) -> int:
-        """Encrypts bytes. A bytearray is no longer the caller's afterwards."""
+        """Encrypts bytes. A bytearray is empty afterwards."""
         ahead = []
-        with memoryview(data) as whole:
-            size = len(whole)
-            super().write(whole[:RECORD_SIZE])
+        with memoryview(data) as plaintext:
+            size = len(plaintext)
+            self._tls.write(plaintext[:RECORD_SIZE])
             for start in range(RECORD_SIZE, size, RECORD_SIZE):
                 ahead.append(self._outgoing.read())
-                super().write(whole[start : start + RECORD_SIZE])
-        self._put_ahead(ahead)
+                self._tls.write(plaintext[start : start + RECORD_SIZE])
+        self._tcp.put_ahead(ahead)
         if isinstance(data, bytearray):
-            buffers.give_back(data)
+            data.clear()
         return size
 
 
 class _Context:
-    """What SSLStream asks of a context, for one connection."""
+    """What SSLStream asks of an `ssl.SSLContext`."""
 
     def __init__(self, context: ssl.SSLContext, tcp: TcpStream) -> None:
         self._context = context
         self._tcp = tcp
 
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> ssl.SSLObject:
-        """As that of `ssl.SSLContext`, which is left as it was: it may serve others too."""
-        context, usual = self._context, self._context.sslobject_class
-        context.sslobject_class = TlsObject
-        try:
-            made = cast("TlsObject", context.wrap_bio(incoming, outgoing, **options))
-        finally:
-            context.sslobject_class = usual
-        made.send_by(outgoing, self._tcp.put_ahead)
-        return made
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, **options: Any) -> _Records:
+        """The TLS object of a connection."""
+        return _Records(self._context.wrap_bio(incoming, outgoing, **options), outgoing, self._tcp)
 
 
-def tls_stream(
-    tcp: TcpStream, context: ssl.SSLContext, *, under: trio.abc.Stream | None = None, server_hostname: str | None = None
-) -> trio.SSLStream[trio.abc.Stream]:
-    """A TLS stream on a TCP connection: a client's where it is told the server's name, a server's otherwise.
-
-    Where there is a stream `under` it that stands between the two, it is for the handshake.
-    """
+def tls_stream(tcp: TcpStream, context: ssl.SSLContext, *, server_hostname: str | None = None) -> TlsStream:
+    """A TLS stream on a TCP connection: a client's where it is given the server's name, a server's otherwise."""
     return trio.SSLStream(
-        under or tcp,
+        tcp,
         cast("ssl.SSLContext", _Context(context, tcp)),
         server_hostname=server_hostname,
         server_side=server_hostname is None,
         https_compatible=True,
     )
+
+
+async def do_handshake(tls: TlsStream) -> None:
+    """Does the handshake. Where it fails, the peer is sent the alert that says why, and given a moment to read it.
+
+    Raises:
+        trio.BrokenResourceError: it failed; caused by the ssl.SSLError.
+    """
+    failure = None
+    try:
+        await tls.do_handshake()
+    except trio.BrokenResourceError as error:
+        failure = error
+    if failure is None:
+        return
+    alert = tls._outgoing.read()  # what SSLStream would have sent, had the call not failed
+    if alert and isinstance(failure.__cause__, ssl.SSLError):
+        with trio.move_on_after(ALERT_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await tls.transport_stream.send_all(alert)
+            await linger(tls)
+    try:
+        raise failure
+    finally:
+        del failure  # with its traceback it would make a cycle
+
+
+def alert_in(error: BaseException | None) -> str | None:
+    """The alert with which the peer ended a connection, in words ("certificate expired"); None where it was none."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and (match := _ALERT.fullmatch(str(error.reason))):
+            return match[1].lower().replace("_", " ")
+        error = error.__cause__
+    return None
+
+
+@asynccontextmanager
+async def closing(tls: TlsStream) -> AsyncIterator[TlsStream]:
+    """Closes a TLS stream at the end of the block, without waiting for the peer, and frees what it holds.
+
+    SSLStream refers to itself, so that its TLS state, some 60 KiB, would otherwise stay until a full collection of
+    cycles, a minute later: a flood of strangers would fill the memory meanwhile. Hence its attributes are removed.
+
+    Closing cannot be cancelled: a `Cancelled` would take the place of what ended the block, of a KeyboardInterrupt, for
+    example.
+    """
+    try:
+        yield tls
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await trio.aclose_forcefully(tls)
+        vars(tls).clear()

@@ -35,12 +35,14 @@ from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.output.log import OutputLog
 from jobmaster.server import listener
 from jobmaster.server.collector import collect_cycles
-from jobmaster.server.listener import DEFAULT_LIMITS, ConnectionLimits, Door, Listener, open_listeners
+from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
 from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 
 SERVICE: Final = "abuse.Service"
 TICK: Final = 0.010
 CHUNK: Final = bytes(8 * 1024)
+LARGE: Final = 1_900_000
+"""Bytes of a large answer, such as the status of a job with many arguments."""
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 
@@ -73,12 +75,18 @@ async def output(_message: BytesValue) -> AsyncIterator[StoredMessages]:
                     yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator
 
 
+def large(_message: BytesValue, request: object) -> BytesValue:  # as purerpc calls it
+    """Answers at once, with much."""
+    return BytesValue(value=bytes(LARGE))
+
+
 def service() -> Service:
-    """The four methods."""
+    """The five methods."""
     made = Service(SERVICE)
     unary = RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue)
     made.add_method("Echo", echo, unary)
     made.add_method("Hang", hang, unary)
+    made.add_method("Large", large, unary)
     stream = RPCSignature(Cardinality.UNARY_STREAM, BytesValue, BytesValue)
     made.add_method("Flood", flood, stream)
     made.add_method("Output", output, stream)
@@ -149,7 +157,7 @@ class Gauge:
             "connections": self._served._open,
             "running_handlers": self._dispatcher.running,
             "peak_handlers": self._dispatcher.peak,
-            "streams": sum(max(len(each._streams), each._http2.open_streams) for each in connections),
+            "streams": sum(max(len(each._calls), each.connection._http2.open_streams) for each in connections),
             "bugs": self._bugs.count,
         }
 
@@ -186,7 +194,9 @@ async def serve(options: argparse.Namespace) -> None:
     lifetime = LifetimePolicy(preface=options.preface, quiet=options.quiet, answer=options.answer, stall=options.stall)
     context: ssl.SSLContext = server_context(options.certificates)
     limits = ConnectionLimits(total=options.total, per_address=options.per_address, per_client=options.per_client)
-    served = Listener(Door(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, lifetime=lifetime), limits)
+    served = Listener(
+        Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, lifetime=lifetime), limits
+    )
     gauge = Gauge(served, dispatcher, bugs)
     async with trio.open_nursery() as nursery:
         listeners = await open_listeners("127.0.0.1", 0)

@@ -39,6 +39,11 @@ GRANTED: Final = 10_000
 """Bytes."""
 WIDE_OPEN: Final = window_update(0, LARGEST_WINDOW - 65_535)
 FLOODS: Final = 100
+CONNECTIONS: Final = 5
+LARGE_ANSWERS: Final = 99
+RESOURCE_EXHAUSTED: Final = b"8"
+WAITING_KIB: Final = 32 * 1024
+"""What may be held of one caller's answers, 16 MiB, and as much for what is being made."""
 
 
 async def test_reader_that_takes_nothing(certificates: Path) -> None:
@@ -116,6 +121,31 @@ async def test_windows_that_stay_shut(certificates: Path) -> None:
             await attacker.until(lambda: attacker.data_taken >= GRANTED)
             assert attacker.data_taken == GRANTED
         await program.until_nothing_is_left(before)
+
+
+async def test_large_answers_to_windows_that_stay_shut(certificates: Path) -> None:
+    """Answers that wait for a window are held for a caller up to a bound, on all its connections; further ones fail."""
+    async with attacked(certificates) as program, bystander(program) as other, AsyncExitStack() as stack:
+        before = await program.mark()
+        greedy = [
+            await stack.enter_async_context(attacking(program, (INITIAL_WINDOW_SIZE, 0))) for _ in range(CONNECTIONS)
+        ]
+        streams = range(1, 1 + 2 * LARGE_ANSWERS, 2)
+        for attacker in greedy:
+            await attacker.send(
+                b"".join(call(stream_id, "Large") for stream_id in streams) + call(streams.stop, "Nope")
+            )
+            assert await attacker.answer(streams.stop) is not None
+        statuses = [answer.fields.get(b"grpc-status") for attacker in greedy for answer in attacker.answers.values()]
+        assert statuses.count(RESOURCE_EXHAUSTED) > CONNECTIONS * LARGE_ANSWERS * 0.9
+        worst = await program.report()
+        await other.echo()
+        await stack.aclose()
+        await program.until_nothing_is_left(before)
+    print(
+        f"answers that wait: +{worst.peak_rss_kib - before.rss_kib} KiB, stall {worst.worst_stall_ms} ({worst.worst_busy_ms})"
+    )
+    assert worst.peak_rss_kib - before.rss_kib < WAITING_KIB
 
 
 async def test_peer_that_answers_no_ping(certificates: Path) -> None:

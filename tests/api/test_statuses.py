@@ -26,6 +26,7 @@ from jobmaster.errors import (
     ServerDraining,
     TransportError,
 )
+from jobmaster.threads import NoThread
 
 FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -44,6 +45,12 @@ def test_errors_for_the_client(kind: type[Exception], caplog: pytest.LogCaptureF
     status = status_of(kind("say this"))
     assert (status.status_code, status.status_message) == (FOR_THE_CLIENT[kind], "say this")
     assert caplog.records == []
+
+
+def test_a_kind_of_such_an_error() -> None:
+    """A more special error has the code of what it is a kind of."""
+    status = status_of(NoThread("say this"))
+    assert (status.status_code, status.status_message) == (StatusCode.RESOURCE_EXHAUSTED, "say this")
 
 
 def test_no_error_for_the_client_is_forgotten() -> None:
@@ -75,7 +82,7 @@ def test_incomplete_output() -> None:
     ],
 )
 def test_any_other_error_stays_inside(kind: type[Exception], caplog: pytest.LogCaptureFixture) -> None:
-    """The client gets INTERNAL and a reference, never the text; the log has both, with the traceback."""
+    """The client gets INTERNAL and a reference, never the text; the log has both, and the traceback of a bug."""
     try:
         raise kind("/var/lib/secret")
     except kind as error:
@@ -86,7 +93,7 @@ def test_any_other_error_stays_inside(kind: type[Exception], caplog: pytest.LogC
     assert reference is not None
     assert reference[1] in caplog.text
     assert "secret" in caplog.text
-    assert "Traceback" in caplog.text
+    assert ("Traceback" in caplog.text) is not issubclass(kind, HostError)
 
 
 def test_references_differ() -> None:

@@ -14,6 +14,8 @@ from importlib.metadata import version
 from statistics import median, quantiles
 from typing import Final
 
+from tests.bench.command_line import CommandLine
+from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.servers import Place, Server, Unable, run_client
 from tests.bench.table import Better, Row, Runs
@@ -41,6 +43,10 @@ class Size:
     live_bytes: int
     lines: int
     other_jobs: int
+    idle_jobs: tuple[int, ...]
+    """None: a thousand, and as many as this host allows."""
+    idle_seconds: float
+    commands: int
 
 
 FULL: Final = Size(
@@ -56,6 +62,9 @@ FULL: Final = Size(
     live_bytes=8 * 1024 * 1024,
     lines=300,
     other_jobs=100,
+    idle_jobs=(),
+    idle_seconds=20,
+    commands=5,
 )
 QUICK: Final = replace(
     FULL,
@@ -69,6 +78,9 @@ QUICK: Final = replace(
     live_bytes=1024 * 1024,
     lines=10,
     other_jobs=3,
+    idle_jobs=(8,),
+    idle_seconds=1,
+    commands=1,
 )
 
 
@@ -91,6 +103,12 @@ class Contest:
         yield from self._latency()
         yield self._status(self.size.calls_in_turn, 1)
         yield self._status(self.size.calls_at_once, self.size.calls_in_flight)
+        program = CommandLine(own=self.own, server=self.jobmaster, rounds=self.size.rounds, runs=self.size.commands)
+        yield from program.rows()
+        idle = IdleJobs(
+            own=self.own, counts=self.size.idle_jobs or (1_000, most_jobs()), seconds=self.size.idle_seconds
+        )
+        yield from idle.rows()
 
     def _start(self) -> Iterator[Row]:
         count = self.size.starts

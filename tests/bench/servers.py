@@ -86,6 +86,20 @@ def place(parent: Path, needed: int) -> Iterator[Place]:
                 clearing.callback(shutil.rmtree, folder)
 
 
+@contextmanager
+def second_place(own: Place) -> Iterator[Place]:
+    """A place for a second server beside `own`, gone after the block."""
+    second = Place(
+        folder=own.folder / "second", cgroup_root=own.cgroup_root.with_name(f"{own.cgroup_root.name}-second")
+    )
+    second.folder.mkdir()
+    try:
+        yield second
+    finally:
+        with _undisturbed():
+            _remove_cgroups(second.cgroup_root)
+
+
 def _require_host(parent: Path, needed: int) -> Path:
     if os.geteuid() != 0:
         raise Unable("the benchmark starts a server that gives each job a cgroup: run it as root")
@@ -125,17 +139,26 @@ def _remove_cgroups(root: Path) -> None:
 
 
 @contextmanager
-def jobmaster(own: Place, *, profile: Path | None = None) -> Iterator[Server]:
+def jobmaster(own: Place, *, profile: Path | None = None, options: Sequence[str] = ()) -> Iterator[Server]:
     """The jobmaster server, for the block; with `profile`, its main thread runs under cProfile into that file."""
     profiler = ("-m", "cProfile", "-o", str(profile)) if profile is not None else ()
+    module = "jobmaster.server" if profiler else "jobmaster.serve"
     with _serving(
         "the jobmaster server",
         [
-            *(*profiler, "-m", "jobmaster.serve", "--listen", "localhost:0", "--output-dir", str(own.output)),
-            *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root)),
+            *(*profiler, "-m", module, "--listen", "localhost:0", "--output-dir", str(own.output)),
+            *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root), *options),
         ],
-    ) as server:
-        yield server
+    ) as launcher:
+        yield launcher if profiler else Server(_server_of(launcher.pid), launcher.port)
+
+
+def _server_of(launcher: int) -> int:
+    """The server's own pid: what was started is the launcher, and the server is its child."""
+    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return int(pid)
+    raise Unable(f"process {launcher} has not started a server")
 
 
 @contextmanager

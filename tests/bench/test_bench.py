@@ -64,6 +64,8 @@ def test_all_is_measured(folder: Path, tmp_path: Path) -> None:
             "the server's memory at its highest until then",
         ),
         *("a live line", "a live line", "Status", "Status"),
+        *("jobmaster --help", "jobmaster --version", "jobmaster status"),
+        *("8 idle jobs: CPU time", "8 idle jobs: memory", "8 idle jobs: memory"),
     ]
     for entry in measured:
         assert entry["name"] in table

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import ssl
+import subprocess
+import sys
 import types
 from typing import TYPE_CHECKING
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from jobmaster.certs import contexts as tls
-from jobmaster.certs.authority import load_pair
+from jobmaster.certs import credentials
+from jobmaster.certs.authority import LEAF_LIFETIME, load_pair, make_authority
 from jobmaster.certs.contexts import client_context, server_context
 from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, SERVER_AUTHORITY, certificate_path, key_path
 from jobmaster.errors import ConfigurationError
@@ -81,8 +84,84 @@ def test_weak_defaults_do_not_matter(
 ) -> None:
     """On a distribution whose defaults allow everything both sides are as strict as elsewhere."""
     # A copy of the module's names: its own code looks SSLContext up, and would find the subclass.
-    monkeypatch.setattr(tls, "ssl", types.SimpleNamespace(**{**vars(ssl), "SSLContext": WeakDefaults}))
+    monkeypatch.setattr(credentials, "ssl", types.SimpleNamespace(**{**vars(ssl), "SSLContext": WeakDefaults}))
     test_settings(folder, context, who, authority)
+
+
+def test_the_client_needs_no_cryptography(folder: Path) -> None:
+    """A client's context is made without importing cryptography, which costs more than all the rest of it."""
+    program = (
+        "import sys; from pathlib import Path; from jobmaster.certs.credentials import client_context;"
+        f"client_context(Path({str(folder)!r}), 'client1'); print('cryptography' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("since_now", "complaint"),
+    [
+        (
+            LEAF_LIFETIME + datetime.timedelta(minutes=1),
+            r"server1_cert\.pem expired at \d{4}-\d\d-\d\d \d\d:\d\d UTC: put",
+        ),
+        (
+            datetime.timedelta(days=-1),
+            r"client_ca_cert\.pem is not valid before \d{4}-\d\d-\d\d \d\d:\d\d UTC: set this host's clock right",
+        ),
+        (datetime.timedelta(days=3651), r"client_ca_cert\.pem expired at"),
+    ],
+)
+def test_server_out_of_its_time(folder: Path, since_now: datetime.timedelta, complaint: str) -> None:
+    """A server whose certificate, or whose clients' authority, is out of its validity period gets no context."""
+    with pytest.raises(ConfigurationError, match=complaint):
+        server_context(folder, now=datetime.datetime.now(datetime.UTC) + since_now)
+
+
+def test_server_at_the_ends_of_its_time(folder: Path) -> None:
+    """The first and the last moment of the validity period belong to it (RFC 5280, 4.1.2.5)."""
+    certificate = load_pair(folder, SERVER).certificate
+    server_context(folder, now=certificate.not_valid_before_utc)
+    server_context(folder, now=certificate.not_valid_after_utc)
+
+
+def test_one_valid_authority_is_enough(folder: Path) -> None:
+    """An expired authority in the file beside a valid one, as after a renewal, does no harm."""
+    file = certificate_path(folder, CLIENT_AUTHORITY)
+    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=4000)
+    expired = make_authority("jobmaster client authority", now=past).certificate
+    file.write_bytes(expired.public_bytes(serialization.Encoding.PEM) + file.read_bytes())
+    server_context(folder)
+
+
+@SIDES
+@pytest.mark.parametrize("bits", [0o777, 0o770, 0o720, 0o702, 0o1777])
+def test_folder_that_others_may_write(folder: Path, context: Context, who: str, authority: str, bits: int) -> None:
+    """A folder in which others could exchange the keys is refused by name, with the command that puts it right."""
+    folder.chmod(bits)
+    with pytest.raises(
+        ConfigurationError, match=rf"{folder} can be written by others \(mode {bits:04o}\).*chmod go-w {folder}"
+    ):
+        context(folder)
+
+
+@SIDES
+def test_folder_of_somebody_else(folder: Path, context: Context, who: str, authority: str) -> None:
+    """A folder of a user who is neither this one nor root is refused, with its owner and the remedy."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a folder away")
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(ConfigurationError, match=rf"{folder} belongs to another user \(uid 65534\).*chown 0 {folder}"):
+        context(folder)
+
+
+@SIDES
+def test_folder_that_others_may_read(folder: Path, context: Context, who: str, authority: str) -> None:
+    """A folder that others may enter and list is taken, by way of a symbolic link too."""
+    folder.chmod(0o755)
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    context(link)
 
 
 @SIDES

@@ -13,21 +13,19 @@ HOME = {"HOME": "/home/someone"}
 
 
 def test_explicit_folder_wins() -> None:
-    """A folder that was named is taken, whatever the defaults."""
-    chosen = choose_folder(Path("here"), checkout=Path("/checkout"), environment=HOME, is_root=True)
-    assert chosen == Path("here")
+    """A folder that was named is taken, whatever the default."""
     assert certificate_folder(Path("here")) == Path("here")
 
 
 def test_checkout_comes_before_the_host() -> None:
     """In a checkout the default is its certs folder, for root too."""
-    chosen = choose_folder(None, checkout=Path("/checkout"), environment=HOME, is_root=True)
+    chosen = choose_folder(checkout=Path("/checkout"), environment=HOME, is_root=True)
     assert chosen == Path("/checkout/certs")
 
 
 def test_root() -> None:
     """The default of root is the system's folder."""
-    assert choose_folder(None, checkout=None, environment=HOME, is_root=True) == Path("/etc/jobmaster/certs")
+    assert choose_folder(checkout=None, environment=HOME, is_root=True) == Path("/etc/jobmaster/certs")
 
 
 @pytest.mark.parametrize(
@@ -41,14 +39,14 @@ def test_root() -> None:
 )
 def test_user(environment: dict[str, str], folder: str) -> None:
     """The default of a user is below the XDG configuration folder; a relative one does not count."""
-    assert choose_folder(None, checkout=None, environment=environment, is_root=False) == Path(folder)
+    assert choose_folder(checkout=None, environment=environment, is_root=False) == Path(folder)
 
 
 @pytest.mark.parametrize("environment", [{}, {"HOME": ""}, {"HOME": "relative"}])
 def test_user_without_home(environment: dict[str, str]) -> None:
     """A user without a home folder is asked to name the folder."""
     with pytest.raises(ConfigurationError, match="explicitly"):
-        choose_folder(None, checkout=None, environment=environment, is_root=False)
+        choose_folder(checkout=None, environment=environment, is_root=False)
 
 
 def test_this_checkout() -> None:

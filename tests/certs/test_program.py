@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from jobmaster.certs.__main__ import main
 from jobmaster.certs.authority import load_pair
 from jobmaster.certs.folder import SERVER, certificate_path, key_path
-from tests.certs.hostile_certificates import CLIENT_ROWS, mint
+from tests.certs.hostile_certificates import CLIENT_ROWS, make_server, mint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +113,25 @@ def test_show_refused_client(folder: Path, capsys: Captured) -> None:
     capsys.readouterr()
     assert main(["show", str(folder)]) == 0
     assert table(capsys.readouterr().out)["backup_cert.pem"][1].strip() == "refused"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "mark"), [("expired", 4, "(expired)"), ("not yet valid", 3, "(not yet valid)")]
+)
+def test_show_marks_what_is_not_valid(folder: Path, capsys: Captured, row: str, column: int, mark: str) -> None:
+    """`show` marks the end of an expired certificate and the beginning of one that is not yet valid, and no others."""
+    assert main(["show", str(make_server(folder, row))]) == 0
+    out = capsys.readouterr().out
+    assert table(out)["server1_cert.pem"][column].strip().endswith(mark)
+    assert out.count("(") == 1
+
+
+def test_show_open_folder(folder: Path, capsys: Captured) -> None:
+    """`show` exits 2 for a folder that others may write, and says so once."""
+    folder.chmod(0o777)
+    assert main(["show", str(folder)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("chmod go-w")) == ("", 1)
 
 
 def test_show_unreadable_certificate(folder: Path, capsys: Captured) -> None:

@@ -79,6 +79,63 @@ def test_an_ended_job_for_people() -> None:
     ]
 
 
+def test_a_running_job_of_an_older_server() -> None:
+    """An older server says nothing of sizes, and sends the epoch as the end of a job that runs: neither is shown."""
+    record = running()
+    record.ClearField("limits")
+    record.ClearField("output_bytes")
+    record.ended.FromSeconds(0)
+    assert as_block(record).splitlines()[3:] == [
+        "state      JOBSTATE_RUNNING (running)",
+        "pid        42",
+        "started    2026-01-02T03:04:05Z",
+    ]
+
+
+def test_an_ended_job_of_an_older_server() -> None:
+    """What an older server says of an end is shown, and nothing that it did not say."""
+    record = running()
+    record.ClearField("limits")
+    record.ClearField("output_bytes")
+    record.state, record.job_msg = pb.JOBSTATE_COMPLETED, ""
+    record.ended.CopyFrom(moment(6))
+    assert as_block(record).splitlines()[3:] == [
+        "state      JOBSTATE_COMPLETED",
+        "pid        42",
+        "started    2026-01-02T03:04:05Z",
+        "ended      2026-01-02T03:04:06Z",
+        "exit code  0",
+    ]
+
+
+@pytest.mark.parametrize("knows", ["limits", "cause", "output_bytes_lost"])
+def test_no_output_is_a_fact_of_a_server_that_knows_sizes(knows: str) -> None:
+    """0 bytes are shown where the server sent something that only a server with sizes sends."""
+    record = ended()
+    for field in {"limits", "cause", "output_bytes", "output_bytes_lost"} - {knows}:
+        record.ClearField(field)
+    if knows == "cause":
+        record.cause.exited.code = 0
+    assert "output     0 bytes" in as_block(record)
+
+
+def test_a_job_that_was_never_launched() -> None:
+    """No process, no pid; not started, no moment of it."""
+    record = running()
+    record.ClearField("pid")
+    record.ClearField("started")
+    assert [line.split()[0] for line in as_block(record).splitlines()] == [
+        *("job", "command", "client", "state", "limit", "output")
+    ]
+
+
+def test_a_state_of_a_newer_server() -> None:
+    """A state that this client does not know is shown by its number."""
+    record = running()
+    record.ParseFromString(record.SerializeToString() + b"\x28\x2a")  # field 5, state, again: 42
+    assert "state      state 42 (running)" in as_block(record)
+
+
 @pytest.mark.parametrize(
     ("hostile", "shown"),
     [

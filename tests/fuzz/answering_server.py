@@ -5,11 +5,11 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from jobmaster.http2.errors import ProtocolViolation
 from jobmaster.http2.events import DataReceived, Event, HeadersReceived, StreamReset
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import Field, encode_block
-from jobmaster.http2.protocol import Http2, Side
-from jobmaster.http2.streams import ProtocolViolation
+from jobmaster.http2.protocol import Configuration, Http2Protocol
 
 RESPONSE: Final[list[Field]] = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 TRAILERS: Final[list[Field]] = [(b"grpc-status", b"0")]
@@ -32,10 +32,10 @@ class AnsweringServer:
 
     def __init__(self) -> None:
         self.sent = bytearray()
-        side = Side(
-            is_client=False, stream_window=WINDOW, connection_window=2 * WINDOW, max_frame_size=16 * 1024, read=tuple
+        side = Configuration(
+            is_client=False, stream_window=WINDOW, connection_window=2 * WINDOW, max_frame_size=16 * 1024, parse=tuple
         )
-        self.http2: Http2[tuple[Field, ...]] = Http2(side, self.sent.extend)
+        self.http2: Http2Protocol[tuple[Field, ...]] = Http2Protocol(side, self.sent.extend)
         self.http2.start()
         self.now = 0.0
         self.requests: list[int] = []
@@ -55,7 +55,7 @@ class AnsweringServer:
                 case StreamReset(stream_id):
                     self.calls.pop(stream_id, None)
                 case DataReceived(stream_id, _, length):
-                    self.http2.hand_back(stream_id, length)
+                    self.http2.acknowledge(stream_id, length)
                 case _:
                     pass
         return events

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from jobmaster.http2.errors import ProtocolViolation
 from jobmaster.http2.events import DataReceived, Event, HeadersReceived
 from jobmaster.http2.frames import ErrorCode
-from jobmaster.http2.streams import REMEMBERED_ENDS, ProtocolViolation
+from jobmaster.http2.streams import REMEMBERED_CLOSED
 from jobmaster.http2.tolerance import MAX_HEADER_BLOCK
 from tests.fuzz.answering_server import Answer, AnsweringServer
 from tests.fuzz.hostile_bytes import MAX_FRAME, OPENING, REQUEST, frame, frames, streams
@@ -88,9 +89,8 @@ def assert_little_is_held(server: AnsweringServer) -> None:
     """Streams are those that were opened, and no more than one frame and one block wait for their rest."""
     http2 = server.http2
     assert http2.open_streams <= len(server.requests)
-    assert len(http2._table._ends) <= REMEMBERED_ENDS
-    assert len(http2._held) < 9 + MAX_FRAME
-    assert http2._block is None or len(http2._block) <= MAX_HEADER_BLOCK
+    assert len(http2._table._closed) <= REMEMBERED_CLOSED
+    assert http2._frames.held < 9 + MAX_FRAME + MAX_HEADER_BLOCK
 
 
 @given(st.lists(frames, max_size=12).map(b"".join))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import h2.config
 import h2.connection
@@ -25,13 +27,14 @@ from purerpc.grpclib.exceptions import (
 from jobmaster.errors import TransportError
 from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
 from jobmaster.grpc.headers import request_headers
-from jobmaster.grpc.server import CONNECTION_WINDOW, Dispatcher, ServerConnection
+from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.wire.send_buffer import HIGH_WATER
 from tests.harness import OneConnection
 
 Echo = pb.JobOutputResponse
 SERVICE = "test.Service"
+NAMES = {"InTurn": "in_turn", "FailInThread": "fail_in_thread"}
 
 
 class Probe:
@@ -45,15 +48,21 @@ class Probe:
         self.turns = [trio.Event() for _ in range(3)]
         self.service = Service(SERVICE)
         cardinality = purerpc.Cardinality.UNARY_UNARY
-        for name in ("Echo", "Hang", "Fail", "InTurn"):
+        for name in ("Echo", "Hang", "Fail", "InTurn", "FailInThread"):
             signature = RPCSignature(cardinality, Echo, Echo)
-            self.service.add_method(name, getattr(self, "in_turn" if name == "InTurn" else name.lower()), signature)
+            self.service.add_method(name, getattr(self, NAMES.get(name, name.lower())), signature)
+        self.service.add_method("AtOnce", self.at_once, RPCSignature(cardinality, Echo, Echo))
         flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
         self.service.add_method("Flood", self.flood, flood)
 
     async def echo(self, message: Echo) -> Echo:
         """Answers what it is sent."""
         return message
+
+    def at_once(self, message: Echo, request: object) -> Echo:  # noqa: ARG002  # as purerpc calls it
+        """Answers what it is sent, without waiting; much where it is asked for that."""
+        self.sent += 1
+        return Echo(output=bytes(YIELD_BYTES)) if message.output == b"much" else message
 
     async def hang(self, _message: Echo) -> Echo:
         """Answers never."""
@@ -76,6 +85,14 @@ class Probe:
         if message.output == b"caller":
             raise LookupError("no such thing")
         raise RuntimeError("secret")
+
+    async def fail_in_thread(self, message: Echo) -> Echo:
+        """Fails in a thread, with an error whose traceback refers to it."""
+
+        def fail() -> Echo:
+            raise LookupError(f"not found in {len(message.output)} bytes")
+
+        return await trio.to_thread.run_sync(fail)
 
     async def flood(self, _message: Echo) -> AsyncIterator[Echo]:
         """Sends without end."""
@@ -140,8 +157,8 @@ async def test_many_calls_one_after_another() -> None:
             await stub(client, "Echo")(Echo(output=b"x"))
         await trio.testing.wait_all_tasks_blocked()
         assert not client._streams
-        assert not server._streams
-        assert server._running_handlers == 0
+        assert not server._calls
+        assert server.open_calls == 0
 
 
 async def test_an_answer_is_one_write() -> None:
@@ -152,6 +169,46 @@ async def test_an_answer_is_one_write() -> None:
         before = probe.writes
         await stub(client, "Echo")(Echo(output=b"x"))
         assert probe.writes == before + 1
+
+
+class Started(trio.abc.Instrument):
+    """Counts the tasks that are started."""
+
+    count = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # the signature is Trio's
+        """One more."""
+        self.count += 1
+
+
+@pytest.mark.parametrize(("method", "tasks"), [("AtOnce", 0), ("Echo", 1)])
+async def test_what_does_not_wait_needs_no_task(method: str, tasks: int) -> None:
+    """A handler that returns its answer is called by the reader; one that may wait gets a task of its own."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        await stub(client, method)(Echo(output=b"first"))
+        trio.lowlevel.add_instrument(started := Started())
+        assert (await stub(client, method)(Echo(output=b"x"))).output == b"x"
+        trio.lowlevel.remove_instrument(started)
+    assert started.count == tasks
+
+
+async def test_an_answer_at_once_waits_for_its_window() -> None:
+    """An answer of a handler that does not wait, too large for the window, is sent as far as that opens."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        assert (await stub(client, "AtOnce")(Echo(output=bytes(1_000_000)))).output == bytes(1_000_000)
+
+
+async def test_many_answers_at_once_let_others_run() -> None:
+    """A client that asks for much in one read does not hold up other tasks until all is answered."""
+    probe = Probe()
+    seen: list[int] = []
+    async with connected(probe) as (client, _nursery, _server), trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(stub(client, "AtOnce"), Echo(output=b"much"))
+        while probe.sent < 20:
+            seen.append(probe.sent)
+            await trio.lowlevel.checkpoint()
+    assert max(b - a for a, b in pairwise([*seen, 20])) <= 2
 
 
 async def test_calls_that_end_together_share_a_write() -> None:
@@ -180,7 +237,7 @@ async def test_cancelled_call() -> None:
         with trio.fail_after(1):
             await probe.cancelled.wait()
         await trio.testing.wait_all_tasks_blocked()
-        assert (server._running_handlers, server._streams) == (0, {})
+        assert (server.open_calls, server._calls) == (0, {})
         assert (await stub(client, "Echo")(Echo(output=b"on"))).output == b"on"
 
 
@@ -213,7 +270,7 @@ async def test_deadline(autojump_clock: trio.testing.MockClock) -> None:
             assert await stream.receive_message() is None
         assert stream.end_status.status_code == StatusCode.DEADLINE_EXCEEDED
         assert probe.cancelled.is_set()
-        assert server._running_handlers == 0
+        assert server.open_calls == 0
 
 
 async def test_slow_request_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
@@ -232,6 +289,20 @@ async def test_unexpected_error() -> None:
         with pytest.raises(NotFoundError, match="no such thing"):
             await stub(client, "Fail")(Echo(output=b"caller"))
     assert unexpected.value.status.status_message == "fixed text"
+
+
+async def test_an_error_is_freed_at_once() -> None:
+    """Without a collection of cycles: nothing holds a handler's error, and so its frames and the request."""
+    async with connected(Probe()) as (client, _nursery, _server):
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                with pytest.raises(NotFoundError, match="not found in 3 bytes"):
+                    await stub(client, "FailInThread")(Echo(output=b"abc"))
+            assert [each for each in gc.get_objects() if isinstance(each, LookupError)] == []
+        finally:
+            gc.enable()
 
 
 async def test_unknown_method() -> None:
@@ -261,7 +332,7 @@ async def test_slow_reader() -> None:
         sent = probe.sent
         await trio.testing.wait_all_tasks_blocked()
         assert probe.sent == sent
-        assert server._outbox.size <= HIGH_WATER + 16_384
+        assert server.connection._send_buffer.pending <= HIGH_WATER + 16_384
         assert sent * 8192 <= STREAM_WINDOW + HIGH_WATER
         stream.reset()
         await probe.cancelled.wait()
@@ -285,19 +356,20 @@ async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockCloc
 
 
 async def test_a_hundred_calls_at_a_time() -> None:
-    """A connection runs a hundred calls at a time; one more fails by itself, and all end when their callers leave."""
+    """A connection runs a hundred calls at a time; one more waits for another's end, and all end when callers leave."""
     probe = Probe()
     async with connected(probe) as (client, _nursery, server):
         async with trio.open_nursery() as calls:
             for _ in range(100):
                 calls.start_soon(stub(client, "Hang"), Echo())
             await trio.testing.wait_all_tasks_blocked()
-            assert server._running_handlers == 100
-            with pytest.raises(TransportError, match="as many calls"):
+            assert server.open_calls == 100
+            with trio.move_on_after(0.01) as scope:
                 await stub(client, "Hang")(Echo())
+            assert scope.cancelled_caught
             calls.cancel_scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
-        assert server._running_handlers == 0
+        assert server.open_calls == 0
 
 
 async def test_a_window_that_becomes_negative() -> None:

@@ -10,8 +10,8 @@ import trio
 from jobmaster.certs.contexts import client_context
 from jobmaster.errors import TransportError
 from jobmaster.grpc import channel
-from jobmaster.grpc.connection import closed_at_once
-from tests.harness import Server, run, serving_program
+from jobmaster.wire.tls import closing
+from tests.harness import Server, run, serving_program, until_output
 
 
 async def test_calls_share_a_connection(server: Server) -> None:
@@ -47,12 +47,18 @@ async def test_connects_again(tmp_path: Path, certificates: Path) -> None:
 async def test_an_open_call_is_not_repeated(tmp_path: Path, certificates: Path) -> None:
     """A call whose server is killed fails, and says that the connection was lost."""
     async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
-        job_id = await jobs.start("sleep", "1000")
-        with pytest.raises(TransportError, match="connection to the server was lost"):  # noqa: PT012  # one call in parts
-            async with jobs.stream_output(job_id) as chunks:
-                process.kill()
-                async for _chunk in chunks:
-                    pass
+        job_id = await jobs.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
+        await until_output(jobs, job_id, b"up\n")
+
+        async def kill_server() -> None:
+            while "stopping" not in (await jobs.status(job_id)).job_msg:
+                pass
+            process.kill()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(kill_server)
+            with pytest.raises(TransportError, match="connection to the server was lost"):
+                await jobs.stop(job_id)
 
 
 async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +76,7 @@ async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:
     """Closing hides nothing: also where the block is being cancelled, what it raised is what is raised."""
     near, far = trio.socket.socketpair()
     with far, pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:  # noqa: PT012  # it is about the end
-        async with closed_at_once(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
+        async with closing(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
             scope.cancel()
             raise KeyboardInterrupt
     assert near.fileno() == -1

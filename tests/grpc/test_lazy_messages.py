@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmaster.grpc.framing import MessageDecoder
-from jobmaster.grpc.lazy_messages import AtHand, Loaded, StoredMessages
-from jobmaster.http2.frames import HEADER, data_frames_to_fill
+from jobmaster.grpc.lazy_messages import StoredMessages
+from jobmaster.http2.frames import HEADER, empty_data_frames
 
 HEAD = b"<%d>"
 POISON = 0xAA
@@ -19,7 +19,7 @@ POISON = 0xAA
 
 @dataclass
 class Memory:
-    """A content; what begins at a byte of `far` is not at hand."""
+    """A content; what begins at a byte of `far` has to be waited for."""
 
     data: bytes
     far: set[int] = field(default_factory=set)
@@ -46,12 +46,12 @@ def head_for(length: int) -> bytes:
     return HEAD % length
 
 
-def filled(messages: StoredMessages, offset: int, count: int, largest: int, source: AtHand) -> bytes | None:
-    """The payloads of the frames for a turn, in buffers that held something else before."""
-    whole, payloads = data_frames_to_fill(1, count, largest)
+def filled(messages: StoredMessages, offset: int, count: int, largest: int) -> bytes | None:
+    """The payloads of frames with `count` bytes, in buffers that held something else before."""
+    whole, payloads = empty_data_frames(1, count, largest)
     for payload in payloads:
         payload[:] = bytes([POISON]) * len(payload)
-    if not messages.fill(payloads, offset, source):
+    if not messages.fill(offset, payloads):
         return None
     assert len(whole) == count + HEADER.size * len(payloads)
     return b"".join(payloads)
@@ -59,7 +59,7 @@ def filled(messages: StoredMessages, offset: int, count: int, largest: int, sour
 
 def whole_of(messages: StoredMessages) -> bytes:
     """All bytes of the run, in one frame."""
-    data = filled(messages, 0, messages.length, messages.length, messages.content)
+    data = filled(messages, 0, messages.length, messages.length)
     assert data is not None
     return data
 
@@ -84,33 +84,25 @@ def test_any_turns_give_the_same_bytes(data: bytes, share: int, turns: list[int]
     whole, sent = whole_of(messages), b""
     while len(sent) < messages.length:
         count = min(turns[len(sent) % len(turns)], messages.length - len(sent))
-        turn = filled(messages, len(sent), count, largest, messages.content)
+        turn = filled(messages, len(sent), count, largest)
         assert turn is not None
         sent += turn
     assert sent == whole
 
 
 @given(offset=st.integers(0, 60), count=st.integers(1, 80))
-async def test_what_is_not_at_hand_is_loaded(offset: int, count: int) -> None:
-    """A turn whose content has to be waited for is not sent, and once that is loaded it is what it would have been."""
+async def test_what_has_to_be_waited_for_is_loaded(offset: int, count: int) -> None:
+    """What has to be waited for is not filled in; once it is loaded it is, and nothing of it is kept afterwards."""
     content = Memory(bytes(range(50)))
     messages = StoredMessages(content, 20, head_for)
     count = min(count, messages.length - offset)
     expected = whole_of(messages)[offset : offset + count]
     content.far = set(range(50))
-    at_once = filled(messages, offset, count, 7, content)
+    at_once = filled(messages, offset, count, 7)
     assert at_once in {None, expected}  # heads alone need no content
-    assert filled(messages, offset, count, 7, await messages.load(offset, count)) == expected
-
-
-def test_a_part_that_was_loaded_has_nothing_else() -> None:
-    """Bytes before and after it are not at hand in it."""
-    loaded = Loaded(10, b"abcdef")
-    place = bytearray(3)
-    assert loaded.read_at_once([memoryview(place)], 12)
-    assert place == b"cde"
-    assert not loaded.read_at_once([memoryview(place)], 14)
-    assert not loaded.read_at_once([memoryview(bytearray(7))], 10)
+    await messages.load(offset, count)
+    assert filled(messages, offset, count, 7) == expected
+    assert filled(messages, offset, count, 7) == at_once
 
 
 @pytest.mark.parametrize(("offset", "size"), [(9, 1), (0, 10)])
@@ -119,4 +111,4 @@ def test_beyond_the_last_message(offset: int, size: int) -> None:
     messages = StoredMessages(Memory(b"x"), 1, head_for)
     assert messages.length == 9
     with pytest.raises(IndexError):
-        messages.fill([memoryview(bytearray(size))], offset, messages.content)
+        messages.fill(offset, [memoryview(bytearray(size))])

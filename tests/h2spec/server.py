@@ -50,11 +50,12 @@ def dispatcher() -> Dispatcher:
 class H2specConnection(ServerConnection):
     """A `ServerConnection` that takes any request for `CALL_PATH` for a call."""
 
-    def _on_headers(self, event: HeadersReceived) -> None:
+    def on_headers(self, event: HeadersReceived) -> None:
+        """A request."""
         if (b":path", CALL_PATH.encode()) in event.headers.fields:
             head = RequestHead(service=SERVICE, method="Echo", timeout=None)
-            event = event._replace(headers=replace(event.headers, meaning=head))
-        super()._on_headers(event)
+            event = event._replace(headers=replace(event.headers, parsed=head))
+        super().on_headers(event)
 
 
 async def serve_connection(served: Dispatcher, tcp: trio.SocketStream) -> None:

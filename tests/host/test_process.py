@@ -1,4 +1,4 @@
-"""Whether a process has died or is bound to, as /proc tells."""
+"""Whether a process is dying, on real ones."""
 
 from __future__ import annotations
 
@@ -6,67 +6,88 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from jobmaster.host import process
-from jobmaster.host.process import is_dying
+from jobmaster.host.process import _is_thread_dying, is_dying
 
-# proc_pid_stat(5), of a sleeping process; the flags are field 9, the pending signals of the main thread field 31.
-STAT = (
-    "{pid} ({name}) S 1 2 3 0 -1 {flags} 94 0 0 0 0 0 0 0 20 0 1 0 5 2764800 218 18446744073709551615 1 2 3 0 0 "
+# proc_pid_stat(5), of a sleeping process; the flags are field 9, the pending signals of the thread field 31.
+STAT: Final = (
+    "7 (x) S 1) S 1 2 3 0 -1 {flags} 94 0 0 0 0 0 0 0 20 0 1 0 5 2764800 218 18446744073709551615 1 2 3 0 0 "
     "{pending} 0 0 0 1 0 0 17 1 0 0 0 0 0 1 2 3 4 5 6 7 0\n"
 )
+EXIT_THREAD: Final = "import ctypes; ctypes.CDLL(None).pthread_exit(None)"
+LEADERLESS: Final = f"""
+import sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print(flush=True)
+{EXIT_THREAD}
+"""
+"""A process whose main thread ends while another lives."""
 
 
 @contextmanager
-def sleeper(program: str = "sleep") -> Iterator[subprocess.Popen[bytes]]:
-    """A process that does nothing; reaped at the end."""
-    with subprocess.Popen([program, "1000"]) as child:
+def process(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a script that says a line."""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         try:
-            yield child
+            assert running.stdout is not None
+            running.stdout.readline()
+            yield running
         finally:
-            child.kill()
+            running.kill()
 
 
-def wait_dead(pid: int) -> None:
-    """Returns when a child is a zombie, and leaves it one."""
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+def test_one_that_lives() -> None:
+    """A process that waits is not."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        assert not is_dying(running.pid)
 
 
-def test_a_process_that_lives() -> None:
-    """One that sleeps, and one that is stopped, is not dying."""
-    with sleeper() as child:
-        assert not is_dying(child.pid)
-        child.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
-        assert not is_dying(child.pid)
-    assert not is_dying(os.getpid())
+def test_one_that_was_killed() -> None:
+    """A zombie is, and so is one that is gone."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
+        running.wait()
+        assert is_dying(running.pid)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_zombie(number: signal.Signals) -> None:
-    """One that has died and is not reaped is, whatever it died of; one that is gone, too."""
-    with sleeper() as child:
-        child.send_signal(number)
-        wait_dead(child.pid)
-        assert is_dying(child.pid)
-    assert is_dying(child.pid)
+def test_one_whose_main_thread_has_ended() -> None:
+    """A process lives as long as any thread of it, though its main one is a zombie by then."""
+    with process(LEADERLESS) as running:
+        while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()
+        assert not is_dying(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
 
 
-@pytest.mark.parametrize("name", ["sleep", ") S 0 0", "a (b) c", "\n"])
-def test_a_name_that_looks_like_fields(tmp_path: Path, name: str) -> None:
+def test_one_that_is_stopped() -> None:
+    """A process in state T lives."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        running.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED)
+        assert not is_dying(running.pid)
+
+
+@pytest.mark.parametrize("name", [") S 0 0", "a (b) c", "\n"])
+def test_one_whose_name_looks_like_fields(tmp_path: Path, name: str) -> None:
     """A program's name is its own choice, and changes nothing of what is read."""
     program = tmp_path / name
     shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    with sleeper(str(program)) as child:
-        assert not is_dying(child.pid)
-        child.kill()
-        wait_dead(child.pid)
-        assert is_dying(child.pid)
+    with subprocess.Popen([str(program), "1000"]) as running:
+        assert not is_dying(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +101,7 @@ def test_a_name_that_looks_like_fields(tmp_path: Path, name: str) -> None:
         (0x400000, 1 << signal.SIGKILL, False),
     ],
 )
-def test_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, pending: int, dying: bool) -> None:
-    """PF_EXITING, or a SIGKILL that waits for the main thread: its end is certain, though it may take seconds."""
-    stat = tmp_path / "stat"
-    stat.write_text(STAT.format(pid=7, name="x) S 1", flags=flags, pending=pending))
-    monkeypatch.setattr(process, "Path", lambda _: stat)
-    assert is_dying(7) == dying
+def test_what_is_read_of_a_thread(tmp_path: Path, flags: int, pending: int, dying: bool) -> None:
+    """PF_EXITING, or a SIGKILL that waits for it: its end is certain, though it may take seconds."""
+    (tmp_path / "stat").write_text(STAT.format(flags=flags, pending=pending))
+    assert _is_thread_dying(tmp_path) == dying

@@ -23,19 +23,19 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
+from jobmaster.http2.errors import ProtocolViolation
 from jobmaster.http2.events import (
     DataReceived,
     Event,
-    GoingAway,
+    GoawayReceived,
     HeadersReceived,
     SettingsReceived,
     StreamReset,
-    WindowOpened,
+    WindowUpdated,
 )
 from jobmaster.http2.frames import PREFACE, ErrorCode
 from jobmaster.http2.header_blocks import NO_TABLE, Field, encode_block
-from jobmaster.http2.protocol import MAX_HEADER_LIST, Http2, Side, TooManyStreams
-from jobmaster.http2.streams import ProtocolViolation
+from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration, Http2Protocol, TooManyStreams
 from jobmaster.http2.tolerance import MAX_CONTINUATIONS, MAX_HEADER_BLOCK
 
 FRAME_SIZE: Final = 16 * 1024
@@ -66,14 +66,14 @@ class Peer:
 
     def __init__(self, *, is_client: bool = False, window: int = WINDOW) -> None:
         self.sent = bytearray()
-        side: Side[tuple[Field, ...]] = Side(
+        side: Configuration[tuple[Field, ...]] = Configuration(
             is_client=is_client,
             stream_window=window,
             connection_window=2 * WINDOW,
             max_frame_size=FRAME_SIZE,
-            read=tuple,
+            parse=tuple,
         )
-        self.http2 = Http2(side, self.sent.extend)
+        self.http2 = Http2Protocol(side, self.sent.extend)
         self.http2.start()
 
     def receive(self, data: bytes, now: float = 0.0) -> list[Event]:
@@ -295,6 +295,71 @@ def test_window_of_what_nobody_takes_comes_back() -> None:
     assert sum(frame.window_increment for frame in peer.answers()) > 99 * FRAME_SIZE - WINDOW
 
 
+def test_window_of_padding_comes_back() -> None:
+    """Frames of padding alone cost their stream and the connection nothing in the end (RFC 9113, 6.1)."""
+    peer = server()
+    frame = wire(DataFrame(LIVE, pad_length=250, flags=["PADDED"]))
+    for seconds in range(1000):
+        assert peer.receive(frame, 7.0 * seconds) == []
+    returned = {0: 0, LIVE: 0}
+    for answer in peer.answers():
+        returned[answer.stream_id] += answer.window_increment
+    assert returned[0] > 250_000 - WINDOW
+    assert returned[LIVE] > 250_000 - WINDOW
+
+
+# --- what is counted as a flood ---------------------------------------------------------------------------------------
+
+OPENED_AT: Final = 100.0
+MANY: Final = 1000
+
+
+def opened_and_reset(answer: Iterable[Field] | None, after: float) -> Peer:
+    """A server whose client opened and reset many streams, one after another; `answer` was sent meanwhile."""
+    peer = server()
+    now = OPENED_AT
+    for stream_id in range(IDLE, IDLE + 2 * MANY, 2):
+        peer.receive(headers(stream_id=stream_id), now)
+        if answer is not None:
+            peer.http2.send_headers(stream_id, encode_block(answer), end_stream=False)
+        peer.receive(wire(RstStreamFrame(stream_id, 8)), now + after)
+    return peer
+
+
+@pytest.mark.parametrize(("answer", "after"), [([(b":status", b"200")], 0.0), (None, 0.02)])
+def test_calls_that_are_left_are_no_flood(answer: list[Field] | None, after: float) -> None:
+    """A client may leave any number of calls that it was sent something on, or has waited for."""
+    assert opened_and_reset(answer, after).http2.open_streams == 2
+
+
+def test_resets_of_streams_just_opened_are_a_flood() -> None:
+    """Rapid reset: a hundred at once are taken, and no more."""
+    with pytest.raises(ProtocolViolation) as caught:
+        opened_and_reset(None, 0.0)
+    assert caught.value.code is CALM
+
+
+def test_resets_that_cross_the_answer_are_no_flood() -> None:
+    """One reset of each stream that ended in good order is taken, however many there are, and a second one counts."""
+    peer = server()
+    for stream_id in range(IDLE, IDLE + 2 * MANY, 2):
+        peer.receive(headers(stream_id=stream_id, ends=True))
+        peer.http2.send_headers(stream_id, encode_block([(b":status", b"200")]), end_stream=True)
+        peer.receive(wire(RstStreamFrame(stream_id, 8)))
+    with pytest.raises(ProtocolViolation):
+        peer.receive(wire(*[RstStreamFrame(IDLE + 2 * MANY - 2, 8)] * 101))
+
+
+def test_calls_answered_with_errors_credit_window_updates() -> None:
+    """Answers without DATA do too: grpcio sends window updates for each call."""
+    peer = server()
+    for stream_id in range(IDLE, IDLE + 10 * MANY, 2):
+        peer.receive(headers(stream_id=stream_id, ends=True))
+        peer.http2.send_headers(stream_id, encode_block([(b":status", b"200")]), end_stream=True)
+        peer.receive(wire(*[WindowUpdateFrame(0, 1)] * 2))
+    assert peer.http2.last_stream_id == IDLE + 10 * MANY - 2
+
+
 # --- what ends a stream -----------------------------------------------------------------------------------------------
 
 BREAKS: Final = {
@@ -452,7 +517,7 @@ VIOLATIONS: Final = {
     "window for an idle stream": (wire(WindowUpdateFrame(IDLE, 1)), PROTOCOL),
     "window for a server's stream": (wire(WindowUpdateFrame(2, 1)), PROTOCOL),
     "short window": (raw(8, bytes(3), stream_id=LIVE), SIZE),
-    "61 pings": (wire(*[PingFrame(0, b"12345678")] * 61), CALM),
+    "62 pings, of which the ended stream credits one": (wire(*[PingFrame(0, b"12345678")] * 62), CALM),
     "101 ping acknowledgements": (wire(*[PingFrame(0, b"12345678", flags=["ACK"])] * 101), CALM),
     "too many resets": (wire(*[RstStreamFrame(ENDED, 8)] * 110), CALM),
     "101 malformed requests": (
@@ -460,7 +525,7 @@ VIOLATIONS: Final = {
         CALM,
     ),
     "101 frames that say nothing": (wire(PriorityFrame(LIVE), GoAwayFrame(0)) * 50 + raw(0x20), CALM),
-    "1001 windows": (wire(*[WindowUpdateFrame(ENDED, 1)] * 1001), CALM),
+    "1025 windows, of which streams credit 24": (wire(*[WindowUpdateFrame(ENDED, 1)] * 1025), CALM),
     "33 settings": (settings() * 32, CALM),
     "11 settings acknowledgements": (wire(*[SettingsFrame(0, flags=["ACK"])] * 11), CALM),
 }
@@ -582,8 +647,8 @@ def test_data_goes_as_far_as_the_windows() -> None:
     assert [len(frame.data) for frame in peer.answers()] == [FRAME_SIZE] * 3 + [FRAME_SIZE - 1]
     assert peer.http2.send_window(LIVE) == 0
     assert peer.receive(wire(WindowUpdateFrame(LIVE, 10), WindowUpdateFrame(0, 20))) == [
-        WindowOpened(LIVE),
-        WindowOpened(0),
+        WindowUpdated(LIVE),
+        WindowUpdated(0),
     ]
     assert peer.http2.send_window(LIVE) == 10
 
@@ -645,5 +710,5 @@ def test_a_client_opens_as_many_streams_as_the_server_allows() -> None:
 def test_goaway_is_an_event() -> None:
     """Streams that are open go on."""
     peer = client()
-    assert peer.receive(wire(GoAwayFrame(0, 1, 0, b"bye"))) == [GoingAway(1)]
+    assert peer.receive(wire(GoAwayFrame(0, 1, 0, b"bye"))) == [GoawayReceived(1, 0, b"bye")]
     assert len(peer.receive(headers([(b":status", b"200")], stream_id=1))) == 1

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobmaster.http2.errors import ProtocolViolation
 from jobmaster.http2.frames import DEFAULT_WINDOW, LARGEST_WINDOW, ErrorCode, window_update
-from jobmaster.http2.streams import REMEMBERED_ENDS, End, ProtocolViolation, StreamTable
+from jobmaster.http2.streams import REMEMBERED_CLOSED, ClosedBy, StreamTable
 
 
 def new_table(stream_window: int = 100, connection_window: int = 300) -> tuple[StreamTable, list[bytes]]:
@@ -21,25 +22,25 @@ def test_a_stream_ends_when_both_sides_have(local_first: bool) -> None:
     """One side's end leaves it open, whichever comes first."""
     table, _ = new_table()
     stream = table.add(1)
-    ends = [table.local_end, table.remote_end]
+    ends = [table.end_local, table.end_remote]
     first, second = ends if local_first else reversed(ends)
     first(1, stream)
     assert 1 in table.open
     second(1, stream)
     assert table.open == {}
-    assert table.end_of(1) is End.BY_BOTH
+    assert table.closed_by(1) is ClosedBy.BOTH_ENDS
 
 
 def test_resets() -> None:
     """A reset ends an open stream once; a peer that resets what we have reset is known to have heard of it."""
     table, _ = new_table()
     table.add(1)
-    assert table.reset(1, End.BY_US)
-    assert table.end_of(1) is End.BY_US
-    assert not table.reset(1, End.BY_PEER)
-    assert table.end_of(1) is End.BY_PEER
-    assert not table.reset(1, End.BY_US)
-    assert table.end_of(1) is End.BY_PEER
+    assert table.reset(1, ClosedBy.OUR_RESET)
+    assert table.closed_by(1) is ClosedBy.OUR_RESET
+    assert not table.reset(1, ClosedBy.PEER_RESET)
+    assert table.closed_by(1) is ClosedBy.PEER_RESET
+    assert not table.reset(1, ClosedBy.OUR_RESET)
+    assert table.closed_by(1) is ClosedBy.PEER_RESET
 
 
 @pytest.mark.parametrize("stream_id", [0, 2, 7, 2**31 - 1])
@@ -48,40 +49,40 @@ def test_idle_streams(stream_id: int) -> None:
     table, _ = new_table()
     table.add(5)
     with pytest.raises(ProtocolViolation) as caught:
-        table.end_of(stream_id)
+        table.closed_by(stream_id)
     assert caught.value.code is ErrorCode.PROTOCOL_ERROR
 
 
 def test_ends_are_forgotten_in_time() -> None:
     """Of any number of ended streams, the last ones are known."""
     table, _ = new_table()
-    streams = range(1, 1 + 2 * (REMEMBERED_ENDS + 10), 2)
+    streams = range(1, 1 + 2 * (REMEMBERED_CLOSED + 10), 2)
     for stream_id in streams:
         table.add(stream_id)
-        table.reset(stream_id, End.BY_US)
-    assert table.end_of(streams[9]) is None
-    assert table.end_of(streams[10]) is End.BY_US
+        table.reset(stream_id, ClosedBy.OUR_RESET)
+    assert table.closed_by(streams[9]) is None
+    assert table.closed_by(streams[10]) is ClosedBy.OUR_RESET
 
 
 def test_window_comes_back_in_halves() -> None:
     """What has been taken is given back once it is half of a window, to the stream and to the connection."""
     table, sent = new_table()
     table.add(1)
-    table.hand_back(1, 49)
+    table.acknowledge(1, 49)
     assert sent == []
-    table.hand_back(1, 1)
+    table.acknowledge(1, 1)
     assert sent == [window_update(1, 50)]
-    table.hand_back(0, 100)
+    table.acknowledge(0, 100)
     assert sent == [window_update(1, 50), window_update(0, 150)]
 
 
 def test_no_window_for_a_stream_that_has_ended() -> None:
     """Who has sent its last byte on a stream needs no window there."""
     table, sent = new_table()
-    table.remote_end(1, table.add(1))
-    table.hand_back(1, 149)
+    table.end_remote(1, table.add(1))
+    table.acknowledge(1, 149)
     assert sent == []
-    table.hand_back(7, 1)
+    table.acknowledge(7, 1)
     assert sent == [window_update(0, 150)]
 
 
@@ -93,14 +94,14 @@ def test_what_is_handed_back_can_be_received(turns: list[tuple[int, int]]) -> No
     for received, taken in turns:
         if received > told:
             with pytest.raises(ProtocolViolation) as caught:
-                table.received(received)
+                table.count_received(received)
             assert caught.value.code is ErrorCode.FLOW_CONTROL_ERROR
             return
-        table.received(received)
+        table.count_received(received)
         told, untaken = told - received, untaken + received
         taken = min(taken, untaken)
         untaken -= taken
-        table.hand_back(0, taken)
+        table.acknowledge(0, taken)
         told += sum(int.from_bytes(update[9:], "big") for update in sent)
         sent.clear()
         assert told + untaken <= 300
@@ -111,11 +112,11 @@ def test_send_window_is_the_smaller_one() -> None:
     table, _ = new_table()
     stream = table.add(1)
     assert table.send_window(1) == DEFAULT_WINDOW
-    table.sent(1, DEFAULT_WINDOW - 10)
+    table.count_sent(1, DEFAULT_WINDOW - 10)
     assert table.send_window(1) == 10
-    stream.send_left += 1000
+    stream.send_window += 1000
     assert table.send_window(1) == 10
-    table.widen(2000)
+    table.increment_connection_window(2000)
     assert table.send_window(1) == 1010
     assert table.send_window(3) == 0
 
@@ -124,10 +125,10 @@ def test_a_window_may_become_negative() -> None:
     """A peer that shrinks what streams begin with takes window back (RFC 9113, 6.9.2), and gives it again."""
     table, _ = new_table()
     table.add(1)
-    table.sent(1, 1000)
-    table.begin_with(500)
+    table.count_sent(1, 1000)
+    table.set_initial_window(500)
     assert table.send_window(1) == 0
-    table.begin_with(1500)
+    table.set_initial_window(1500)
     assert table.send_window(1) == 500
     table.add(3)
     assert table.send_window(3) == 1500
@@ -136,11 +137,11 @@ def test_a_window_may_become_negative() -> None:
 def test_windows_have_a_largest_size() -> None:
     """2^31-1, whether it is exceeded by an update or by what streams begin with."""
     table, _ = new_table()
-    table.widen(LARGEST_WINDOW - DEFAULT_WINDOW)
+    table.increment_connection_window(LARGEST_WINDOW - DEFAULT_WINDOW)
     with pytest.raises(ProtocolViolation):
-        table.widen(1)
-    table.add(1).send_left += 1
+        table.increment_connection_window(1)
+    table.add(1).send_window += 1
     with pytest.raises(ProtocolViolation):
-        table.begin_with(LARGEST_WINDOW)
+        table.set_initial_window(LARGEST_WINDOW)
     with pytest.raises(ProtocolViolation):
-        new_table()[0].begin_with(LARGEST_WINDOW + 1)
+        new_table()[0].set_initial_window(LARGEST_WINDOW + 1)

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobmaster.errors import CertificateRefused, ConfigurationError
-from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role, is_canonical, may_touch
+from jobmaster.identity.names import is_canonical
+from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role, may_touch
 
 CLIENT1 = Identity(name="client1", role=Role.USER)
 SUPERUSER = Identity(name="superuser", role=Role.ADMIN)

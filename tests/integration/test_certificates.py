@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from purerpc.grpclib.exceptions import UnauthenticatedError
 
+from jobmaster.certs import authority, contexts
 from jobmaster.certs.contexts import client_context
-from jobmaster.client import Jobs, connect
-from jobmaster.errors import TransportError
+from jobmaster.client import Jobs, RpcFailedError, connect
+from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.grpc.client import ClientConnection
+from jobmaster.server.program import serve
 from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
     CLIENT_ROWS,
@@ -22,7 +25,7 @@ from tests.certs.hostile_certificates import (
     make,
     make_server,
 )
-from tests.harness import OneConnection, Server, serving
+from tests.harness import OneConnection, Server, options_for, serving
 
 
 async def call_over_any_alpn(server: Server, context: object) -> str:
@@ -36,7 +39,7 @@ async def call_over_any_alpn(server: Server, context: object) -> str:
             await nursery.start(connection.run)
             try:
                 return await Jobs(OneConnection(connection)).start("true")
-            except TransportError as error:
+            except (TransportError, RpcFailedError) as error:
                 return f"refused: {error}"
             finally:
                 nursery.cancel_scope.cancel()
@@ -48,7 +51,7 @@ async def call_over_any_alpn(server: Server, context: object) -> str:
 
 @pytest.mark.parametrize("row", REFUSED_ROWS)
 async def test_refused(server: Server, certificates: Path, row: str, caplog: pytest.LogCaptureFixture) -> None:
-    """This client gets no answer to a call, nothing was started for it, and the log says why."""
+    """This client's call fails, nothing was started for it, and the log says why."""
     answer = await call_over_any_alpn(server, make(certificates, row).context())
     assert answer.startswith("refused: ")
     assert list(server.output.iterdir()) == []
@@ -69,21 +72,51 @@ async def test_admitted(server: Server, certificates: Path, row: str) -> None:
 
 
 @pytest.mark.parametrize("row", SERVER_ROWS)
-async def test_client_refuses_a_bad_server(tmp_path: Path, certificates: Path, row: str) -> None:
+async def test_client_refuses_a_bad_server(
+    tmp_path: Path, certificates: Path, row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A client that meets this server refuses to talk, and says that the certificate is why."""
     folder = make_server(certificates, row)
+    monkeypatch.setattr(contexts, "_require_valid", lambda *_: None)  # a server whose certificate expires as it runs
     async with serving(tmp_path, folder) as server:
         with pytest.raises(TransportError, match="the server's certificate is not valid"):
             async with open_channel("localhost", server.port, client_context(certificates, "client1")):
                 pass
 
 
-async def test_client_refused_hears_so(server: Server, certificates: Path) -> None:
-    """Our client, refused for its certificate, says that and not merely that the connection broke."""
-    context = make(certificates, "unknown name").context()
-    with pytest.raises(TransportError, match="refused this client's certificate"):
+@pytest.mark.parametrize("row", ["expired", "not yet valid"])
+async def test_server_refuses_to_start(tmp_path: Path, row: str) -> None:
+    """A server whose own certificate nobody would take ends before it is ready, naming the file and the date."""
+    authority.initialise(tmp_path / "certs", hosts=[])
+    options = options_for(tmp_path, make_server(tmp_path / "certs", row), tmp_path / "no cgroup")
+    with pytest.raises(ConfigurationError, match=r"server1_cert\.pem (expired at|is not valid before) 20\d\d-"):
+        await serve(options)
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("expired", "certificate expired"),
+        ("no certificate", "certificate required"),
+        ("other authority", "decrypt error"),
+    ],
+)
+async def test_client_refused_hears_so(server: Server, certificates: Path, row: str, why: str) -> None:
+    """Our client, refused for its certificate, says that and why, and not merely that the connection broke."""
+    context = make(certificates, row).context()
+    with pytest.raises(TransportError, match=f"refused this client's certificate: {why}"):
         async with open_channel("localhost", server.port, context) as channel:
             await Jobs(channel).start("true")
+
+
+async def test_unknown_client_is_unauthenticated(server: Server, certificates: Path) -> None:
+    """A client with a valid certificate and a name that is not known gets that status, with what to do about it."""
+    context = make(certificates, "unknown name").context()
+    async with open_channel("localhost", server.port, context) as channel:
+        jobs = Jobs(channel)
+        for call in (jobs.start("true"), jobs.status("0" * 27)):
+            with pytest.raises(UnauthenticatedError, match="no client named 'jobmaster-nobody'; ask its operator"):
+                await call
 
 
 async def test_nobody_answers(certificates: Path) -> None:
@@ -91,6 +124,6 @@ async def test_nobody_answers(certificates: Path) -> None:
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = listeners[0].socket.getsockname()[1]
     await listeners[0].aclose()
-    with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: .*"):
+    with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
         async with connect("127.0.0.1", port, folder=certificates, name="client1"):
             pass

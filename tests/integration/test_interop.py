@@ -26,7 +26,7 @@ from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.server.listener import Door, Listener, open_listeners
+from jobmaster.server.listener import Admission, Listener, open_listeners
 from tests.harness import REPOSITORY
 from tests.integration.grpcio_peer import Call, Outcome
 
@@ -93,7 +93,7 @@ class Probe:
 async def serving(probe: Probe, certificates: Path) -> AsyncIterator[int]:
     """The transport behind real TLS with `probe` on it; gives the port."""
     dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
-    listener = Listener(Door(context=server_context(certificates), policy=DEFAULT_POLICY, dispatcher=dispatcher))
+    listener = Listener(Admission(context=server_context(certificates), policy=DEFAULT_POLICY, dispatcher=dispatcher))
     listeners = await open_listeners("localhost", 0)
     async with trio.open_nursery() as nursery:
         await nursery.start(listener.serve, listeners, nursery)

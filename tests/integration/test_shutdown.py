@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
+from purerpc.grpclib.exceptions import RpcFailedError
 
+from jobmaster.errors import TransportError
 from tests.harness import (
     REPOSITORY,
     command_line_for,
@@ -37,7 +41,7 @@ async def exit_code(process: subprocess.Popen[bytes]) -> int:
         return await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_ends_on_a_signal(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
     """Told to end, the server ends its jobs, gives a follower the last bytes and a good end, removes all cgroups, exits 0."""
     async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
@@ -70,15 +74,103 @@ async def test_second_signal_hurries(tmp_path: Path, certificates: Path) -> None
         assert await exit_code(process) == 0
 
 
-async def test_killed_server_leaves_no_job(tmp_path: Path, certificates: Path) -> None:
-    """After SIGKILL of the server no process of any job is left within 5 s, whatever the jobs did to escape."""
+@pytest.mark.parametrize("victim", ["server", "launcher"])
+async def test_killed_server_leaves_no_job(tmp_path: Path, certificates: Path, victim: str) -> None:
+    """After SIGKILL of the server or of the launcher no process of any job is left, whatever the jobs did to escape."""
     async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", "setsid sh -c 'setsid sleep 1000 & echo $!; sleep 1000' & wait")
-        pids = [int(await first_chunk(jobs, job_id)), (await jobs.status(job_id)).pid]
-        process.kill()
-        with trio.fail_after(5):
+        pids = [int(await first_chunk(jobs, job_id)), (await jobs.status(job_id)).pid, server.pid]
+        os.kill(server.pid if victim == "server" else server.launcher, signal.SIGKILL)
+        with trio.fail_after(60):
             while any(is_alive(pid) for pid in pids):
                 await trio.sleep(0.01)
+        assert await exit_code(process) == (128 + signal.SIGKILL if victim == "server" else -signal.SIGKILL)
+
+
+async def test_stop_while_starts_are_in_flight(tmp_path: Path, certificates: Path) -> None:
+    """Told to end in the middle of Starts, the server refuses or ends each of them, leaves nothing and exits 0."""
+    async with serving_program(tmp_path, certificates) as (server, process):
+        answers: list[str] = []
+
+        async def start_again_and_again() -> None:
+            async with server.connect() as jobs:
+                with suppress(RpcFailedError, TransportError):
+                    while True:
+                        answers.append(await jobs.start("sleep", "1000"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(start_again_and_again)
+            while len(answers) < 20:
+                await trio.sleep(0.001)
+            process.send_signal(signal.SIGTERM)
+        assert await exit_code(process) == 0
+        assert not server.cgroup_root.exists()
+
+
+async def test_signals_before_and_after_service(tmp_path: Path, certificates: Path) -> None:
+    """Signals at any moment of the server's life, from before it is ready to its last step, lead to exit 0 and no words."""
+    with own_cgroup_root() as root:
+        command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                await trio.to_thread.run_sync(process.stdout.readline)  # its first word: it is not ready yet
+                while process.poll() is None:
+                    process.send_signal(number)
+                    await trio.sleep(0.002)
+                assert process.stderr.read() == b""
+            assert process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_before_all_else(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
+    """A signal that comes while the launcher, and after it the server, is still being started, ends both without words."""
+    with own_cgroup_root() as root:
+        script = f"""
+import os, sys
+from jobmaster import serve
+execute = os.execv
+def signal_and_execute(*arguments):
+    os.kill(os.getpid(), {number:d})
+    execute(*arguments)
+os.execv = signal_and_execute
+sys.argv[1:] = {command_line_for(tmp_path, certificates, root)!r}
+serve.main()
+"""
+        result = await trio.run_process(
+            [sys.executable, "-c", script], capture_stdout=True, capture_stderr=True, check=False, cwd=REPOSITORY
+        )
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert b"ready" not in result.stdout
+        assert not root.exists()
+
+
+@pytest.mark.parametrize("output", ["full", "closed"])
+async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, output: str) -> None:
+    """A server whose stdout is a full disk, or a pipe that nobody reads any more, serves all the same, and says no more."""
+    with own_cgroup_root() as root:
+        command = [
+            sys.executable,
+            "-m",
+            "jobmaster.serve",
+            *command_line_for(tmp_path, certificates, root),
+            "--verbose",
+        ]
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        stdout = os.open("/dev/full", os.O_WRONLY) if output == "full" else os.dup(write_end)
+        with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
+            os.close(stdout)
+            os.close(write_end)
+            while not (root / "jobs").exists():
+                await trio.sleep(0.01)
+            process.terminate()
+            assert await exit_code(process) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        assert not root.exists()
 
 
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:

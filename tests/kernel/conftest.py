@@ -1,4 +1,4 @@
-"""Everything in this folder changes the cgroups of the whole machine, so it runs in the virtual machine alone."""
+"""Everything in this folder changes the cgroups of the whole machine, so it runs in a guest alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def guest() -> None:
-    """Skip outside the virtual machine, whatever markers were asked for."""
+    """Skip outside a guest, whatever markers were asked for."""
     if os.environ.get("JOBMASTER_GUEST") != "1":
-        pytest.skip("runs in the virtual machine of `nox -s kernel`")
+        pytest.skip("runs in the guest of `nox -s kernel`")

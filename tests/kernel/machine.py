@@ -1,10 +1,14 @@
-"""Boot a virtual machine and run the kernel tests in it: `python tests/kernel/machine.py FOLDER [pytest arguments]`.
+"""Boot guests and run pytest in them: `python tests/kernel/machine.py FOLDER [pytest arguments]`.
 
 Many hosts bind the memory, cpu, io and pids controllers to cgroup v1, so their cgroup v2 cannot enforce a limit.
-virtme-ng boots Debian's generic kernel over the host's own files, read-only, in some 15 seconds: cgroup2 is at
-/sys/fs/cgroup with every controller, /tmp and /run are writable in memory, and a disk image that is made in FOLDER is
-mounted at ``$JOBMASTER_DISK``. The processor is emulated, because nested KVM is not to be had everywhere; Python is
-about twenty times slower in there. So the guest boots once, runs one pytest, and finds its bytecode already compiled.
+User-Mode Linux is a kernel that runs as an ordinary process, with Python at the host's own speed. A guest boots in two
+seconds over the host's files, read-only (hostfs); cgroup2 is at /sys/fs/cgroup with the four controllers; /tmp, /var/tmp
+and /run are in its memory; an ext4 file system on a disk image of its own is mounted at ``$JOBMASTER_DISK`` and holds
+pytest's folders, because hostfs has no O_DIRECT, holes, RWF_NOWAIT or xattrs.
+
+A guest has one processor, so the suites of SUITES run in guests of their own, side by side. A guest is one process group,
+which setpriv ties to this process's life; its console is a pipe that is copied line by line to standard output, and the
+exit status of its script is a file in its control folder, which no guest that panicked leaves behind.
 """
 
 from __future__ import annotations
@@ -16,47 +20,65 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
+
+import trio
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
-DISK_BYTES: Final = 512 * 1024**2
+INIT: Final = Path(__file__).with_name("guest_init.sh")
+MEMORY_BYTES: Final = 1536 * 1024**2
+DISK_BYTES: Final = 8 * 1024**3
+"""Of a sparse file: what the tests write at the same time is less than 2 GiB."""
 DISK_MOUNT: Final = "/run/jobmaster-disk"
-DEADLINE: Final = 20 * 60.0
-"""Seconds until a machine that has not ended is taken for hung."""
+MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
+"""In the files whose tests, all or some, need a guest."""
+LIFE_OF_JOBS: Final = (
+    "tests/host/cgroup/test_kernel.py",
+    "tests/test_cancellation.py",
+    "tests/server/test_preparation.py",
+    "tests/test_leaks.py",
+    "tests/test_readme.py",
+)
+"""Tests that run on any host, and here with every controller; pure ones and those of the wire alone gain nothing."""
+NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
+"""A gibibyte takes a minute in a guest, and meets no limit."""
+DEADLINE: Final = 10 * 60.0
+"""Seconds until a guest that has not ended is taken for hung."""
+HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
+"""Host folders over which a guest mounts a file system of its own."""
+NO_STATUS: Final = 255
+"""The exit status of a guest that left none."""
 
 
 class MachineError(Exception):
-    """The virtual machine could not be prepared or did not end; the text names the remedy."""
+    """A guest could not be prepared or did not end; the text names the remedy."""
 
 
-def newest_kernel() -> Path:
-    """The newest generic Debian kernel; the cloud flavour has no 9p, which the guest's root file system needs."""
-    images = [image for image in Path("/boot").glob("vmlinuz-*-amd64") if "cloud" not in image.name]
-    if not images:
-        msg = "no /boot/vmlinuz-*-amd64; install it with: sudo apt-get install linux-image-amd64"
-        raise MachineError(msg)
-    return max(images, key=lambda image: [int(number) for number in re.findall(r"\d+", image.name)])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guest:
+    """A guest's name and what pytest is told in it."""
+
+    name: str
+    arguments: tuple[str, ...]
 
 
-def prepare_tests() -> list[str]:
-    """Compile on the host what the guest would compile at a twentieth of the speed; the modules with kernel tests.
-
-    Collecting imports and so compiles the tests, and finds a broken one before the machine boots.
-    """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    compile_all = [sys.executable, "-m", "compileall", "-q", "jobmaster"]
-    collect = [sys.executable, "-m", "pytest", "-q", "--collect-only", "-m", "kernel"]
-    subprocess.run(compile_all, cwd=REPOSITORY, env=environment, check=True)
-    collected = subprocess.run(collect, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    if collected.returncode != 0:
-        msg = f"pytest could not collect the tests:\n{collected.stdout}"
-        raise MachineError(msg)
-    return sorted({line.partition("::")[0] for line in collected.stdout.splitlines() if "::" in line})
+def suites() -> list[Guest]:
+    """The guests that run when nothing else was asked for, of about the same length."""
+    files = (REPOSITORY / "tests").rglob("test_*.py")
+    kernel = sorted(str(file.relative_to(REPOSITORY)) for file in files if MARKED.search(file.read_text()))
+    return [
+        Guest(name="kernel", arguments=(*kernel, *LIFE_OF_JOBS)),
+        Guest(name="server", arguments=("tests/integration", *(f"--ignore={path}" for path in NOT_HERE))),
+    ]
 
 
 def make_disk(image: Path) -> None:
-    """Make a file that the guest sees as a real block device with an empty ext4 file system."""
+    """Make a file that a guest sees as a block device with an empty ext4 file system."""
     image.unlink(missing_ok=True)
     with image.open("xb") as file:
         file.truncate(DISK_BYTES)
@@ -64,64 +86,149 @@ def make_disk(image: Path) -> None:
     subprocess.run([mkfs, "-q", "-F", str(image)], check=True)
 
 
-def guest_script(pytest_arguments: list[str]) -> str:
-    """The shell script that the guest runs; its exit status is that of the machine."""
-    search = f"{Path(sys.executable).parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+def mounts_of_hidden(needed: Sequence[Path]) -> list[str]:
+    """Shell commands that mount again, read-only, what is needed and lies in a folder that the guest hides."""
+    lines = []
+    for folder in sorted({path.resolve() for path in needed}):
+        if any(folder.is_relative_to(hidden) for hidden in HIDDEN):
+            lines.append(shlex.join(["mkdir", "-p", str(folder)]))
+            lines.append(shlex.join(["mount", "-t", "hostfs", "-o", f"ro,{folder}", "host", str(folder)]))
+    return lines
+
+
+def guest_script(guest: Guest) -> str:
+    """The shell script that the guest runs; its exit status is pytest's."""
     environment = {
         "JOBMASTER_GUEST": "1",
         "JOBMASTER_DISK": DISK_MOUNT,
-        "PATH": search,
+        "HYPOTHESIS_STORAGE_DIRECTORY": f"{DISK_MOUNT}/hypothesis",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
         "PYTHONDONTWRITEBYTECODE": "1",  # the root file system is read-only
         "PYTHONUNBUFFERED": "1",
     }
     assignments = [f"{name}={value}" for name, value in environment.items()]
-    # The cache would go to the read-only tree; the timeout is for stack dumps only, and slow is normal here.
-    options = ["-m", "kernel", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=600"]
-    pytest = ["env", *assignments, sys.executable, "-m", "pytest", *options, *pytest_arguments]
+    options = ["-p", "no:cacheprovider", f"--basetemp={DISK_MOUNT}/pytest", "--color=no", *guest.arguments]
     return "\n".join(
         [
             "set -e",
-            'echo "guest: Linux $(uname -r), up after $(cut -d" " -f1 /proc/uptime) s"',
+            'echo "Linux $(uname -r), up after $(cut -d" " -f1 /proc/uptime) s"',
             f"mkdir {DISK_MOUNT}",
-            f"mount -t ext4 /dev/vda {DISK_MOUNT}",
-            f"exec {shlex.join(pytest)}",
+            f"mount -t ext4 /dev/ubda {DISK_MOUNT}",
+            *mounts_of_hidden([REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)]),
+            f"cd {shlex.quote(str(REPOSITORY))}",
+            f"exec env {shlex.join([*assignments, sys.executable, '-m', 'pytest', *options])}",
             "",
         ]
     )
 
 
-def boot(folder: Path, kernel: Path) -> int:
-    """Boot with the script and disk of this folder; the script's exit status, 255 after a panic of the guest."""
-    command = [
-        *("vng", "--run", str(kernel), "--disable-kvm", "--force-9p", "--cpus", "2", "--memory", "2G"),
-        *("--user", "root", "--cwd", str(REPOSITORY), "--append", "psi=1"),
-        *("--disk", "disk.img"),  # relative, as virtme-ng takes no blank, comma or equals sign in a path
-        *("--", f"sh {shlex.quote(str(folder / 'guest.sh'))}"),
+def memory_folder(folder: Path) -> Path:
+    """Where the file that is the guest's memory is made: in memory itself, if there is room and programs may run."""
+    shared = Path("/dev/shm")
+    with suppress(OSError):
+        found = os.statvfs(shared)
+        if not found.f_flag & os.ST_NOEXEC and found.f_bavail * found.f_frsize > 2 * MEMORY_BYTES:
+            return shared
+    return folder
+
+
+def boot_command(name: str, control: Path) -> list[str]:
+    """The guest's command line: what it says goes to standard output; paths with blanks can't be said in it."""
+    for path in (control, INIT):
+        if set(str(path)) & set(" \t\n\"'"):
+            raise MachineError(
+                f"{path}: the kernel's command line takes no path with blanks or quotes; move it elsewhere"
+            )
+    return [
+        *("setpriv", "--pdeathsig=TERM", "linux.uml", f"mem={MEMORY_BYTES}", f"umid={name}", f"uml_dir={control}"),
+        *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={INIT}", f"control={control}"),
+        *("con=null", "con0=null,fd:1", "loglevel=1", "noreboot", "panic=-1", "ubd0=disk.img"),
     ]
-    with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True) as machine:
+
+
+async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
+    """Boot a guest with a disk in this folder; the exit status of its script."""
+    folder.mkdir(parents=True, exist_ok=True)
+    make_disk(folder / "disk.img")
+    with tempfile.TemporaryDirectory(prefix="jobmaster-guest-") as temporary:
+        control = Path(temporary).resolve()
+        (control / "script").write_text(guest_script(guest))
+        with (control / "kernel.log").open("wb") as log:
+            await _live(boot_command(guest.name, control), folder, log, prefix)
         try:
-            return machine.wait(DEADLINE)
-        except BaseException:
-            os.killpg(machine.pid, signal.SIGKILL)  # virtme-ng leaves QEMU behind when it alone is killed
-            raise
+            return int((control / "status").read_text())
+        except FileNotFoundError:
+            said = (control / "kernel.log").read_text(errors="replace")
+            raise MachineError(
+                f"the guest {guest.name} ended without an exit status; its kernel said:\n{said}"
+            ) from None
 
 
-def main(arguments: list[str]) -> int | str:
-    """Prepare the machine in the folder named first, run pytest in it with the other arguments (all kernel tests).
+async def _live(command: Sequence[str], folder: Path, log: IO[bytes], prefix: str) -> None:
+    """Run a guest to its end, copying its console.
 
-    Returns what :func:`sys.exit` takes: the exit status of the tests, or the reason why there is none.
+    Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
+    """
+    environment = {**os.environ, "TMPDIR": str(memory_folder(folder))}
+    machine = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+    )
+    assert machine.stdout is not None
+    try:
+        with trio.fail_after(DEADLINE):
+            async with trio.lowlevel.FdStream(os.dup(machine.stdout.fileno())) as console:
+                await copy_lines(console, prefix)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(machine.pid, signal.SIGKILL)  # the helpers of a guest outlive its first process
+        machine.stdout.close()
+        machine.wait()
+
+
+async def copy_lines(console: trio.abc.ReceiveStream, prefix: str) -> None:
+    """Copy what comes to standard output, line by line, each behind a prefix."""
+    rest = b""
+    async for chunk in console:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            print(prefix + line.decode(errors="replace").rstrip("\r"), flush=True)
+    if rest:
+        print(prefix + rest.decode(errors="replace"), flush=True)
+
+
+async def run_all(guests: Sequence[Guest], folder: Path) -> list[int]:
+    """Boot all guests side by side; their statuses."""
+    statuses = [NO_STATUS] * len(guests)
+
+    async def run_one(index: int, guest: Guest) -> None:
+        prefix = f"{guest.name}: " if len(guests) > 1 else ""
+        try:
+            statuses[index] = await run_guest(guest, folder / guest.name, prefix)
+        except trio.TooSlowError:
+            print(f"{prefix}the guest was killed, as it was not done after {DEADLINE:.0f} s", file=sys.stderr)
+        except (MachineError, subprocess.CalledProcessError) as error:
+            print(f"{prefix}{error}", file=sys.stderr)
+
+    async with trio.open_nursery() as nursery:
+        for index, guest in enumerate(guests):
+            nursery.start_soon(run_one, index, guest)
+    return statuses
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the suites, or pytest with these arguments in one guest, with disks in the folder named first.
+
+    Returns the highest exit status of all.
     """
     folder = Path(arguments[0]).resolve()
-    try:
-        kernel = newest_kernel()
-        modules = prepare_tests()
-        make_disk(folder / "disk.img")
-        (folder / "guest.sh").write_text(guest_script(arguments[1:] or modules))
-        return boot(folder, kernel)
-    except subprocess.TimeoutExpired:
-        return f"kernel tests: the virtual machine was killed, as it was not done after {DEADLINE:.0f} s"
-    except (MachineError, subprocess.CalledProcessError) as error:
-        return f"kernel tests: {error}"
+    guests = [Guest(name="guest", arguments=tuple(arguments[1:]))] if arguments[1:] else suites()
+    return max(trio.run(run_all, guests, folder))
 
 
 if __name__ == "__main__":

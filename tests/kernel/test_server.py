@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import trio
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import Server, ended, first_chunk, is_alive, run, serving, serving_program, until_output
+from tests.kernel.disk import DISK, device_number
 
 pytestmark = pytest.mark.kernel
 
@@ -31,7 +31,7 @@ async def until_file(path: Path, pattern: str, at_least: int) -> int:
 
 async def test_every_limit_is_enforced(tmp_path: Path, certificates: Path) -> None:
     """--require-limits starts here, and a job's record says that each of its limits is enforced."""
-    limits = ["--memory-max", "64M", "--cpu-max", "1", "--io-write-bps", "8M", "--iodevice-id", "254:0"]
+    limits = ["--memory-max", "64M", "--cpu-max", "1", "--io-write-bps", "8M", "--iodevice-id", device_number(DISK)]
     async with serving(tmp_path, certificates, "--require-limits", *limits) as server, server.connect() as jobs:
         record, _output = await run(jobs, "true")
     assert {limit.name: limit.enforced for limit in record.limits} == dict.fromkeys(
@@ -69,6 +69,18 @@ async def test_oom_kill_is_told_while_the_job_runs(tmp_path: Path, certificates:
     assert record.state == pb.JOBSTATE_RUNNING
 
 
+async def test_oom_kills_of_the_same_job_again(tmp_path: Path, certificates: Path) -> None:
+    """Counters of a client's next cgroup that come to the same numbers as the last one's are news all the same."""
+    arguments = ["--memory-max", "50M", "--oom-policy", "process"]
+    async with serving(tmp_path, certificates, *arguments) as server, server.connect() as jobs:
+        for _ in range(3):
+            job_id = await jobs.start("sh", "-c", f"{HOG}; sleep 1000")
+            with trio.fail_after(60):
+                while not (await jobs.status(job_id)).oom_kills:
+                    await trio.sleep(0.1)
+            await jobs.stop(job_id)
+
+
 async def test_external_kill_is_no_oom(tmp_path: Path, certificates: Path) -> None:
     """SIGKILL from elsewhere under a memory limit is a signal, not out of memory."""
     async with serving(tmp_path, certificates, "--memory-max", "50M") as server, server.connect() as jobs:
@@ -98,17 +110,22 @@ async def test_writer_is_held_to_its_rate(tmp_path: Path, certificates: Path) ->
 async def write_rate(folder: Path, certificates: Path, *limits: str) -> float:
     """Bytes a second that a job's direct writes reach, by io.stat of its cgroup."""
     folder.mkdir()
-    disk = Path(os.environ["JOBMASTER_DISK"]) / folder.name
+    disk = DISK / folder.name
     disk.mkdir()
     disk.chmod(0o777)
     write = f"dd if=/dev/zero of={disk}/file bs=256K count=24 oflag=direct conv=notrunc"
-    async with serving(folder, certificates, "--iodevice-id", "254:0", *limits) as server, server.connect() as jobs:
+    async with (
+        serving(folder, certificates, "--iodevice-id", device_number(DISK), *limits) as server,
+        server.connect() as jobs,
+    ):
         job_id = await jobs.start("sh", "-c", f"echo go; {write}; echo written; sleep 1000")
         await until_output(jobs, job_id, b"go\n")
         begin = time.monotonic()
         await until_output(jobs, job_id, b"written\n")
         seconds = time.monotonic() - begin
-        written = await until_file(server.cgroup_of(job_id) / "io.stat", r"254:0 .*wbytes=(\d+)", 6 * MEBIBYTE)
+        written = await until_file(
+            server.cgroup_of(job_id) / "io.stat", rf"{device_number(DISK)} .*wbytes=(\d+)", 6 * MEBIBYTE
+        )
         await jobs.stop(job_id)
     return written / seconds
 

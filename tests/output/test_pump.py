@@ -58,6 +58,7 @@ class Line:
         self.is_finished = True
         with trio.fail_after(DEADLINE):
             await self.pump.finish()
+            await self.pump.close()
 
     def hang_up(self) -> None:
         """The last writer closes."""

@@ -1,9 +1,9 @@
-"""A host whose jobs follow scripts, on a clock that jumps."""
+"""A launcher for each test; and a host whose jobs follow scripts, on a clock that jumps."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,9 +22,11 @@ from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.pump import Pump
+from jobmaster.run.launcher import attached_launcher, use_launcher
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from tests.run.faults import Fault, Faults, Threads, installed
+from tests.run.launching import Folder, Host, jobs_folder
 from tests.run.scripted import Script, ScriptedExecution, ScriptedHost
 
 T = TypeVar("T")
@@ -141,6 +143,23 @@ async def machine(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Machin
     for execution in host.spawned.values():
         execution.abandon()
     nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def folder() -> Iterator[Folder]:
+    """A folder for jobs in the cgroup file system."""
+    with jobs_folder() as made:
+        yield made
+
+
+@pytest.fixture
+async def host(folder: Folder) -> AsyncIterator[Host]:
+    """A launcher that puts its children into `folder`."""
+    async with (
+        attached_launcher() as sock,
+        use_launcher(sock, kill_fd=folder.kill, lock_fd=folder.lock) as launcher,
+    ):
+        yield Host(launcher=launcher, folder=folder)
 
 
 async def _fail_when_nothing_happens() -> None:

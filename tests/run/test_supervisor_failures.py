@@ -149,7 +149,7 @@ async def test_a_bug_ends_the_job_and_is_told(machine: Machine) -> None:
 
 
 async def _run_with_bug(supervisor: Supervisor) -> None:
-    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="scripted")):
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="scripted"), flatten_subgroups=True):
         await supervisor.run()
 
 

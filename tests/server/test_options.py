@@ -12,7 +12,7 @@ import pytest
 from jobmaster import __version__
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
-from jobmaster.server.options import ServerOptions, default_output_folder, parse, parse_address
+from jobmaster.server.options import ServerOptions, default_output_folder, parse
 
 BASE: Final = ("--output-dir", "/srv/output")
 DEFAULTS: Final = ServerOptions(output_folder=Path("/srv/output"))
@@ -41,6 +41,7 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--iodevice-id": (["8:16"], {"io_device": "8:16"}),
     "--run-as": (["worker"], {"run_as": "worker"}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
+    "--max-jobs": (["20000"], {"max_jobs": 20_000}),
     "--oom-policy": (["process"], {"oom_policy": OomPolicy.PROCESS}),
     "--require-limits": ([], {"require_limits": True}),
     "--cpu-max": (["0.5"], limited(cpu_max=0.5)),
@@ -170,46 +171,3 @@ def test_no_default_output_folder(environment: dict[str, str]) -> None:
     """A user without a home gets a remedy and not a folder somewhere."""
     with pytest.raises(ConfigurationError, match="--output-dir"):
         default_output_folder(environment, is_root=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("localhost:6443", ("localhost", 6443)),
-        ("0.0.0.0:0", ("0.0.0.0", 0)),
-        ("127.0.0.1:65535", ("127.0.0.1", 65535)),
-        ("[::1]:6443", ("::1", 6443)),
-        ("[::]:80", ("::", 80)),
-        ("host.example:00080", ("host.example", 80)),
-    ],
-)
-def test_addresses(text: str, address: tuple[str, int]) -> None:
-    """Host and port come apart at the last colon; brackets of IPv6 go."""
-    assert parse_address(text) == address
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        ":",
-        ":6443",
-        "localhost",
-        "localhost:",
-        "localhost:-1",
-        "localhost:65536",
-        "localhost:http",
-        "localhost:٦",
-        "localhost:²",
-        "localhost: 80",
-        "::1:6443",
-        "::1",
-        "[::1]",
-        "[]:6443",
-        "localhost:" + "9" * 5000,
-    ],
-)
-def test_no_addresses(text: str) -> None:
-    """What is no HOST:PORT is refused, with how it is written."""
-    with pytest.raises(ValueError, match=r"such as .*:6443"):
-        parse_address(text)

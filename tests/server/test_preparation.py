@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.server.options import ServerOptions
-from jobmaster.server.preparation import prepare, prepare_output_folder, raise_file_limit
+from jobmaster.server.preparation import prepare, prepare_output_folder
 
 
 def mode(path: Path) -> int:
@@ -99,17 +97,6 @@ def test_an_output_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatc
         prepare_output_folder(tmp_path)
 
 
-def test_the_server_may_open_all_the_files_there_are() -> None:
-    """The soft limit of open files is raised to the hard one, which stays."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
-    try:
-        raise_file_limit()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 def options(tmp_path: Path, run_as: str | None = None) -> ServerOptions:
     """Options that come to nothing at the cgroup, which is a plain folder, at the latest."""
     return ServerOptions(output_folder=tmp_path / "output", cgroup_root=tmp_path / "no-cgroup", run_as=run_as)
@@ -127,13 +114,6 @@ def test_only_root_can_run_jobs_as_somebody_else(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     with pytest.raises(ConfigurationError, match="--run-as root: only a server that runs as root"):
         prepare(options(tmp_path, "root"))
-
-
-def test_a_host_without_setpriv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The missing program is named with the package that has it."""
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    with pytest.raises(ConfigurationError, match="install util-linux"):
-        prepare(options(tmp_path))
 
 
 def test_a_cgroup_root_that_is_no_cgroup(tmp_path: Path) -> None:

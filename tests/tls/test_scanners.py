@@ -37,7 +37,7 @@ async def strict(tmp_path: Path, certificates: Path) -> AsyncIterator[Server]:
 @pytest.fixture
 async def lax(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     """A server that also speaks TLS 1.2, and gives session tickets: what a scan of it finds shows that scans see."""
-    monkeypatch.setattr("jobmaster.serve.server_context", _lax_context)
+    monkeypatch.setattr("jobmaster.server.program.server_context", _lax_context)
     async with serving(tmp_path, certificates) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""The pace of handshakes: so many pieces of work in a turn of the event loop, and nobody kept waiting for another's network."""
+"""The pace of handshakes: so many steps in a pass of the event loop, and nobody waits for another's network."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import pytest
 import trio
 import trio.testing
 
-from jobmaster.wire.handshakes import AT_A_TIME, Pace, PacedStream
+from jobmaster.wire.handshakes import AT_A_TIME, HandshakePace
+from jobmaster.wire.tcp import TcpStream
 
 CLIENTS = 40
 
 
-class Turns(trio.abc.Instrument):
-    """Counts the turns of the event loop."""
+class Passes(trio.abc.Instrument):
+    """Counts the passes of the event loop."""
 
     number = 0
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # the signature is Trio's
-        """A turn begins."""
+        """A pass begins."""
         self.number += 1
 
 
@@ -34,96 +35,98 @@ async def pairs(count: int) -> list[tuple[trio.SocketStream, trio.SocketStream]]
     return made
 
 
-async def test_no_turn_has_more_work_than_there_are_places() -> None:
-    """However many clients send at once, their bytes are worked on a few in each turn, and all of them in the end."""
-    turns = Turns()
+async def test_no_pass_has_more_work_than_there_are_slots() -> None:
+    """However many clients send at once, their bytes are worked on a few in each pass, and all of them in the end."""
+    passes = Passes()
     worked: Counter[int] = Counter()
-    pace = Pace()
+    pace = HandshakePace()
     ends = await pairs(CLIENTS)
 
     async def shake_hands(far: trio.SocketStream) -> None:
-        paced = PacedStream(far, pace)
+        paced = TcpStream(far, slot=pace.slot())
         for _ in range(3):
             assert await paced.receive_some(1) == b"x"
-            worked[turns.number] += 1
-        paced.done()
+            worked[passes.number] += 1
+        paced.handshake_done()
         await far.aclose()
 
     for near, _ in ends:
         await near.send_all(b"xxx")
-    trio.lowlevel.add_instrument(turns)
+    trio.lowlevel.add_instrument(passes)
     async with trio.open_nursery() as nursery:
         for _, far in ends:
             nursery.start_soon(shake_hands, far)
-    trio.lowlevel.remove_instrument(turns)
+    trio.lowlevel.remove_instrument(passes)
     assert worked.total() == 3 * CLIENTS
     assert max(worked.values()) <= AT_A_TIME
     for near, _ in ends:
         await near.aclose()
 
 
-async def test_who_waits_for_the_network_has_no_place() -> None:
-    """As many silent clients as there are places do not keep another one out."""
-    pace = Pace()
+async def test_who_waits_for_the_network_has_no_slot() -> None:
+    """As many silent clients as there are slots do not keep another one out."""
+    pace = HandshakePace()
     ends = await pairs(AT_A_TIME + 1)
     async with trio.open_nursery() as nursery:
         for near, far in ends[:-1]:
             await near.send_all(b"x")
-            silent = PacedStream(far, pace)
+            silent = TcpStream(far, slot=pace.slot())
             assert await silent.receive_some(1) == b"x"
             nursery.start_soon(silent.receive_some, 1)
         await trio.testing.wait_all_tasks_blocked()
         near, far = ends[-1]
         await near.send_all(b"x")
         with trio.fail_after(10):
-            assert await PacedStream(far, pace).receive_some(1) == b"x"
+            assert await TcpStream(far, slot=pace.slot()).receive_some(1) == b"x"
         nursery.cancel_scope.cancel()
     for pair in ends:
         for end in pair:
             await end.aclose()
 
 
-@pytest.mark.parametrize("end", ["done", "send_all", "aclose", "wait_send_all_might_not_block"])
-async def test_a_place_is_given_up_once(end: str) -> None:
-    """By whatever comes after the work, and only once: then there is one place, not none and not two."""
-    pace = Pace(places=1)
+@pytest.mark.parametrize("end", ["done", "send_all", "aclose", "receive_some"])
+async def test_a_slot_is_released_once(end: str) -> None:
+    """By whatever comes after the work, and only once: then there is one slot, not none and not two."""
+    pace = HandshakePace(slots=1)
     ((near, far),) = await pairs(1)
     await near.send_all(b"x")
-    paced = PacedStream(far, pace)
+    paced = TcpStream(far, slot=pace.slot())
     await paced.receive_some(1)
     match end:
         case "send_all":
             await paced.send_all(b"y")
         case "aclose":
             await paced.aclose()
-        case "wait_send_all_might_not_block":
-            await paced.wait_send_all_might_not_block()
+        case "receive_some":
+            with trio.move_on_after(0):
+                await paced.receive_some(1)
         case _:
-            paced.done()
-    paced.done()
+            paced.handshake_done()
+    paced.handshake_done()
     with trio.fail_after(10):
-        await pace.enter()
+        await pace.slot().acquire()
     with trio.move_on_after(0.01) as scope:
-        await pace.enter()
+        await pace.slot().acquire()
     assert scope.cancelled_caught
     await near.aclose()
     await far.aclose()
 
 
-async def test_a_cancelled_wait_takes_no_place() -> None:
-    """A client that is given up while it waits for a place leaves it to the next one."""
-    pace = Pace(places=1)
-    await pace.enter()
+async def test_a_cancelled_wait_takes_no_slot() -> None:
+    """A client that is given up while it waits for a slot leaves it to the next one."""
+    pace = HandshakePace(slots=1)
+    taken = pace.slot()
+    await taken.acquire()
     ((near, far),) = await pairs(1)
     await near.send_all(b"x")
-    paced = PacedStream(far, pace)
+    paced = TcpStream(far, slot=pace.slot())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(paced.receive_some, 1)
         await trio.testing.wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    paced.done()
-    pace.leave()
+    paced.handshake_done()
+    taken.release()
     with trio.fail_after(10):
-        await pace.enter()
+        await pace.slot().acquire()
     await near.aclose()
     await far.aclose()

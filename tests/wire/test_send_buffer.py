@@ -1,4 +1,4 @@
-"""What waits to be written: in which pieces it goes, and who is held back by it."""
+"""Pending bytes: in which pieces they are written, and which senders wait for them."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.wire.send_buffer import CONTROL_LIMIT, HIGH_WATER, TURN, WRITE_SIZE, Outbox
+from jobmaster.wire.send_buffer import CONTROL_LIMIT, HIGH_WATER, QUANTUM, WRITE_SIZE, SendBuffer
 
 SLOW_PEER: int = 256 * 1024
 
 
-@given(st.lists(st.sampled_from([0, 1, 100, 9_000, 40_000, TURN]), max_size=30))
+@given(st.lists(st.sampled_from([0, 1, 100, 9_000, 40_000, QUANTUM]), max_size=30))
 def test_all_goes_in_its_order(sizes: list[int]) -> None:
     """Small pieces go together up to a write's size, large ones alone, and none is lost, split or moved."""
-    box = Outbox()
+    buffer = SendBuffer()
     pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
     for piece in pieces:
-        box.put(piece)
+        buffer.put(piece)
     taken = []
-    while not box.is_empty:
-        taken.append(box.take())
-        assert len(taken[-1]) <= max(WRITE_SIZE, TURN)
+    while not buffer.is_empty:
+        taken.append(buffer.take())
+        assert len(taken[-1]) <= max(WRITE_SIZE, QUANTUM)
     assert b"".join(taken) == b"".join(pieces)
 
 
 def test_a_slow_peer_costs_no_more_than_was_chosen() -> None:
-    """A sender that may put a turn just below the mark fills the box to 256 KiB."""
-    assert HIGH_WATER + TURN <= SLOW_PEER
+    """A sender that queues a quantum just below the mark fills the buffer to less than 256 KiB."""
+    assert HIGH_WATER + QUANTUM <= SLOW_PEER
 
 
 async def is_held_back(wait: Callable[[], Awaitable[None]]) -> bool:
@@ -43,47 +43,37 @@ async def is_held_back(wait: Callable[[], Awaitable[None]]) -> bool:
 
 
 async def test_senders_wait_above_the_mark(autojump_clock: trio.testing.MockClock) -> None:
-    """What has been taken still counts, until it is gone."""
-    box = Outbox()
-    box.put(bytes(HIGH_WATER - 1))
-    assert not await is_held_back(box.wait_for_room)
-    box.put(b"x")
-    assert await is_held_back(box.wait_for_room)
-    while not box.is_empty:
-        box.take()
-    assert await is_held_back(box.wait_for_room)
-    box.gone(1)
-    assert not await is_held_back(box.wait_for_room)
+    """What has been taken is still pending, until it has been sent."""
+    buffer = SendBuffer()
+    buffer.put(bytes(HIGH_WATER - 1))
+    assert not await is_held_back(buffer.wait_until_sendable)
+    buffer.put(b"x")
+    assert await is_held_back(buffer.wait_until_sendable)
+    while not buffer.is_empty:
+        buffer.take()
+    assert await is_held_back(buffer.wait_until_sendable)
+    buffer.sent(1)
+    assert not await is_held_back(buffer.wait_until_sendable)
 
 
-async def test_waiting_for_room_is_a_checkpoint() -> None:
-    """A sender lets others have their turn even where there is room, but for one who asks not to."""
+async def test_waiting_is_a_checkpoint() -> None:
+    """A sender yields to other tasks also where it need not wait."""
     with trio.testing.assert_checkpoints():
-        await Outbox().wait_for_room()
-    with trio.move_on_after(0) as scope:
-        await Outbox().wait_for_room(at_once=True)
-    assert scope.cancelled_caught
+        await SendBuffer().wait_until_sendable()
 
 
-async def test_a_sender_at_once_waits_above_the_mark(autojump_clock: trio.testing.MockClock) -> None:
-    """Where there is no room, nobody goes before the others."""
-    box = Outbox()
-    box.put(bytes(HIGH_WATER))
-    assert await is_held_back(lambda: box.wait_for_room(at_once=True))
-
-
-async def test_every_sender_has_its_turn() -> None:
+async def test_every_sender_is_served() -> None:
     """However many wait, each goes on in the end: also behind those who leave, and those who find nothing to send."""
-    box = Outbox()
-    box.put(bytes(HIGH_WATER))
+    buffer = SendBuffer()
+    buffer.put(bytes(HIGH_WATER))
     sent: list[int] = []
     scopes = [trio.CancelScope() for _ in range(30)]
 
     async def send(number: int) -> None:
         with scopes[number]:
-            await box.wait_for_room()
+            await buffer.wait_until_sendable()
             if number % 3 == 1:
-                box.put(bytes(HIGH_WATER))
+                buffer.put(bytes(HIGH_WATER))
             sent.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -92,22 +82,22 @@ async def test_every_sender_has_its_turn() -> None:
         await trio.testing.wait_all_tasks_blocked()
         for scope in scopes[2::3]:
             scope.cancel()
-        while not box.is_empty:
-            box.gone(len(box.take()))
+        while not buffer.is_empty:
+            buffer.sent(len(buffer.take()))
             await trio.testing.wait_all_tasks_blocked()
     assert sorted(sent) == [number for number in range(len(scopes)) if number % 3 != 2]
 
 
-async def test_one_sender_is_woken_for_one_turn() -> None:
-    """A turn's room wakes the one who takes it, and one more who looks, not all who wait."""
-    box = Outbox()
-    box.put(bytes(HIGH_WATER))
+async def test_one_sender_is_woken_at_a_time() -> None:
+    """Space wakes the sender who takes it, and one more who looks, not all who wait."""
+    buffer = SendBuffer()
+    buffer.put(bytes(HIGH_WATER))
     looks = 0
 
     async def send() -> None:
         nonlocal looks
-        await box.wait_for_room()
-        box.put(bytes(HIGH_WATER))
+        await buffer.wait_until_sendable()
+        buffer.put(bytes(HIGH_WATER))
 
     class Count(trio.abc.Instrument):
         def before_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -119,7 +109,7 @@ async def test_one_sender_is_woken_for_one_turn() -> None:
             nursery.start_soon(send)
         await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.add_instrument(count := Count())
-        box.gone(len(box.take()))
+        buffer.sent(len(buffer.take()))
         await trio.testing.wait_all_tasks_blocked()
         trio.lowlevel.remove_instrument(count)
         nursery.cancel_scope.cancel()
@@ -129,19 +119,19 @@ async def test_one_sender_is_woken_for_one_turn() -> None:
 @pytest.mark.parametrize("limit", [0, CONTROL_LIMIT])
 async def test_waiting_below_a_limit(limit: int, autojump_clock: trio.testing.MockClock) -> None:
     """The limit itself is below it."""
-    box = Outbox()
-    box.put(bytes(limit + 1))
-    assert await is_held_back(lambda: box.wait_below(limit))
-    box.take()
-    box.gone(1)
-    assert not await is_held_back(lambda: box.wait_below(limit))
+    buffer = SendBuffer()
+    buffer.put(bytes(limit + 1))
+    assert await is_held_back(lambda: buffer.wait_below(limit))
+    buffer.take()
+    buffer.sent(1)
+    assert not await is_held_back(lambda: buffer.wait_below(limit))
 
 
-async def test_work_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+async def test_data_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
     """Until something is put, or the writer is woken for another reason."""
-    box = Outbox()
-    assert await is_held_back(box.wait_for_work)
-    box.put(b"x")
-    assert not await is_held_back(box.wait_for_work)
-    box.wake()
-    assert not await is_held_back(box.wait_for_work)
+    buffer = SendBuffer()
+    assert await is_held_back(buffer.wait_for_data)
+    buffer.put(b"x")
+    assert not await is_held_back(buffer.wait_for_data)
+    buffer.wake()
+    assert not await is_held_back(buffer.wait_for_data)

@@ -1,4 +1,4 @@
-"""TLS objects that read several records, and free buffers as they encrypt."""
+"""TLS objects that read several records and free buffers as they encrypt, and the alerts of failed handshakes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
+from jobmaster.certs import contexts
 from jobmaster.certs.contexts import client_context, server_context
-from jobmaster.http2 import buffers
 from jobmaster.wire.tcp import TcpStream
-from jobmaster.wire.tls import RECORD_SIZE, TlsObject, tls_stream
+from jobmaster.wire.tls import RECORD_SIZE, TlsStream, _Records, alert_in, do_handshake, tls_stream
+from tests.certs.hostile_certificates import make, make_server
 
 OVERHEAD = 5 + 1 + 16
 """Bytes that TLS 1.3 adds to a record: its head, its type and the tag (RFC 8446, 5.2)."""
+
+
+class Tcp:
+    """What a TLS object is given as its TCP stream: the records that go ahead of each send."""
+
+    def __init__(self) -> None:
+        self.ahead: list[Sequence[bytes]] = []
+
+    def put_ahead(self, pieces: Sequence[bytes]) -> None:
+        """Keeps them."""
+        self.ahead.append(pieces)
 
 
 class Pair:
@@ -24,19 +37,14 @@ class Pair:
 
     def __init__(self, certificates: Path) -> None:
         to_server, self.to_client, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ahead: list[Sequence[bytes]] = []
-        """What goes ahead of each send of the server."""
-        self.ahead_of_client: list[Sequence[bytes]] = []
         contexts = client_context(certificates, "client1"), server_context(certificates)
         for context in contexts:
-            context.sslobject_class = TlsObject
             context.post_handshake_auth = True
-        self.client = contexts[0].wrap_bio(self.to_client, to_server, server_hostname="localhost")
-        self.server = contexts[1].wrap_bio(to_server, self.outgoing, server_side=True)
-        assert isinstance(self.server, TlsObject)
-        assert isinstance(self.client, TlsObject)
-        self.server.send_by(self.outgoing, self.ahead.append)
-        self.client.send_by(to_server, self.ahead_of_client.append)
+        self.client_tcp, self.server_tcp = Tcp(), Tcp()
+        client = contexts[0].wrap_bio(self.to_client, to_server, server_hostname="localhost")
+        server = contexts[1].wrap_bio(to_server, self.outgoing, server_side=True)
+        self.client = _Records(client, to_server, cast("TcpStream", self.client_tcp))
+        self.server = _Records(server, self.outgoing, cast("TcpStream", self.server_tcp))
         for side in (self.client, self.server, self.client, self.server):
             with suppress(ssl.SSLWantReadError):
                 side.do_handshake()
@@ -49,8 +57,8 @@ class Pair:
 
     def deliver(self) -> None:
         """As a TCP stream does."""
-        self.to_client.write(b"".join(b"".join(pieces) for pieces in self.ahead) + self.outgoing.read())
-        self.ahead.clear()
+        self.to_client.write(b"".join(b"".join(pieces) for pieces in self.server_tcp.ahead) + self.outgoing.read())
+        self.server_tcp.ahead.clear()
 
 
 @pytest.fixture
@@ -62,7 +70,6 @@ def pair(certificates: Path) -> Pair:
 @pytest.mark.parametrize("size", [1, RECORD_SIZE - 1, RECORD_SIZE, RECORD_SIZE + 1, 5 * RECORD_SIZE, 100_000])
 def test_a_read_takes_what_has_come(pair: Pair, size: int) -> None:
     """Of bulk data all that has arrived, up to what was asked for, and then it wants more."""
-    assert isinstance(pair.client, TlsObject)
     data = bytes(index % 251 for index in range(size))
     pair.send(data)
     assert pair.client.read(1 << 20) == data
@@ -90,7 +97,7 @@ def test_bulk_data_is_encrypted_in_records(pair: Pair, size: int) -> None:
     """All but the last go ahead one by one, so that few bytes are in between at a time."""
     data = bytes(index % 251 for index in range(size))
     assert pair.server.write(data) == size
-    (ahead,) = pair.ahead
+    (ahead,) = pair.server_tcp.ahead
     records = [*map(len, ahead), pair.outgoing.pending]
     assert len(records) == -(-size // RECORD_SIZE)
     assert max(records) <= RECORD_SIZE + OVERHEAD
@@ -108,7 +115,7 @@ def test_each_send_has_its_own_ahead(pair: Pair) -> None:
     pair.send(b"asks for the certificate again")
     assert client.read(100) == b"asks for the certificate again"
     client.write(bytes(3 * RECORD_SIZE))
-    assert [len(pieces) for pieces in pair.ahead_of_client] == [1, 0, 2]
+    assert [len(pieces) for pieces in pair.client_tcp.ahead] == [1, 0, 2]
 
 
 def test_an_end_comes_after_what_was_before_it(pair: Pair) -> None:
@@ -133,33 +140,71 @@ def test_broken_records_come_after_what_was_before_them(pair: Pair) -> None:
         assert not isinstance(error.value, ssl.SSLWantReadError)
 
 
-def test_a_read_into_a_buffer(pair: Pair) -> None:
-    """Works as that of the library."""
-    pair.send(b"some bytes")
-    buffer = bytearray(4)
-    count: object = pair.client.read(4, buffer)  # of the library's stubs, bytes
-    assert count == 4
-    assert buffer == b"some"
-
-
-def test_an_encrypted_buffer_is_free(pair: Pair) -> None:
-    """A bytearray can be used for other bytes as soon as it is written, which changes nothing of what is read."""
-    buffers._kept.clear()
-    buffer = buffers.take(buffers.LEAST)
-    buffer[:] = b"x" * len(buffer)
-    pair.send(buffer)
-    again = buffers.take(buffers.LEAST)
-    assert again is buffer
-    again[:] = b"y" * len(again)
-    assert pair.client.read(1 << 20) == b"x" * buffers.LEAST
-    pair.send(bytes(buffers.LEAST))
-    assert not buffers._kept
+def test_a_buffer_is_freed_as_it_is_encrypted(pair: Pair) -> None:
+    """A bytearray is empty once it is written: a slow peer holds its bytes encrypted, and no plaintext."""
+    buffer = bytearray(b"x" * 100_000)
+    assert pair.server.write(buffer) == 100_000
+    assert buffer == b""
+    pair.deliver()
+    assert pair.client.read(1 << 20) == b"x" * 100_000
 
 
 async def test_a_context_serves_others_too(certificates: Path) -> None:  # noqa: ASYNC124  # as the sockets need it
-    """Whoever uses the same context for something else has the library's objects, before and after."""
+    """A context that is used for a stream is left as it was."""
     context = client_context(certificates, "client1")
     near, far = trio.socket.socketpair()
     with near, far:
         tls_stream(TcpStream(trio.SocketStream(near)), context, server_hostname="localhost")
     assert type(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")) is ssl.SSLObject
+
+
+class Ends:
+    """Both ends of a TCP connection with TLS on each, before the handshake."""
+
+    def __init__(self, client: ssl.SSLContext, server: ssl.SSLContext) -> None:
+        near, far = (trio.SocketStream(end) for end in trio.socket.socketpair())
+        self.client = tls_stream(TcpStream(near), client, server_hostname="localhost")
+        self.server = tls_stream(TcpStream(far), server)
+
+    async def meet(self) -> tuple[str | None, str | None]:
+        """Does the handshake at both ends and reads a byte at the client's: the alerts that each end was sent."""
+        alerts: dict[str, str | None] = {"client": None, "server": None}
+
+        async def shake(name: str, tls: TlsStream) -> None:
+            try:
+                await do_handshake(tls)
+                if tls is self.client:
+                    await tls.receive_some(1)
+            except trio.BrokenResourceError as error:
+                alerts[name] = alert_in(error)
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(shake, "client", self.client)
+                nursery.start_soon(shake, "server", self.server)
+        for tls in (self.client, self.server):
+            await trio.aclose_forcefully(tls)
+        return alerts["client"], alerts["server"]
+
+
+@pytest.mark.parametrize(
+    ("row", "alert"),
+    [
+        ("expired", "certificate expired"),
+        ("no certificate", "certificate required"),
+        ("other authority", "decrypt error"),
+        ("TLS 1.2", "protocol version"),
+    ],
+)
+async def test_a_refused_client_is_sent_an_alert(certificates: Path, row: str, alert: str) -> None:
+    """It says why: to a client of TLS 1.3 as it reads, since its own handshake is done by then."""
+    ends = Ends(make(certificates, row).context(), server_context(certificates))
+    assert (await ends.meet())[0] == alert
+
+
+async def test_a_refused_server_is_sent_an_alert(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not accept its server says so too."""
+    monkeypatch.setattr(contexts, "_require_valid", lambda *_: None)  # a server whose certificate expires as it runs
+    folder = make_server(certificates, "expired")
+    ends = Ends(client_context(certificates, "client1"), server_context(folder))
+    assert (await ends.meet())[1] == "certificate expired"

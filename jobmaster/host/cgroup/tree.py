@@ -226,7 +226,7 @@ class CgroupTree:
 
     root: Path
     controllers: frozenset[Controller] = frozenset()
-    """The controllers that enforce in ``<root>/jobs``: they are enabled in each client's folder."""
+    """The controllers that enforce in ``<root>/jobs``: they are enabled there and in each client's folder."""
     folders: FolderOperations = field(default_factory=KernelFolders)
 
     @property
@@ -240,13 +240,14 @@ class CgroupTree:
         return self.jobs / "cgroup.kill"
 
     def prepare(self) -> None:
-        """Make the root and its ``jobs`` folder where they are missing.
+        """Make the root and its ``jobs`` folder where they are missing, and enable the controllers in them.
 
         Raises:
             CgroupFileError: the kernel refuses.
         """
         for folder in (self.root, self.jobs):
             _make_folder(folder, self.folders, may_exist=True)
+            self._enable_controllers(folder)
 
     def create(self, client: str, job_id: str, writes: Iterable[LimitWrite]) -> JobCgroup:
         """A fresh, empty cgroup with every limit set.
@@ -299,10 +300,10 @@ class CgroupTree:
         if not _remove_tree(self.jobs, self.folders):
             _remove_folder(self.root, self.folders)
 
-    def _enable_controllers(self, client_folder: Path) -> None:
+    def _enable_controllers(self, folder: Path) -> None:
         for controller in sorted(self.controllers):
             try:
-                enable_controller(client_folder, controller)
+                enable_controller(folder, controller)
             except CgroupFileError as error:
                 raise LimitWriteError(controller, error) from error
 

@@ -271,6 +271,14 @@ def test_a_root_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         CgroupTree(root=tmp_path / "missing" / "root").prepare()
 
 
+def test_what_is_made_anew_has_its_controllers_again(plain_tree: CgroupTree) -> None:
+    """Folders that were removed meanwhile come back with the controllers enabled in them, so that limits hold."""
+    plain_tree.dispose()
+    plain_tree.prepare()
+    for folder in (plain_tree.root, plain_tree.jobs):
+        assert (folder / "cgroup.subtree_control").read_text().startswith("+")
+
+
 def test_a_sweep_removes_leftovers_and_names_what_is_in_use(plain_tree: CgroupTree) -> None:
     """Empty jobs of an earlier server go, folders and all; those in use are returned, without their parents."""
     for client, name in (("client1", "job1"), ("client1", "job2"), ("client2", "job3")):

@@ -1,0 +1,110 @@
+"""Standard output and standard error, as descriptors that may be anything: closed, full, non-blocking, without a reader.
+
+Python's own `sys.stdout` raises where a descriptor is non-blocking, keeps bytes in a buffer whose loss shows only at the
+exit, and is None where the descriptor is closed; `print` to a `sys.stderr` that is None goes to stdout.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import stat
+import sys
+from contextlib import suppress
+from typing import Final
+
+STDOUT: Final = 1
+STDERR: Final = 2
+
+
+class OutputFailed(Exception):
+    """Standard output did not take what was written; the text says why.
+
+    Attributes:
+        reader_left: whoever read it has closed it, which is no failure of anybody: there is nothing to say.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output: {error.strerror}")
+        self.reader_left = error.errno == errno.EPIPE
+
+
+def hold_standard_descriptors() -> None:
+    """Open the null device in the place of those of the first three descriptors that are closed.
+
+    A socket or a file that got one of their numbers would be written to by mistake. Standard output can then still not
+    be written to: where it was closed, writing fails.
+    """
+    for descriptor in (0, STDOUT, STDERR):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            flags = os.O_WRONLY if descriptor == STDERR else os.O_RDONLY
+            os.open(os.devnull, flags)  # takes the lowest number that is free, which is this one
+
+
+def require_writable() -> None:
+    """Refuse a standard output of which it is known already that it takes nothing.
+
+    Raises:
+        OutputFailed: it is closed or not open for writing, its reader has left, or it is a full device.
+    """
+    try:
+        if fcntl.fcntl(STDOUT, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if _poll(select.POLLOUT, timeout=0) & select.POLLERR:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        if stat.S_ISCHR(os.fstat(STDOUT).st_mode):
+            os.write(STDOUT, b"")  # a device may refuse no bytes as it would refuse some; others would take a datagram
+    except OSError as error:
+        raise OutputFailed(error) from error
+
+
+def write_output(data: bytes) -> None:
+    """Write all of `data` to standard output. Blocks as long as its reader does not read.
+
+    Raises:
+        OutputFailed: not all of it was written.
+    """
+    try:
+        _write_all(STDOUT, data)
+    except OSError as error:
+        raise OutputFailed(error) from error
+
+
+def write_text(text: str) -> None:
+    """Write `text` to standard output, in its encoding; what that lacks is escaped.
+
+    Raises:
+        OutputFailed: not all of it was written.
+    """
+    write_output(_encoded(text, sys.stdout))
+
+
+def complain(text: str) -> None:
+    """Write `text` to standard error. Where that is not possible, nobody is there to be told."""
+    with suppress(OSError):
+        _write_all(STDERR, _encoded(text, sys.stderr))
+
+
+def _encoded(text: str, stream: object) -> bytes:
+    return text.encode(getattr(stream, "encoding", None) or "utf-8", "backslashreplace")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    """Write to a descriptor that is blocking or not: the flag is that of all who share it, and not ours to change."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[os.write(descriptor, view) :]
+        except BlockingIOError:
+            _poll(select.POLLOUT, descriptor=descriptor)
+
+
+def _poll(events: int, *, descriptor: int = STDOUT, timeout: int | None = None) -> int:
+    """Wait, `timeout` milliseconds at most, until one of `events` has come or the descriptor failed: what has come."""
+    poll = select.poll()
+    poll.register(descriptor, events)
+    return sum(came for _, came in poll.poll(timeout))

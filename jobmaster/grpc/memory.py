@@ -1,0 +1,66 @@
+"""The bound on what a server holds for its calls: requests, unfinished or being handled, and answers not yet sent.
+
+Flow control bounds what a peer makes the server hold of a stream of messages. It does not bound a message by itself: an
+unfinished request is reassembled whatever its size, and an answer exists before its window does. These bytes are
+counted over all connections and for each caller, so that opening more connections gains nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from weakref import WeakValueDictionary
+
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes over all callers."""
+MAX_HELD_OF_CALLER: Final = 16 * 1024 * 1024
+
+
+class CallerLoad:
+    """What one caller has open, on whatever connections, each of which refers to this object.
+
+    Attributes:
+        open_calls: calls whose handlers have not ended.
+        held: bytes held for them.
+    """
+
+    __slots__ = ("__weakref__", "held", "open_calls")
+
+    def __init__(self) -> None:
+        self.open_calls = 0
+        self.held = 0
+
+
+class ServerLoad:
+    """The same over all callers."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._of: WeakValueDictionary[object, CallerLoad] = WeakValueDictionary()
+
+    def of(self, caller: object) -> CallerLoad:
+        """That of one caller; forgotten when nobody refers to it."""
+        load = self._of.get(caller)
+        if load is None:
+            load = self._of[caller] = CallerLoad()
+        return load
+
+
+class CallAccount:
+    """The bytes held for one call; `set(0)` at its end."""
+
+    __slots__ = ("_caller", "_held", "_server")
+
+    def __init__(self, server: ServerLoad, caller: CallerLoad) -> None:
+        self._server = server
+        self._caller = caller
+        self._held = 0
+
+    def set(self, held: int) -> bool:
+        """The call holds so many bytes from now on; False, with nothing changed, where that exceeds a bound."""
+        more = held - self._held
+        if more > 0 and (self._server.held + more > MAX_HELD or self._caller.held + more > MAX_HELD_OF_CALLER):
+            return False
+        self._server.held += more
+        self._caller.held += more
+        self._held = held
+        return True

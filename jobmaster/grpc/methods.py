@@ -1,0 +1,103 @@
+"""The methods of a server's services, and the bounds on their requests before these are parsed.
+
+A few bytes on the wire can become many objects. So a handler may be marked with `@checked(check)`: the check gets the
+serialized message, raises where it is refused, and returns what the parsed message holds in memory, in bytes, which is
+counted until the call has ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from google.protobuf.message import DecodeError
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from jobmaster.grpc.purerpc_adapter import Cardinality, Service
+
+RequestCheck = Callable[[bytes], int]
+
+_Handler = TypeVar("_Handler", bound=Callable[..., Any])
+_SHORT_BYTES: Final = 0x02
+"""Of the first byte of a field, the bits that say: its key has one byte, and it is length-delimited."""
+_ATTRIBUTE: Final = "_jobmaster_request_check"
+
+
+def checked(check: RequestCheck) -> Callable[[_Handler], _Handler]:
+    """Has a handler's requests checked before they are parsed; a handler that takes the caller as well as the request."""
+
+    def mark(handler: _Handler) -> _Handler:
+        setattr(handler, _ATTRIBUTE, check)
+        return handler
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A method: `handler` is called with the request and the caller, `check` before the request is parsed."""
+
+    handler: Callable[..., Any]
+    cardinality: Cardinality
+    request_type: type[Message]
+    check: RequestCheck
+
+
+def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Method]:
+    """All methods by the names of service and method. Without a check, a request counts as its own bytes."""
+    return {
+        (service_name, name): Method(
+            handler=bound.method_fn,
+            cardinality=bound.signature.cardinality,
+            request_type=bound.signature.request_type,
+            check=getattr(bound.method_fn, _ATTRIBUTE, len),
+        )
+        for service_name, service in services.items()
+        for name, bound in service.methods.items()
+    }
+
+
+def count_fields(serialized: bytes, most: int) -> int:
+    """How many fields of a message there are at its top level; more than `most` are not counted further.
+
+    Raises:
+        DecodeError: the bytes are no protobuf message.
+    """
+    count = position = 0
+    end = len(serialized)
+    while position < end and count <= most:
+        count += 1
+        if position + 1 < end and serialized[position] & 0x87 == _SHORT_BYTES and serialized[position + 1] < 0x80:
+            position += 2 + serialized[position + 1]
+            continue
+        key, position = _varint(serialized, position)
+        match key & 7:
+            case 0:
+                _, position = _varint(serialized, position)
+            case 1:
+                position += 8
+            case 2:
+                length, position = _varint(serialized, position)
+                position += length
+            case 5:
+                position += 4
+            case _:
+                raise DecodeError("a wire type that is not used")
+    if position > end:
+        raise DecodeError("truncated message")
+    return count
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A varint of at most ten bytes, and the position behind it."""
+    value = shift = 0
+    for byte in data[position : position + 10]:
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
+    raise DecodeError("truncated message")

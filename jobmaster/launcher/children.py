@@ -1,0 +1,200 @@
+"""The children: started, watched, reaped, and kept until the server has recorded their end."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import signal
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jobmaster.launcher import kernel
+from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
+from jobmaster.launcher.packets import Received, close_all
+from jobmaster.launcher.protocol import Forgotten, Message, Refused, Start, Started
+from jobmaster.launcher.table import Entry, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobmaster.launcher.poller import Poller
+
+MAX_CHILDREN: Final = 20_000
+"""At two descriptors for each that runs."""
+WITHHELD_SECONDS: Final = 2.0
+"""How long a tracer may keep a dead child from us before its status is read from /proc."""
+_RECHECK_SECONDS: Final = 0.05
+_BATCH: Final = 128
+"""Dead children reaped at a time: a job can make them faster than they are reaped (CLONE_PARENT, orphans)."""
+
+
+class Collected(NamedTuple):
+    """What was reaped: pid and wait status of those that are no child of the table; whether none is left to reap."""
+
+    others: dict[int, int]
+    is_all: bool
+
+
+class Children:
+    """Every child but the server, which only `collect` meets."""
+
+    def __init__(self, poller: Poller, send: Callable[[Message, tuple[int, ...]], None], heritage: Heritage) -> None:
+        self._poller = poller
+        self._send = send
+        self._heritage = heritage
+        self._table = Table()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def start(self, start: Start, received: Received) -> None:
+        """Starts a child, or refuses; the descriptors that came are closed or kept."""
+        try:
+            started, pidfd = self._start(start, received)
+        except OSError as error:
+            self._send(Refused(id=start.id, errno=error.errno or errno.EIO), ())
+        else:
+            self._send(started, (pidfd,))
+
+    def _start(self, start: Start, received: Received) -> tuple[Started, int]:
+        try:
+            descriptors = self._accept(start, received)
+            child = spawn(start, descriptors, self._heritage)
+        except BaseException:
+            close_all(received.descriptors)
+            raise
+        close_all([fd for fd in received.descriptors if fd != descriptors.output_read])
+        entry = Entry(
+            id=start.id, pid=child.pid, pidfd=child.pidfd, output=descriptors.output_read, errors=child.errors
+        )
+        self._table.add(entry)
+        self._poller.watch(child.errors, partial(self._on_outcome, entry))
+        self._poller.watch(child.pidfd, partial(self._on_death, entry))
+        return Started(id=start.id, pid=child.pid, start_time=kernel.read_stat(child.pid).start_time), child.pidfd
+
+    def _accept(self, start: Start, received: Received) -> StartDescriptors:
+        if received.is_cut:
+            raise _error(errno.EMFILE)
+        if start.id in self._table:
+            raise _error(errno.EEXIST)
+        if len(self._table) >= MAX_CHILDREN:
+            raise _error(errno.EAGAIN)
+        match received.descriptors, start.strings:
+            case (output_write, output_read, go, cgroup, strings), b"":
+                return StartDescriptors(
+                    output_write=output_write, output_read=output_read, go=go, cgroup=cgroup, strings=strings
+                )
+            case (output_write, output_read, go, cgroup), _:
+                return StartDescriptors(output_write=output_write, output_read=output_read, go=go, cgroup=cgroup)
+            case _:
+                raise _error(errno.EINVAL)
+
+    def acknowledge(self, entry_id: str) -> None:
+        """Forgets a child that has died; one that lives is killed, and forgotten when it has died."""
+        entry = self._table.release(entry_id)
+        if entry is None:
+            self._send(Forgotten(id=entry_id), ())
+        elif entry.wait_status is None:
+            _kill(entry)
+        else:
+            self._close(entry)
+
+    def kill_all(self) -> None:
+        """Sends SIGKILL to every child that lives."""
+        for entry in self._table.living():
+            _kill(entry)
+
+    def collect(self) -> Collected:
+        """Reaps what has died, `_BATCH` at most; what is no child of the table is the server, or an orphan of a job."""
+        others: dict[int, int] = {}
+        for _ in range(_BATCH):
+            pid = _dead_child(os.P_ALL, 0)
+            if pid is None:
+                return Collected(others, is_all=True)
+            entry = self._table.by_pid(pid)
+            if entry is not None:
+                self._reap(entry)
+            else:
+                others[pid] = os.waitpid(pid, os.WNOHANG)[1]
+        return Collected(others, is_all=False)
+
+    def _reap(self, entry: Entry) -> None:
+        """Reaps a child that can be; its outcome is read first, while /proc still has it."""
+        self._on_outcome(entry)
+        self._ended(entry, os.waitpid(entry.pid, os.WNOHANG)[1])
+
+    def _on_outcome(self, entry: Entry) -> None:
+        if entry.errors is None:
+            return
+        outcome = read_outcome(entry.errors, entry.pid)
+        if outcome is None:
+            return
+        self._poller.forget(entry.errors)
+        os.close(entry.errors)
+        entry.errors = None
+        message = self._table.settle(entry, outcome)
+        if message is not None:
+            self._send(message, ())
+
+    def _on_death(self, entry: Entry) -> None:
+        """The pidfd is readable: the child has died, and can be reaped unless a tracer withholds it."""
+        if entry.wait_status is not None or not _is_readable(entry.pidfd):
+            return
+        self._poller.forget(entry.pidfd)
+        if _dead_child(os.P_PID, entry.pid) is not None:
+            self._reap(entry)
+        else:
+            self._poller.call_later(WITHHELD_SECONDS, partial(self._on_withheld, entry))
+
+    def _on_withheld(self, entry: Entry) -> None:
+        if entry.wait_status is not None:
+            return
+        if _dead_child(os.P_PID, entry.pid) is not None:
+            self._reap(entry)
+            return
+        found = kernel.read_stat(entry.pid)
+        if not found.is_zombie:
+            self._poller.call_later(_RECHECK_SECONDS, partial(self._on_withheld, entry))
+            return
+        self._on_outcome(entry)
+        self._ended(entry, found.exit_code)  # the zombie is reaped as an unknown pid when its tracer leaves it
+
+    def _ended(self, entry: Entry, wait_status: int) -> None:
+        message = self._table.died(entry, wait_status)
+        self._poller.forget(entry.pidfd)
+        if message is not None:
+            self._send(message, ())
+        else:
+            self._close(entry)
+
+    def _close(self, entry: Entry) -> None:
+        for fd in entry.descriptors:
+            self._poller.forget(fd)
+        close_all(entry.descriptors)
+        self._send(Forgotten(id=entry.id), ())
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+def _kill(entry: Entry) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(entry.pidfd, signal.SIGKILL)
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _dead_child(kind: int, pid: int) -> int | None:
+    """The pid of a child that can be reaped, without reaping it."""
+    try:
+        found = os.waitid(kind, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return None if found is None else found.si_pid

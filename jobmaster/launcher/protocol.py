@@ -1,0 +1,273 @@
+"""The messages between server and launcher, as values.
+
+One message is one record of a SOCK_SEQPACKET pair: a JSON object with a `type`, for `start` followed by NUL and the
+strings of the command, NUL-terminated (working folder, arguments, environment as NAME=VALUE). Strings of more than
+`INLINE_BYTES` travel in a sealed memfd instead. Descriptors travel beside a record (SCM_RIGHTS), in the order that
+each class names.
+
+Values are named tuples, given by keyword: dataclasses would cost each launcher 2 MB and 10 ms. Those of two types can
+be equal, so a message is told by `match`, never by `==` alone.
+
+The protocol only grows: unknown fields are ignored, both sides say their version in `hello`. The types `ready`,
+`table` and `table_end` are reserved for a new server that takes over the jobs of one that has died.
+
+A `start` whose id is in use is refused, so ids are never used again. What the launcher knows of a child is kept until
+the server's `ack`; `ack` for a child that lives kills it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+VERSION: Final = 1
+INLINE_BYTES: Final = 64 * 1024
+"""Strings up to this many bytes travel in the message; a message of 212,960 bytes is the most the kernel takes."""
+MAX_STRINGS_BYTES: Final = 8 * 1024 * 1024
+"""The kernel takes at most 6 MiB of arguments and environment (3/4 of 8 MiB of stack), so more can't succeed."""
+MAX_MESSAGE_BYTES: Final = INLINE_BYTES + 32 * 1024
+MAX_GROUPS: Final = 1024
+MAX_DESCRIPTORS: Final = 5
+ENVIRONMENT_VARIABLE: Final = "JOBMASTER_LAUNCHER"
+"""Names, in the server's environment, the descriptor of its end of the socket pair."""
+
+
+class ProtocolError(ValueError):
+    """The peer sent what is no message of this protocol."""
+
+
+class Phase(Enum):
+    """How far a child got on its way to the command."""
+
+    HELD = "held"
+    """It waits for the go byte, or is on its way there."""
+    EXECUTED = "exec"
+    FAILED = "failed"
+    """A step before the command's first instruction failed: `stage` and `errno` say which and why."""
+    ABANDONED = "abandoned"
+    """The go pipe ended without the byte."""
+    NEVER_RAN = "never_ran"
+    """It was killed before it executed the command."""
+
+
+class Hello(NamedTuple):
+    """The first message of each side. The server's carries cgroup.kill of the jobs' folder and that folder's lock."""
+
+    version: int = VERSION
+
+
+class Start(NamedTuple):
+    """Asks for a child.
+
+    Descriptors: write end of the output pipe, its read end, read end of the go pipe, the cgroup's folder, and the
+    memfd with the strings where `strings` is empty.
+
+    Attributes:
+        uid: None leaves user, groups and bounding set as they are, for a server that is not root.
+        keeps_capabilities: root by name, with all capabilities and without no_new_privs.
+        open_files: soft RLIMIT_NOFILE, lowered to the hard limit where that is less.
+        argument_count: how many of the strings after the first are arguments; the others are the environment.
+    """
+
+    id: str
+    umask: int
+    open_files: int
+    nice: int
+    oom_score_adj: int
+    argument_count: int
+    uid: int | None = None
+    gid: int | None = None
+    groups: tuple[int, ...] = ()
+    keeps_capabilities: bool = False
+    strings: bytes = b""
+
+
+class Ack(NamedTuple):
+    """What is known of a child is recorded and may be forgotten; a child that lives is killed."""
+
+    id: str
+
+
+class Farewell(NamedTuple):
+    """The server has ended its jobs and is about to end itself: nothing is to be killed by cgroup."""
+
+
+class Started(NamedTuple):
+    """A child is held. Descriptor: its pidfd. `start_time` is field 22 of /proc/PID/stat, in clock ticks since boot."""
+
+    id: str
+    pid: int
+    start_time: int
+
+
+class Refused(NamedTuple):
+    """There is no child, and why."""
+
+    id: str
+    errno: int
+
+
+class Executed(NamedTuple):
+    """The command's program has been executed."""
+
+    id: str
+
+
+class Exited(NamedTuple):
+    """A child has died. `wait_status` is as of wait(2); `stage` and `errno` belong to the phase FAILED."""
+
+    id: str
+    wait_status: int
+    phase: Phase
+    stage: str = ""
+    errno: int = 0
+
+
+class Forgotten(NamedTuple):
+    """The answer to `ack`, once the child has died: every descriptor that the launcher had of it is closed."""
+
+    id: str
+
+
+Message = Hello | Start | Ack | Farewell | Started | Refused | Executed | Exited | Forgotten
+
+_TYPES: Final[dict[str, type[Message]]] = {
+    "hello": Hello,
+    "start": Start,
+    "ack": Ack,
+    "farewell": Farewell,
+    "started": Started,
+    "refused": Refused,
+    "exec": Executed,
+    "exited": Exited,
+    "forgotten": Forgotten,
+}
+_NAMES: Final = {message: name for name, message in _TYPES.items()}
+
+
+def _whole(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _text(low: int, high: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is str and low <= len(value) <= high and "\0" not in value
+
+
+_is_id: Final = _whole(0, 2**32 - 2)  # 2^32 - 1 means "unchanged" to setresuid(2)
+
+_CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
+    "version": _whole(1, 2**31),
+    "id": _text(1, 256),
+    "uid": lambda value: value is None or _is_id(value),
+    "gid": lambda value: value is None or _is_id(value),
+    "groups": lambda value: type(value) is tuple and len(value) <= MAX_GROUPS and all(map(_is_id, value)),
+    "keeps_capabilities": lambda value: type(value) is bool,
+    "umask": _whole(0, 0o777),
+    "open_files": _whole(1, 2**31),
+    "nice": _whole(-20, 19),
+    "oom_score_adj": _whole(-1000, 1000),
+    "argument_count": _whole(1, MAX_STRINGS_BYTES),
+    "pid": _whole(1, 2**31),
+    "start_time": _whole(0, 2**63),
+    "wait_status": _whole(0, 0xFFFF),
+    "phase": lambda value: type(value) is Phase,
+    "stage": _text(0, 64),
+    "errno": _whole(0, 4095),
+}
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message.
+
+    Raises:
+        ProtocolError: a value is out of its bounds, or the message is longer than `MAX_MESSAGE_BYTES`.
+    """
+    values = message._asdict()
+    strings: bytes = values.pop("strings", b"")
+    _check(values)
+    if "phase" in values:
+        values["phase"] = values["phase"].value
+    encoded = json.dumps({"type": _NAMES[type(message)], **values}).encode("ascii") + (
+        b"\0" + strings if strings else b""
+    )
+    if len(encoded) > MAX_MESSAGE_BYTES:
+        raise ProtocolError(f"a message of {len(encoded)} bytes; at most {MAX_MESSAGE_BYTES} are sent")
+    return encoded
+
+
+def decode(data: bytes) -> Message:
+    """The message of these bytes.
+
+    Raises:
+        ProtocolError: they are none.
+    """
+    header, _, strings = data.partition(b"\0")
+    try:
+        values = json.loads(header)
+        message = _TYPES[values.pop("type")]
+        if "groups" in values:
+            values["groups"] = tuple(values["groups"])
+        if "phase" in values:
+            values["phase"] = Phase(values["phase"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ProtocolError(f"no message: {data[:80]!r}") from error
+    if message is Start:
+        values["strings"] = strings
+    known = {name: values[name] for name in message._fields if name in values}
+    missing = [name for name in message._fields if name not in known and name not in message._field_defaults]
+    if missing:
+        raise ProtocolError(f"{_NAMES[message]} without {', '.join(missing)}")
+    _check({name: value for name, value in known.items() if name != "strings"})
+    return message(**known)
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if not _CHECKS[name](value):
+            raise ProtocolError(f"{name} cannot be {value!r:.80}")
+
+
+class Command(NamedTuple):
+    """What a child executes, as the kernel's bytes."""
+
+    working_folder: bytes
+    arguments: tuple[bytes, ...]
+    environment: Mapping[bytes, bytes]
+
+
+def pack_strings(working_folder: str, arguments: Sequence[str], environment: Mapping[str, str]) -> bytes:
+    """The strings of a `start`: arguments in UTF-8, in which clients send them, the rest in this host's encoding.
+
+    Raises:
+        ValueError: one contains NUL, or a name of the environment is empty or contains "=".
+    """
+    if any(not name or "=" in name for name in environment):
+        raise ValueError("a name of the environment is empty or contains '='")
+    words = [argument.encode("utf-8", "surrogateescape") for argument in arguments]
+    assignments = [os.fsencode(f"{name}={value}") for name, value in environment.items()]
+    strings = (os.fsencode(working_folder), *words, *assignments)
+    if any(b"\0" in string for string in strings):
+        raise ValueError("a string contains NUL")
+    return b"\0".join((*strings, b""))
+
+
+def unpack_strings(data: bytes, argument_count: int) -> Command:
+    """The command of a `start`.
+
+    Raises:
+        ProtocolError: there are fewer strings than that.
+    """
+    folder, *strings = data.split(b"\0")
+    if len(strings) <= argument_count or strings[-1]:
+        raise ProtocolError(f"{len(strings) - 1} strings, among them {argument_count} arguments")
+    assignments = (text.partition(b"=") for text in strings[argument_count:-1])
+    return Command(
+        working_folder=folder,
+        arguments=tuple(strings[:argument_count]),
+        environment={name: value for name, _, value in assignments},
+    )

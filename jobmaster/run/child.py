@@ -1,0 +1,272 @@
+"""A child of the launcher as the server holds it, and the values that are asked for and told."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import assert_never, final
+
+import trio
+
+from jobmaster.errors import HostError, JobmasterError
+from jobmaster.launcher import protocol
+from jobmaster.launcher.protocol import Phase
+
+
+class LauncherLost(HostError):
+    """The launcher has died, or never answered: no child can be started, and no status will be told."""
+
+
+class LaunchRefused(JobmasterError):
+    """There is no child: the launcher or the kernel refused. `errno` says why."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.strerror(number))
+        self.errno = number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildAccount:
+    """Whom a child becomes. `keeps_capabilities` is for root asked for by name."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    keeps_capabilities: bool
+
+    def __post_init__(self) -> None:
+        if self.keeps_capabilities and self.uid != 0:
+            raise ValueError("only root keeps capabilities")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What to start.
+
+    Attributes:
+        id: of this child alone; never used again.
+        argv: a name without a slash is looked up along PATH of `environment`, in `working_folder`.
+        account: None leaves user and groups as they are, for a server that is not root.
+        open_files: soft RLIMIT_NOFILE, lowered to the hard limit where that is less.
+    """
+
+    id: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    working_folder: str
+    account: ChildAccount | None
+    open_files: int
+    oom_score_adj: int = 0
+    umask: int = 0o022
+    nice: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.argv:
+            raise ValueError("argv is empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """The kernel executed the command's program."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecFailed:
+    """A step before the command's first instruction failed.
+
+    Attributes:
+        stage: which: `lookup` (no such command for this user) and `exec` are about the command, `working_folder` about
+            that, others about the host.
+    """
+
+    errno: int
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class NeverExecuted:
+    """It was abandoned, or killed, before it executed the command."""
+
+
+ExecOutcome = Executed | ExecFailed | NeverExecuted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildStatus:
+    """A child's end: `wait_status` as of wait(2), which is the command's own where that was `executed`."""
+
+    wait_status: int
+    executed: bool
+
+
+@final
+class Child:
+    """A child of the launcher, held until `go`. Made by `Launcher.start` alone; `release` it in any case."""
+
+    def __init__(self, child_id: str, go_write: int, *, lost: trio.Event, forget: Callable[[str], trio.Event]) -> None:
+        self.id = child_id
+        self.pid = 0
+        self.start_time = 0
+        """Field 22 of /proc/PID/stat, in clock ticks since boot: with the pid, this process and no other."""
+        self._lost = lost
+        self._forget = forget
+        self._pidfd = -1
+        self._go_write = go_write
+        self._answered = trio.Event()
+        self._decided = trio.Event()
+        self._ended = trio.Event()
+        self._refusal: int | None = None
+        self._outcome: ExecOutcome | None = None
+        self._status: ChildStatus | None = None
+        self._is_unwanted = False
+        self._forgotten: trio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Child {self.id} pid={self.pid} {self._outcome or 'held'} {self._status or ''}>"
+
+    def has_died(self) -> bool:
+        """Whether it has died, reaped or not."""
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    async def wait_died(self) -> None:
+        """Waits until it has died, reaped or not. One task at a time.
+
+        Raises:
+            LauncherLost: the launcher has died and it lives; the kernel kills it unless its program forbade that.
+        """
+        while not self.has_died():
+            if self._lost.is_set():
+                raise LauncherLost("the launcher has died")
+            try:
+                await trio.lowlevel.wait_readable(self._pidfd)
+            except trio.ClosedResourceError:
+                if self._forgotten is not None:
+                    raise
+
+    def go(self) -> None:
+        """Lets it execute the command."""
+        if self._go_write >= 0:
+            with suppress(BrokenPipeError):  # it has died
+                os.write(self._go_write, b"g")
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Tells it to end without executing the command, if it is still held."""
+        if self._go_write >= 0:
+            os.close(self._go_write)
+            self._go_write = -1
+
+    async def wait_executed(self) -> ExecOutcome:
+        """Waits until the command was executed, or will never be. The launcher sets no deadline.
+
+        Raises:
+            LauncherLost: nobody will know.
+        """
+        await self._decided.wait()
+        if self._outcome is None:
+            raise LauncherLost("the launcher has died")
+        return self._outcome
+
+    async def wait_status(self) -> ChildStatus:
+        """Waits until it has died and the launcher has told its status, also where a tracer keeps it from being reaped.
+
+        Raises:
+            LauncherLost: nobody will know.
+        """
+        await self._ended.wait()
+        if self._status is None:
+            raise LauncherLost("the launcher has died")
+        return self._status
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal; one that has died is left alone."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def release(self) -> None:
+        """Lets the launcher forget it, and closes its descriptors; one that lives is killed. Idempotent."""
+        if self._forgotten is not None:
+            return
+        self.abandon()
+        self._forgotten = self._forget(self.id)
+        if self._pidfd >= 0:
+            trio.lowlevel.notify_closing(self._pidfd)
+            os.close(self._pidfd)
+
+    async def wait_forgotten(self) -> None:
+        """Waits until the launcher has closed every descriptor of a child that was released, or is lost."""
+        if self._forgotten is not None:
+            await self._forgotten.wait()
+
+    # What the launcher tells, and what its loss means.
+
+    def _on_started(self, message: protocol.Started, pidfd: int = -1) -> None:
+        self.pid, self.start_time, self._pidfd = message.pid, message.start_time, pidfd
+        if self._is_unwanted and pidfd >= 0:
+            self.send_signal(signal.SIGKILL)
+        self._answered.set()
+
+    def _on_refused(self, number: int) -> None:
+        self._refusal = number
+        self._end_waits()
+
+    def _on_executed(self) -> None:
+        self._outcome = Executed()
+        self._decided.set()
+
+    def _on_exited(self, message: protocol.Exited) -> None:
+        self._outcome = _outcome(message)
+        self._status = ChildStatus(wait_status=message.wait_status, executed=message.phase is Phase.EXECUTED)
+        self._end_waits()
+
+    def _on_lost(self) -> None:
+        if self._pidfd >= 0:
+            trio.lowlevel.notify_closing(self._pidfd)  # wakes who waits; the descriptor stays open
+        self._end_waits()
+
+    def _end_waits(self) -> None:
+        self._answered.set()
+        self._decided.set()
+        self._ended.set()
+
+    async def _wait_answered(self) -> None:
+        """Waits until it is held.
+
+        Raises:
+            LaunchRefused: there is no child.
+            LauncherLost: nobody will know.
+        """
+        await self._answered.wait()
+        if self._refusal is not None:
+            raise LaunchRefused(self._refusal)
+        if self._pidfd < 0:
+            if self._lost.is_set():
+                raise LauncherLost("the launcher has died")
+            raise LaunchRefused(errno.EMFILE)  # it lives, but its pidfd could not be opened here
+
+    async def _withdraw(self) -> None:
+        """Ends a child that nobody waits for any more, known or still to be told of; at once if there is none."""
+        self._is_unwanted = True
+        self.abandon()
+        if self._pidfd >= 0:
+            self.send_signal(signal.SIGKILL)
+        await self._ended.wait()
+
+
+def _outcome(message: protocol.Exited) -> ExecOutcome:
+    match message.phase:
+        case Phase.EXECUTED:
+            return Executed()
+        case Phase.FAILED:
+            return ExecFailed(errno=message.errno, stage=message.stage)
+        case Phase.ABANDONED | Phase.NEVER_RAN | Phase.HELD:
+            return NeverExecuted()
+        case unreachable:
+            assert_never(unreachable)

@@ -1,0 +1,38 @@
+"""`python -m jobmaster.serve`: becomes the launcher, which starts the server (`jobmaster.server`) as its child.
+
+The launcher is executed in place, so that the process that was started is the one that holds the jobs. Nothing but the
+standard library is imported for that, and little of it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+_LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher")  # noqa: PTH100, PTH118, PTH120  # pathlib would take longer to import than all else here
+
+
+def main() -> NoReturn:
+    """Executes the launcher, with what the server is to be started by: this interpreter, its options and arguments.
+
+    Signals that end the server are blocked until the launcher can pass them on.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    server = [sys.executable, *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
+    os.execv(  # noqa: S606  # no shell is wanted
+        sys.executable, [sys.executable, "-I", "-S", _LAUNCHER, "--", *server]
+    )
+
+
+def _interpreter_options(command_line: list[str]) -> list[str]:
+    """What stands before `-m jobmaster.serve`, such as `-W error`."""
+    for index, word in enumerate(command_line):
+        if word == "-m":
+            return command_line[1:index] if command_line[index + 1 : index + 2] == ["jobmaster.serve"] else []
+    return []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Bounds on requests, checked before a request becomes objects; and what a refused one leaves behind."""
+
+from __future__ import annotations
+
+import timeit
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobmaster.api.requests import MAX_JOB_ID_REQUEST, check_job_id, check_start
+from jobmaster.errors import InvalidRequest
+from jobmaster.grpc.methods import count_fields
+from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+
+def start(*args: str) -> bytes:
+    """A serialized Start."""
+    return pb.JobCreateRequest(command="true", args=args).SerializeToString()
+
+
+def test_as_many_arguments_as_are_allowed() -> None:
+    """So many are taken, one more is not; what is said names the bound."""
+    check_start(start(*[""] * MAX_ARGUMENTS))
+    with pytest.raises(InvalidRequest, match=f"more than {MAX_ARGUMENTS} arguments") as caught:
+        check_start(start(*[""] * (MAX_ARGUMENTS + 1)))
+    assert caught.value.field == "args"
+
+
+def test_as_many_bytes_as_are_allowed() -> None:
+    """So many are taken, one more is not."""
+    spare = MAX_ARGUMENT_BYTES - len(start("x" * 2_000_000))
+    check_start(start("x" * (2_000_000 + spare)))
+    with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
+        check_start(start("x" * (2_000_001 + spare)))
+
+
+def test_what_a_request_holds_grows_with_its_arguments() -> None:
+    """Objects count as well as bytes: two bytes on the wire are not two in memory."""
+    assert check_start(start(*["x"] * 1000)) > check_start(start("x" * 3000)) > 3000
+
+
+def test_a_request_that_names_a_job_is_short() -> None:
+    """A follower holds its request as long as it follows."""
+    request = pb.JobIDRequest(job_id_request=pb.JobID(job_id="x" * 27)).SerializeToString()
+    assert check_job_id(request) == len(request)
+    with pytest.raises(InvalidRequest, match="name a job by its id"):
+        check_job_id(bytes(MAX_JOB_ID_REQUEST + 1))
+
+
+@given(st.lists(st.text(max_size=5), max_size=20), st.integers(0, 30))
+def test_fields_are_counted_as_protobuf_has_them(args: list[str], most: int) -> None:
+    """Each field of a message is counted, up to one more than is asked for."""
+    assert count_fields(start(*args), most) == min(1 + len(args), most + 1)
+
+
+@given(st.binary(max_size=40))
+def test_what_is_no_message_is_no_crash(data: bytes) -> None:
+    """Any bytes have a count or are a DecodeError; what protobuf parses has a count."""
+    message = pb.JobCreateRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        is_message = False
+    else:
+        is_message = True
+    try:
+        assert count_fields(data, 100) <= len(data)
+    except DecodeError:
+        assert not is_message or data_has_groups(data)
+
+
+def data_has_groups(data: bytes) -> bool:
+    """Whether there may be a group in it: protobuf still parses those, and no client of ours sends one."""
+    return any(byte & 7 in {3, 4} for byte in data)
+
+
+def test_refusing_too_many_arguments_costs_less_than_making_them() -> None:
+    """A million empty arguments are refused in a part of the time that their objects would take."""
+    request = start(*[""] * 1_000_000)
+
+    def make_objects() -> None:
+        message = pb.JobCreateRequest.FromString(request)
+        tuple(message.args)
+
+    def refuse() -> None:
+        with pytest.raises(InvalidRequest):
+            check_start(request)
+
+    assert min(timeit.repeat(refuse, number=1)) < min(timeit.repeat(make_objects, number=1)) / 2

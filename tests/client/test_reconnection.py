@@ -1,0 +1,149 @@
+"""Following a job of a real server over a network that cuts connections."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+
+from jobmaster.client import Jobs, OutputIncomplete, connect, resumption
+from jobmaster.errors import TransportError
+from tests.harness import Server, output_of, serving
+
+NUMBERS = 200_000
+OUTPUT = b"".join(b"%d\n" % number for number in range(1, NUMBERS + 1))  # 1.3 MB
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumption, "FIRST_PAUSE", 0.001)
+
+
+@dataclass(slots=True)
+class Network:
+    """A proxy for TCP that cuts a connection when it has passed on so many bytes of the server's.
+
+    Attributes:
+        port: where clients connect to.
+        target: the port that it passes them on to.
+        cuts: bytes for each connection, in their order; later ones are not cut.
+        connections: how many there have been.
+        open: what ends each of those there are.
+    """
+
+    target: int
+    cuts: Iterator[int]
+    port: int = 0
+    connections: int = 0
+    open: set[trio.CancelScope] = field(default_factory=set)
+
+    def cut(self) -> None:
+        """Cuts the connections that there are."""
+        for scope in self.open:
+            scope.cancel()
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        """Passes one connection on."""
+        self.connections += 1
+        left = next(self.cuts, 1 << 62)
+        try:
+            async with await trio.open_tcp_stream("127.0.0.1", self.target) as server, trio.open_nursery() as nursery:
+                self.open.add(nursery.cancel_scope)
+                nursery.start_soon(self._pass_on, client, server, 1 << 62, nursery.cancel_scope)
+                nursery.start_soon(self._pass_on, server, client, left, nursery.cancel_scope)
+        except* (trio.BrokenResourceError, OSError):
+            pass
+        finally:
+            await trio.aclose_forcefully(client)
+
+    @staticmethod
+    async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream, left: int, both: trio.CancelScope) -> None:
+        while left and (data := await source.receive_some(min(left, 65536))):
+            await sink.send_all(data)
+            left -= len(data)
+        both.cancel()
+
+
+@asynccontextmanager
+async def network(target: int, cuts: Sequence[int]) -> AsyncIterator[Network]:
+    """Such a proxy, for the block."""
+    proxy = Network(target=target, cuts=iter(cuts))
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        proxy.port = listener.socket.getsockname()[1]
+        await nursery.start(trio.serve_listeners, proxy.serve, [listener])
+        yield proxy
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def connected(proxy: Network, certificates: Path) -> AsyncIterator[Jobs]:
+    """A client by way of the proxy."""
+    async with connect("127.0.0.1", proxy.port, folder=certificates, name="client1") as jobs:
+        yield jobs
+
+
+async def start_numbers(server: Server) -> str:
+    """A job that writes `OUTPUT`, when it has ended."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("seq", "1", str(NUMBERS))
+        await output_of(jobs, job_id)
+    return job_id
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [[100_000], [100_000, 100_000, 300_000], [20_000, 600_001, 4_000, 1_250_000], [1_280_000]],
+    ids=str,
+)
+async def test_cut_in_the_middle(server: Server, certificates: Path, cuts: list[int]) -> None:
+    """Whatever the connections bring until they are cut, a follower gets each byte once and none is missing."""
+    job_id = await start_numbers(server)
+    async with network(server.port, cuts) as proxy, connected(proxy, certificates) as jobs:
+        assert await output_of(jobs, job_id) == OUTPUT
+    assert proxy.connections == len(cuts) + 1
+
+
+async def test_cut_while_it_runs(server: Server, certificates: Path) -> None:
+    """A follower of a live job goes on on a new connection, silently where there is nothing new, to the job's end."""
+    async with network(server.port, []) as proxy, connected(proxy, certificates) as jobs, server.connect() as direct:
+        job_id = await direct.start("sh", "-c", "seq 1 20000; exec sleep 1000")
+        received = b""
+        async with jobs.stream_output(job_id) as chunks:
+            async for chunk in chunks:
+                received += chunk
+                if received.endswith(b"\n20000\n"):
+                    proxy.cut()
+                    await direct.stop(job_id)
+    assert received == b"".join(b"%d\n" % number for number in range(1, 20001))
+    assert proxy.connections == 2
+
+
+async def test_a_network_that_never_gets_further(server: Server, certificates: Path) -> None:
+    """Where every connection is cut before a new byte has come, the follower gives up after so many tries."""
+    job_id = await start_numbers(server)
+    async with network(server.port, [100_000] * 50) as proxy, connected(proxy, certificates) as jobs:
+        with pytest.raises(TransportError):
+            await output_of(jobs, job_id)
+    assert proxy.connections == resumption.TRIES
+
+
+async def test_another_server_in_its_place(tmp_path: Path, server: Server, certificates: Path) -> None:
+    """A server that was restarted does not know the job: the follower hears that its output ends there."""
+    (tmp_path / "other").mkdir()
+    async with serving(tmp_path / "other", certificates) as other, server.connect() as direct:
+        job_id = await direct.start("sh", "-c", "echo up; exec sleep 1000")
+        async with (
+            network(server.port, []) as proxy,
+            connected(proxy, certificates) as jobs,
+            jobs.stream_output(job_id) as chunks,
+        ):
+            assert await anext(chunks) == b"up\n"
+            proxy.target = other.port
+            proxy.cut()
+            with pytest.raises(OutputIncomplete, match="after 3 bytes"):
+                await anext(chunks)

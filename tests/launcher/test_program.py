@@ -1,0 +1,264 @@
+"""The launcher as the parent of a server; small programs play the server."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import jobmaster.launcher
+from jobmaster.launcher import packets, protocol
+from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
+
+LAUNCHER: Final = (sys.executable, "-I", "-S", str(Path(jobmaster.launcher.__file__).parent))
+DEADLINE: Final = 60
+SAY_SIGNALS: Final = """
+import signal, sys
+def say(number, frame):
+    print(signal.Signals(number).name, flush=True)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, say)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
+print("ready", flush=True)
+for line in sys.stdin:
+    sys.exit(int(line))
+"""
+
+
+def run(*command: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Runs a launcher to its end."""
+    return subprocess.run([*LAUNCHER, *command], capture_output=True, timeout=DEADLINE, check=False, **options)  # type: ignore[call-overload,no-any-return]  # options of any type
+
+
+def run_python(script: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Runs a launcher whose server is this script."""
+    return run("--", sys.executable, "-c", script, **options)
+
+
+@contextmanager
+def serving(script: str, **options: object) -> Iterator[subprocess.Popen[str]]:
+    """A launcher whose server is this script and has said "ready"."""
+    with subprocess.Popen(
+        [*LAUNCHER, "--", sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,  # type: ignore[call-overload]  # options of any type
+    ) as launcher:
+        try:
+            assert launcher.stdout.readline() == "ready\n"
+            yield launcher
+        finally:
+            launcher.kill()
+
+
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_the_servers_exit_status_is_the_launchers(code: int) -> None:
+    """What the server exits with, and what it writes, comes through; the launcher adds nothing."""
+    ended = run_python(f"import sys; print('out'); print('err', file=sys.stderr); sys.exit({code})")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, b"out\n", b"err\n")
+
+
+def test_a_server_that_was_killed() -> None:
+    """128 and the signal, as shells say it, and a line that says it in words."""
+    ended = run_python("import os; os.kill(os.getpid(), 9)")
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert b"killed by signal 9" in ended.stderr
+
+
+def test_a_server_that_does_not_die() -> None:
+    """A server that has closed its socket and lives on is killed in the end, which is said and no success."""
+    script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep({DEADLINE * 2})"
+    program = f"""
+import sys
+from jobmaster.launcher import program
+program.END_SECONDS = 0.1
+sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
+    assert ended.returncode == 128 + signal.SIGKILL
+    assert ended.stderr.startswith(b"jobmaster: the server has not died within 0.1 s of its end")
+
+
+def test_a_server_that_cannot_be_executed() -> None:
+    """The program is named, and there is no traceback."""
+    ended = run("--", "/nonexistent/python")
+    assert ended.returncode == 127
+    assert ended.stderr == b"jobmaster: cannot run /nonexistent/python: No such file or directory\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--",), ("--attached",), ("--attached", "x"), ("--attached", "99"), ("x",)])
+def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
+    """One line that says what is wrong, and status 2."""
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith((b"usage: ", b"launcher: --attached 99: "))
+    assert ended.stderr.count(b"\n") == 1
+
+
+def test_signals_reach_the_server() -> None:
+    """Each signal is passed on, a second one too; HUP as TERM."""
+    with serving(SAY_SIGNALS) as launcher:
+        assert launcher.stdin is not None
+        assert launcher.stdout is not None
+        for number, name in (
+            (signal.SIGTERM, "SIGTERM"),
+            (signal.SIGTERM, "SIGTERM"),
+            (signal.SIGINT, "SIGINT"),
+            (signal.SIGHUP, "SIGTERM"),
+            (signal.SIGQUIT, "SIGQUIT"),
+        ):
+            launcher.send_signal(number)
+            assert launcher.stdout.readline() == f"{name}\n"
+        launcher.send_signal(signal.SIGTSTP)
+        launcher.stdin.write("5\n")
+        launcher.stdin.flush()
+        assert launcher.wait(DEADLINE) == 5
+
+
+def test_nohup() -> None:
+    """A launcher that was started with SIGHUP ignored ignores it, and its server has default dispositions."""
+    script = "for line in open('/proc/self/status'):\n if line.startswith('SigIgn'): print(line.split()[1], flush=True)"
+    ready = f"{script}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
+    nohup = ["nohup", *LAUNCHER, "--", sys.executable, "-c", ready]
+    with subprocess.Popen(nohup, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as launcher:
+        assert launcher.stdin is not None
+        assert launcher.stdout is not None
+        ignored = int(launcher.stdout.readline(), 16)
+        assert launcher.stdout.readline() == b"ready\n"
+        assert not ignored & 1 << (signal.SIGHUP - 1)
+        launcher.send_signal(signal.SIGHUP)
+        launcher.stdin.close()
+        assert launcher.wait(DEADLINE) == 0
+
+
+def test_what_the_server_starts_with() -> None:
+    """A session of its own, limits and OOM score of who started the launcher, the socket to it; signals still blocked."""
+    script = f"""
+import os, resource, signal, socket
+print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+      open("/proc/self/oom_score_adj").read().strip(), *sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, ()))),
+      socket.socket(fileno=int(os.environ["{ENVIRONMENT_VARIABLE}"])).type, sorted(os.listdir("/proc/self/fd")))
+"""
+    ended = run_python(script, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)))
+    score = Path("/proc/self/oom_score_adj").read_text().strip()
+    blocked = f"{signal.SIGHUP:d} {signal.SIGINT:d} {signal.SIGTERM:d}"
+    start = f"True 100 {score} {blocked} {socket.SOCK_SEQPACKET} "
+    assert ended.stdout.decode().startswith(start), ended
+    assert len(ended.stdout.decode()[len(start) :].split()) == 4  # 0, 1, 2 and the folder: the socket was collected
+
+
+def test_closed_standard_streams() -> None:
+    """A launcher that was started without standard streams keeps their numbers from what its children get."""
+    script = f"import os; os._exit(int(os.environ['{ENVIRONMENT_VARIABLE}']) > 2)"
+    command = " ".join(f"'{word}'" for word in (*LAUNCHER, "--", sys.executable, "-c", script.replace("'", '"')))
+    assert subprocess.run(["sh", "-c", f"{command} <&- >&- 2>&-"], timeout=DEADLINE, check=False).returncode == 1
+
+
+def test_an_orphan_ends_with_the_server() -> None:
+    """What a server leaves behind becomes the launcher's child and is killed, though it has a session of its own."""
+    script = "import subprocess; print(subprocess.Popen(['sleep', '1000'], start_new_session=True, stdout=-3).pid)"
+    ended = run_python(script)
+    assert ended.returncode == 0
+    assert not Path(f"/proc/{int(ended.stdout)}").exists()
+
+
+def test_its_own_oom_score() -> None:
+    """The launcher is the last to be killed for memory, where it may say so."""
+    status = Path("/proc/self/status").read_text()
+    if not int(status.partition("CapEff:\t")[2].split()[0], 16) & 1 << 24:
+        pytest.skip("needs CAP_SYS_RESOURCE")
+    with serving(SAY_SIGNALS) as launcher:
+        assert Path(f"/proc/{launcher.pid}/oom_score_adj").read_text() == "-999\n"
+
+
+# Attached: the test plays the server.
+
+
+@contextmanager
+def attached() -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """A launcher and this end of its socket."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [*LAUNCHER, "--attached", str(other.fileno())]
+    own.settimeout(DEADLINE)
+    with own, subprocess.Popen(command, pass_fds=[other.fileno()], stderr=subprocess.PIPE) as launcher:
+        other.close()
+        try:
+            yield launcher, own
+        finally:
+            launcher.kill()
+
+
+def test_it_ends_with_the_other_end() -> None:
+    """An attached launcher ends with 0 when the other end is closed."""
+    with attached() as (launcher, sock):
+        sock.close()
+        assert launcher.wait(DEADLINE) == 0
+
+
+def test_it_answers_hello_and_survives_nonsense() -> None:
+    """What is no message, or none for it, is named on stderr and changes nothing; its descriptors are closed."""
+    read, write = os.pipe()
+    with attached() as (launcher, sock):
+        socket.send_fds(sock, [b"nonsense"], [write])
+        socket.send_fds(sock, [protocol.encode(protocol.Executed(id="a"))], [write])
+        socket.send_fds(sock, [b"x" * (protocol.MAX_MESSAGE_BYTES + 1)], [write])
+        socket.send_fds(sock, [protocol.encode(protocol.Ack(id="unknown"))], [write])
+        assert protocol.decode(sock.recv(65536)) == protocol.Forgotten(id="unknown")
+        sock.send(protocol.encode(protocol.Hello()))
+        assert protocol.decode(sock.recv(65536)) == protocol.Hello()
+        os.close(write)
+        assert os.read(read, 1) == b""
+        sock.close()
+        assert launcher.wait(DEADLINE) == 0
+        assert launcher.stderr is not None
+        assert launcher.stderr.read().count(b"launcher: ") == 3
+    os.close(read)
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_a_start_without_its_descriptors(count: int) -> None:
+    """A start with too few descriptors is refused, and what came with it is closed."""
+    start = protocol.Start(
+        id="a", umask=0, open_files=64, nice=0, oom_score_adj=0, argument_count=1, strings=b"/\0true\0"
+    )
+    read, write = os.pipe()
+    with attached() as (_, sock):
+        packets.send(sock, protocol.encode(start), [write] * count)
+        assert protocol.decode(sock.recv(65536)) == protocol.Refused(id="a", errno=22)
+        os.close(write)
+        assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_a_server_that_does_not_read() -> None:
+    """Answers that the socket does not take are kept in order, and other things go on meanwhile."""
+    start = protocol.Start(id="a", umask=0, open_files=64, nice=0, oom_score_adj=0, argument_count=1)
+    with attached() as (launcher, sock):
+        count = 0
+        sock.setblocking(False)
+        while count < 5000:
+            try:
+                packets.send(sock, protocol.encode(start), [])
+            except BlockingIOError:
+                break  # the launcher reads no more before its answers are read
+            count += 1
+        assert count < 5000
+        sock.setblocking(True)
+        answers = [protocol.decode(sock.recv(65536)) for _ in range(count)]
+        assert set(answers) == {protocol.Refused(id="a", errno=22)}
+        sock.send(protocol.encode(protocol.Hello()))
+        assert protocol.decode(sock.recv(65536)) == protocol.Hello()
+        sock.close()
+        assert launcher.wait(DEADLINE) == 0

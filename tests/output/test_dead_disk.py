@@ -1,0 +1,112 @@
+"""Followers whose file is on a disk that does not answer."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.output import log as log_module
+from jobmaster.output.log import OutputLog
+
+
+@pytest.fixture(autouse=True)
+def readers(monkeypatch: pytest.MonkeyPatch) -> trio.CapacityLimiter:
+    """The threads of readers, for the test alone."""
+    limiter = trio.CapacityLimiter(1)
+    monkeypatch.setattr(log_module, "READERS", limiter)
+    return limiter
+
+
+def open_files() -> list[str]:
+    """Descriptors of this process."""
+    return os.listdir("/proc/self/fd")
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that does not answer one call of `os` until it is let; what it then answered is in `answered`."""
+
+    asked: threading.Event = field(default_factory=threading.Event)
+    answers: threading.Event = field(default_factory=threading.Event)
+    answered: list[object] = field(default_factory=list)
+
+    def hold_up(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Stands between the log and the kernel."""
+        call = getattr(os, name)
+
+        def held_up(*arguments: object) -> object:
+            self.asked.set()
+            self.answers.wait()
+            self.answered.append(call(*arguments))
+            return self.answered[-1]
+
+        monkeypatch.setattr(os, name, held_up)
+
+
+async def leave_while_held_up(
+    task: Callable[[], Awaitable[object]], disk: Disk, readers: trio.CapacityLimiter
+) -> tuple[bool, list[str]]:
+    """Cancels `task` when the disk holds it up: whether it has ended, and what is open when the disk has answered."""
+    ended = trio.Event()
+
+    async def run() -> None:
+        try:
+            await task()
+        finally:
+            ended.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.to_thread.run_sync(disk.asked.wait)
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await wait_all_tasks_blocked()
+            has_ended = ended.is_set()
+            disk.answers.set()
+            while readers.borrowed_tokens:  # until the thread has ended
+                await trio.lowlevel.checkpoint()
+    return has_ended, open_files()
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+async def test_leaving_a_dead_disk(
+    call: str, tmp_path: Path, readers: trio.CapacityLimiter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower that is cancelled has left though the disk does not answer; its file is closed when that does."""
+    before = open_files()
+    log = OutputLog(tmp_path / "job.log")
+    os.write(log.fd, b"output")
+    os.close(log.fd)
+    log.advance(6)
+
+    async def follow() -> None:
+        async with aclosing(log.follow()) as stretches:
+            stretch = await anext(stretches)
+            await stretch.read(0, 6)
+
+    disk = Disk()
+    disk.hold_up(call, monkeypatch)
+    has_ended, files = await leave_while_held_up(follow, disk, readers)
+    assert has_ended
+    assert len(disk.answered) == 1
+    assert files == before
+
+
+async def test_a_thread_that_comes_too_late(tmp_path: Path) -> None:
+    """What was closed before its thread began is not opened, and not read: its number may be another file's."""
+    (tmp_path / "job.log").write_bytes(b"output")
+    before = open_files()
+    file = log_module._FollowedFile(tmp_path / "job.log")
+    file.close()
+    for late in (file.open, lambda: file.pread(1, 0)):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            late()
+    assert open_files() == before

@@ -1,0 +1,313 @@
+"""The death of the launcher, of the server, and launchers that are none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+import trio.testing
+
+from jobmaster.errors import HostError
+from jobmaster.launcher import packets, protocol
+from jobmaster.run import launcher as launcher_module
+from jobmaster.run.launcher import (
+    Executed,
+    Launch,
+    LauncherLost,
+    LaunchRefused,
+    attached_launcher,
+    inherited_launcher,
+    use_launcher,
+)
+from tests.run.launching import DEADLINE, ENVIRONMENT, Folder, Host, jobs_folder, parent_of, read_line, wait_gone
+
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
+ROUNDS: Final = int(os.environ.get("LAUNCHER_ROUNDS", "10"))
+
+
+# The launcher dies.
+
+
+async def test_the_launcher_is_killed(host: Host) -> None:
+    """Its children die with it, held or running, everybody who waits hears of it, and nothing can be started."""
+    async with host.child("sleep", "1000") as (running, _), host.child("true") as (held, _):
+        running.go()
+        await running.wait_executed()
+        os.kill(parent_of(running.pid), signal.SIGKILL)
+        with trio.fail_after(DEADLINE):
+            await host.launcher.lost.wait()
+            for wait in (held.wait_executed, running.wait_status):
+                with pytest.raises(LauncherLost):
+                    await wait()
+            await wait_gone(running.pid)
+            await wait_gone(held.pid)
+            assert running.has_died()
+            assert await running.wait_executed() == Executed()
+        with pytest.raises(LauncherLost):
+            await host.run("true")
+
+
+async def test_waits_end_when_the_launcher_dies(host: Host) -> None:
+    """Who waits at the moment of its death is woken, also who waits for a start or for the death of a survivor."""
+    # setuid programs and the like are not needed to survive: a child may undo PDEATHSIG
+    survivor = "import ctypes, time; ctypes.CDLL(None).prctl(1, 0); print('undone', flush=True); time.sleep(1000)"
+    losses: list[str] = []
+    async with host.child("/usr/bin/python3", "-c", survivor) as (child, output):
+        child.go()
+        assert await read_line(output) == b"undone"
+        launcher = parent_of(child.pid)
+
+        async def lose(name: str) -> None:
+            with pytest.raises(LauncherLost):
+                await {"died": child.wait_died, "status": child.wait_status, "start": start}[name]()
+            losses.append(name)
+
+        async def start() -> None:
+            await host.run("true")
+
+        os.kill(launcher, signal.SIGSTOP)
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                for name in ("died", "status", "start"):
+                    nursery.start_soon(lose, name)
+                await trio.testing.wait_all_tasks_blocked()
+                os.kill(launcher, signal.SIGKILL)
+        assert sorted(losses) == ["died", "start", "status"]
+        assert not child.has_died()
+        child.send_signal(signal.SIGKILL)
+        await wait_gone(child.pid)
+
+
+# The server dies.
+
+SERVER: Final = """
+import itertools, os, socket, sys
+from jobmaster.launcher import packets, protocol
+kill, lock, job = map(int, sys.argv[1:])
+sock = socket.socket(fileno=int(os.environ["JOBMASTER_LAUNCHER"]))
+packets.send(sock, protocol.encode(protocol.Hello()), (kill, lock))
+strings = protocol.pack_strings("/", ("sh", "-c", "setsid sleep 1000 & sleep 1000"), {"PATH": "/usr/bin:/bin"})
+print("hello", flush=True)
+sock.setblocking(True)
+pipes = {}
+for number in itertools.count():
+    output, write = os.pipe()
+    go, goes = os.pipe()
+    start = protocol.Start(id=str(number), uid=65534, gid=65534, umask=0, open_files=64, nice=0, oom_score_adj=0,
+                           argument_count=3, strings=strings)
+    socket.send_fds(sock, [protocol.encode(start)], [write, output, go, job])
+    os.close(write), os.close(go)
+    pipes[str(number)] = goes
+    while len(pipes) > 20 or number > 200:
+        message, *_ = socket.recv_fds(sock, 65536, 4)
+        message = protocol.decode(message)
+        if isinstance(message, protocol.Started):
+            os.close(pipes[message.id]) if int(message.id) % 5 == 0 else os.write(pipes[message.id], b"g")
+            break
+    if number > 20:
+        pipes.pop(str(number - 20), None)
+"""
+
+
+@pytest.mark.parametrize("seed", range(ROUNDS))
+async def test_the_server_is_killed_among_starts(folder: Folder, seed: int) -> None:
+    """A server killed at any moment of its starts leaves no process; its launcher gives up the lock when that is so."""
+    own_lock = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptors = (folder.kill, lock, folder.job)
+    command = ["--", sys.executable, "-c", SERVER, *map(str, descriptors)]
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "jobmaster/launcher", *command],
+        pass_fds=descriptors,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=REPOSITORY,
+        env={"PYTHONPATH": str(REPOSITORY)},
+    ) as launcher:
+        os.close(lock)
+        assert launcher.stdout is not None
+        assert launcher.stderr is not None
+        assert await trio.to_thread.run_sync(launcher.stdout.readline) == b"hello\n"
+        await trio.sleep(random.Random(seed).uniform(0, 0.15))
+        os.kill(_server_of(launcher.pid), signal.SIGKILL)
+        with trio.fail_after(DEADLINE):
+            while not _lock(own_lock):
+                await trio.sleep(0.002)
+            assert folder.pids() == []
+            assert await trio.to_thread.run_sync(launcher.wait) == 128 + signal.SIGKILL
+        assert b"the server was killed by signal 9" in launcher.stderr.read()
+    os.close(own_lock)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _server_of(launcher: int) -> int:
+    """The pid of a launcher's server; children that are held still have the launcher's own command line."""
+    start = f"{sys.executable}\0-c\0".encode()
+    pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    (server,) = (int(pid) for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(start))
+    return server
+
+
+async def test_a_block_that_fails(folder: Folder) -> None:
+    """When the server's block ends by an exception the launcher kills all that is in the jobs' cgroup."""
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        (folder.path / "job" / "cgroup.procs").write_text(str(stranger.pid))
+        with pytest.RaisesGroup(ValueError):
+            await _use_and_fail(folder)
+        assert await trio.to_thread.run_sync(stranger.wait) == -signal.SIGKILL
+
+
+async def _use_and_fail(folder: Folder) -> None:
+    async with (
+        attached_launcher() as sock,
+        use_launcher(sock, kill_fd=folder.kill, lock_fd=folder.lock) as launcher,
+        Host(launcher=launcher, folder=folder).child("sleep", "1000") as (child, _),
+    ):
+        child.go()
+        raise ValueError
+
+
+async def test_farewell(folder: Folder) -> None:
+    """After a block that ends by itself the launcher ends its own children, and leaves the cgroup alone."""
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        (folder.path / "job" / "cgroup.procs").write_text(str(stranger.pid))
+        output, write = os.pipe2(os.O_CLOEXEC)
+        async with (
+            attached_launcher() as sock,
+            use_launcher(sock, kill_fd=folder.kill, lock_fd=folder.lock) as launcher,
+        ):
+            launch = Launch(
+                id="kept", argv=("sleep", "9"), environment=ENVIRONMENT, working_folder="/", account=None, open_files=64
+            )
+            child = await launcher.start(launch, cgroup=folder.job, output_read=output, output_write=write)
+            child.go()
+            await child.wait_executed()
+        assert child.has_died()
+        assert folder.pids() == [stranger.pid]
+        stranger.kill()
+    child.release()
+    os.close(output)
+    os.close(write)
+
+
+# Launchers that are none, and what they send.
+
+
+@asynccontextmanager
+async def fake_launcher(folder: Folder, *answers: bytes) -> AsyncIterator[tuple[Host, socket.socket]]:
+    """A launcher that the test plays: its end of the socket pair, after the greeting."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with other:
+        other.send(protocol.encode(protocol.Hello()))
+        async with use_launcher(own, kill_fd=folder.kill, lock_fd=folder.lock) as launcher:
+            packets.close_all(packets.receive(other).descriptors)
+            yield Host(launcher=launcher, folder=folder), other
+
+
+async def test_a_pidfd_that_could_not_be_received(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child whose pidfd the server has no descriptor for is given up; the launcher is told to end it."""
+    monkeypatch.setattr(launcher_module, "WITHDRAW_SECONDS", 0.01)
+    async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
+        refusals: list[int] = []
+
+        async def start() -> None:
+            with pytest.raises(LaunchRefused) as refusal:
+                await host.run("true")
+            refusals.append(refusal.value.errno)
+
+        nursery.start_soon(start)
+        await trio.testing.wait_all_tasks_blocked()
+        received = packets.receive(sock)
+        assert isinstance(received.message, protocol.Start)
+        go = received.descriptors[2]
+        sock.send(protocol.encode(protocol.Started(id=received.message.id, pid=1, start_time=1)))
+        await trio.lowlevel.wait_readable(go)
+        assert os.read(go, 1) == b""
+        packets.close_all(received.descriptors)
+        await trio.lowlevel.wait_readable(sock)
+        assert packets.receive(sock).message == protocol.Ack(id=received.message.id)
+    assert refusals == [errno.EMFILE]
+
+
+async def test_what_is_no_message(folder: Folder) -> None:
+    """A launcher that sends nonsense is lost; so is one that closes."""
+    async with fake_launcher(folder) as (host, sock):
+        sock.send(b"nonsense")
+        with trio.fail_after(DEADLINE):
+            await host.launcher.lost.wait()
+
+
+@pytest.mark.parametrize("answer", [b"", b"nonsense", protocol.encode(protocol.Farewell())])
+async def test_an_answer_that_is_no_greeting(folder: Folder, answer: bytes) -> None:
+    """What does not answer as a launcher is none, and is told apart before anything is started."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if answer:
+        other.send(answer)
+    else:
+        other.close()
+    with pytest.raises(LauncherLost):
+        async with use_launcher(own, kill_fd=folder.kill, lock_fd=folder.lock):
+            pytest.fail("there is no launcher")
+    other.close()
+
+
+async def test_a_launcher_that_never_answers(folder: Folder, autojump_clock: trio.testing.MockClock) -> None:
+    """The greeting has a deadline."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with other, pytest.raises(LauncherLost):
+        async with use_launcher(own, kill_fd=folder.kill, lock_fd=folder.lock):
+            pytest.fail("there is no launcher")
+
+
+async def test_a_launcher_that_reads_slowly(folder: Folder) -> None:
+    """More than the socket holds waits in order, and arrives when the launcher reads on."""
+    async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
+        for _ in range(400):
+            nursery.start_soon(host.settle)
+        await trio.testing.wait_all_tasks_blocked()
+        ids: list[str] = []
+        while len(ids) < 400:
+            await trio.lowlevel.wait_readable(sock)
+            received = packets.receive(sock)
+            packets.close_all(received.descriptors)
+            match received.message:
+                case protocol.Start(id=child_id):
+                    ids.append(child_id)
+                    sock.send(protocol.encode(protocol.Refused(id=child_id, errno=errno.EAGAIN)))
+                case protocol.Ack():
+                    pass
+        assert len(set(ids)) == 400
+
+
+def test_no_launcher_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable there is none; with a number that is no socket there is an error, not another's descriptor."""
+    monkeypatch.delenv(protocol.ENVIRONMENT_VARIABLE, raising=False)
+    assert inherited_launcher() is None
+    for number in ("x", "9999"):
+        monkeypatch.setenv(protocol.ENVIRONMENT_VARIABLE, number)
+        with pytest.raises(HostError, match="unset"):
+            inherited_launcher()
+    with jobs_folder() as made:
+        monkeypatch.setenv(protocol.ENVIRONMENT_VARIABLE, str(made.job))
+        with pytest.raises(HostError, match="unset"):
+            inherited_launcher()

@@ -1,0 +1,42 @@
+"""What the host tells of its jobs, from a folder in place of cgroupfs."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from jobmaster.host.account import own_account
+from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.run.launcher import Launcher
+from jobmaster.run.local import LocalHost, LocalTerms
+
+
+def host_on(root: Path, sock: socket.socket) -> LocalHost:
+    """A host whose jobs are under this folder, and that starts none."""
+    terms = LocalTerms(
+        tree=CgroupTree(root=root),
+        limit_writes=(),
+        limit_reports=(),
+        memory_max=None,
+        output_folder=root,
+        account=own_account(),
+        drops_privileges=False,
+        open_files=1024,
+    )
+    return LocalHost(terms, Launcher(sock))
+
+
+def test_counters_of_the_next_folder(tmp_path: Path) -> None:
+    """The counters of a client's next folder differ from its last one's though their numbers are the same."""
+    folder = tmp_path / "jobs" / "client1"
+    seen = []
+    with socket.socket() as sock:
+        host = host_on(tmp_path, sock)
+        for number in range(2):
+            folder.mkdir(parents=True)
+            (folder / "memory.events").write_text("oom 1\noom_kill 1\n")
+            seen.append(host.memory_events("client1"))
+            assert host.memory_events("client1") == seen[-1]
+            folder.rename(tmp_path / f"before{number}")  # and not removed: its number is not given to the next one
+        assert host.memory_events("client1") is None
+    assert seen[0] != seen[1]

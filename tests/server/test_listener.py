@@ -1,0 +1,150 @@
+"""Who is admitted, how those who are not hear so, and how a shutdown ends what is not served."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+import trio.testing
+from google.protobuf.wrappers_pb2 import BytesValue
+from purerpc import Cardinality, Client, RPCSignature, Service, Status, StatusCode
+from purerpc.grpclib.exceptions import UnauthenticatedError
+
+from jobmaster.certs.contexts import client_context, server_context
+from jobmaster.errors import TransportError
+from jobmaster.grpc.channel import Channel, open_channel
+from jobmaster.grpc.headers import request_headers
+from jobmaster.grpc.refusal import MAX_CALLS, RefusingConnection
+from jobmaster.grpc.server import Dispatcher
+from jobmaster.identity.policy import DEFAULT_POLICY
+from jobmaster.server import listener
+from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
+from tests.certs.hostile_certificates import make
+
+SERVICE: Final = "test.Service"
+HANG_GUARD: Final = 20.0
+
+
+def echo(message: BytesValue, request: object) -> BytesValue:  # as purerpc calls it
+    """Answers what it is sent."""
+    return message
+
+
+@asynccontextmanager
+async def listening(
+    certificates: Path, limits: ConnectionLimits = DEFAULT_LIMITS
+) -> AsyncIterator[tuple[Listener, int, trio.Nursery]]:
+    """A listener, its port and the nursery of its connections; all is cancelled at the end."""
+    service = Service(SERVICE)
+    service.add_method("Echo", echo, RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue))
+    dispatcher = Dispatcher({SERVICE: service}, lambda _error: Status(StatusCode.INTERNAL, "internal error"))
+    admission = Admission(context=server_context(certificates), policy=DEFAULT_POLICY, dispatcher=dispatcher)
+    served = Listener(admission, limits)
+    sockets = await open_listeners("127.0.0.1", 0)
+    with trio.fail_after(HANG_GUARD):
+        async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+            await accepting.start(served.serve, sockets, connections)
+            yield served, sockets[0].socket.getsockname()[1], connections
+            connections.cancel_scope.cancel()
+            accepting.cancel_scope.cancel()
+
+
+async def call(channel: Channel) -> bytes:
+    """One call, with its answer."""
+    signature = RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue)
+    answer: BytesValue = await Client(SERVICE, channel).get_method_stub("Echo", signature)(BytesValue(value=b"x"))
+    return answer.value
+
+
+async def test_a_client_with_too_many_connections_is_told(certificates: Path) -> None:
+    """Its client says so, and which bound it is; its first connection is served on."""
+    context = client_context(certificates, "client1")
+    async with (
+        listening(certificates, ConnectionLimits(per_client=1)) as (_, port, _connections),
+        open_channel("127.0.0.1", port, context) as first,
+    ):
+        assert await call(first) == b"x"
+        async with open_channel("127.0.0.1", port, context) as second:
+            with pytest.raises(TransportError, match="client1 has 1 connections, as many as it may"):
+                await call(second)
+        assert await call(first) == b"x"
+
+
+async def test_a_server_with_too_many_connections(certificates: Path) -> None:
+    """One that is closed before its handshake hears nothing of it, and says what that can mean."""
+    context = client_context(certificates, "client1")
+    async with (
+        listening(certificates, ConnectionLimits(total=1)) as (_, port, _connections),
+        open_channel("127.0.0.1", port, context) as first,
+    ):
+        assert await call(first) == b"x"
+        with pytest.raises(TransportError, match="too many connections"):
+            async with open_channel("127.0.0.1", port, context):
+                pass
+
+
+async def test_an_unknown_client_is_answered_a_few_times(certificates: Path) -> None:
+    """Each call gets UNAUTHENTICATED with the name in it."""
+    context = make(certificates, "unknown name").context()
+    async with listening(certificates) as (_, port, _connections), open_channel("127.0.0.1", port, context) as channel:
+        for _ in range(3):
+            with pytest.raises(UnauthenticatedError, match="this server knows no client named 'jobmaster-nobody'"):
+                await call(channel)
+
+
+async def test_a_refusing_connection_is_short(autojump_clock: trio.testing.MockClock) -> None:
+    """So many calls are answered, then GOAWAY ends the connection; without calls its time does."""
+    near, far = trio.testing.memory_stream_pair()
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    for stream_id in range(1, 1 + 2 * MAX_CALLS, 2):
+        client.send_headers(stream_id, request_headers(authority="x", service=SERVICE, method="Echo", timeout=None))
+    events: list[object] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(RefusingConnection(far, "who are you?").run)
+        await near.send_all(client.data_to_send())
+        while not any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
+            events += client.receive_data(bytes(await near.receive_some()))
+    answers = [dict(event.headers) for event in events if isinstance(event, h2.events.ResponseReceived)]
+    assert [answer[b"grpc-status"] for answer in answers] == [b"16"] * MAX_CALLS
+    near, far = trio.testing.memory_stream_pair()
+    with trio.fail_after(60):
+        await RefusingConnection(far, "who are you?").run()
+
+
+@pytest.mark.parametrize("first_bytes", [b"", b"\x16\x03\x01"])
+async def test_a_shutdown_waits_for_no_handshake(
+    certificates: Path, first_bytes: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that is still in its handshake is cut off; a connection that is served ends with its last call."""
+    monkeypatch.setattr(listener, "HANDSHAKE_SECONDS", 3600)
+    context = client_context(certificates, "client1")
+    async with listening(certificates) as (served, port, _), await trio.open_tcp_stream("127.0.0.1", port) as stranger:
+        if first_bytes:
+            await stranger.send_all(first_bytes)
+        async with open_channel("127.0.0.1", port, context) as channel:
+            assert await call(channel) == b"x"
+            served.shut_down()
+            await served.wait_empty()
+        assert await stranger.receive_some() == b""
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "limits"),
+    [
+        (1_000_000, DEFAULT_LIMITS),
+        (7_000, ConnectionLimits(total=7_000, per_address=5_000, per_client=5_000)),
+        (300, ConnectionLimits(total=300, per_address=300, per_client=300)),
+        (-5, ConnectionLimits(total=1, per_address=1, per_client=1)),
+    ],
+)
+def test_limits_within_descriptors(descriptors: int, limits: ConnectionLimits) -> None:
+    """No more connections than there are descriptors for, at least one, and no more than are allowed anyway."""
+    assert DEFAULT_LIMITS.within(descriptors) == limits
