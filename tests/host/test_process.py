@@ -1,8 +1,9 @@
-"""Whether a process is dying, as the kernel tells of real ones."""
+"""Whether a process is dying, on real ones."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,49 +14,94 @@ from typing import Final
 
 import pytest
 
-from jobmaster.host.process import is_dying
+from jobmaster.host.process import _is_exiting, is_dying
 
-MAIN_THREAD_ENDS: Final = """
-import ctypes, sys, threading, time
-def report():
-    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.001)
-    print("ready", flush=True)
-    sys.stdin.read()
-threading.Thread(target=report).start()
-ctypes.CDLL(None).pthread_exit(None)
+# proc_pid_stat(5), of a sleeping process; the flags are field 9, the pending signals of the thread field 31.
+STAT: Final = (
+    "7 (x) S 1) S 1 2 3 0 -1 {flags} 94 0 0 0 0 0 0 0 20 0 1 0 5 2764800 218 18446744073709551615 1 2 3 0 0 "
+    "{pending} 0 0 0 1 0 0 17 1 0 0 0 0 0 1 2 3 4 5 6 7 0\n"
+)
+EXIT_THREAD: Final = "import ctypes; ctypes.CDLL(None).pthread_exit(None)"
+LEADERLESS: Final = f"""
+import sys, threading
+threading.Thread(target=sys.stdin.read).start()
+print(flush=True)
+{EXIT_THREAD}
 """
-READY: Final = "import sys; print('ready', flush=True); sys.stdin.read()"
+"""A process whose main thread ends while another lives."""
 
 
 @contextmanager
-def running(script: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said that it is ready."""
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def process(script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Runs a script that says a line."""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process
+            assert running.stdout is not None
+            running.stdout.readline()
+            yield running
         finally:
-            process.kill()
+            running.kill()
 
 
-@pytest.mark.parametrize("script", [READY, MAIN_THREAD_ENDS], ids=["one thread", "its main thread has ended"])
-def test_a_process_that_lives(script: str) -> None:
-    """A process lives as long as one of its threads does."""
-    with running(script) as process:
-        assert not is_dying(process.pid)
+def test_one_that_lives() -> None:
+    """A process that waits is not."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        assert not is_dying(running.pid)
 
 
-@pytest.mark.parametrize("script", [READY, MAIN_THREAD_ENDS], ids=["one thread", "its main thread has ended"])
-def test_a_process_that_was_killed(script: str) -> None:
-    """From SIGKILL on it is dying, also as a zombie, and when it is gone."""
-    with running(script) as process:
-        os.kill(process.pid, signal.SIGKILL)
-        assert is_dying(process.pid)
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert is_dying(process.pid)
-        process.wait()
-        assert not Path(f"/proc/{process.pid}").exists()
-        assert is_dying(process.pid)
+def test_one_that_was_killed() -> None:
+    """A zombie is, and so is one that is gone."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
+        running.wait()
+        assert is_dying(running.pid)
+
+
+def test_one_whose_main_thread_has_ended() -> None:
+    """A process lives as long as any thread of it, though its main one is a zombie by then."""
+    with process(LEADERLESS) as running:
+        while Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            os.sched_yield()
+        assert not is_dying(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
+
+
+def test_one_that_is_stopped() -> None:
+    """A process in state T lives."""
+    with process("import sys; print(flush=True); sys.stdin.read()") as running:
+        running.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, running.pid, os.WSTOPPED)
+        assert not is_dying(running.pid)
+
+
+@pytest.mark.parametrize("name", [") S 0 0", "a (b) c", "\n"])
+def test_one_whose_name_looks_like_fields(tmp_path: Path, name: str) -> None:
+    """A program's name is its own choice, and changes nothing of what is read."""
+    program = tmp_path / name
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    with subprocess.Popen([str(program), "1000"]) as running:
+        assert not is_dying(running.pid)
+        running.kill()
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        assert is_dying(running.pid)
+
+
+@pytest.mark.parametrize(
+    ("flags", "pending", "dying"),
+    [
+        (0x400000, 0, False),
+        (0x400000, 1 << signal.SIGKILL - 1, True),
+        (0x400000, 1 << signal.SIGTERM - 1, False),
+        (0x400000, 1 << signal.SIGTERM - 1 | 1 << signal.SIGKILL - 1, True),
+        (0x400004, 0, True),
+        (0x400000, 1 << signal.SIGKILL, False),
+    ],
+)
+def test_what_is_read_of_a_thread(tmp_path: Path, flags: int, pending: int, dying: bool) -> None:
+    """PF_EXITING, or a SIGKILL that waits for it: its end is certain, though it may take seconds."""
+    (tmp_path / "stat").write_text(STAT.format(flags=flags, pending=pending))
+    assert _is_exiting(tmp_path / "stat") == dying
