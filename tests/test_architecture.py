@@ -32,7 +32,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "launcher": set(),
     "threads": {"errors"},
     "run": {"errors", "host", "identity", "job", "launcher", "output", "threads"},
-    "api": {"errors", "grpc", "identity", "job", "jobs", "run", "standard"},
+    "api": {"errors", "grpc", "identity", "job", "jobs", "output", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
     "server": {"__init__", "address", "api", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
     "cli": {"__init__", "address", "certs", "client", "errors", "jobs"},

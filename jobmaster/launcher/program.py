@@ -228,6 +228,7 @@ class Launcher:
         status = collected.others.get(self._server_pid or 0)
         if status is not None:
             self._server_status = status
+            self._server_pid = None  # another process may get it from here on
             self._connection.read_to_end()
             self._has_ended = True
 

@@ -24,6 +24,7 @@ from typing import Final
 
 import trio
 
+from jobmaster.errors import RequestError
 from jobmaster.threads import run_in_thread
 
 STRETCH_SIZE: Final = 192 * 1024 - 32
@@ -34,6 +35,13 @@ READERS: Final = trio.CapacityLimiter(16)
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class OutputGone(RequestError):
+    """The file of a log was removed: its job was forgotten meanwhile, or an operator did it."""
+
+    def __init__(self) -> None:
+        super().__init__("the output of this job is not there any more: the server keeps that of the last jobs only")
 
 
 class Stretch:
@@ -112,7 +120,8 @@ class OutputLog:
         A stretch can be read until the next one is asked for. Close the follower (`contextlib.aclosing`) to leave early.
 
         Raises:
-            OSError: the file cannot be opened (any more).
+            OutputGone: the file was removed.
+            OSError: it cannot be opened.
         """
         return _follow(self, offset)
 
@@ -187,7 +196,10 @@ class _FollowedFile:
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
     file = _FollowedFile(log.path)
     try:
-        await run_in_thread(READERS, file.open, abandon=True)
+        try:
+            await run_in_thread(READERS, file.open, abandon=True)
+        except FileNotFoundError:
+            raise OutputGone from None
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
             if offset < log.size:

@@ -206,7 +206,7 @@ def _try_lock(tree: CgroupTree) -> int | None:
 
 async def _fail_when_lost(launcher: Launcher) -> None:
     await launcher.lost.wait()
-    raise HostError("the launcher was killed, and with it the jobs' main processes: the server cannot go on")
+    raise HostError("the launcher is lost, and with it the jobs' main processes: the server cannot go on")
 
 
 async def _end_jobs(api: Api, registry: Registry, signals: AsyncIterator[int]) -> None:

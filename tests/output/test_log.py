@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
+from jobmaster.output.log import STRETCH_SIZE, OutputGone, OutputLog, StoredOutput, Stretch
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 20.0
@@ -217,7 +217,7 @@ async def test_a_file_that_is_removed(log: OutputLog) -> None:
         first = await bytes_of(await anext(early))
         log.path.unlink()
         assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == data
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputGone):
         await read_all(stored)
 
 
