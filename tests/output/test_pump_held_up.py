@@ -141,6 +141,45 @@ async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mo
         assert (log.size, log.lost) == (0, 7), "what is counted stays"
 
 
+async def test_what_is_abandoned_is_the_threads_to_close(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """A pump that has left its move to a thread closes nothing itself: the numbers may be other files' by then."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"held up")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.finish)
+            await in_real_time(within(disk.entered))
+            mock_clock.jump(FINISH_SECONDS)
+        await pump.close()
+        os.fstat(log.fd)
+        assert log.lost == len(b"held up")
+        assert not disk.closed.acquire(blocking=False)
+        disk.released.set()
+        await in_real_time(within(disk.closed))
+
+
+async def test_a_file_system_without_splice_is_asked_once(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where splice is refused, every later move copies at once."""
+    refusals = 0
+
+    def refuse(*_: object, **__: object) -> int:
+        nonlocal refusals
+        refusals += 1
+        raise OSError(errno.EINVAL, "no splice")
+
+    monkeypatch.setattr(disk, "splice", refuse)
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for size in (1, 2, 3):
+                os.write(write_end, b"x")
+                await grown(log, size)
+            nursery.cancel_scope.cancel()
+        await end(pump)
+    assert refusals == 1
+
+
 async def test_a_disk_that_answers_in_time(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
     """A move that was held up and ends before the deadline is counted as it ended, though nobody waited meanwhile."""
     with job(tmp_path / "log", disk) as (pump, log, write_end):
