@@ -50,7 +50,7 @@ H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"  # its version is pinned by t
 SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environment of its own
 
 # Where a Debian package is told by a program it brings: {program: package}.
-TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "setpriv": "util-linux", "testssl": "testssl.sh"}
+TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
     "ip": "iproute2",  # brings the guest's loopback up
@@ -178,7 +178,6 @@ def types(session: nox.Session) -> None:
 @nox.session
 def quick(session: nox.Session) -> None:
     """Check style and types, run the units and the main job against a real server: for use between changes."""
-    install_debian(session, absent({"setpriv": "util-linux"}))
     session.install("-e", ".", *groups("lint", "types", "tests"))
     check_style(session)
     check_types(session)
@@ -241,7 +240,6 @@ def mutants(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """Start a server, run jobs on it and tell what happens."""
-    install_debian(session, absent({"setpriv": "util-linux"}))
     session.install(".")
     session.run("python", "tests/demo.py", *session.posargs)
 

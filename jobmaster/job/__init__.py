@@ -1,7 +1,3 @@
-"""What one job is.
-
-Pure: `specification`, `identifier`, `cause`, `state`, `record`. With the kernel: `executable`, `launch`, `process`,
-`tether`. With Trio: `nursery`, which owns a running job's three tasks.
-"""
+"""What one job is, without a host and without an event loop: its specification, states, cause of death and record."""
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The peer, a program: JobService by grpcio's own server (C core, threads), with the least that a job can be.
 
-A command is spawned by `subprocess.Popen`, without cgroup, change of user, log or tether; its output goes nowhere.
+A command is spawned by `subprocess.Popen`, without cgroup, change of user or log; its output goes nowhere.
 What StreamOutput sends is read from the log that the jobmaster server wrote for the job of that id, in messages of
 the same size, so that both servers send the same bytes from the same file.
 """
