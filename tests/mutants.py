@@ -3,8 +3,8 @@
 A mutant is a module with one small change. Each is written into a copy of the repository, one copy for each worker, and
 the package's tests are run there until one fails, those of the same name first. A mutant that no test notices is reported
 with file and line: it shows what no test holds, or a change that makes no difference. What is not mutated, because no
-test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, the texts of errors and
-of f-strings.
+test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, the texts of errors
+(in `raise` or in a call of RAISING) and of f-strings.
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
     ast.BitXor: ast.BitAnd,
 }  # `|` is left alone: mostly it joins types
 UNTOUCHED_FIELDS: Final = {"annotation", "returns", "decorator_list", "bases"}
+RAISING: Final = {"connection_error"}
+"""Functions that raise an error with the text they are given: `http2` raises its ProtocolViolation in this way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +159,18 @@ def places(parent: ast.AST, *, is_text: bool = False) -> Iterator[tuple[ast.AST,
                 continue
             if not (is_text and isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
                 yield parent, field, index, node
-            yield from places(node, is_text=is_text or isinstance(node, ast.Raise))
+            yield from places(node, is_text=is_text or is_raising(node))
+
+
+def is_raising(node: ast.AST) -> bool:
+    """Whether the texts in a node are texts of errors."""
+    match node:
+        case ast.Raise():
+            return True
+        case ast.Call(func=ast.Name(id=name)):
+            return name in RAISING
+        case _:
+            return False
 
 
 def is_untouched(node: ast.AST) -> bool:

@@ -35,7 +35,7 @@ from jobmaster.http2.events import (
 )
 from jobmaster.http2.frames import PREFACE, ErrorCode
 from jobmaster.http2.header_blocks import NO_TABLE, Field, encode_block
-from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration, Http2Protocol, TooManyStreams
+from jobmaster.http2.protocol import Configuration, Http2Protocol, TooManyStreams
 from jobmaster.http2.tolerance import MAX_CONTINUATIONS, MAX_HEADER_BLOCK
 
 FRAME_SIZE: Final = 16 * 1024
@@ -152,7 +152,7 @@ def client() -> Peer:
 def test_the_opening_of_a_server() -> None:
     """SETTINGS that say what is taken, and the connection's window."""
     first, second = Peer().answers()
-    assert first.settings == {3: 100, 4: WINDOW, 5: FRAME_SIZE, 6: MAX_HEADER_LIST}
+    assert first.settings == {3: 100, 4: WINDOW, 5: FRAME_SIZE, 6: 16 * 1024}
     assert (second.stream_id, second.window_increment) == (0, 2 * WINDOW - 65_535)
 
 
@@ -229,6 +229,16 @@ def test_a_header_list_that_is_too_large_is_an_event() -> None:
     assert isinstance(event, HeadersReceived)
     assert event.headers.too_large
     assert len(peer.receive(headers(stream_id=IDLE + 2))) == 1
+
+
+@pytest.mark.parametrize(("excess", "too_large"), [(0, False), (1, True)])
+def test_the_largest_header_list(excess: int, too_large: bool) -> None:
+    """A list of 16 KiB is taken, as HPACK counts them; one byte more is too large."""
+    size = sum(len(name) + len(value) + 32 for name, value in FIELDS)
+    block = encode_block([*FIELDS, (b"x", b"y" * (16 * 1024 - size - 33 + excess))])
+    (event,) = server().receive(headers(block[:1000], whole=False) + continuation(block[1000:], whole=True))
+    assert isinstance(event, HeadersReceived)
+    assert event.headers.too_large is too_large
 
 
 def test_what_the_owner_reads_is_read_once_for_repeated_headers() -> None:
@@ -651,6 +661,43 @@ def test_data_goes_as_far_as_the_windows() -> None:
         WindowUpdated(0),
     ]
     assert peer.http2.send_window(LIVE) == 10
+
+
+def test_data_written_into_its_frames() -> None:
+    """The owner fills the payloads of the frames, which are then sent and taken from the windows."""
+    peer = server()
+    peer.answers()
+
+    def fill(payloads: list[memoryview]) -> bool:
+        for payload in payloads:
+            payload[:] = b"x" * len(payload)
+        return True
+
+    assert peer.http2.send_data_from(LIVE, FRAME_SIZE + 10, fill)
+    assert [(frame.stream_id, frame.data) for frame in peer.answers()] == [
+        (LIVE, b"x" * FRAME_SIZE),
+        (LIVE, b"x" * 10),
+    ]
+    assert peer.http2.send_window(LIVE) == 65_535 - FRAME_SIZE - 10
+
+
+def test_data_that_could_not_be_written_is_not_sent() -> None:
+    """Where the owner cannot fill the payloads, nothing is sent and the windows are as before."""
+    peer = server()
+    peer.answers()
+    assert not peer.http2.send_data_from(LIVE, 10, lambda _payloads: False)
+    assert peer.answers() == []
+    assert peer.http2.send_window(LIVE) == 65_535
+
+
+def test_streams_that_can_be_sent_on() -> None:
+    """A stream can be sent on while it is open and until its end has been sent, whether the peer has ended it or not."""
+    peer = server()
+    states = (LIVE, HALF_CLOSED, ENDED, RESET_BY_PEER, RESET_BY_US, IDLE)
+    assert [stream_id for stream_id in states if peer.http2.is_sendable(stream_id)] == [LIVE, HALF_CLOSED]
+    peer.http2.end_stream(LIVE)
+    assert peer.http2.open_streams == 2
+    assert not peer.http2.is_sendable(LIVE)
 
 
 def test_frames_are_as_large_as_the_peer_takes() -> None:
