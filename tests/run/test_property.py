@@ -29,6 +29,7 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
+from jobmaster.output.log import OutputGone
 from jobmaster.run.registry import LOOK_SECONDS
 from jobmaster.run.supervisor import CLOSING_SECONDS, REMOVAL_SECONDS, SETTLE_SECONDS
 from tests.run.play import History, Left, play
@@ -107,7 +108,7 @@ def check_calls(history: History) -> None:
 def check_follower_error(history: History, step: Follow, error: Exception) -> None:
     """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
     fails = history.faults.have_met("log.preadv", "log.pread", "log.close", "reader thread")
-    is_gone = isinstance(error, FileNotFoundError) and is_forgotten(history, step.job)
+    is_gone = isinstance(error, OutputGone) and is_forgotten(history, step.job)
     assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
 
 
