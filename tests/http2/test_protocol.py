@@ -447,6 +447,16 @@ def test_more_data_than_a_streams_window() -> None:
     assert events[-2:] == [StreamReset(1, FLOW), DataReceived(3, b"other", 5, False)]
 
 
+def test_as_much_data_as_a_streams_window() -> None:
+    """A peer may use up all of a stream's window; one byte more resets the stream."""
+    peer = Peer(window=FRAME_SIZE)
+    peer.receive(OPENING + headers(stream_id=1))
+    assert peer.receive(wire(DataFrame(1, bytes(FRAME_SIZE)))) == [
+        DataReceived(1, bytes(FRAME_SIZE), FRAME_SIZE, False)
+    ]
+    assert peer.receive(wire(DataFrame(1, b"x"))) == [StreamReset(1, FLOW)]
+
+
 def test_the_peer_resets_a_stream() -> None:
     """The owner hears the code."""
     peer = server()
@@ -696,8 +706,19 @@ def test_streams_that_can_be_sent_on() -> None:
     states = (LIVE, HALF_CLOSED, ENDED, RESET_BY_PEER, RESET_BY_US, IDLE)
     assert [stream_id for stream_id in states if peer.http2.is_sendable(stream_id)] == [LIVE, HALF_CLOSED]
     peer.http2.end_stream(LIVE)
-    assert peer.http2.open_streams == 2
     assert not peer.http2.is_sendable(LIVE)
+
+
+def test_the_end_of_a_stream() -> None:
+    """The end is one empty DATA frame with END_STREAM; a stream that the peer has ended too is then closed."""
+    peer = server()
+    for stream_id, still_open in ((LIVE, 2), (HALF_CLOSED, 1)):
+        for _ in range(2):
+            peer.http2.end_stream(stream_id)
+        (frame,) = peer.answers()
+        assert isinstance(frame, DataFrame)
+        assert (frame.stream_id, frame.data, set(frame.flags)) == (stream_id, b"", {"END_STREAM"})
+        assert peer.http2.open_streams == still_open
 
 
 def test_frames_are_as_large_as_the_peer_takes() -> None:
