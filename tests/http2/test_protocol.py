@@ -430,6 +430,23 @@ def test_a_body_of_the_announced_length(body: list[bytes], is_broken: bool) -> N
     assert (StreamReset(IDLE, PROTOCOL) in events) is is_broken
 
 
+def test_window_of_bodies_that_break_their_streams_comes_back() -> None:
+    """The connection's window is returned for bodies longer than their content-length, which no owner consumes."""
+    peer = server()
+    for stream_id in range(IDLE, IDLE + 10, 2):
+        peer.receive(headers([*FIELDS, (b"content-length", b"5")], stream_id=stream_id))
+        peer.receive(wire(DataFrame(stream_id, bytes(FRAME_SIZE))))
+    updates = [frame for frame in peer.answers() if isinstance(frame, WindowUpdateFrame)]
+    assert [(update.stream_id, update.window_increment) for update in updates] == [(0, 5 * FRAME_SIZE)]
+
+
+def test_trailers_end_the_body() -> None:
+    """DATA after trailers resets the stream."""
+    peer = server()
+    peer.receive(headers([(b"a", b"b")], ends=True, stream_id=LIVE))
+    assert peer.receive(wire(DataFrame(LIVE, b"x"))) == [StreamReset(LIVE, CLOSED)]
+
+
 def test_trailers_before_the_announced_length() -> None:
     """The same where trailers end the body."""
     peer = server()
