@@ -78,6 +78,13 @@ def test_responses() -> None:
     assert response_problem([(b":status", b"200"), (b":path", b"/")]) is not None
 
 
+def test_fields_are_read_once() -> None:
+    """Fields that can be iterated over only once are judged like those of a list."""
+    assert request_problem(iter(REQUEST)) is None
+    assert request_problem(iter(BAD["no method"])) is not None
+    assert response_problem(iter([(b":status", b"200"), (b"a", b"b")])) is None
+
+
 def test_trailers() -> None:
     """Trailers have no pseudo-headers at all."""
     assert trailers_problem([(b"grpc-status", b"0")]) is None

@@ -430,6 +430,23 @@ def test_a_body_of_the_announced_length(body: list[bytes], is_broken: bool) -> N
     assert (StreamReset(IDLE, PROTOCOL) in events) is is_broken
 
 
+def test_window_of_bodies_that_break_their_streams_comes_back() -> None:
+    """The connection's window is returned for bodies longer than their content-length, which no owner consumes."""
+    peer = server()
+    for stream_id in range(IDLE, IDLE + 10, 2):
+        peer.receive(headers([*FIELDS, (b"content-length", b"5")], stream_id=stream_id))
+        peer.receive(wire(DataFrame(stream_id, bytes(FRAME_SIZE))))
+    updates = [frame for frame in peer.answers() if isinstance(frame, WindowUpdateFrame)]
+    assert [(update.stream_id, update.window_increment) for update in updates] == [(0, 5 * FRAME_SIZE)]
+
+
+def test_trailers_end_the_body() -> None:
+    """DATA after trailers resets the stream."""
+    peer = server()
+    peer.receive(headers([(b"a", b"b")], ends=True, stream_id=LIVE))
+    assert peer.receive(wire(DataFrame(LIVE, b"x"))) == [StreamReset(LIVE, CLOSED)]
+
+
 def test_trailers_before_the_announced_length() -> None:
     """The same where trailers end the body."""
     peer = server()
@@ -445,6 +462,16 @@ def test_more_data_than_a_streams_window() -> None:
     frames = wire(*[DataFrame(1, bytes(FRAME_SIZE))] * 4)
     events = peer.receive(frames + wire(DataFrame(3, b"other")))
     assert events[-2:] == [StreamReset(1, FLOW), DataReceived(3, b"other", 5, False)]
+
+
+def test_as_much_data_as_a_streams_window() -> None:
+    """A peer may use up all of a stream's window; one byte more resets the stream."""
+    peer = Peer(window=FRAME_SIZE)
+    peer.receive(OPENING + headers(stream_id=1))
+    assert peer.receive(wire(DataFrame(1, bytes(FRAME_SIZE)))) == [
+        DataReceived(1, bytes(FRAME_SIZE), FRAME_SIZE, False)
+    ]
+    assert peer.receive(wire(DataFrame(1, b"x"))) == [StreamReset(1, FLOW)]
 
 
 def test_the_peer_resets_a_stream() -> None:
@@ -696,8 +723,19 @@ def test_streams_that_can_be_sent_on() -> None:
     states = (LIVE, HALF_CLOSED, ENDED, RESET_BY_PEER, RESET_BY_US, IDLE)
     assert [stream_id for stream_id in states if peer.http2.is_sendable(stream_id)] == [LIVE, HALF_CLOSED]
     peer.http2.end_stream(LIVE)
-    assert peer.http2.open_streams == 2
     assert not peer.http2.is_sendable(LIVE)
+
+
+def test_the_end_of_a_stream() -> None:
+    """The end is one empty DATA frame with END_STREAM; a stream that the peer has ended too is then closed."""
+    peer = server()
+    for stream_id, still_open in ((LIVE, 2), (HALF_CLOSED, 1)):
+        for _ in range(2):
+            peer.http2.end_stream(stream_id)
+        (frame,) = peer.answers()
+        assert isinstance(frame, DataFrame)
+        assert (frame.stream_id, frame.data, set(frame.flags)) == (stream_id, b"", {"END_STREAM"})
+        assert peer.http2.open_streams == still_open
 
 
 def test_frames_are_as_large_as_the_peer_takes() -> None:
