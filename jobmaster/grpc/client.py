@@ -303,7 +303,7 @@ class ClientConnection:
         """The connection is lost, with all its calls."""
         self._is_running = False
         for stream in tuple(self._streams.values()):
-            stream.fail(self._loss)
+            stream.fail(self._loss_of_open_call)
         self._streams.clear()
         self._wake_all()
 
@@ -328,6 +328,11 @@ class ClientConnection:
                 "this client; its log says which"
             )
         return TransportError("the connection to the server was lost")
+
+    def _loss_of_open_call(self) -> TransportError:
+        """The same for a call that the server may have processed, also where its GOAWAY says that it leaves."""
+        loss = self._loss()
+        return TransportError(str(loss)) if isinstance(loss, StreamRefused) else loss
 
 
 def _code_name(code: int) -> str:
