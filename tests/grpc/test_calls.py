@@ -450,3 +450,29 @@ async def test_no_record_is_lost() -> None:
 def test_windows_are_small() -> None:
     """Requests are small: a connection cannot make the server hold more than a mebibyte of them."""
     assert CONNECTION_WINDOW <= 1024 * 1024
+
+
+async def test_senders_on_a_lost_connection(autojump_clock: trio.testing.MockClock) -> None:
+    """Requests that wait for others to be sent end with the connection, and their callers hear of it."""
+    near, far = trio.testing.memory_stream_pair()
+    near.send_stream.send_all_hook = trio.sleep_forever  # the server takes nothing
+    client = ClientConnection(near)
+    lost = 0
+
+    async def call() -> None:
+        nonlocal lost
+        with pytest.raises(TransportError):
+            await stub(client, "Echo")(Echo(output=bytes(60_000)))
+        lost += 1
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        for _ in range(3):
+            nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(far)
+        with trio.move_on_after(60):
+            while lost < 3:
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert lost == 3
