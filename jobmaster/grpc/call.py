@@ -94,10 +94,10 @@ class MessageReceiver:
         else:
             self._connection.acknowledge(self._stream_id, length)
 
-    def on_end(self) -> None:
-        """The peer has sent its last byte."""
+    def on_end(self, *, may_be_cut: bool = False) -> None:
+        """The peer has sent its last byte, of a message that is not whole where it `may_be_cut`."""
         self.ended = True
-        if not self._decoder.is_between_messages:
+        if not may_be_cut and not self._decoder.is_between_messages:
             self.fail(partial(RpcFailedError, Status(StatusCode.INTERNAL, "the stream ended inside a message")))
         self._wake()
 
