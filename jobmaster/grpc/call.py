@@ -11,7 +11,7 @@ import trio
 from google.protobuf.message import DecodeError, Message
 
 from jobmaster.errors import TransportError
-from jobmaster.grpc.framing import MessageCompressed, MessageDecoder, MessageTooLarge
+from jobmaster.grpc.framing import PIECE_OVERHEAD, MessageCompressed, MessageDecoder, MessageTooLarge
 from jobmaster.grpc.purerpc_adapter import RpcFailedError, Status, StatusCode
 from jobmaster.wire.connection import Connection
 
@@ -65,8 +65,8 @@ class MessageReceiver:
 
     @property
     def held(self) -> int:
-        """Bytes of messages that are unfinished or have not been taken."""
-        return self._decoder.held + self._queued
+        """Bytes of memory of messages that are unfinished or have not been taken."""
+        return self._decoder.held + self._queued + PIECE_OVERHEAD * len(self._queue)
 
     @property
     def has_news(self) -> bool:
@@ -94,10 +94,10 @@ class MessageReceiver:
         else:
             self._connection.acknowledge(self._stream_id, length)
 
-    def on_end(self) -> None:
-        """The peer has sent its last byte."""
+    def on_end(self, *, may_be_cut: bool = False) -> None:
+        """The peer has sent its last byte, of a message that is not whole where it `may_be_cut`."""
         self.ended = True
-        if not self._decoder.is_between_messages:
+        if not may_be_cut and not self._decoder.is_between_messages:
             self.fail(partial(RpcFailedError, Status(StatusCode.INTERNAL, "the stream ended inside a message")))
         self._wake()
 

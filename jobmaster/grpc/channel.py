@@ -122,14 +122,17 @@ class RepeatableCall:
 
     async def receive_message(self) -> Message | None:
         """As `ClientStream.receive_message`."""
+        is_refused = False
         while True:
             try:
+                if is_refused:
+                    await self._repeat()  # which can be refused too
                 message = await self._stream.receive_message()
             except StreamRefused:
                 if not self._tries_left:
                     raise
                 self._tries_left -= 1
-                await self._repeat()
+                is_refused = True
             else:
                 self._tries_left = 0
                 self._sent.clear()

@@ -109,14 +109,14 @@ class ClientStream:
 
     def on_end(self) -> None:
         """The server has ended the call. Where it did so before the request's end, nobody reads the rest."""
-        self._receiver.on_end()
+        self._receiver.on_end(may_be_cut=self.end_status.status_code is not StatusCode.OK)
         self._connection.reset(self._stream_id, ErrorCode.CANCEL)
         self._owner.release(self._stream_id)
 
     def on_reset(self, code: int) -> None:
         """A server resets a call with NO_ERROR after its trailers; that is a normal end."""
         if self._status is not None:
-            self._receiver.on_end()
+            self._receiver.on_end(may_be_cut=self._status.status_code is not StatusCode.OK)
         elif code == ErrorCode.REFUSED_STREAM:
             self.fail(partial(StreamRefused, "the server refused the call, unprocessed: it has as many as it takes"))
         else:
@@ -303,7 +303,7 @@ class ClientConnection:
         """The connection is lost, with all its calls."""
         self._is_running = False
         for stream in tuple(self._streams.values()):
-            stream.fail(self._loss)
+            stream.fail(self._loss_of_open_call)
         self._streams.clear()
         self._wake_all()
 
@@ -328,6 +328,11 @@ class ClientConnection:
                 "this client; its log says which"
             )
         return TransportError("the connection to the server was lost")
+
+    def _loss_of_open_call(self) -> TransportError:
+        """The same for a call that the server may have processed, also where its GOAWAY says that it leaves."""
+        loss = self._loss()
+        return TransportError(str(loss)) if isinstance(loss, StreamRefused) else loss
 
 
 def _code_name(code: int) -> str:

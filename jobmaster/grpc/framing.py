@@ -13,6 +13,8 @@ from typing import Final
 from jobmaster.errors import TransportError
 
 PREFIX: Final = struct.Struct(">BI")
+PIECE_OVERHEAD: Final = 48
+"""Bytes of memory that each piece of bytes costs beside its length: a message of two bytes would cost 20 times that."""
 
 
 class MessageTooLarge(TransportError):
@@ -49,8 +51,8 @@ class MessageDecoder:
 
     @property
     def held(self) -> int:
-        """Bytes of an unfinished message."""
-        return self._held_length
+        """Bytes of memory of an unfinished message, whose pieces may be small."""
+        return self._held_length + PIECE_OVERHEAD * len(self._held)
 
     @property
     def is_between_messages(self) -> bool:

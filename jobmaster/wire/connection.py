@@ -164,6 +164,7 @@ class Connection:
 
     def _end(self) -> None:
         self._ended = True
+        self._send_buffer.end()
         for waiter in self._window_waiters.values():
             waiter.set()
         self._handler.on_closed()

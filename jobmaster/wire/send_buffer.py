@@ -31,6 +31,7 @@ class SendBuffer:
         self._pending = 0
         self._writer = trio.lowlevel.ParkingLot()
         self._woken = False
+        self._has_ended = False
         self._senders = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
 
@@ -81,6 +82,11 @@ class SendBuffer:
         self._woken = True
         self._writer.unpark()
 
+    def end(self) -> None:
+        """Nothing will be sent any more: no sender waits, now or later."""
+        self._has_ended = True
+        self._senders.unpark_all()
+
     async def wait_for_data(self) -> None:
         """Waits until there is something to take, or `wake` was called."""
         while not (self._pieces or self._woken):
@@ -88,13 +94,13 @@ class SendBuffer:
         self._woken = False
 
     async def wait_until_sendable(self) -> None:
-        """Waits until fewer than `HIGH_WATER` bytes are pending. A checkpoint.
+        """Waits until fewer than `HIGH_WATER` bytes are pending, or `end` was called. A checkpoint.
 
         One waiting sender is woken at a time; it wakes the next, who finds space where the first has not used it.
         """
-        if self._pending < HIGH_WATER:
+        if self._pending < HIGH_WATER or self._has_ended:
             await trio.lowlevel.checkpoint()
-        while self._pending >= HIGH_WATER:
+        while self._pending >= HIGH_WATER and not self._has_ended:
             await self._senders.park()
             if self._pending < HIGH_WATER:
                 self._senders.unpark()

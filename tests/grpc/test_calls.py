@@ -21,6 +21,7 @@ from purerpc.grpclib.exceptions import (
     InternalError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
     UnimplementedError,
 )
 
@@ -450,3 +451,63 @@ async def test_no_record_is_lost() -> None:
 def test_windows_are_small() -> None:
     """Requests are small: a connection cannot make the server hold more than a mebibyte of them."""
     assert CONNECTION_WINDOW <= 1024 * 1024
+
+
+async def test_senders_on_a_lost_connection(autojump_clock: trio.testing.MockClock) -> None:
+    """Requests that wait for others to be sent end with the connection, and their callers hear of it."""
+    near, far = trio.testing.memory_stream_pair()
+    near.send_stream.send_all_hook = trio.sleep_forever  # the server takes nothing
+    client = ClientConnection(near)
+    lost = 0
+
+    async def call() -> None:
+        nonlocal lost
+        with pytest.raises(TransportError):
+            await stub(client, "Echo")(Echo(output=bytes(60_000)))
+        lost += 1
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(client.run)
+        for _ in range(3):
+            nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(far)
+        with trio.move_on_after(60):
+            while lost < 3:
+                await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert lost == 3
+
+
+async def test_a_call_that_is_given_up_inside_a_message(autojump_clock: trio.testing.MockClock) -> None:
+    """The status of a call counts, not the message that it cut off."""
+    may_send = trio.Event()
+
+    async def send_much(_message: Echo) -> AsyncIterator[Echo]:
+        yield Echo(output=bytes(1_000_000))
+
+    probe = Probe()
+    probe.service.add_method("Much", send_much, RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo))
+    async with connected(probe) as (client, _nursery, server):
+        signature = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
+        answers = purerpc.Client(SERVICE, OneConnection(client)).get_method_stub("Much", signature)(Echo())
+        sending = server.connection._stream.send_stream  # type: ignore[attr-defined]  # in memory
+        deliver = sending.send_all_hook
+
+        async def deliver_late() -> None:
+            await may_send.wait()
+            await deliver()
+
+        sending.send_all_hook = deliver_late
+
+        async def give_up() -> None:
+            await trio.sleep(1)
+            server.give_up_calls()
+            await trio.sleep(1)
+            may_send.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(give_up)
+            with pytest.raises(UnavailableError, match="shutting down"):
+                async for _ in answers:
+                    pass

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from typing import Any, cast
+
+import pytest
+
+from jobmaster.grpc.call import MessageReceiver
 from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, CallAccount, ServerLoad
 
 
@@ -38,3 +44,28 @@ def test_a_caller_is_forgotten() -> None:
     assert len(server._of) == 1
     del account
     assert len(server._of) == 0
+
+
+class Acknowledging:
+    """A connection that takes back all window."""
+
+    def acknowledge(self, *_: Any) -> None:
+        """Nothing is counted here."""
+
+
+@pytest.mark.parametrize("begins", [b"", b"\0\0\x10\0\0"])
+def test_small_pieces_count_as_what_they_cost(begins: bytes) -> None:
+    """Messages of two bytes, and one that comes in pieces of that size, count as the memory that they take."""
+    receiver = MessageReceiver(cast(Any, Acknowledging()), 1)
+    receiver.on_data(begins, len(begins))
+    pieces = 9_000
+    tracemalloc.start()
+    try:
+        for number in range(pieces):
+            piece = b"%04d" % number
+            receiver.on_data(piece[:2] if begins else b"\0\0\0\0\4" + piece, 0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken > 30 * pieces
+    assert taken < 1.1 * receiver.held

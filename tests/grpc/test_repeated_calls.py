@@ -226,3 +226,52 @@ async def test_the_reason_of_a_goaway_is_told(
         network.servers[0].connection.send_final_goaway(ErrorCode.ENHANCE_YOUR_CALM, "enough")
         await trio.testing.wait_all_tasks_blocked()
         await trio.aclose_forcefully(network.ends[0])
+
+
+@pytest.mark.parametrize("is_final", [False, True])
+async def test_a_call_that_a_goaway_covers_is_not_repeated(
+    is_final: bool, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A server that goes away, and whose connection is then lost, may have processed the calls that its GOAWAY covers."""
+    async with open_network(monkeypatch) as (network, channel), trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(TransportError, match="shutting down") as caught:
+                await method(channel, "Wait")(Echo())
+            assert not isinstance(caught.value, StreamRefused)
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        if is_final:
+            network.servers[0].connection.send_final_goaway()
+        else:
+            network.servers[0].shut_down()
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.aclose_forcefully(network.ends[0])
+        await trio.sleep(60)
+        network.may_answer.set()
+        assert len(network.servers) == 1
+
+
+async def test_a_repeated_call_that_its_server_leaves_is_made_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A refused call that waits to be opened again, on a server that goes away meanwhile, has tries left."""
+    async with open_network(monkeypatch) as (network, channel), trio.open_nursery() as nursery:
+        network.dispatcher.running = MAX_RUNNING_HANDLERS
+        answers: list[bytes] = []
+
+        async def call() -> None:
+            answers.append((await method(channel, "Echo")(Echo(output=b"again"))).output)
+
+        nursery.start_soon(call)
+        await trio.testing.wait_all_tasks_blocked()
+        network.dispatcher.running = 0
+        for _ in range(MAX_CONCURRENT_STREAMS):
+            nursery.start_soon(method(channel, "Wait"), Echo())
+        await trio.sleep(1)
+        assert network.servers[0].open_calls == MAX_CONCURRENT_STREAMS
+        network.servers[0].connection.send_final_goaway()
+        await trio.sleep(1)
+        assert answers == [b"again"]
+        network.may_answer.set()
