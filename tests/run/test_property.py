@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from jobmaster.errors import JobmasterError
+from jobmaster.errors import JobmasterError, OutputUnreadable
 from jobmaster.job.cause import (
     Cause,
     Death,
@@ -107,7 +107,7 @@ def check_calls(history: History) -> None:
 def check_follower_error(history: History, step: Follow, error: Exception) -> None:
     """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
     fails = history.faults.have_met("log.preadv", "log.pread", "log.close", "reader thread")
-    is_gone = isinstance(error, FileNotFoundError) and is_forgotten(history, step.job)
+    is_gone = isinstance(error, OutputUnreadable) and is_forgotten(history, step.job)
     assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
 
 
