@@ -62,6 +62,10 @@ class HostError(JobmasterError):
     """The host cannot do what jobmaster needs. The text is for the operator, never for a client."""
 
 
+class OutputUnreadable(HostError):
+    """The file of a job's output is not there, or its disk does not give what was written to it."""
+
+
 class ConfigurationError(HostError):
     """An option, file or folder is wrong: named, with the remedy. Programs exit 2 with this text."""
 

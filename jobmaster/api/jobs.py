@@ -8,6 +8,7 @@ from contextlib import aclosing
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.requests import check_job_id, check_start
 from jobmaster.api.statuses import OutputIncomplete
+from jobmaster.errors import OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
@@ -49,10 +50,15 @@ class JobService(JobServiceServicer):
         self, message: pb.JobIDRequest, request: Identity
     ) -> AsyncIterator[StoredMessages]:
         """All output from the first byte, then live, until the job has ended."""
-        job = self._registry.find(request, message.job_id_request.job_id)
-        async with aclosing(job.output.follow()) as stretches:
-            async for stretch in stretches:
-                yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+        job_id = message.job_id_request.job_id
+        job = self._registry.find(request, job_id)
+        try:
+            async with aclosing(job.output.follow()) as stretches:
+                async for stretch in stretches:
+                    yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+        except OutputUnreadable:
+            self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
+            raise
         await job.wait_ended()
         if job.output.lost:
             raise OutputIncomplete(job.output.lost)

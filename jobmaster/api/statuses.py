@@ -19,7 +19,6 @@ from jobmaster.errors import (
 from jobmaster.grpc.headers import DetailedStatus
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.grpc.status_details import internal_status, status_for_client
-from jobmaster.output.log import OutputGone
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +46,6 @@ class OutputIncomplete(Exception):
 
 _CODES[ServiceUnknown] = StatusCode.NOT_FOUND
 _CODES[OutputIncomplete] = StatusCode.DATA_LOSS
-_CODES[OutputGone] = StatusCode.NOT_FOUND
 
 
 def status_of(error: Exception) -> DetailedStatus:

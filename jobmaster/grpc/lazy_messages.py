@@ -15,7 +15,7 @@ from jobmaster.grpc.framing import prefix_for
 
 
 class Content(Protocol):
-    """Bytes that are read when they can be sent. Reading raises OSError where it fails."""
+    """Bytes that are read when they can be sent. Where reading fails, its error is the call's."""
 
     length: int
 
@@ -88,8 +88,7 @@ class StoredMessages:
     async def load(self, offset: int, count: int) -> None:
         """Reads what of the content belongs to the `count` bytes from byte `offset` on, for the next `fill`.
 
-        Raises:
-            OSError: it cannot be read.
+        Raises what the content does where it cannot be read.
         """
         start = self._find(offset)[2]
         self._loaded = _Loaded(start, await self._content.read(start, count))

@@ -183,7 +183,7 @@ class ServerCall:
         Raises:
             StreamGone: the stream or its connection ended.
             RpcFailedError: the server holds as many unsent messages as it may.
-            OSError: what is stored cannot be read.
+            Exception: what is stored cannot be read; the content's own.
         """
         if isinstance(message, StoredMessages):
             self._start_response()

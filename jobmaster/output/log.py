@@ -24,7 +24,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import RequestError
+from jobmaster.errors import OutputUnreadable
 from jobmaster.threads import run_in_thread
 
 STRETCH_SIZE: Final = 192 * 1024 - 32
@@ -37,17 +37,10 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
-class OutputGone(RequestError):
-    """The file of a log was removed: its job was forgotten meanwhile, or an operator did it."""
-
-    def __init__(self) -> None:
-        super().__init__("the output of this job is not there any more: the server keeps that of the last jobs only")
-
-
 class Stretch:
     """Bytes of a log that are in its file, to be read while its follower lives.
 
-    Both ways of reading raise OSError where the file cannot be read (any more).
+    Both ways of reading raise OutputUnreadable where the file cannot be read (any more).
     """
 
     __slots__ = ("_file", "_offset", "length")
@@ -63,17 +56,30 @@ class Stretch:
             count = os.preadv(self._file.fd, buffers, self._offset + start, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno not in _NOT_AT_ONCE:
-                raise
+                raise _unreadable(self._file.path, error) from error
             return False
         return count == sum(map(len, buffers))
 
     async def read(self, start: int, count: int) -> bytes:
         """`count` bytes from byte `start` on, less where it ends."""
         count = min(count, self.length - start)
-        data = await run_in_thread(READERS, self._file.pread, count, self._offset + start, abandon=True)
-        if len(data) < count:
-            raise OSError(errno.EIO, "output file is shorter than what was written to it")
-        return data
+        with _unreadable_named(self._file.path):
+            data = await run_in_thread(READERS, self._file.pread, count, self._offset + start, abandon=True)
+            if len(data) < count:
+                raise OSError(errno.EIO, "it is shorter than what was written to it")
+            return data
+
+
+@contextmanager
+def _unreadable_named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> OutputUnreadable:
+    return OutputUnreadable(f"the output in {path} cannot be read: {error.strerror}")
 
 
 class OutputLog:
@@ -120,8 +126,7 @@ class OutputLog:
         A stretch can be read until the next one is asked for. Close the follower (`contextlib.aclosing`) to leave early.
 
         Raises:
-            OutputGone: the file was removed.
-            OSError: it cannot be opened.
+            OutputUnreadable: the file cannot be opened (any more).
         """
         return _follow(self, offset)
 
@@ -149,7 +154,7 @@ class _FollowedFile:
 
     def __init__(self, path: Path) -> None:
         self.fd = -1
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._threads = 0
         self._is_closed = False
@@ -161,7 +166,7 @@ class _FollowedFile:
             OSError: there is no such file (any more).
         """
         with self._used():
-            self.fd = os.open(self._path, _READ)
+            self.fd = os.open(self.path, _READ)
 
     def pread(self, count: int, offset: int) -> bytes:
         """To be called in a thread; raises OSError where the disk fails."""
@@ -196,10 +201,8 @@ class _FollowedFile:
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
     file = _FollowedFile(log.path)
     try:
-        try:
+        with _unreadable_named(log.path):
             await run_in_thread(READERS, file.open, abandon=True)
-        except FileNotFoundError:
-            raise OutputGone from None
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
             if offset < log.size:

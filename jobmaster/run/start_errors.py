@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from jobmaster.errors import CommandNotRunnable, HostError, InvalidRequest, LimitNotEnforceable, ServerBusy
@@ -72,11 +73,11 @@ def host_errors_translated() -> Iterator[None]:
             raise _refusal(error.errno) from error
         raise
     except OSError as error:
-        raise _refusal(error.errno) from error
+        raise _refusal(error.errno, error.filename) from error
 
 
-def _refusal(number: int | None) -> Exception:
+def _refusal(number: int | None, path: str | Path | None = None) -> Exception:
     words = os.strerror(number or 0)
     if number in EXHAUSTED:
         return ServerBusy(f"the server's host is out of resources for a new job: {words}")
-    return HostError(f"cannot make a job: {words}")
+    return HostError(f"cannot make a job: {words}" + (f" ({path})" if path else ""))

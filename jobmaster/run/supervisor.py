@@ -117,7 +117,7 @@ class Supervisor:
         self._memory_changed = trio.Event()
         self._others_oom_kills = 0
         self._killed_for_memory = False
-        self._lost_because = "its main process did not die when it was killed"
+        self._lost_because: str | None = None
         self._is_lost = False
         self._complaints: set[str] = set()
         self.output = log
@@ -344,8 +344,13 @@ class Supervisor:
             killed_for_memory=self._killed_for_memory,
             oom_kills=self._record.oom_kills,
             memory_max=self._terms.memory_max,
-            lost_because=self._lost_because,
+            lost_because=self._lost_because or self._why_not_seen_to_die(),
         )
+
+    def _why_not_seen_to_die(self) -> str:
+        if self._has_died():
+            return "its main process died, but nobody told how"
+        return "its main process did not die when it was killed"
 
     def _apply(self, event: Event | OomKillsCounted) -> None:
         self._record = apply(self._record, event)

@@ -99,7 +99,7 @@ class DataSource(Protocol):
         """Writes what begins at byte `offset` into the payloads; False where it has to be loaded first."""
 
     async def load(self, offset: int, count: int) -> None:
-        """Has the `count` bytes from `offset` ready for the next `fill`. Raises OSError where they cannot be read."""
+        """Has the `count` bytes from `offset` ready for the next `fill`. Raises its own error where they cannot be read."""
 
 
 class Connection:

@@ -232,12 +232,3 @@ async def test_stop_after_the_caller_left(server: Server) -> None:
             nursery.cancel_scope.cancel()
         record = await ended(jobs, job_id)
     assert record.cause.stopped.by == "client1"
-
-
-async def test_output_that_was_removed(server: Server) -> None:
-    """A log that is not there any more is NOT_FOUND in words, not an internal error."""
-    async with server.connect() as jobs:
-        record, _output = await run(jobs, "echo", "soon gone")
-        (server.output / f"{record.job_id_response.job_id}.log").unlink()
-        with pytest.raises(NotFoundError, match="the output of this job is not there any more"):
-            await output_of(jobs, record.job_id_response.job_id)

@@ -15,7 +15,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.output.log import STRETCH_SIZE, OutputGone, OutputLog, StoredOutput, Stretch
+from jobmaster.errors import OutputUnreadable
+from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 20.0
@@ -93,7 +94,7 @@ async def test_a_follower_does_not_read_through_a_link(log: OutputLog, tmp_path:
     (tmp_path / "secret").write_bytes(b"not yours")
     log.path.unlink()
     log.path.symlink_to(tmp_path / "secret")
-    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+    with pytest.raises(OutputUnreadable, match=os.strerror(errno.ELOOP)):
         await read_all(log)
 
 
@@ -217,7 +218,7 @@ async def test_a_file_that_is_removed(log: OutputLog) -> None:
         first = await bytes_of(await anext(early))
         log.path.unlink()
         assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == data
-    with pytest.raises(OutputGone):
+    with pytest.raises(OutputUnreadable, match=os.strerror(errno.ENOENT)):
         await read_all(stored)
 
 
@@ -233,7 +234,7 @@ async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:
     """When somebody shortened the file a follower fails; it neither ends as if that were all nor waits."""
     write(log, b"0123456789")
     os.truncate(log.path, 4)
-    with pytest.raises(OSError, match="shorter than what was written"):
+    with pytest.raises(OutputUnreadable, match="shorter than what was written"):
         await read_all(log)
 
 
@@ -274,5 +275,5 @@ async def test_a_disk_error_is_an_error(log: OutputLog, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "preadv", broken)
     write(log, b"lost")
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    with pytest.raises(OutputUnreadable, match=os.strerror(errno.EIO)):
         await read_all(log)

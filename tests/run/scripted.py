@@ -64,6 +64,7 @@ class Script:
         killed_for_memory_at: when the kernel kills the main process for memory.
         death_seconds: how long processes take to die of SIGKILL; NEVER: uninterruptible sleep.
         status_is_withheld: nobody can learn how it died.
+        status_never_comes: nobody is told how it died, nor that nobody will be.
         lost_at: when it is known that nobody will learn how it dies.
         busy_seconds: how long the kernel finds its empty cgroup busy.
         signalling_hangs: signals to the other processes are never sent.
@@ -86,6 +87,7 @@ class Script:
     killed_for_memory_at: float = NEVER
     death_seconds: float = 0.0
     status_is_withheld: bool = False
+    status_never_comes: bool = False
     lost_at: float = NEVER
     busy_seconds: float = 0.0
     signalling_hangs: bool = False
@@ -193,6 +195,8 @@ class ScriptedExecution:
         await trio.lowlevel.checkpoint()
         if not self._is_lost:
             await self._is_known.wait()
+        if self.script.status_never_comes:
+            await trio.sleep_forever()
         if self.script.bug is not None:
             raise self.script.bug
         if self._is_lost or self.truth.death is None or self.script.status_is_withheld:

@@ -29,3 +29,10 @@ def test_a_limit_that_the_kernel_refuses() -> None:
     failure = CgroupFileError(Path("/sys/fs/cgroup/jobs/pids.max"), OSError(errno.EINVAL, "Invalid argument"))
     with pytest.raises(HostError), host_errors_translated():
         raise LimitWriteError(Controller.PIDS, failure)
+
+
+def test_what_is_missing_is_named_to_the_operator() -> None:
+    """Where the output folder was removed under the server, its log says which file could not be made."""
+    path = "/var/lib/jobmaster/job.log"
+    with pytest.raises(HostError, match=path), host_errors_translated():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)

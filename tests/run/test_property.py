@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from jobmaster.errors import JobmasterError
+from jobmaster.errors import JobmasterError, OutputUnreadable
 from jobmaster.job.cause import (
     Cause,
     Death,
@@ -29,7 +29,6 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
-from jobmaster.output.log import OutputGone
 from jobmaster.run.registry import LOOK_SECONDS
 from jobmaster.run.supervisor import CLOSING_SECONDS, REMOVAL_SECONDS, SETTLE_SECONDS
 from tests.run.play import History, Left, play
@@ -108,7 +107,7 @@ def check_calls(history: History) -> None:
 def check_follower_error(history: History, step: Follow, error: Exception) -> None:
     """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
     fails = history.faults.have_met("log.preadv", "log.pread", "log.close", "reader thread")
-    is_gone = isinstance(error, OutputGone) and is_forgotten(history, step.job)
+    is_gone = isinstance(error, OutputUnreadable) and is_forgotten(history, step.job)
     assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
 
 

@@ -110,6 +110,16 @@ async def test_a_lost_launcher(machine: Machine) -> None:
     assert supervisor.is_removed
 
 
+async def test_a_launcher_that_is_stopped(machine: Machine) -> None:
+    """A main process that died of the stop, whose status is not told in time, is not said to have outlived SIGKILL."""
+    supervisor = await machine.running(Script(status_never_comes=True))
+    supervisor.order_stop("client1")
+    cause, seconds = await end_of(supervisor)
+    assert cause == ServerLost("its main process died, but nobody told how")
+    assert seconds == pytest.approx(GRACE_SECONDS + CLOSING_SECONDS, abs=SOON)
+    assert supervisor.is_removed
+
+
 @pytest.mark.parametrize("number", [None, errno.ECHILD])
 async def test_a_death_that_cannot_be_waited_for(
     machine: Machine, caplog: pytest.LogCaptureFixture, number: int | None
