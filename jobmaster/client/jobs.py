@@ -85,6 +85,9 @@ class _Output:
                 self.abandon_call()
                 await trio.sleep(self._pause_after(error))
                 continue
+            except trio.Cancelled:
+                self.abandon_call()  # a wait that was given up is no call that broke
+                raise
             if chunk is None:
                 self._resumption.call_ends()
                 raise StopAsyncIteration

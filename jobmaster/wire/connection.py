@@ -17,7 +17,7 @@ Back-pressure has three parts:
 A peer that takes nothing for a while is given up by the watchdog.
 
 `run` returns when the connection has ended: the peer is gone, violated the protocol, was given up, or the connection
-was closed by `close_when_written`.
+was closed by `close_when_written`: then the peer is left a moment to take what was sent last.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.protocol import Configuration, Http2Protocol
 from jobmaster.wire.lifetime import GiveUp, Lifetime, LifetimePolicy, SendFinalGoaway, SendPing, ShutDown, Wait
 from jobmaster.wire.send_buffer import CONTROL_LIMIT, HIGH_WATER, QUANTUM, SendBuffer
-from jobmaster.wire.tcp import linger
+from jobmaster.wire.tcp import end_sending, linger
 from jobmaster.wire.tls import alert_in
 
 logger = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ FLUSH_SECONDS: Final = 1.0
 """How long the peer may take to read what is pending when the connection ends; a GOAWAY says why."""
 ALERT_SECONDS: Final = 1.0
 """How long is read on when sending failed: what the peer sent before it closed may say why."""
+CLOSE_SECONDS: Final = 5.0
+"""How long the peer may take, at a normal end, to read what was sent and to close the connection from its side."""
 READ_SIZE: Final = 16 * 1024
 """Bytes read and handled in one go."""
 EVENTS_IN_A_ROW: Final = 32
@@ -130,6 +132,7 @@ class Connection:
         self._is_idle = True
         self._is_shutting_down = False
         self._closing = False
+        self._half_closed = False
         self._ended = False
         self.alert: str | None = None
         self.has_settings = False
@@ -245,6 +248,8 @@ class Connection:
                 return True
             now = trio.current_time()
             self._lifetime.on_bytes(now)
+            if self._half_closed:
+                continue
             try:
                 await self._handle(bytes(data), now)
             except ProtocolViolation as violation:
@@ -304,7 +309,16 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.deadline = min(self._scope.deadline, trio.current_time() + ALERT_SECONDS)
         else:
-            self._scope.cancel()
+            await self._half_close()
+
+    async def _half_close(self) -> None:
+        """Ends our side and leaves the end of the connection to the peer, for so long.
+
+        What the peer sends to a socket that is closed resets the connection, and with it what it has not received yet.
+        """
+        self._half_closed = True
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + CLOSE_SECONDS)
+        await end_sending(self._stream)
 
     async def _send_pending(self) -> None:
         while not self._send_buffer.is_empty:

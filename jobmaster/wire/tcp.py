@@ -148,13 +148,24 @@ async def linger(stream: trio.abc.Stream) -> None:
     Closing a socket with unread bytes resets the connection, and with it what the peer has not read yet: the GOAWAY or
     alert that says why. Bounded in time and in bytes; the caller closes the stream afterwards.
     """
-    transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    transport = _transport_of(stream)
     with trio.move_on_after(LINGER_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        if isinstance(transport, trio.abc.HalfCloseableStream):
-            await transport.send_eof()
+        await end_sending(stream)
         for _ in range(LINGER_READS):
             if not await transport.receive_some(LINGER_READ_SIZE):
                 return
+
+
+async def end_sending(stream: trio.abc.Stream) -> None:
+    """Ends our side of a connection, where that can be done by itself and it is not broken yet."""
+    transport = _transport_of(stream)
+    if isinstance(transport, trio.abc.HalfCloseableStream):
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await transport.send_eof()
+
+
+def _transport_of(stream: trio.abc.Stream) -> trio.abc.Stream:
+    return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
 
 
 def _fail(error: OSError) -> NoReturn:

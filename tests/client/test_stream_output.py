@@ -28,7 +28,12 @@ class Ends:
     text: str = ""
 
 
-Part = bytes | Ends | Exception
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """The job writes nothing for an hour."""
+
+
+Part = bytes | Ends | Quiet | Exception
 
 OK = Ends("OK")
 UNAVAILABLE = Ends("UNAVAILABLE", "draining")
@@ -66,6 +71,13 @@ class Call:
                 return pb.JobOutputResponse(output=output)
             case Exception() as error:
                 raise error
+            case Quiet():
+                try:
+                    await trio.sleep(3600)
+                except trio.Cancelled:
+                    self.parts.insert(0, TransportError("the call was abandoned"))  # as by ClientStream
+                    raise
+                return await self.receive_message()
             case Ends(code, text):
                 self.end_status = purerpc.Status(purerpc.StatusCode[code], text)
                 return None
@@ -195,3 +207,19 @@ async def test_leaving_ends_the_call(
             await trio.sleep(0.001)
             await anext(chunks)
     assert all(call.was_reset for call in channel.calls)
+
+
+async def test_waits_that_are_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    """A reader with a timeout for each chunk may find a job quiet as often as it likes, and misses nothing."""
+    script: list[list[Part] | Exception] = [[b"abc", Quiet()] for _ in range(2 * TRIES + 1)]
+    channel = Script([*script, [b"abcdef", OK]])
+    got = b""
+    async with Jobs(cast(CallChannel, channel)).stream_output("job") as chunks:
+        while True:
+            with trio.move_on_after(1):
+                try:
+                    got += await anext(chunks)
+                except StopAsyncIteration:
+                    break
+    assert got == b"abcdef"
+    assert len(channel.calls) == 2 * TRIES + 2

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 
 import h2.config
@@ -27,10 +28,14 @@ from purerpc.grpclib.exceptions import (
 
 from jobmaster.errors import TransportError
 from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
+from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
+from jobmaster.http2 import frames
+from jobmaster.http2.header_blocks import encode_block
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.wire.send_buffer import HIGH_WATER
+from jobmaster.wire.tcp import TcpStream
 from tests.harness import OneConnection
 
 Echo = pb.JobOutputResponse
@@ -511,3 +516,50 @@ async def test_a_call_that_is_given_up_inside_a_message(autojump_clock: trio.tes
             with pytest.raises(UnavailableError, match="shutting down"):
                 async for _ in answers:
                     pass
+
+
+async def test_an_answer_arrives_whatever_its_client_sends_meanwhile() -> None:
+    """A server that goes away does not reset a connection whose client has not received everything yet."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    client.connect(listener.socket.getsockname())
+    tcp = await listener.accept()
+    await listener.aclose()
+    dispatcher = Dispatcher(services={SERVICE: Probe().service}, status_of=status_of)
+    server = ServerConnection(TcpStream(tcp), dispatcher, caller=None)
+    server_closed = trio.Event()
+    received = 0
+
+    async def serve() -> None:
+        await server.run()
+        await trio.aclose_forcefully(tcp)
+        server_closed.set()
+
+    def receive() -> int:
+        count = 0
+        while data := client.recv(1024):
+            count += len(data)
+            client.sendall(frames.window_update(0, 1))
+        client.close()
+        return count
+
+    message = Echo(output=b"much").SerializeToString()
+    call = frames.PREFACE + frames.settings([(frames.Setting.INITIAL_WINDOW_SIZE, 1 << 20)])
+    call += frames.window_update(0, 1 << 20)
+    opening = request_headers(authority="a", service=SERVICE, method="AtOnce", timeout=None)
+    call += frames.header_frames(1, encode_block(opening), end_stream=False)
+    call += frames.frame(frames.DATA, frames.END_STREAM, 1, prefix_for(len(message)) + message)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            client.sendall(call)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            server.shut_down()
+            while not server.connection._half_closed and not server_closed.is_set():
+                with suppress(BlockingIOError):  # so that the server can send all, which its kernel then has
+                    received += len(client.recv(1024, socket.MSG_DONTWAIT))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+            received += await trio.to_thread.run_sync(receive)
+            await server_closed.wait()
+    assert received > YIELD_BYTES
