@@ -220,17 +220,21 @@ class Launcher:
 
     def _collect(self) -> None:
         """Reaps what has died; where that is a lot, other descriptors are looked at in between."""
-        collected = self._children.collect()
-        if not collected.is_all:
+        if not self._collect_some():
             self._arrived.add(signal.SIGCHLD)
             with contextlib.suppress(BlockingIOError):
                 os.write(self._wake_write, b"\0")
+
+    def _collect_some(self) -> bool:
+        """Reaps a bounded number; whether that was all. The server may be among them."""
+        collected = self._children.collect()
         status = collected.others.get(self._server_pid or 0)
         if status is not None:
             self._server_status = status
             self._server_pid = None  # another process may get it from here on
             self._connection.read_to_end()
             self._has_ended = True
+        return collected.is_all
 
     def _kill_jobs(self) -> None:
         for fd in self._held[:1]:
@@ -244,7 +248,7 @@ class Launcher:
         while True:
             self._children.kill_all()
             _kill_own_children()
-            while not self._children.collect().is_all and time.monotonic() < deadline:
+            while not self._collect_some() and time.monotonic() < deadline:
                 pass
             if not _has_children():
                 return

@@ -422,6 +422,7 @@ async def test_a_caller_that_leaves_a_launcher_that_is_stopped(host: Host) -> No
     """A caller that leaves before the launcher has answered waits until its child has ended."""
     async with host.child("true") as (child, _output):
         launcher = parent_of(child.pid)
+    await child.wait_forgotten()  # so that it has ended
     output, write = os.pipe2(os.O_CLOEXEC)
     left = trio.Event()
 
