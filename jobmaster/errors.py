@@ -58,6 +58,14 @@ class ServerDraining(JobError):
     """The server is shutting down and takes no new jobs."""
 
 
+class JournalUnavailable(JobError):
+    """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know."""
+
+
+class HandedOver(JobError):
+    """This server has left the job to the one that comes after it; the same question to that one is answered."""
+
+
 class HostError(JobmasterError):
     """The host cannot do what jobmaster needs. The text is for the operator, never for a client."""
 

@@ -31,6 +31,7 @@ class Stopped:
         signal: what ended the main process; SIGTERM where it handled that and returned.
         exit_code: what it then returned; None where a signal ended it.
         killed: the grace period had passed and the whole cgroup was killed.
+        reason: why, in the client's words; empty where none were given.
     """
 
     by: str
@@ -38,6 +39,7 @@ class Stopped:
     signal: int
     exit_code: int | None = None
     killed: bool
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +79,11 @@ Death = Exited | Signalled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
-    """Somebody wants the job to end: the client `by`, or the server itself (None)."""
+    """Somebody wants the job to end: the client `by`, or the server itself (None); `reason` is the client's own word."""
 
     by: str | None
     requested_at: datetime
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +126,11 @@ def cause_of(evidence: Evidence) -> Cause:
             return OomKilled(memory_max=evidence.memory_max, processes_killed=evidence.oom_kills)
         case Evidence(death=Exited() | Signalled() as death, order=None):
             return death
-        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(by=str(client), requested_at=at)):
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(by=str(client)) as order):
             return Stopped(
                 by=client,
-                requested_at=at,
+                requested_at=order.requested_at,
+                reason=order.reason,
                 signal=_final_signal(death),
                 exit_code=death.code if isinstance(death, Exited) else None,
                 killed=evidence.killed,

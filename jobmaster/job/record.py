@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from jobmaster.job.identifier import JobId
+from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine
-from jobmaster.job.state import Event, Finished, State, transition
+from jobmaster.job.state import Event, Finished, Held, InvalidTransition, State, transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,34 @@ class LimitReport:
     name: str
     value: str
     not_enforced_because: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launched:
+    """The first event of every job: its main process is there, held.
+
+    Attributes:
+        start_time: field 22 of /proc/PID/stat, in clock ticks since boot: with `pid` and `boot_id`, this process alone.
+        boot_id: of the kernel that runs it (/proc/sys/kernel/random/boot_id).
+        request: the caller's own name for this Start, if there was one.
+    """
+
+    id: JobId
+    owner: str
+    command: CommandLine
+    pid: int
+    start_time: int
+    boot_id: str
+    at: datetime
+    limits: tuple[LimitReport, ...] = ()
+    request: RequestKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputLost:
+    """So many bytes of output could not be kept until now; nothing that comes after them is."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +80,43 @@ class JobRecord:
     output_bytes: int = 0
     output_bytes_lost: int = 0
 
+    @property
+    def memory_max(self) -> int | None:
+        """The memory limit that is enforced, bytes."""
+        for limit in self.limits:
+            file, _, value = limit.value.partition(" ")
+            if file == "memory.max" and limit.not_enforced_because is None and value.isdecimal():
+                return int(value)
+        return None
 
-def apply(record: JobRecord, event: Event | OomKillsCounted) -> JobRecord:
+
+JobEvent = Launched | Event | OomKillsCounted | OutputLost
+
+
+def record_of(launched: Launched) -> JobRecord:
+    """The record that a job begins with."""
+    return JobRecord(
+        id=launched.id,
+        owner=launched.owner,
+        command=launched.command,
+        state=Held(pid=launched.pid, started_at=launched.at),
+        limits=launched.limits,
+    )
+
+
+def apply(record: JobRecord, event: JobEvent) -> JobRecord:
     """The record after `event`.
 
     Raises:
         InvalidTransition: the event cannot happen in this state.
     """
     match event:
+        case Launched():
+            raise InvalidTransition(record.state, event)
         case OomKillsCounted(count=count):
             return replace(record, oom_kills=max(record.oom_kills, count))
+        case OutputLost(count=count):
+            return replace(record, output_bytes_lost=max(record.output_bytes_lost, count))
         case Finished():
             return replace(
                 record,

@@ -63,6 +63,7 @@ class Closing:
     Attributes:
         order: the stop order that reached the main process, if one did.
         killed: the server had killed the main process.
+        killed_for_memory: the kernel's OOM killer was seen at work when it died.
     """
 
     pid: int
@@ -70,6 +71,7 @@ class Closing:
     death: Death
     order: StopOrder | None = None
     killed: bool = False
+    killed_for_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +111,10 @@ class KillSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainProcessDied:
-    """The main process has died."""
+    """The main process has died; `killed_for_memory` as in `Closing`."""
 
     death: Death
+    killed_for_memory: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +138,7 @@ Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Fi
 class InvalidTransition(Exception):
     """An event that cannot happen in this state: a bug in the server."""
 
-    def __init__(self, state: State, event: Event) -> None:
+    def __init__(self, state: State, event: object) -> None:
         super().__init__(f"{type(event).__name__} cannot happen to a job that is {type(state).__name__}")
 
 
@@ -156,7 +159,9 @@ def _send_kill(state: Stopping, _event: KillSent) -> State:
 
 
 def _die(state: Held | Running, event: MainProcessDied) -> State:
-    return Closing(pid=state.pid, started_at=state.started_at, death=event.death)
+    return Closing(
+        pid=state.pid, started_at=state.started_at, death=event.death, killed_for_memory=event.killed_for_memory
+    )
 
 
 def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
@@ -167,6 +172,7 @@ def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
         death=event.death,
         order=state.order if reached else None,
         killed=state.killed,
+        killed_for_memory=event.killed_for_memory,
     )
 
 

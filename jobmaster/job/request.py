@@ -1,0 +1,67 @@
+"""A caller's own name for a Start, by which a Start that is repeated finds the job of the first."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from jobmaster.errors import CommandNotRunnable, InvalidRequest, JobmasterError
+from jobmaster.job.specification import JobSpecification
+
+_FORM: Final = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
+"""1 to 128 printable characters, none of which is a space at either end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestKey:
+    """A request id of one client, and the digest of everything else that the Start asked for.
+
+    Raises:
+        InvalidRequest: the id is not of 1 to 128 printable ASCII characters.
+    """
+
+    id: str
+    digest: bytes
+
+    def __post_init__(self) -> None:
+        if _FORM.fullmatch(self.id) is None:
+            raise InvalidRequest(
+                "request_id must be 1 to 128 printable ASCII characters without a space at either end; a UUID does",
+                field="request_id",
+            )
+
+    @classmethod
+    def of(cls, request_id: str, specification: JobSpecification) -> RequestKey:
+        """The key of a Start."""
+        digest = sha256()
+        for word in specification.argv:
+            digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
+        return cls(id=request_id, digest=digest.digest())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestError:
+    """The error that a Start got whose command could not be executed; a Start with the same request id gets it too."""
+
+    kind: str
+    text: str
+
+    def error(self) -> JobmasterError:
+        """The error again."""
+        return _KINDS[self.kind](self.text)
+
+
+_KINDS: Final[dict[str, type[JobmasterError]]] = {
+    "command_not_runnable": CommandNotRunnable,
+    "invalid_request": InvalidRequest,
+}
+
+
+def request_error_of(error: JobmasterError) -> RequestError | None:
+    """What is to be repeated of an error of Start; None for one that may pass."""
+    for kind, each in _KINDS.items():
+        if isinstance(error, each):
+            return RequestError(kind=kind, text=str(error))
+    return None
