@@ -34,6 +34,10 @@ class JobNotFound(RequestError):
     """No such job for this caller; a job of someone else answers the same."""
 
 
+class RequestIdReused(RequestError):
+    """The caller has given this request id to another request before."""
+
+
 class PermissionRefused(RequestError):
     """The caller's role does not allow this call."""
 

@@ -23,6 +23,7 @@ from jobmaster.server.preparation import prepare
 from jobmaster.server.program import hold_launcher
 from tests.harness import options_for, own_cgroup_root
 from tests.output.stretches import bytes_of
+from tests.run.records import MemoryRecords
 from tests.test_leaks import descriptors
 
 CALLER = Identity(name="client1", role=Role.USER)
@@ -64,7 +65,8 @@ async def cancelled_after(steps: int, scenario: Callable[[], Awaitable[object]])
 async def life_of_a_job(registry: Registry) -> None:
     """Start, follow the first line, stop, and see the end."""
     job_id = await registry.start(CALLER, SLEEPER)
-    async with aclosing(registry.find(CALLER, job_id).output.follow()) as stretches:
+    job = await registry.find(CALLER, job_id)
+    async with aclosing(job.output.follow()) as stretches:
         async for stretch in stretches:
             assert await bytes_of(stretch) == b"up\n"
             break
@@ -85,7 +87,7 @@ async def test_caller_is_cancelled(tmp_path: Path, certificates: Path) -> None:
         async with local_host(tmp_path, certificates, root) as host:
             before = len(descriptors())
             for steps in range(1, MOST_STEPS):
-                async with open_registry(host, grace_seconds=10) as registry:
+                async with open_registry(host, MemoryRecords(), grace_seconds=10) as registry:
                     cut = await cancelled_after(steps, lambda registry=registry: life_of_a_job(registry))  # type: ignore[misc]  # bound now
                     await until_settled(registry, tmp_path)
                 assert list((root / "jobs").glob("*/*/")) == []
@@ -120,7 +122,7 @@ async def test_registry_is_cancelled(tmp_path: Path, certificates: Path) -> None
             before = len(descriptors())
 
             async def open_and_live() -> None:
-                async with open_registry(host, grace_seconds=10) as registry:
+                async with open_registry(host, MemoryRecords(), grace_seconds=10) as registry:
                     await life_of_a_job(registry)
 
             for steps in range(1, MOST_STEPS):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from typing import Any
 
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.requests import check_job_id, check_start
@@ -39,11 +40,16 @@ class JobService(JobServiceServicer):
         return response_of(await self._registry.stop(request, message.job_id_request.job_id))
 
     @checked(check_job_id)
-    def Status(  # type: ignore[override]  # as above, and it does not wait: it is answered without a task
+    def Status(  # type: ignore[override]  # as above; of a job in memory it is answered without a task
         self, message: pb.JobIDRequest, request: Identity
-    ) -> pb.JobResponse:
+    ) -> pb.JobResponse | Coroutine[Any, Any, pb.JobResponse]:
         """The job's record as of now."""
-        return response_of(self._registry.find(request, message.job_id_request.job_id).record)
+        job_id = message.job_id_request.job_id
+        job = self._registry.known(request, job_id)
+        return self._recorded_status(request, job_id) if job is None else response_of(job.record)
+
+    async def _recorded_status(self, caller: Identity, job_id: str) -> pb.JobResponse:
+        return response_of((await self._registry.find(caller, job_id)).record)
 
     @checked(check_job_id)
     async def StreamOutput(  # type: ignore[override]  # as above, and it is an async generator
@@ -51,13 +57,13 @@ class JobService(JobServiceServicer):
     ) -> AsyncIterator[StoredMessages]:
         """All output from the first byte, then live, until the job has ended."""
         job_id = message.job_id_request.job_id
-        job = self._registry.find(request, job_id)
+        job = await self._registry.find(request, job_id)
         try:
             async with aclosing(job.output.follow()) as stretches:
                 async for stretch in stretches:
                     yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable:
-            self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
+            await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
             raise
         await job.wait_ended()
         if job.output.lost:

@@ -8,11 +8,14 @@ from typing import Final
 
 from jobmaster.errors import (
     CommandNotRunnable,
+    HandedOver,
     HostError,
     InvalidRequest,
     JobNotFound,
+    JournalUnavailable,
     LimitNotEnforceable,
     PermissionRefused,
+    RequestIdReused,
     ServerBusy,
     ServerDraining,
 )
@@ -30,6 +33,9 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     ServerDraining: StatusCode.UNAVAILABLE,
+    RequestIdReused: StatusCode.ALREADY_EXISTS,
+    JournalUnavailable: StatusCode.UNAVAILABLE,
+    HandedOver: StatusCode.UNAVAILABLE,
 }
 
 

@@ -33,6 +33,7 @@ READERS: Final = trio.CapacityLimiter(16)
 """Threads that open and read the files of followers; a disk that stalls delays followers alone."""
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
@@ -91,10 +92,32 @@ class OutputLog:
         Raises:
             OSError: the file exists already, or cannot be made.
         """
+        self._use(path, os.open(path, _CREATE, 0o600), size=0, lost=0)
+
+    @classmethod
+    def reopen(cls, path: Path, *, lost: int) -> OutputLog:
+        """The log of a job that an earlier server ran. Blocks as long as the disk does.
+
+        What splice(2) has moved is in the file, whenever the one who called it was killed, so its size tells how much
+        of the output is kept.
+
+        Args:
+            path: of the file.
+            lost: bytes that the earlier server could not keep.
+
+        Raises:
+            OSError: the file cannot be opened, or is none.
+        """
+        log = cls.__new__(cls)
+        fd = os.open(path, _CONTINUE)
+        log._use(path, fd, size=os.fstat(fd).st_size, lost=lost)
+        return log
+
+    def _use(self, path: Path, fd: int, *, size: int, lost: int) -> None:
         self.path = path
-        self.fd = os.open(path, _CREATE, 0o600)
-        self.size = 0
-        self.lost = 0
+        self.fd = fd
+        self.size = size
+        self.lost = lost
         self.sealed = False
         self._growth = trio.lowlevel.ParkingLot()
 

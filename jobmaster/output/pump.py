@@ -68,7 +68,10 @@ def open_pipe() -> tuple[int, int]:
 
 
 class Pump:
-    """Owns the read end of a job's pipe and the descriptor of its log. `run`, `finish` and `close` it, in this order."""
+    """Owns the read end of a job's pipe and the descriptor of its log.
+
+    `run`, `finish` and `close` it, in this order; or `hand_over` instead of `finish`, where another server goes on.
+    """
 
     def __init__(self, pipe: int, log: OutputLog) -> None:
         self._pipe = pipe
@@ -112,6 +115,18 @@ class Pump:
             return
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
             self._log.lose(await _in_closer(_bytes_in, self._pipe))
+
+    async def hand_over(self) -> None:
+        """Waits for a move that is under way, and begins no other; what is in the pipe stays there.
+
+        A move that a disk holds up is left to its thread. Takes at most `FINISH_SECONDS`. `close` follows.
+        """
+        if self._move is not None:
+            with trio.move_on_after(FINISH_SECONDS):
+                await self._move.done.wait()
+            if self._move.abandon() is not None:
+                return
+        self._is_ours = True
 
     async def _move_rest(self) -> None:
         moved: int | None = 1

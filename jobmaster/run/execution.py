@@ -6,11 +6,12 @@ The execution of a production server is a process in a cgroup (`jobmaster.run.lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from jobmaster.job.cause import Death
+from jobmaster.job.cause import Death, StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import LimitReport
+from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
@@ -47,6 +48,9 @@ class Execution(Protocol):
             HostError: how it died cannot be known; says why.
         """
 
+    def note_order(self, order: StopOrder) -> None:
+        """Leaves word of a stop order with what outlives this server, before its signal is sent."""
+
     def signal_main(self, number: int) -> None:
         """Sends a signal to the main process; one that has died is left alone."""
 
@@ -68,14 +72,24 @@ class Execution(Protocol):
     async def close(self) -> None:
         """Closes every descriptor. Idempotent."""
 
+    def leave(self) -> None:
+        """Closes every descriptor and leaves the processes as they are, to another server."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spawned:
-    """A held execution with its output."""
+    """An execution with its output.
+
+    Attributes:
+        start_time: of the main process, in clock ticks since boot (proc_pid_stat(5), field 22).
+        order: of one that an earlier server made, the stop order that it left word of.
+    """
 
     execution: Execution
     log: OutputLog
     pump: Pump
+    start_time: int = 0
+    order: StopOrder | None = None
 
 
 class ExecutionHost(Protocol):
@@ -85,9 +99,8 @@ class ExecutionHost(Protocol):
     def limits(self) -> tuple[LimitReport, ...]:
         """The limits of every job, enforced or not."""
 
-    @property
-    def memory_max(self) -> int | None:
-        """The memory limit of every job that is enforced, bytes."""
+    def output_path(self, job_id: JobId) -> Path:
+        """Where the output of a job is kept, whether it is there or not."""
 
     async def spawn(self, job_id: JobId, owner: str, specification: JobSpecification) -> Spawned:
         """A held execution of a command. A caller that is cancelled leaves nothing.
@@ -95,6 +108,16 @@ class ExecutionHost(Protocol):
         Raises:
             JobError, RequestError, HostError: it cannot be made; nothing is left.
         """
+
+    async def adopt(self, record: JobRecord) -> Spawned | None:
+        """The execution of a job that an earlier server started; None where no process of it is there to be adopted.
+
+        Raises:
+            JobError, HostError: its output or its cgroup cannot be used; its processes are killed.
+        """
+
+    async def end_others(self) -> None:
+        """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged."""
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """Counters of OOM kills of all jobs, or of those of one owner: when they change, so has a job's.

@@ -12,11 +12,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
 from jobmaster.errors import CgroupError, ServerBusy
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
@@ -36,6 +37,59 @@ STARTERS: Final = trio.CapacityLimiter(8)
 """Threads that make cgroups and log files."""
 
 
+def output_path(folder: Path, job_id: JobId) -> Path:
+    """Where the output of a job is kept."""
+    return folder / f"{job_id}.log"
+
+
+class Files(Protocol):
+    """What a thread acquires for a job."""
+
+    def discard(self) -> None:
+        """Takes everything back, in a thread. Idempotent."""
+
+    def discard_at_once(self) -> None:
+        """Takes back all that needs no disk, unless a thread is at it."""
+
+
+F = TypeVar("F", bound=Files)
+
+
+class AdoptedFiles:
+    """What a server needs of a job that an earlier one made. Opened in a thread.
+
+    A cgroup that is gone, with all its processes, is made anew: then there is nothing in it.
+    """
+
+    def __init__(self, tree: CgroupTree, output_folder: Path, *, job_id: JobId, owner: str, lost: int) -> None:
+        with ExitStack() as undo, host_errors_translated():
+            self.cgroup = _opened(tree, owner, job_id)
+            undo.callback(self.cgroup.close)
+            self.cgroup.close_folder()
+            self.log = OutputLog.reopen(output_path(output_folder, job_id), lost=lost)
+            undo.pop_all()
+
+    def discard(self) -> None:
+        """Closes everything. Idempotent."""
+        self.cgroup.close()
+        if self.log.fd >= 0:
+            os.close(self.log.fd)
+            self.log.fd = -1
+
+    def discard_at_once(self) -> None:
+        """As `discard`."""
+        self.discard()
+
+
+def _opened(tree: CgroupTree, owner: str, job_id: JobId) -> OpenedCgroup:
+    try:
+        return OpenedCgroup(tree.existing(owner, job_id))
+    except CgroupFileError as error:
+        if error.errno not in GONE:
+            raise
+        return OpenedCgroup(tree.create(owner, job_id, ()))
+
+
 class JobFiles:
     """What a job needs of the host's file systems: all or nothing. Made in a thread."""
 
@@ -47,7 +101,7 @@ class JobFiles:
             undo.callback(_remove_soon, made.remove)
             self.cgroup = OpenedCgroup(made)
             undo.callback(self.cgroup.close)
-            self.log = OutputLog(output_folder / f"{job_id}.log")
+            self.log = OutputLog(output_path(output_folder, job_id))
             undo.callback(self.log.path.unlink, missing_ok=True)
             undo.callback(os.close, self.log.fd)
             self.read_end, self.write_end = open_pipe()
@@ -90,7 +144,7 @@ def _leftover_logged() -> Iterator[None]:
         logger.error("something of a job that did not start is left: %s", error)  # no bug
 
 
-async def discard(files: JobFiles) -> None:
+async def discard(files: Files) -> None:
     """Takes files back: in a thread, or here where the caller has got none until it is cancelled."""
     try:
         with suppress(NoThread):
@@ -114,7 +168,7 @@ def _remove(remove: Callable[[], bool]) -> None:
         raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
 
 
-async def acquire(make: Callable[[], JobFiles]) -> JobFiles:
+async def acquire(make: Callable[[], F]) -> F:
     """Makes files in a thread; where the caller is cancelled or out of patience, they are taken back.
 
     Raises:
@@ -135,17 +189,17 @@ async def acquire(make: Callable[[], JobFiles]) -> JobFiles:
             await making.give_up()
 
 
-class _Making:
+class _Making(Generic[F]):
     """Files that a thread makes for a caller, who may have left when it has made them."""
 
-    def __init__(self, make: Callable[[], JobFiles]) -> None:
+    def __init__(self, make: Callable[[], F]) -> None:
         self._make = make
         self._loop = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._is_wanted = True
         self._has_begun = False
         self._has_ended = trio.Event()
-        self._made: JobFiles | None = None
+        self._made: F | None = None
 
     def run(self) -> None:
         """Makes them, in the thread."""
@@ -161,13 +215,13 @@ class _Making:
             with suppress(trio.RunFinishedError):
                 self._loop.run_sync_soon(self._has_ended.set)
 
-    def _hand_over(self, files: JobFiles) -> bool:
+    def _hand_over(self, files: F) -> bool:
         with self._lock:
             if self._is_wanted:
                 self._made = files
             return self._is_wanted
 
-    def take(self) -> JobFiles:
+    def take(self) -> F:
         """What was made, the caller's from now on."""
         with self._lock:
             files, self._made = self._made, None

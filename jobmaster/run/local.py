@@ -24,14 +24,22 @@ from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import DESCRIPTORS, OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.host.process import is_dying
-from jobmaster.job.cause import Death, Exited, Signalled
+from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import LimitReport
+from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.pump import Pump
 from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted
 from jobmaster.run.execution import Spawned
-from jobmaster.run.job_files import STARTERS, UNDO_SECONDS, JobFiles, acquire, discard
+from jobmaster.run.job_files import (
+    STARTERS,
+    UNDO_SECONDS,
+    AdoptedFiles,
+    JobFiles,
+    acquire,
+    discard,
+    output_path,
+)
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.threads import run_in_thread
@@ -126,6 +134,10 @@ class LocalExecution:
         """Waits for the wait status from the launcher; a tracer may keep it from us for some seconds."""
         return death_of(await self._child.wait_status())
 
+    def note_order(self, order: StopOrder) -> None:
+        """Tells the launcher."""
+        self._child.note_order(order)
+
     def signal_main(self, number: int) -> None:
         """By the pidfd."""
         self._child.send_signal(number)
@@ -158,6 +170,11 @@ class LocalExecution:
         self._child.release()
         await self._child.wait_forgotten()
 
+    def leave(self) -> None:
+        """Closes what this server has of the cgroup and of the child, which the launcher keeps."""
+        self._cgroup.close()
+        self._child.leave()
+
 
 def death_of(status: ChildStatus) -> Death:
     """The death that a wait status tells of (wait(2))."""
@@ -167,32 +184,22 @@ def death_of(status: ChildStatus) -> Death:
     return Signalled(number, core_dumped=bool(status.wait_status & _CORE_DUMPED))
 
 
-async def clear_leftovers(tree: CgroupTree) -> None:
-    """Ends what an earlier server left in the tree, and removes its cgroups; what cannot be removed is logged."""
-    left: tuple[object, ...] = ()
-    with trio.move_on_after(CLEARING_SECONDS):
-        while left := await run_in_thread(STARTERS, tree.sweep):  # noqa: ASYNC110  # the kernel has no event for it
-            await trio.sleep(0.02)
-    for path in left:
-        logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
-
-
 class LocalHost:
     """Makes executions."""
 
     def __init__(self, terms: LocalTerms, launcher: Launcher) -> None:
         self.terms = terms
         self._launcher = launcher
+        self._adopted: set[Path] = set()
 
     @property
     def limits(self) -> tuple[LimitReport, ...]:
         """The limits of every job, enforced or not."""
         return self.terms.limit_reports
 
-    @property
-    def memory_max(self) -> int | None:
-        """The memory limit of every job that is enforced, bytes."""
-        return self.terms.memory_max
+    def output_path(self, job_id: JobId) -> Path:
+        """Where the output of a job is kept."""
+        return output_path(self.terms.output_folder, job_id)
 
     async def spawn(self, job_id: JobId, owner: str, specification: JobSpecification) -> Spawned:
         """A held execution of a command. A caller that is cancelled leaves nothing.
@@ -217,7 +224,56 @@ class LocalHost:
         os.close(files.write_end)
         files.cgroup.close_folder()
         execution = LocalExecution(child, files.cgroup, specification.command, terms.account)
-        return Spawned(execution=execution, log=files.log, pump=Pump(files.read_end, files.log))
+        return Spawned(
+            execution=execution,
+            log=files.log,
+            pump=Pump(files.read_end, files.log),
+            start_time=child.start_time,
+        )
+
+    async def adopt(self, record: JobRecord) -> Spawned | None:
+        """The execution of a job whose main process the launcher has kept; None where it has not.
+
+        Raises:
+            ServerBusy: the disk of its output does not answer.
+            HostError: its cgroup or its output cannot be opened. What the launcher has of it is then ended with what
+                nobody has adopted.
+        """
+        inherited = self._launcher.inherited.children.get(record.id)
+        if inherited is None:
+            return None
+        terms = self.terms
+        files = await acquire(
+            lambda: AdoptedFiles(
+                terms.tree, terms.output_folder, job_id=record.id, owner=record.owner, lost=record.output_bytes_lost
+            )
+        )
+        del self._launcher.inherited.children[record.id]
+        self._adopted.add(files.cgroup.path)
+        return Spawned(
+            execution=LocalExecution(inherited.child, files.cgroup, record.command.command, terms.account),
+            log=files.log,
+            pump=Pump(inherited.output_read, files.log),
+            start_time=inherited.child.start_time,
+            order=inherited.order,
+        )
+
+    async def end_others(self) -> None:
+        """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""
+        children = self._launcher.inherited.children
+        for inherited in children.values():
+            inherited.child.release()
+        with trio.move_on_after(CLEARING_SECONDS):
+            for inherited in children.values():
+                await inherited.child.wait_forgotten()
+                await run_in_thread(STARTERS, os.close, inherited.output_read)
+        children.clear()
+        left: tuple[Path, ...] = ()
+        with trio.move_on_after(CLEARING_SECONDS):
+            while left := await run_in_thread(STARTERS, self.terms.tree.sweep, tuple(self._adopted)):  # noqa: ASYNC110  # the kernel has no event for it
+                await trio.sleep(0.02)
+        for path in left:
+            logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

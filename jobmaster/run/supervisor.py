@@ -2,18 +2,24 @@
 
 Theory of operation
 -------------------
-A supervisor is made of an execution that is held, a log and a pump. `run` gives leave to execute the command, says that
-the job runs, and lives until it has ended. Three tasks run beside it:
+A supervisor is made of an execution, a log and a pump. `run` records a job that is held, gives leave to execute its
+command, says that it runs, and lives until it has ended; `resume` does the same from where an earlier server left off.
+Three tasks run beside it:
 
 * the *pump* moves output from the pipe to the log;
 * the *memory watch* reads memory.events when it is told that they have changed (by the registry, which looks at the
   counters of all jobs together), so that a child killed for memory is told while the job runs;
 * the *stop* carries out a stop order: SIGTERM, the grace period, SIGKILL.
 
-The body waits for the main process to die. Then, or when it is cancelled, the job is closed, shielded, step by step,
-each step with a deadline and none depending on another's success: what is left is killed until the cgroup is empty, the
-pipe is drained and what remains in it counted, the cgroup is removed, the cause is decided, the log sealed. Whatever
-happens in there, `ended` is set at the end: whoever waits for a job is released, and finds everything in its final place.
+The body waits for the main process to die. Then the job is closed, shielded, step by step, each step with a deadline
+and none depending on another's success: what is left is killed until the cgroup is empty, the pipe is drained and what
+remains in it counted, the cgroup is removed, the cause is decided and recorded, the log sealed. An end is told to nobody
+before it is durable.
+
+A supervisor that is cancelled hands its job over: it leaves the processes, the pipe and the log as they are, to a server
+that comes after this one. Where it
+is its caller's alone that are cancelled, or the server ends with its jobs, cancellation is the end of the job. Whatever happens, who waits for the end
+is released: by the end, with everything in its final place, or by `HandedOver`.
 
 OOM kills. memory.events counts kills, not whom they hit. A count that has risen is held against the main process only
 until that is seen to live on: at the first look at which it neither has died nor is dying (by a SIGKILL of which it has
@@ -24,21 +30,21 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, HostError, JobmasterError, ServerBusy
-from jobmaster.job.cause import Evidence, StopOrder, cause_of
-from jobmaster.job.record import JobRecord, OomKillsCounted, apply
+from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobmasterError, JournalUnavailable, ServerBusy
+from jobmaster.job.cause import Evidence, StopOrder, cause_of, describe
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
+from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import (
     Closing,
     Ended,
-    Event,
     Executed,
     Finished,
     Held,
@@ -56,6 +62,7 @@ if TYPE_CHECKING:
     from jobmaster.output.log import OutputLog
     from jobmaster.output.pump import Pump
     from jobmaster.run.execution import Execution
+    from jobmaster.run.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +78,8 @@ OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
 RELEASE_SECONDS: Final = 5.0
 """How long the execution may take to close what it holds of the output."""
+RECORD_SECONDS: Final = 10.0
+"""How long, when the server ends, the journal may take for the end of a job."""
 KILL_AGAIN_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
@@ -86,15 +95,13 @@ class Terms:
 
     Attributes:
         grace_seconds: between SIGTERM and SIGKILL of a stop.
-        memory_max: the memory limit that is enforced, bytes.
     """
 
     grace_seconds: float
-    memory_max: int | None = None
 
 
 class Supervisor:
-    """One job from its execution to its end. `run` it in a nursery; everything else may be called from any task."""
+    """One job to its end. `run` or `resume` it in a nursery; everything else may be called from any task."""
 
     def __init__(
         self,
@@ -103,11 +110,27 @@ class Supervisor:
         log: OutputLog,
         pump: Pump,
         terms: Terms,
+        recorder: Recorder,
         *,
+        hands_over: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """Takes over the execution and the pump; `on_end` is called when the record is final, before who waits is woken."""
+        """Takes over the execution and the pump.
+
+        Args:
+            record: the job as it was recorded last; of a new job, as it will be.
+            execution: its processes.
+            log: its output.
+            pump: of its output.
+            terms: on which it ends.
+            recorder: makes its events durable.
+            hands_over: whether the whole server is being cancelled and another one goes on with its jobs; asked when this
+                supervisor is cancelled, a round of the event loop later.
+            on_end: called when the record is final, or the job handed over, before who waits is woken.
+        """
         self._record = record
+        self._recorder = recorder
+        self._hands_over = hands_over
         self._on_end = on_end
         self.execution = execution
         self._pump = pump
@@ -115,13 +138,21 @@ class Supervisor:
         self._stop_ordered = trio.Event()
         self._hurry = trio.Event()
         self._memory_changed = trio.Event()
-        self._others_oom_kills = 0
-        self._killed_for_memory = False
+        self._others_oom_kills = record.oom_kills
         self._lost_because: str | None = None
         self._is_lost = False
+        self._is_given_up = False
+        self._ends_with_server = False
+        self._recording = trio.CancelScope()
+        self._is_recorded = True
+        self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
         self.output = log
+        self.executed = trio.Event()
+        """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
+        self.is_handed_over = False
+        """Whether another server is to go on with it; final when `ended` is set."""
         self.is_removed = False
         """Whether nothing of it is left on the host; false after the end where a process could not be killed."""
 
@@ -136,23 +167,47 @@ class Supervisor:
         return replace(self._record, output_bytes=self.output.size, output_bytes_lost=self.output.lost)
 
     async def wait_ended(self) -> None:
-        """Waits until the job has ended and its record is final."""
-        await self.ended.wait()
+        """Waits until the job has ended and its record is final.
 
-    def order_stop(self, by: str | None) -> None:
+        Raises:
+            HandedOver: this server does not see the job to its end; another one will.
+        """
+        await self.ended.wait()
+        if self.is_handed_over:
+            raise HandedOver("the server has handed the job over to the one that comes after it; ask again")
+
+    def order_stop(self, by: str | None, reason: str = "") -> None:
         """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
 
         Args:
             by: the client who asks, or None for the server itself.
+            reason: why, in the client's words.
         """
-        if not isinstance(self._record.state, Running) or self._has_died():
-            return
-        self._apply(StopOrdered(order=StopOrder(by=by, requested_at=_now())))
+        if isinstance(self._record.state, Running) and not self._has_died():
+            self._stop(StopOrder(by=by, requested_at=_now(), reason=reason))
+
+    def _stop(self, order: StopOrder) -> None:
+        with self._logged("noting the stop order"):
+            self.execution.note_order(order)  # a server that dies now does not make the signal a stranger's
+        self._apply(StopOrdered(order=order))
+        self._signal_main_to_stop()
+
+    def _signal_main_to_stop(self) -> None:
         with self._logged("signalling its main process"):
             self.execution.signal_main(signal.SIGTERM)
             if not self._has_died():
                 self._apply(StopSignalled())
         self._stop_ordered.set()
+
+    def give_up(self) -> None:
+        """Says that nobody was told of the job, nor will be."""
+        self._is_given_up = True
+
+    def end_with_server(self) -> None:
+        """Asks the job to end because the server does; it is not handed over any more."""
+        self._ends_with_server = True
+        self._recording.deadline = trio.current_time() + RECORD_SECONDS
+        self.order_stop(None)
 
     def hurry(self) -> None:
         """Ends the grace period of a stop now."""
@@ -164,27 +219,76 @@ class Supervisor:
 
     # --- the life -----------------------------------------------------------------------------------------------------
 
-    async def run(self, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED) -> None:
-        """Executes the command, says so, and lives until the job has ended.
+    async def run(
+        self, launched: Launched, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Records a held job, executes its command, says so, and lives until the job has ended or is handed over.
+
+        Args:
+            launched: its first event.
+            task_status: told when its command is executed.
 
         Raises:
             JobError, RequestError, HostError: it was not executed; nothing of it is left.
         """
-        not_executed: str | None = "the server gave it up"
-        try:
+        self._is_recorded = False
+        async with self._to_its_end():
+            await self._recorder.record(self._record.id, launched)
+            self._is_recorded = True
             await self._execute()
-            not_executed = None
             task_status.started(self)
             await self._live()
+
+    async def resume(self, order: StopOrder | None = None) -> None:
+        """Goes on with a job of an earlier server; returns when it has ended.
+
+        Args:
+            order: a stop order that may not be in the record.
+
+        Raises:
+            JobError, RequestError, HostError: it was never executed; nothing of it is left.
+        """
+        async with self._to_its_end():
+            if isinstance(self._record.state, Held):
+                await self._execute()
+            self.executed.set()
+            self._go_on_stopping(order)
+            if not isinstance(self._record.state, Closing):
+                await self._live()
+
+    def _go_on_stopping(self, order: StopOrder | None) -> None:
+        if isinstance(self._record.state, Running) and order is not None:
+            self._apply(StopOrdered(order=order))
+            if self._has_died():
+                self._apply(StopSignalled())  # the signal is sent right after the order is noted
+        if isinstance(self._record.state, Stopping):
+            if not self._record.state.signalled:
+                self._signal_main_to_stop()
+            self._stop_ordered.set()
+
+    @asynccontextmanager
+    async def _to_its_end(self) -> AsyncIterator[None]:
+        """Ends the job, or hands it over, after the block."""
+        is_to_end = True
+        not_executed = "the server gave it up"
+        try:
+            yield
         except JobmasterError as error:
-            not_executed = not_executed and str(error)
+            not_executed = str(error)
+            self._request_error = request_error_of(error)
             raise
         except Exception:
             self._is_lost, self._lost_because = True, "a bug in the server ended it"
             raise
+        except BaseException:  # cancelled
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            is_to_end = self._ends_with_server or not self._hands_over()
+            raise
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
-                await self._close(not_executed)
+            if is_to_end:
+                await self._close(not_executed if isinstance(self._record.state, Held) else None)
+            else:
+                await self._hand_over()
 
     async def _execute(self) -> None:
         try:
@@ -196,6 +300,7 @@ class Supervisor:
                 "is its file on a disk that does not answer?"
             ) from None
         self._apply(Executed())
+        self.executed.set()
 
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -222,24 +327,30 @@ class Supervisor:
         except (HostError, OSError) as error:
             self._lost_because = str(error)
             return
-        kills = self._count_oom_kills()
-        self._killed_for_memory = kills > self._others_oom_kills
-        self._apply(MainProcessDied(death=death))
+        kills = self._oom_kills()
+        self._apply(MainProcessDied(death=death, killed_for_memory=kills > self._others_oom_kills))
+        self._note_oom_kills(kills)
 
     async def _watch_memory(self) -> None:
         while True:
             await self._memory_changed.wait()
             self._memory_changed = trio.Event()
-            kills = self._count_oom_kills()
+            kills = self._oom_kills()
             await trio.sleep(SETTLE_SECONDS)
             with self._logged("looking whether its main process is dying"):
                 if kills > self._others_oom_kills and not self.execution.is_dying():
                     self._others_oom_kills = kills
+                    self._note_oom_kills(kills)
 
-    def _count_oom_kills(self) -> int:
+    def _oom_kills(self) -> int:
+        kills = 0
         with self._logged("reading memory.events"):
-            self._apply(OomKillsCounted(count=self.execution.oom_kills()))
-        return self._record.oom_kills
+            kills = self.execution.oom_kills()
+        return max(kills, self._record.oom_kills)
+
+    def _note_oom_kills(self, count: int) -> None:
+        if count > self._record.oom_kills:
+            self._apply(OomKillsCounted(count=count))
 
     async def _carry_out_stop(self, life: trio.CancelScope) -> None:
         await self._stop_ordered.wait()
@@ -279,11 +390,30 @@ class Supervisor:
 
     async def _close(self, not_executed: str | None) -> None:
         try:
-            await self._end_processes_and_output()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+                await self._end_processes_and_output()
         finally:
-            self._finish(not_executed)
-        await self._step("closing its execution", self._release, RELEASE_SECONDS)
-        await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+            try:
+                await self._finish(not_executed)
+            finally:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+                    await self._step("closing its execution", self._release, RELEASE_SECONDS)
+                    await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+
+    async def _hand_over(self) -> None:
+        self.is_handed_over = True
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+                await self._step("handing over its output", self._pump.hand_over, OUTPUT_SECONDS)
+                if self.output.lost:
+                    self._apply(OutputLost(count=self.output.lost))
+                with self._logged("leaving its execution"):
+                    self.execution.leave()
+                await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)
+        finally:
+            self.executed.set()
+            self.ended.set()
+            self._on_end()
 
     async def _end_processes_and_output(self) -> None:
         if not self._is_lost:
@@ -291,7 +421,7 @@ class Supervisor:
         self._kill()
         await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
         await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
-        self._count_oom_kills()
+        self._note_oom_kills(self._oom_kills())
         await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
     async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
@@ -320,18 +450,63 @@ class Supervisor:
         self.is_removed = True
 
     async def _release(self) -> None:
-        if self.is_removed:
+        if self.is_handed_over:
+            self.execution.leave()
+        elif self.is_removed:
             await self.execution.close()
 
-    def _finish(self, not_executed: str | None) -> None:
-        log = self.output
+    async def _finish(self, not_executed: str | None) -> None:
+        """Has the end recorded, and then tells it; what cannot be recorded any more is left to another server."""
+        self.is_handed_over = True
         try:
-            cause = cause_of(self._evidence(not_executed))
-            self._apply(Finished(cause=cause, at=_now(), output_bytes=log.size, output_bytes_lost=log.lost))
+            await self._record_end(self._end(not_executed), nobody_knows=not_executed is not None or self._is_given_up)
         finally:
-            log.seal()
+            self.executed.set()
             self.ended.set()
             self._on_end()  # before anybody who waited runs
+
+    def _end(self, not_executed: str | None) -> Finished:
+        log = self.output
+        cause = cause_of(self._evidence(not_executed))
+        return Finished(cause=cause, at=_now(), output_bytes=log.size, output_bytes_lost=log.lost)
+
+    async def _record_end(self, end: Finished, *, nobody_knows: bool) -> None:
+        """Records the end and applies it. Of a job that nobody was told of, nobody waits for that."""
+        if nobody_knows:
+            self._recorder.post(self._record.id, end, self._request_error)
+            self._accept_end(end)
+            return
+        try:
+            await self._record_durably(end)
+        except BaseException:  # cancelled; the end was withdrawn from the journal
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if not self._hands_over():
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_SECONDS):
+                    await self._record_durably(end)
+            raise
+
+    async def _record_durably(self, end: Finished) -> None:
+        why: object = "its disk does not answer"
+        with self._new_recording():
+            try:
+                await self._recorder.record(self._record.id, end)
+            except JournalUnavailable as error:
+                why = error
+            else:
+                self._accept_end(end)
+                return
+        logger.error("%r: the journal has not recorded that it %s: %s", self, describe(end.cause), why)
+
+    def _new_recording(self) -> trio.CancelScope:
+        self._recording = trio.CancelScope()
+        if self._ends_with_server:
+            self._recording.deadline = trio.current_time() + RECORD_SECONDS
+        return self._recording
+
+    def _accept_end(self, end: Finished) -> None:
+        self._record = apply(self._record, end)
+        self.is_handed_over = False
+        self.output.seal()
 
     def _evidence(self, not_executed: str | None) -> Evidence:
         state = self._record.state
@@ -341,9 +516,9 @@ class Supervisor:
             never_executed=not_executed,
             order=closing.order if closing else None,
             killed=closing is not None and closing.killed,
-            killed_for_memory=self._killed_for_memory,
+            killed_for_memory=closing is not None and closing.killed_for_memory,
             oom_kills=self._record.oom_kills,
-            memory_max=self._terms.memory_max,
+            memory_max=self._record.memory_max,
             lost_because=self._lost_because or self._why_not_seen_to_die(),
         )
 
@@ -352,8 +527,10 @@ class Supervisor:
             return "its main process died, but nobody told how"
         return "its main process did not die when it was killed"
 
-    def _apply(self, event: Event | OomKillsCounted) -> None:
+    def _apply(self, event: JobEvent) -> None:
         self._record = apply(self._record, event)
+        if self._is_recorded:
+            self._recorder.post(self._record.id, event)
 
     @contextmanager
     def _logged(self, what: str) -> Iterator[None]:

@@ -33,7 +33,7 @@ from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.run.launcher import Launcher, attached_launcher, inherited_launcher, use_launcher
-from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, clear_leftovers
+from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
@@ -134,6 +134,7 @@ async def serve(
             hold_launcher(prepared.terms.tree) as launcher,
             open_registry(
                 LocalHost(prepared.terms, launcher),
+                None,
                 grace_seconds=options.grace_seconds,
                 bounds=Bounds(running=plan.jobs),
             ) as registry,
@@ -170,7 +171,6 @@ async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
     """
     lock = await _take_lock(tree)
     try:
-        await clear_leftovers(tree)
         kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             async with AsyncExitStack() as stack:

@@ -24,7 +24,7 @@ class ChangingRegistry:
         self._output = output
         self._answers: Iterable[bool] = iter([True] * questions)
 
-    def find(self, _caller: Identity, _job_id: str) -> Any:
+    async def find(self, _caller: Identity, _job_id: str) -> Any:
         """As `Registry.find`."""
         if not next(iter(self._answers), False):
             raise JobNotFound("no such job")

@@ -18,7 +18,7 @@ from trio.abc import Instrument
 from jobmaster.identity.policy import Identity
 from jobmaster.job.cause import Cause, Signalled, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
-from jobmaster.job.record import JobRecord
+from jobmaster.job.record import JobRecord, Launched, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.pump import Pump
@@ -27,6 +27,7 @@ from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from tests.run.faults import Fault, Faults, Threads, installed
 from tests.run.launching import Folder, Host, jobs_folder
+from tests.run.records import MemoryRecords
 from tests.run.scripted import Script, ScriptedExecution, ScriptedHost
 
 T = TypeVar("T")
@@ -51,6 +52,7 @@ class Machine:
     """
 
     host: ScriptedHost
+    records: MemoryRecords
     scripts: dict[str, Script]
     nursery: trio.Nursery
 
@@ -72,15 +74,17 @@ class Machine:
         self.scripts[specification.command] = script
         job_id = new_job_id()
         spawned = await self.host.spawn(job_id, "client1", specification)
+        limit = LimitReport(name="memory", value=f"memory.max {memory_max}")
         record = JobRecord(
             id=job_id,
             owner="client1",
             command=CommandLine.of(specification),
             state=Held(pid=spawned.execution.pid, started_at=datetime.now(UTC)),
+            limits=(limit,) if memory_max is not None else (),
         )
         spawned.pump.__class__ = pump
-        terms = Terms(grace_seconds=grace_seconds, memory_max=memory_max)
-        return Supervisor(record, spawned.execution, spawned.log, spawned.pump, terms)
+        terms = Terms(grace_seconds=grace_seconds)
+        return Supervisor(record, spawned.execution, spawned.log, spawned.pump, terms, self.records)
 
     async def running(
         self,
@@ -92,15 +96,17 @@ class Machine:
     ) -> Supervisor:
         """A supervisor of a job whose command is executed."""
         supervisor = await self.held(script, grace_seconds=grace_seconds, memory_max=memory_max, pump=pump)
-        await self.nursery.start(supervisor.run)
+        await self.nursery.start(supervisor.run, launched_of(supervisor.record))
         return supervisor
 
     @asynccontextmanager
     async def registry(
-        self, *, grace_seconds: float = GRACE_SECONDS, bounds: Bounds = DEFAULT_BOUNDS
+        self, *, grace_seconds: float = GRACE_SECONDS, bounds: Bounds = DEFAULT_BOUNDS, hands_over: bool = False
     ) -> AsyncIterator[Registry]:
         """A registry for the block."""
-        async with open_registry(self.host, grace_seconds=grace_seconds, bounds=bounds) as registry:
+        async with open_registry(
+            self.host, self.records, grace_seconds=grace_seconds, bounds=bounds, hands_over=hands_over
+        ) as registry:
             yield registry
 
     async def start(self, registry: Registry, caller: Identity, script: Script = SLEEPER) -> JobId:
@@ -137,9 +143,10 @@ async def machine(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Machin
     scripts: dict[str, Script] = {}
     faults = Faults()
     host = ScriptedHost(folder=tmp_path, nursery=nursery, scripts=scripts, faults=faults)
+    records = MemoryRecords()
     nursery.start_soon(_fail_when_nothing_happens)
     with installed(Threads(nursery=nursery, faults=faults, delays={})):
-        yield Machine(host=host, scripts=scripts, nursery=nursery)
+        yield Machine(host=host, records=records, scripts=scripts, nursery=nursery)
     for execution in host.spawned.values():
         execution.abandon()
     nursery.cancel_scope.cancel()
@@ -166,6 +173,20 @@ async def _fail_when_nothing_happens() -> None:
     """The clock comes there when all that is left waits for ever."""
     await trio.sleep(10**6)
     pytest.fail("something waits that nothing will wake")
+
+
+def launched_of(record: JobRecord) -> Launched:
+    """The first event of a job that is held."""
+    return Launched(
+        id=record.id,
+        owner=record.owner,
+        command=record.command,
+        pid=record.state.pid,
+        start_time=0,
+        boot_id="",
+        at=record.state.started_at,
+        limits=record.limits,
+    )
 
 
 def cause_of_job(supervisor: Supervisor) -> Cause:

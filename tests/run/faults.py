@@ -18,7 +18,7 @@ import trio
 
 from jobmaster.errors import HostError
 from jobmaster.output import log, pump
-from jobmaster.run import removal
+from jobmaster.run import recovery, removal, retention
 from jobmaster.threads import NoThread
 
 T = TypeVar("T")
@@ -33,6 +33,7 @@ OF_PURPOSE: Final = {
     id(pump.CLOSERS): "closer",
     id(log.READERS): "reader",
     id(removal.REMOVERS): "remover",
+    id(recovery.LOOKERS): "looker",
 }
 
 
@@ -161,7 +162,7 @@ def installed(threads: Threads) -> Iterator[None]:
     """In this block the engine uses these threads, and the os module with their faults."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (pump, log, removal):
+        for module in (pump, log, removal, recovery, retention):
             patch.setattr(module, "run_in_thread", threads.run)
         patch.setattr(pump, "os", FaultyOs("pump", threads.faults))
         patch.setattr(log, "os", FaultyOs("log", threads.faults))

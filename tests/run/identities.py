@@ -17,12 +17,14 @@ ADMIN: Final = Identity(name="superuser", role=Role.ADMIN)
 
 def record_of(registry: Registry, job_id: str) -> JobRecord:
     """A job's record, as an admin sees it."""
-    return registry.find(ADMIN, job_id).record
+    job = registry.known(ADMIN, job_id)
+    assert job is not None
+    return job.record
 
 
 async def ended(registry: Registry, job_id: str) -> Cause:
     """Why a job ends."""
-    job = registry.find(ADMIN, job_id)
+    job = await registry.find(ADMIN, job_id)
     await job.wait_ended()
     state = job.record.state
     assert isinstance(state, Ended)

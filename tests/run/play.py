@@ -13,7 +13,7 @@ from typing import Any, Final, assert_never
 import trio
 import trio.testing
 
-from jobmaster.errors import JobmasterError, JobNotFound
+from jobmaster.errors import JobmasterError
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
@@ -21,6 +21,7 @@ from jobmaster.job.state import Running
 from jobmaster.run.registry import Registry, open_registry
 from tests.output.stretches import bytes_of
 from tests.run.faults import Faults, Threads, installed
+from tests.run.records import MemoryRecords
 from tests.run.schedules import ADMIN, Ending, Follow, Hurry, Leaves, Schedule, Start, Step, Stop, Wait, name_of
 from tests.run.scripted import ScriptedExecution, ScriptedHost
 
@@ -82,10 +83,8 @@ class History:
 
     def record_of(self, execution: ScriptedExecution) -> JobRecord | None:
         """The record of an execution's job, where there is one."""
-        try:
-            return self.registry.find(ADMIN, execution.job_id).record
-        except JobNotFound:
-            return None
+        job = self.registry.known(ADMIN, execution.job_id)
+        return None if job is None else job.record
 
 
 def play(schedule: Schedule, folder: Path) -> History:
@@ -137,7 +136,9 @@ async def _run(schedule: Schedule, host: ScriptedHost) -> History:
     outside = trio.CancelScope()
     history: History | None = None
     with outside:
-        async with open_registry(host, grace_seconds=schedule.grace_seconds, bounds=bounds) as registry:
+        async with open_registry(
+            host, MemoryRecords(), grace_seconds=schedule.grace_seconds, bounds=bounds
+        ) as registry:
             history = History(schedule=schedule, host=host, registry=registry, folder=host.folder)
             _note_drains(registry, history)
             async with trio.open_nursery() as callers:
@@ -258,7 +259,7 @@ class _Player:
         job_id = self._history.job_of(step.job)
         if job_id is None:
             return None
-        job = self._registry.find(step.caller, job_id)
+        job = await self._registry.find(step.caller, job_id)
         if isinstance(job.record.state, Running):
             self._history.orders.append((self._history.host.step(), step.job, step.caller.name))
         return await self._registry.stop(step.caller, job_id)
@@ -267,13 +268,15 @@ class _Player:
         job_id = self._history.job_of(step.job)
         if job_id is None:
             return None
-        async with aclosing(self._registry.find(step.caller, job_id).output.follow(step.offset)) as stretches:
+        job = await self._registry.find(step.caller, job_id)
+        async with aclosing(job.output.follow(step.offset)) as stretches:
             return b"".join([await bytes_of(stretch) async for stretch in stretches])
 
     async def _wait(self, step: Wait) -> None:
         job_id = self._history.job_of(step.job)
         if job_id is not None:
-            await self._registry.find(step.caller, job_id).wait_ended()
+            job = await self._registry.find(step.caller, job_id)
+            await job.wait_ended()
 
 
 async def _leave(leaves: float, scope: trio.CancelScope) -> None:

@@ -21,9 +21,9 @@ from typing import Final
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.job.cause import Death, Exited, Signalled
+from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import LimitReport
+from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
@@ -130,17 +130,20 @@ class Truth:
 class ScriptedExecution:
     """A main process and its others, as `Execution` has them."""
 
-    def __init__(self, script: Script, host: ScriptedHost, write_end: int, *, job_id: JobId, owner: str) -> None:
+    def __init__(self, script: Script, host: ScriptedHost, ends: tuple[int, int], *, job_id: JobId, owner: str) -> None:
         self.script = script
         self.job_id = job_id
         self.owner = owner
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
+        self.order: StopOrder | None = None
+        self.is_left = False
         self.is_removed = False
         self.is_closed = False
         self.written_up = trio.Event()
         self._host = host
-        self._write_end: int | None = write_end
+        self._kept_read_end = os.dup(ends[0])
+        self._write_end: int | None = ends[1]
         self._descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # as a pidfd and a cgroup's files
         self._main_lives = True
         self._others_live = False
@@ -252,11 +255,28 @@ class ScriptedExecution:
         return self.is_removed
 
     async def close(self) -> None:
-        """Closes the descriptor; an error is told when it is closed."""
-        if not self.is_closed:
-            os.close(self._descriptor)
-        self.is_closed = True
+        """Closes the descriptors; an error is told when they are closed."""
+        self._close()
         self._meet("close")
+
+    def note_order(self, order: StopOrder) -> None:
+        """Keeps the first order for another server."""
+        self._meet("note_order")
+        self.order = self.order or order
+
+    def leave(self) -> None:
+        """Leaves the processes to another server."""
+        self.is_left = True
+
+    def take_read_end(self) -> int:
+        """A read end of the output pipe for another server."""
+        return os.dup(self._kept_read_end)
+
+    def _close(self) -> None:
+        if not self.is_closed:
+            self.is_closed = True
+            os.close(self._descriptor)
+            os.close(self._kept_read_end)
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -270,9 +290,7 @@ class ScriptedExecution:
         if self._write_end is not None:
             os.close(self._write_end)
             self._write_end = None
-        if not self.is_closed:
-            os.close(self._descriptor)
-            self.is_closed = True
+        self._close()
 
     @property
     def _lives(self) -> bool:
@@ -383,7 +401,6 @@ class ScriptedHost:
     scripts: Mapping[str, Script]
     faults: Faults = field(default_factory=Faults)
     limits: tuple[LimitReport, ...] = ()
-    memory_max: int | None = None
     pids: count[int] = field(default_factory=count)
     spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
     _steps: count[int] = field(default_factory=count)
@@ -411,9 +428,32 @@ class ScriptedHost:
         log = OutputLog(self.folder / f"{job_id}.log")
         read_end, write_end = open_pipe()
         os.set_blocking(write_end, False)
-        execution = ScriptedExecution(script, self, write_end, job_id=job_id, owner=owner)
+        execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
         self.spawned[specification.command] = execution
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
+
+    def output_path(self, job_id: JobId) -> Path:
+        """Where the output of a job is kept."""
+        return self.folder / f"{job_id}.log"
+
+    async def adopt(self, record: JobRecord) -> Spawned | None:
+        """The execution of a job that was handed over; None where there is none any more."""
+        await trio.lowlevel.checkpoint()
+        self.faults.meet("adopt", record.id)
+        execution = next((each for each in self.spawned.values() if each.job_id == record.id), None)
+        if execution is None or execution.is_closed or not execution.is_left:
+            return None
+        execution.is_left = False
+        log = OutputLog.reopen(self.output_path(record.id), lost=record.output_bytes_lost)
+        pump = Pump(execution.take_read_end(), log)
+        return Spawned(execution=execution, log=log, pump=pump, order=execution.order)
+
+    async def end_others(self) -> None:
+        """Kills those that were left and not adopted."""
+        await trio.lowlevel.checkpoint()
+        for execution in self.spawned.values():
+            if execution.is_left and not execution.is_closed:
+                execution.kill()
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The sum of the counters of an owner's jobs, or of all."""

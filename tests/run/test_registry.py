@@ -28,10 +28,10 @@ async def test_a_job_belongs_to_who_started_it(machine: Machine) -> None:
     async with machine.registry() as registry:
         job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
         for _ in ("running", "ended"):
-            assert registry.find(CLIENT1, job_id).record.owner == "client1"
-            assert registry.find(ADMIN, job_id).record.id == job_id
+            assert (await registry.find(CLIENT1, job_id)).record.owner == "client1"
+            assert (await registry.find(ADMIN, job_id)).record.id == job_id
             with pytest.raises(JobNotFound, match="no such job"):
-                registry.find(CLIENT2, job_id)
+                await registry.find(CLIENT2, job_id)
             await trio.sleep(2)
 
 
@@ -40,7 +40,7 @@ async def test_there_is_no_such_job(machine: Machine, text: str) -> None:
     """Whatever is no id of a job answers the same."""
     async with machine.registry() as registry:
         with pytest.raises(JobNotFound, match="no such job"):
-            registry.find(ADMIN, text)
+            await registry.find(ADMIN, text)
         with pytest.raises(JobNotFound, match="no such job"):
             await registry.stop(ADMIN, text)
 
@@ -107,7 +107,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(machine: Machine, rounds:
         assert [record_of(registry, job_id).owner for job_id in job_ids] == ["client1"] * len(job_ids)
         if not job_ids:
             assert all(each.is_closed and each.is_removed for each in machine.host.spawned.values())
-            assert [each for each in machine.host.spawned.values() if registry._job(each.job_id) is not None] == []
+            assert machine.records.jobs == {}
 
 
 async def test_a_start_that_is_given_up_takes_no_share(machine: Machine) -> None:
@@ -200,7 +200,7 @@ async def test_ended_jobs_of_one_client(machine: Machine) -> None:
         await trio.sleep(1)
         for job_id in job_ids[:-2]:
             with pytest.raises(JobNotFound):
-                registry.find(ADMIN, job_id)
+                await registry.find(ADMIN, job_id)
         assert machine.logs() == {kept, *job_ids[-2:]}
         assert [record_of(registry, job_id).id for job_id in (kept, *job_ids[-2:])] == [kept, *job_ids[-2:]]
 
@@ -212,7 +212,8 @@ async def test_ended_jobs_of_all_clients(machine: Machine) -> None:
         for client in (CLIENTS[0], *CLIENTS[:4], *CLIENTS[1:6]):
             job_ids.append(await machine.start(registry, client, Script(ends_at=1)))
             await ended(registry, job_ids[-1])
-        kept = [job_id for job_id in job_ids if registry._job(job_id) is not None]
+        await trio.sleep(1)
+        kept = [job_id for job_id in job_ids if registry.known(ADMIN, job_id) is not None]
         await trio.sleep(1)
         assert len(kept) == 8
         assert machine.logs() == set(kept)

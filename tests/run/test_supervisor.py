@@ -31,6 +31,7 @@ from tests.run.conftest import (
     cause_of_job,
     check_end,
     end_of,
+    launched_of,
     scripted,
     stopped_as,
 )
@@ -62,7 +63,7 @@ async def test_what_is_left_of_a_job_that_ended_by_itself_is_killed(machine: Mac
 async def test_a_job_is_executed_before_it_runs(machine: Machine) -> None:
     """It is held until the kernel has executed its command, and running from then on."""
     supervisor = await machine.held(Script(execute_seconds=3, ends_at=9))
-    machine.nursery.start_soon(supervisor.run)
+    machine.nursery.start_soon(supervisor.run, launched_of(supervisor.record))
     await trio.sleep(2.9)
     held = supervisor.record.state
     await trio.sleep(0.2)
@@ -75,7 +76,7 @@ async def test_what_is_not_executed_is_an_error_of_start(machine: Machine, error
     """The error comes out as it is, and nothing is left."""
     supervisor = await machine.held(Script(execute_error=error))
     with pytest.raises(type(error), match=str(error)):
-        await supervisor.run()
+        await supervisor.run(launched_of(supervisor.record))
     assert cause_of_job(supervisor) == FailedToStart(str(error))
     assert supervisor.is_removed
     assert scripted(supervisor).is_closed
@@ -86,7 +87,7 @@ async def test_an_execution_that_does_not_come_has_a_deadline(machine: Machine) 
     supervisor = await machine.held(Script(execute_seconds=NEVER))
     before = trio.current_time()
     with pytest.raises(CommandNotRunnable, match="did not find and execute the command within 10 s"):
-        await supervisor.run()
+        await supervisor.run(launched_of(supervisor.record))
     assert trio.current_time() - before == pytest.approx(EXECUTE_SECONDS, abs=SOON)
     assert supervisor.is_removed
 
@@ -213,7 +214,7 @@ async def test_a_cancelled_supervisor_ends_its_job(machine: Machine) -> None:
     """Cancellation of its task is the server's end: the job is signalled, killed and recorded so."""
     supervisor = await machine.held(Script(on_term=OnTerm(after=1), others_end_at=NEVER))
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
+        await nursery.start(supervisor.run, launched_of(supervisor.record))
         nursery.cancel_scope.cancel()
     assert cause_of_job(supervisor) == ServerShutdown(signal=signal.SIGKILL)
     assert len(scripted(supervisor).truth.terms) == 1

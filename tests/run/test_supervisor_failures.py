@@ -32,6 +32,7 @@ from tests.run.conftest import (
     cause_of_job,
     check_end,
     end_of,
+    launched_of,
     scripted,
 )
 from tests.run.faults import Fault
@@ -160,7 +161,7 @@ async def test_a_bug_ends_the_job_and_is_told(machine: Machine) -> None:
 
 async def _run_with_bug(supervisor: Supervisor) -> None:
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="scripted"), flatten_subgroups=True):
-        await supervisor.run()
+        await supervisor.run(launched_of(supervisor.record))
 
 
 class BuggyPump(Pump):

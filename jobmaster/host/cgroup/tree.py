@@ -35,7 +35,7 @@ from jobmaster.host.cgroup.statistics import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from jobmaster.host.cgroup.limits import LimitWrite
     from jobmaster.host.cgroup.statistics import CpuStatistics, IoStatistics, MemoryEvents, Pressure
@@ -272,6 +272,14 @@ class CgroupTree:
             raise
         return job
 
+    def existing(self, client: str, job_id: str) -> JobCgroup:
+        """The cgroup that `create` made, here or in an earlier server; it may be gone.
+
+        Raises:
+            CgroupError: a name is not as `create` takes it.
+        """
+        return JobCgroup(path=self.jobs / _checked(client) / _checked(job_id), folders=self.folders)
+
     def kill_all(self) -> None:
         """SIGKILL every process of every job; returns before they died.
 
@@ -280,16 +288,25 @@ class CgroupTree:
         """
         JobCgroup(path=self.jobs, folders=self.folders).kill()
 
-    def sweep(self) -> tuple[Path, ...]:
+    def sweep(self, keep: Collection[Path] = ()) -> tuple[Path, ...]:
         """Kill what an earlier server left and try once to remove its folders; those that are still in use.
 
         Empty when all is gone. The ``jobs`` folder itself stays.
 
+        Args:
+            keep: the cgroups of jobs that live on; they and the folders above them are left as they are.
+
         Raises:
             CgroupError: the kernel refuses for another reason than that a cgroup is in use.
         """
-        self.kill_all()
-        return _remove_tree(self.jobs, self.folders, keep_top=True)
+        if not keep:
+            self.kill_all()
+            return _remove_tree(self.jobs, self.folders, keep_top=True)
+        in_use: list[Path] = []
+        for job in _others(self.jobs, frozenset(keep)):
+            JobCgroup(path=job, folders=self.folders).kill()
+            in_use += _remove_tree(job, self.folders)
+        return tuple(in_use)
 
     def dispose(self) -> None:
         """Remove ``jobs`` and the root, as far as they are empty: what else lives in the root (a delegated one) stays.
@@ -306,6 +323,14 @@ class CgroupTree:
                 enable_controller(folder, controller)
             except CgroupFileError as error:
                 raise LimitWriteError(controller, error) from error
+
+
+def _others(jobs: Path, kept: frozenset[Path]) -> list[Path]:
+    """The folders of jobs but those kept, and of clients who have none of those."""
+    clients = {path.parent for path in kept}
+    folders = [path for path in jobs.iterdir() if path.is_dir()]
+    inner = [path for client in folders if client in clients for path in client.iterdir() if path.is_dir()]
+    return [path for path in folders if path not in clients] + [path for path in inner if path not in kept]
 
 
 def _remove_noting(job: JobCgroup, error: BaseException) -> None:

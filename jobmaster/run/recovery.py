@@ -1,0 +1,129 @@
+"""What becomes of the jobs of an earlier server: adopted where their processes are there, else ended truthfully."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from jobmaster.errors import JobmasterError
+from jobmaster.job.cause import Evidence, cause_of
+from jobmaster.job.record import JobRecord
+from jobmaster.job.state import Closing, Finished, Held
+from jobmaster.run.execution import ExecutionHost, Spawned
+from jobmaster.run.recorder import Records
+from jobmaster.threads import run_in_thread
+
+logger = logging.getLogger(__name__)
+
+RECOVERY_SECONDS: Final = 60.0
+"""How long all of it may take; a job that is not adopted by then is ended."""
+LOOKERS: Final = trio.CapacityLimiter(4)
+"""Threads that look at the files of jobs that are lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovered:
+    """What an earlier server left.
+
+    Attributes:
+        adopted: jobs that go on.
+        lost: jobs whose processes are gone.
+    """
+
+    adopted: Sequence[tuple[JobRecord, Spawned]] = ()
+    lost: Sequence[JobRecord] = ()
+
+    @property
+    def report(self) -> tuple[str, ...]:
+        """One line for each case that was met."""
+        lines = []
+        if self.adopted:
+            lines.append(f"{_jobs(len(self.adopted))} of an earlier server adopted")
+        if self.lost:
+            lines.append(f"{_jobs(len(self.lost))} of an earlier server lost: {_names(self.lost)}")
+        return tuple(lines)
+
+
+def _jobs(count: int) -> str:
+    return f"{count} job" if count == 1 else f"{count} jobs"
+
+
+def _names(records: Sequence[JobRecord], shown: int = 5) -> str:
+    names = [str(record.id) for record in records[:shown]]
+    return ", ".join([*names, "…"] if len(records) > shown else names)
+
+
+async def recover(host: ExecutionHost, records: Records) -> Recovered:
+    """Adopts every job that has not ended and whose processes are there; ends the others and what is nobody's.
+
+    Raises:
+        JournalUnavailable: the journal cannot be read.
+    """
+    found = await records.open_jobs()
+    adopted: list[tuple[JobRecord, Spawned]] = []
+    with trio.move_on_after(RECOVERY_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for record in found:
+                nursery.start_soon(_adopt, host, record, adopted)
+    await host.end_others()
+    known = {record.id for record, _ in adopted}
+    lost = [record for record in found if record.id not in known]
+    for record in lost:
+        await _end_lost(host, records, record)
+    return Recovered(adopted=adopted, lost=lost)
+
+
+async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[JobRecord, Spawned]]) -> None:
+    try:
+        spawned = await host.adopt(record)
+    except (JobmasterError, OSError) as error:
+        logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
+    else:
+        if spawned is not None:
+            adopted.append((record, spawned))
+
+
+async def _end_lost(host: ExecutionHost, records: Records, record: JobRecord) -> None:
+    """Records the end of a job whose processes are gone, with the best-known cause and time."""
+    state = record.state
+    closing = state if isinstance(state, Closing) else None
+    evidence = Evidence(
+        death=closing.death if closing else None,
+        never_executed="the server died before it executed the command" if isinstance(state, Held) else None,
+        order=closing.order if closing else None,
+        killed=closing is not None and closing.killed,
+        killed_for_memory=closing is not None and closing.killed_for_memory,
+        oom_kills=record.oom_kills,
+        memory_max=record.memory_max,
+        lost_because="the server and its launcher died, or the host was restarted, while it ran",
+    )
+    kept = await _look(host, record)
+    await records.record(
+        record.id,
+        Finished(
+            cause=cause_of(evidence), at=kept.at, output_bytes=kept.size, output_bytes_lost=record.output_bytes_lost
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    size: int
+    at: datetime
+
+
+async def _look(host: ExecutionHost, record: JobRecord) -> _Kept:
+    """The size of the output that is kept, and when the job was last seen to write any."""
+    seen = _Kept(size=0, at=record.state.started_at)
+    path = host.output_path(record.id)
+    try:
+        status = await run_in_thread(LOOKERS, path.stat, abandon=True)
+    except OSError as error:
+        logger.error("the output of job %s is not there: %s", record.id, error)
+        return seen
+    return replace(seen, size=status.st_size, at=max(seen.at, datetime.fromtimestamp(status.st_mtime, UTC)))

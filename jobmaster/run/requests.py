@@ -1,0 +1,59 @@
+"""Exactly-once starts: of all Starts of one client with one request id, at most one makes a job.
+
+While a Start is under way, those with the same id wait for it; then the journal tells what became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from jobmaster.errors import RequestIdReused, ServerBusy
+from jobmaster.job.identifier import JobId
+from jobmaster.job.request import RequestKey
+from jobmaster.run.recorder import Records
+
+SETTLE_SECONDS: Final = 5.0
+"""How long, after a Start that made no job, its request id may stay taken until the journal has written that."""
+
+
+class Requests:
+    """The Starts under way that have a request id."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._under_way: dict[tuple[str, str], trio.Event] = {}
+
+    async def once(self, owner: str, key: RequestKey, start: Callable[[], Awaitable[JobId]]) -> JobId:
+        """Starts a job, unless there is one of this request.
+
+        Raises:
+            RequestIdReused: the id was given with another request.
+            JobError, RequestError: as `start`; what an earlier Start of this request got, where its command cannot be run.
+        """
+        name = owner, key.id
+        while (other := self._under_way.get(name)) is not None:
+            await other.wait()
+        self._under_way[name] = trio.Event()
+        try:
+            return await self._found(owner, key) or await start()
+        except BaseException:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
+                await self._records.settled()
+            raise
+        finally:
+            self._under_way.pop(name).set()
+
+    async def _found(self, owner: str, key: RequestKey) -> JobId | None:
+        stored = await self._records.request(owner, key.id)
+        if stored is None:
+            return None
+        if stored.digest != key.digest:
+            raise RequestIdReused("request_id was given with another command before; give each request its own")
+        if stored.error is not None:
+            raise stored.error.error()
+        if stored.job_id is None:
+            raise ServerBusy("an earlier request with this request_id is not settled yet; try again later")
+        return stored.job_id

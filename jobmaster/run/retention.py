@@ -1,0 +1,53 @@
+"""Forgets jobs that are not to be kept any longer: first the file of the output, then the record that names it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Final
+
+from jobmaster.errors import JournalUnavailable
+from jobmaster.job.identifier import JobId
+from jobmaster.run.execution import ExecutionHost
+from jobmaster.run.recorder import Records, Retention
+from jobmaster.run.removal import REMOVERS
+from jobmaster.threads import NoThread, run_in_thread
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 50
+"""Records that are removed in one transaction."""
+
+
+async def forget_expired(
+    host: ExecutionHost, records: Records, retention: Retention, given_up: Collection[JobId]
+) -> list[JobId]:
+    """Forgets what `retention` does not keep, and the records of jobs that nobody was told of.
+
+    Where the journal or the disk of the output fails, the rest is left for another time, and that is logged.
+
+    Returns: the jobs that are forgotten.
+    """
+    forgotten: list[JobId] = []
+    try:
+        await records.settled()  # the end of a job has to be there before the job can go
+        await records.remove(tuple(given_up))
+        while expired := await records.expired(retention, BATCH):
+            removed = [job_id for job_id in expired if await _is_removed(host, job_id)]
+            await records.remove(removed)
+            forgotten += removed
+            if len(removed) < len(expired):
+                break
+    except (JournalUnavailable, NoThread) as error:
+        logger.warning("ended jobs are kept longer than they should be: %s", error)
+    return forgotten
+
+
+async def _is_removed(host: ExecutionHost, job_id: JobId) -> bool:
+    path = host.output_path(job_id)
+    try:
+        await run_in_thread(REMOVERS, path.unlink, True, abandon=True)  # missing_ok, by position
+    except OSError as error:
+        logger.warning("%s cannot be removed: %s", path, error)
+        return False
+    return True
