@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from jobmaster.job.history import Events, JobQuery, Page
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord
 from jobmaster.job.request import RequestError
@@ -69,6 +70,19 @@ class Records(Recorder, Protocol):
 
     async def request(self, owner: str, request_id: str) -> Request | None:
         """What became of a Start with this request id, if there was one."""
+
+    async def page(self, query: JobQuery) -> Page:
+        """The newest jobs that a query wants."""
+
+    async def events(self, after: int, owner: str | None, limit: int) -> Events:
+        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+
+    @property
+    def last_seq(self) -> int:
+        """The greatest sequence number that was given."""
+
+    async def wait_after(self, seq: int) -> None:
+        """Returns when there are events after `seq`."""
 
     async def settled(self) -> None:
         """Waits until everything that was posted until now is written, or cannot be."""
