@@ -38,6 +38,7 @@ from jobmaster.run.job_files import (
     JobFiles,
     acquire,
     discard,
+    empty_outputs,
     output_path,
 )
 from jobmaster.run.launcher import Launcher
@@ -274,6 +275,10 @@ class LocalHost:
                 await trio.sleep(0.02)
         for path in left:
             logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
+
+    async def empty_outputs(self) -> Sequence[JobId]:
+        """The jobs whose file of output is empty, `MOST_EMPTY` of them at most."""
+        return await run_in_thread(STARTERS, empty_outputs, self.terms.output_folder, abandon=True)
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

@@ -25,7 +25,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError, JobNotFound, ServerBusy, ServerDraining
+from jobmaster.errors import HostError, JobmasterError, JobNotFound, ServerBusy, ServerDraining
 from jobmaster.identity.policy import Identity, may_touch
 from jobmaster.job.cause import FailedToStart
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
@@ -428,12 +428,17 @@ class Registry:
 
     # --- what is always there -----------------------------------------------------------------------------------------
 
+    async def forget_given_up(self) -> None:
+        """Forgets the jobs that nobody was told of."""
+        await forget_expired(self._host, self._records, self._bounds.retention, tuple(self._to_forget))
+
     async def watch(self) -> None:
         """Removes files of forgotten jobs, looks for OOM kills, and tries to remove leftovers, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._notice_cancellation)
             nursery.start_soon(self._remover.run)
             nursery.start_soon(self._keep_within_bounds)
+            nursery.start_soon(self._remove_half_made)
             nursery.start_soon(self._look_for_oom_kills)
             nursery.start_soon(self._remove_leftovers)
 
@@ -442,6 +447,15 @@ class Registry:
             await trio.sleep_forever()
         finally:
             self._is_cancelled = True
+
+    async def _remove_half_made(self) -> None:
+        """Removes the files of jobs that an earlier server had not recorded when it died."""
+        try:
+            for job_id in await self._host.empty_outputs():
+                if job_id not in self._live and await self._records.job(job_id) is None and job_id not in self._live:
+                    self._remover.remove(self._host.output_path(job_id))
+        except (JobmasterError, OSError) as error:
+            logger.warning("files of jobs that were never recorded may be left: %s", error)
 
     async def _keep_within_bounds(self) -> None:
         while True:
@@ -520,6 +534,7 @@ async def open_registry(
     cancellation too, unless the registry `hands_over`: then another server goes on with the jobs.
     """
     remover = FileRemover(bounds.ended)
+    registry: Registry | None = None
     try:
         async with trio.open_nursery() as nursery:
             registry = Registry(
@@ -545,3 +560,6 @@ async def open_registry(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
             await remover.finish()
+        if registry is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+                await registry.forget_given_up()

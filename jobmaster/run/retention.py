@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
+
+import trio
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.identifier import JobId
 from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.recorder import Records, Retention
-from jobmaster.run.removal import REMOVERS
+from jobmaster.run.removal import LAST_SECONDS, REMOVERS
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,25 @@ async def forget_expired(
         await records.settled()  # the end of a job has to be there before the job can go
         await records.remove(tuple(given_up))
         while expired := await records.expired(retention, BATCH):
-            removed = [job_id for job_id in expired if await _is_removed(host, job_id)]
-            await records.remove(removed)
+            removed = await _forget(host, records, expired)
             forgotten += removed
             if len(removed) < len(expired):
                 break
     except (JournalUnavailable, NoThread) as error:
         logger.warning("ended jobs are kept longer than they should be: %s", error)
     return forgotten
+
+
+async def _forget(host: ExecutionHost, records: Records, job_ids: Sequence[JobId]) -> list[JobId]:
+    removed: list[JobId] = []
+    try:
+        for job_id in job_ids:
+            if await _is_removed(host, job_id):
+                removed.append(job_id)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+            await records.remove(removed)
+    return removed
 
 
 async def _is_removed(host: ExecutionHost, job_id: JobId) -> bool:

@@ -282,7 +282,7 @@ class Supervisor:
             raise
         except BaseException:  # cancelled
             await trio.lowlevel.cancel_shielded_checkpoint()
-            is_to_end = self._ends_with_server or not self._hands_over()
+            is_to_end = self._ends_with_server or not self._is_recorded or not self._hands_over()
             raise
         finally:
             if is_to_end:

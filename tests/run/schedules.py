@@ -77,11 +77,12 @@ Step = Start | Stop | Follow | Wait | Hurry
 
 
 class Ending(enum.Enum):
-    """How the registry ends."""
+    """How the registry ends; where it hands over, another one goes on and drains."""
 
     DRAIN = enum.auto()
     LEAVE = enum.auto()
     CANCEL = enum.auto()
+    HAND_OVER = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class Schedule:
     grace_seconds: float
     ends_at: float
     ending: Ending
+    rest_seconds: float
 
 
 POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
@@ -157,6 +159,7 @@ def schedule(seed: int) -> Schedule:
         grace_seconds=random.choice((0.0, 0.3, 1.0, 5.0)),
         ends_at=_time(random) * random.choice((0.1, 1, 3)),
         ending=random.choice(tuple(Ending)),
+        rest_seconds=_time(random),
     )
 
 
