@@ -88,6 +88,10 @@ class Journal:
         """
         self._writer.post(Entry.of(job_id, event, request_error=request_error, keep=keep))
 
+    async def settle(self) -> None:
+        """Returns when everything that was given until now is written, or cannot be."""
+        await self._writer.settle()
+
     @property
     def is_writable(self) -> bool:
         """Whether launches are taken."""

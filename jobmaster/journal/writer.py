@@ -37,7 +37,7 @@ MAX_QUEUED: Final = 10_000
 MOST_IN_BATCH: Final = 256
 """Entries of one transaction: more hold Trio's loop up when all who wait are told."""
 DURABLE_SECONDS: Final = 10.0
-"""How long a caller waits for its event to be written."""
+"""How long a caller waits for a launch to be written; what has happened already is waited for until the journal's end."""
 CLOSE_SECONDS: Final = 10.0
 """How long the journal's end waits for what is still to be written."""
 FIRST_RETRY_SECONDS: Final = 0.5
@@ -52,7 +52,6 @@ CHECKPOINT_IDLE_SECONDS: Final = 1.0
 @dataclass(slots=True, eq=False)
 class _Waiter:
     task: trio.lowlevel.Task
-    deadline: float
     result: int | Exception | None = None
 
 
@@ -65,7 +64,8 @@ class Writer:
         self._limiter = trio.CapacityLimiter(1)
         self._queue: dict[Entry, None] = {}  # in order; an entry leaves it from anywhere when it is withdrawn
         self._taken: list[Entry] = []
-        self._waiters: dict[Entry, _Waiter] = {}  # the earliest deadline is first
+        self._waiters: dict[Entry, _Waiter] = {}
+        self._due: dict[Entry, float] = {}  # launches and their deadlines, the earliest first
         self._disowned: list[Entry] = []
         self._changed = trio.Event()
         self._has_waiters = trio.Event()
@@ -99,14 +99,17 @@ class Writer:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._append(entry)
-        waiter = _Waiter(trio.lowlevel.current_task(), trio.current_time() + DURABLE_SECONDS)
+        waiter = _Waiter(trio.lowlevel.current_task())
         self._waiters[entry] = waiter
-        self._has_waiters.set()
+        if isinstance(entry.event, Launched):
+            self._due[entry] = trio.current_time() + DURABLE_SECONDS
+            self._has_waiters.set()
 
         def withdraw(_: object) -> trio.lowlevel.Abort:
             if entry not in self._queue:
                 return trio.lowlevel.Abort.FAILED
             del self._queue[entry], self._waiters[entry]
+            self._due.pop(entry, None)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(withdraw)
@@ -122,6 +125,13 @@ class Writer:
             JournalUnavailable: too many entries wait already.
         """
         self._append(entry)
+
+    async def settle(self) -> None:
+        """Returns when every entry that was given until now is written, or cannot be."""
+        await trio.lowlevel.checkpoint()
+        given = [*self._taken, *self._queue]
+        while given and not self._is_over and (given[-1] in self._queue or given[-1] in self._taken):
+            await self._grown.park()
 
     async def wait_after(self, seq: int) -> None:
         """Returns when a greater sequence number has been given.
@@ -282,6 +292,7 @@ class Writer:
     def _release(self, entry: Entry, result: int | Exception) -> bool:
         """Ends the wait for an entry; returns whether anybody waited."""
         waiter = self._waiters.pop(entry, None)
+        self._due.pop(entry, None)
         if waiter is None:
             return False
         waiter.result = result
@@ -290,16 +301,15 @@ class Writer:
 
     async def _release_overdue(self) -> None:
         while True:
-            if not self._waiters:
+            if not self._due:
                 self._has_waiters = trio.Event()
                 await self._has_waiters.wait()
                 continue
-            entry, waiter = next(iter(self._waiters.items()))
-            if waiter.deadline > trio.current_time():
-                await trio.sleep_until(waiter.deadline)
+            entry, deadline = next(iter(self._due.items()))
+            if deadline > trio.current_time():
+                await trio.sleep_until(deadline)
                 continue
-            if entry in self._queue and isinstance(entry.event, Launched):
-                del self._queue[entry]
+            self._queue.pop(entry, None)
             self._disown(entry, self._reason())
 
     # --- the disk -----------------------------------------------------------------------------------------------------
