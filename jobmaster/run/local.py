@@ -29,7 +29,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.pump import Pump
-from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted
+from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted, Order
 from jobmaster.run.execution import Spawned
 from jobmaster.run.job_files import (
     STARTERS,
@@ -54,6 +54,8 @@ SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
 """Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log."""
+_STOP: Final = "stop"
+"""The kind of a stop order, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
 """The bit of a wait status beside the signal (wait(2))."""
 
@@ -101,7 +103,8 @@ class LocalTerms:
 class LocalExecution:
     """An `Execution`: a child of the launcher and its cgroup."""
 
-    def __init__(self, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+    def __init__(self, launcher: Launcher, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+        self._launcher = launcher
         self._child = child
         self._cgroup = cgroup
         self._command = command
@@ -137,7 +140,7 @@ class LocalExecution:
 
     def note_order(self, order: StopOrder) -> None:
         """Tells the launcher."""
-        self._child.note_order(order)
+        self._launcher.order(self._child.id, Order(kind=_STOP, at=order.requested_at, by=order.by, reason=order.reason))
 
     def signal_main(self, number: int) -> None:
         """By the pidfd."""
@@ -185,6 +188,10 @@ def death_of(status: ChildStatus) -> Death:
     return Signalled(number, core_dumped=bool(status.wait_status & _CORE_DUMPED))
 
 
+def _stop_order(order: Order) -> StopOrder:
+    return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
+
+
 class LocalHost:
     """Makes executions."""
 
@@ -224,7 +231,7 @@ class LocalHost:
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
-        execution = LocalExecution(child, files.cgroup, specification.command, terms.account)
+        execution = LocalExecution(self._launcher, child, files.cgroup, specification.command, terms.account)
         return Spawned(
             execution=execution,
             log=files.log,
@@ -252,11 +259,13 @@ class LocalHost:
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
         return Spawned(
-            execution=LocalExecution(inherited.child, files.cgroup, record.command.command, terms.account),
+            execution=LocalExecution(
+                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account
+            ),
             log=files.log,
             pump=Pump(inherited.output_read, files.log),
             start_time=inherited.child.start_time,
-            order=inherited.order,
+            order=None if inherited.order is None else _stop_order(inherited.order),
         )
 
     async def end_others(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -154,7 +153,7 @@ async def _new_listeners(host: str, port: int) -> list[trio.SocketListener]:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}; {remedy}") from None
 
 
-def listeners_to_keep(listeners: list[trio.SocketListener], host: str, port: int) -> list[tuple[str, socket.socket]]:
+def listeners_to_keep(listeners: list[trio.SocketListener], host: str, port: int) -> list[tuple[str, trio.socket.SocketType]]:
     """The listening sockets as the launcher is given them.
 
     A server that was asked for any free port has one that the next server is to have, too.

@@ -14,13 +14,16 @@ from jobmaster.errors import (
     CertificateRefused,
     CgroupError,
     CommandNotRunnable,
+    HandedOver,
     ConfigurationError,
     HostError,
     InvalidRequest,
     JobError,
     JobNotFound,
+    JournalUnavailable,
     LimitNotEnforceable,
     PermissionRefused,
+    RequestIdReused,
     RequestError,
     ServerBusy,
     ServerDraining,
@@ -36,6 +39,9 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     ServerDraining: StatusCode.UNAVAILABLE,
+    RequestIdReused: StatusCode.ALREADY_EXISTS,
+    JournalUnavailable: StatusCode.UNAVAILABLE,
+    HandedOver: StatusCode.UNAVAILABLE,
 }
 
 

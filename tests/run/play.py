@@ -157,7 +157,7 @@ def _opened(
     schedule: Schedule, host: ScriptedHost, records: MemoryRecords, *, hands_over: bool
 ) -> AbstractAsyncContextManager[Registry]:
     return open_registry(
-        host, records, grace_seconds=schedule.grace_seconds, bounds=schedule.bounds, hands_over=hands_over
+        host, records, grace_seconds=schedule.grace_seconds, bounds=schedule.bounds, hands_over=lambda: hands_over
     )
 
 
