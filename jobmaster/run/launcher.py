@@ -15,7 +15,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
-from typing import Final, assert_never, final
+from typing import Final, Protocol, assert_never, final
 
 import trio
 
@@ -75,6 +75,13 @@ WITHDRAW_SECONDS: Final = 5.0
 """How long a start that was given up may take to end its child; then that is left to the launcher."""
 _BATCH: Final = 64
 """Messages received before other tasks run again."""
+
+
+class HasDescriptor(Protocol):
+    """A socket, of Trio's or the standard library's."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 @final
@@ -150,7 +157,7 @@ class Launcher:
 
     def say_ready(
         self,
-        listeners: Sequence[tuple[str, socket.socket]] = (),
+        listeners: Sequence[tuple[str, HasDescriptor]] = (),
         *,
         max_gap: int = MAX_GAP_SECONDS,
         max_crashes: int = MAX_CRASHES,
