@@ -7,11 +7,12 @@ import os
 from typing import TYPE_CHECKING
 
 from jobmaster.launcher.packets import close_all
-from jobmaster.launcher.protocol import TableEnd
 from jobmaster.launcher.streams import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from jobmaster.launcher.protocol import TableEnd
 
 
 class Kept:
@@ -45,9 +46,9 @@ class Kept:
             with contextlib.suppress(OSError):  # ENODEV: the folder is gone, and so is all that was in it
                 os.write(self.kill, b"1")
 
-    def table_end(self, predecessors: int) -> tuple[TableEnd, tuple[int, ...]]:
-        """What a new server is told of this, and the descriptors that go with it."""
-        message = TableEnd(locks=tuple(self.locks), listeners=tuple(self.listeners), predecessors=predecessors)
+    def complete(self, end: TableEnd) -> tuple[TableEnd, tuple[int, ...]]:
+        """Adds to what a new server is told what is kept for it; and the descriptors that go with it."""
+        message = end._replace(locks=tuple(self.locks), listeners=tuple(self.listeners))
         return message, (*self.locks.values(), *self.listeners.values())
 
     def _jobs(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from jobmaster.launcher.child import HANDLED_SIGNALS, Heritage
+from jobmaster.launcher.notification import VARIABLE as NOTIFY_SOCKET
 from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
 from jobmaster.launcher.streams import say
 
@@ -47,6 +48,7 @@ class Origin:
             _write_oom_score(b"%d" % self._oom_score)
             sock.set_inheritable(True)
             environment = {**os.environ, ENVIRONMENT_VARIABLE: str(sock.fileno())}
+            environment.pop(NOTIFY_SOCKET, None)
             os.execvpe(command[0], command, environment)  # noqa: S606  # the operator's own command line
         except OSError as error:
             say(f"jobmaster: cannot run {command[0]}: {error.strerror}")

@@ -35,6 +35,8 @@ from jobmaster.launcher.child import HANDLED_SIGNALS
 from jobmaster.launcher.children import Children
 from jobmaster.launcher.connection import Connection
 from jobmaster.launcher.kept import Kept
+from jobmaster.launcher.notification import VARIABLE as NOTIFY_SOCKET
+from jobmaster.launcher.notification import Notifier
 from jobmaster.launcher.origin import Origin
 from jobmaster.launcher.packets import Received, close_all
 from jobmaster.launcher.poller import Poller
@@ -133,6 +135,7 @@ class Launcher:
         self._children = Children(self._poller, self._send, self._origin.heritage)
         self._kept = Kept()
         self._succession = Succession()
+        self._notifier = Notifier(None if command is None else os.environ.get(NOTIFY_SOCKET))
         self._poller.watch(self._wake, self._on_signal)
         self._handle_signals()
         kernel.become_subreaper()
@@ -154,6 +157,7 @@ class Launcher:
         while not self._has_ended:
             self._poller.run_once()
         self._kept.stop_listening()
+        self._notifier.stopping()
         if not self._said_farewell:
             self._kill_jobs()
         reap_all(self._poller, kill=self._children.kill_all, collect=self._collect_some, seconds=END_SECONDS)
@@ -199,7 +203,8 @@ class Launcher:
 
     def _table(self) -> Iterator[tuple[Message, tuple[int, ...]]]:
         yield from self._children.rows()
-        yield self._kept.table_end(max(0, self._servers - 1))
+        end = TableEnd(predecessors=self._servers - 1, is_followed=self._command is not None)
+        yield self._kept.complete(end)
 
     def _on_ready(self, ready: Ready, descriptors: tuple[int, ...]) -> None:
         if self._server is None or self._command is None:  # whoever has an attached launcher ends with its jobs
@@ -208,16 +213,20 @@ class Launcher:
         self._server.is_ready = True
         self._kept.listen(ready.listeners, descriptors)
         self._succession.on_ready(time.monotonic(), max_gap=ready.max_gap, max_crashes=ready.max_crashes)
+        self._notifier.ready()
 
     def _on_end_announced(self, message: HandOver | Stopping | Farewell) -> None:
         match message:
             case Stopping():
                 self._succession.is_stopping = True
                 self._kept.stop_listening()
+                self._notifier.stopping()
             case Farewell():
                 self._said_farewell = True
+                self._notifier.stopping()
             case HandOver() if self._server is not None and self._succession.has_begun:
                 self._server.hands_over = True
+                self._notifier.reloading()
                 self._poller.call_later(END_SECONDS, partial(self._end_server, self._server))
 
     # Servers that end, and those that follow.
@@ -296,6 +305,8 @@ class Launcher:
                 self._give_up(why)
             case Next(pause=pause):
                 say(f"jobmaster: the server {said}; its jobs go on, and another one is started in {pause:g} s")
+                if not handed_over:
+                    self._notifier.recovering()
                 self._begin_gap()
                 self._poller.call_later(pause, partial(self._start_next, self._servers))
 

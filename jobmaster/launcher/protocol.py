@@ -216,11 +216,13 @@ class TableEnd(NamedTuple):
 
     Attributes:
         predecessors: how many servers this launcher has started before this one.
+        is_followed: whether it starts another one where this one was ready and dies.
     """
 
     locks: tuple[str, ...] = ()
     listeners: tuple[str, ...] = ()
     predecessors: int = 0
+    is_followed: bool = False
 
 
 FromServer = Hello | Keep | Start | Ack | Order | Ready | Stopping | HandOver | Farewell
@@ -261,6 +263,10 @@ def _texts(most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is tuple and len(value) <= most and all(map(is_name, value))
 
 
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
 _is_id: Final = _whole(0, 2**32 - 2)  # 2^32 - 1 means "unchanged" to setresuid(2)
 
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
@@ -269,7 +275,8 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "uid": _is_id,
     "gid": _is_id,
     "groups": lambda value: type(value) is tuple and len(value) <= MAX_GROUPS and all(map(_is_id, value)),
-    "keeps_capabilities": lambda value: type(value) is bool,
+    "keeps_capabilities": _is_bool,
+    "is_followed": _is_bool,
     "umask": _whole(0, 0o777),
     "open_files": _whole(1, 2**31),
     "nice": _whole(-20, 19),

@@ -36,12 +36,15 @@ class Inherited:
 
     Attributes:
         predecessors: how many servers the launcher had started before this one.
+        is_followed: another server follows this one when it was ready and dies, or hands over. A launcher that is
+            attached ends the jobs instead.
         children: by id.
         locks: descriptors by name, as given to `Launcher.keep`.
         listeners: listening sockets with their names, as given to `Launcher.say_ready`, in that order.
     """
 
     predecessors: int = 0
+    is_followed: bool = False
     children: dict[str, InheritedChild] = field(default_factory=dict)
     locks: dict[str, int] = field(default_factory=dict)
     listeners: list[tuple[str, socket.socket]] = field(default_factory=list)
@@ -70,6 +73,7 @@ class Inherited:
             close_all(received.descriptors)
             raise _too_few()
         self.predecessors = end.predecessors
+        self.is_followed = end.is_followed
         descriptors = iter(received.descriptors)
         self.locks = dict(zip(end.locks, descriptors, strict=False))
         for name in end.listeners:

@@ -77,8 +77,8 @@ _BATCH: Final = 64
 """Messages received before other tasks run again."""
 
 
-class HasFileno(Protocol):
-    """A socket of the standard library, or of Trio."""
+class HasDescriptor(Protocol):
+    """A socket, of Trio's or the standard library's."""
 
     def fileno(self) -> int:
         """Its descriptor."""
@@ -157,7 +157,7 @@ class Launcher:
 
     def say_ready(
         self,
-        listeners: Sequence[tuple[str, HasFileno]] = (),
+        listeners: Sequence[tuple[str, HasDescriptor]] = (),
         *,
         max_gap: int = MAX_GAP_SECONDS,
         max_crashes: int = MAX_CRASHES,

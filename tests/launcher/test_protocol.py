@@ -59,7 +59,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     Table(id="a", pid=1, start_time=2, phase=Phase.HELD),
     Table(id="a", pid=1, start_time=2, phase=Phase.FAILED, wait_status=0x7F00, stage="exec", errno=8),
     TableEnd(),
-    TableEnd(locks=("jobs",), listeners=("localhost:6443",), predecessors=7),
+    TableEnd(locks=("jobs",), listeners=("localhost:6443",), predecessors=7, is_followed=True),
     START,
     Start(id="a", umask=0, open_files=1, nice=-20, oom_score_adj=-1000, argument_count=1),
     Ack(id="a"),

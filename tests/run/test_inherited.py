@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,11 +82,19 @@ class Served:
 
 
 @contextmanager
-def serving(path: Path, jobs: Folder, **bounds: int) -> Iterator[Served]:
+def serving(
+    path: Path, jobs: Folder, *, environment: Mapping[str, str] | None = None, **bounds: int
+) -> Iterator[Served]:
     """A launcher with a stand-in that is ready."""
     (path / "bounds").write_text(json.dumps({"max_crashes": 100_000, **bounds}))
     command = [*LAUNCHER, "--", sys.executable, "-m", "tests.run.stand_in", str(path), str(jobs.path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    ) as process:
         served = Served(process=process, path=path, jobs=jobs)
         try:
             served.server()
@@ -262,3 +270,37 @@ def test_a_server_that_was_to_end_and_dies(served: Served) -> None:
     (served.path / "plan").unlink()
     os.kill(old, signal.SIGKILL)
     assert served.process.wait(DEADLINE) == 0
+
+
+def test_what_the_service_manager_is_told(tmp_path: Path, folder: Folder) -> None:
+    """That it is ready, that one server follows another, and that it stops; servers do not have its address."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with serving(tmp_path, folder, environment=environment) as served:
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            assert b"NOTIFY_SOCKET" not in Path(f"/proc/{served.server()}/environ").read_bytes()
+            served.end_server(signal.SIGUSR2)
+            assert manager.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            served.end_server()
+            assert manager.recv(1000).startswith(b"STATUS=the server has died")
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            assert served.stop()[0] == 0
+            assert manager.recv(1000).startswith(b"STOPPING=1\n")
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(1000)
+
+
+def test_signals_pass_through_the_launcher(served: Served) -> None:
+    """SIGUSR2 to the launcher has the server hand over."""
+    old = served.server()
+    served.process.send_signal(signal.SIGUSR2)
+    served.wait(lambda: served.server() != old)
+    code, said = served.stop()
+    assert code == 0
+    assert (
+        said == "jobmaster: the server has handed its jobs over; its jobs go on, and another one is started in 0.1 s\n"
+    )
