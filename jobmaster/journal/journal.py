@@ -194,6 +194,7 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
     database = await run_in_thread(opener, partial(Database.open, path, synchronous=synchronous))
     writer = Writer(database, Ballast(path))
     try:
+        await writer.fill_ballast()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.keep_writing)
             try:

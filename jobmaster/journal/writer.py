@@ -180,7 +180,6 @@ class Writer:
         """Writes until `finish` was called and all is written; being cancelled does not end it."""
         try:
             with self._scope:
-                await self._fill_ballast()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._release_overdue)
                     await self._write_all()
@@ -190,6 +189,19 @@ class Writer:
             for entry in tuple(self._waiters):
                 self._release(entry, _unavailable("the server is shutting down"))
             self.has_grown()
+
+    async def fill_ballast(self) -> None:
+        """Takes the space that is given up when the disk is full; without it, no launches are taken."""
+        had, self._has_ballast = self._has_ballast, False
+        try:
+            await self._in_thread(self._ballast.fill)
+        except (OSError, NoThread) as error:
+            if had:
+                logger.error("the journal's disk is nearly full (%s); jobs cannot be started", error)
+        else:
+            self._has_ballast = True
+            if not had:
+                logger.warning("the journal's disk has space again")
 
     async def _write_all(self) -> None:
         while True:
@@ -323,25 +335,13 @@ class Writer:
         self._recover()
         self._remove_disowned()
         if not self._has_ballast:
-            await self._fill_ballast()
+            await self.fill_ballast()
 
     def _recover(self) -> None:
         if self._fault is not None:
             logger.warning("the journal is written again")
         self._fault = None
         self._retry_seconds = FIRST_RETRY_SECONDS
-
-    async def _fill_ballast(self) -> None:
-        had, self._has_ballast = self._has_ballast, False
-        try:
-            await self._in_thread(self._ballast.fill)
-        except (OSError, NoThread) as error:
-            if had:
-                logger.error("the journal's disk is nearly full (%s); jobs cannot be started", error)
-        else:
-            self._has_ballast = True
-            if not had:
-                logger.warning("the journal's disk has space again")
 
     async def _free_ballast(self) -> None:
         with suppress(NoThread):
