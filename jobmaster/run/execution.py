@@ -47,8 +47,8 @@ class Execution(Protocol):
             HostError: how it died cannot be known; says why.
         """
 
-    def signal_main(self, number: int) -> None:
-        """Sends a signal to the main process; one that has died is left alone."""
+    def signal_main(self, number: int) -> bool:
+        """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
     async def signal_others(self, number: int) -> None:
         """Sends a signal to every process but the main one."""

@@ -126,9 +126,9 @@ class LocalExecution:
         """Waits for the wait status from the launcher; a tracer may keep it from us for some seconds."""
         return death_of(await self._child.wait_status())
 
-    def signal_main(self, number: int) -> None:
+    def signal_main(self, number: int) -> bool:
         """By the pidfd."""
-        self._child.send_signal(number)
+        return self._child.send_signal(number)
 
     async def signal_others(self, number: int) -> None:
         """To each process of the cgroup, in a thread: there may be thousands."""
