@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError
+from jobmaster.errors import HostError, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 WORKING_FOLDER: Final = "/"
 CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
+LAUNCH_SECONDS: Final = 10.0
+"""How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
@@ -205,11 +207,7 @@ class LocalHost:
             lambda: JobFiles(terms.tree, terms.limit_writes, terms.output_folder, job_id=job_id, owner=owner)
         )
         try:
-            launch = terms.launch(job_id, owner, specification)
-            with host_errors_translated():
-                child = await self._launcher.start(
-                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
-                )
+            child = await self._hold(terms.launch(job_id, owner, specification), files)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                 await discard(files)
@@ -218,6 +216,18 @@ class LocalHost:
         files.cgroup.close_folder()
         execution = LocalExecution(child, files.cgroup, specification.command, terms.account)
         return Spawned(execution=execution, log=files.log, pump=Pump(files.read_end, files.log))
+
+    async def _hold(self, launch: Launch, files: JobFiles) -> Child:
+        try:
+            with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+                return await self._launcher.start(
+                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
+                )
+        except trio.TooSlowError:
+            logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)
+            raise ServerBusy(
+                f"the server's host did not make a process for a new job within {LAUNCH_SECONDS:.0f} s; try again later"
+            ) from None
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).
