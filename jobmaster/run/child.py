@@ -237,11 +237,15 @@ class Child:
             raise LauncherLost("the launcher has died")
         return self._status
 
-    def send_signal(self, number: int) -> None:
-        """Sends a signal; one that has died, or was released, is left alone."""
-        if self._pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+    def send_signal(self, number: int) -> bool:
+        """Sends a signal; whether it lived: one that has died, or was released, is left alone."""
+        if self.has_died():  # the kernel takes a signal for a zombie too
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def release(self) -> None:
         """Lets the launcher forget it, and closes its descriptors; one that lives is killed. Idempotent."""

@@ -52,8 +52,8 @@ class Execution(Protocol):
     def note_order(self, order: StopOrder) -> None:
         """Leaves word of a stop order with what outlives this server, before its signal is sent."""
 
-    def signal_main(self, number: int) -> None:
-        """Sends a signal to the main process; one that has died is left alone."""
+    def signal_main(self, number: int) -> bool:
+        """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
     async def signal_others(self, number: int) -> None:
         """Sends a signal to every process but the main one."""

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError
+from jobmaster.errors import HostError, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -50,6 +50,8 @@ logger = logging.getLogger(__name__)
 WORKING_FOLDER: Final = "/"
 CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
+LAUNCH_SECONDS: Final = 10.0
+"""How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
@@ -142,9 +144,9 @@ class LocalExecution:
         """Tells the launcher."""
         self._launcher.order(self._child.id, Order(kind=_STOP, at=order.requested_at, by=order.by, reason=order.reason))
 
-    def signal_main(self, number: int) -> None:
+    def signal_main(self, number: int) -> bool:
         """By the pidfd."""
-        self._child.send_signal(number)
+        return self._child.send_signal(number)
 
     async def signal_others(self, number: int) -> None:
         """To each process of the cgroup, in a thread: there may be thousands."""
@@ -220,11 +222,7 @@ class LocalHost:
             lambda: JobFiles(terms.tree, terms.limit_writes, terms.output_folder, job_id=job_id, owner=owner)
         )
         try:
-            launch = terms.launch(job_id, owner, specification)
-            with host_errors_translated():
-                child = await self._launcher.start(
-                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
-                )
+            child = await self._hold(terms.launch(job_id, owner, specification), files)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                 await discard(files)
@@ -288,6 +286,18 @@ class LocalHost:
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is empty, `MOST_EMPTY` of them at most."""
         return await run_in_thread(STARTERS, empty_outputs, self.terms.output_folder, abandon=True)
+
+    async def _hold(self, launch: Launch, files: JobFiles) -> Child:
+        try:
+            with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+                return await self._launcher.start(
+                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
+                )
+        except trio.TooSlowError:
+            logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)
+            raise ServerBusy(
+                f"the server's host did not make a process for a new job within {LAUNCH_SECONDS:.0f} s; try again later"
+            ) from None
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

@@ -194,8 +194,8 @@ class Supervisor:
 
     def _signal_main_to_stop(self) -> None:
         with self._logged("signalling its main process"):
-            self.execution.signal_main(signal.SIGTERM)
-            if not self._has_died():
+            # Whether it lived is asked before: it may handle the signal and end before anybody can look.
+            if self.execution.signal_main(signal.SIGTERM):
                 self._apply(StopSignalled())
         self._stop_ordered.set()
 

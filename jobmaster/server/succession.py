@@ -153,7 +153,9 @@ async def _new_listeners(host: str, port: int) -> list[trio.SocketListener]:
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}; {remedy}") from None
 
 
-def listeners_to_keep(listeners: list[trio.SocketListener], host: str, port: int) -> list[tuple[str, trio.socket.SocketType]]:
+def listeners_to_keep(
+    listeners: list[trio.SocketListener], host: str, port: int
+) -> list[tuple[str, trio.socket.SocketType]]:
     """The listening sockets as the launcher is given them.
 
     A server that was asked for any free port has one that the next server is to have, too.

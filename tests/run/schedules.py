@@ -124,6 +124,7 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
     "pump thread": (None,),
     "closer thread": (None,),
     "reader thread": (None,),
+    "leaver thread": (None,),
     "remover thread": (None,),
     "pump.splice": (errno.EINVAL, errno.ENOSPC, errno.EIO),
     "pump.pwrite": (errno.ENOSPC, errno.EDQUOT, errno.EIO),
@@ -280,6 +281,6 @@ def _fault(random: Random) -> Fault:
 def _delays(random: Random) -> Mapping[str, tuple[float, ...]]:
     if random.random() < 0.6:
         return {}
-    purpose = random.choice(("pump", "closer", "reader", "remover"))
+    purpose = random.choice(("pump", "closer", "reader", "leaver", "remover"))
     longest = 1.5 if purpose == "closer" else 5.0
     return {purpose: tuple(random.choice((0.0, 0.001, 0.5, random.uniform(0, longest))) for _ in range(4))}

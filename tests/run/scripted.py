@@ -208,19 +208,20 @@ class ScriptedExecution:
             raise self._why_lost
         return self.truth.death
 
-    def signal_main(self, number: int) -> None:
+    def signal_main(self, number: int) -> bool:
         """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
         self._meet("signal_main")
         if self.script.dies_before_signal:
             self.end(self.script.death)
         if not self._main_lives:
-            return
+            return False
         if number == signal.SIGTERM:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
         if self._term_is_pending and (number == signal.SIGCONT or not self.script.is_stopped):
             self._term_is_pending = False
             self._act_on_term()
+        return True
 
     async def signal_others(self, number: int) -> None:
         """Ends the other processes by SIGTERM, unless they ignore it."""

@@ -106,7 +106,7 @@ def check_calls(history: History) -> None:
 
 def check_follower_error(history: History, step: Follow, error: Exception) -> None:
     """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
-    fails = history.faults.have_met("log.preadv", "log.pread", "log.close", "reader thread")
+    fails = history.faults.have_met("log.preadv", "log.pread", "reader thread")
     is_gone = isinstance(error, OutputUnreadable) and is_forgotten(history, step.job)
     assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
 
