@@ -19,7 +19,7 @@ def main() -> NoReturn:
 
     Signals that end the server are blocked until the launcher can pass them on.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2))
     server = [sys.executable, *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
     os.execv(  # noqa: S606  # no shell is wanted
         sys.executable, [sys.executable, "-I", "-S", _LAUNCHER, "--", *server]

@@ -6,10 +6,10 @@ from typing import Final, assert_never
 
 from jobmaster.api.messages import cause_message, command_message, limit_message, put_cause, timestamp
 from jobmaster.job.cause import Death, Exited, Signalled, describe
-from jobmaster.job.history import JournalledEvent, Removed
 from jobmaster.job.record import JobEvent, Launched, OomKillsCounted, OutputLost
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import JournalledEvent, Removed
 
 _Message: Final = pb.JobEventMessage
 

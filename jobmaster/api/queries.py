@@ -9,8 +9,8 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.errors import InvalidRequest
-from jobmaster.job.history import JobQuery
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import JobQuery
 
 DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000

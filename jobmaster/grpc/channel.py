@@ -172,6 +172,8 @@ class Channel:
         self._context = context
         self._nursery = nursery
         self._connecting = trio.Lock()
+        self._failures = 0
+        self._failure = ""
         self._connection: ClientConnection | None = None
 
     @property
@@ -213,17 +215,28 @@ class Channel:
         return connection
 
     async def _connected_again(self) -> ClientConnection:
-        async with self._connecting:  # one for all calls that wait
+        """One connection for all calls that wait for it; where there is none to be had, one failure."""
+        failures = self._failures
+        async with self._connecting:
             if self._connection is not None and self._connection.takes_calls:
                 return self._connection
-            pause = FIRST_PAUSE
-            for _ in range(TRIES - 1):
-                try:
-                    return await self.connect()
-                except TransportError:
-                    await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
-                    pause = min(pause * 2, LAST_PAUSE)
-            return await self.connect()
+            if failures != self._failures:  # of who connected meanwhile
+                raise TransportError(self._failure)
+            try:
+                return await self._connect_patiently()
+            except TransportError as error:
+                self._failures, self._failure = self._failures + 1, str(error)
+                raise
+
+    async def _connect_patiently(self) -> ClientConnection:
+        pause = FIRST_PAUSE
+        for _ in range(TRIES - 1):
+            try:
+                return await self.connect()
+            except TransportError:
+                await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+                pause = min(pause * 2, LAST_PAUSE)
+        return await self.connect()
 
 
 async def _run(connection: ClientConnection, tls: TlsStream, *, task_status: trio.TaskStatus[None]) -> None:

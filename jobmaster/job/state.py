@@ -101,7 +101,7 @@ class StopOrdered:
 
 @dataclass(frozen=True, slots=True)
 class StopSignalled:
-    """The stop's signal was sent, and the main process lived."""
+    """The stop's signal was sent to the main process, which lived."""
 
 
 @dataclass(frozen=True, slots=True)

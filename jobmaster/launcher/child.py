@@ -31,7 +31,15 @@ _NO_CLONE3: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2
 _NEXT_CANDIDATE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT})
 """After these execvp(3) looks in the next folder of PATH."""
 _RECORD_BYTES: Final = 256
-HANDLED_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCHLD)
+HANDLED_SIGNALS: Final = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR2,
+    signal.SIGTSTP,
+    signal.SIGCHLD,
+)
 """What the launcher handles or ignores itself."""
 _FAILED: Final = 127
 

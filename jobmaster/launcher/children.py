@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from jobmaster.launcher import kernel
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
-from jobmaster.launcher.protocol import Forgotten, Message, Refused, Start, Started
+from jobmaster.launcher.protocol import Forgotten, Message, Order, Refused, Start, Started
 from jobmaster.launcher.table import Entry, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jobmaster.launcher.poller import Poller
 
@@ -70,9 +70,10 @@ class Children:
             id=start.id, pid=child.pid, pidfd=child.pidfd, output=descriptors.output_read, errors=child.errors
         )
         self._table.add(entry)
+        entry.start_time = kernel.read_stat(child.pid).start_time
         self._poller.watch(child.errors, partial(self._on_outcome, entry))
         self._poller.watch(child.pidfd, partial(self._on_death, entry))
-        return Started(id=start.id, pid=child.pid, start_time=kernel.read_stat(child.pid).start_time), child.pidfd
+        return Started(id=start.id, pid=child.pid, start_time=entry.start_time), child.pidfd
 
     def _accept(self, start: Start, received: Received) -> StartDescriptors:
         if received.is_cut:
@@ -100,6 +101,18 @@ class Children:
             _kill(entry)
         else:
             self._close(entry)
+
+    def order(self, order: Order) -> None:
+        """Keeps an order with its child."""
+        self._table.order(order)
+
+    def rows(self) -> Iterator[tuple[Message, tuple[int, ...]]]:
+        """What a new server is told of its predecessors' children, one by one as it can take it."""
+        return self._table.rows()
+
+    def forget_server(self) -> None:
+        """The server is gone: the next one is told nothing of a child before its row."""
+        self._table.forget_server()
 
     def kill_all(self) -> None:
         """Sends SIGKILL to every child that lives."""
@@ -166,14 +179,15 @@ class Children:
         self._poller.forget(entry.pidfd)
         if message is not None:
             self._send(message, ())
-        else:
+        elif entry.is_released:
             self._close(entry)
 
     def _close(self, entry: Entry) -> None:
         for fd in entry.descriptors:
             self._poller.forget(fd)
         close_all(entry.descriptors)
-        self._send(Forgotten(id=entry.id), ())
+        if entry.is_known:
+            self._send(Forgotten(id=entry.id), ())
 
 
 def _error(number: int) -> OSError:

@@ -1,6 +1,8 @@
 """The launcher's end of the socket pair: it never blocks, and what the kernel does not take is queued.
 
 The queue is bounded by the server: three messages for each child, and reading pauses while more than `PAUSE_AT` wait.
+What a new server is told of the children is not queued but made when it can be sent: its descriptors are as many as
+those that are open, and could not be duplicated.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from jobmaster.launcher.protocol import Message, ProtocolError, encode
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from jobmaster.launcher.poller import Poller
 
@@ -43,6 +45,7 @@ class Connection:
         self._on_error = on_error
         self._on_end = on_end
         self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._source: Iterator[tuple[Message, tuple[int, ...]]] | None = None
         self._is_open = True
         self._is_short_of_memory = False
         self._watch()
@@ -56,15 +59,23 @@ class Connection:
             self._queue.append((data, _duplicates(descriptors)))
             self._watch()
 
+    def send_all(self, source: Iterator[tuple[Message, tuple[int, ...]]]) -> None:
+        """Sends what comes from there, each message when the kernel may take it, in place of what is left of another."""
+        self._source = source
+        self._flush()
+
     def read_to_end(self) -> None:
-        """Reads what a server that is dead has sent."""
+        """Reads what a server that is dead has sent, and closes this end."""
         while self._is_open and self._read_one():
             pass
+        self._close()
 
     def _watch(self) -> None:
         if self._is_open:
             reads = len(self._queue) <= PAUSE_AT
-            writes = bool(self._queue) and not self._is_short_of_memory  # or the poller would spin
+            writes = (
+                bool(self._queue) or self._source is not None
+            ) and not self._is_short_of_memory  # or the poller would spin
             self._poller.watch(self._socket.fileno(), self._on_ready, readable=reads, writable=writes)
 
     def _on_ready(self) -> None:
@@ -74,10 +85,16 @@ class Connection:
                 break
 
     def _flush(self) -> None:
-        if not self._queue or self._is_short_of_memory:
+        if not self._is_open or self._is_short_of_memory or not (self._queue or self._source):
             return
         while self._queue and self._try_to_send(*self._queue[0]):
             close_all(self._queue.popleft()[1])
+        while self._source is not None and not self._queue:
+            found = next(self._source, None)
+            if found is None:
+                self._source = None
+            else:
+                self.send(*found)
         self._watch()
 
     def _try_to_send(self, data: bytes, descriptors: tuple[int, ...]) -> bool:
@@ -118,12 +135,18 @@ class Connection:
         return True
 
     def _end(self) -> None:
+        self._close()
+        self._on_end()
+
+    def _close(self) -> None:
+        if not self._is_open:
+            return
         self._is_open = False
         self._poller.forget(self._socket.fileno())
         self._socket.close()
+        self._source = None
         while self._queue:
             close_all(self._queue.popleft()[1])
-        self._on_end()
 
 
 def _duplicates(descriptors: tuple[int, ...]) -> tuple[int, ...]:

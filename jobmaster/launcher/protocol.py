@@ -8,11 +8,12 @@ each class names.
 Values are named tuples, given by keyword: dataclasses would cost each launcher 2 MB and 10 ms. Those of two types can
 be equal, so a message is told by `match`, never by `==` alone.
 
-The protocol only grows: unknown fields are ignored, both sides say their version in `hello`. The types `ready`,
-`table` and `table_end` are reserved for a new server that takes over the jobs of one that has died.
+The protocol only grows: unknown fields are ignored, both sides say their version in `hello`.
 
-A `start` whose id is in use is refused, so ids are never used again. What the launcher knows of a child is kept until
-the server's `ack`; `ack` for a child that lives kills it.
+A server says `hello` and is answered by `hello`, then by one `table` for each child that an earlier server has left
+(followed by its `order`, if it has one), then by `table_end`. The launcher says nothing before, and nothing of a child
+before its `table`. A `start` whose id is in use is refused, so ids are never used again. What the launcher knows of a
+child is kept until the server's `ack`; `ack` for a child that lives kills it.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""2: `table`, `table_end`, `keep`, `ready`, `stopping`, `hand_over`, `order`."""
 INLINE_BYTES: Final = 64 * 1024
 """Strings up to this many bytes travel in the message; a message of 212,960 bytes is the most the kernel takes."""
 MAX_STRINGS_BYTES: Final = 8 * 1024 * 1024
 """The kernel takes at most 6 MiB of arguments and environment (3/4 of 8 MiB of stack), so more can't succeed."""
 MAX_MESSAGE_BYTES: Final = INLINE_BYTES + 32 * 1024
 MAX_GROUPS: Final = 1024
-MAX_DESCRIPTORS: Final = 5
+MAX_LISTENERS: Final = 32
+MAX_LOCKS: Final = 8
+MAX_DESCRIPTORS: Final = MAX_LISTENERS + MAX_LOCKS
+"""Of one message: `table_end` has the most."""
+MAX_REASON: Final = 1024
+"""Characters of an order's reason."""
 ENVIRONMENT_VARIABLE: Final = "JOBMASTER_LAUNCHER"
 """Names, in the server's environment, the descriptor of its end of the socket pair."""
 
@@ -56,9 +63,37 @@ class Phase(Enum):
 
 
 class Hello(NamedTuple):
-    """The first message of each side. The server's carries cgroup.kill of the jobs' folder and that folder's lock."""
+    """The first message of each side."""
 
     version: int = VERSION
+
+
+class Keep(NamedTuple):
+    """What the launcher holds for the server, in place of what it held before.
+
+    Descriptors: cgroup.kill of the jobs' folder, then one for each of `locks`, which are names.
+    """
+
+    locks: tuple[str, ...] = ()
+
+
+class Ready(NamedTuple):
+    """The server serves: from now on its jobs outlive it.
+
+    Descriptors: one for each of `listeners`, the listening sockets by name, in place of those that were held before.
+
+    Attributes:
+        max_gap: seconds without a server that is ready, after which the jobs are ended.
+        max_crashes: how many deaths of servers that were ready, in five minutes, end the jobs.
+    """
+
+    listeners: tuple[str, ...] = ()
+    max_gap: int = 300
+    max_crashes: int = 5
+
+
+class Stopping(NamedTuple):
+    """The server accepts no more and ends its jobs: the listening sockets are closed here too."""
 
 
 class Start(NamedTuple):
@@ -91,6 +126,29 @@ class Ack(NamedTuple):
     """What is known of a child is recorded and may be forgotten; a child that lives is killed."""
 
     id: str
+
+
+class Order(NamedTuple):
+    """Somebody has ordered something for a child: sent before its signal, and given back after its `table`.
+
+    The first one for a child is kept.
+
+    Attributes:
+        kind: what is to be done, "stop" for instance.
+        at: a point in time, as text.
+        by: who ordered it; None for the server itself.
+        reason: for people; at most `MAX_REASON` characters.
+    """
+
+    id: str
+    kind: str
+    at: str
+    by: str | None = None
+    reason: str = ""
+
+
+class HandOver(NamedTuple):
+    """The server is about to end, on purpose, and leaves its jobs to the next one."""
 
 
 class Farewell(NamedTuple):
@@ -134,18 +192,60 @@ class Forgotten(NamedTuple):
     id: str
 
 
-Message = Hello | Start | Ack | Farewell | Started | Refused | Executed | Exited | Forgotten
+class Table(NamedTuple):
+    """A child that an earlier server has left.
+
+    Descriptors: the read end of its output pipe, and its pidfd where it has no `wait_status`.
+
+    Attributes:
+        wait_status: as of wait(2); None where it lives.
+        phase, stage, errno: as of `Exited`.
+    """
+
+    id: str
+    pid: int
+    start_time: int
+    phase: Phase
+    wait_status: int | None = None
+    stage: str = ""
+    errno: int = 0
+
+
+class TableEnd(NamedTuple):
+    """There are no more children. Descriptors: those of `locks`, then those of `listeners`, as they were given.
+
+    Attributes:
+        predecessors: how many servers this launcher has started before this one.
+        is_followed: whether it starts another one where this one was ready and dies.
+    """
+
+    locks: tuple[str, ...] = ()
+    listeners: tuple[str, ...] = ()
+    predecessors: int = 0
+    is_followed: bool = False
+
+
+FromServer = Hello | Keep | Start | Ack | Order | Ready | Stopping | HandOver | Farewell
+FromLauncher = Hello | Table | Order | TableEnd | Started | Refused | Executed | Exited | Forgotten
+Message = FromServer | FromLauncher
 
 _TYPES: Final[dict[str, type[Message]]] = {
     "hello": Hello,
+    "keep": Keep,
+    "ready": Ready,
+    "stopping": Stopping,
     "start": Start,
     "ack": Ack,
+    "order": Order,
+    "hand_over": HandOver,
     "farewell": Farewell,
     "started": Started,
     "refused": Refused,
     "exec": Executed,
     "exited": Exited,
     "forgotten": Forgotten,
+    "table": Table,
+    "table_end": TableEnd,
 }
 _NAMES: Final = {message: name for name, message in _TYPES.items()}
 
@@ -158,15 +258,25 @@ def _text(low: int, high: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is str and low <= len(value) <= high and "\0" not in value
 
 
+def _texts(most: int) -> Callable[[Any], bool]:
+    is_name = _text(1, 256)
+    return lambda value: type(value) is tuple and len(value) <= most and all(map(is_name, value))
+
+
+def _is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
 _is_id: Final = _whole(0, 2**32 - 2)  # 2^32 - 1 means "unchanged" to setresuid(2)
 
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "version": _whole(1, 2**31),
     "id": _text(1, 256),
-    "uid": lambda value: value is None or _is_id(value),
-    "gid": lambda value: value is None or _is_id(value),
+    "uid": _is_id,
+    "gid": _is_id,
     "groups": lambda value: type(value) is tuple and len(value) <= MAX_GROUPS and all(map(_is_id, value)),
-    "keeps_capabilities": lambda value: type(value) is bool,
+    "keeps_capabilities": _is_bool,
+    "is_followed": _is_bool,
     "umask": _whole(0, 0o777),
     "open_files": _whole(1, 2**31),
     "nice": _whole(-20, 19),
@@ -178,7 +288,17 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "phase": lambda value: type(value) is Phase,
     "stage": _text(0, 64),
     "errno": _whole(0, 4095),
+    "locks": _texts(MAX_LOCKS),
+    "listeners": _texts(MAX_LISTENERS),
+    "max_gap": _whole(1, 2**31),
+    "max_crashes": _whole(1, 2**31),
+    "predecessors": _whole(0, 2**63),
+    "kind": _text(1, 32),
+    "at": _text(1, 64),
+    "by": _text(0, 256),
+    "reason": lambda value: type(value) is str and len(value) <= MAX_REASON,
 }
+_TUPLES: Final = ("groups", "locks", "listeners")
 
 
 def encode(message: Message) -> bytes:
@@ -189,7 +309,7 @@ def encode(message: Message) -> bytes:
     """
     values = message._asdict()
     strings: bytes = values.pop("strings", b"")
-    _check(values)
+    _check(type(message), values)
     if "phase" in values:
         values["phase"] = values["phase"].value
     encoded = json.dumps({"type": _NAMES[type(message)], **values}).encode("ascii") + (
@@ -210,8 +330,9 @@ def decode(data: bytes) -> Message:
     try:
         values = json.loads(header)
         message = _TYPES[values.pop("type")]
-        if "groups" in values:
-            values["groups"] = tuple(values["groups"])
+        for name in _TUPLES:
+            if type(values.get(name)) is list:
+                values[name] = tuple(values[name])
         if "phase" in values:
             values["phase"] = Phase(values["phase"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -222,13 +343,14 @@ def decode(data: bytes) -> Message:
     missing = [name for name in message._fields if name not in known and name not in message._field_defaults]
     if missing:
         raise ProtocolError(f"{_NAMES[message]} without {', '.join(missing)}")
-    _check({name: value for name, value in known.items() if name != "strings"})
+    _check(message, {name: value for name, value in known.items() if name != "strings"})
     return message(**known)
 
 
-def _check(values: Mapping[str, Any]) -> None:
+def _check(message: type[Message], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if not _CHECKS[name](value):
+        may_be_none = message._field_defaults.get(name, name) is None
+        if not (_CHECKS[name](value) or (may_be_none and value is None)):
             raise ProtocolError(f"{name} cannot be {value!r:.80}")
 
 

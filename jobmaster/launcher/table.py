@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import Executed, Exited, Phase
 
 if TYPE_CHECKING:
@@ -25,28 +26,51 @@ class Entry:
     """One child. It is the table's until it is dropped; its descriptors are closed by whoever drops it.
 
     Attributes:
+        start_time: field 22 of /proc/PID/stat.
         output: read end of the output pipe, for a server that takes over.
         errors: read end of the error pipe, None once the outcome is known.
         wait_status: as of wait(2), None while the child lives.
-        is_released: the server asks for nothing more, so the entry goes when the child has died.
+        is_released: a server asks for nothing more, so the entry goes when the child has died.
+        is_known: the server that there is now has started it, or was told of it.
+        order: the first that a server has given for it.
     """
 
-    __slots__ = ("errors", "id", "is_released", "outcome", "output", "pid", "pidfd", "wait_status")
+    __slots__ = (
+        *("errors", "id", "is_known", "is_released", "order", "outcome", "output", "pid", "pidfd", "start_time"),
+        "wait_status",
+    )
 
-    def __init__(self, *, id: str, pid: int, pidfd: int, output: int, errors: int) -> None:  # noqa: A002  # its name
+    def __init__(self, *, id: str, pid: int, pidfd: int, output: int, errors: int | None) -> None:  # noqa: A002  # its name
         self.id = id
         self.pid = pid
+        self.start_time = 0
         self.pidfd = pidfd
         self.output = output
-        self.errors: int | None = errors
+        self.errors = errors
         self.outcome = HELD
         self.wait_status: int | None = None
         self.is_released = False
+        self.is_known = True
+        self.order: protocol.Order | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All that is open for this child."""
         return (self.pidfd, self.output, *(() if self.errors is None else (self.errors,)))
+
+    def row(self) -> tuple[protocol.Table, tuple[int, ...]]:
+        """What a new server is told, and the descriptors that go with it."""
+        outcome = self.outcome
+        message = protocol.Table(
+            id=self.id,
+            pid=self.pid,
+            start_time=self.start_time,
+            phase=outcome.phase,
+            wait_status=self.wait_status,
+            stage=outcome.stage,
+            errno=outcome.errno,
+        )
+        return message, (self.output,) if self.wait_status is not None else (self.output, self.pidfd)
 
 
 class Table:
@@ -78,17 +102,41 @@ class Table:
         """The entry of a living child."""
         return self._living.get(pid)
 
+    def forget_server(self) -> None:
+        """Notes that there is another server, which knows of no child."""
+        for entry in self._by_id.values():
+            entry.is_known = False
+
+    def rows(self) -> Iterator[tuple[protocol.Table | protocol.Order, tuple[int, ...]]]:
+        """What a new server is told of the children that are not released, each as it is when its turn comes."""
+        for entry in tuple(self._by_id.values()):
+            if entry.is_known or entry.is_released:
+                continue
+            entry.is_known = True
+            yield entry.row()
+            if entry.order is not None:
+                yield entry.order, ()
+
+    def order(self, order: protocol.Order) -> None:
+        """Keeps an order with its child, if it is the first."""
+        entry = self._by_id.get(order.id)
+        if entry is not None and entry.order is None:
+            entry.order = order
+
     def settle(self, entry: Entry, outcome: Outcome) -> Executed | None:
         """Notes an outcome; returns what is to be told to the server at once."""
         entry.outcome = outcome
-        return Executed(id=entry.id) if outcome.phase is Phase.EXECUTED and not entry.is_released else None
+        is_told = outcome.phase is Phase.EXECUTED and entry.is_known and not entry.is_released
+        return Executed(id=entry.id) if is_told else None
 
     def died(self, entry: Entry, wait_status: int) -> Exited | None:
-        """Notes a death; returns what is to be told to the server, None when the entry was dropped."""
+        """Notes a death, and drops an entry that is released; returns what is to be told to the server."""
         entry.wait_status = wait_status
         self._living.pop(entry.pid, None)
         if entry.is_released:
             self._by_id.pop(entry.id, None)
+            return None
+        if not entry.is_known:
             return None
         outcome = entry.outcome
         return Exited(

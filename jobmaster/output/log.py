@@ -14,10 +14,11 @@ for that thread: a follower that leaves while a disk holds it up leaves the file
 from __future__ import annotations
 
 import errno
+import math
 import os
 import threading
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,12 +26,17 @@ from typing import Final
 import trio
 
 from jobmaster.errors import OutputUnreadable
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import NoThread, run_in_thread
 
 STRETCH_SIZE: Final = 192 * 1024 - 32
 """Bytes of a stretch, at most; with the messages' own bytes, two of which carry it, a round number of TLS records."""
 READERS: Final = trio.CapacityLimiter(16)
 """Threads that open and read the files of followers; a disk that stalls delays followers alone."""
+CLOSERS: Final = trio.CapacityLimiter(math.inf)
+"""Threads that close these files, one for each at most."""
+CLOSE_SECONDS: Final = 1.0
+"""How long a follower waits for that: the last descriptor of a large file that was removed frees its blocks, and a file
+system in user space may not answer."""
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -173,7 +179,7 @@ class StoredOutput:
 
 
 class _FollowedFile:
-    """The file of one follower: closed by `close`, or by the last thread in it where that comes later."""
+    """The file of one follower: closed after `leave`, or by the last thread in it where that comes later."""
 
     def __init__(self, path: Path) -> None:
         self.fd = -1
@@ -196,11 +202,14 @@ class _FollowedFile:
         with self._used():
             return os.pread(self.fd, count, offset)
 
-    def close(self) -> None:
-        """Closes it when no thread is in it; a thread that comes later gets EBADF."""
+    def leave(self) -> int | None:
+        """Its descriptor, now the caller's to close, or None where there is none or a thread will close it.
+
+        A thread that comes later gets EBADF.
+        """
         with self._lock:
             self._is_closed = True
-            self._close_unused()
+            return self._take_unused()
 
     @contextmanager
     def _used(self) -> Iterator[None]:
@@ -213,12 +222,15 @@ class _FollowedFile:
         finally:
             with self._lock:
                 self._threads -= 1
-                self._close_unused()
+                unused = self._take_unused()
+            if unused is not None:
+                _close(unused)
 
-    def _close_unused(self) -> None:
-        if self._is_closed and not self._threads and self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
+    def _take_unused(self) -> int | None:
+        if not self._is_closed or self._threads or self.fd < 0:
+            return None
+        fd, self.fd = self.fd, -1
+        return fd
 
 
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
@@ -237,4 +249,18 @@ async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[
             else:
                 await log.wait_growth()
     finally:
-        file.close()
+        if (fd := file.leave()) is not None:
+            await _close_in_thread(fd)
+
+
+async def _close_in_thread(fd: int) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+        try:
+            await run_in_thread(CLOSERS, _close, fd, abandon=True)
+        except NoThread:
+            _close(fd)
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # nothing was written by it
+        os.close(fd)

@@ -9,13 +9,14 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import assert_never, final
 
 import trio
 
 from jobmaster.errors import HostError, JobmasterError
 from jobmaster.launcher import protocol
-from jobmaster.launcher.protocol import Phase
+from jobmaster.launcher.protocol import MAX_REASON, Phase, ProtocolError
 
 
 class LauncherLost(HostError):
@@ -104,11 +105,50 @@ class ChildStatus:
     executed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What somebody has ordered for a child; the launcher keeps the first one for the next server.
+
+    Attributes:
+        kind: "stop", for instance.
+        by: the client; None for the server itself.
+        reason: for people; at most `MAX_REASON` characters are kept.
+    """
+
+    kind: str
+    at: datetime
+    by: str | None
+    reason: str = ""
+
+    def message(self, child_id: str) -> protocol.Order:
+        """As the launcher is told it."""
+        reason = self.reason[:MAX_REASON]
+        return protocol.Order(id=child_id, kind=self.kind, at=self.at.isoformat(), by=self.by, reason=reason)
+
+    @staticmethod
+    def of(message: protocol.Order) -> Order:
+        """As the launcher gave it back.
+
+        Raises:
+            ProtocolError: its time is none.
+        """
+        try:
+            at = datetime.fromisoformat(message.at)
+        except ValueError as error:
+            raise ProtocolError(f"at cannot be {message.at!r}") from error
+        return Order(kind=message.kind, at=at, by=message.by, reason=message.reason)
+
+
 @final
 class Child:
-    """A child of the launcher, held until `go`. Made by `Launcher.start` alone; `release` it in any case."""
+    """A child of the launcher, held until `go`, or one that an earlier server has left.
 
-    def __init__(self, child_id: str, go_write: int, *, lost: trio.Event, forget: Callable[[str], trio.Event]) -> None:
+    Made by the launcher's side alone; `release` or `leave` it in any case.
+    """
+
+    def __init__(
+        self, child_id: str, go_write: int = -1, *, lost: trio.Event, forget: Callable[[str, bool], trio.Event]
+    ) -> None:
         self.id = child_id
         self.pid = 0
         self.start_time = 0
@@ -128,6 +168,16 @@ class Child:
 
     def __repr__(self) -> str:
         return f"<Child {self.id} pid={self.pid} {self._outcome or 'held'} {self._status or ''}>"
+
+    @property
+    def outcome(self) -> ExecOutcome | None:
+        """How far it got, as far as that is known."""
+        return self._outcome
+
+    @property
+    def status(self) -> ChildStatus | None:
+        """Its end, if the launcher has told it."""
+        return self._status
 
     def has_died(self) -> bool:
         """Whether it has died, reaped or not; one that was released is as good as dead."""
@@ -187,29 +237,52 @@ class Child:
             raise LauncherLost("the launcher has died")
         return self._status
 
-    def send_signal(self, number: int) -> None:
-        """Sends a signal; one that has died, or was released, is left alone."""
-        if self._pidfd >= 0:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+    def send_signal(self, number: int) -> bool:
+        """Sends a signal; whether it lived: one that has died, or was released, is left alone."""
+        if self.has_died():  # the kernel takes a signal for a zombie too
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     def release(self) -> None:
         """Lets the launcher forget it, and closes its descriptors; one that lives is killed. Idempotent."""
+        self._close(is_recorded=True)
+
+    def leave(self) -> None:
+        """Closes its descriptors and leaves it to the next server; one that is still held is abandoned. Idempotent."""
+        self._close(is_recorded=False)
+
+    def _close(self, *, is_recorded: bool) -> None:
         if self._forgotten is not None:
             return
         self.abandon()
-        self._forgotten = self._forget(self.id)
+        self._forgotten = self._forget(self.id, is_recorded)
         if self._pidfd >= 0:
             trio.lowlevel.notify_closing(self._pidfd)
             pidfd, self._pidfd = self._pidfd, -1  # a number that is used again would be another process
             os.close(pidfd)
 
     async def wait_forgotten(self) -> None:
-        """Waits until the launcher has closed every descriptor of a child that was released, or is lost."""
+        """Waits until the launcher has closed every descriptor of a child that was released, or is lost.
+
+        One that was left to the next server is not waited for.
+        """
         if self._forgotten is not None:
             await self._forgotten.wait()
 
     # What the launcher tells, and what its loss means.
+
+    def _on_inherited(self, row: protocol.Table, pidfd: int = -1) -> None:
+        self.pid, self.start_time, self._pidfd = row.pid, row.start_time, pidfd
+        self._answered.set()
+        if row.phase is not Phase.HELD:
+            self._outcome = _outcome(row)
+            self._decided.set()
+        if row.wait_status is not None:
+            self._on_ended(row.wait_status, row)
 
     def _on_started(self, message: protocol.Started, pidfd: int = -1) -> None:
         self.pid, self.start_time, self._pidfd = message.pid, message.start_time, pidfd
@@ -226,8 +299,11 @@ class Child:
         self._decided.set()
 
     def _on_exited(self, message: protocol.Exited) -> None:
+        self._on_ended(message.wait_status, message)
+
+    def _on_ended(self, wait_status: int, message: protocol.Exited | protocol.Table) -> None:
         self._outcome = _outcome(message)
-        self._status = ChildStatus(wait_status=message.wait_status, executed=message.phase is Phase.EXECUTED)
+        self._status = ChildStatus(wait_status=wait_status, executed=message.phase is Phase.EXECUTED)
         self._end_waits()
 
     def _on_lost(self) -> None:
@@ -264,7 +340,7 @@ class Child:
         await self._ended.wait()
 
 
-def _outcome(message: protocol.Exited) -> ExecOutcome:
+def _outcome(message: protocol.Exited | protocol.Table) -> ExecOutcome:
     match message.phase:
         case Phase.EXECUTED:
             return Executed()

@@ -5,6 +5,7 @@ The execution of a production server is a process in a cgroup (`jobmaster.run.lo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,8 +52,8 @@ class Execution(Protocol):
     def note_order(self, order: StopOrder) -> None:
         """Leaves word of a stop order with what outlives this server, before its signal is sent."""
 
-    def signal_main(self, number: int) -> None:
-        """Sends a signal to the main process; one that has died is left alone."""
+    def signal_main(self, number: int) -> bool:
+        """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
     async def signal_others(self, number: int) -> None:
         """Sends a signal to every process but the main one."""
@@ -118,6 +119,9 @@ class ExecutionHost(Protocol):
 
     async def end_others(self) -> None:
         """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged."""
+
+    async def empty_outputs(self) -> Sequence[JobId]:
+        """The jobs whose file of output is there and empty: a server that died before it recorded a job leaves one."""
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """Counters of OOM kills of all jobs, or of those of one owner: when they change, so has a job's.

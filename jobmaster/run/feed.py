@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from jobmaster.errors import EventsForgotten, ServerDraining
-from jobmaster.job.history import Events, JournalledEvent
+from jobmaster.journal.stored import Events, JournalledEvent
 from jobmaster.run.recorder import Records
 
 KEPT: Final = 1_000

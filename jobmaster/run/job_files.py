@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -21,7 +23,7 @@ from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.job.identifier import JobId
+from jobmaster.job.identifier import JobId, parse_job_id
 from jobmaster.launcher.packets import close_all
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 ACQUIRE_SECONDS: Final = 10.0
 """How long the host may take to make a job's cgroup and log file."""
+MOST_EMPTY: Final = 10_000
+"""Empty files of output that one start of a server looks at."""
 UNDO_SECONDS: Final = 2.0
 STARTERS: Final = trio.CapacityLimiter(8)
 """Threads that make cgroups and log files."""
@@ -40,6 +44,23 @@ STARTERS: Final = trio.CapacityLimiter(8)
 def output_path(folder: Path, job_id: JobId) -> Path:
     """Where the output of a job is kept."""
     return folder / f"{job_id}.log"
+
+
+def empty_outputs(folder: Path) -> list[JobId]:
+    """The jobs whose file of output is empty, `MOST_EMPTY` of them at most.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    with os.scandir(folder) as entries:
+        names = (entry.name for entry in entries if entry.name.endswith(".log") and _is_empty(entry))
+        ids = (parse_job_id(name.removesuffix(".log")) for name in names)
+        return list(islice((job_id for job_id in ids if job_id is not None), MOST_EMPTY))
+
+
+def _is_empty(entry: os.DirEntry[str]) -> bool:
+    status = entry.stat(follow_symlinks=False)
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 class Files(Protocol):

@@ -4,32 +4,24 @@ A child is asked for with `Launcher.start` and is *held* then: it is in its cgro
 for the go byte, from the only descriptor that is this side's alone. What becomes of it is told by the launcher, in
 messages that one task receives; death itself is told by the child's pidfd, which needs no launcher.
 
-Sends never block: what the kernel does not take is queued (one message for each caller of `start` and one `ack` for
-each child), and a second task sends it.
+Sends never block: what the kernel does not take is queued, and a second task sends it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import socket
-import subprocess
-import sys
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, assert_never, final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from typing import Final, Protocol, assert_never, final
 
 import trio
 
-from jobmaster.errors import HostError
 from jobmaster.launcher import protocol
 from jobmaster.launcher.packets import EndOfFile, Received, close_all, receive, send
-from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE, ProtocolError
+from jobmaster.launcher.protocol import ProtocolError
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -41,7 +33,12 @@ from jobmaster.run.child import (
     LauncherLost,
     LaunchRefused,
     NeverExecuted,
+    Order,
 )
+from jobmaster.run.inherited import Inherited, InheritedChild
+from jobmaster.run.launcher_sockets import attached_launcher, inherited_launcher
+from jobmaster.run.outbox import Outbox
+from jobmaster.run.start_message import start_message
 
 __all__ = [
     "Child",
@@ -50,11 +47,14 @@ __all__ = [
     "ExecFailed",
     "ExecOutcome",
     "Executed",
+    "Inherited",
+    "InheritedChild",
     "Launch",
     "LaunchRefused",
     "Launcher",
     "LauncherLost",
     "NeverExecuted",
+    "Order",
     "attached_launcher",
     "inherited_launcher",
     "use_launcher",
@@ -65,24 +65,23 @@ logger = logging.getLogger(__name__)
 HELLO_SECONDS: Final = 30.0
 """How long the launcher may take to start and to answer, on a machine that is busy."""
 FAREWELL_SECONDS: Final = 2.0
+MAX_GAP_SECONDS: Final = 300
+"""How long jobs may be without a server that is ready."""
+JOBS_LOCK: Final = "jobs"
+"""Names the lock of the jobs' folder."""
+MAX_CRASHES: Final = 5
+"""How many deaths of servers that were ready, in five minutes, end the jobs."""
 WITHDRAW_SECONDS: Final = 5.0
 """How long a start that was given up may take to end its child; then that is left to the launcher."""
-ATTACHED_END_SECONDS: Final = 15.0
-"""More than the launcher's own bound on ending its children."""
 _BATCH: Final = 64
 """Messages received before other tasks run again."""
-_RETRY_SECONDS: Final = 0.05
-_PROGRAM: Final = Path(protocol.__file__).parent
-_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Outgoing:
-    """A message that waits to be sent; the start of `child` if that is given."""
+class HasDescriptor(Protocol):
+    """A socket, of Trio's or the standard library's."""
 
-    data: bytes
-    descriptors: tuple[int, ...] = ()
-    child: Child | None = None
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 @final
@@ -92,13 +91,13 @@ class Launcher:
     def __init__(self, sock: socket.socket) -> None:
         self.lost = trio.Event()
         """Set when the launcher is gone; every wait for a child has ended then."""
+        self.inherited = Inherited()
+        """What earlier servers have left; complete from the start."""
         self._socket = sock
+        self._hands_over = False
         self._children: dict[str, Child] = {}
         self._released: dict[str, trio.Event] = {}
-        self._outgoing: deque[_Outgoing] = deque()
-        self._has_outgoing = trio.Event()
-        self._is_flushed = trio.Event()
-        self._is_short_of_memory = False
+        self._outbox = Outbox(sock)
 
     async def start(self, launch: Launch, *, cgroup: int, output_read: int, output_write: int) -> Child:
         """Starts a child and returns it held. The caller keeps its descriptors; the child has its own.
@@ -121,73 +120,91 @@ class Launcher:
             raise LauncherLost("the launcher has died")
         borrowed: list[int] = []
         try:
-            data = protocol.encode(_start_message(launch, borrowed))
+            data = protocol.encode(start_message(launch, borrowed))
             go_read, go_write = os.pipe2(os.O_CLOEXEC)
             child = Child(launch.id, go_write, lost=self.lost, forget=self._forget)
             descriptors = (output_write, output_read, go_read, cgroup, *borrowed)
             borrowed.append(go_read)
             self._children[launch.id] = child
-            await self._deliver(_Outgoing(data, descriptors, child), child)
+            await self._deliver(data, descriptors, child)
         except OSError as error:
             raise LaunchRefused(error.errno or errno.EIO) from error
         finally:
             close_all(borrowed)
         return child
 
-    async def _deliver(self, outgoing: _Outgoing, child: Child) -> None:
+    async def _deliver(self, data: bytes, descriptors: tuple[int, ...], child: Child) -> None:
         """Sends a start and waits for the answer; without one that is wanted, nothing is left of it."""
         try:
-            self._post(outgoing)
+            self._outbox.post(data, descriptors, of=child)
             await child._wait_answered()
         except BaseException:
-            if outgoing in self._outgoing:
-                self._outgoing.remove(outgoing)
-            else:
+            if not self._outbox.withdraw(child):
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + WITHDRAW_SECONDS):
                     await child._withdraw()
             child.release()
             raise
 
-    def _forget(self, child_id: str) -> trio.Event:
-        """Has the launcher forget a child; the event is set when it has, or is lost."""
+    def keep(self, *, kill_fd: int, locks: Mapping[str, int]) -> None:
+        """Has the launcher hold duplicates of these, in place of what it held; the caller keeps its own.
+
+        Args:
+            kill_fd: cgroup.kill of the jobs' folder, O_WRONLY: everything in there is killed when the jobs are to end
+                and no server does it.
+            locks: descriptors by name; the next server gets them, and nobody else before the last job is gone.
+        """
+        self._say(protocol.Keep(locks=tuple(locks)), (kill_fd, *locks.values()))
+
+    def say_ready(
+        self,
+        listeners: Sequence[tuple[str, HasDescriptor]] = (),
+        *,
+        max_gap: int = MAX_GAP_SECONDS,
+        max_crashes: int = MAX_CRASHES,
+    ) -> None:
+        """This server serves: from now on its children outlive it, unless the launcher is attached.
+
+        Args:
+            listeners: the listening sockets with their names; the launcher holds duplicates for the next server.
+            max_gap: seconds without a server that is ready, after which the launcher ends the jobs.
+            max_crashes: how many deaths of servers that were ready, in five minutes, have it end them.
+        """
+        names = tuple(name for name, _ in listeners)
+        message = protocol.Ready(listeners=names, max_gap=max_gap, max_crashes=max_crashes)
+        self._say(message, tuple(listener.fileno() for _, listener in listeners))
+
+    def say_stopping(self) -> None:
+        """This server accepts no more and ends its jobs: the launcher closes the listening sockets too."""
+        self._say(protocol.Stopping())
+
+    def order(self, child_id: str, order: Order) -> None:
+        """Leaves an order for a child with the launcher, for the next server; to be called before its signal is sent.
+
+        The first one is kept. Returns when it is sent or queued.
+        """
+        self._say(order.message(child_id))
+
+    async def hand_over(self) -> None:
+        """Leaves the children to the next server: this one ends on purpose and says no farewell.
+
+        Every child was left or released by then. Returns when the launcher has been told, after `FAREWELL_SECONDS` at
+        most.
+        """
+        self._hands_over = True
+        await self._say_last(protocol.HandOver())
+
+    def _say(self, message: protocol.FromServer, descriptors: tuple[int, ...] = ()) -> None:
+        if not self.lost.is_set():
+            self._outbox.post(protocol.encode(message), descriptors)
+
+    def _forget(self, child_id: str, is_recorded: bool) -> trio.Event:
+        """Drops a child, and has the launcher forget one whose end is recorded: the event is set when it has."""
         del self._children[child_id]
-        if self.lost.is_set():
-            return self.lost
+        if self.lost.is_set() or not is_recorded:
+            return _happened()
         self._released[child_id] = trio.Event()
-        self._post(_Outgoing(protocol.encode(protocol.Ack(id=child_id))))
+        self._outbox.post(protocol.encode(protocol.Ack(id=child_id)))
         return self._released[child_id]
-
-    def _post(self, outgoing: _Outgoing) -> None:
-        """Sends a message now, or leaves it to the sending task."""
-        if self._outgoing or not self._try_to_send(outgoing):
-            self._outgoing.append(outgoing)
-            self._has_outgoing.set()
-
-    def _try_to_send(self, outgoing: _Outgoing) -> bool:
-        """Whether the message is done with: taken by the kernel, refused by it, or nobody is left to read it."""
-        try:
-            send(self._socket, outgoing.data, outgoing.descriptors)
-        except (BrokenPipeError, ConnectionResetError):
-            return True  # the receiving task sees the end, after what came before it
-        except OSError as error:
-            if outgoing.child is None or isinstance(error, BlockingIOError):
-                self._is_short_of_memory = not isinstance(error, BlockingIOError)
-                return False
-            outgoing.child._on_refused(error.errno or errno.EIO)
-        return True
-
-    async def _send_queued(self) -> None:
-        while True:
-            await self._has_outgoing.wait()
-            while self._outgoing and self._try_to_send(self._outgoing[0]):
-                self._outgoing.popleft()
-            if self._outgoing:
-                if self._is_short_of_memory:
-                    await trio.sleep(_RETRY_SECONDS)
-                await trio.lowlevel.wait_writable(self._socket)
-                continue
-            self._has_outgoing = trio.Event()
-            self._is_flushed.set()
 
     async def _receive(self) -> None:
         try:
@@ -211,29 +228,17 @@ class Launcher:
 
     def _on_message(self, received: Received) -> None:
         match received.message:
-            case protocol.Hello() | protocol.Start() | protocol.Ack() | protocol.Farewell():
-                close_all(received.descriptors)
-                return
+            case protocol.Started() | protocol.Refused() | protocol.Executed() | protocol.Exited() as message:
+                child = self._children.get(message.id)
+                if child is not None:
+                    _tell(child, message, received.descriptors)
+                    return  # else it was released meanwhile
             case protocol.Forgotten(id=child_id):
                 if (forgotten := self._released.pop(child_id, None)) is not None:
                     forgotten.set()
-                return
-            case message:
-                child = self._children.get(message.id)
-        if child is None:  # released meanwhile
-            close_all(received.descriptors)
-            return
-        match message:
-            case protocol.Started():
-                child._on_started(message, *received.descriptors[:1])
-            case protocol.Refused():
-                child._on_refused(message.errno)
-            case protocol.Executed():
-                child._on_executed()
-            case protocol.Exited():
-                child._on_exited(message)
-            case unreachable:
-                assert_never(unreachable)
+            case _:
+                pass
+        close_all(received.descriptors)
 
     def _lose(self, why: str) -> None:
         if not self.lost.is_set():
@@ -242,96 +247,117 @@ class Launcher:
 
     def _end(self) -> None:
         self.lost.set()
-        self._outgoing.clear()
-        self._is_flushed.set()
+        self._outbox.close()
         for forgotten in self._released.values():
             forgotten.set()
         for child in self._children.values():
             child._on_lost()
 
-    async def _greet(self, kill_fd: int, lock_fd: int) -> None:
+    async def _greet(self) -> None:
+        """Says hello and reads what earlier servers have left.
+
+        Raises:
+            LauncherLost: the launcher does not answer, or not so.
+        """
         try:
             with trio.fail_after(HELLO_SECONDS):
-                send(self._socket, protocol.encode(protocol.Hello()), (kill_fd, lock_fd))
-                await trio.lowlevel.wait_readable(self._socket)
-                answer = receive(self._socket)
+                send(self._socket, protocol.encode(protocol.Hello()), ())
+                answer = await self._next_received()
+                close_all(answer.descriptors)
+                if not isinstance(answer.message, protocol.Hello):
+                    raise LauncherLost(
+                        "the launcher does not speak this protocol; start the server with jobmaster.serve"
+                    )
+                while not self._inherit(await self._next_received()):
+                    pass
         except (OSError, EndOfFile, ProtocolError, trio.TooSlowError) as error:
             raise LauncherLost("the launcher does not answer; see what it wrote to stderr") from error
-        close_all(answer.descriptors)
-        if not isinstance(answer.message, protocol.Hello):
-            raise LauncherLost("the launcher does not speak this protocol; start the server with jobmaster.serve")
 
-    async def _say_farewell(self) -> None:
+    async def _next_received(self) -> Received:
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            with suppress(BlockingIOError):
+                return receive(self._socket)
+
+    def _inherit(self, received: Received) -> bool:
+        """Takes what an earlier server has left; whether that was all of it."""
+        match received.message:
+            case protocol.Table() as row:
+                child = Child(row.id, lost=self.lost, forget=self._forget)
+                self._children[row.id] = child
+                self.inherited.add(row, received.descriptors, child)
+            case protocol.Order() as order if order.id in self.inherited.children:
+                self.inherited.children[order.id].order = Order.of(order)
+            case protocol.TableEnd() as end:
+                self.inherited.finish(end, received)
+                return True
+            case _:
+                self._on_message(received)
+        return False
+
+    async def _say_last(self, message: protocol.HandOver | protocol.Farewell) -> None:
         with trio.move_on_after(FAREWELL_SECONDS):
-            self._post(_Outgoing(protocol.encode(protocol.Farewell())))
-            while self._outgoing:
-                self._is_flushed = trio.Event()
-                await self._is_flushed.wait()
+            self._outbox.post(protocol.encode(message))
+            await self._outbox.wait_empty()
 
 
-def _start_message(launch: Launch, descriptors: list[int]) -> protocol.Start:
-    """The message; long strings go into a memfd, which is appended to `descriptors`."""
-    strings = protocol.pack_strings(launch.working_folder, launch.argv, launch.environment)
-    if len(strings) > protocol.MAX_STRINGS_BYTES:
-        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-    if len(strings) > protocol.INLINE_BYTES:
-        descriptors.append(_sealed(strings))
-        strings = b""
-    account = launch.account
-    return protocol.Start(
-        id=launch.id,
-        uid=None if account is None else account.uid,
-        gid=None if account is None else account.gid,
-        groups=() if account is None else account.groups,
-        keeps_capabilities=account is not None and account.keeps_capabilities,
-        umask=launch.umask,
-        open_files=launch.open_files,
-        nice=launch.nice,
-        oom_score_adj=launch.oom_score_adj,
-        argument_count=len(launch.argv),
-        strings=strings,
-    )
+def _tell(
+    child: Child,
+    message: protocol.Started | protocol.Refused | protocol.Executed | protocol.Exited,
+    descriptors: tuple[int, ...],
+) -> None:
+    """Tells a child what the launcher has told of it."""
+    match message:
+        case protocol.Started():
+            child._on_started(message, *descriptors[:1])
+        case protocol.Refused():
+            child._on_refused(message.errno)
+        case protocol.Executed():
+            child._on_executed()
+        case protocol.Exited():
+            child._on_exited(message)
+        case unreachable:
+            assert_never(unreachable)
 
 
-def _sealed(data: bytes) -> int:
-    """A memfd with this content that nobody can change."""
-    fd = os.memfd_create("jobmaster-start", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+def _happened() -> trio.Event:
+    event = trio.Event()
+    event.set()
+    return event
 
 
 @asynccontextmanager
-async def use_launcher(sock: socket.socket, *, kill_fd: int, lock_fd: int) -> AsyncIterator[Launcher]:
-    """The launcher at the other end of `sock`, for the block; closes the socket.
+async def use_launcher(
+    sock: socket.socket, *, kill_fd: int | None = None, lock_fd: int | None = None
+) -> AsyncIterator[Launcher]:
+    """The launcher at the other end of `sock`, for the block; closes the socket and what nobody took of `inherited`.
 
-    After a block that ends by itself the launcher kills what was not released, and no more. After one that ends by an
-    exception it also kills all that is in the cgroup of `kill_fd`.
+    After a block that ends by itself the launcher kills what was not released, and no more, unless the block has handed
+    over. After one that ends by an exception, or with this process, it keeps everything for the next server if this one
+    was ready, else it also kills all that is in the jobs' cgroup.
 
     Args:
         sock: from `inherited_launcher` or `attached_launcher`.
-        kill_fd: cgroup.kill of the jobs' folder, O_WRONLY.
-        lock_fd: holds the lock of that folder; the launcher's duplicate holds it until the last job is gone.
+        kill_fd: as of `Launcher.keep`, where this server has it before it knows what it inherits.
+        lock_fd: the lock of the jobs' folder, likewise.
 
     Raises:
         LauncherLost: it does not answer.
+        HostError: what earlier servers have left cannot be taken over.
     """
     launcher = Launcher(sock)
-    with sock:
-        await launcher._greet(kill_fd, lock_fd)
+    with sock, closing(launcher.inherited):
+        await launcher._greet()
+        if kill_fd is not None:
+            launcher.keep(kill_fd=kill_fd, locks={} if lock_fd is None else {JOBS_LOCK: lock_fd})
         service = trio.CancelScope(shield=True)  # ends with the block, whose jobs need it to be told of their ends
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_serve_within, service, launcher)
                 try:
                     yield launcher
-                    await launcher._say_farewell()
+                    if not launcher._hands_over:
+                        await launcher._say_last(protocol.Farewell())
                 finally:
                     service.cancel()
         finally:
@@ -342,44 +368,4 @@ async def _serve_within(scope: trio.CancelScope, launcher: Launcher) -> None:
     with scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(launcher._receive)
-            nursery.start_soon(launcher._send_queued)
-
-
-def inherited_launcher() -> socket.socket | None:
-    """The socket to the launcher that started this process; None for a process that has none. Ask once.
-
-    Raises:
-        HostError: the environment names a descriptor that is no such socket.
-    """
-    number = os.environ.pop(ENVIRONMENT_VARIABLE, None)
-    if number is None:
-        return None
-    try:
-        sock = socket.socket(fileno=int(number))
-        sock.set_inheritable(False)
-    except (OSError, ValueError) as error:
-        raise HostError(f"{ENVIRONMENT_VARIABLE}={number} names no socket; unset it") from error
-    return sock
-
-
-@asynccontextmanager
-async def attached_launcher() -> AsyncIterator[socket.socket]:
-    """A launcher of this process's own, for the block: the socket for `use_launcher`.
-
-    At the end it has killed and reaped its children.
-    """
-    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with own:
-        with other:
-            command = [sys.executable, "-I", "-S", str(_PROGRAM), "--attached", str(other.fileno())]
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.DEVNULL, pass_fds=(other.fileno(),), start_new_session=True
-            )
-        try:
-            yield own
-        finally:
-            own.close()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + ATTACHED_END_SECONDS):
-                await process.wait()
-            if process.returncode is None:
-                process.kill()
+            nursery.start_soon(launcher._outbox.run)

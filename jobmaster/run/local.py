@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError
+from jobmaster.errors import HostError, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -29,7 +29,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.pump import Pump
-from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted
+from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted, Order
 from jobmaster.run.execution import Spawned
 from jobmaster.run.job_files import (
     STARTERS,
@@ -38,6 +38,7 @@ from jobmaster.run.job_files import (
     JobFiles,
     acquire,
     discard,
+    empty_outputs,
     output_path,
 )
 from jobmaster.run.launcher import Launcher
@@ -49,10 +50,14 @@ logger = logging.getLogger(__name__)
 WORKING_FOLDER: Final = "/"
 CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
+LAUNCH_SECONDS: Final = 10.0
+"""How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
 """Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log."""
+_STOP: Final = "stop"
+"""The kind of a stop order, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
 """The bit of a wait status beside the signal (wait(2))."""
 
@@ -100,7 +105,8 @@ class LocalTerms:
 class LocalExecution:
     """An `Execution`: a child of the launcher and its cgroup."""
 
-    def __init__(self, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+    def __init__(self, launcher: Launcher, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+        self._launcher = launcher
         self._child = child
         self._cgroup = cgroup
         self._command = command
@@ -136,11 +142,11 @@ class LocalExecution:
 
     def note_order(self, order: StopOrder) -> None:
         """Tells the launcher."""
-        self._child.note_order(order)
+        self._launcher.order(self._child.id, Order(kind=_STOP, at=order.requested_at, by=order.by, reason=order.reason))
 
-    def signal_main(self, number: int) -> None:
+    def signal_main(self, number: int) -> bool:
         """By the pidfd."""
-        self._child.send_signal(number)
+        return self._child.send_signal(number)
 
     async def signal_others(self, number: int) -> None:
         """To each process of the cgroup, in a thread: there may be thousands."""
@@ -184,6 +190,10 @@ def death_of(status: ChildStatus) -> Death:
     return Signalled(number, core_dumped=bool(status.wait_status & _CORE_DUMPED))
 
 
+def _stop_order(order: Order) -> StopOrder:
+    return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
+
+
 class LocalHost:
     """Makes executions."""
 
@@ -212,18 +222,14 @@ class LocalHost:
             lambda: JobFiles(terms.tree, terms.limit_writes, terms.output_folder, job_id=job_id, owner=owner)
         )
         try:
-            launch = terms.launch(job_id, owner, specification)
-            with host_errors_translated():
-                child = await self._launcher.start(
-                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
-                )
+            child = await self._hold(terms.launch(job_id, owner, specification), files)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                 await discard(files)
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
-        execution = LocalExecution(child, files.cgroup, specification.command, terms.account)
+        execution = LocalExecution(self._launcher, child, files.cgroup, specification.command, terms.account)
         return Spawned(
             execution=execution,
             log=files.log,
@@ -251,11 +257,13 @@ class LocalHost:
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
         return Spawned(
-            execution=LocalExecution(inherited.child, files.cgroup, record.command.command, terms.account),
+            execution=LocalExecution(
+                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account
+            ),
             log=files.log,
             pump=Pump(inherited.output_read, files.log),
             start_time=inherited.child.start_time,
-            order=inherited.order,
+            order=None if inherited.order is None else _stop_order(inherited.order),
         )
 
     async def end_others(self) -> None:
@@ -274,6 +282,22 @@ class LocalHost:
                 await trio.sleep(0.02)
         for path in left:
             logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
+
+    async def empty_outputs(self) -> Sequence[JobId]:
+        """The jobs whose file of output is empty, `MOST_EMPTY` of them at most."""
+        return await run_in_thread(STARTERS, empty_outputs, self.terms.output_folder, abandon=True)
+
+    async def _hold(self, launch: Launch, files: JobFiles) -> Child:
+        try:
+            with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+                return await self._launcher.start(
+                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
+                )
+        except trio.TooSlowError:
+            logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)
+            raise ServerBusy(
+                f"the server's host did not make a process for a new job within {LAUNCH_SECONDS:.0f} s; try again later"
+            ) from None
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

@@ -1,16 +1,14 @@
-"""What supervisors and registry need of a journal, as protocols: events that become durable, and what is read back."""
+"""What supervisors and registry need of the journal, as protocols: events that become durable, and what is read back."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Protocol
 
-from jobmaster.job.history import Events, JobQuery, Page
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord
+from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
+from jobmaster.journal.stored import Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
 
 
 class Recorder(Protocol):
@@ -22,7 +20,7 @@ class Recorder(Protocol):
         A caller that is cancelled before the event is taken for writing has it withdrawn; later, the call returns.
 
         Raises:
-            JournalUnavailable: it is not known to be durable.
+            JournalUnavailable: it is not durable. Any event but a launch may become so.
         """
 
     def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
@@ -32,63 +30,42 @@ class Recorder(Protocol):
             job_id: whose.
             event: what happened.
             request_error: of a job that was never executed: what its request id is to be answered from now on.
+
+        Raises:
+            JournalUnavailable: too many events wait to be written.
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What became of a Start with a request id: a job, or an error that is to be repeated."""
-
-    digest: bytes
-    job_id: JobId | None
-    error: RequestError | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """Which records of ended jobs are kept.
-
-    Attributes:
-        jobs: of all clients; of the client that has most, the oldest goes first.
-        jobs_of_client: of one client.
-        age: since their end; None keeps them whatever their age.
-    """
-
-    jobs: int
-    jobs_of_client: int
-    age: timedelta | None = None
-
-
 class Records(Recorder, Protocol):
-    """The records of all jobs, those that have ended included."""
+    """The records of all jobs, those that have ended included. Every question may raise JournalUnavailable."""
 
-    async def open_jobs(self) -> Sequence[JobRecord]:
+    async def open_jobs(self) -> Sequence[OpenJob]:
         """The jobs that have not ended."""
 
-    async def job(self, job_id: JobId) -> JobRecord | None:
-        """The record of a job."""
-
-    async def request(self, owner: str, request_id: str) -> Request | None:
-        """What became of a Start with this request id, if there was one."""
+    async def find(self, job_id: JobId) -> StoredJob | None:
+        """A job."""
 
     async def page(self, query: JobQuery) -> Page:
         """The newest jobs that a query wants."""
 
     async def events(self, after: int, owner: str | None, limit: int) -> Events:
-        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+        """What happened after a sequence number, to the jobs of one client or (None) of all."""
 
     @property
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
 
     async def wait_after(self, seq: int) -> None:
-        """Returns when there are events after `seq`."""
+        """Returns when there are events after a sequence number."""
 
-    async def settled(self) -> None:
-        """Waits until everything that was posted until now is written, or cannot be."""
+    async def request(self, owner: str, request_id: str) -> StoredRequest | None:
+        """What a client's request id stands for."""
 
-    async def expired(self, retention: Retention, limit: int) -> Sequence[JobId]:
-        """Ended jobs that are not to be kept, those that ended first first."""
+    async def settle(self) -> None:
+        """Returns when everything that was given until now is written, or cannot be."""
+
+    async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
+        """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
 
     async def remove(self, job_ids: Sequence[JobId]) -> None:
-        """Forgets jobs."""
+        """Forgets ended jobs."""

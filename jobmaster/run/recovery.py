@@ -14,6 +14,7 @@ from jobmaster.errors import JobmasterError
 from jobmaster.job.cause import Evidence, cause_of
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Closing, Finished, Held
+from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
 from jobmaster.threads import run_in_thread
@@ -68,14 +69,14 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     adopted: list[tuple[JobRecord, Spawned]] = []
     with trio.move_on_after(RECOVERY_SECONDS):
         async with trio.open_nursery() as nursery:
-            for record in found:
-                nursery.start_soon(_adopt, host, record, adopted)
+            for job in found:
+                nursery.start_soon(_adopt, host, job.record, adopted)
     await host.end_others()
     known = {record.id for record, _ in adopted}
-    lost = [record for record in found if record.id not in known]
-    for record in lost:
-        await _end_lost(host, records, record)
-    return Recovered(adopted=adopted, lost=lost)
+    lost = [job for job in found if job.record.id not in known]
+    for job in lost:
+        await _end_lost(host, records, job)
+    return Recovered(adopted=adopted, lost=[job.record for job in lost])
 
 
 async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[JobRecord, Spawned]]) -> None:
@@ -88,9 +89,9 @@ async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[Job
             adopted.append((record, spawned))
 
 
-async def _end_lost(host: ExecutionHost, records: Records, record: JobRecord) -> None:
+async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None:
     """Records the end of a job whose processes are gone, with the best-known cause and time."""
-    state = record.state
+    record, state = job.record, job.record.state
     closing = state if isinstance(state, Closing) else None
     evidence = Evidence(
         death=closing.death if closing else None,
@@ -102,7 +103,7 @@ async def _end_lost(host: ExecutionHost, records: Records, record: JobRecord) ->
         memory_max=record.memory_max,
         lost_because="the server and its launcher died, or the host was restarted, while it ran",
     )
-    kept = await _look(host, record)
+    kept = await _look(host, record, job.last_event_at)
     await records.record(
         record.id,
         Finished(
@@ -117,9 +118,9 @@ class _Kept:
     at: datetime
 
 
-async def _look(host: ExecutionHost, record: JobRecord) -> _Kept:
-    """The size of the output that is kept, and when the job was last seen to write any."""
-    seen = _Kept(size=0, at=record.state.started_at)
+async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime) -> _Kept:
+    """The size of the output that is kept, and when the job was last known to be there or to write any."""
+    seen = _Kept(size=0, at=last_event_at)
     path = host.output_path(record.id)
     try:
         status = await run_in_thread(LOOKERS, path.stat, abandon=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,19 +25,26 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError, JobNotFound, PermissionRefused, ServerBusy, ServerDraining
+from jobmaster.errors import (
+    HostError,
+    JobmasterError,
+    JobNotFound,
+    PermissionRefused,
+    ServerBusy,
+    ServerDraining,
+)
 from jobmaster.identity.policy import Identity, Role, may_touch
 from jobmaster.job.cause import FailedToStart
-from jobmaster.job.history import JobQuery, Page, StoredJob
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
+from jobmaster.journal.stored import JobQuery, Page, Retention, StoredJob
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost, Spawned
 from jobmaster.run.feed import Feed, News
-from jobmaster.run.recorder import Records, Retention
+from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
@@ -87,7 +94,7 @@ class Bounds:
     @property
     def retention(self) -> Retention:
         """What is kept of the ended ones."""
-        return Retention(jobs=self.ended, jobs_of_client=self.ended_of_client, age=self.age)
+        return Retention(ended=self.ended, ended_of_client=self.ended_of_client, age=self.age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +141,7 @@ class Registry:
         *,
         grace_seconds: float,
         bounds: Bounds,
-        hands_over: bool,
+        hands_over: Callable[[], bool],
     ) -> None:
         self._host = host
         self._records = records
@@ -212,8 +219,12 @@ class Registry:
         logger.info("job %s started by %s: %r", job_id, caller.name, specification)
         return job_id
 
+    @property
+    def _takes_no_more(self) -> bool:
+        return self._is_draining or self._is_cancelled
+
     def _hands_over(self) -> bool:
-        return self._is_cancelled and self._may_hand_over and not self._is_draining
+        return self._is_cancelled and self._may_hand_over() and not self._is_draining
 
     def _add(self, job_id: JobId, live: _Live) -> _Live:
         self._live[job_id] = live
@@ -230,7 +241,7 @@ class Registry:
             self._forget(job_id, live.supervisor)
 
     def _admit(self, owner: str) -> None:
-        if self._is_draining:
+        if self._takes_no_more:
             raise ServerDraining("the server is shutting down")
         stuck = Counter(owner for owner, _ in self._leftovers)
         if len(self._live) + stuck.total() >= self._bounds.running:
@@ -261,7 +272,7 @@ class Registry:
             logger.exception("%r: a bug in the server ended this job", live.supervisor)
         finally:
             self._retire(job_id, live)  # where it never had a supervisor
-        if self._is_draining and (live.supervisor is None or _was_never_executed(live.supervisor)):
+        if self._takes_no_more and (live.supervisor is None or _was_never_executed(live.supervisor)):
             raise ServerDraining("the server is shutting down")
 
     async def _spawn(self, job_id: JobId, live: _Live, request: RequestKey | None) -> Launched:
@@ -377,9 +388,10 @@ class Registry:
         return self.known(caller, key) or await self._find_recorded(caller, key)
 
     async def _find_recorded(self, caller: Identity, job_id: JobId) -> Job:
-        record = None if job_id in self._to_forget else await self._records.job(job_id)
-        if record is None:
+        stored = None if job_id in self._to_forget else await self._records.find(job_id)
+        if stored is None:
             raise JobNotFound(_NO_SUCH_JOB)
+        record = stored.record
         _check(caller, record)
         if isinstance(record.state, Ended):
             ended = self._ended(record)
@@ -476,6 +488,17 @@ class Registry:
         while self._live:
             await self._change.park()
 
+    async def hand_over(self) -> None:
+        """Takes no more jobs, gives up those that are being started and leaves the others to the next server.
+
+        Returns when all are left.
+        """
+        self._is_cancelled = True
+        for live in tuple(self._live.values()):
+            live.scope.cancel()
+        while self._live:
+            await self._change.park()
+
     def hurry(self) -> None:
         """Ends the grace period of every job that is being stopped, now and from now on."""
         self._terms = replace(self._terms, grace_seconds=0.0)
@@ -485,12 +508,17 @@ class Registry:
 
     # --- what is always there -----------------------------------------------------------------------------------------
 
+    async def forget_given_up(self) -> None:
+        """Forgets the jobs that nobody was told of."""
+        await forget_expired(self._host, self._records, self._bounds.retention, tuple(self._to_forget))
+
     async def watch(self) -> None:
         """Removes files of forgotten jobs, looks for OOM kills, and tries to remove leftovers, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._notice_cancellation)
             nursery.start_soon(self._remover.run)
             nursery.start_soon(self._keep_within_bounds)
+            nursery.start_soon(self._remove_half_made)
             nursery.start_soon(self._look_for_oom_kills)
             nursery.start_soon(self._remove_leftovers)
 
@@ -499,6 +527,15 @@ class Registry:
             await trio.sleep_forever()
         finally:
             self._is_cancelled = True
+
+    async def _remove_half_made(self) -> None:
+        """Removes the files of jobs that an earlier server had not recorded when it died."""
+        try:
+            for job_id in await self._host.empty_outputs():
+                if job_id not in self._live and await self._records.find(job_id) is None and job_id not in self._live:
+                    self._remover.remove(self._host.output_path(job_id))
+        except (JobmasterError, OSError) as error:
+            logger.warning("files of jobs that were never recorded may be left: %s", error)
 
     async def _keep_within_bounds(self) -> None:
         while True:
@@ -569,14 +606,15 @@ async def open_registry(
     *,
     grace_seconds: float,
     bounds: Bounds = Bounds(),  # a frozen value
-    hands_over: bool = False,
+    hands_over: Callable[[], bool] = lambda: False,
 ) -> AsyncIterator[Registry]:
     """A registry for the block.
 
     After a block that ends by itself every job is stopped, with grace, and gone; after one that ends by an exception or a
-    cancellation too, unless the registry `hands_over`: then another server goes on with the jobs.
+    cancellation too, unless the registry `hands_over` then: another server goes on with the jobs.
     """
     remover = FileRemover(bounds.ended)
+    registry: Registry | None = None
     try:
         async with trio.open_nursery() as nursery:
             registry = Registry(
@@ -594,7 +632,7 @@ async def open_registry(
                 yield registry
                 is_over = True
             finally:
-                if is_over or not hands_over:
+                if is_over or not hands_over():
                     with trio.CancelScope(shield=True) as scope:
                         scope.deadline = trio.current_time() + grace_seconds + MOST_SECONDS + RECORD_SECONDS + 5.0
                         await registry.drain()
@@ -602,3 +640,6 @@ async def open_registry(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
             await remover.finish()
+        if registry is not None:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+                await registry.forget_given_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from pathlib import Path
 from typing import Final, NoReturn
@@ -42,23 +43,26 @@ class FileRemover:
 
     async def run(self) -> NoReturn:
         """Removes files until cancelled."""
+        retry_at = math.inf
         while True:
-            await self._added.wait()
+            with trio.CancelScope(deadline=retry_at):
+                await self._added.wait()
             self._added = trio.Event()
+            if trio.current_time() >= retry_at:
+                retry_at = math.inf
+                self._pending.extend(self._take_failed())
             await self._remove_pending()
             if self._failed:
-                await trio.sleep(RETRY_SECONDS)
-                self._try_again()
+                retry_at = min(retry_at, trio.current_time() + RETRY_SECONDS)
 
     async def finish(self) -> None:
         """Tries once to remove what is still there; to be called when `run` has ended. Bounded by its caller."""
-        self._try_again()
+        self._pending.extend(self._take_failed())
         await self._remove_pending()
 
-    def _try_again(self) -> None:
-        self._pending.extend(self._failed)
-        self._failed.clear()
-        self._added.set()
+    def _take_failed(self) -> list[tuple[Path, int]]:
+        failed, self._failed = self._failed, []
+        return failed
 
     async def _remove_pending(self) -> None:
         while self._pending:

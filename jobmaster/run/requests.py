@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import RequestIdReused, ServerBusy
+from jobmaster.errors import RequestIdReused
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
 from jobmaster.run.recorder import Records
@@ -41,7 +41,7 @@ class Requests:
             return await self._found(owner, key) or await start()
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
-                await self._records.settled()
+                await self._records.settle()
             raise
         finally:
             self._under_way.pop(name).set()
@@ -54,6 +54,4 @@ class Requests:
             raise RequestIdReused("request_id was given with another command before; give each request its own")
         if stored.error is not None:
             raise stored.error.error()
-        if stored.job_id is None:
-            raise ServerBusy("an earlier request with this request_id is not settled yet; try again later")
         return stored.job_id

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Collection, Sequence
+
+import trio
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.identifier import JobId
+from jobmaster.journal.stored import Retention
 from jobmaster.run.execution import ExecutionHost
-from jobmaster.run.recorder import Records, Retention
-from jobmaster.run.removal import REMOVERS
+from jobmaster.run.recorder import Records
+from jobmaster.run.removal import LAST_SECONDS, REMOVERS
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
-
-BATCH: Final = 50
-"""Records that are removed in one transaction."""
 
 
 async def forget_expired(
@@ -30,17 +29,28 @@ async def forget_expired(
     """
     forgotten: list[JobId] = []
     try:
-        await records.settled()  # the end of a job has to be there before the job can go
+        await records.settle()  # the end of a job has to be there before the job can go
         await records.remove(tuple(given_up))
-        while expired := await records.expired(retention, BATCH):
-            removed = [job_id for job_id in expired if await _is_removed(host, job_id)]
-            await records.remove(removed)
+        while expired := await records.expired(retention):
+            removed = await _forget(host, records, [job_id for job_id, _ in expired])
             forgotten += removed
             if len(removed) < len(expired):
                 break
     except (JournalUnavailable, NoThread) as error:
         logger.warning("ended jobs are kept longer than they should be: %s", error)
     return forgotten
+
+
+async def _forget(host: ExecutionHost, records: Records, job_ids: Sequence[JobId]) -> list[JobId]:
+    removed: list[JobId] = []
+    try:
+        for job_id in job_ids:
+            if await _is_removed(host, job_id):
+                removed.append(job_id)  # noqa: PERF401  # what is removed counts where this is cancelled
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
+            await records.remove(removed)
+    return removed
 
 
 async def _is_removed(host: ExecutionHost, job_id: JobId) -> bool:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobmasterError, JournalUnavailable, ServerBusy
+from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobError, JobmasterError, JournalUnavailable
 from jobmaster.job.cause import Evidence, StopOrder, cause_of, describe
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
 from jobmaster.job.request import RequestError, request_error_of
@@ -194,8 +194,8 @@ class Supervisor:
 
     def _signal_main_to_stop(self) -> None:
         with self._logged("signalling its main process"):
-            self.execution.signal_main(signal.SIGTERM)
-            if not self._has_died():
+            # Whether it lived is asked before: it may handle the signal and end before anybody can look.
+            if self.execution.signal_main(signal.SIGTERM):
                 self._apply(StopSignalled())
         self._stop_ordered.set()
 
@@ -282,7 +282,7 @@ class Supervisor:
             raise
         except BaseException:  # cancelled
             await trio.lowlevel.cancel_shielded_checkpoint()
-            is_to_end = self._ends_with_server or not self._hands_over()
+            is_to_end = self._ends_with_server or not self._is_recorded or not self._hands_over()
             raise
         finally:
             if is_to_end:
@@ -473,7 +473,7 @@ class Supervisor:
     async def _record_end(self, end: Finished, *, nobody_knows: bool) -> None:
         """Records the end and applies it. Of a job that nobody was told of, nobody waits for that."""
         if nobody_knows:
-            self._recorder.post(self._record.id, end, self._request_error)
+            self._post(end, self._request_error)
             self._accept_end(end)
             return
         try:
@@ -530,7 +530,11 @@ class Supervisor:
     def _apply(self, event: JobEvent) -> None:
         self._record = apply(self._record, event)
         if self._is_recorded:
-            self._recorder.post(self._record.id, event)
+            self._post(event)
+
+    def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:
+        with self._logged("recording what happens"):
+            self._recorder.post(self._record.id, event, request_error)
 
     @contextmanager
     def _logged(self, what: str) -> Iterator[None]:
@@ -540,7 +544,7 @@ class Supervisor:
         except Exception as error:  # nothing may keep a job from its end
             if what not in self._complaints:
                 self._complaints.add(what)
-                is_a_bug = not isinstance(error, HostError | OSError | ServerBusy)
+                is_a_bug = not isinstance(error, HostError | OSError | JobError)
                 logger.error("%r: %s failed: %s", self, what, error, exc_info=is_a_bug)
 
 

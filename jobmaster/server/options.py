@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,21 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+from jobmaster.journal.connection import Synchronous
 
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
 DEFAULT_GRACE_SECONDS: Final = 10.0
 DEFAULT_MAX_JOBS: Final = 1_000
+DEFAULT_KEPT_JOBS: Final = 10_000
+DEFAULT_KEPT_DAYS: Final = 30
+DEFAULT_MAX_GAP: Final = 300
+DEFAULT_MAX_CRASHES: Final = 5
 _MOST_JOBS: Final = 100_000
+_MOST_KEPT: Final = 1_000_000
+_MOST_DAYS: Final = 3_650
+_MOST_GAP: Final = 86_400
+_MOST_CRASHES: Final = 1_000
 _MAX_GRACE_SECONDS: Final = 3600.0
 
 _DESCRIPTION: Final = """\
@@ -56,6 +66,11 @@ class ServerOptions:
         run_as: the user of the jobs, None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
         max_jobs: running jobs, of all clients together.
+        durability: how the journal is written.
+        keep_jobs: ended jobs that are kept, of all clients together.
+        keep_for: how long after its end a job is kept.
+        max_gap_seconds: how long jobs may be without a server, while it is started again.
+        max_crashes: deaths of the server in five minutes, at which its jobs are ended.
     """
 
     output_folder: Path
@@ -70,6 +85,11 @@ class ServerOptions:
     limits: Limits = DEFAULT_LIMITS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     max_jobs: int = DEFAULT_MAX_JOBS
+    durability: Synchronous = Synchronous.FULL
+    keep_jobs: int = DEFAULT_KEPT_JOBS
+    keep_for: timedelta | None = timedelta(days=DEFAULT_KEPT_DAYS)
+    max_gap_seconds: int = DEFAULT_MAX_GAP
+    max_crashes: int = DEFAULT_MAX_CRASHES
     verbose: bool = False
 
     def __post_init__(self) -> None:
@@ -107,6 +127,11 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             limits=limits,
             grace_seconds=given.grace,
             max_jobs=given.max_jobs,
+            durability=Synchronous[given.durability.upper()],
+            keep_jobs=given.keep_jobs,
+            keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
+            max_gap_seconds=given.max_gap,
+            max_crashes=given.max_crashes,
             verbose=given.verbose,
         )
     except (ConfigurationError, ValueError) as error:
@@ -140,11 +165,14 @@ def _grace(text: str) -> float:
     return seconds
 
 
-def _max_jobs(text: str) -> int:
-    count = parse_count(text)
-    if count is None or not 1 <= count <= _MOST_JOBS:
-        raise ValueError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
-    return count
+def _number(what: str, low: int, high: int) -> Callable[[str], int]:
+    def parse_number(text: str) -> int:
+        count = parse_count(text)
+        if count is None or not low <= count <= high:
+            raise ValueError(f"{text!r} is not a number of {what} from {low} to {high}")
+        return count
+
+    return parse_number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log every connection and job too")
     _add_place_options(parser.add_argument_group("places"))
     _add_job_options(parser.add_argument_group("jobs"))
+    _add_record_options(parser.add_argument_group("records and restarts"))
     _add_limit_options(parser.add_argument_group("default limits of every job"))
     return parser
 
@@ -218,7 +247,7 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-jobs",
         metavar="N",
-        type=argument(_max_jobs),
+        type=argument(_number("jobs", 1, _MOST_JOBS)),
         default=DEFAULT_MAX_JOBS,
         help=f"jobs that may run at a time (default {DEFAULT_MAX_JOBS}); a client may have a quarter of them",
     )
@@ -227,6 +256,45 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         choices=[policy.value for policy in OomPolicy],
         default=OomPolicy.JOB.value,
         help="who dies when a job runs out of memory: all of the job (default), or the process the kernel picks",
+    )
+
+
+def _add_record_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--durability",
+        choices=[each.name.lower() for each in Synchronous],
+        default=Synchronous.FULL.name.lower(),
+        help="when what happens counts as recorded: full (default) when it is on the disk; normal when the system has "
+        "it, so that a power cut may lose the last seconds; off leaves also the journal's form to luck",
+    )
+    group.add_argument(
+        "--keep-jobs",
+        metavar="N",
+        type=argument(_number("jobs", 1, _MOST_KEPT)),
+        default=DEFAULT_KEPT_JOBS,
+        help=f"ended jobs that are kept with their output (default {DEFAULT_KEPT_JOBS}); a client may have a quarter",
+    )
+    group.add_argument(
+        "--keep-days",
+        metavar="DAYS",
+        type=argument(_number("days", 0, _MOST_DAYS)),
+        default=DEFAULT_KEPT_DAYS,
+        help=f"how long after its end a job is kept (default {DEFAULT_KEPT_DAYS}); 0 keeps it until others need its place",
+    )
+    group.add_argument(
+        "--max-gap",
+        metavar="SECONDS",
+        type=argument(_number("seconds", 1, _MOST_GAP)),
+        default=DEFAULT_MAX_GAP,
+        help="how long jobs run on while the server, which has died or is being upgraded, cannot be started again "
+        f"(default {DEFAULT_MAX_GAP}); then they are killed",
+    )
+    group.add_argument(
+        "--max-crashes",
+        metavar="N",
+        type=argument(_number("crashes", 1, _MOST_CRASHES)),
+        default=DEFAULT_MAX_CRASHES,
+        help=f"crashes of the server in five minutes at which the jobs are killed (default {DEFAULT_MAX_CRASHES})",
     )
 
 

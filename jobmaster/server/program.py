@@ -9,12 +9,12 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 
 from __future__ import annotations
 
-import errno
+import enum
 import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -28,22 +28,23 @@ from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError
 from jobmaster.grpc.server import Dispatcher
-from jobmaster.host.cgroup.interface import GONE, CgroupFileError
-from jobmaster.host.cgroup.lock import take_lock
-from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
-from jobmaster.run.launcher import Launcher, attached_launcher, inherited_launcher, use_launcher
+from jobmaster.journal.journal import open_journal
+from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
-from jobmaster.server.listener import Admission, ConnectionLimits, Listener, open_listeners
+from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
+from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals
+from jobmaster.server.succession import HeldLauncher, hold_launcher, listen, listeners_to_keep
 
-LOCK_SECONDS: Final = 5.0
-"""How long a new server waits for an old one's launcher to end its jobs."""
+JOURNAL: Final = "journal.db"
+"""The journal's name in the output folder."""
+logger = logging.getLogger(__name__)
+
 FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
 LAST_WORD_SECONDS: Final = 2.0
@@ -116,7 +117,7 @@ async def serve(
         ConfigurationError: an option is wrong, or this host cannot do what was asked.
         HostError: the host failed the server.
     """
-    with trio.open_signal_receiver(*END_SIGNALS) as signals, ExitStack() as listening:
+    with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
         certificates = _certificates(options)
         context = server_context(certificates)
         prepared = preparation.prepare(options)
@@ -126,106 +127,119 @@ async def serve(
             of_job=DESCRIPTORS_OF_JOB,
             connections=ConnectionLimits().total,
         )
-        listeners = await _listen(options.host, options.port)
-        for each in listeners:
-            listening.callback(each.socket.close)  # where nothing comes to serve them
-        port: int = listeners[0].socket.getsockname()[1]
-        async with (
-            hold_launcher(prepared.terms.tree) as launcher,
-            open_registry(
-                LocalHost(prepared.terms, launcher),
-                None,
-                grace_seconds=options.grace_seconds,
-                bounds=Bounds(running=plan.jobs),
-            ) as registry,
-        ):
-            api = Api(registry)
-            dispatcher = Dispatcher(services=api.services, status_of=status_of)
-            limits = ConnectionLimits(total=plan.connections)
-            listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
-            for line in (f"jobmaster {__version__}", *prepared.report, *filter(None, [plan.warning])):
-                _say(line)
-            async with trio.open_nursery() as connections:
-                async with trio.open_nursery() as accepting:
-                    accepting.start_soon(_fail_when_lost, launcher)
-                    await accepting.start(listener.serve, listeners, connections)
-                    if not early:
-                        _say(f"ready on {_address(options.host, port)}")
-                        task_status.started(port)
-                        await anext(signals)
-                    accepting.cancel_scope.cancel()
-                await _end_jobs(api, registry, signals)
-                await _end_connections(listener)
-                connections.cancel_scope.cancel()
-        prepared.terms.tree.dispose()
+        async with hold_launcher(prepared.terms.tree, options.output_folder) as held:
+            launcher = held.launcher
+            listeners = await listen(launcher, options.host, options.port, closing)
+            port: int = listeners[0].socket.getsockname()[1]
+            async with (
+                open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
+                open_registry(
+                    LocalHost(prepared.terms, launcher),
+                    journal,
+                    grace_seconds=options.grace_seconds,
+                    bounds=Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for),
+                    hands_over=held.can_hand_over,
+                ) as registry,
+            ):
+                recovered = await registry.recover()
+                api = Api(registry)
+                dispatcher = Dispatcher(services=api.services, status_of=status_of)
+                limits = ConnectionLimits(total=plan.connections)
+                listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
+                report = (*prepared.report, *filter(None, [plan.warning]), *recovered.report)
+                for line in (f"jobmaster {__version__}", *report):
+                    _say(line)
+                async with trio.open_nursery() as connections:
+                    async with trio.open_nursery() as accepting:
+                        await accepting.start(listener.serve, listeners, connections)
+                        ending = Ending.STOP
+                        if not early:
+                            launcher.say_ready(
+                                listeners_to_keep(listeners, options.host, options.port),
+                                max_gap=options.max_gap_seconds,
+                                max_crashes=options.max_crashes,
+                            )
+                            _say(f"ready on {_address(options.host, port)}")
+                            task_status.started(port)
+                            ending = await _wait_for_end(signals, held)
+                        accepting.cancel_scope.cancel()
+                    await _end_jobs(ending, launcher, api, registry, signals)
+                    await _end_connections(
+                        listener, follower_seconds=0 if ending is Ending.HAND_OVER else FOLLOWER_SECONDS
+                    )
+                    connections.cancel_scope.cancel()
+            if ending is Ending.HAND_OVER:
+                await launcher.hand_over()
+            else:
+                prepared.terms.tree.dispose()
+    if ending is Ending.LAUNCHER_LOST:
+        raise HostError("the launcher is lost, and with it the jobs' main processes: the server cannot go on")
+    if registry.unrecorded:
+        raise HostError(f"the ends of {registry.unrecorded} jobs are not in the journal: they will be told as lost")
 
 
-@asynccontextmanager
-async def hold_launcher(tree: CgroupTree) -> AsyncIterator[Launcher]:
-    """The launcher that started this process, or one of its own; it holds the lock of the jobs' folder too.
+class Ending(enum.Enum):
+    """How the server ends."""
 
-    First, what an earlier server left is ended.
-
-    Raises:
-        ConfigurationError: another server has this folder.
-    """
-    lock = await _take_lock(tree)
-    try:
-        kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            async with AsyncExitStack() as stack:
-                socket = inherited_launcher()
-                if socket is None:
-                    socket = await stack.enter_async_context(attached_launcher())
-                yield await stack.enter_async_context(use_launcher(socket, kill_fd=kill, lock_fd=lock))
-        finally:
-            os.close(kill)
-    finally:
-        os.close(lock)
+    STOP = enum.auto()
+    """With its jobs."""
+    HAND_OVER = enum.auto()
+    """Without them: the next server goes on."""
+    LAUNCHER_LOST = enum.auto()
+    """With them, and with an error."""
 
 
-async def _take_lock(tree: CgroupTree) -> int:
-    with trio.move_on_after(LOCK_SECONDS):
-        while (lock := _try_lock(tree)) is None:  # noqa: ASYNC110  # flock(2) tells by no event
-            await trio.sleep(0.05)
-        return lock
-    raise ConfigurationError(
-        f"another jobmaster server has the cgroup {tree.jobs}; give this one its own --cgroup-root"
-    )
+async def _wait_for_end(signals: AsyncIterator[int], held: HeldLauncher) -> Ending:
+    ending = Ending.LAUNCHER_LOST
+    async with trio.open_nursery() as nursery:
+
+        async def wait_for_signal() -> None:
+            nonlocal ending
+            ending = await _next_ending(signals, held)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(wait_for_signal)
+        await held.launcher.lost.wait()
+        nursery.cancel_scope.cancel()
+    return ending
 
 
-def _try_lock(tree: CgroupTree) -> int | None:
-    try:
-        tree.prepare()  # where an old server has just removed the folder
-    except CgroupFileError as error:
-        if error.errno not in GONE:
-            raise
-        return None
-    return take_lock(tree.jobs)
+async def _next_ending(signals: AsyncIterator[int], held: HeldLauncher) -> Ending:
+    async for number in signals:
+        if number != UPGRADE_SIGNAL:
+            return Ending.STOP
+        if held.can_hand_over():
+            return Ending.HAND_OVER
+        logger.warning("this server cannot hand its jobs over: start it with `python -m jobmaster.serve`")
+    raise AssertionError("signals end with their receiver")
 
 
-async def _fail_when_lost(launcher: Launcher) -> None:
-    await launcher.lost.wait()
-    raise HostError("the launcher is lost, and with it the jobs' main processes: the server cannot go on")
-
-
-async def _end_jobs(api: Api, registry: Registry, signals: AsyncIterator[int]) -> None:
+async def _end_jobs(
+    ending: Ending, launcher: Launcher, api: Api, registry: Registry, signals: AsyncIterator[int]
+) -> None:
     api.drain()
-    async with trio.open_nursery() as ending:
-        ending.start_soon(_hurry_when_told_again, signals, registry)
-        await registry.drain()
-        ending.cancel_scope.cancel()
+    if ending is Ending.HAND_OVER:
+        await registry.hand_over()
+    else:
+        launcher.say_stopping()
+        if ending is Ending.LAUNCHER_LOST:
+            registry.hurry()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_hurry_when_told_again, signals, registry)
+            await registry.drain()
+            nursery.cancel_scope.cancel()
     api.end_streams()
 
 
 async def _hurry_when_told_again(signals: AsyncIterator[int], registry: Registry) -> None:
-    await anext(signals)
-    registry.hurry()
+    async for number in signals:
+        if number != UPGRADE_SIGNAL:
+            registry.hurry()
 
 
-async def _end_connections(listener: Listener) -> None:
+async def _end_connections(listener: Listener, *, follower_seconds: float) -> None:
     listener.shut_down()
-    with trio.move_on_after(FOLLOWER_SECONDS):
+    with trio.move_on_after(follower_seconds):
         await listener.wait_empty()
     listener.give_up_calls()
     with trio.move_on_after(LAST_WORD_SECONDS):
@@ -234,20 +248,6 @@ async def _end_connections(listener: Listener) -> None:
 
 def _address(host_name: str, port: int) -> str:
     return f"[{host_name}]:{port}" if ":" in host_name else f"{host_name}:{port}"
-
-
-async def _listen(listen_host: str, port: int) -> list[trio.SocketListener]:
-    try:
-        return await open_listeners(listen_host, port)
-    except OSError as error:
-        remedy = (
-            "another program has the port; name another with --listen"
-            if error.errno == errno.EADDRINUSE
-            else ("name an address of this host with --listen")
-        )
-        raise ConfigurationError(
-            f"cannot listen on {listen_host}:{port}: {error.strerror or error}; {remedy}"
-        ) from None
 
 
 def _certificates(options: ServerOptions) -> Path:

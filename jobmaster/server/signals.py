@@ -9,6 +9,9 @@ from typing import Final
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """SIGHUP too: it would kill the server, and its jobs with it, without a word."""
 
+UPGRADE_SIGNAL: Final = signal.SIGUSR2
+"""The server hands its jobs over to the next one and ends, as nginx takes it."""
+
 SignalsReceived = Sequence[int]
 
 

@@ -33,6 +33,8 @@ class SendBuffer:
         self._woken = False
         self._has_ended = False
         self._senders = trio.lowlevel.ParkingLot()
+        self._first_senders = trio.lowlevel.ParkingLot()
+        """Those whose turn has come and who found no space then: before all others."""
         self._drained = trio.lowlevel.ParkingLot()
 
     @property
@@ -74,8 +76,11 @@ class SendBuffer:
         self._pending -= count
         if self._drained:
             self._drained.unpark_all()
-        if self._senders and self._pending < HIGH_WATER:
-            self._senders.unpark()
+        if self._pending < HIGH_WATER:
+            self._wake_sender()
+
+    def _wake_sender(self) -> None:
+        (self._first_senders or self._senders).unpark()
 
     def wake(self) -> None:
         """Makes `wait_for_data` return, whether there is data or not."""
@@ -85,6 +90,7 @@ class SendBuffer:
     def end(self) -> None:
         """Nothing will be sent any more: no sender waits, now or later."""
         self._has_ended = True
+        self._first_senders.unpark_all()
         self._senders.unpark_all()
 
     async def wait_for_data(self) -> None:
@@ -96,14 +102,17 @@ class SendBuffer:
     async def wait_until_sendable(self) -> None:
         """Waits until fewer than `HIGH_WATER` bytes are pending, or `end` was called. A checkpoint.
 
-        One waiting sender is woken at a time; it wakes the next, who finds space where the first has not used it.
+        One waiting sender is woken at a time; it wakes the next, who finds space where the first has not used it, and
+        else stays the next. So each has its turn, however much the others have to send.
         """
         if self._pending < HIGH_WATER or self._has_ended:
             await trio.lowlevel.checkpoint()
+        lot = self._senders
         while self._pending >= HIGH_WATER and not self._has_ended:
-            await self._senders.park()
+            await lot.park()
+            lot = self._first_senders
             if self._pending < HIGH_WATER:
-                self._senders.unpark()
+                self._wake_sender()
 
     async def wait_below(self, limit: int) -> None:
         """Waits until at most `limit` bytes are pending."""

@@ -11,12 +11,12 @@ from google.protobuf.json_format import MessageToDict
 
 from jobmaster.api.events import event_message, position_message
 from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped
-from jobmaster.job.history import JournalledEvent, Removed
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, Launched, LimitReport, OomKillsCounted, OutputLost
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import JournalledEvent, Removed
 
 AT: Final = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ID: Final = JobId("0ujtsYcgvSTl8PAuAdqWYSMnLOv")

@@ -11,8 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.api.queries import CAUSE_NAMES, page_token, query_of
 from jobmaster.errors import InvalidRequest
-from jobmaster.job.history import JobQuery
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import JobQuery
 
 MOMENT: Final = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 COMPLETED: Final = ("exited", "failed_to_start", "signalled")

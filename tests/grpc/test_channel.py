@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
@@ -70,6 +71,38 @@ async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypat
         await trio.to_thread.run_sync(process.wait)
         with pytest.raises(TransportError, match="cannot connect to localhost"):
             await jobs.start("true")
+
+
+async def test_calls_that_wait_for_a_connection_give_up_together(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no server comes back, calls at the same time fail of the same tries, not each after its own."""
+    monkeypatch.setattr(channel, "LAST_PAUSE", 0.001)
+    monkeypatch.setattr(channel, "FIRST_PAUSE", 0.001)
+    tries = 0
+
+    async def connect_to(host: str, port: int, _context: object) -> NoReturn:
+        nonlocal tries
+        tries += 1
+        await trio.lowlevel.checkpoint()
+        raise TransportError(f"cannot connect to {host}:{port}: {tries}")
+
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        process.terminate()
+        await trio.to_thread.run_sync(process.wait)
+        monkeypatch.setattr(channel, "_connect", connect_to)
+
+        async def fail_to_start() -> None:
+            with pytest.raises(TransportError, match=f"cannot connect to .*: {channel.TRIES}$"):
+                await jobs.start("true")
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(fail_to_start)
+        assert tries == channel.TRIES
+        with pytest.raises(TransportError):
+            await jobs.start("true")
+        assert tries == 2 * channel.TRIES
 
 
 async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:

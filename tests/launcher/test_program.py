@@ -25,7 +25,7 @@ SAY_SIGNALS: Final = """
 import signal, sys
 def say(number, frame):
     print(signal.Signals(number).name, flush=True)
-for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
     signal.signal(number, say)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())
 print("ready", flush=True)
@@ -118,6 +118,7 @@ def test_signals_reach_the_server() -> None:
             (signal.SIGINT, "SIGINT"),
             (signal.SIGHUP, "SIGTERM"),
             (signal.SIGQUIT, "SIGQUIT"),
+            (signal.SIGUSR2, "SIGUSR2"),
         ):
             launcher.send_signal(number)
             assert launcher.stdout.readline() == f"{name}\n"
@@ -153,7 +154,7 @@ print(os.getsid(0) == os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """
     ended = run_python(script, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)))
     score = Path("/proc/self/oom_score_adj").read_text().strip()
-    blocked = f"{signal.SIGHUP:d} {signal.SIGINT:d} {signal.SIGTERM:d}"
+    blocked = f"{signal.SIGHUP:d} {signal.SIGINT:d} {signal.SIGUSR2:d} {signal.SIGTERM:d}"
     start = f"True 100 {score} {blocked} {socket.SOCK_SEQPACKET} "
     assert ended.stdout.decode().startswith(start), ended
     assert len(ended.stdout.decode()[len(start) :].split()) == 4  # 0, 1, 2 and the folder: the socket was collected

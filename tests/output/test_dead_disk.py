@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.output import log as log_module
 from jobmaster.output.log import OutputLog
+from jobmaster.threads import NoThread
 
 
 @pytest.fixture(autouse=True)
@@ -100,12 +103,54 @@ async def test_leaving_a_dead_disk(
     assert files == before
 
 
+async def test_a_close_that_does_not_end(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A follower leaves, and other tasks run, though the file system does not let its file be closed."""
+    before = open_files()
+    log = OutputLog(tmp_path / "job.log")
+    os.write(log.fd, b"output")
+    os.close(log.fd)
+    log.advance(6)
+    disk, closers = Disk(), trio.CapacityLimiter(1)
+    monkeypatch.setattr(log_module, "CLOSERS", closers)
+    timer = threading.Timer(10, disk.answers.set)  # where the event loop is held up
+    timer.start()
+    async with aclosing(log.follow()) as stretches:
+        await anext(stretches)
+        disk.hold_up("close", monkeypatch)
+    assert disk.asked.is_set()
+    assert not disk.answered
+    timer.cancel()
+    disk.answers.set()
+    while closers.borrowed_tokens:  # until the thread has ended
+        await trio.lowlevel.checkpoint()
+    assert open_files() == before
+
+
+async def test_closing_without_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower's file is closed also where the host has no thread left."""
+    before = open_files()
+    log = OutputLog(tmp_path / "job.log")
+    os.write(log.fd, b"output")
+    os.close(log.fd)
+    log.advance(6)
+
+    async def no_thread(*_: object, **__: object) -> NoReturn:
+        raise NoThread("none")
+
+    async with aclosing(log.follow()) as stretches:
+        await anext(stretches)
+        monkeypatch.setattr(log_module, "run_in_thread", no_thread)
+    assert open_files() == before
+
+
 def test_a_thread_that_comes_too_late(tmp_path: Path) -> None:
     """What was closed before its thread began is not opened, and not read: its number may be another file's."""
     (tmp_path / "job.log").write_bytes(b"output")
     before = open_files()
     file = log_module._FollowedFile(tmp_path / "job.log")
-    file.close()
+    assert file.leave() is None
     for late in (file.open, lambda: file.pread(1, 0)):
         with pytest.raises(OSError, match="Bad file descriptor"):
             late()

@@ -101,7 +101,11 @@ class Machine:
 
     @asynccontextmanager
     async def registry(
-        self, *, grace_seconds: float = GRACE_SECONDS, bounds: Bounds = DEFAULT_BOUNDS, hands_over: bool = False
+        self,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        bounds: Bounds = DEFAULT_BOUNDS,
+        hands_over: Callable[[], bool] = lambda: False,
     ) -> AsyncIterator[Registry]:
         """A registry for the block."""
         async with open_registry(

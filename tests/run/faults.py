@@ -32,6 +32,7 @@ OF_PURPOSE: Final = {
     id(pump.PUMPS): "pump",
     id(pump.CLOSERS): "closer",
     id(log.READERS): "reader",
+    id(log.CLOSERS): "leaver",
     id(removal.REMOVERS): "remover",
     id(recovery.LOOKERS): "looker",
 }

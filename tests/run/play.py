@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, assert_never
@@ -22,7 +22,7 @@ from jobmaster.run.registry import Registry, open_registry
 from tests.output.stretches import bytes_of
 from tests.run.faults import Faults, Threads, installed
 from tests.run.records import MemoryRecords
-from tests.run.schedules import ADMIN, Ending, Follow, Hurry, Leaves, Schedule, Start, Step, Stop, Wait, name_of
+from tests.run.schedules import Ending, Follow, Hurry, Leaves, Schedule, Start, Step, Stop, Wait, name_of
 from tests.run.scripted import ScriptedExecution, ScriptedHost
 
 LONGEST_SECONDS: Final = 600.0
@@ -57,6 +57,7 @@ class History:
     schedule: Schedule
     host: ScriptedHost
     registry: Registry
+    records: MemoryRecords
     folder: Path
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     orders: list[tuple[int, int, str]] = field(default_factory=list)
@@ -83,8 +84,7 @@ class History:
 
     def record_of(self, execution: ScriptedExecution) -> JobRecord | None:
         """The record of an execution's job, where there is one."""
-        job = self.registry.known(ADMIN, execution.job_id)
-        return None if job is None else job.record
+        return self.records.jobs.get(execution.job_id)
 
 
 def play(schedule: Schedule, folder: Path) -> History:
@@ -132,14 +132,12 @@ async def _play(schedule: Schedule, folder: Path) -> History:
 
 
 async def _run(schedule: Schedule, host: ScriptedHost) -> History:
-    bounds = schedule.bounds
+    records = MemoryRecords()
     outside = trio.CancelScope()
     history: History | None = None
     with outside:
-        async with open_registry(
-            host, MemoryRecords(), grace_seconds=schedule.grace_seconds, bounds=bounds
-        ) as registry:
-            history = History(schedule=schedule, host=host, registry=registry, folder=host.folder)
+        async with _opened(schedule, host, records, hands_over=schedule.ending is Ending.HAND_OVER) as registry:
+            history = History(schedule=schedule, host=host, registry=registry, records=records, folder=host.folder)
             _note_drains(registry, history)
             async with trio.open_nursery() as callers:
                 player = _Player(history, callers)
@@ -149,8 +147,29 @@ async def _run(schedule: Schedule, host: ScriptedHost) -> History:
                 await player.end(outside)
             await _let_retries_happen(history)
     assert history is not None
+    if schedule.ending is Ending.HAND_OVER:
+        await _go_on(history, records)
     history.running_at_end = history.registry.running
     return history
+
+
+def _opened(
+    schedule: Schedule, host: ScriptedHost, records: MemoryRecords, *, hands_over: bool
+) -> AbstractAsyncContextManager[Registry]:
+    return open_registry(
+        host, records, grace_seconds=schedule.grace_seconds, bounds=schedule.bounds, hands_over=lambda: hands_over
+    )
+
+
+async def _go_on(history: History, records: MemoryRecords) -> None:
+    """Goes on with the jobs that the first registry has left, and ends them."""
+    async with _opened(history.schedule, history.host, records, hands_over=False) as registry:
+        history.registry = registry
+        _note_drains(registry, history)
+        await registry.recover()
+        await trio.sleep(history.schedule.rest_seconds)
+        await registry.drain()
+        await _let_retries_happen(history)
 
 
 def _note_drains(registry: Registry, history: History) -> None:
@@ -230,7 +249,7 @@ class _Player:
                 self._callers.cancel_scope.deadline = trio.current_time() + RELEASE_SECONDS
             case Ending.LEAVE:
                 self._callers.cancel_scope.cancel()
-            case Ending.CANCEL:
+            case Ending.CANCEL | Ending.HAND_OVER:
                 outside.cancel()
             case unreachable:
                 assert_never(unreachable)

@@ -12,12 +12,21 @@ import trio
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited, FailedToStart, OomKilled, ServerLost, ServerShutdown, Signalled, Stopped
-from jobmaster.job.history import Events, JobQuery, JournalledEvent, Page, Removed, StoredJob
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Ended
-from jobmaster.run.recorder import Request, Retention
+from jobmaster.journal.stored import (
+    Events,
+    JobQuery,
+    JournalledEvent,
+    OpenJob,
+    Page,
+    Removed,
+    Retention,
+    StoredJob,
+    StoredRequest,
+)
 
 CAUSE_NAMES: Final = {
     Exited: "exited",
@@ -47,8 +56,9 @@ class MemoryRecords:
     commit_seconds: float = 0.0
     is_writable: bool = True
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
+    launched: dict[JobId, Launched] = field(default_factory=dict)
     written: list[tuple[JobId, JobEvent]] = field(default_factory=list)
-    requests: dict[tuple[str, str], Request] = field(default_factory=dict)
+    requests: dict[tuple[str, str], StoredRequest] = field(default_factory=dict)
     keys: dict[JobId, tuple[str, str]] = field(default_factory=dict)
     happened: list[JournalledEvent] = field(default_factory=list)
     horizon: int = 0
@@ -72,10 +82,11 @@ class MemoryRecords:
         record = self.jobs.get(job_id)
         if isinstance(event, Launched):
             self.jobs[job_id] = record_of(event)
+            self.launched[job_id] = event
             if event.request is not None:
                 name = event.owner, event.request.id
                 self.keys[job_id] = name
-                self.requests[name] = Request(digest=event.request.digest, job_id=job_id, error=None)
+                self.requests[name] = StoredRequest(digest=event.request.digest, job_id=job_id)
         elif record is None:
             return
         else:
@@ -105,40 +116,45 @@ class MemoryRecords:
             return
         request = self.requests.pop(name)
         if request_error is not None:
-            self.requests[name] = Request(digest=request.digest, job_id=None, error=request_error)
+            self.requests[name] = StoredRequest(digest=request.digest, job_id=job_id, error=request_error)
 
-    async def open_jobs(self) -> Sequence[JobRecord]:
+    async def open_jobs(self) -> Sequence[OpenJob]:
         """The jobs that have not ended."""
         await trio.lowlevel.checkpoint()
-        return [record for record in self.jobs.values() if not isinstance(record.state, Ended)]
+        return [
+            OpenJob(key=key, launched=self.launched[record.id], record=record, last_event_at=record.state.started_at)
+            for key, record in enumerate(self.jobs.values())
+            if not isinstance(record.state, Ended)
+        ]
 
-    async def job(self, job_id: JobId) -> JobRecord | None:
-        """The record of a job."""
+    async def find(self, job_id: JobId) -> StoredJob | None:
+        """A job."""
         await trio.lowlevel.checkpoint()
-        return self.jobs.get(job_id)
+        record = self.jobs.get(job_id)
+        return None if record is None else StoredJob(key=0, record=record)
 
-    async def request(self, owner: str, request_id: str) -> Request | None:
-        """What became of a Start with this request id."""
+    async def request(self, owner: str, request_id: str) -> StoredRequest | None:
+        """What a client's request id stands for."""
         await trio.lowlevel.checkpoint()
         return self.requests.get((owner, request_id))
 
-    async def settled(self) -> None:
-        """Everything is."""
+    async def settle(self) -> None:
+        """Everything is written already."""
         await trio.lowlevel.checkpoint()
 
-    async def expired(self, retention: Retention, limit: int) -> Sequence[JobId]:
+    async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Those above the bounds on their number, the oldest of the client that has most first."""
         await trio.lowlevel.checkpoint()
         ended = [record for record in self.jobs.values() if isinstance(record.state, Ended)]
         left = Counter(record.owner for record in ended)
-        expired: list[JobId] = []
+        expired: list[tuple[JobId, str]] = []
         for record in ended:
             most = max(left.values())
-            is_too_many = left.total() > retention.jobs and left[record.owner] == most
-            if left[record.owner] > retention.jobs_of_client or is_too_many:
+            is_too_many = left.total() > retention.ended and left[record.owner] == most
+            if left[record.owner] > retention.ended_of_client or is_too_many:
                 left[record.owner] -= 1
-                expired.append(record.id)
-        return expired[:limit]
+                expired.append((record.id, record.owner))
+        return expired
 
     async def remove(self, job_ids: Sequence[JobId]) -> None:
         """Forgets jobs."""

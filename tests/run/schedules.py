@@ -77,11 +77,12 @@ Step = Start | Stop | Follow | Wait | Hurry
 
 
 class Ending(enum.Enum):
-    """How the registry ends."""
+    """How the registry ends; where it hands over, another one goes on and drains."""
 
     DRAIN = enum.auto()
     LEAVE = enum.auto()
     CANCEL = enum.auto()
+    HAND_OVER = enum.auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ class Schedule:
     grace_seconds: float
     ends_at: float
     ending: Ending
+    rest_seconds: float
 
 
 POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
@@ -122,6 +124,7 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
     "pump thread": (None,),
     "closer thread": (None,),
     "reader thread": (None,),
+    "leaver thread": (None,),
     "remover thread": (None,),
     "pump.splice": (errno.EINVAL, errno.ENOSPC, errno.EIO),
     "pump.pwrite": (errno.ENOSPC, errno.EDQUOT, errno.EIO),
@@ -157,6 +160,7 @@ def schedule(seed: int) -> Schedule:
         grace_seconds=random.choice((0.0, 0.3, 1.0, 5.0)),
         ends_at=_time(random) * random.choice((0.1, 1, 3)),
         ending=random.choice(tuple(Ending)),
+        rest_seconds=_time(random),
     )
 
 
@@ -277,6 +281,6 @@ def _fault(random: Random) -> Fault:
 def _delays(random: Random) -> Mapping[str, tuple[float, ...]]:
     if random.random() < 0.6:
         return {}
-    purpose = random.choice(("pump", "closer", "reader", "remover"))
+    purpose = random.choice(("pump", "closer", "reader", "leaver", "remover"))
     longest = 1.5 if purpose == "closer" else 5.0
     return {purpose: tuple(random.choice((0.0, 0.001, 0.5, random.uniform(0, longest))) for _ in range(4))}

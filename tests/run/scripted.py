@@ -10,7 +10,7 @@ import errno
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import shake_128
@@ -28,6 +28,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.run.execution import Spawned
+from jobmaster.run.job_files import empty_outputs
 from tests.run.faults import Faults
 
 NEVER: Final = math.inf
@@ -138,6 +139,7 @@ class ScriptedExecution:
         self.pid = 1000 + next(host.pids)
         self.order: StopOrder | None = None
         self.is_left = False
+        self.is_adopted = False
         self.is_removed = False
         self.is_closed = False
         self.written_up = trio.Event()
@@ -206,19 +208,20 @@ class ScriptedExecution:
             raise self._why_lost
         return self.truth.death
 
-    def signal_main(self, number: int) -> None:
+    def signal_main(self, number: int) -> bool:
         """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
         self._meet("signal_main")
         if self.script.dies_before_signal:
             self.end(self.script.death)
         if not self._main_lives:
-            return
+            return False
         if number == signal.SIGTERM:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
         if self._term_is_pending and (number == signal.SIGCONT or not self.script.is_stopped):
             self._term_is_pending = False
             self._act_on_term()
+        return True
 
     async def signal_others(self, number: int) -> None:
         """Ends the other processes by SIGTERM, unless they ignore it."""
@@ -267,6 +270,13 @@ class ScriptedExecution:
     def leave(self) -> None:
         """Leaves the processes to another server."""
         self.is_left = True
+
+    def sweep(self) -> None:
+        """Kills and removes what nobody has adopted, as a new server does; nobody waits for it."""
+        self._kill_main()
+        self._end_others()
+        self.is_removed = True
+        self._close()
 
     def take_read_end(self) -> int:
         """A read end of the output pipe for another server."""
@@ -443,17 +453,22 @@ class ScriptedHost:
         execution = next((each for each in self.spawned.values() if each.job_id == record.id), None)
         if execution is None or execution.is_closed or not execution.is_left:
             return None
-        execution.is_left = False
+        execution.is_left, execution.is_adopted = False, True
         log = OutputLog.reopen(self.output_path(record.id), lost=record.output_bytes_lost)
         pump = Pump(execution.take_read_end(), log)
         return Spawned(execution=execution, log=log, pump=pump, order=execution.order)
 
     async def end_others(self) -> None:
-        """Kills those that were left and not adopted."""
+        """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()
         for execution in self.spawned.values():
-            if execution.is_left and not execution.is_closed:
-                execution.kill()
+            if not execution.is_adopted and not execution.is_closed:
+                execution.sweep()
+
+    async def empty_outputs(self) -> Sequence[JobId]:
+        """The jobs whose file of output is empty."""
+        await trio.lowlevel.checkpoint()
+        return empty_outputs(self.folder)
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The sum of the counters of an owner's jobs, or of all."""

@@ -219,7 +219,9 @@ async def fake_launcher(folder: Folder, *answers: bytes) -> AsyncIterator[tuple[
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with other:
         other.send(protocol.encode(protocol.Hello()))
+        other.send(protocol.encode(protocol.TableEnd()))
         async with use_launcher(own, kill_fd=folder.kill, lock_fd=folder.lock) as launcher:
+            assert packets.receive(other).message == protocol.Hello()
             packets.close_all(packets.receive(other).descriptors)
             yield Host(launcher=launcher, folder=folder), other
 

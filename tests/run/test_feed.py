@@ -11,11 +11,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import EventsForgotten, ServerDraining
 from jobmaster.job.cause import Exited
-from jobmaster.job.history import JournalledEvent
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import Launched, OomKillsCounted
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished
+from jobmaster.journal.stored import JournalledEvent
 from jobmaster.run.feed import BATCH, KEPT, Feed
 from tests.run.records import MemoryRecords
 

@@ -10,9 +10,9 @@ import trio
 from jobmaster.errors import CommandNotRunnable, PermissionRefused, ServerDraining
 from jobmaster.identity.policy import Identity
 from jobmaster.job.cause import Stopped
-from jobmaster.job.history import JobQuery, JournalledEvent, Removed
 from jobmaster.job.record import Launched
 from jobmaster.job.state import Ended, Running
+from jobmaster.journal.stored import JobQuery, JournalledEvent, Removed
 from jobmaster.run.registry import Registry
 from tests.run.conftest import Machine
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2

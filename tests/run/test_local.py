@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 
+import pytest
+import trio
+
+from jobmaster.client import RpcFailedError
 from jobmaster.host.account import own_account
 from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.run import launcher, local
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalHost, LocalTerms
+from tests.harness import Server, run
+from tests.run.launching import DEADLINE, parent_of
 
 
 def host_on(root: Path, sock: socket.socket) -> LocalHost:
@@ -40,3 +49,21 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
             folder.rename(tmp_path / f"before{number}")  # and not removed: its number is not given to the next one
         assert host.memory_events("client1") is None
     assert seen[0] != seen[1]
+
+
+async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller of Start is told to try again, and when the launcher goes on, nothing of that Start is left."""
+    monkeypatch.setattr(local, "LAUNCH_SECONDS", 0.01)
+    monkeypatch.setattr(launcher, "WITHDRAW_SECONDS", 0.01)
+    async with server.connect() as jobs:
+        lasting = await jobs.start("sleep", "1000")
+        stopped = parent_of((await jobs.status(lasting)).pid)
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            with trio.fail_after(DEADLINE), pytest.raises(RpcFailedError, match="did not make a process"):
+                await jobs.start("true")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        monkeypatch.undo()
+        await run(jobs, "true")
+        assert [folder.name for folder in server.cgroup_of(lasting).parent.iterdir() if folder.is_dir()] == [lasting]

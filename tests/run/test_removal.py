@@ -47,11 +47,14 @@ async def test_files_are_removed(machine: Machine, remover: FileRemover, tmp_pat
 
 @pytest.mark.parametrize("point", ["unlink", "remover thread"])
 async def test_what_fails_is_tried_again(machine: Machine, remover: FileRemover, tmp_path: Path, point: str) -> None:
-    """A file that can't be removed now is tried again after a minute, and the others are removed meanwhile."""
+    """A file that can't be removed now is tried again after a minute; the others, and later ones, are removed meanwhile."""
     machine.plan(Fault(point=point, call=1, number=errno.EROFS))
-    first, second = files(tmp_path, 2)
+    first, second, later = files(tmp_path, 3)
     remover.remove(first)
     remover.remove(second)
+    await trio.sleep(1)
+    assert set(tmp_path.iterdir()) == {first, later}
+    remover.remove(later)
     await trio.sleep(1)
     assert list(tmp_path.iterdir()) == [first]
     await trio.sleep(RETRY_SECONDS)

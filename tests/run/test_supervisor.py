@@ -183,6 +183,22 @@ async def test_who_died_between_order_and_signal_was_not_stopped(machine: Machin
     assert (await end_of(supervisor))[0] == death
 
 
+async def test_who_handles_the_signal_at_once_was_stopped(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A main process that has handled SIGTERM and returned before the server looks again was stopped, and says so."""
+    supervisor = await machine.running(Script(on_term=None))
+    execution = scripted(supervisor)
+    send = execution.signal_main
+
+    def send_and_return(number: int) -> bool:
+        lived = send(number)
+        execution.end(Exited(7))
+        return lived
+
+    monkeypatch.setattr(execution, "signal_main", send_and_return)
+    supervisor.order_stop("client1")
+    assert stopped_as((await end_of(supervisor))[0]) == ("client1", signal.SIGTERM, 7, False)
+
+
 async def test_an_order_after_the_end_changes_nothing(machine: Machine) -> None:
     """An ended job stays as it ended."""
     supervisor = await machine.running(Script(ends_at=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 from jobmaster import __version__
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
+from jobmaster.journal.connection import Synchronous
 from jobmaster.server.options import ServerOptions, default_output_folder, parse
 
 BASE: Final = ("--output-dir", "/srv/output")
@@ -42,6 +44,11 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--run-as": (["worker"], {"run_as": "worker"}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
     "--max-jobs": (["20000"], {"max_jobs": 20_000}),
+    "--durability": (["off"], {"durability": Synchronous.OFF}),
+    "--keep-jobs": (["5"], {"keep_jobs": 5}),
+    "--keep-days": (["7"], {"keep_for": timedelta(days=7)}),
+    "--max-gap": (["60"], {"max_gap_seconds": 60}),
+    "--max-crashes": (["9"], {"max_crashes": 9}),
     "--oom-policy": (["process"], {"oom_policy": OomPolicy.PROCESS}),
     "--require-limits": ([], {"require_limits": True}),
     "--cpu-max": (["0.5"], limited(cpu_max=0.5)),

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import trio
 import trio.testing
 
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.server.program import hold_launcher
+from jobmaster.server.succession import hold_launcher
 from tests.harness import own_cgroup_root
 
 DEADLINE = 60.0
 
 
-async def hold(tree: CgroupTree, held: trio.Event) -> None:
+async def hold(tree: CgroupTree, folder: Path, held: trio.Event) -> None:
     """Holds a launcher until cancelled."""
-    async with hold_launcher(tree):
+    async with hold_launcher(tree, folder):
         held.set()
         await trio.sleep_forever()
 
 
-async def test_an_old_server_takes_its_folder_away() -> None:
+async def test_an_old_server_takes_its_folder_away(tmp_path: Path) -> None:
     """A server that waits for an old one, which removes the folder at its end, makes it anew and has its lock."""
     held = trio.Event()
     with own_cgroup_root() as root:
@@ -31,7 +32,7 @@ async def test_an_old_server_takes_its_folder_away() -> None:
         old = take_lock(tree.jobs)
         assert old is not None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hold, tree, held)
+            nursery.start_soon(hold, tree, tmp_path, held)
             await trio.testing.wait_all_tasks_blocked()
             tree.dispose()
             assert not root.exists()

@@ -88,6 +88,29 @@ async def test_every_sender_is_served() -> None:
     assert sorted(sent) == [number for number in range(len(scopes)) if number % 3 != 2]
 
 
+@pytest.mark.parametrize("number", [2, 3, 4, 5])
+async def test_senders_take_turns(number: int) -> None:
+    """A sender that has always more to send does not keep the others from their turns, however many there are."""
+    buffer = SendBuffer()
+    sent = dict.fromkeys(range(number), 0)
+
+    async def send(sender: int) -> None:
+        while True:
+            await buffer.wait_until_sendable()
+            buffer.put(bytes(QUANTUM))
+            sent[sender] += 1
+
+    async with trio.open_nursery() as nursery:
+        for sender in sent:
+            nursery.start_soon(send, sender)
+        for _ in range(10 * number):
+            await trio.testing.wait_all_tasks_blocked()
+            while not buffer.is_empty:
+                buffer.sent(len(buffer.take()))
+        nursery.cancel_scope.cancel()
+    assert min(sent.values()) >= 9
+
+
 async def test_one_sender_is_woken_at_a_time() -> None:
     """Space wakes the sender who takes it, and one more who looks, not all who wait."""
     buffer = SendBuffer()

@@ -1,4 +1,4 @@
-"""The lock of the jobs' folder: whoever holds it is the one server of that folder.
+"""The lock of a folder: whoever holds it is the one server of that folder.
 
 flock(2) belongs to the open file, so it lasts as long as any process holds the descriptor: the launcher holds it too, and
 a new server on the same folder begins when the old one's jobs are gone. An old server removes its folder at its end, and
@@ -29,6 +29,11 @@ def take_lock(folder: Path) -> int | None:
         raise
     os.close(descriptor)
     return None
+
+
+def is_lock_of(folder: Path, descriptor: int) -> bool:
+    """Whether this descriptor, which has a lock, is of this folder."""
+    return _is_at(folder, descriptor)
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,0 +1,338 @@
+"""Events and records as JSON text, and back.
+
+The text is what stays on disk for years, so the tables below name what is written; a class may be renamed freely, an
+attribute not. The text is ASCII: a byte of an argument that is no UTF-8 is an escaped lone surrogate, as Python has it.
+Reading ignores fields that it does not know and takes the class's default for one that is missing: a field with a
+default may be added without a new version of the database, any other change needs a migration.
+
+A time is ISO 8601 in UTC, to the microsecond. A variant of a sum type is an object whose `is` names the variant.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from jobmaster.errors import JobmasterError
+from jobmaster.job.cause import (
+    Cause,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    ServerShutdown,
+    Signalled,
+    StopOrder,
+    Stopped,
+)
+from jobmaster.job.identifier import parse_job_id
+from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost
+from jobmaster.job.request import RequestError, RequestKey
+from jobmaster.job.specification import CommandLine
+from jobmaster.job.state import (
+    Closing,
+    Ended,
+    Executed,
+    Finished,
+    Held,
+    KillSent,
+    MainProcessDied,
+    Running,
+    State,
+    StopOrdered,
+    Stopping,
+    StopSignalled,
+)
+
+
+class Undecodable(Exception):
+    """Text that this program did not write, or that the disk has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError."""
+
+    encode: Callable[[Any], Any]
+    decode: Callable[[Any], Any]
+
+
+# --- plain values -----------------------------------------------------------------------------------------------------
+
+
+def _plain(kind: type) -> Codec:
+    def decode(value: object) -> object:
+        if type(value) is not kind:  # True is no integer
+            raise TypeError(f"{value!r:.40} is no {kind.__name__}")
+        return value
+
+    return Codec(lambda value: value, decode)
+
+
+def _encode_time(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise ValueError(f"{time} has no time zone")
+    return time.astimezone(UTC).isoformat()
+
+
+def _decode_time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _decode_job_id(text: str) -> str:
+    if (job_id := parse_job_id(text)) is None:
+        raise ValueError(f"{text!r:.40} is no job id")
+    return job_id
+
+
+def _encode_command(command: CommandLine) -> dict[str, Any]:
+    return {"words": [command.command, *command.args], "omitted": command.omitted}
+
+
+def _decode_command(document: dict[str, Any]) -> CommandLine:
+    words = [_TEXT.decode(word) for word in document["words"]]
+    if not words:
+        raise ValueError("a command has no words")
+    return CommandLine("\0".join(words).encode("utf-8", "surrogateescape"), _INTEGER.decode(document["omitted"]))
+
+
+_INTEGER: Final = _plain(int)
+_TEXT: Final = _plain(str)
+_FLAG: Final = _plain(bool)
+_TIME: Final = Codec(_encode_time, _decode_time)
+_BYTES: Final = Codec(bytes.hex, bytes.fromhex)
+_JOB_ID: Final = Codec(str, _decode_job_id)
+_COMMAND: Final = Codec(_encode_command, _decode_command)
+
+
+# --- composed ones ----------------------------------------------------------------------------------------------------
+
+
+def _optional(codec: Codec) -> Codec:
+    return Codec(
+        lambda value: None if value is None else codec.encode(value),
+        lambda value: None if value is None else codec.decode(value),
+    )
+
+
+def _array(codec: Codec) -> Codec:
+    return Codec(
+        lambda values: [codec.encode(value) for value in values],
+        lambda values: tuple(codec.decode(value) for value in values),
+    )
+
+
+def _structure(kind: type, /, **fields: Codec) -> Codec:
+    """An object with these attributes of `kind`."""
+    encoders = [(name, codec.encode) for name, codec in fields.items()]
+    decoders = [(name, codec.decode) for name, codec in fields.items()]
+
+    def encode(value: object) -> dict[str, Any]:
+        return {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
+
+    def decode(document: object) -> object:
+        if not isinstance(document, dict):
+            raise TypeError(f"{document!r:.40} is no {kind.__name__}")
+        return kind(**{name: decode_field(document[name]) for name, decode_field in decoders if name in document})
+
+    return Codec(encode, decode)
+
+
+def _variant(names: dict[type, str], structures: dict[type, Codec]) -> Codec:
+    """One of several kinds of objects, told apart by `is`."""
+    by_name = {names[kind]: structure for kind, structure in structures.items()}
+
+    def encode(value: object) -> dict[str, Any]:
+        return {"is": names[type(value)], **structures[type(value)].encode(value)}
+
+    return Codec(encode, lambda document: by_name[document["is"]].decode(document))
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+_CAUSES: Final[dict[type, str]] = {
+    Exited: "exited",
+    Signalled: "signalled",
+    Stopped: "stopped",
+    OomKilled: "oom_killed",
+    FailedToStart: "failed_to_start",
+    ServerShutdown: "server_shutdown",
+    ServerLost: "server_lost",
+}
+_STATES: Final[dict[type, str]] = {
+    Held: "held",
+    Running: "running",
+    Stopping: "stopping",
+    Closing: "closing",
+    Ended: "ended",
+}
+_EVENT_TYPES: Final[dict[type, str]] = {
+    Launched: "launched",
+    Executed: "executed",
+    StopOrdered: "stop_ordered",
+    StopSignalled: "stop_signalled",
+    KillSent: "kill_sent",
+    MainProcessDied: "main_process_died",
+    Finished: "finished",
+    OomKillsCounted: "oom_kills_counted",
+    OutputLost: "output_lost",
+}
+_TYPES_OF_EVENTS: Final = {name: kind for kind, name in _EVENT_TYPES.items()}
+
+_EXITED: Final = _structure(Exited, code=_INTEGER)
+_SIGNALLED: Final = _structure(Signalled, signal=_INTEGER, core_dumped=_FLAG)
+_DEATH: Final = _variant(_CAUSES, {Exited: _EXITED, Signalled: _SIGNALLED})
+_CAUSE: Final = _variant(
+    _CAUSES,
+    {
+        Exited: _EXITED,
+        Signalled: _SIGNALLED,
+        Stopped: _structure(
+            Stopped,
+            by=_TEXT,
+            requested_at=_TIME,
+            signal=_INTEGER,
+            exit_code=_optional(_INTEGER),
+            killed=_FLAG,
+            reason=_TEXT,
+        ),
+        OomKilled: _structure(OomKilled, memory_max=_optional(_INTEGER), processes_killed=_INTEGER),
+        FailedToStart: _structure(FailedToStart, reason=_TEXT),
+        ServerShutdown: _structure(ServerShutdown, signal=_INTEGER),
+        ServerLost: _structure(ServerLost, reason=_TEXT),
+    },
+)
+_ORDER: Final = _structure(StopOrder, by=_optional(_TEXT), requested_at=_TIME, reason=_TEXT)
+_STATE: Final = _variant(
+    _STATES,
+    {
+        Held: _structure(Held, pid=_INTEGER, started_at=_TIME),
+        Running: _structure(Running, pid=_INTEGER, started_at=_TIME),
+        Stopping: _structure(Stopping, pid=_INTEGER, started_at=_TIME, order=_ORDER, signalled=_FLAG, killed=_FLAG),
+        Closing: _structure(
+            Closing,
+            pid=_INTEGER,
+            started_at=_TIME,
+            death=_DEATH,
+            order=_optional(_ORDER),
+            killed=_FLAG,
+            killed_for_memory=_FLAG,
+        ),
+        Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
+    },
+)
+_LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_EVENTS: Final[dict[type, Codec]] = {
+    Launched: _structure(
+        Launched,
+        id=_JOB_ID,
+        owner=_TEXT,
+        command=_COMMAND,
+        pid=_INTEGER,
+        start_time=_INTEGER,
+        boot_id=_TEXT,
+        at=_TIME,
+        limits=_LIMITS,
+        request=_optional(_structure(RequestKey, id=_TEXT, digest=_BYTES)),
+    ),
+    Executed: _structure(Executed),
+    StopOrdered: _structure(StopOrdered, order=_ORDER),
+    StopSignalled: _structure(StopSignalled),
+    KillSent: _structure(KillSent),
+    MainProcessDied: _structure(MainProcessDied, death=_DEATH, killed_for_memory=_FLAG),
+    Finished: _structure(Finished, cause=_CAUSE, at=_TIME, output_bytes=_INTEGER, output_bytes_lost=_INTEGER),
+    OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
+    OutputLost: _structure(OutputLost, count=_INTEGER),
+}
+_RECORD: Final = _structure(
+    JobRecord,
+    id=_JOB_ID,
+    owner=_TEXT,
+    command=_COMMAND,
+    state=_STATE,
+    limits=_LIMITS,
+    oom_kills=_INTEGER,
+    output_bytes=_INTEGER,
+    output_bytes_lost=_INTEGER,
+)
+
+_REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)
+
+
+def encode_event(event: JobEvent) -> tuple[str, str]:
+    """The name of the event's type and its document.
+
+    Raises:
+        ValueError: a time of it has no time zone.
+    """
+    kind = type(event)
+    return _EVENT_TYPES[kind], _text_of(_EVENTS[kind].encode(event))
+
+
+def decode_event(name: str, text: str) -> JobEvent:
+    """The event that `encode_event` was given.
+
+    Raises:
+        Undecodable: it gave no such text.
+    """
+    if name not in _TYPES_OF_EVENTS:
+        raise Undecodable(f"there is no event {name!r:.40}")
+    event: JobEvent = _value_of(_EVENTS[_TYPES_OF_EVENTS[name]], text)
+    return event
+
+
+def encode_record(record: JobRecord) -> str:
+    """The document of a record."""
+    return _text_of(_RECORD.encode(record))
+
+
+def decode_record(text: str) -> JobRecord:
+    """The record that `encode_record` was given.
+
+    Raises:
+        Undecodable: it gave no such text.
+    """
+    record: JobRecord = _value_of(_RECORD, text)
+    return record
+
+
+def encode_request_error(error: RequestError) -> str:
+    """The document of an error that is to be repeated."""
+    return _text_of(_REQUEST_ERROR.encode(error))
+
+
+def decode_request_error(text: str) -> RequestError:
+    """The error that `encode_request_error` was given.
+
+    Raises:
+        Undecodable: it gave no such text.
+    """
+    error: RequestError = _value_of(_REQUEST_ERROR, text)
+    return error
+
+
+def state_name(state: State) -> str:
+    """The name of a state, as documents and the column `state` have it."""
+    return _STATES[type(state)]
+
+
+def cause_name(cause: Cause) -> str:
+    """The name of a cause, as documents and the column `cause` have it."""
+    return _CAUSES[type(cause)]
+
+
+_write_json: Final = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, by default
+
+
+def _text_of(document: dict[str, Any]) -> str:
+    return _write_json(document)
+
+
+def _value_of(codec: Codec, text: str) -> Any:
+    try:
+        return codec.decode(json.loads(text))
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError, JobmasterError) as error:
+        raise Undecodable(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,208 @@
+"""The journal as the rest of the server uses it: what happens is recorded, and what has happened is asked for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from jobmaster.errors import JournalUnavailable
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobEvent
+from jobmaster.job.request import RequestError
+from jobmaster.journal.ballast import Ballast
+from jobmaster.journal.connection import JournalFault, Synchronous
+from jobmaster.journal.database import REMOVED_AT_ONCE, Database
+from jobmaster.journal.stored import (
+    AsideJob,
+    Entry,
+    Events,
+    JobQuery,
+    OpenJob,
+    Page,
+    Retention,
+    StoredJob,
+    StoredRequest,
+)
+from jobmaster.journal.writer import Writer
+from jobmaster.threads import run_in_thread
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+READERS: Final = trio.CapacityLimiter(4)
+"""Threads that read; they wait for each other and for the writer."""
+MAINTAINERS: Final = trio.CapacityLimiter(1)
+"""Threads that remove what is not kept any longer."""
+READ_SECONDS: Final = 10.0
+"""How long an answer may take."""
+CLOSE_SECONDS: Final = 5.0
+"""How long the last checkpoint may take."""
+PURGE_SECONDS: Final = 60.0
+"""Between two rounds of forgetting what is remembered of removed jobs."""
+
+
+class Journal:
+    """What happened to every job. Made by `open_journal`."""
+
+    def __init__(self, database: Database, writer: Writer) -> None:
+        self._database = database
+        self._writer = writer
+        self._purge_after = 0.0
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    async def record(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, keep: bool = False
+    ) -> int:
+        """Returns the event's sequence number once it is durable.
+
+        A caller that is cancelled before the event is taken for writing has it withdrawn, and nothing is written. Later
+        the call returns as if it had not been cancelled, and the next checkpoint raises Cancelled.
+
+        Args:
+            job_id: whose.
+            event: what happened.
+            request_error: of a job that was never executed: what its request id is to be answered from now on.
+            keep: a job that was never executed is kept with its end, instead of being forgotten.
+
+        Raises:
+            JournalUnavailable: it is not durable. A launch will not be either; any other event is tried again.
+            EntryRefused, InvalidTransition: a bug: it cannot happen to this job.
+        """
+        return await self._writer.record(Entry.of(job_id, event, request_error=request_error, keep=keep))
+
+    def post(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, keep: bool = False
+    ) -> None:
+        """Has an event written in its turn, and does not wait for it; arguments as of `record`.
+
+        Raises:
+            JournalUnavailable: MAX_QUEUED events wait already; it will not be written.
+        """
+        self._writer.post(Entry.of(job_id, event, request_error=request_error, keep=keep))
+
+    async def settle(self) -> None:
+        """Returns when everything that was given until now is written, or cannot be."""
+        await self._writer.settle()
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether launches are taken."""
+        return self._writer.is_writable
+
+    @property
+    def unwritten(self) -> list[JobId]:
+        """The jobs of which something is not written yet; after the journal's end, of which something never was."""
+        return self._writer.unwritten
+
+    # --- what has happened --------------------------------------------------------------------------------------------
+    # Each raises JournalUnavailable where the disk does not answer. A caller that leaves leaves its thread, too.
+
+    async def find(self, job_id: JobId) -> StoredJob | None:
+        """The job called so."""
+        return await self._read(self._database.find, job_id)
+
+    async def page(self, query: JobQuery) -> Page:
+        """The newest jobs that a query wants."""
+        return await self._read(self._database.page, query)
+
+    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
+        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+        return await self._read(self._database.events, after, owner, limit)
+
+    async def open_jobs(self) -> list[OpenJob]:
+        """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
+        return await self._read(self._database.open_jobs)
+
+    async def aside(self) -> list[AsideJob]:
+        """The jobs whose events or records cannot be read."""
+        return await self._read(self._database.aside)
+
+    async def request(self, owner: str, request_id: str) -> StoredRequest | None:
+        """What a client's request id stands for."""
+        return await self._read(self._database.request, owner, request_id)
+
+    @property
+    def last_seq(self) -> int:
+        """The greatest sequence number that was given."""
+        return self._database.last_seq
+
+    async def wait_after(self, seq: int) -> None:
+        """Returns when there are events after `seq`.
+
+        Raises:
+            JournalUnavailable: the journal is closed.
+        """
+        await self._writer.wait_after(seq)
+
+    async def _read(self, question: Callable[..., T], *args: Any) -> T:
+        return await _ask(READERS, question, *args)
+
+    # --- what is forgotten --------------------------------------------------------------------------------------------
+
+    async def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
+        """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
+        return await self._read(self._database.expired, retention)
+
+    async def remove(self, job_ids: Sequence[JobId]) -> None:
+        """Removes ended jobs with their events; their request ids are remembered for a day.
+
+        Raises:
+            JournalUnavailable: not all are removed; it may be tried again with the same.
+        """
+        for start in range(0, len(job_ids), REMOVED_AT_ONCE):
+            await _ask(MAINTAINERS, self._database.remove, job_ids[start : start + REMOVED_AT_ONCE])
+            self._writer.has_grown()
+        if trio.current_time() >= self._purge_after:
+            self._purge_after = trio.current_time() + PURGE_SECONDS
+            while await _ask(MAINTAINERS, self._database.purge):
+                pass
+
+
+async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args: Any) -> T:
+    with trio.move_on_after(READ_SECONDS):
+        try:
+            return await run_in_thread(limiter, question, *args, abandon=True)
+        except JournalFault as fault:
+            logger.error("%s", fault)
+            raise _unreadable(fault.words) from fault
+    raise _unreadable("its disk does not answer")
+
+
+def _unreadable(reason: str) -> JournalUnavailable:
+    return JournalUnavailable(f"the server's journal cannot be read: {reason}; try again later")
+
+
+@asynccontextmanager
+async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FULL) -> AsyncIterator[Journal]:
+    """The journal in the file `path`, for the block; made where it is not there.
+
+    At the block's end, what is queued is written, for CLOSE_SECONDS of the writer at most; `unwritten` then names the
+    jobs of which something could not be.
+
+    Raises:
+        ConfigurationError: the file is no journal, of a later version, damaged, read-only, or in use.
+    """
+    opener = trio.CapacityLimiter(1)
+    database = await run_in_thread(opener, partial(Database.open, path, synchronous=synchronous))
+    writer = Writer(database, Ballast(path))
+    try:
+        await writer.fill_ballast()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(writer.keep_writing)
+            try:
+                yield Journal(database, writer)
+            finally:
+                writer.finish()
+    finally:
+        if unwritten := writer.unwritten:
+            logger.error("of these jobs something is not in the journal: %s", ", ".join(unwritten))
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await run_in_thread(opener, database.close, abandon=True)

@@ -1,0 +1,227 @@
+"""The statements that ask the database.
+
+A job whose text cannot be read is left out of the answer and named in `broken`, for the caller to set it aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from itertools import groupby
+from typing import Any, Final
+
+import apsw
+
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobRecord, Launched, apply, record_of
+from jobmaster.job.state import InvalidTransition
+from jobmaster.journal.codec import Undecodable, decode_event, decode_record, decode_request_error
+from jobmaster.journal.sql import row, rows, value
+from jobmaster.journal.stored import (
+    AsideJob,
+    Events,
+    JobQuery,
+    JournalledEvent,
+    OpenJob,
+    Page,
+    Removed,
+    Retention,
+    StoredJob,
+    StoredRequest,
+    microseconds,
+    time_of,
+)
+
+LONGEST_PAGE: Final = 1_000
+EVENTS_AT_ONCE: Final = 1_000
+"""Events that one call looks at, whosever they are."""
+
+Broken = list[tuple[int, str]]
+"""Keys of jobs that cannot be read, and why."""
+
+
+def find(connection: apsw.Connection, job_id: str, broken: Broken) -> StoredJob | None:
+    """The job called so."""
+    return next(_decoded(rows(connection, "SELECT key, doc FROM job WHERE id = ?", job_id), broken), None)
+
+
+def page(connection: apsw.Connection, query: JobQuery, broken: Broken) -> Page:
+    """The newest jobs that a query wants."""
+    conditions, values = _conditions(query)
+    limit = max(1, min(query.limit, LONGEST_PAGE))
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    statement = f"SELECT key, doc FROM job {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  # nothing of a caller's
+    found = rows(connection, statement, *values, limit + 1)
+    jobs = tuple(_decoded(found[:limit], broken))
+    return Page(jobs=jobs, next=found[limit - 1][0] if len(found) > limit else None)
+
+
+def _conditions(query: JobQuery) -> tuple[list[str], list[apsw.SQLiteValue]]:
+    conditions: list[str] = []
+    values: list[apsw.SQLiteValue] = []
+    if query.owner is not None:
+        conditions.append("owner = ?")
+        values.append(query.owner)
+    if query.causes is not None:
+        is_open = "ended IS NULL" if query.with_open else "FALSE"
+        has_cause = f"cause IN ({', '.join('?' * len(query.causes))})"
+        conditions.append(f"({is_open} OR {has_cause})" if query.causes else is_open)
+        values.extend(query.causes)
+    elif not query.with_open:
+        conditions.append("ended IS NOT NULL")
+    for condition, moment in (("started >= ?", query.started_from), ("started < ?", query.started_before)):
+        if moment is not None:
+            conditions.append(condition)
+            values.append(microseconds(moment))
+    if query.before is not None:
+        conditions.append("key < ?")
+        values.append(query.before)
+    return conditions, values
+
+
+def _decoded(found: Iterable[tuple[Any, ...]], broken: Broken) -> Iterator[StoredJob]:
+    for key, doc in found:
+        try:
+            yield StoredJob(key=key, record=decode_record(doc))
+        except Undecodable as error:
+            broken.append((key, str(error)))
+
+
+def open_jobs(connection: apsw.Connection, broken: Broken) -> list[tuple[OpenJob, bool]]:
+    """The jobs that have not ended, from their events, and whether the table `job` says the same of each."""
+    docs = dict[int, str](rows(connection, "SELECT key, doc FROM job WHERE ended IS NULL ORDER BY key"))
+    found = rows(
+        connection,
+        "SELECT event.job, event.at, event.type, event.doc FROM job CROSS JOIN event ON event.job = job.key"
+        " WHERE job.ended IS NULL ORDER BY event.job, event.seq",
+    )
+    events = {key: [each[1:] for each in group] for key, group in groupby(found, lambda each: each[0])}
+    jobs = []
+    for key, doc in docs.items():
+        try:
+            job = _replay(key, events.get(key, []))
+        except (Undecodable, InvalidTransition) as error:
+            broken.append((key, str(error)))
+        else:
+            jobs.append((job, _record_or_none(doc) == job.record))
+    return jobs
+
+
+def _replay(key: int, found: list[tuple[Any, ...]]) -> OpenJob:
+    launched, record, last = None, None, 0
+    for at, name, doc in found:
+        event = decode_event(name, doc)
+        if record is not None:
+            record = apply(record, event)
+        elif isinstance(event, Launched):
+            launched, record = event, record_of(event)
+        else:
+            raise Undecodable(f"its first event is {name!r}")
+        last = max(last, at)
+    if launched is None or record is None:
+        raise Undecodable("it has no events")
+    return OpenJob(key=key, launched=launched, record=record, last_event_at=time_of(last))
+
+
+def _record_or_none(doc: str) -> JobRecord | None:
+    try:
+        return decode_record(doc)
+    except Undecodable:
+        return None
+
+
+def events(
+    connection: apsw.Connection, after: int, owner: str | None, limit: int, last_seq: int, broken: Broken
+) -> Events:
+    """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+    happened = rows(
+        connection,
+        "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
+        " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
+        " UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1"
+        " ORDER BY 1 LIMIT ?2",
+        after,
+        EVENTS_AT_ONCE,
+    )
+    found: list[JournalledEvent] = []
+    position = max(after, last_seq) if len(happened) < EVENTS_AT_ONCE else happened[-1][0]
+    for seq, at, job_id, of, name, doc, key in happened:
+        if owner is not None and of != owner:
+            continue
+        if len(found) == limit:
+            position = found[-1].seq
+            break
+        try:
+            event = Removed() if name is None else decode_event(name, doc)
+        except Undecodable as error:
+            broken.append((key, str(error)))
+            continue
+        found.append(JournalledEvent(seq=seq, at=time_of(at), job_id=JobId(job_id), owner=of, event=event))
+    horizon = value(connection, "SELECT value FROM number WHERE name = 'horizon'")
+    return Events(events=tuple(found), position=position, horizon=horizon)
+
+
+def request(connection: apsw.Connection, owner: str, request_id: str) -> StoredRequest | None:
+    """What a client's request id stands for."""
+    found = row(
+        connection,
+        "SELECT digest, job_id, error FROM request WHERE owner = ? AND request_id = ?",
+        owner,
+        request_id,
+    )
+    if found is None:
+        return None
+    digest, job_id, error = found
+    try:
+        repeated = decode_request_error(error) if error is not None else None
+    except Undecodable:
+        repeated = None  # what is left says that the job is gone
+    return StoredRequest(digest=digest, job_id=JobId(job_id), error=repeated)
+
+
+def expired(connection: apsw.Connection, retention: Retention, now: datetime, limit: int) -> list[tuple[JobId, str]]:
+    """The ended jobs that are to go next, each with its owner."""
+    counts = dict[str, int](rows(connection, "SELECT owner, count(*) FROM job WHERE ended IS NOT NULL GROUP BY owner"))
+    surplus = _surplus(counts, retention, limit)
+    oldest = microseconds(now - retention.age) if retention.age is not None else None
+    gone: list[tuple[JobId, str]] = []
+    for owner in counts:
+        first = rows(
+            connection,
+            "SELECT id, ended FROM job WHERE owner = ? AND ended IS NOT NULL ORDER BY ended LIMIT ?",
+            owner,
+            limit if oldest is not None else surplus[owner],
+        )
+        for position, (job_id, ended) in enumerate(first):
+            if position >= surplus[owner] and (oldest is None or ended >= oldest):
+                break
+            gone.append((JobId(job_id), owner))
+    return gone[:limit]
+
+
+def _surplus(counts: dict[str, int], retention: Retention, limit: int) -> dict[str, int]:
+    """How many jobs of each client are too many."""
+    left = {owner: min(count, retention.ended_of_client) for owner, count in counts.items()}
+    for _ in range(min(limit, sum(left.values()) - retention.ended)):
+        most = max(left, key=lambda owner: left[owner])
+        left[most] -= 1
+    return {owner: count - left[owner] for owner, count in counts.items()}
+
+
+def aside(connection: apsw.Connection) -> list[AsideJob]:
+    """The jobs that were set aside."""
+    found = rows(connection, "SELECT key, id, owner, at, reason FROM aside ORDER BY key LIMIT ?", LONGEST_PAGE)
+    return [
+        AsideJob(key=key, id=job_id, owner=owner, at=time_of(at), reason=reason)
+        for key, job_id, owner, at, reason in found
+    ]
+
+
+def last_seq(connection: apsw.Connection) -> int:
+    """The greatest sequence number that was ever given."""
+    greatest = value(
+        connection,
+        "SELECT max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence), (SELECT coalesce(max(seq), 0) FROM removal),"
+        " (SELECT value FROM number WHERE name = 'horizon'))",
+    )
+    return int(greatest)

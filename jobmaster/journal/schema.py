@@ -1,0 +1,120 @@
+"""The tables of the database, by version, and the way from each version to the next.
+
+`event` is what happened; `job` is what follows from it, changed in the same transaction. A job's key is the sequence
+number of its first event. Sequence numbers are given by the program, from one counter for `event` and `removal`:
+AUTOINCREMENT keeps the greatest one that an event ever had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import apsw
+
+APPLICATION_ID: Final = 0x4A4F424D
+"""In the header of the file, by which file(1) and this program know what it is: "JOBM"."""
+
+VERSION: Final = 1
+
+_VERSION_1: Final = """
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    job INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    type TEXT NOT NULL,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE INDEX event_job ON event (job);
+
+CREATE TABLE job (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    state TEXT NOT NULL,
+    cause TEXT,
+    started INTEGER NOT NULL,
+    ended INTEGER,
+    doc TEXT NOT NULL
+) STRICT;
+CREATE INDEX job_owner ON job (owner);
+CREATE INDEX job_owner_state ON job (owner, state);
+CREATE INDEX job_state ON job (state);
+CREATE INDEX job_open ON job (owner) WHERE ended IS NULL;
+CREATE INDEX job_owner_ended ON job (owner, ended) WHERE ended IS NOT NULL; -- the order in which they are pruned
+
+CREATE TABLE request (
+    owner TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    digest BLOB NOT NULL,
+    job_id TEXT NOT NULL,
+    error TEXT,
+    at INTEGER NOT NULL,
+    removed INTEGER, -- when its job was
+    UNIQUE (owner, request_id)
+) STRICT;
+CREATE INDEX request_job ON request (job_id);
+CREATE INDEX request_removed ON request (removed) WHERE removed IS NOT NULL;
+
+CREATE TABLE removal (
+    seq INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    job_id TEXT NOT NULL,
+    owner TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE aside (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    doc TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE number (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT;
+INSERT INTO number VALUES ('horizon', 0), ('probe', 0);
+"""
+
+Migration = Callable[[apsw.Connection], object]
+
+
+def _create(connection: apsw.Connection) -> None:
+    connection.execute(_VERSION_1)
+    connection.pragma("application_id", APPLICATION_ID)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create}
+"""From each version to the next; 0 is a file without content."""
+
+
+class NotAJournal(Exception):
+    """A database of another program."""
+
+
+class TooNew(Exception):
+    """A database of a later version of this program."""
+
+
+def migrate(connection: apsw.Connection, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
+    """Brings a database to the latest version, in one transaction.
+
+    Raises:
+        NotAJournal, TooNew: it is left as it is.
+        apsw.Error: the same.
+    """
+    version, latest = int(connection.pragma("user_version")), len(migrations)
+    is_new = version == 0 and not connection.pragma("schema_version")
+    if not is_new and connection.pragma("application_id") != APPLICATION_ID:
+        raise NotAJournal
+    if version > latest:
+        raise TooNew(f"version {version}; this program knows {latest}")
+    if version == latest:
+        return
+    with connection:  # commits, or rolls back where an error passes
+        for step in range(version, latest):
+            migrations[step](connection)
+        connection.pragma("user_version", latest)

@@ -1,0 +1,237 @@
+"""What goes into the journal and what comes out of it, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import JobEvent, JobRecord, Launched
+from jobmaster.job.request import RequestError
+from jobmaster.job.state import Finished, InvalidTransition, StopOrdered
+from jobmaster.journal.codec import encode_event
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class EntryRefused(Exception):
+    """An event that cannot be written whatever the disk does: a bug in the server. Others of its batch are written."""
+
+
+class UnknownJob(EntryRefused):
+    """There is no such job: it was never launched, or it has been removed."""
+
+
+class DuplicateJob(EntryRefused):
+    """A job of this id was launched before."""
+
+
+class RequestTaken(EntryRefused):
+    """The request id of this launch stands for another job of its owner."""
+
+
+Written = int | EntryRefused | InvalidTransition
+"""What has become of an entry: it has a sequence number, or cannot be."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Entry:
+    """One event on its way into the database.
+
+    Attributes:
+        at: when it happened, as well as that is known.
+        type: of the event, as it is written.
+        doc: the event's document.
+        request_error: what the request id of a job that was never executed is to be answered from now on.
+        keep: whether a job that was never executed is kept with its end.
+        written: its sequence number, or why it cannot be; None until that is known.
+    """
+
+    job_id: JobId
+    event: JobEvent
+    at: datetime
+    type: str
+    doc: str
+    request_error: RequestError | None = None
+    keep: bool = False
+    written: Written | None = None
+
+    @classmethod
+    def of(
+        cls, job_id: JobId, event: JobEvent, *, request_error: RequestError | None = None, keep: bool = False
+    ) -> Entry:
+        """The entry for an event that happens now.
+
+        Raises:
+            ValueError: nothing can be written that reads as this event.
+        """
+        if isinstance(event, Launched):
+            if event.id != job_id:
+                raise ValueError(f"the first event of {event.id} is no event of {job_id}")
+            event.owner.encode()  # a column of its own, which no surrogate can be in
+        name, doc = encode_event(event)
+        return cls(
+            job_id=job_id,
+            event=event,
+            at=_time_of(event),
+            type=name,
+            doc=doc,
+            request_error=request_error,
+            keep=keep,
+        )
+
+
+def _time_of(event: JobEvent) -> datetime:
+    match event:
+        case Launched(at=at) | Finished(at=at):
+            return at
+        case StopOrdered(order=order):
+            return order.requested_at
+        case _:
+            return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredJob:
+    """A job as the journal has it.
+
+    Attributes:
+        key: the sequence number of its first event; jobs are in the order of their keys.
+    """
+
+    key: int
+    record: JobRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenJob:
+    """A job that has not ended, as the replay of its events gives it.
+
+    Attributes:
+        key: as in `StoredJob`.
+        launched: its first event.
+        last_event_at: the last time at which it is known to have been there.
+    """
+
+    key: int
+    launched: Launched
+    record: JobRecord
+    last_event_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsideJob:
+    """A job whose events or record cannot be read; it is in no list, and what is left of it stays in the database.
+
+    Attributes:
+        key: as in `StoredJob`.
+        at: when it was set aside.
+        reason: what cannot be read, for the operator.
+    """
+
+    key: int
+    id: str
+    owner: str
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRequest:
+    """What a request id stands for.
+
+    Attributes:
+        digest: as in `RequestKey`.
+        job_id: the job that was started by it; it may be gone.
+        error: why that job was never executed, where this is to be repeated.
+    """
+
+    digest: bytes
+    job_id: JobId
+    error: RequestError | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobQuery:
+    """Which jobs a page has; the newest is first.
+
+    Attributes:
+        owner: of this client alone.
+        with_open: those that have not ended, too.
+        causes: of those that have ended, only those that ended so, by `codec.cause_name`; None: all of them.
+        started_from: only those that started then or later.
+        started_before: only those that started before then.
+        before: only jobs with a smaller key: `Page.next` of the page before.
+        limit: how many jobs at most.
+    """
+
+    owner: str | None = None
+    with_open: bool = True
+    causes: tuple[str, ...] | None = None
+    started_from: datetime | None = None
+    started_before: datetime | None = None
+    before: int | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some jobs; `next` is None where no others follow."""
+
+    jobs: tuple[StoredJob, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """The journal has forgotten the job: it was pruned, or never executed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalledEvent:
+    """An event as the journal has it."""
+
+    seq: int
+    at: datetime
+    job_id: JobId
+    owner: str
+    event: JobEvent | Removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """Events in the order of their sequence numbers; those of jobs that have been removed are not among them.
+
+    Attributes:
+        position: all up to this sequence number has been looked at; the next call goes on after it.
+        horizon: who has not seen all up to this sequence number may have missed that a job was removed.
+    """
+
+    events: tuple[JournalledEvent, ...]
+    position: int
+    horizon: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How many ended jobs are kept; of the client that has most, the one that ended first is the first to go.
+
+    Attributes:
+        ended: in all.
+        ended_of_client: of one client.
+        age: since their end; None for as long as there is room.
+    """
+
+    ended: int
+    ended_of_client: int
+    age: timedelta | None = None
+
+
+def microseconds(time: datetime) -> int:
+    """A time as columns have it: microseconds since 1970 in UTC."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
+
+
+def time_of(value: int) -> datetime:
+    """The time that a column has."""
+    return _EPOCH + timedelta(microseconds=value)

@@ -1,0 +1,373 @@
+"""The task that writes what has happened: a bounded queue, and one transaction for all that has gathered in it.
+
+Entries are written in the order in which they were given. One that is not taken yet can be withdrawn; one that is taken
+is written or has failed. Where the disk takes nothing, launches fail at once, and all other entries are kept and tried
+again, because they tell what has happened already. The ballast is given up for them first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import trio
+
+from jobmaster.errors import JournalUnavailable
+from jobmaster.job.cause import FailedToStart
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import Launched
+from jobmaster.job.state import Finished
+from jobmaster.journal.ballast import Ballast
+from jobmaster.journal.connection import JournalFault
+from jobmaster.journal.database import Database
+from jobmaster.journal.stored import Entry, UnknownJob
+from jobmaster.threads import NoThread, run_in_thread
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+MAX_QUEUED: Final = 10_000
+"""Entries that wait to be written: a thousand jobs have some eight events each."""
+MOST_IN_BATCH: Final = 256
+"""Entries of one transaction: more hold Trio's loop up when all who wait are told."""
+DURABLE_SECONDS: Final = 10.0
+"""How long a caller waits for a launch to be written; what has happened already is waited for until the journal's end."""
+CLOSE_SECONDS: Final = 10.0
+"""How long the journal's end waits for what is still to be written."""
+FIRST_RETRY_SECONDS: Final = 0.5
+LAST_RETRY_SECONDS: Final = 10.0
+"""Between two tries of a disk that takes nothing."""
+CHECKPOINT_FRAMES: Final = 4_000
+"""Frames of the log (4 KiB each) at which it is written to the file whatever else there is to do."""
+CHECKPOINT_IDLE_SECONDS: Final = 1.0
+"""Nothing to write for so long is time to write the log to the file."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    task: trio.lowlevel.Task
+    result: int | Exception | None = None
+
+
+class Writer:
+    """The queue and its task."""
+
+    def __init__(self, database: Database, ballast: Ballast) -> None:
+        self._database = database
+        self._ballast = ballast
+        self._limiter = trio.CapacityLimiter(1)
+        self._queue: dict[Entry, None] = {}  # in order; an entry leaves it from anywhere when it is withdrawn
+        self._taken: list[Entry] = []
+        self._waiters: dict[Entry, _Waiter] = {}
+        self._due: dict[Entry, float] = {}  # launches and their deadlines, the earliest first
+        self._disowned: list[Entry] = []
+        self._changed = trio.Event()
+        self._has_waiters = trio.Event()
+        self._grown = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope(shield=True)
+        self._fault: JournalFault | NoThread | None = None
+        self._has_ballast = True
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._checkpoint_after = 0.0
+        self._finishing = trio.Event()
+        self._is_over = False
+
+    # --- for callers --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether launches are taken: the last write went well, and not at the cost of the ballast."""
+        return self._fault is None and self._has_ballast and not self._is_over
+
+    @property
+    def unwritten(self) -> list[JobId]:
+        """The jobs of which something is not written yet."""
+        return list(dict.fromkeys(entry.job_id for entry in (*self._taken, *self._queue)))
+
+    async def record(self, entry: Entry) -> int:
+        """Returns the entry's sequence number when it is durable.
+
+        Raises:
+            JournalUnavailable: it cannot be written now; a launch is not written later either, anything else may be.
+            EntryRefused, InvalidTransition: it cannot be.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._append(entry)
+        waiter = _Waiter(trio.lowlevel.current_task())
+        self._waiters[entry] = waiter
+        if isinstance(entry.event, Launched):
+            self._due[entry] = trio.current_time() + DURABLE_SECONDS
+            self._has_waiters.set()
+
+        def withdraw(_: object) -> trio.lowlevel.Abort:
+            if entry not in self._queue:
+                return trio.lowlevel.Abort.FAILED
+            del self._queue[entry], self._waiters[entry]
+            self._due.pop(entry, None)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(withdraw)
+        if isinstance(waiter.result, int):
+            return waiter.result
+        assert waiter.result is not None  # noqa: S101  # for the type checker: `_release` gave it
+        raise waiter.result
+
+    def post(self, entry: Entry) -> None:
+        """Has an entry written in its turn.
+
+        Raises:
+            JournalUnavailable: too many entries wait already.
+        """
+        self._append(entry)
+
+    async def settle(self) -> None:
+        """Returns when every entry that was given until now is written, or cannot be."""
+        await trio.lowlevel.checkpoint()
+        given = [*self._taken, *self._queue]
+        while given and not self._is_over and (given[-1] in self._queue or given[-1] in self._taken):
+            await self._grown.park()
+
+    async def wait_after(self, seq: int) -> None:
+        """Returns when a greater sequence number has been given.
+
+        Raises:
+            JournalUnavailable: the journal is closed.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._database.last_seq <= seq:
+            if self._is_over:
+                raise _unavailable("the server is shutting down")
+            await self._grown.park()
+
+    def has_grown(self) -> None:
+        """Tells those who wait that there are new sequence numbers."""
+        self._grown.unpark_all()
+
+    def finish(self) -> None:
+        """Lets the task end when all is written, or CLOSE_SECONDS from now."""
+        self._finishing.set()
+        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._changed.set()
+
+    def _append(self, entry: Entry) -> None:
+        if self._is_over:
+            raise _unavailable("the server is shutting down")
+        if isinstance(entry.event, Launched) and not self.is_writable:
+            raise _unavailable(self._reason())
+        if len(self._queue) + len(self._taken) >= MAX_QUEUED:
+            raise _unavailable("too many events wait to be written")
+        self._queue[entry] = None
+        self._changed.set()
+
+    def _reason(self) -> str:
+        match self._fault:
+            case JournalFault(words=words):
+                return words
+            case NoThread():
+                return "the server's host has no thread left"
+            case _:
+                return "its disk does not answer" if self._has_ballast else "its disk is nearly full"
+
+    # --- the task -----------------------------------------------------------------------------------------------------
+
+    async def keep_writing(self) -> None:
+        """Writes until `finish` was called and all is written; being cancelled does not end it."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._release_overdue)
+                    await self._write_all()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._is_over = True
+            for entry in tuple(self._waiters):
+                self._release(entry, _unavailable("the server is shutting down"))
+            self.has_grown()
+
+    async def fill_ballast(self) -> None:
+        """Takes the space that is given up when the disk is full; without it, no launches are taken."""
+        had, self._has_ballast = self._has_ballast, False
+        try:
+            await self._in_thread(self._ballast.fill)
+        except (OSError, NoThread) as error:
+            if had:
+                logger.error("the journal's disk is nearly full (%s); jobs cannot be started", error)
+        else:
+            self._has_ballast = True
+            if not had:
+                logger.warning("the journal's disk has space again")
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._wait_for_work()
+            if self._taken or self._queue:
+                await self._write_batch()
+            elif self._finishing.is_set():
+                return
+            elif not self.is_writable:
+                await self._try_disk()
+            if self._database.frames >= CHECKPOINT_FRAMES and trio.current_time() >= self._checkpoint_after:
+                await self._checkpoint()
+
+    async def _wait_for_work(self) -> None:
+        """Returns when there is something to write or to try, or the end has come."""
+        if self._fault is not None:
+            await self._pause()
+            return
+        while not (self._queue or self._finishing.is_set()):
+            self._changed = trio.Event()
+            with trio.move_on_at(self._next_chore()) as idle:
+                await self._changed.wait()
+            if idle.cancelled_caught:
+                if not self._has_ballast:
+                    return
+                await self._checkpoint()
+
+    async def _pause(self) -> None:
+        """Between two tries of the disk."""
+        seconds = self._retry_seconds
+        self._retry_seconds = min(max(2 * seconds, FIRST_RETRY_SECONDS), LAST_RETRY_SECONDS)
+        if self._finishing.is_set():
+            await trio.sleep(min(seconds, FIRST_RETRY_SECONDS))
+        else:
+            with trio.move_on_after(seconds):
+                await self._finishing.wait()
+
+    def _next_chore(self) -> float:
+        """When there is something to do though nothing is to be written."""
+        now = trio.current_time()
+        if not self._has_ballast:
+            return now + LAST_RETRY_SECONDS
+        if self._database.frames:
+            return max(now + CHECKPOINT_IDLE_SECONDS, self._checkpoint_after)
+        return float("inf")
+
+    async def _write_batch(self) -> None:
+        self._take()
+        try:
+            await self._in_thread(self._database.write, self._taken)
+        except (JournalFault, NoThread) as fault:
+            self._fail(fault)
+            await self._free_ballast()
+            return
+        taken, self._taken = self._taken, []
+        self._recover()
+        for entry in taken:
+            self._tell(entry)
+        self._remove_disowned()
+        self.has_grown()
+
+    def _take(self) -> None:
+        more = list(islice(self._queue, MOST_IN_BATCH - len(self._taken)))
+        for entry in more:
+            del self._queue[entry]
+        self._taken += more
+
+    def _fail(self, fault: JournalFault | NoThread) -> None:
+        if self._fault is None:
+            logger.error("%s; jobs cannot be started, and what happens to others is written later", fault)
+        self._fault = fault
+        launches = [entry for entry in (*self._taken, *self._queue) if isinstance(entry.event, Launched)]
+        self._taken = [entry for entry in self._taken if not isinstance(entry.event, Launched)]
+        for entry in launches:
+            self._queue.pop(entry, None)
+            self._disown(entry, self._reason())
+
+    def _disown(self, entry: Entry, reason: str) -> None:
+        """Tells who waits that the entry is not written; where it is a launch, and gets written all the same, undoes it."""
+        self._release(entry, _unavailable(reason))
+        if isinstance(entry.event, Launched):
+            self._disowned.append(entry)
+
+    def _remove_disowned(self) -> None:
+        disowned, self._disowned = self._disowned, []
+        for entry in disowned:
+            if isinstance(entry.written, int):
+                cause = FailedToStart("its start could not be recorded in time")
+                self._queue[Entry.of(entry.job_id, Finished(cause=cause, at=datetime.now(UTC)))] = None
+
+    def _tell(self, entry: Entry) -> None:
+        assert entry.written is not None  # noqa: S101  # for the type checker: the batch was written
+        if self._release(entry, entry.written) or isinstance(entry.written, int):
+            return
+        if not (
+            isinstance(entry.written, UnknownJob) and _is_failed_start(entry)
+        ):  # its launch was withdrawn, or undone
+            logger.error("job %s: %s cannot be written: %r", entry.job_id, entry.type, entry.written)
+
+    def _release(self, entry: Entry, result: int | Exception) -> bool:
+        """Ends the wait for an entry; returns whether anybody waited."""
+        waiter = self._waiters.pop(entry, None)
+        self._due.pop(entry, None)
+        if waiter is None:
+            return False
+        waiter.result = result
+        trio.lowlevel.reschedule(waiter.task)
+        return True
+
+    async def _release_overdue(self) -> None:
+        while True:
+            if not self._due:
+                self._has_waiters = trio.Event()
+                await self._has_waiters.wait()
+                continue
+            entry, deadline = next(iter(self._due.items()))
+            if deadline > trio.current_time():
+                await trio.sleep_until(deadline)
+                continue
+            self._queue.pop(entry, None)
+            self._disown(entry, self._reason())
+
+    # --- the disk -----------------------------------------------------------------------------------------------------
+
+    async def _try_disk(self) -> None:
+        try:
+            await self._in_thread(self._database.probe)
+        except (JournalFault, NoThread) as fault:
+            self._fault = fault
+            return
+        self._recover()
+        self._remove_disowned()
+        if not self._has_ballast:
+            await self.fill_ballast()
+
+    def _recover(self) -> None:
+        if self._fault is not None:
+            logger.warning("the journal is written again")
+        self._fault = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
+
+    async def _free_ballast(self) -> None:
+        with suppress(NoThread):
+            if await self._in_thread(self._ballast.free):
+                self._has_ballast = False
+                self._retry_seconds = 0.0  # now there is space
+
+    async def _checkpoint(self) -> None:
+        try:
+            await self._in_thread(self._database.checkpoint)
+        except (JournalFault, NoThread) as fault:
+            logger.error("the journal's log could not be written to its file: %s", fault)
+            self._checkpoint_after = trio.current_time() + LAST_RETRY_SECONDS
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Only the end of CLOSE_SECONDS leaves a thread that a disk holds to itself."""
+        return await run_in_thread(self._limiter, function, *args, abandon=True)
+
+
+def _unavailable(reason: str) -> JournalUnavailable:
+    return JournalUnavailable(f"the server's journal cannot be written: {reason}; try again later")
+
+
+def _is_failed_start(entry: Entry) -> bool:
+    match entry.event:
+        case Finished(cause=FailedToStart()):
+            return True
+        case _:
+            return False

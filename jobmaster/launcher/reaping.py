@@ -1,0 +1,58 @@
+"""The end of the launcher: nothing of a job or a server is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Final
+
+from jobmaster.launcher.streams import say
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jobmaster.launcher.poller import Poller
+
+_PAUSE: Final = 0.05
+
+
+def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], bool], seconds: float) -> None:
+    """Kills and reaps until no child is left, for so many seconds at most.
+
+    Args:
+        poller: what else is watched goes on.
+        kill: sends SIGKILL to the jobs' main processes.
+        collect: reaps a bounded number; returns whether that was all that can be reaped.
+        seconds: then what is left is left, and said.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        kill()
+        _kill_own_children()
+        while not collect() and time.monotonic() < deadline:
+            pass
+        if not _has_children():
+            return
+        if time.monotonic() > deadline:
+            say(f"launcher: processes are left {seconds:g} s after SIGKILL")
+            return
+        poller.call_later(_PAUSE, lambda: None)
+        poller.run_once()
+
+
+def _kill_own_children() -> None:
+    """SIGKILL to each child, also those inherited from jobs; a kernel without this file leaves those to cgroup.kill."""
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123
+        for pid in file.read().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""A server as the launcher sees it: a process, and the other end of a socket pair."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from jobmaster.launcher.child import HANDLED_SIGNALS
+
+if TYPE_CHECKING:
+    from jobmaster.launcher.connection import Connection
+    from jobmaster.launcher.origin import Origin
+
+
+class Server:
+    """One server, from its start to its end.
+
+    Attributes:
+        pid: None for one that is no child of this process, or was reaped.
+        is_ready: it has said so.
+        hands_over: it has said that it ends on purpose, and leaves its jobs to the next one.
+        is_to_stop: it was started to end the jobs.
+    """
+
+    def __init__(self, pid: int | None, pidfd: int, connection: Connection, *, is_to_stop: bool) -> None:
+        self.pid = pid
+        self.connection = connection
+        self.is_to_stop = is_to_stop
+        self.is_ready = False
+        self.hands_over = False
+        self._pidfd = pidfd
+        if is_to_stop:
+            self.signal(signal.SIGTERM)
+
+    def signal(self, number: int) -> None:
+        """Sends it a signal; one that has died is left alone."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def on_reaped(self) -> None:
+        """It has died: what it has sent is read to the end, and its descriptors are closed."""
+        self.connection.read_to_end()
+        self.pid = None  # another process may have it by now
+        os.close(self._pidfd)
+        self._pidfd = -1
+
+
+def start(command: tuple[str, ...], origin: Origin) -> tuple[int, int, socket.socket]:
+    """Starts a server: its pid, its pidfd, and this end of the socket pair.
+
+    Raises:
+        OSError: there is none.
+    """
+    own, servers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+    try:
+        with servers:
+            pid = os.fork()
+            if pid == 0:
+                origin.execute(command, servers)
+        try:
+            return pid, os.pidfd_open(pid), own
+        except OSError:
+            os.kill(pid, signal.SIGKILL)  # our child and not reaped, so no other process
+            raise
+    except OSError:
+        own.close()
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def attach(fd: int) -> tuple[int, socket.socket]:
+    """The pidfd of who holds the other end of the socket pair of which this descriptor is one end; and that end.
+
+    Raises:
+        OSError: it is no such end.
+    """
+    sock = socket.socket(fileno=fd)
+    sock.set_inheritable(False)
+    pid = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], sys.byteorder)
+    return os.pidfd_open(pid), sock

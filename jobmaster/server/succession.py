@@ -1,0 +1,167 @@
+"""What one server of a launcher leaves to the next: locks and listening sockets, which the launcher keeps meanwhile.
+
+Nobody takes the port or the folders between two servers: their locks belong to open files, and the launcher has those
+open, too. A server takes what its predecessor had where that is still what its options name, else makes its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster.errors import ConfigurationError
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
+from jobmaster.host.cgroup.lock import is_lock_of, take_lock
+from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.run.launcher import JOBS_LOCK, Launcher, attached_launcher, inherited_launcher, use_launcher
+from jobmaster.server.listener import open_listeners
+from jobmaster.threads import run_in_thread
+
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS: Final = 5.0
+"""How long a new server waits for an old one's launcher to end its jobs."""
+STATE_LOCK: Final = "state"
+"""Names the lock of the folder of journal and output."""
+_LOCKERS: Final = trio.CapacityLimiter(1)
+"""Threads that open what is to be locked: a disk may not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLauncher:
+    """A launcher that holds this server's folders for it.
+
+    Attributes:
+        outlives_server: jobs go on without this server: the launcher has started it, and will start the next.
+    """
+
+    launcher: Launcher
+    outlives_server: bool
+
+    def can_hand_over(self) -> bool:
+        """Whether another server will go on with the jobs."""
+        return self.outlives_server and not self.launcher.lost.is_set()
+
+
+@asynccontextmanager
+async def hold_launcher(tree: CgroupTree, state_folder: Path) -> AsyncIterator[HeldLauncher]:
+    """The launcher that started this process, or one of its own; it holds the locks of both folders, too.
+
+    Raises:
+        ConfigurationError: another server has one of the folders.
+        HostError: the launcher does not answer.
+    """
+    async with AsyncExitStack() as stack:
+        own = inherited_launcher()
+        sock = await stack.enter_async_context(attached_launcher()) if own is None else own
+        launcher = await stack.enter_async_context(use_launcher(sock))
+        locks = {
+            JOBS_LOCK: await _lock(
+                launcher, JOBS_LOCK, tree.jobs, lambda: _try_to_lock_jobs(tree), "cgroup", "--cgroup-root", stack
+            ),
+            STATE_LOCK: await _lock(
+                launcher,
+                STATE_LOCK,
+                state_folder,
+                lambda: take_lock(state_folder),
+                "folder",
+                "--output-dir",
+                stack,
+            ),
+        }
+        tree.prepare()
+        kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
+        stack.callback(os.close, kill)
+        launcher.keep(kill_fd=kill, locks=locks)
+        yield HeldLauncher(launcher=launcher, outlives_server=own is not None)
+
+
+async def _lock(
+    launcher: Launcher,
+    name: str,
+    folder: Path,
+    take: Callable[[], int | None],
+    kind: str,
+    option: str,
+    stack: AsyncExitStack,
+) -> int:
+    lock = launcher.inherited.locks.pop(name, None)
+    if lock is not None and not is_lock_of(folder, lock):
+        os.close(lock)
+        lock = None
+    with trio.move_on_after(LOCK_SECONDS):
+        while lock is None:
+            lock = await run_in_thread(_LOCKERS, take, abandon=True)
+            if lock is None:
+                await trio.sleep(0.05)  # flock(2) tells by no event
+    if lock is None:
+        raise ConfigurationError(f"another jobmaster server has the {kind} {folder}; give this one its own {option}")
+    stack.callback(os.close, lock)
+    return lock
+
+
+def _try_to_lock_jobs(tree: CgroupTree) -> int | None:
+    try:
+        tree.prepare()  # where an old server has just removed the folder
+    except CgroupFileError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    return take_lock(tree.jobs)
+
+
+async def listen(launcher: Launcher, host: str, port: int, closing: ExitStack) -> list[trio.SocketListener]:
+    """The listening sockets of an earlier server, where they are those of this address, or new ones.
+
+    Raises:
+        ConfigurationError: the address cannot be listened on.
+    """
+    listeners = _inherited_listeners(launcher, _name(host, port))
+    if not listeners:
+        listeners = await _new_listeners(host, port)
+    for each in listeners:
+        closing.callback(each.socket.close)  # where nothing comes to serve them
+    return listeners
+
+
+def _inherited_listeners(launcher: Launcher, name: str) -> list[trio.SocketListener]:
+    inherited, launcher.inherited.listeners = launcher.inherited.listeners, []
+    if all(each == name for each, _ in inherited):
+        return [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for _, sock in inherited]
+    for _, sock in inherited:
+        sock.close()
+    return []
+
+
+async def _new_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    try:
+        return await open_listeners(host, port)
+    except OSError as error:
+        remedy = (
+            "another program has the port; name another with --listen"
+            if error.errno == errno.EADDRINUSE
+            else "name an address of this host with --listen"
+        )
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}; {remedy}") from None
+
+
+def listeners_to_keep(
+    listeners: list[trio.SocketListener], host: str, port: int
+) -> list[tuple[str, trio.socket.SocketType]]:
+    """The listening sockets as the launcher is given them.
+
+    A server that was asked for any free port has one that the next server is to have, too.
+    """
+    return [(_name(host, port), each.socket) for each in listeners]
+
+
+def _name(host: str, port: int) -> str:
+    return f"{host}:{port}"

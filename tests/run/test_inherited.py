@@ -1,0 +1,306 @@
+"""Servers that die and are followed: a real launcher, whose server is a stand-in that adopts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import monotonic, sleep
+from typing import Final
+
+import pytest
+
+import jobmaster.launcher
+from tests.run.launching import DEADLINE, Folder
+
+LAUNCHER: Final = (sys.executable, "-I", "-S", str(Path(jobmaster.launcher.__file__).parent))
+PAUSE: Final = 0.002
+
+
+@dataclass(slots=True, kw_only=True)
+class Served:
+    """A launcher with its stand-ins, and their folder."""
+
+    process: subprocess.Popen[str]
+    path: Path
+    jobs: Folder
+    said: list[str] = field(default_factory=list)
+
+    def want(self, name: str, *command: str) -> None:
+        """Wants a job."""
+        new = self.path / f"{name}.new"
+        new.write_text(json.dumps(command))
+        new.rename(self.path / f"{name}.wanted")
+
+    def wait(self, condition: Callable[[], object]) -> None:
+        """Waits until this holds; the stand-in tells through files, of which no event comes."""
+        deadline = monotonic() + DEADLINE
+        while not condition():
+            assert monotonic() < deadline, sorted(path.name for path in self.path.iterdir())
+            assert self.process.poll() is None, self.process.stderr and self.process.stderr.read()
+            sleep(PAUSE)
+
+    def wait_for(self, *names: str) -> None:
+        """Waits until these files are there."""
+        self.wait(lambda: all((self.path / name).exists() for name in names))
+
+    def server(self) -> int:
+        """The pid of the server, once it is ready."""
+        self.wait_for("server")
+        return int((self.path / "server").read_text())
+
+    def end_server(self, number: int = signal.SIGKILL) -> int:
+        """Sends the server that is ready a signal that ends it; returns the pid of the next one, once that is ready."""
+        old = self.server()
+        os.kill(old, number)
+        self.wait(lambda: self.server() != old)
+        return self.server()
+
+    def status(self, name: str) -> tuple[int, bool]:
+        """Wait status, and whether it was executed, once it has ended."""
+        self.wait_for(f"{name}.ended")
+        status, executed = (self.path / f"{name}.ended").read_text().split()
+        return int(status), executed == "1"
+
+    def output(self, name: str) -> bytes:
+        """What is kept of its output."""
+        return (self.path / f"{name}.out").read_bytes()
+
+    def stop(self) -> tuple[int, str]:
+        """Ends all; returns the exit status, and what was said on stderr."""
+        self.process.terminate()
+        said = self.process.communicate(timeout=DEADLINE)[1]
+        return self.process.returncode, said
+
+
+@contextmanager
+def serving(
+    path: Path, jobs: Folder, *, environment: Mapping[str, str] | None = None, **bounds: int
+) -> Iterator[Served]:
+    """A launcher with a stand-in that is ready."""
+    (path / "bounds").write_text(json.dumps({"max_crashes": 100_000, **bounds}))
+    command = [*LAUNCHER, "--", sys.executable, "-m", "tests.run.stand_in", str(path), str(jobs.path)]
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    ) as process:
+        served = Served(process=process, path=path, jobs=jobs)
+        try:
+            served.server()
+            yield served
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def served(tmp_path: Path, folder: Folder) -> Iterator[Served]:
+    """Such a launcher with the bounds that never end it."""
+    with serving(tmp_path, folder) as served:
+        yield served
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR1, signal.SIGUSR2], ids=["kill", "bug", "hand over"])
+def test_a_job_outlives_its_server(served: Served, number: int) -> None:
+    """It goes on, its output before, between and after is kept, and its own status is told to the next server."""
+    served.want("job", "sh", "-c", "echo before; while [ ! -e go ]; do sleep 0.01; done; echo after; exit 42")
+    served.wait(lambda: (served.path / "job.out").exists() and served.output("job") == b"before\n")
+    served.end_server(number)
+    (served.path / "go").touch()
+    assert served.status("job") == (42 << 8, True)
+    assert served.output("job") == b"before\nafter\n"
+    assert len((served.path / "servers").read_text().split()) == 2
+    assert served.stop()[0] == 0
+
+
+def test_a_job_that_ends_without_a_server(served: Served) -> None:
+    """Its end is kept until a server has written it down, the bytes in its pipe as well."""
+    (served.path / "plan").write_text("fail")
+    served.want("job", "sh", "-c", "echo $$ >pid; while [ ! -e go ]; do sleep 0.01; done; echo last; kill -SEGV $$")
+    served.wait_for("job.launched", "pid")
+    os.kill(served.server(), signal.SIGKILL)
+    served.wait(lambda: len((served.path / "servers").read_text().split()) > 2)
+    (served.path / "go").touch()
+    served.wait(lambda: not Path(f"/proc/{(served.path / 'pid').read_text().strip()}").exists())
+    (served.path / "plan").unlink()
+    status, executed = served.status("job")
+    assert (status & 0x7F, executed) == (signal.SIGSEGV, True)
+    assert served.output("job") == b"last\n"
+    assert served.stop()[0] == 0
+
+
+def test_servers_killed_at_random(served: Served) -> None:
+    """Whenever servers die, each job runs once or is said never to have run; status and every byte are true."""
+    random = Random(5)
+    lines, names, number = 400, [], 0
+    script = "echo x >>$0.ran; i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); done; exit {code}"
+    for _ in range(25):
+        for _ in range(4):
+            names.append(f"job{number}")
+            served.want(names[-1], "sh", "-c", script.format(lines=lines, code=number % 100), names[-1])
+            number += 1
+        old = served.server()
+        sleep(random.uniform(0, 0.03))  # not to wait for something, but to be at a random place
+        with suppress(ProcessLookupError):
+            os.kill(old, random.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGUSR1)))
+        served.wait(lambda old=old: served.server() != old)  # type: ignore[misc]  # mypy does not infer lambdas with defaults
+    expected = "".join(f"{i}\n" for i in range(lines)).encode()
+    ran = 0
+    for number, name in enumerate(names):
+        status, executed = served.status(name)
+        marks = served.path / f"{name}.ran"
+        assert (marks.read_text() if marks.exists() else "") == ("x\n" if executed else "")
+        assert served.output(name) == (expected if executed else b"")
+        assert not executed or status == (number % 100) << 8
+        ran += executed
+    assert ran > len(names) / 2
+    code, said = served.stop()
+    assert code == 0, said
+
+
+def test_an_order_outlives_the_server_that_gave_it(served: Served) -> None:
+    """What was ordered before the server died is told to the next one, with the job."""
+    script = "trap 'echo stopped; while [ ! -e go ]; do sleep 0.01; done; exit 3' TERM; echo up; while :; do sleep 0.01; done"
+    served.want("job", "sh", "-c", script)
+    served.wait(lambda: (served.path / "job.out").exists() and served.output("job") == b"up\n")
+    (served.path / "job.stop").touch()
+    served.wait(lambda: served.output("job") == b"up\nstopped\n")
+    served.end_server()
+    served.end_server()
+    (served.path / "go").touch()
+    assert served.status("job") == (3 << 8, True)
+    assert (served.path / "job.order").read_text() == "client1 tested"
+
+
+def test_the_port_is_kept(served: Served) -> None:
+    """A client that comes while there is no server is served by the next one."""
+    port = int((served.path / "port").read_text())
+    (served.path / "plan").write_text("fail")
+    old = served.server()
+    os.kill(old, signal.SIGKILL)
+    served.wait(lambda: len((served.path / "servers").read_text().split()) > 1)
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as client:
+        (served.path / "plan").unlink()
+        assert int(client.recv(100)) >= 2
+
+
+def test_stopping_closes_the_port(served: Served) -> None:
+    """A server that says that it stops leaves nobody waiting in the launcher's socket."""
+    port = int((served.path / "port").read_text())
+    code, said = served.stop()
+    assert (code, said) == (0, "")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=DEADLINE)
+
+
+def test_the_lock_is_kept(served: Served) -> None:
+    """The stand-in asserts that it inherits the lock; the launcher holds it, and lets go of it at its end."""
+    served.end_server()
+    held = [os.readlink(f"/proc/{served.process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{served.process.pid}/fd")]
+    assert held.count(str(served.jobs.path)) == 1
+    assert served.stop()[0] == 0
+
+
+def test_too_many_crashes(tmp_path: Path, folder: Folder) -> None:
+    """The jobs are killed, which is said, and the launcher ends with 1."""
+    with serving(tmp_path, folder, max_crashes=2) as served:
+        served.want("job", "sleep", "1000")
+        served.wait_for("job.launched")
+        served.end_server()
+        os.kill(served.server(), signal.SIGKILL)
+        said = served.process.communicate(timeout=DEADLINE)[1]
+        assert served.process.returncode == 1
+        assert "died 2 times in 300 s (--max-crashes); its jobs are ended" in said
+        assert folder.pids() == []
+
+
+def test_too_long_without_a_server(tmp_path: Path, folder: Folder) -> None:
+    """Servers that fail to start are no crashes; after the time that is allowed the jobs are killed."""
+    with serving(tmp_path, folder, max_crashes=2, max_gap=2) as served:
+        served.want("job", "sleep", "1000")
+        served.wait_for("job.launched")
+        (tmp_path / "plan").write_text("fail")
+        os.kill(served.server(), signal.SIGKILL)
+        said = served.process.communicate(timeout=DEADLINE)[1]
+        assert served.process.returncode == 1
+        assert said.count("ended with status 1 before it was ready") > 1
+        assert "no server has been ready for 2 s (--max-gap); its jobs are ended" in said
+        assert folder.pids() == []
+
+
+def test_a_server_that_hangs_before_it_is_ready(tmp_path: Path, folder: Folder) -> None:
+    """It is ended with the jobs when the time without a server is over."""
+    with serving(tmp_path, folder, max_gap=2) as served:
+        (tmp_path / "plan").write_text("hang")
+        os.kill(served.server(), signal.SIGKILL)
+        said = served.process.communicate(timeout=DEADLINE)[1]
+        assert served.process.returncode == 1
+        assert "--max-gap" in said
+
+
+def test_a_signal_that_comes_without_a_server(served: Served) -> None:
+    """SIGTERM between two servers reaches the next one, which ends the jobs."""
+    served.want("job", "sleep", "1000")
+    served.wait_for("job.launched")
+    (served.path / "plan").write_text("fail")
+    os.kill(served.server(), signal.SIGKILL)
+    served.wait(lambda: len((served.path / "servers").read_text().split()) > 2)
+    (served.path / "plan").unlink()
+    code, said = served.stop()
+    assert code == 0, said
+    assert served.jobs.pids() == []
+
+
+def test_a_server_that_was_to_end_and_dies(served: Served) -> None:
+    """It is followed by one that is told to end the jobs, too."""
+    (served.path / "plan").write_text("ignore SIGTERM")
+    old = served.end_server()
+    served.process.terminate()
+    served.wait_for("ignored")
+    (served.path / "plan").unlink()
+    os.kill(old, signal.SIGKILL)
+    assert served.process.wait(DEADLINE) == 0
+
+
+def test_what_the_service_manager_is_told(tmp_path: Path, folder: Folder) -> None:
+    """That it is ready, that one server follows another, and that it stops; servers do not have its address."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(DEADLINE)
+        environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with serving(tmp_path, folder, environment=environment) as served:
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            assert b"NOTIFY_SOCKET" not in Path(f"/proc/{served.server()}/environ").read_bytes()
+            served.end_server(signal.SIGUSR2)
+            assert manager.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            served.end_server()
+            assert manager.recv(1000).startswith(b"STATUS=the server has died")
+            assert manager.recv(1000).startswith(b"READY=1\n")
+            assert served.stop()[0] == 0
+            assert manager.recv(1000).startswith(b"STOPPING=1\n")
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(1000)
+
+
+def test_signals_pass_through_the_launcher(served: Served) -> None:
+    """SIGUSR2 to the launcher has the server hand over."""
+    old = served.server()
+    served.process.send_signal(signal.SIGUSR2)
+    served.wait(lambda: served.server() != old)
+    code, said = served.stop()
+    assert code == 0
+    assert (
+        said == "jobmaster: the server has handed its jobs over; its jobs go on, and another one is started in 0.1 s\n"
+    )
