@@ -143,6 +143,22 @@ class Jobs:
         finally:
             events.abandon()
 
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The server's journal as of one moment, for an admin: all of it has come when the iteration ends.
+
+        A backup whose call breaks has to be begun anew.
+
+        While iterating, raises:
+            RpcFailedError: the server refused, or the backup is not whole.
+            TransportError: the connection was lost.
+        """
+        backup = _Backup(self._calls)
+        try:
+            yield backup
+        finally:
+            backup.abandon()
+
 
 class _Output:
     """The output of one job; has one reader."""
@@ -206,6 +222,27 @@ class _Events:
 
     def _request(self) -> pb.WatchRequest:
         return pb.WatchRequest(only_new=True) if self._after is None else pb.WatchRequest(after=self._after)
+
+    def abandon(self) -> None:
+        """Ends the call that is open, if any."""
+        self._stream.abandon()
+
+
+class _Backup:
+    """The chunks of a backup; has one reader."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._stream = Stream(calls, "Backup", pb.BackupRequest, pb.BackupChunk, 0)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        message = await self._stream.receive()
+        if message is None:
+            raise StopAsyncIteration
+        assert isinstance(message, pb.BackupChunk)  # noqa: S101  # for the type checker
+        return message.data
 
     def abandon(self) -> None:
         """Ends the call that is open, if any."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never, cast
 
@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from jobmaster.client import Jobs
 from jobmaster.errors import TransportError
 from jobmaster.grpc.channel import CallChannel
+from jobmaster.grpc.headers import DetailedStatus
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
@@ -22,11 +23,14 @@ class Ends:
 
     code: str
     text: str = ""
+    details: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """The job writes nothing for an hour."""
+    """The job writes nothing for an hour, or until an event."""
+
+    until: trio.Event = field(default_factory=trio.Event)
 
 
 Part = bytes | Message | Ends | Quiet | Exception
@@ -72,15 +76,16 @@ class Call:
                 return message
             case Exception() as error:
                 raise error
-            case Quiet():
+            case Quiet() as quiet:
                 try:
-                    await trio.sleep(3600)
+                    with trio.move_on_after(3600):
+                        await quiet.until.wait()
                 except trio.Cancelled:
                     self.parts.insert(0, TransportError("the call was abandoned"))  # as by ClientStream
                     raise
                 return await self.receive_message()
-            case Ends(code, text):
-                self.end_status = purerpc.Status(purerpc.StatusCode[code], text)
+            case Ends(code, text, details):
+                self.end_status = DetailedStatus(purerpc.StatusCode[code], text, details)
                 return None
             case unreachable:
                 assert_never(unreachable)
@@ -97,6 +102,7 @@ class Script:
     script: list[Answer]
     calls: list[Call] = field(default_factory=list)
     attempts: list[float] = field(default_factory=list)
+    on_call: dict[str, Callable[[], None]] = field(default_factory=dict)
     _host: str = "scripted"
     _port: int = 1
 
@@ -113,6 +119,7 @@ class Script:
                 raise error
             case _ as parts:
                 self.calls.append(Call(method, list(parts)))
+                self.on_call.get(method, lambda: None)()
                 return self.calls[-1]
 
     def jobs(self, **options: Any) -> Jobs:
