@@ -70,6 +70,11 @@ class Server:
         """The pid of the server itself."""
         return server_of(self.launcher)
 
+    @property
+    def logs(self) -> list[Path]:
+        """The files of its jobs' output."""
+        return sorted(self.output.glob("*.log"))
+
     def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
         """A connection to it as one of the clients."""
         return connect("localhost", self.port, folder=self.certificates, name=name)
