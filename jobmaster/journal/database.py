@@ -308,11 +308,10 @@ class Database:
             return answer
 
     def _set_aside(self, connection: apsw.Connection, broken: Broken) -> None:
-        for key, reason in broken:
-            logger.error("job %d of the journal cannot be read and is set aside: %s", key, reason)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            writing.set_aside(connection, broken, datetime.now(UTC))
+            for job_id, reason in writing.set_aside(connection, broken, datetime.now(UTC)).items():
+                logger.error("job %s cannot be read from the journal and is set aside: %s", job_id, reason)
             connection.execute("COMMIT")
         except apsw.Error as error:
             if fault_of(error).is_doubtful:

@@ -240,6 +240,8 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
     writer = Writer(database, Ballast(path))
     try:
         await writer.fill_ballast()
+        for job in await _ask(READERS, database.aside):
+            logger.warning("job %s of %s is set aside since %s: %s", job.id, job.owner, job.at, job.reason)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(writer.keep_writing)
             try:
