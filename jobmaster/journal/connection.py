@@ -124,7 +124,7 @@ def _create(path: Path) -> None:
 
 def _remedy(path: Path) -> str:
     return (
-        f"put a backup in its place, or move {path.name} and {path.name}-wal away to begin a new one, "
+        f"move {path.name} and {path.name}-wal away, and put a backup in their place, or nothing to begin a new one, "
         "which knows none of the old one's jobs"
     )
 

@@ -56,6 +56,10 @@ REMOVED_AT_ONCE: Final = 50
 """Jobs that one transaction removes, so that the writes between have a turn."""
 
 
+_WRONG_VALUES: Final = (apsw.ConstraintError, apsw.MismatchError, TypeError, ValueError, OverflowError)
+"""What a value that cannot be stored raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Commit:
     """A transaction that may be in the file: what it says of each entry, and the last sequence number it gave."""
@@ -80,6 +84,8 @@ class Database:
         """Frames of the write-ahead log that no checkpoint has written to the file yet, at most."""
         self.last_seq = 0
         """The greatest sequence number that was given."""
+        self.is_checked = False
+        """Whether the whole file was checked when it was opened."""
         self._connect = connect_again
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
@@ -98,12 +104,13 @@ class Database:
         Raises:
             ConfigurationError: it is none, not ours, too new, damaged, read-only, or in use; it is left as it is.
         """
-        must_check = was_left_unclean(path)
+        must_check = was_left_unclean(path)  # asked before it is opened, which changes the answer
         database = cls(path, lambda: connect(path, synchronous=synchronous, vfs=vfs))
         connection = database._connect()
         try:
             if must_check and (found := damages(connection)):
                 raise damaged(path, "; ".join(found))
+            database.is_checked = must_check
             database._take(connection)
         except apsw.Error as error:
             connection.close()
@@ -134,14 +141,17 @@ class Database:
             try:
                 yield connection
             except apsw.Error as error:
+                if isinstance(error, _WRONG_VALUES):
+                    self._undo(connection)
+                    raise
                 fault = fault_of(error)
                 self._undo(connection, fault)
                 raise fault from error
             except BaseException:
-                self._undo(connection, None)
+                self._undo(connection)
                 raise
 
-    def _undo(self, connection: apsw.Connection, fault: JournalFault | None) -> None:
+    def _undo(self, connection: apsw.Connection, fault: JournalFault | None = None) -> None:
         if fault is None or not fault.is_doubtful:
             try:
                 if connection.in_transaction:
@@ -186,8 +196,7 @@ class Database:
         An entry that an earlier call has written, as is then found, is not written again.
         """
         try:
-            with self._use() as connection:
-                self._write(connection, [entry for entry in batch if entry.written is None])
+            self._write_together(batch)
         except JournalFault:
             if self._doubtful is None:
                 raise
@@ -195,7 +204,22 @@ class Database:
                 pass
             if any(entry.written is None for entry in batch):
                 raise
+        except _WRONG_VALUES:  # a bug, of one entry: the others are written
+            for entry in batch:
+                self._write_alone(entry)
         return [entry.written for entry in batch if entry.written is not None]
+
+    def _write_alone(self, entry: Entry) -> None:
+        try:
+            self._write_together([entry])
+        except _WRONG_VALUES as error:
+            entry.written = EntryRefused(f"{type(error).__name__}: {error}")
+
+    def _write_together(self, batch: Sequence[Entry]) -> None:
+        with self._use() as connection:
+            entries = [entry for entry in batch if entry.written is None]
+            if entries:
+                self._write(connection, entries)
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")

@@ -17,7 +17,7 @@ from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
 from jobmaster.journal.backup import Copy
 from jobmaster.journal.ballast import Ballast
-from jobmaster.journal.connection import JournalFault, Synchronous
+from jobmaster.journal.connection import JournalFault, Synchronous, damaged
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     AsideJob,
@@ -47,6 +47,8 @@ COPY_PAUSE_SECONDS: Final = 0.002
 """Between two steps of a copy."""
 READ_SECONDS: Final = 10.0
 """How long an answer may take."""
+CHECK_AFTER_SECONDS: Final = 60.0
+"""From the start to the check of a file that was closed cleanly."""
 CLOSE_SECONDS: Final = 5.0
 """How long the last checkpoint may take."""
 PURGE_SECONDS: Final = 60.0
@@ -61,6 +63,8 @@ class Journal:
         self._writer = writer
         self._purge_after = 0.0
         self._is_copying = False
+        self.damages: tuple[str, ...] = ()
+        """What is damaged in the file, for the operator, as far as it has been looked at."""
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -189,6 +193,17 @@ class Journal:
         async with self._copied() as copy:
             return await run_in_thread(COPIERS, copy.damages, abandon=True)
 
+    async def look_for_damages(self) -> None:
+        """Checks the file once, when the server's start is over."""
+        await trio.sleep(CHECK_AFTER_SECONDS)
+        try:
+            self.damages = tuple(await self.check())
+        except (ServerBusy, JournalUnavailable) as error:
+            logger.warning("the journal could not be checked: %s", error)
+        else:
+            if self.damages:
+                logger.error("%s", damaged(self._database.path, "; ".join(self.damages)))
+
     @asynccontextmanager
     async def _copied(self) -> AsyncIterator[Copy]:
         if self._is_copying:
@@ -243,11 +258,15 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
         for job in await _ask(READERS, database.aside):
             logger.warning("job %s of %s is set aside since %s: %s", job.id, job.owner, job.at, job.reason)
         async with trio.open_nursery() as nursery:
+            journal = Journal(database, writer)
             nursery.start_soon(writer.keep_writing)
+            if not database.is_checked:
+                nursery.start_soon(journal.look_for_damages)
             try:
-                yield Journal(database, writer)
+                yield journal
             finally:
                 writer.finish()
+                nursery.cancel_scope.cancel()  # which does not end the writer
     finally:
         if unwritten := writer.unwritten:
             logger.error("of these jobs something is not in the journal: %s", ", ".join(unwritten))

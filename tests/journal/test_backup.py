@@ -13,6 +13,7 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.record import Launched
 from jobmaster.job.state import Executed
 from jobmaster.journal import backup
+from jobmaster.journal import journal as journal_module
 from jobmaster.journal.database import Database
 from jobmaster.journal.journal import Journal, open_journal
 from jobmaster.journal.stored import JobQuery
@@ -132,8 +133,10 @@ async def test_a_copy_that_is_left_behind(tmp_path: Path, journal: Journal) -> N
     assert await journal.check() == []
 
 
-async def test_damage_is_found_in_the_copy(tmp_path: Path) -> None:
-    """A page that the disk has changed is told, while the journal goes on."""
+async def test_damage_is_found_in_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page that the disk has changed is told some time after the start, and the journal goes on."""
     path = tmp_path / "journal.db"
     async with open_journal(path) as journal:
         await record_jobs(journal, 200)
@@ -142,6 +145,10 @@ async def test_damage_is_found_in_the_copy(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(page * 4096 + 8)
         file.write(b"\xff" * 64)
+    monkeypatch.setattr(journal_module, "CHECK_AFTER_SECONDS", 0.0)
     async with open_journal(path) as journal:
-        assert await journal.check() != []
+        with trio.fail_after(30):
+            while not journal.damages:
+                await trio.sleep(0.001)
         await record_jobs(journal, 1)
+    assert "is damaged" in caplog.text

@@ -95,7 +95,7 @@ def test_damage_after_an_unclean_end(tmp_path: Path) -> None:
     """The file of a server that was killed is checked before it is used: a page changed anywhere is found."""
     path = filled(tmp_path, cleanly=False)
     flip(path, b"main_process_died")
-    with pytest.raises(ConfigurationError, match=r"is damaged .*put a backup in its place"):
+    with pytest.raises(ConfigurationError, match=r"is damaged .*put a backup in their place"):
         database_in(tmp_path)
 
 
