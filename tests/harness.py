@@ -70,6 +70,15 @@ class Server:
         """The pid of the server itself."""
         return server_of(self.launcher)
 
+    def servers(self) -> list[int]:
+        """The children of its launcher that are no jobs: the server, where there is one."""
+        return servers_of(self.launcher)
+
+    @property
+    def logs(self) -> list[Path]:
+        """The files of its jobs' output."""
+        return sorted(self.output.glob("*.log"))
+
     def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
         """A connection to it as one of the clients."""
         return connect("localhost", self.port, folder=self.certificates, name=name)
@@ -124,25 +133,34 @@ async def serving_program(
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
     """The server as a program of its own; told to end at the end of the block, if it still runs."""
     with own_cgroup_root(may_be_left=is_killed) as root:
-        command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(folder, certificates, root, *arguments)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+        async with started(folder, certificates, root, *arguments) as running:
+            yield running
+
+
+@asynccontextmanager
+async def started(
+    folder: Path, certificates: Path, root: Path, *arguments: str
+) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
+    """As `serving_program`, with a cgroup root that outlives it."""
+    command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(folder, certificates, root, *arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY) as process:
+        try:
+            port = await trio.to_thread.run_sync(_read_port, process)
+            server = Server(
+                port=port,
+                certificates=certificates,
+                output=folder / "output",
+                cgroup_root=root,
+                launcher=process.pid,
+            )
+            yield server, process
+        finally:
+            process.send_signal(signal.SIGTERM)
             try:
-                port = await trio.to_thread.run_sync(_read_port, process)
-                server = Server(
-                    port=port,
-                    certificates=certificates,
-                    output=folder / "output",
-                    cgroup_root=root,
-                    launcher=process.pid,
-                )
-                yield server, process
+                with trio.fail_after(60, shield=True):
+                    await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
             finally:
-                process.send_signal(signal.SIGTERM)
-                try:
-                    with trio.fail_after(60, shield=True):
-                        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-                finally:
-                    process.kill()
+                process.kill()
 
 
 def _read_port(process: subprocess.Popen[bytes]) -> int:
@@ -191,12 +209,23 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
     raise AssertionError("the job ended without output")
 
 
+def servers_of(launcher: int) -> list[int]:
+    """The pids of the servers that a launcher has started and that live; its other children are jobs."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(pid) for pid in children if b"jobmaster.server" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
 def server_of(launcher: int) -> int:
-    """The pid of the server that a launcher has started; its other children are jobs."""
-    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return int(pid)
-    raise AssertionError(f"process {launcher} has no server")
+    """The pid of the server that a launcher has started."""
+    (server,) = servers_of(launcher)
+    return server
 
 
 def is_alive(pid: int) -> bool:

@@ -47,6 +47,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "job",
         "journal",
         "run",
+        "threads",
         "wire",
     },
     "cli": {"__init__", "address", "certs", "client", "errors", "grpc", "jobs"},

@@ -12,11 +12,11 @@ from typing import Final
 import apsw
 
 from jobmaster.errors import ConfigurationError, HostError
-from jobmaster.journal.schema import MIGRATIONS, Migration, NotAJournal, TooNew, migrate
+from jobmaster.journal.schema import MIGRATIONS, Migration, NotAJournal, TooNew, migrate, version_of
 
 BALLAST: Final = "journal.ballast"
 """The name of the file beside the database whose space is given up when the disk is full."""
-_WORST: Final = 10
+_MOST_FINDINGS: Final = 3
 """So many findings of a check are told."""
 
 
@@ -80,15 +80,16 @@ def connect(
             # What is left in the write-ahead log when a connection is closed would be written to the file with errors
             # of fsync ignored; it stays there instead, and only an explicit checkpoint writes.
             connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            if connection.readonly("main"):
+                raise apsw.ReadOnlyError("attempt to write a readonly database")
             connection.pragma("locking_mode", "EXCLUSIVE")  # before the first access: then without shared memory
+            version = version_of(connection, migrations)
             connection.pragma("journal_mode", "WAL")
             connection.pragma("synchronous", synchronous.value)
             connection.pragma("cell_size_check", True)
             connection.pragma("trusted_schema", False)
             connection.wal_autocheckpoint(0)
-            if connection.readonly("main"):
-                raise apsw.ReadOnlyError
-            migrate(connection, migrations)
+            migrate(connection, version, migrations)
         except BaseException:
             connection.close()
             raise
@@ -123,7 +124,7 @@ def _create(path: Path) -> None:
 
 def _remedy(path: Path) -> str:
     return (
-        f"put a backup in its place, or move {path.name} and {path.name}-wal away to begin a new one, "
+        f"move {path.name} and {path.name}-wal away, and put a backup in their place, or nothing to begin a new one, "
         "which knows none of the old one's jobs"
     )
 
@@ -162,10 +163,12 @@ def damaged(path: Path, findings: str) -> ConfigurationError:
 def damages(connection: apsw.Connection) -> list[str]:
     """What a check of the whole file finds; reads all of it."""
     try:
-        rows = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({_WORST})")]
+        answer = [str(row[0]) for row in connection.execute(f"PRAGMA quick_check({_MOST_FINDINGS})")]
     except apsw.CorruptError as error:
         return [str(error)]
-    return [] if rows == ["ok"] else rows
+    if answer == ["ok"]:
+        return []
+    return [line for text in answer for line in text.splitlines() if not line.startswith("***")]
 
 
 def was_left_unclean(path: Path) -> bool:

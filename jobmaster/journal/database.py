@@ -56,6 +56,10 @@ REMOVED_AT_ONCE: Final = 50
 """Jobs that one transaction removes, so that the writes between have a turn."""
 
 
+_WRONG_VALUES: Final = (apsw.ConstraintError, apsw.MismatchError, TypeError, ValueError, OverflowError)
+"""What a value that cannot be stored raises."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Commit:
     """A transaction that may be in the file: what it says of each entry, and the last sequence number it gave."""
@@ -80,6 +84,8 @@ class Database:
         """Frames of the write-ahead log that no checkpoint has written to the file yet, at most."""
         self.last_seq = 0
         """The greatest sequence number that was given."""
+        self.is_checked = False
+        """Whether the whole file was checked when it was opened."""
         self._connect = connect_again
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
@@ -98,12 +104,13 @@ class Database:
         Raises:
             ConfigurationError: it is none, not ours, too new, damaged, read-only, or in use; it is left as it is.
         """
-        must_check = was_left_unclean(path)
+        must_check = was_left_unclean(path)  # asked before it is opened, which changes the answer
         database = cls(path, lambda: connect(path, synchronous=synchronous, vfs=vfs))
         connection = database._connect()
         try:
             if must_check and (found := damages(connection)):
                 raise damaged(path, "; ".join(found))
+            database.is_checked = must_check
             database._take(connection)
         except apsw.Error as error:
             connection.close()
@@ -134,14 +141,17 @@ class Database:
             try:
                 yield connection
             except apsw.Error as error:
+                if isinstance(error, _WRONG_VALUES):
+                    self._undo(connection)
+                    raise
                 fault = fault_of(error)
                 self._undo(connection, fault)
                 raise fault from error
             except BaseException:
-                self._undo(connection, None)
+                self._undo(connection)
                 raise
 
-    def _undo(self, connection: apsw.Connection, fault: JournalFault | None) -> None:
+    def _undo(self, connection: apsw.Connection, fault: JournalFault | None = None) -> None:
         if fault is None or not fault.is_doubtful:
             try:
                 if connection.in_transaction:
@@ -186,8 +196,7 @@ class Database:
         An entry that an earlier call has written, as is then found, is not written again.
         """
         try:
-            with self._use() as connection:
-                self._write(connection, [entry for entry in batch if entry.written is None])
+            self._write_together(batch)
         except JournalFault:
             if self._doubtful is None:
                 raise
@@ -195,7 +204,22 @@ class Database:
                 pass
             if any(entry.written is None for entry in batch):
                 raise
+        except _WRONG_VALUES:  # a bug, of one entry: the others are written
+            for entry in batch:
+                self._write_alone(entry)
         return [entry.written for entry in batch if entry.written is not None]
+
+    def _write_alone(self, entry: Entry) -> None:
+        try:
+            self._write_together([entry])
+        except _WRONG_VALUES as error:
+            entry.written = EntryRefused(f"{type(error).__name__}: {error}")
+
+    def _write_together(self, batch: Sequence[Entry]) -> None:
+        with self._use() as connection:
+            entries = [entry for entry in batch if entry.written is None]
+            if entries:
+                self._write(connection, entries)
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -308,11 +332,10 @@ class Database:
             return answer
 
     def _set_aside(self, connection: apsw.Connection, broken: Broken) -> None:
-        for key, reason in broken:
-            logger.error("job %d of the journal cannot be read and is set aside: %s", key, reason)
         try:
             connection.execute("BEGIN IMMEDIATE")
-            writing.set_aside(connection, broken, datetime.now(UTC))
+            for job_id, reason in writing.set_aside(connection, broken, datetime.now(UTC)).items():
+                logger.error("job %s cannot be read from the journal and is set aside: %s", job_id, reason)
             connection.execute("COMMIT")
         except apsw.Error as error:
             if fault_of(error).is_doubtful:
@@ -321,6 +344,24 @@ class Database:
                 connection.execute("ROLLBACK")
 
     # --- the whole file -----------------------------------------------------------------------------------------------
+
+    def begin_backup(self, target: apsw.Connection) -> apsw.Backup:
+        """A copy into another, empty database; each of its uses is one of these methods."""
+        with self._use() as connection:
+            return target.backup("main", connection, "main")
+
+    def step_backup(self, backup: apsw.Backup, pages: int) -> bool:
+        """Copies so many pages; returns whether all are copied."""
+        with self._use():
+            try:
+                return backup.step(pages)
+            except apsw.Error as error:  # also where the file was opened again meanwhile
+                raise JournalFault(f"the journal could not be copied: {error}", words="the copy failed") from error
+
+    def end_backup(self, backup: apsw.Backup) -> None:
+        """Ends a copy, whether all was copied or not."""
+        with self._lock:
+            backup.close(True)
 
     def check(self) -> list[str]:
         """What a check of the whole file finds; nothing else is read or written meanwhile."""

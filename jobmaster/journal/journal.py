@@ -11,12 +11,13 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.errors import JournalUnavailable
+from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
+from jobmaster.journal.backup import Copy
 from jobmaster.journal.ballast import Ballast
-from jobmaster.journal.connection import JournalFault, Synchronous
+from jobmaster.journal.connection import JournalFault, Synchronous, damaged
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     AsideJob,
@@ -40,8 +41,14 @@ READERS: Final = trio.CapacityLimiter(4)
 """Threads that read; they wait for each other and for the writer."""
 MAINTAINERS: Final = trio.CapacityLimiter(1)
 """Threads that remove what is not kept any longer."""
+COPIERS: Final = trio.CapacityLimiter(1)
+"""Threads that copy the file."""
+COPY_PAUSE_SECONDS: Final = 0.002
+"""Between two steps of a copy."""
 READ_SECONDS: Final = 10.0
 """How long an answer may take."""
+CHECK_AFTER_SECONDS: Final = 60.0
+"""From the start to the check of a file that was closed cleanly."""
 CLOSE_SECONDS: Final = 5.0
 """How long the last checkpoint may take."""
 PURGE_SECONDS: Final = 60.0
@@ -55,6 +62,9 @@ class Journal:
         self._database = database
         self._writer = writer
         self._purge_after = 0.0
+        self._is_copying = False
+        self.damages: tuple[str, ...] = ()
+        """What is damaged in the file, for the operator, as far as it has been looked at."""
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -165,6 +175,57 @@ class Journal:
             while await _ask(MAINTAINERS, self._database.purge):
                 pass
 
+    # --- the whole file -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[int]:
+        """A complete copy of the database for the block, as a descriptor to read it from; one at a time.
+
+        Raises:
+            ServerBusy: there is one already.
+            JournalUnavailable: the disk has no space for a copy, or fails.
+        """
+        async with self._copied() as copy:
+            yield await _ask(COPIERS, copy.open)
+
+    async def check(self) -> list[str]:
+        """What is damaged in the file, for the operator; looks at a copy of it, so that nobody waits.
+
+        Raises:
+            ServerBusy, JournalUnavailable: as `backup`.
+        """
+        async with self._copied() as copy:
+            return await run_in_thread(COPIERS, copy.damages, abandon=True)
+
+    async def look_for_damages(self) -> None:
+        """Checks the file once, when the server's start is over."""
+        await trio.sleep(CHECK_AFTER_SECONDS)
+        try:
+            self.damages = tuple(await self.check())
+        except (ServerBusy, JournalUnavailable) as error:
+            logger.warning("the journal could not be checked: %s", error)
+        else:
+            if self.damages:
+                logger.error("%s", damaged(self._database.path, "; ".join(self.damages)))
+
+    @asynccontextmanager
+    async def _copied(self) -> AsyncIterator[Copy]:
+        if self._is_copying:
+            raise ServerBusy("the server's journal is being copied for somebody else; try again later")
+        self._is_copying = True
+        copy = Copy(self._database)
+        try:
+            await _ask(COPIERS, copy.begin)
+            while True:
+                if await _ask(COPIERS, copy.step):
+                    break
+                await trio.sleep(COPY_PAUSE_SECONDS)
+            yield copy
+        finally:
+            self._is_copying = False
+            with trio.move_on_after(READ_SECONDS, shield=True):
+                await run_in_thread(COPIERS, copy.discard, abandon=True)
+
 
 async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args: Any) -> T:
     with trio.move_on_after(READ_SECONDS):
@@ -173,6 +234,9 @@ async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args:
         except JournalFault as fault:
             logger.error("%s", fault)
             raise _unreadable(fault.words) from fault
+        except OSError as error:
+            logger.error("the journal's folder fails: %s", error)
+            raise _unreadable("its disk fails") from error
     raise _unreadable("its disk does not answer")
 
 
@@ -195,12 +259,18 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
     writer = Writer(database, Ballast(path))
     try:
         await writer.fill_ballast()
+        for job in await _ask(READERS, database.aside):
+            logger.warning("job %s of %s is set aside since %s: %s", job.id, job.owner, job.at, job.reason)
         async with trio.open_nursery() as nursery:
+            journal = Journal(database, writer)
             nursery.start_soon(writer.keep_writing)
+            if not database.is_checked:
+                nursery.start_soon(journal.look_for_damages)
             try:
-                yield Journal(database, writer)
+                yield journal
             finally:
                 writer.finish()
+                nursery.cancel_scope.cancel()  # which does not end the writer
     finally:
         if unwritten := writer.unwritten:
             logger.error("of these jobs something is not in the journal: %s", ", ".join(unwritten))

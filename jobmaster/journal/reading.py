@@ -190,13 +190,13 @@ def expired(connection: apsw.Connection, retention: Retention, now: datetime, li
             connection,
             "SELECT id, ended FROM job WHERE owner = ? AND ended IS NOT NULL ORDER BY ended LIMIT ?",
             owner,
-            limit if oldest is not None else surplus[owner],
+            limit - len(gone) if oldest is not None else min(limit - len(gone), surplus[owner]),
         )
         for position, (job_id, ended) in enumerate(first):
             if position >= surplus[owner] and (oldest is None or ended >= oldest):
                 break
             gone.append((JobId(job_id), owner))
-    return gone[:limit]
+    return gone
 
 
 def _surplus(counts: dict[str, int], retention: Retention, limit: int) -> dict[str, int]:

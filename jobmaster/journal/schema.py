@@ -15,8 +15,6 @@ import apsw
 APPLICATION_ID: Final = 0x4A4F424D
 """In the header of the file, by which file(1) and this program know what it is: "JOBM"."""
 
-VERSION: Final = 1
-
 _VERSION_1: Final = """
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -99,19 +97,28 @@ class TooNew(Exception):
     """A database of a later version of this program."""
 
 
-def migrate(connection: apsw.Connection, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
-    """Brings a database to the latest version, in one transaction.
+def version_of(connection: apsw.Connection, migrations: Mapping[int, Migration] = MIGRATIONS) -> int:
+    """The version of a database; only reads.
 
     Raises:
-        NotAJournal, TooNew: it is left as it is.
-        apsw.Error: the same.
+        NotAJournal, TooNew: this program cannot use it.
     """
-    version, latest = int(connection.pragma("user_version")), len(migrations)
+    version = int(connection.pragma("user_version"))
     is_new = version == 0 and not connection.pragma("schema_version")
     if not is_new and connection.pragma("application_id") != APPLICATION_ID:
         raise NotAJournal
-    if version > latest:
-        raise TooNew(f"version {version}; this program knows {latest}")
+    if version > len(migrations):
+        raise TooNew(f"version {version}; this program knows {len(migrations)}")
+    return version
+
+
+def migrate(connection: apsw.Connection, version: int, migrations: Mapping[int, Migration] = MIGRATIONS) -> None:
+    """Brings a database from this version to the latest, in one transaction.
+
+    Raises:
+        apsw.Error: it is left as it is.
+    """
+    latest = len(migrations)
     if version == latest:
         return
     with connection:  # commits, or rolls back where an error passes

@@ -191,8 +191,9 @@ def free_request(connection: apsw.Connection, job_id: str, now: int) -> None:
     connection.execute("UPDATE request SET removed = ? WHERE job_id = ?", (now, job_id))
 
 
-def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], now: datetime) -> None:
-    """Takes jobs, by key and reason, out of every list."""
+def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], now: datetime) -> dict[str, str]:
+    """Takes jobs, by key and reason, out of every list; returns their ids and the reasons."""
+    told = {}
     for key, reason in reasons:
         job_id = value(connection, "SELECT id FROM job WHERE key = ?", key)
         if job_id is None:
@@ -204,6 +205,8 @@ def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], n
         )
         connection.execute("DELETE FROM job WHERE key = ?", (key,))
         free_request(connection, job_id, microseconds(now))
+        told[job_id] = reason
+    return told
 
 
 def purge(connection: apsw.Connection, now: datetime, *, limit: int = 500) -> bool:

@@ -129,6 +129,8 @@ class Connection:
         self._lifetime = Lifetime(policy, now=trio.current_time(), jitter=random.uniform(-0.1, 0.1))  # noqa: S311  # no secret
         self._window_waiters: dict[int, trio.Event] = {}
         self._watchdog_sleep = trio.CancelScope()
+        self._unsent_to_ping = 0
+        """Bytes that are to be sent up to the end of the last PING."""
         self._is_idle = True
         self._is_shutting_down = False
         self._closing = False
@@ -187,6 +189,7 @@ class Connection:
                         await trio.sleep_forever()
                 case SendPing():
                     self._send_buffer.put(frames.ping(_PING_PAYLOAD))
+                    self._unsent_to_ping = self._send_buffer.pending
                 case ShutDown(reason):
                     logger.info("connection is told to end: %s", reason)
                     self.shut_down()
@@ -328,6 +331,11 @@ class Connection:
             await self._stream.send_all(data)
             self._lifetime.on_written()
             self._send_buffer.sent(size)
+            if self._unsent_to_ping > 0:
+                self._unsent_to_ping -= size
+                if self._unsent_to_ping <= 0:
+                    self._lifetime.on_ping_sent(trio.current_time())
+                    self._watchdog_sleep.cancel()
 
     # --- what the owner asks for ----------------------------------------------------------------------------------
 

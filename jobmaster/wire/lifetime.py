@@ -19,7 +19,7 @@ class LifetimePolicy:
     Attributes:
         preface: until the peer's first SETTINGS.
         quiet: without a byte from the peer, before it is sent a PING.
-        answer: for its answer to that.
+        answer: for its answer to that, once TCP has taken it; what TCP took before, the peer receives before.
         stall: for its taking the bytes of one write.
         idle: without a call before the connection is ended.
         age: before it is shut down; `grace` later it is ended, with its calls.
@@ -28,7 +28,7 @@ class LifetimePolicy:
 
     preface: float = 10.0
     quiet: float = 30.0
-    answer: float = 10.0
+    answer: float = 30.0
     stall: float = 30.0
     idle: float = 15 * 60.0
     age: float = 24 * 3600.0
@@ -82,6 +82,7 @@ class Lifetime:
         self._policy = policy
         self._opened = now
         self._last_received = now
+        self._is_pinged = False
         self._ping_sent = math.inf
         self._writing_since = math.inf
         self._idle_since = now
@@ -93,7 +94,13 @@ class Lifetime:
     def on_bytes(self, now: float) -> None:
         """The peer sent something."""
         self._last_received = now
+        self._is_pinged = False
         self._ping_sent = math.inf
+
+    def on_ping_sent(self, now: float) -> None:
+        """TCP has taken the PING, and all that was to be sent before it."""
+        if self._is_pinged:
+            self._ping_sent = now
 
     def on_write(self, now: float) -> None:
         """Something is handed to the peer."""
@@ -130,7 +137,7 @@ class Lifetime:
             (math.inf if self._has_settings else self._opened + policy.preface, GiveUp("no HTTP/2 settings in time")),
             (self._ping_sent + policy.answer, GiveUp("no answer to a ping")),
             (self._writing_since + policy.stall, GiveUp("the peer took nothing of what was sent")),
-            (self._last_received + policy.quiet if math.isinf(self._ping_sent) else math.inf, SendPing()),
+            (math.inf if self._is_pinged else self._last_received + policy.quiet, SendPing()),
         ]
         if math.isinf(self._shutting_down):
             due.append((self._idle_since + policy.idle, ShutDown("idle")))
@@ -142,5 +149,5 @@ class Lifetime:
         if moment > now:
             return Wait(min(moment, now + policy.stall))  # a write that begins meanwhile does not wake the watchdog
         if isinstance(decision, SendPing):
-            self._ping_sent = now
+            self._is_pinged = True
         return decision

@@ -34,6 +34,7 @@ from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, Se
 from jobmaster.http2 import frames
 from jobmaster.http2.header_blocks import encode_block
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.wire.lifetime import SERVER_POLICY
 from jobmaster.wire.send_buffer import HIGH_WATER
 from jobmaster.wire.tcp import TcpStream
 from tests.harness import OneConnection
@@ -342,6 +343,31 @@ async def test_slow_reader() -> None:
         assert sent * 8192 <= STREAM_WINDOW + HIGH_WATER
         stream.reset()
         await probe.cancelled.wait()
+
+
+async def test_a_slow_client_is_kept(autojump_clock: trio.testing.MockClock) -> None:
+    """A client that takes all it is sent, but slowly, is not given up for a PING that it has not received yet."""
+    async with connected(Probe()) as (client, _nursery, server):
+        wire = server.connection._stream
+        assert isinstance(wire, trio.StapledStream)
+        assert isinstance(wire.send_stream, trio.testing.MemorySendStream)
+        deliver = wire.send_stream.send_all_hook
+        await trio.testing.wait_all_tasks_blocked()
+
+        async def deliver_slowly() -> None:
+            await trio.sleep(SERVER_POLICY.stall - 1)
+            assert deliver is not None
+            await deliver()
+
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Flood", Echo, Echo)
+        stream.expect_message_type(Echo)
+        await stream.send_message(Echo())
+        await stream.close()
+        wire.send_stream.send_all_hook = deliver_slowly
+        ends = trio.current_time() + 10 * SERVER_POLICY.stall
+        while trio.current_time() < ends:
+            assert await stream.receive_message() is not None
+        stream.reset()
 
 
 async def test_shut_down_lets_calls_finish(autojump_clock: trio.testing.MockClock) -> None:

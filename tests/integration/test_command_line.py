@@ -161,7 +161,7 @@ async def test_nowhere_to_print_the_id(server: Server, full_device: BinaryIO) ->
     )
     assert result.returncode == 1
     assert b"No space left on device: there is nowhere to print the id of a job, so none was started" in result.stderr
-    assert list(server.output.iterdir()) == []
+    assert server.logs == []
 
 
 async def test_the_id_is_never_lost(server: Server, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ async def test_cannot_leave_its_cgroup(tmp_path: Path, certificates: Path, run_a
 async def test_output_file_is_private(server: Server) -> None:
     """Output is kept in a folder of 0700, in files of 0600."""
     await shell(server, "echo secret")
-    (log,) = server.output.iterdir()
+    (log,) = server.logs
     assert (log.stat().st_mode & 0o777, server.output.stat().st_mode & 0o777) == (0o600, 0o700)
 
 

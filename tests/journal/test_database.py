@@ -19,6 +19,7 @@ from jobmaster.journal.database import Database
 from jobmaster.journal.stored import (
     DuplicateJob,
     Entry,
+    EntryRefused,
     JobQuery,
     Removed,
     RequestTaken,
@@ -101,6 +102,16 @@ def test_a_wrong_entry_fails_alone(database: Database) -> None:
     assert [type(result) for result in written] == [int, int, InvalidTransition, UnknownJob, DuplicateJob, int]
     assert records(database) == [record_after(again), record_after(first, Executed())]
     assert database.write([Entry.of(unknown, Executed())])[0].__class__ is UnknownJob
+
+
+def test_a_value_that_cannot_be_stored(database: Database) -> None:
+    """A bug in one entry fails that entry, and no other of its batch."""
+    first, second = launched(), launched()
+    batch = [*entries(first, Executed()), *entries(second)]
+    batch[1].doc = None  # type: ignore[assignment]
+    written = database.write(batch)
+    assert [type(result) for result in written] == [int, EntryRefused, int]
+    assert records(database) == [record_after(second), record_after(first)]
 
 
 def test_open_jobs(database: Database) -> None:

@@ -14,8 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited
-from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, Launched
+from jobmaster.job.record import Launched
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal import journal as journal_module
@@ -236,18 +235,20 @@ async def test_a_cancelled_server(tmp_path: Path, disk: Disk) -> None:
 
 
 async def test_a_disk_that_does_not_answer(tmp_path: Path, disk: Disk, mock_clock: MockClock) -> None:
-    """Who records is told in time; a launch that gets written all the same is undone, and an end stays."""
+    """Who launches is told in time, and what gets written all the same is undone; what has happened is waited for."""
     first, second = launched(), launched(request=key("r"))
     async with open_journal(tmp_path / "journal.db") as journal:
         await journal.record(first.id, first)
         disk.freeze()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(is_refused, journal, second)
-            await disk.has_stalled()
-            nursery.start_soon(is_refused, journal, Executed(), first.id)
-            await wait_all_tasks_blocked()
-            mock_clock.jump(writer.DURABLE_SECONDS)
-        disk.thaw()
+        async with trio.open_nursery() as happening:
+            async with trio.open_nursery() as launching:
+                launching.start_soon(is_refused, journal, second)
+                await disk.has_stalled()
+                happening.start_soon(journal.record, first.id, Executed())
+                await wait_all_tasks_blocked()
+                mock_clock.jump(writer.DURABLE_SECONDS)
+            assert happening.child_tasks, "what has happened is recorded, however long that takes"
+            disk.thaw()
         await journal.wait_after(3)
         assert await journal.find(second.id) is None
         assert await journal.request("client1", "r") is None
@@ -256,16 +257,10 @@ async def test_a_disk_that_does_not_answer(tmp_path: Path, disk: Disk, mock_cloc
         assert stored.record == record_after(first, Executed())
 
 
-async def is_refused(journal: Journal, event: JobEvent, of: JobId | None = None) -> None:
-    """Records an event in vain."""
+async def is_refused(journal: Journal, launch: Launched) -> None:
+    """Records a launch in vain."""
     with pytest.raises(JournalUnavailable, match="its disk does not answer; try again later"):
-        await journal.record(of or launch_of(event), event)
-
-
-def launch_of(event: JobEvent) -> JobId:
-    """The id of the job that is launched."""
-    assert isinstance(event, Launched)
-    return event.id
+        await journal.record(launch.id, launch)
 
 
 async def test_a_launch_that_waits_too_long(tmp_path: Path, disk: Disk, mock_clock: MockClock) -> None:

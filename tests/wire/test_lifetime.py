@@ -40,8 +40,25 @@ def test_quiet_peer_is_asked_once_and_given_up() -> None:
     quiet = lifetime()
     assert quiet.decide(0) == Wait(30)
     assert quiet.decide(30) == SendPing()
+    quiet.on_ping_sent(30)
     assert quiet.decide(30) == Wait(35)
     assert quiet.decide(35) == GiveUp("no answer to a ping")
+
+
+def test_an_answer_has_its_time_from_when_the_ping_was_sent() -> None:
+    """What the peer has to receive before a PING does not count against it, and one that it has answered is no more."""
+    slow = lifetime()
+    assert slow.decide(30) == SendPing()
+    assert slow.decide(36) == Wait(76)
+    slow.on_ping_sent(37)
+    assert slow.decide(41) == Wait(42)
+    slow.on_bytes(41)
+    assert slow.decide(50) == Wait(71)
+    answered_before = lifetime()
+    assert answered_before.decide(30) == SendPing()
+    answered_before.on_bytes(31)
+    answered_before.on_ping_sent(32)
+    assert answered_before.decide(40) == Wait(61)
 
 
 def test_peer_that_takes_nothing() -> None:

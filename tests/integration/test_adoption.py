@@ -1,0 +1,144 @@
+"""Jobs outlive the server: a killed one, one that is upgraded, and what is left where the launcher dies too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from tests.harness import (
+    REPOSITORY,
+    Server,
+    command_line_for,
+    ended,
+    first_chunk,
+    is_alive,
+    output_of,
+    own_cgroup_root,
+    serving_program,
+    started,
+)
+
+LINES: Final = 60
+COUNTS: Final = f"i=0; while [ $i -lt {LINES} ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 42"
+WHOLE: Final = "".join(f"{number}\n" for number in range(LINES)).encode()
+DEADLINE: Final = 60.0
+
+
+async def wait_for_successor(server: Server, old: int) -> None:
+    """Returns when the launcher has started another server."""
+    with trio.fail_after(DEADLINE):
+        while server.servers() in ([], [old]):
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
+    """A server that dies is followed by one that goes on: nobody's follower misses a byte, and the exit code is true."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", COUNTS)
+        pid = (await jobs.status(job_id)).pid
+        received: list[bytes] = []
+
+        async def follow() -> None:
+            received.append(await output_of(jobs, job_id))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            assert await first_chunk(jobs, job_id)
+            old = server.pid
+            os.kill(old, number)
+            await wait_for_successor(server, old)
+        record = await ended(jobs, job_id)
+        assert received == [WHOLE]
+        assert (record.pid, record.exit_code, record.cause.exited.code, record.output_bytes) == (
+            pid,
+            42,
+            42,
+            len(WHOLE),
+        )
+
+
+async def test_a_job_that_ends_without_a_server(tmp_path: Path, certificates: Path) -> None:
+    """What a job writes, and how it ends, while there is no server is told by the next one."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start(
+            "sh", "-c", "trap 'echo after; kill -SEGV $$' USR1; echo before; while :; do sleep 1; done"
+        )
+        await first_chunk(jobs, job_id)
+        main = (await jobs.status(job_id)).pid
+        old = server.pid
+        os.kill(server.launcher, signal.SIGSTOP)
+        os.kill(old, signal.SIGKILL)
+        os.kill(main, signal.SIGUSR1)
+        await is_gone([main])
+        os.kill(server.launcher, signal.SIGCONT)
+        record = await ended(jobs, job_id)
+        assert (record.cause.signalled.signal, record.signal_str) == (signal.SIGSEGV, "segmentation fault")
+        assert await output_of(jobs, job_id) == b"before\nafter\n"
+
+
+async def pid_of(server: Server, job_id: str) -> list[int]:
+    """The processes of a job's cgroup."""
+    text = (server.cgroup_root / "jobs" / "client1" / job_id / "cgroup.procs").read_text()
+    return [int(word) for word in text.split()]
+
+
+async def is_gone(pids: list[int]) -> None:
+    """Returns when these processes have died."""
+    with trio.fail_after(DEADLINE):
+        while any(is_alive(pid) for pid in pids):
+            await trio.sleep(0.01)
+
+
+async def test_ended_jobs_are_there_after_a_restart(tmp_path: Path, certificates: Path) -> None:
+    """Records and output of ended jobs are those of the next server too, also after an ordinary end."""
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "echo kept; exit 7")
+        before = await ended(jobs, job_id)
+        running = await jobs.start("sleep", "1000")
+        process.send_signal(signal.SIGTERM)
+        with trio.fail_after(DEADLINE):
+            await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        assert await jobs.status(job_id) == before
+        assert await output_of(jobs, job_id) == b"kept\n"
+        assert (await jobs.status(running)).cause.server_shutdown.signal == signal.SIGTERM
+
+
+async def test_a_lost_job_is_told_as_lost(tmp_path: Path, certificates: Path) -> None:
+    """Where server and launcher are killed at once, the next server ends what is left and says that it was lost."""
+    with own_cgroup_root() as root:
+        async with started(tmp_path, certificates, root) as (server, _process), server.connect() as jobs:
+            job_id = await jobs.start("sh", "-c", "echo written; setsid sleep 1000 & wait")
+            await first_chunk(jobs, job_id)
+            pids = await pid_of(server, job_id)
+            for pid in (server.launcher, server.pid):
+                os.kill(pid, signal.SIGSTOP)
+            for pid in (server.pid, server.launcher):
+                os.kill(pid, signal.SIGKILL)
+        async with started(tmp_path, certificates, root) as (server, _process), server.connect() as jobs:
+            record = await jobs.status(job_id)
+            assert record.cause.server_lost.reason
+            assert await output_of(jobs, job_id) == b"written\n"
+            await is_gone(pids)
+
+
+async def test_a_second_server_is_refused(tmp_path: Path, certificates: Path) -> None:
+    """Two servers on one state folder: the second says so and exits 2, and harms nothing of the first."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        with own_cgroup_root() as root:
+            command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
+            second = await trio.to_thread.run_sync(
+                lambda: subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+            )
+        assert second.returncode == 2
+        assert "another jobmaster server has the folder" in second.stderr
+        assert (await jobs.status(job_id)).state == 1

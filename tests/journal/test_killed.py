@@ -1,0 +1,79 @@
+"""A server that is killed loses nothing that it has acknowledged."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from functools import reduce
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from jobmaster.job.record import JobRecord, Launched, apply, record_of
+from jobmaster.journal.database import Database
+from jobmaster.journal.stored import JournalledEvent, Removed
+from tests.journal.jobs import database_in, records
+
+ROUNDS: Final = 20
+
+
+def acknowledged_until_killed(path: Path, lines: int) -> list[tuple[int, str, str]]:
+    """Runs a journal, kills it when it has printed so many lines, and returns all that it printed."""
+    command = [sys.executable, "-m", "tests.journal.killed", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(lines)]
+        process.kill()
+        told += process.stdout.readlines()
+    assert told[0], "it has ended by itself"
+    whole = [line.split() for line in told if line.endswith("\n")]
+    return [(int(seq), job_id, name) for seq, job_id, name in whole]
+
+
+def events_in(database: Database) -> list[JournalledEvent]:
+    """All events."""
+    found: list[JournalledEvent] = []
+    position = 0
+    while position < database.last_seq:
+        piece = database.events(position, limit=1_000)
+        found += piece.events
+        position = piece.position
+    return found
+
+
+def replayed(events: list[JournalledEvent]) -> dict[str, JobRecord]:
+    """The records that follow from the events."""
+    lives = defaultdict(list)
+    for event in events:
+        if not isinstance(event.event, Removed):
+            lives[event.job_id].append(event.event)
+    return {job_id: _record(*life) for job_id, life in lives.items()}
+
+
+def _record(first: object, *events: object) -> JobRecord:
+    assert isinstance(first, Launched)
+    return reduce(apply, events, record_of(first))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("round_", range(ROUNDS))
+def test_nothing_acknowledged_is_lost(tmp_path_factory: pytest.TempPathFactory, round_: int) -> None:
+    """Each event that was acknowledged is there, or its job's removal; and records are what their events say."""
+    folder = tmp_path_factory.getbasetemp() / "killed"  # one journal for all rounds
+    folder.mkdir(exist_ok=True)
+    told = acknowledged_until_killed(folder / "journal.db", random.randint(1, 600))
+    database = database_in(folder)
+    try:
+        events = events_in(database)
+        there = {event.seq: type(event.event).__name__ for event in events}
+        removed = {event.job_id for event in events if isinstance(event.event, Removed)}
+        lost = [(seq, job_id, name) for seq, job_id, name in told if job_id not in removed and there.get(seq) != name]
+        assert lost == [], f"of {len(told)}"
+        assert database.last_seq >= max(seq for seq, _, _ in told)
+        assert {record.id: record for record in records(database)} == replayed(events)
+        assert database.check() == []
+        assert database.aside() == []
+    finally:
+        database.close()
