@@ -10,7 +10,6 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -39,6 +38,7 @@ from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener, open_listeners
+from jobmaster.server.log import STDERR, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
 
@@ -48,6 +48,8 @@ FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
 LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
+STDERR_SECONDS: Final = 1.0
+"""How long stderr may take for what the program says at its end."""
 
 
 def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) -> NoReturn:
@@ -58,11 +60,7 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
         arguments: of the command line.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    open_log(verbose=options.verbose)
     status = _exit_status(options, early)
     ignore_signals()
     sys.exit(status)
@@ -89,7 +87,7 @@ async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
 
 def _say_errors(status: int, errors: BaseExceptionGroup[BaseException]) -> int:
     for error in _leaves(errors):
-        print(f"jobmaster: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+        write_within(STDERR, f"jobmaster: {error}\n".encode(errors="backslashreplace"), seconds=STDERR_SECONDS)
     return status
 
 

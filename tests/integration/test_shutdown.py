@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from tests.harness import (
     first_chunk,
     is_alive,
     own_cgroup_root,
+    run,
     serving,
     serving_program,
     until_output,
@@ -171,6 +173,26 @@ async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, out
             assert process.stderr is not None
             assert process.stderr.read() == b""
         assert not root.exists()
+
+
+async def test_stderr_that_nobody_reads(tmp_path: Path, certificates: Path) -> None:
+    """A server whose log goes to a pipe that is full (a pager, a terminal after Ctrl-S) serves, and ends when told to."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, bytes(4096))
+    try:
+        with trio.fail_after(60):
+            async with (
+                serving_program(tmp_path, certificates, "--verbose", stderr=write_end) as (server, process),
+                server.connect() as jobs,
+            ):
+                record, _output = await run(jobs, "sh", "-c", "exit 7")
+                assert record.exit_code == 7
+                process.send_signal(signal.SIGTERM)
+                assert await exit_code(process) == 0
+    finally:
+        os.close(read_end)
+        os.close(write_end)
 
 
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:
