@@ -80,6 +80,10 @@ _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What the end of a job depends on.
@@ -104,7 +108,7 @@ class Supervisor:
         pump: Pump,
         terms: Terms,
         *,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = _nothing,
     ) -> None:
         """Takes over the execution and the pump; `on_end` is called when the record is final, before who waits is woken."""
         self._record = record
@@ -331,7 +335,8 @@ class Supervisor:
         finally:
             log.seal()
             self.ended.set()
-            self._on_end()  # before anybody who waited runs
+            on_end, self._on_end = self._on_end, _nothing  # whose owner has this supervisor: no cycle is left
+            on_end()  # before anybody who waited runs
 
     def _evidence(self, not_executed: str | None) -> Evidence:
         state = self._record.state
