@@ -93,9 +93,13 @@ def _occupy_standard_streams() -> None:
 
 
 def _run_with_server(command: tuple[str, ...]) -> int:
-    own, servers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    launcher = Launcher(own)
-    launcher.start_server(command, servers)
+    try:
+        own, servers = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        launcher = Launcher(own)
+        launcher.start_server(command, servers)
+    except OSError as error:
+        say(f"jobmaster: cannot start the server: {error.strerror}; does the host have open files, processes, memory?")
+        return 1
     return launcher.run()
 
 

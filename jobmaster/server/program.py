@@ -36,7 +36,7 @@ from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, clear_leftovers
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
-from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
+from jobmaster.server.descriptors import plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener, open_listeners
 from jobmaster.server.log import STDERR, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
@@ -69,6 +69,7 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
 def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
+        require_descriptors(of_job=DESCRIPTORS_OF_JOB)  # Trio needs some as well
         trio.run(run, options, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
@@ -136,7 +137,7 @@ async def serve(
                 bounds=Bounds(running=plan.jobs),
             ) as registry,
         ):
-            api = Api(registry)
+            api = Api(registry, most_followers=plan.followers)
             dispatcher = Dispatcher(services=api.services, status_of=status_of)
             limits = ConnectionLimits(total=plan.connections)
             listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)

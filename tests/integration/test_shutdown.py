@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -193,6 +194,17 @@ async def test_stderr_that_nobody_reads(tmp_path: Path, certificates: Path) -> N
     finally:
         os.close(read_end)
         os.close(write_end)
+
+
+@pytest.mark.parametrize(("open_files", "status"), [(6, 1), (20, 2)])
+async def test_too_few_open_files(tmp_path: Path, certificates: Path, open_files: int, status: int) -> None:
+    """A host that allows too few open files for launcher or server is told so in a line."""
+    with own_cgroup_root() as root:
+        command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
+        limited = ["prlimit", f"--nofile={open_files}:{open_files}", *command]
+        result = await trio.run_process(limited, capture_stderr=True, check=False, cwd=REPOSITORY)
+    assert result.returncode == status
+    assert re.fullmatch(rb"jobmaster: .*open files.*\n", result.stderr)
 
 
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:
