@@ -34,7 +34,10 @@ ARROWS: Final[dict[str, set[str]]] = {
     "run": {"errors", "host", "identity", "job", "launcher", "output", "threads"},
     "api": {"errors", "grpc", "identity", "job", "jobs", "output", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
-    "server": {"__init__", "address", "api", "certs", "errors", "grpc", "host", "identity", "job", "run", "wire"},
+    "server": {
+        *{"__init__", "address", "api", "certs", "errors", "grpc", "host", "identity", "job", "run"},
+        *{"threads", "wire"},
+    },
     "cli": {"__init__", "address", "certs", "client", "errors", "jobs"},
     "serve": set(),
     "__main__": {"cli"},

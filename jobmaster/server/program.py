@@ -25,7 +25,7 @@ from jobmaster.api.statuses import status_of
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
-from jobmaster.errors import ConfigurationError, HostError
+from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.lock import take_lock
@@ -41,6 +41,7 @@ from jobmaster.server.listener import Admission, ConnectionLimits, Listener, ope
 from jobmaster.server.log import STDERR, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.signals import END_SIGNALS, SignalsReceived, ignore_signals
+from jobmaster.threads import thread_needed
 
 LOCK_SECONDS: Final = 5.0
 """How long a new server waits for an old one's launcher to end its jobs."""
@@ -73,7 +74,7 @@ def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
         trio.run(run, options, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
-    except* HostError as errors:
+    except* JobmasterError as errors:
         status = max(status, _say_errors(1, errors))
     return status
 
@@ -118,6 +119,9 @@ async def serve(
     with trio.open_signal_receiver(*END_SIGNALS) as signals, ExitStack() as listening:
         certificates = _certificates(options)
         context = server_context(certificates)
+        listeners = await _listen(options.host, options.port)  # where that fails, no cgroup has been made
+        for each in listeners:
+            listening.callback(each.socket.close)  # where nothing comes to serve them
         prepared = preparation.prepare(options)
         plan = plan_descriptors(
             raise_file_limit(),
@@ -125,9 +129,6 @@ async def serve(
             of_job=DESCRIPTORS_OF_JOB,
             connections=ConnectionLimits().total,
         )
-        listeners = await _listen(options.host, options.port)
-        for each in listeners:
-            listening.callback(each.socket.close)  # where nothing comes to serve them
         port: int = listeners[0].socket.getsockname()[1]
         async with (
             hold_launcher(prepared.terms.tree) as launcher,
@@ -237,7 +238,8 @@ def _address(host_name: str, port: int) -> str:
 
 async def _listen(listen_host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await open_listeners(listen_host, port)
+        with thread_needed():  # to look the host up
+            return await open_listeners(listen_host, port)
     except OSError as error:
         remedy = (
             "another program has the port; name another with --listen"
