@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from typing import Any
 
+from jobmaster.api.followers import Followers
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.requests import check_job_id, check_start
 from jobmaster.api.statuses import OutputIncomplete
@@ -21,8 +22,9 @@ from jobmaster.run.registry import Registry
 class JobService(JobServiceServicer):
     """The generated servicer's methods over a registry. purerpc hands the caller over as `request`."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, followers: Followers) -> None:
         self._registry = registry
+        self._followers = followers
 
     @checked(check_start)
     async def Start(  # type: ignore[override]  # purerpc hands over the caller too
@@ -59,9 +61,10 @@ class JobService(JobServiceServicer):
         job_id = message.job_id_request.job_id
         job = await self._registry.find(request, job_id)
         try:
-            async with aclosing(job.output.follow()) as stretches:
-                async for stretch in stretches:
-                    yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+            with self._followers.counted(request.name):
+                async with aclosing(job.output.follow()) as stretches:
+                    async for stretch in stretches:
+                        yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable:
             await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
             raise

@@ -96,8 +96,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_with_server(command: tuple[str, ...]) -> int:
-    launcher = Launcher(command)
-    launcher.start_server()
+    try:
+        launcher = Launcher(command)
+        launcher.start_server()
+    except OSError as error:
+        say(f"jobmaster: cannot start the server: {error.strerror}; does the host have open files, processes, memory?")
+        return 1
     return launcher.run()
 
 

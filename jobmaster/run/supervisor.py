@@ -89,6 +89,10 @@ _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What the end of a job depends on.
@@ -113,7 +117,7 @@ class Supervisor:
         recorder: Recorder,
         *,
         hands_over: Callable[[], bool] = lambda: False,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = _nothing,
     ) -> None:
         """Takes over the execution and the pump.
 
@@ -463,7 +467,8 @@ class Supervisor:
         finally:
             self.executed.set()
             self.ended.set()
-            self._on_end()  # before anybody who waited runs
+            on_end, self._on_end = self._on_end, _nothing  # whose owner has this supervisor: no cycle is left
+            on_end()  # before anybody who waited runs
 
     def _end(self, not_executed: str | None) -> Finished:
         log = self.output
