@@ -16,7 +16,8 @@ class Api:
     """JobService and, beside it, the standard services that tools expect: health and reflection."""
 
     def __init__(self, registry: Registry, *, most_followers: int = MOST_FOLLOWERS) -> None:
-        jobs = JobService(registry, Followers(most_followers)).service
+        self._jobs = JobService(registry, Followers(most_followers))
+        jobs = self._jobs.service
         names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
         self._health = HealthService(names)
         self._reflection = ReflectionService(names)
@@ -34,5 +35,6 @@ class Api:
 
     def end_streams(self) -> None:
         """Ends the streams that have no end of their own, which would keep their connections open."""
+        self._jobs.end_streams()
         self._health.end()
         self._reflection.end()

@@ -4,87 +4,61 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
+from jobmaster.cli.actions import (
+    Action,
+    Backup,
+    Command,
+    Events,
+    List,
+    Run,
+    Start,
+    Status,
+    Stop,
+    StreamOutput,
+    Target,
+    Text,
+    Wait,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
 
 _EPILOG: Final = """\
 examples:
+  jobmaster -n client1 run make -C /srv/app
   jobmaster -n client1 start ls -l /etc
-  jobmaster -n client1 streamoutput 2ZEkCWe4bCJVqFVdKOyc1nYAGDw
-  jobmaster -n superuser status --json 2ZEkCWe4bCJVqFVdKOyc1nYAGDw
+  jobmaster -n client1 logs 2ZEkCWe4bCJVqFVdKOyc1nYAGDw
+  jobmaster -n superuser list --state running --client client1
 
-Everything after `start` is the command, untouched; no shell is involved: say `start sh -c '…'` for one.
+Everything after `start`, and after `run` and its options, is the command, untouched; no shell is involved: say
+`run sh -c '…'` for one.
 
-exit status: 0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted
+exit status:
+  0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted; of `run` and `wait` the job's own: its exit code,
+  or 128 and the number of the signal that ended it; 125 the client or the server failed, 126 the command cannot be
+  executed, 127 it is not found
 """
 
 NAME: Final = ("-n", "--name")
 SERVER: Final = "--server"
 CERTIFICATES: Final = "--certs-dir"
+REQUEST_ID: Final = "--request-id"
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
+_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID})
+"""The options of `run` that have one; the word after one of them is not the command."""
+JOBS_OF_JOB: Final = frozenset({"run", "wait"})
+"""The verbs whose exit status is that of a job."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Which server, and as whom."""
-
-    host: str
-    port: int
-    name: str
-    certificates: Path | None
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """`start COMMAND [ARG…]`."""
-
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """`stop JOB`."""
-
-    job_id: str
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """`status JOB`."""
-
-    job_id: str
-    as_json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class StreamOutput:
-    """`streamoutput JOB`, also called `logs`."""
-
-    job_id: str
-
-
-Action = Start | Stop | Status | StreamOutput
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to ask of a server."""
-
-    target: Target
-    action: Action
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What `--help` or `--version` is to print."""
-
-    text: str
+DEFAULT_LIMIT: Final = 100
+STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
+CAUSES: Final = ("exited", "signalled", "stopped", "oom-killed", "failed-to-start", "server-shutdown", "server-lost")
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class UsageError(Exception):
@@ -103,9 +77,9 @@ def parse(arguments: Sequence[str]) -> Command | Text:
     """
     parser = _parser()
     words = list(arguments)
-    begin = _command_begin(words)
+    end, begin = _command_place(words)
     try:
-        given = parser.parse_args(words[:begin])
+        given = parser.parse_args(words[:end])
         _require_text(parser, "the name", given.name)
         host, port = given.server
         target = Target(host=host, port=port, name=given.name.lower(), certificates=given.certs_dir)
@@ -114,42 +88,95 @@ def parse(arguments: Sequence[str]) -> Command | Text:
         return Text(str(asked))
 
 
+def is_as_a_job(arguments: Sequence[str]) -> bool:
+    """Whether a command line, right or wrong, has a verb whose exit status is that of a job."""
+    place = _verb_place(arguments)
+    return place is not None and arguments[place] in JOBS_OF_JOB
+
+
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Action:
-    if given.verb == "start":
-        return _start(parser, command)
-    _require_text(parser, "JOB", given.job)
+    match given.verb:
+        case "start":
+            return Start(_argv(parser, "start", command))
+        case "run":
+            _require_text(parser, REQUEST_ID, given.request_id or "")
+            return Run(argv=_argv(parser, "run", command), detach=given.detach, request_id=given.request_id)
+        case "list" | "ps":
+            return _list(parser, given)
+        case "events":
+            return Events(as_json=given.json, after=given.after)
+        case "backup":
+            return Backup(given.file)
+        case _:
+            _require_text(parser, "JOB", given.job)
+            return _action_on_job(parser, given)
+
+
+def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Action:
     match given.verb:
         case "stop":
-            return Stop(job_id=given.job, as_json=given.json)
+            _require_text(parser, "--reason", given.reason)
+            return Stop(job_id=given.job, as_json=given.json, reason=given.reason, force=given.force)
         case "status":
             return Status(job_id=given.job, as_json=given.json)
+        case "wait":
+            return Wait(job_id=given.job, as_json=given.json)
         case _:
             return StreamOutput(given.job)
 
 
-def _start(parser: argparse.ArgumentParser, command: list[str]) -> Start:
-    argv = tuple(command[1:] if command[:1] == ["--"] else command)
+def _list(parser: argparse.ArgumentParser, given: argparse.Namespace) -> List:
+    _require_text(parser, "--client", given.client)
+    return List(
+        as_json=given.json,
+        client=given.client,
+        states=tuple(STATES[state] for state in given.state),
+        causes=tuple(cause.replace("-", "_").upper() for cause in given.cause),
+        since=given.since,
+        until=given.until,
+        limit=given.limit,
+        only_ids=given.quiet,
+    )
+
+
+def _argv(parser: argparse.ArgumentParser, verb: str, command: list[str]) -> tuple[str, ...]:
+    argv = tuple(command)
     if not argv:
-        parser.error("start: name the command to run")
+        parser.error(f"{verb}: name the command to run")
     for position, word in enumerate(argv):
         _require_text(parser, f"argument {position} of the command" if position else "the command", word)
-    return Start(argv)
+    return argv
 
 
-def _command_begin(arguments: list[str]) -> int:
-    """Where the words begin that are the command of `start`, whatever they look like; at the end for other verbs.
-
-    Argparse would take a first word with a dash for an option of `start`. Only a help that is asked for is left to it.
-    """
+def _verb_place(arguments: Sequence[str]) -> int | None:
+    """Where the verb is; None where there is none."""
     words = enumerate(arguments)
     for position, word in words:
         if word in _WITH_VALUE:
             next(words, None)
         elif not word.startswith("-"):
-            if word != "start" or arguments[position + 1 : position + 2] in (["-h"], ["--help"]):
-                break
-            return position + 1
-    return len(arguments)
+            return position
+    return None
+
+
+def _command_place(arguments: list[str]) -> tuple[int, int]:
+    """Where the words end that are for the parser, and where those begin that are a job's command, whatever they look like.
+
+    Argparse would take a first word with a dash for an option. Of `start` only a help that is asked for is left to it, of
+    `run` all before the first word that is no option.
+    """
+    end = len(arguments)
+    place = _verb_place(arguments)
+    if place is None or arguments[place] not in {"start", "run"}:
+        return end, end
+    begin = place + 1
+    if arguments[place] == "start":
+        if arguments[begin : begin + 1] in (["-h"], ["--help"]):
+            return end, end
+    else:
+        while begin < end and arguments[begin].startswith("-") and arguments[begin] != "--":
+            begin += 2 if arguments[begin] in _WITH_VALUE_OF_RUN else 1
+    return begin, begin + 1 if arguments[begin : begin + 1] == ["--"] else begin
 
 
 def _require_text(parser: argparse.ArgumentParser, what: str, value: str) -> None:
@@ -158,6 +185,36 @@ def _require_text(parser: argparse.ArgumentParser, what: str, value: str) -> Non
         value.encode()
     except UnicodeEncodeError:
         parser.error(f"{what}, {value!r}, is not UTF-8: a server takes nothing else")
+
+
+def parse_moment(text: str) -> datetime | timedelta:
+    """A time, or how long ago: `2026-01-02`, `2026-01-02T03:04:05Z`, `90s`, `10m`, `2h`, `3d`.
+
+    Raises:
+        ValueError: it is neither; says what would be.
+    """
+    from datetime import datetime, timedelta  # here, because most command lines name no time
+
+    number, unit = text[:-1], text[-1:]
+    try:
+        if unit in _UNITS and number.isdecimal():
+            return timedelta(seconds=int(number) * _UNITS[unit])
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"{text!r} is no time: say 2026-01-31, 2026-01-31T12:00:00Z, or 90s, 10m, 2h or 3d ago"
+        ) from None
+
+
+def parse_number(text: str) -> int:
+    """A count.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isdecimal() or len(text) > 18:
+        raise ValueError(f"{text!r} is no number")
+    return int(text)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -200,18 +257,101 @@ def _parser() -> argparse.ArgumentParser:
         "$XDG_CONFIG_HOME/jobmaster/certs)",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_starting_verbs(verbs)
+    _add_job_verbs(verbs)
+    _add_list(verbs)
+    _add_events(verbs)
+    backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
+    backup.add_argument("file", metavar="FILE", type=Path, help="where to; replaced only when the copy is whole")
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
+
+
+def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     verbs.add_parser(
-        "start",
-        help="start a command; prints the job's id",
-        usage="%(prog)s COMMAND [ARG…]",
+        "start", help="start a command; prints the job's id", usage="%(prog)s COMMAND [ARG…]", allow_abbrev=False
+    )
+    run = verbs.add_parser(
+        "run",
+        help="run a command to its end: its output, and its exit status",
+        usage="%(prog)s [-h] [-d] [--request-id ID] COMMAND [ARG…]",
+        description="Starts a command, copies its output to stdout as it comes, and exits as it did. Ctrl-C or SIGTERM "
+        "asks the job to stop, a second one kills it, a third one leaves it.",
         allow_abbrev=False,
     )
-    for verb, text in (("stop", "stop a job and wait for its end"), ("status", "what a job does, or why it ended")):
+    run.add_argument("-d", "--detach", action="store_true", help="print the job's id and leave it running")
+    run.add_argument(
+        REQUEST_ID,
+        metavar="ID",
+        help="your own name for this job: a second `run` with the same one finds the first one's job",
+    )
+
+
+def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
+    texts = {
+        "stop": "stop a job and wait for its end",
+        "status": "what a job does, or why it ended",
+        "wait": "wait for a job's end; exits as the job did",
+    }
+    for verb, text in texts.items():
         sub = verbs.add_parser(verb, help=text, allow_abbrev=False)
         sub.add_argument("--json", action="store_true", help="one line of JSON")
+        if verb == "stop":
+            sub.add_argument("--reason", metavar="TEXT", default="", help="why; kept in the job's record")
+            sub.add_argument("--force", action="store_true", help="kill it, without a grace period")
         sub.add_argument("job", metavar="JOB")
     output = verbs.add_parser(
         "streamoutput", aliases=["logs"], help="a job's output from its first byte, live", allow_abbrev=False
     )
     output.add_argument("job", metavar="JOB")
-    return parser
+
+
+def _add_list(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser("list", aliases=["ps"], help="your jobs, the newest first", allow_abbrev=False)
+    sub.add_argument("--client", metavar="CLIENT", default="", help="those of one client; for an admin")
+    sub.add_argument(
+        "--state", choices=STATES, action="append", default=[], help="those in this state; may be repeated"
+    )
+    sub.add_argument(
+        "--cause", choices=CAUSES, action="append", default=[], help="those that ended so; may be repeated"
+    )
+    moment = argument(parse_moment)
+    sub.add_argument(
+        "--since", metavar="WHEN", type=moment, help="those that started then or later: a time, or 10m ago"
+    )
+    sub.add_argument("--until", metavar="WHEN", type=moment, help="those that started before then")
+    sub.add_argument(
+        "--limit",
+        metavar="N",
+        type=argument(parse_number),
+        default=DEFAULT_LIMIT,
+        help=f"how many at most (default {DEFAULT_LIMIT}); 0: all",
+    )
+    sub.add_argument("-q", "--quiet", action="store_true", help="the ids alone")
+    _add_form(sub)
+
+
+def _add_events(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser("events", help="what happens to your jobs, live", allow_abbrev=False)
+    begin = sub.add_mutually_exclusive_group()
+    begin.add_argument(
+        "--after",
+        metavar="SEQ",
+        type=argument(parse_number),
+        help="begin after this event (default: with the next one)",
+    )
+    begin.add_argument("--all", action="store_const", const=0, dest="after", help="begin with the first that is kept")
+    _add_form(sub)
+
+
+def _add_form(sub: argparse.ArgumentParser) -> None:
+    form = sub.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json",
+        action="store_true",
+        default=None,
+        help="a line of JSON for each (default where stdout is no terminal)",
+    )
+    form.add_argument("--table", action="store_false", dest="json", help="a table, also where stdout is no terminal")

@@ -10,8 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
-def as_json(record: pb.JobResponse) -> str:
-    """The record with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
+def as_json(record: pb.JobResponse | pb.JobEventMessage) -> str:
+    """The record, or the event, with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
     import json  # here, because most calls show no JSON
 
     from google.protobuf.json_format import MessageToDict
@@ -25,7 +25,7 @@ def as_block(record: pb.JobResponse) -> str:
     What a server did not say is not shown: an older one knows nothing of limits, causes and sizes, and sends an end in
     1970 for a job that runs.
     """
-    return "\n".join(f"{name:<10} {_visible(value)}" for name, value in _lines(record))
+    return "\n".join(f"{name:<10} {visible(value)}" for name, value in _lines(record))
 
 
 def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
@@ -71,5 +71,6 @@ def _moment(timestamp: Timestamp) -> str:
     return timestamp.ToJsonString()
 
 
-def _visible(text: str) -> str:
+def visible(text: str) -> str:
+    """Text without characters that a terminal would obey."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

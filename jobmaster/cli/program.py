@@ -4,46 +4,45 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from typing import Final, assert_never
+from typing import assert_never
 
-from jobmaster.cli.arguments import Command, Text, UsageError, parse
+from jobmaster.cli.actions import Command, Text
+from jobmaster.cli.arguments import UsageError, is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
+from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
 from jobmaster.errors import ConfigurationError, JobmasterError
-
-DONE: Final = 0
-FAILED: Final = 1
-USAGE: Final = 2
 
 
 def run(arguments: Sequence[str]) -> int:
     """Do what a command line asks for; return the exit status."""
     hold_standard_descriptors()
+    failed, usage = (OURS, OURS) if is_as_a_job(arguments) else (FAILED, USAGE)
     try:
         asked = parse(arguments)
         match asked:
             case Text(text):
                 write_text(text)
             case Command():
-                _perform(asked)
+                return _perform(asked)
             case unreachable:
                 assert_never(unreachable)
     except UsageError as error:
         complain(str(error))
-        return USAGE
+        return usage
     except OutputFailed as failure:
         if not failure.reader_left:
             complain(f"jobmaster: {failure}\n")
-        return FAILED
+        return failed
     except JobmasterError as error:
         complain(f"jobmaster: {error}\n")
-        return USAGE if isinstance(error, ConfigurationError) else FAILED
+        return usage if isinstance(error, ConfigurationError) else failed
     return DONE
 
 
-def _perform(command: Command) -> None:
-    """Import what calls need, then make the call."""
+def _perform(command: Command) -> int:
+    """Import what calls need, then make the call; return the exit status."""
     from jobmaster.cli.verbs import perform
 
     gc.freeze()
     gc.enable()
-    perform(command)
+    return perform(command)

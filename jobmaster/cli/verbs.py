@@ -1,4 +1,4 @@
-"""What each verb does."""
+"""What each verb does. Those that have more to do than a call have modules of their own, imported when they are used."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ from typing import assert_never
 import trio
 
 from jobmaster.certs.folder import certificate_folder
-from jobmaster.cli.arguments import Action, Command, Start, Status, Stop, StreamOutput
+from jobmaster.cli.actions import (
+    Action,
+    Backup,
+    Command,
+    Events,
+    List,
+    Run,
+    Start,
+    Status,
+    Stop,
+    StreamOutput,
+    Wait,
+)
 from jobmaster.cli.descriptors import OutputFailed, require_writable, write_output, write_text
+from jobmaster.cli.exit_status import DONE, exit_status
 from jobmaster.cli.presentation import as_block, as_json
 from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.errors import JobmasterError
@@ -19,63 +32,99 @@ class CommandFailed(JobmasterError):
     """The server refused, or what it answered was not delivered; the text says which."""
 
 
-def perform(command: Command) -> None:
-    """Make the call and write what comes of it to standard output.
+def perform(command: Command) -> int:
+    """Make the call and write what comes of it to standard output; return the exit status.
 
     Raises:
         CommandFailed, ConfigurationError, TransportError: it did not work; the text is for the user.
         OutputFailed: standard output did not take it.
     """
-    match command.action:
-        case Start():
-            _start(command)
-        case _:
-            write_text(_call(command))
-
-
-def _start(command: Command) -> None:
-    """Start a job whose id reaches the user, come what may of standard output."""
+    _require_writable(command.action)
     try:
-        require_writable()
-    except OutputFailed as failure:
-        raise CommandFailed(f"{failure}: there is nowhere to print the id of a job, so none was started") from failure
-    line = _call(command)
-    try:
-        write_text(line)
-    except OutputFailed as failure:
-        raise CommandFailed(f"{failure}: started the job {line.strip()}") from failure
-
-
-def _call(command: Command) -> str:
-    """Make the call; return what is to be written when it is over."""
-    try:
-        return trio.run(_act, command)
+        status, text = trio.run(_act, command)
     except RpcFailedError as error:
         raise CommandFailed(
             f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
         ) from error
+    _deliver(command.action, text)
+    return status
 
 
-async def _act(command: Command) -> str:
+def _require_writable(action: Action) -> None:
+    """Have no job started that nobody would hear of."""
+    match action:
+        case Start() | Run(detach=True):
+            what = "the id of a job"
+        case Run():
+            what = "the output of a job"
+        case _:
+            return
+    try:
+        require_writable()
+    except OutputFailed as failure:
+        raise CommandFailed(f"{failure}: there is nowhere to print {what}, so none was started") from failure
+
+
+def _deliver(action: Action, text: str) -> None:
+    """Write the answer; the id of a job that was started reaches the user, come what may of standard output."""
+    try:
+        write_text(text)
+    except OutputFailed as failure:
+        if isinstance(action, Start | Run):
+            raise CommandFailed(f"{failure}: started the job {text.strip()}") from failure
+        raise
+
+
+async def _act(command: Command) -> tuple[int, str]:
+    """Make the call: the exit status, and what is to be written when the connection has ended."""
     target = command.target
     folder = certificate_folder(target.certificates)
     async with connect(target.host, target.port, folder=folder, name=target.name) as jobs:
-        return await _answer(jobs, command.action)
+        return await _do(jobs, command.action)
 
 
-async def _answer(jobs: Jobs, action: Action) -> str:
+async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
     match action:
         case Start(argv):
-            return f"{await jobs.start(*argv)}\n"
-        case Stop(job_id=job_id, as_json=wants_json):
-            return _shown(await jobs.stop(job_id), wants_json=wants_json)
+            return DONE, f"{await jobs.start(*argv)}\n"
+        case Stop(job_id=job_id, as_json=wants_json, reason=reason, force=force):
+            return DONE, _shown(await jobs.stop(job_id, reason, force=force), wants_json=wants_json)
         case Status(job_id=job_id, as_json=wants_json):
-            return _shown(await jobs.status(job_id), wants_json=wants_json)
+            return DONE, _shown(await jobs.status(job_id), wants_json=wants_json)
+        case Wait(job_id=job_id, as_json=wants_json):
+            record = await jobs.wait(job_id)
+            return exit_status(record), _shown(record, wants_json=wants_json)
         case StreamOutput(job_id):
             await _copy_output(jobs, job_id)
-            return ""
+            return DONE, ""
+        case Run() | List() | Events() | Backup():
+            return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
+
+
+async def _do_more(jobs: Jobs, action: Run | List | Events | Backup) -> tuple[int, str]:
+    """The verbs of modules that are imported when they are used."""
+    match action:
+        case Run():
+            from jobmaster.cli.running import Runner
+
+            return await Runner(jobs, action).run()
+        case List():
+            from jobmaster.cli.listing import list_jobs
+
+            await list_jobs(jobs, action)
+        case Events():
+            from jobmaster.cli.listing import show_events
+
+            await show_events(jobs, action)
+        case Backup(file):
+            from jobmaster.cli.copying import save_backup
+
+            await save_backup(jobs, file)
+        case unreachable:
+            assert_never(unreachable)
+    return DONE, ""
 
 
 def _shown(record: pb.JobResponse, *, wants_json: bool) -> str:

@@ -1,4 +1,4 @@
-"""The signals that end the server, from before there is an event loop until after."""
+"""The signals that end the server, or replace it, from before there is an event loop until after."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ def ignore_signals() -> None:
 
     An interpreter that ends sets what has a handler back to its default, which would be to die; what is ignored stays.
     """
-    for number in END_SIGNALS:
+    for number in (*END_SIGNALS, UPGRADE_SIGNAL):
         signal.signal(number, signal.SIG_IGN)
 
 
 def receive_signals() -> SignalsReceived:
-    """From now on these signals do nothing but to be noted in what is returned, which grows.
+    """From now on the signals that end the server do nothing but to be noted in what is returned, which grows.
+
+    One that asks for an upgrade does nothing at all: what starts now is the program that is installed.
 
     Trio's own receivers take precedence while they are open, and leave this behind when they are closed. The launcher
     starts the server with these signals blocked, so that none comes before this.
@@ -33,5 +35,6 @@ def receive_signals() -> SignalsReceived:
     received: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _frame: received.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
+    signal.signal(UPGRADE_SIGNAL, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*END_SIGNALS, UPGRADE_SIGNAL))
     return received

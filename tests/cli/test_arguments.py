@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +11,22 @@ import pytest
 
 from jobmaster import __version__
 from jobmaster.cli import arguments as module
-from jobmaster.cli.arguments import Action, Command, Start, Status, Stop, StreamOutput, Target, Text, UsageError, parse
+from jobmaster.cli.actions import (
+    Action,
+    Backup,
+    Command,
+    Events,
+    List,
+    Run,
+    Start,
+    Status,
+    Stop,
+    StreamOutput,
+    Target,
+    Text,
+    Wait,
+)
+from jobmaster.cli.arguments import UsageError, is_as_a_job, parse, parse_moment
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificates=None)
@@ -43,6 +60,34 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["status", JOB, "--json"], Status(job_id=JOB, as_json=True)),
         (["streamoutput", JOB], StreamOutput(JOB)),
         (["logs", JOB], StreamOutput(JOB)),
+        (
+            ["stop", "--reason", "too old", "--force", JOB],
+            Stop(job_id=JOB, as_json=False, reason="too old", force=True),
+        ),
+        (["wait", JOB], Wait(job_id=JOB, as_json=False)),
+        (["wait", "--json", JOB], Wait(job_id=JOB, as_json=True)),
+        (["run", "ls"], Run(argv=("ls",))),
+        (["run", "ls", "-d", "--detach", "--"], Run(argv=("ls", "-d", "--detach", "--"))),
+        (["run", "-d", "ls", "-l"], Run(argv=("ls", "-l"), detach=True)),
+        (["run", "--detach", "--", "-x"], Run(argv=("-x",), detach=True)),
+        (["run", "--", "--", "x"], Run(argv=("--", "x"))),
+        (["run", "--request-id", "run", "run", "--help"], Run(argv=("run", "--help"), request_id="run")),
+        (["run", "--request-id=a b", "-d", "run"], Run(argv=("run",), request_id="a b", detach=True)),
+        (["list"], List(limit=100)),
+        (["ps", "-q", "--json"], List(limit=100, only_ids=True, as_json=True)),
+        (["list", "--table", "--limit", "0", "--client", "client2"], List(limit=0, as_json=False, client="client2")),
+        (
+            ["list", "--state", "running", "--state", "terminated", "--cause", "oom-killed"],
+            List(limit=100, states=("RUNNING", "TERMINATED_BY_API"), causes=("OOM_KILLED",)),
+        ),
+        (
+            ["list", "--since", "2h", "--until", "2026-01-02T03:04:05Z"],
+            List(limit=100, since=timedelta(hours=2), until=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ),
+        (["events"], Events()),
+        (["events", "--after", "7", "--json"], Events(after=7, as_json=True)),
+        (["events", "--all", "--table"], Events(after=0, as_json=False)),
+        (["backup", "a/b.db"], Backup(Path("a/b.db"))),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -78,12 +123,57 @@ def test_the_verb_is_found_behind_its_options(options: list[str]) -> None:
     assert parsed.action == Start(("-x",))
 
 
+def options_with_a_value(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser after which the next word is theirs."""
+    return {option for action in parser._actions for option in action.option_strings if action.nargs is None}
+
+
 def test_options_with_a_value_are_known() -> None:
-    """What finds the verb knows every option before it that has a value."""
-    with_value = {
-        option for action in module._parser()._actions for option in action.option_strings if action.nargs is None
-    }
-    assert with_value == module._WITH_VALUE
+    """What finds the verb, and the command of `run`, knows every option before it that has a value."""
+    parser = module._parser()
+    assert options_with_a_value(parser) == module._WITH_VALUE
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    assert options_with_a_value(verbs.choices["run"]) == module._WITH_VALUE_OF_RUN
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-n", "client1", "run", "ls"], True),
+        (["-n", "run", "list"], False),
+        (["-n", "client1", "--nonsense", "wait"], True),
+        (["run"], True),
+        (["start", "run"], False),
+        (["-n", "client1"], False),
+        ([], False),
+    ],
+)
+def test_verbs_that_exit_as_a_job(arguments: list[str], expected: bool) -> None:
+    """Of `run` and `wait`, also where the rest is wrong, the exit status is a job's."""
+    assert is_as_a_job(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("10m", timedelta(minutes=10)),
+        ("2h", timedelta(hours=2)),
+        ("3d", timedelta(days=3)),
+        ("2026-01-02T03:04:05+01:00", datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)),
+        ("2026-01-02", datetime(2026, 1, 2).astimezone()),
+    ],
+)
+def test_moments(text: str, moment: datetime | timedelta) -> None:
+    """A time has the zone that it names, or that of the place; a number with a unit is so long ago."""
+    assert parse_moment(text) == moment
+
+
+@pytest.mark.parametrize("text", ["", "h", "-1h", "1.5h", "10", "10w", "99999999999999999d", "2026-13-01", "now"])
+def test_what_is_no_moment(text: str) -> None:
+    """Anything else is refused with what would be right."""
+    with pytest.raises(ValueError, match=r"is no time: say 2026-01-31.*3d ago"):
+        parse_moment(text)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +190,18 @@ def test_options_with_a_value_are_known() -> None:
         (["-n", "client1", "logs", "--json", JOB], "unrecognized arguments: --json"),
         (["-n", "client1", "--server", "here", "status", JOB], "'here' is not HOST:PORT"),
         (["-n", "client1", "--serv", "here:1", "status", JOB], "--serv"),
+        (["-n", "client1", "run"], "run: name the command"),
+        (["-n", "client1", "run", "-d", "--"], "run: name the command"),
+        (["-n", "client1", "run", "--quick", "ls"], "unrecognized arguments: --quick"),
+        (["-n", "client1", "run", "--request-id"], "expected one argument"),
+        (["-n", "client1", "list", "--json", "--table"], "not allowed with argument"),
+        (["-n", "client1", "list", "--state", "idle"], "invalid choice: 'idle'"),
+        (["-n", "client1", "list", "--limit", "-1"], "'-1' is no number"),
+        (["-n", "client1", "list", "--limit", "x"], "'x' is no number"),
+        (["-n", "client1", "list", "--since", "soon"], "'soon' is no time: say 2026-01-31"),
+        (["-n", "client1", "events", "--all", "--after", "1"], "not allowed with argument"),
+        (["-n", "client1", "events", JOB], "unrecognized arguments"),
+        (["-n", "client1", "backup"], "required: FILE"),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str) -> None:
@@ -118,6 +220,9 @@ def test_wrong_usage(arguments: list[str], complaint: str) -> None:
         (["-n", "client1", "start", "ls", "a", "x\udc80"], r"argument 2 of the command, 'x\udc80', is not UTF-8"),
         (["-n", "client1", "status", "\udcff"], r"JOB, '\udcff', is not UTF-8"),
         (["-n", "client1", "logs", "\udcff"], r"JOB, '\udcff', is not UTF-8"),
+        (["-n", "client1", "run", "--request-id", "\udcff", "ls"], r"--request-id, '\udcff', is not UTF-8"),
+        (["-n", "client1", "stop", "--reason", "\udcff", JOB], r"--reason, '\udcff', is not UTF-8"),
+        (["-n", "client1", "list", "--client", "\udcff"], r"--client, '\udcff', is not UTF-8"),
         (["-n", "\udcff", "status", JOB], r"the name, '\udcff', is not UTF-8"),
         (["-n", "client1", "--server", "\udcff:1", "status", JOB], r"'\udcff' is no host name"),
     ],
@@ -146,15 +251,33 @@ def text_of(*arguments: str) -> str:
 def test_help_has_everything() -> None:
     """--help lists every verb and option, and says what the exit status means."""
     shown = text_of("--help")
-    words = ["start", "stop", "status", "streamoutput", "logs", "--name", "--server", "--certs-dir", "--version"]
+    words = [
+        "run",
+        "start",
+        "list",
+        "ps",
+        "wait",
+        "events",
+        "backup",
+        "stop",
+        "status",
+        "streamoutput",
+        "logs",
+        "--name",
+        "--server",
+        "--certs-dir",
+        "--version",
+    ]
     assert [word for word in [*words, "exit status"] if word not in shown] == []
 
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
-@pytest.mark.parametrize("verb", ["start", "stop", "status", "streamoutput", "logs"])
+@pytest.mark.parametrize(
+    "verb", ["start", "run", "stop", "status", "wait", "streamoutput", "logs", "list", "ps", "events", "backup"]
+)
 def test_help_of_each_verb(verb: str, option: str) -> None:
     """Each verb explains itself."""
-    own = {"logs": "streamoutput"}.get(verb, verb)
+    own = {"logs": "streamoutput", "ps": "list"}.get(verb, verb)
     assert text_of("-n", "client1", verb, option).startswith(f"usage: jobmaster {own} ")
 
 

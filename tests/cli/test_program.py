@@ -14,6 +14,12 @@ from tests.harness import REPOSITORY
 
 CALLS_NEED: Final = {"trio", "google.protobuf", "ssl"}
 NEVER_NEEDED: Final = {"cryptography", "jobmaster.server", "jobmaster.run", "jobmaster.host", "jobmaster.api"}
+OF_OTHER_VERBS: Final = {
+    "jobmaster.cli.listing",
+    "jobmaster.cli.tables",
+    "jobmaster.cli.copying",
+    "jobmaster.cli.running",
+}
 
 USAGE: Final = ["-n", "client1", "dance"]
 
@@ -45,13 +51,15 @@ def test_what_needs_no_server_imports_nothing_for_it(arguments: list[str]) -> No
     assert imported & (CALLS_NEED | NEVER_NEEDED | {"json", "purerpc", "jobmaster.cli.verbs"}) == set()
 
 
-@pytest.mark.parametrize("arguments", [["status", "x"], ["start", "x"], ["logs", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["status", "x"], ["start", "x"], ["logs", "x"], ["run", "x"], ["wait", "x"], ["stop", "x"], ["list"]]
+)
 def test_calls_import_nothing_of_the_servers(certificates: Path, arguments: list[str]) -> None:
     """A call, up to its refused connection, imports neither cryptography nor JSON nor anything of the server's."""
     target = ["-n", "client1", "--server", "127.0.0.1:1", "--certs-dir", str(certificates)]
     imported = imported_by(*target, *arguments)
     assert imported >= CALLS_NEED
-    assert imported & (NEVER_NEEDED | {"json"}) == set()
+    assert imported & (NEVER_NEEDED | {"json", "google.rpc", *OF_OTHER_VERBS}) == set()
 
 
 INTERRUPTED_AT_IMPORT: Final = """

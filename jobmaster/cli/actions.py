@@ -1,0 +1,135 @@
+"""What a command line can ask for, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Which server, and as whom."""
+
+    host: str
+    port: int
+    name: str
+    certificates: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """`start COMMAND [ARG…]`."""
+
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """`run COMMAND [ARG…]`.
+
+    Attributes:
+        detach: print the id and leave.
+        request_id: None for one that nothing else has.
+    """
+
+    argv: tuple[str, ...]
+    detach: bool = False
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """`stop JOB`."""
+
+    job_id: str
+    as_json: bool
+    reason: str = ""
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """`status JOB`."""
+
+    job_id: str
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """`wait JOB`."""
+
+    job_id: str
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOutput:
+    """`streamoutput JOB`, also called `logs`."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class List:
+    """`list`, also called `ps`.
+
+    Attributes:
+        as_json: None: where standard output is no terminal.
+        client: of whom; empty: of oneself, or as an admin of all.
+        states, causes: by the names of the contract without their prefix; none: all.
+        since, until: when a job started; a time, or how long ago.
+        limit: how many at most; 0: all.
+        only_ids: print nothing else.
+    """
+
+    as_json: bool | None = None
+    client: str = ""
+    states: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
+    limit: int
+    only_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Events:
+    """`events`.
+
+    Attributes:
+        as_json: None: where standard output is no terminal.
+        after: the number of the last event that is known; None: only what happens from now on.
+    """
+
+    as_json: bool | None = None
+    after: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """`backup FILE`."""
+
+    file: Path
+
+
+Action = Start | Run | Stop | Status | Wait | StreamOutput | List | Events | Backup
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to ask of a server."""
+
+    target: Target
+    action: Action
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What `--help` or `--version` is to print."""
+
+    text: str

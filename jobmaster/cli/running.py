@@ -1,0 +1,152 @@
+"""`run`: a command somewhere else, as if it ran here.
+
+The first Ctrl-C or SIGTERM asks the job to stop and goes on showing its output; the second one kills the job; the third
+one ends this program at once, whatever becomes of the job. One that comes before the job has started stops it as soon as
+it has; the next one ends this program, whose start the server then undoes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.cli.descriptors import OutputFailed, complain, write_output
+from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
+from jobmaster.client import Jobs, OutputIncomplete, RpcFailedError, new_request_id
+from jobmaster.errors import TransportError
+from jobmaster.grpc.purerpc_adapter import StatusCode
+
+if TYPE_CHECKING:
+    from jobmaster.cli.actions import Run
+    from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM)
+
+
+def say(text: str) -> None:
+    """Tells the user, who may see the job's output on stdout."""
+    complain(f"jobmaster: {text}\n")
+
+
+class Runner:
+    """One job, from its start to its end."""
+
+    def __init__(self, jobs: Jobs, action: Run) -> None:
+        self._jobs = jobs
+        self._argv = action.argv
+        self._detach = action.detach
+        self._request_id = action.request_id or new_request_id()
+        self._job_id = ""
+        self._started = trio.Event()
+
+    async def run(self) -> tuple[int, str]:
+        """Runs the command: the exit status, and what is still to be written. What went wrong has been said."""
+        if self._detach:
+            return await self._start(), f"{self._job_id}\n" if self._job_id else ""
+        status = OURS
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._obey)
+            status = await self._start()
+            if self._job_id:
+                self._started.set()
+                status = await self._follow()
+            nursery.cancel_scope.cancel()
+        return status, ""
+
+    # --- the job --------------------------------------------------------------------------------------------------
+
+    async def _start(self) -> int:
+        """Starts the job; returns the exit status, where that is all."""
+        try:
+            self._job_id = await self._jobs.start(*self._argv, request_id=self._request_id)
+        except RpcFailedError as error:
+            say(_words(error))
+            if error.status.status_code is StatusCode.UNAVAILABLE:
+                self._say_how_to_find_it()
+            return _status_of_refusal(error)
+        except TransportError as error:
+            say(str(error))
+            self._say_how_to_find_it()
+            return OURS
+        return DONE
+
+    def _say_how_to_find_it(self) -> None:
+        say(f"whether the job was started is not known; `run --request-id {self._request_id} …` finds it or starts it")
+
+    async def _follow(self) -> int:
+        try:
+            async with self._jobs.stream_output(self._job_id) as chunks:
+                async for chunk in chunks:
+                    await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)
+            record = await self._jobs.wait(self._job_id)
+        except OutputFailed as failure:
+            say(f"{failure}; the job {self._job_id} goes on")
+            return OURS
+        except RpcFailedError as error:
+            say(f"{_words(error)}; {self._what_it_does()}")
+            return OURS
+        except (TransportError, OutputIncomplete) as error:
+            say(f"{error}; {self._what_it_does()}")
+            return OURS
+        return self._end(record)
+
+    def _what_it_does(self) -> str:
+        return f"what the job {self._job_id} does is not known here"
+
+    def _end(self, record: pb.JobResponse) -> int:
+        if not ended_by_itself(record):
+            say(f"job {self._job_id}: {record.job_msg}")
+        return exit_status(record)
+
+    # --- interruptions --------------------------------------------------------------------------------------------
+
+    async def _obey(self, *, task_status: trio.TaskStatus[None]) -> None:
+        heeded = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
+        if not heeded:  # as in the background of a script
+            task_status.started()
+            return
+        with trio.open_signal_receiver(*heeded) as signals:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                number = await anext(signals)
+                nursery.start_soon(self._stop, number, False)
+                number = await anext(signals)
+                if self._started.is_set():
+                    nursery.start_soon(self._stop, number, True)
+                    number = await anext(signals)
+                self._leave(number)
+
+    async def _stop(self, number: int, force: bool) -> None:  # start_soon takes positions
+        name = signal.Signals(number).name
+        if not self._started.is_set():
+            say("the job will be stopped when it has started; once more to leave")
+            await self._started.wait()
+        if force:
+            say(f"killing the job {self._job_id}; once more to leave it")
+        else:
+            say(f"stopping the job {self._job_id}; once more to kill it")
+        try:
+            await self._jobs.stop(self._job_id, f"{name} at the client", force=force)
+        except RpcFailedError as error:
+            say(f"the job {self._job_id} was not stopped: {error.status.status_message}")
+        except TransportError as error:
+            say(f"the job {self._job_id} was perhaps not stopped: {error}")
+
+    def _leave(self, number: int) -> None:
+        if self._started.is_set():
+            say(f"left; the job {self._job_id} has not ended")
+        os._exit(OF_SIGNAL + number)
+
+
+def _words(error: RpcFailedError) -> str:
+    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
+
+
+def _status_of_refusal(error: RpcFailedError) -> int:
+    from jobmaster.grpc.status_details import reason_in  # here, because few starts are refused
+
+    reason = reason_in(error.status)
+    return REASONS.get(reason, OURS) if reason is not None else OURS

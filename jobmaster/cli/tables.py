@@ -1,0 +1,119 @@
+"""Jobs and their events for people, a line each. Pure."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from jobmaster.cli.presentation import visible
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+JOBS_HEADER: Final = f"{'JOB':<27}  {'CLIENT':<10}  {'STATE':<14}  {'STARTED':<19}  {'TIME':>6}  COMMAND"
+EVENTS_HEADER: Final = f"{'SEQ':>8}  {'TIME':<23}  {'JOB':<27}  {'CLIENT':<10}  EVENT"
+_UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def job_line(record: pb.JobResponse, now: datetime, width: int) -> str:
+    """A job in `width` columns; as wide as it is, where that is 0."""
+    line = (
+        f"{record.job_id_response.job_id:<27}  {visible(record.client):<10}  {_state(record):<14}  "
+        f"{_moment(record.started, 'seconds'):<19}  {_duration(record, now):>6}  {_command(record.cmd)}"
+    )
+    return _cut(line, width)
+
+
+def event_line(event: pb.JobEventMessage, width: int) -> str:
+    """An event in `width` columns; as wide as it is, where that is 0."""
+    line = (
+        f"{event.seq:>8}  {_moment(event.time, 'milliseconds'):<23}  {event.job_id.job_id:<27}  "
+        f"{visible(event.client):<10}  {_happening(event)}"
+    )
+    return _cut(line, width)
+
+
+def _cut(line: str, width: int) -> str:
+    return line if not width or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _command(command: pb.JobCreateRequest) -> str:
+    return visible(shlex.join([command.command, *command.args]))
+
+
+def _moment(timestamp: Timestamp, precision: str) -> str:
+    """A time of the place where the user is."""
+    try:
+        return timestamp.ToDatetime(UTC).astimezone().replace(tzinfo=None).isoformat(" ", precision)
+    except (ValueError, OverflowError):
+        return "?"
+
+
+def _duration(record: pb.JobResponse, now: datetime) -> str:
+    """How long it has run, in its greatest unit."""
+    end = record.ended.ToDatetime(UTC) if record.HasField("ended") else now
+    seconds = max(timedelta(), end - record.started.ToDatetime(UTC)) // timedelta(seconds=1)
+    name, size = next((unit for unit in _UNITS if seconds >= 2 * unit[1]), _UNITS[-1])
+    return f"{seconds // size}{name}"
+
+
+def _state(record: pb.JobResponse) -> str:
+    """A job's state or its end, in a word or two."""
+    cause = record.cause
+    match cause.WhichOneof("kind"):
+        case "exited":
+            return f"exited {cause.exited.code}"
+        case "signalled":
+            return _signal_name(cause.signalled.signal)
+        case None:
+            known = pb.JobState.values()
+            name = pb.JobState.Name(record.state) if record.state in known else str(int(record.state))
+            return name.removeprefix("JOBSTATE_").lower()
+        case kind:
+            return str(kind).replace("_", " ")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _happening(event: pb.JobEventMessage) -> str:
+    """What happened, in a sentence."""
+    match event.WhichOneof("kind"):
+        case "launched":
+            return f"launched: {_command(event.launched.cmd)}"
+        case "executed":
+            return "started"
+        case "stop_ordered":
+            order = event.stop_ordered
+            reason = f": {order.reason}" if order.reason else ""
+            return visible(f"stop ordered by {order.by or 'the server'}{reason}")
+        case "stop_signalled":
+            return "stop signalled"
+        case "kill_sent":
+            return "killed after the grace period"
+        case "main_process_died":
+            return _death(event.main_process_died)
+        case "oom_kills_counted":
+            return f"processes killed for memory: {event.oom_kills_counted.count}"
+        case "output_lost":
+            return f"bytes of output lost: {event.output_lost.bytes}"
+        case "finished":
+            return visible(f"ended: {event.finished.job_msg}")
+        case "removed":
+            return "removed"
+        case _:
+            return "?"
+
+
+def _death(died: pb.JobEventMessage.MainProcessDied) -> str:
+    if died.HasField("exited"):
+        return f"main process returned {died.exited.code}"
+    memory = ", for memory" if died.killed_for_memory else ""
+    return f"main process died of {_signal_name(died.signalled.signal)}{memory}"

@@ -1,0 +1,248 @@
+"""`run` with a scripted server: what it writes, what it says, and how it exits."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.api.statuses import status_of
+from jobmaster.cli.actions import Run
+from jobmaster.cli.running import Runner
+from jobmaster.errors import CommandNotFound, CommandNotRunnable, JobmasterError, LimitNotEnforceable, ServerBusy
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.client.scripted import LOST, OK, UNAVAILABLE, Answer, Ends, Part, Quiet, Script
+
+ID: Final = pb.JobID(job_id="job")
+START: Final[Answer] = [ID, OK]
+Cause = pb.Cause
+RUN: Final = Run(argv=("make", "-j"))
+
+
+def ended(cause: pb.Cause, words: str = "why") -> list[Part]:
+    """What a server says of a job that has ended."""
+    return [pb.JobResponse(job_id_response=ID, cause=cause, job_msg=words), OK]
+
+
+RETURNED: Final[Answer] = ended(Cause(exited=Cause.Exited(code=3)))
+
+
+async def run(script: Script, action: Run = RUN) -> tuple[int, str]:
+    """Runs it."""
+    return await Runner(script.jobs(), action).run()
+
+
+def methods(script: Script) -> list[str]:
+    """What was called."""
+    return [call.method for call in script.calls]
+
+
+async def test_the_output_and_the_status(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The job's output is written as it is, nothing else is, and the exit status is the job's."""
+    script = Script([START, [b"one\xff", b"two\n", OK], RETURNED])
+    assert await run(script) == (3, "")
+    assert capfdbinary.readouterr() == (b"one\xfftwo\n", b"")
+    assert methods(script) == ["Start", "StreamOutput", "Wait"]
+    start = script.calls[0].request
+    assert isinstance(start, pb.JobCreateRequest)
+    assert (start.command, list(start.args)) == ("make", ["-j"])
+
+
+async def test_over_a_server_that_is_replaced(
+    autojump_clock: trio.testing.MockClock, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """A server that dies at any moment of it changes neither output nor status, and starts no second job."""
+    script = Script(
+        [[LOST], START, [b"one", LOST], LOST, [b"one", b"two", UNAVAILABLE], [b"onetwo", OK], [LOST], RETURNED]
+    )
+    assert await run(script) == (3, "")
+    assert capfdbinary.readouterr() == (b"onetwo", b"")
+    starts = [call.request for call in script.calls if call.method == "Start"]
+    assert len({start.request_id for start in starts if isinstance(start, pb.JobCreateRequest)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [
+        (Cause(signalled=Cause.Signalled(signal=11)), 139),
+        (Cause(oom_killed=Cause.OomKilled()), 137),
+        (Cause(server_lost=Cause.ServerLost(reason="x")), 125),
+    ],
+    ids=str,
+)
+async def test_an_end_that_a_status_does_not_tell(
+    cause: pb.Cause, status: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """How a job ended that did not return is said on standard error."""
+    assert await run(Script([START, [OK], ended(cause, "the reason")])) == (status, "")
+    assert capfd.readouterr() == ("", "jobmaster: job job: the reason\n")
+
+
+def refused(error: JobmasterError) -> Sequence[Part]:
+    """The end of a call by an error of a server."""
+    status = status_of(error)
+    return [Ends(status.status_code.name, str(error), details=status.details)]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CommandNotFound("no make"), 127),
+        (CommandNotRunnable("make is a folder"), 126),
+        (LimitNotEnforceable("no cpu controller"), 125),
+        (ServerBusy("too many jobs"), 125),
+    ],
+    ids=["not found", "not executable", "limit", "busy"],
+)
+async def test_a_command_that_cannot_be_run(
+    error: JobmasterError, status: int, detach: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in a shell: 127 where there is no such command, 126 where it cannot be executed; 125 for all else."""
+    script = Script([refused(error)])
+    assert await run(script, Run(argv=("make",), detach=detach)) == (status, "")
+    assert str(error) in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [LOST, [UNAVAILABLE]], ids=["lost", "unavailable"])
+async def test_a_start_of_which_nobody_knows(
+    answer: Answer, autojump_clock: trio.testing.MockClock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where no server answers to the end, what is to be done to find the job, or to start it after all, is said."""
+    script = Script([answer] * 1000)
+    assert await run(script, Run(argv=("make",), request_id="nightly")) == (125, "")
+    assert "whether the job was started is not known; `run --request-id nightly" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[b"x", Ends("DATA_LOSS", "the disk was full")], [b"x", LOST, [Ends("NOT_FOUND", "no such job")]], [b"x", LOST]],
+    ids=["lost bytes", "forgotten", "lost server"],
+)
+async def test_output_that_does_not_come_to_its_end(
+    parts: list[Any], autojump_clock: trio.testing.MockClock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Output that is not whole is a failure, whatever the job returned; the job's id is said."""
+    later: list[Answer] = [parts.pop()] if isinstance(parts[-1], list) else [LOST] * 1000
+    assert await run(Script([START, parts, *later])) == (125, "")
+    captured = capfd.readouterr()
+    assert captured.out == "x"
+    assert "what the job job does is not known here" in captured.err
+
+
+async def test_detached() -> None:
+    """The id is what is to be printed, and nothing is followed."""
+    script = Script([START])
+    assert await run(script, Run(argv=("make",), detach=True, request_id="nightly")) == (0, "job\n")
+    start = script.calls[0].request
+    assert isinstance(start, pb.JobCreateRequest)
+    assert start.request_id == "nightly"
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------------
+
+
+def stop(*, force: bool, name: str) -> pb.JobIDRequest:
+    """The stop that an interruption is."""
+    return pb.JobIDRequest(job_id_request=ID, reason=f"{name} at the client", force=force)
+
+
+STOPPED: Final[list[Part]] = ended(Cause(stopped=Cause.Stopped(by="client1", signal=15)), "stopped by client1")
+KILLED: Final[list[Part]] = ended(Cause(stopped=Cause.Stopped(by="client1", signal=9, killed=True)), "killed")
+
+
+async def interrupted(script: Script, *numbers: signal.Signals) -> int:
+    """Runs it, and is interrupted each time it has come to wait; the script goes on when it has been."""
+    status = -1
+    async with trio.open_nursery() as nursery:
+
+        async def run_it() -> None:
+            nonlocal status
+            status, _ = await run(script)
+
+        nursery.start_soon(run_it)
+        for number in numbers:
+            await wait_all_tasks_blocked(0.01)
+            signal.raise_signal(number)
+    return status
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_the_first_interruption_asks(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C and SIGTERM ask the job to stop; what it still writes is shown, and its end is the exit status."""
+    output = Quiet(until=trio.Event())
+    script = Script([START, [output, b"bye", OK], STOPPED, STOPPED], on_call={"Stop": output.until.set})
+    assert await interrupted(script, number) == 143
+    captured = capfd.readouterr()
+    assert captured.out == "bye"
+    assert "stopping the job job; once more to kill it" in captured.err
+    assert script.calls[2].request == stop(force=False, name=number.name)
+
+
+async def test_the_second_one_kills(capfd: pytest.CaptureFixture[str]) -> None:
+    """The job has no grace period any more; that it was killed is the exit status."""
+    output = Quiet(until=trio.Event())
+    first = Quiet(until=trio.Event())
+
+    def end() -> None:
+        if len(script.calls) == 4:
+            output.until.set()
+
+    script = Script([START, [output, OK], [first, *KILLED], KILLED, KILLED], on_call={"Stop": end})
+    assert await interrupted(script, signal.SIGINT, signal.SIGTERM) == 137
+    assert [call.request for call in script.calls[2:4]] == [
+        stop(force=False, name="SIGINT"),
+        stop(force=True, name="SIGTERM"),
+    ]
+    assert "killing the job job; once more to leave it" in capfd.readouterr().err
+
+
+async def test_an_interruption_before_the_start(capfd: pytest.CaptureFixture[str]) -> None:
+    """What comes while the job is being started stops it as soon as it has."""
+    starting = Quiet(until=trio.Event())
+    output = Quiet(until=trio.Event())
+    script = Script([[starting, ID, OK], [output, OK], STOPPED, STOPPED], on_call={"Stop": output.until.set})
+    async with trio.open_nursery() as nursery:
+
+        async def go_on() -> None:
+            await wait_all_tasks_blocked(0.1)
+            starting.until.set()
+
+        nursery.start_soon(go_on)
+        assert await interrupted(script, signal.SIGINT) == 143
+    assert "the job will be stopped when it has started" in capfd.readouterr().err
+    assert stop(force=False, name="SIGINT") in [call.request for call in script.calls]
+
+
+async def test_a_stop_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    """An order that did not reach the job is said, and the job is followed to its end all the same."""
+    output = Quiet(until=trio.Event())
+    script = Script(
+        [START, [output, OK], [Ends("PERMISSION_DENIED", "no")], RETURNED], on_call={"Stop": output.until.set}
+    )
+    assert await interrupted(script, signal.SIGINT) == 3
+    assert "the job job was not stopped: no" in capfd.readouterr().err
+
+
+async def test_what_was_ignored_stays_ignored() -> None:
+    """Under a parent that has SIGINT ignored, it does nothing."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        output = Quiet(until=trio.Event())
+        script = Script([START, [output, OK], RETURNED])
+        async with trio.open_nursery() as nursery:
+
+            async def go_on() -> None:
+                await wait_all_tasks_blocked(0.1)
+                output.until.set()
+
+            nursery.start_soon(go_on)
+            assert await interrupted(script, signal.SIGINT) == 3
+        assert "Stop" not in methods(script)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,316 @@
+"""`run` and its sisters as a user types them, against a real server, also one that dies or is replaced under them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.harness import REPOSITORY, Server, is_alive, serving_program, until_output
+from tests.integration.test_command_line import command, exit_status, jobmaster, output_of, start, started
+
+LINES = 2_000
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        (("true",), 0),
+        (("sh", "-c", "exit 3"), 3),
+        (("sh", "-c", "exit 255"), 255),
+        (("sh", "-c", "kill -TERM $$"), 143),
+        (("sh", "-c", "kill -KILL $$"), 137),
+        (("sh", "-c", "kill -SEGV $$"), 139),
+        (("sh", "-c", "sh -c 'kill -KILL $$'; exit $?"), 137),
+        (("no-such-command",), 127),
+        (("/no/such/file",), 127),
+        (("/etc/passwd",), 126),
+        (("/etc",), 126),
+        (("sh", "-c", "no-such-command"), 127),
+        (("sh", "-c", "/etc/passwd"), 126),
+        (("--foo", "true"), 125),
+        ((), 125),
+        (("",), 125),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+async def test_exit_status(server: Server, argv: tuple[str, ...], status: int) -> None:
+    """The exit status is what `docker run` and a shell give: the command's own, 128 and a signal, 125, 126 or 127."""
+    result = await jobmaster(server, "run", *argv)
+    assert result.returncode == status, result.stderr
+    assert b"Traceback" not in result.stderr
+
+
+async def test_no_server_and_no_certificate(certificates: Path) -> None:
+    """What fails before a server is reached is 125, too."""
+    for options in (["-n", "client1"], ["-n", "stranger"]):
+        arguments = [*options, "--server", "127.0.0.1:1", "--certs-dir", str(certificates), "run", "true"]
+        argv = [sys.executable, "-m", "jobmaster", *arguments]
+        result = await trio.run_process(argv, capture_stderr=True, check=False, cwd=REPOSITORY)
+        assert result.returncode == 125
+
+
+async def test_output(server: Server) -> None:
+    """What the job writes, to whichever descriptor, comes to stdout in its order, byte for byte, and nothing else."""
+    script = r"printf 'a\0\377b'; echo err >&2; echo out; exit 4"
+    result = await jobmaster(server, "run", "sh", "-c", script)
+    assert (result.returncode, result.stdout, result.stderr) == (4, b"a\0\xffberr\nout\n", b"")
+
+
+async def test_detached_and_awaited(server: Server) -> None:
+    """`run --detach` prints the id alone; `wait` shows how the job ended and exits as it did."""
+    result = await jobmaster(server, "run", "-d", "sh", "-c", "exit 9")
+    assert (result.returncode, len(result.stdout), result.stderr) == (0, 28, b"")
+    waited = await jobmaster(server, "wait", "--json", result.stdout.decode().strip())
+    assert waited.returncode == 9
+    assert json.loads(waited.stdout)["exitCode"] == 9
+    assert (await jobmaster(server, "wait", "0" * 27)).returncode == 125
+
+
+async def test_the_same_request_is_the_same_job(server: Server) -> None:
+    """Two `run`s with one request id are one job, whose output both show; with another command it is refused."""
+    run = partial(jobmaster, server, "run", "--request-id", "nightly")
+    first, second = await run("sh", "-c", "echo $$; exit 5"), await run("sh", "-c", "echo $$; exit 5")
+    assert (first.returncode, first.stdout) == (second.returncode, second.stdout)
+    assert first.returncode == 5
+    other = await run("true")
+    assert other.returncode == 125
+    assert b"ALREADY_EXISTS" in other.stderr
+
+
+@asynccontextmanager
+async def running(server: Server, script: str) -> AsyncIterator[trio.Process]:
+    """A `run` of a shell script that has said "up"."""
+    async with started(*command(server, "run", "sh", "-c", script)) as process:
+        assert await output_of(process).receive_some() == b"up\n"
+        yield process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interruption_stops_the_job(server: Server, number: signal.Signals) -> None:
+    """The first one lets the job clean up, shows what it says, and exits as it did."""
+    script = 'exec 2>/dev/null; trap "echo cleaning; exit 3" TERM; echo up; while :; do sleep 0.05; done'
+    async with running(server, script) as process:
+        process.send_signal(number)
+        assert await output_of(process).receive_some() == b"cleaning\n"
+        assert await exit_status(process) == 3
+    async with running(server, "echo up; exec sleep 1000") as process:
+        process.send_signal(number)
+        assert await exit_status(process) == 143
+
+
+async def test_a_second_interruption_kills_the_job(server: Server) -> None:
+    """A job that does not want to stop is killed, whatever its grace period."""
+    async with running(server, "trap '' TERM; echo up; while :; do sleep 1; done") as process, server.connect() as jobs:
+        process.send_signal(signal.SIGINT)
+        async with jobs.watch(0) as events:
+            async for event in events:
+                if event.HasField("stop_ordered"):
+                    assert event.stop_ordered.reason == "SIGINT at the client"
+                    break
+        process.send_signal(signal.SIGINT)
+        assert await exit_status(process) == 137
+        (record,) = [record async for record in jobs.list()]
+        assert record.cause.stopped.killed
+        assert record.cause.stopped.reason == "SIGINT at the client"
+
+
+async def test_a_reader_that_has_seen_enough(server: Server) -> None:
+    """A closed pipe ends `run` with 125; the job goes on, and that is said."""
+    line = " ".join(command(server, "run", "yes"))
+    script = f"set -o pipefail; {line} | head -n 1"
+    result = await trio.run_process(
+        ["bash", "-c", script], capture_stdout=True, capture_stderr=True, check=False, cwd=REPOSITORY
+    )
+    assert (result.returncode, result.stdout) == (125, b"y\n")
+    assert b"goes on" in result.stderr
+    async with server.connect() as jobs:
+        (record,) = [record async for record in jobs.list()]
+        assert record.state == pb.JOBSTATE_RUNNING
+
+
+async def test_stop_with_a_reason(server: Server) -> None:
+    """A reason is kept with who asked."""
+    job_id = await start(server, "sleep", "1000")
+    result = await jobmaster(server, "stop", "--json", "--reason", "it is too old", job_id)
+    stopped = json.loads(result.stdout)["cause"]["stopped"]
+    assert (stopped["by"], stopped["reason"]) == ("client1", "it is too old")
+    assert (await jobmaster(server, "stop", "--reason", "x" * 201, job_id)).returncode == 1
+
+
+# --- lists and events -------------------------------------------------------------------------------------------------
+
+
+async def test_list(server: Server) -> None:
+    """Piped, a list is a line of JSON for each job; the newest is first; filters and limits hold."""
+    first = await start(server, "sh", "-c", "exit 1")
+    await jobmaster(server, "wait", first)
+    second = await start(server, "sleep", "1000")
+
+    async def listed(*options: str, name: str = "client1") -> list[str]:
+        result = await jobmaster(server, "list", *options, name=name)
+        assert result.returncode == 0, result.stderr
+        return [json.loads(line)["jobIDResponse"]["jobID"] for line in result.stdout.splitlines()]
+
+    assert await listed() == [second, first]
+    assert await listed("--limit", "1") == [second]
+    assert await listed("--state", "running") == [second]
+    assert await listed("--cause", "exited", "--cause", "stopped") == [first]
+    assert await listed("--since", "1h", "--until", "0s") == [second, first]
+    assert await listed("--until", "1h") == []
+    assert await listed(name="client2") == []
+    assert await listed("--client", "client1", name="superuser") == [second, first]
+    quiet = await jobmaster(server, "ps", "-q")
+    assert quiet.stdout.decode().split() == [second, first]
+    assert (await jobmaster(server, "list", "--client", "client2")).returncode == 1
+
+
+async def test_list_on_a_terminal(server: Server) -> None:
+    """On a terminal, a list is a table no wider than that."""
+    job_id = await start(server, "true", "x" * 500)
+    leader, follower = pty.openpty()
+    try:
+        await trio.run_process(
+            command(server, "list"), stdout=follower, cwd=REPOSITORY, env={**os.environ, "COLUMNS": "90"}
+        )
+        shown = os.read(leader, 65536).decode().splitlines()
+    finally:
+        os.close(leader)
+        os.close(follower)
+    assert shown[0].startswith("JOB ")
+    assert shown[1].startswith(job_id)
+    assert len(shown[1]) == 90
+
+
+async def test_events(server: Server) -> None:
+    """`events` shows what happens from now on; with --all, what has happened before, too."""
+    await jobmaster(server, "run", "true")
+    async with started(*command(server, "events", "--all")) as process:
+        seen = b""
+        while b'"finished"' not in seen:
+            seen += await output_of(process).receive_some()
+        await jobmaster(server, "run", "false")
+        while seen.count(b'"finished"') < 2:
+            seen += await output_of(process).receive_some()
+        process.send_signal(signal.SIGINT)
+        assert await exit_status(process) == 130
+    events = [json.loads(line) for line in seen.splitlines()]
+    assert [event["finished"]["exitCode"] for event in events if "finished" in event] == [0, 1]
+    numbers = [int(event["seq"]) for event in events]
+    assert numbers == sorted(set(numbers))
+
+
+# --- a server that dies or is replaced --------------------------------------------------------------------------------
+
+
+def replace(server: Server, process: subprocess.Popen[bytes], how: str) -> None:
+    """Has another server take this one's place."""
+    match how:
+        case "killed":
+            os.kill(server.pid, signal.SIGKILL)
+        case "upgraded":
+            process.send_signal(signal.SIGUSR2)
+
+
+async def until_replaced(server: Server, old: int) -> None:
+    """Returns when another server is there."""
+    with trio.fail_after(30):
+        while True:
+            try:
+                if server.pid != old:
+                    return
+            except (AssertionError, FileNotFoundError):
+                pass
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+async def test_run_over_another_server(tmp_path: Path, certificates: Path, how: str) -> None:
+    """Whatever becomes of the server, `run` shows every byte once and exits as the job did; there is one job."""
+    go_on = tmp_path / "go-on"
+    tmp_path.chmod(0o755)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    script = f"seq 1 {LINES}; while ! test -e {go_on}; do sleep 0.02; done; seq 1 {LINES}; exit 6"
+    async with serving_program(tmp_path, certificates) as (server, process):
+        async with started(*command(server, "run", "sh", "-c", script)) as client:
+            seen = b""
+            while not seen.endswith(b"\n%d\n" % LINES):
+                seen += await output_of(client).receive_some()
+            for _ in range(3):
+                old = server.pid
+                replace(server, process, how)
+                await until_replaced(server, old)
+            go_on.touch()
+            async for chunk in output_of(client):
+                seen += chunk
+            assert await exit_status(client) == 6
+        assert seen == 2 * b"".join(b"%d\n" % number for number in range(1, LINES + 1))
+        async with server.connect() as jobs:
+            assert len([record async for record in jobs.list()]) == 1
+
+
+@pytest.mark.parametrize("how", ["killed", "upgraded"])
+async def test_wait_and_events_over_another_server(tmp_path: Path, certificates: Path, how: str) -> None:
+    """`wait` waits on, and `events` goes on after the last event, each once."""
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "echo up; trap 'exit 8' TERM; while :; do sleep 0.02; done")
+        await until_output(jobs, job_id, b"up\n")
+        async with (
+            started(*command(server, "wait", job_id)) as waiting,
+            started(*command(server, "events", "--all")) as watching,
+        ):
+            seen = b""
+            while b'"executed"' not in seen:
+                seen += await output_of(watching).receive_some()
+            old = server.pid
+            replace(server, process, how)
+            await until_replaced(server, old)
+            await jobs.stop(job_id)
+            assert await exit_status(waiting) == 8
+            while b'"finished"' not in seen:
+                seen += await output_of(watching).receive_some()
+        numbers = [json.loads(line)["seq"] for line in seen.splitlines()]
+        assert len(numbers) == len(set(numbers))
+
+
+async def test_starts_while_servers_are_killed(tmp_path: Path, certificates: Path) -> None:
+    """Each of many starts makes one job, however often the server dies meanwhile."""
+    count = 30
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        marks = tmp_path / "marks"
+        marks.mkdir(mode=0o777)
+        marks.chmod(0o777)
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        ids: list[str] = []
+
+        async def start_one(number: int) -> None:
+            ids.append(await jobs.start("sh", "-c", f"echo $$ >> {marks}/{number}; exec sleep 1000"))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(count):
+                nursery.start_soon(start_one, number)
+            for _ in range(3):
+                old = server.pid
+                replace(server, process, "killed")
+                await until_replaced(server, old)
+        assert len(set(ids)) == count
+        listed = {record.job_id_response.job_id async for record in jobs.list()}
+        assert listed == set(ids)
+        with trio.fail_after(30):
+            while sum(len(mark.read_text().split()) for mark in marks.iterdir()) < count:
+                await trio.sleep(0.02)
+        assert all(len(mark.read_text().split()) == 1 for mark in marks.iterdir())
+        assert all([is_alive((await jobs.status(job_id)).pid) for job_id in ids])
