@@ -38,6 +38,10 @@ class RequestIdReused(RequestError):
     """The caller has given this request id to another request before."""
 
 
+class EventsForgotten(RequestError):
+    """Not all events that were asked for are kept."""
+
+
 class PermissionRefused(RequestError):
     """The caller's role does not allow this call."""
 
@@ -48,6 +52,10 @@ class JobError(JobmasterError):
 
 class CommandNotRunnable(JobError):
     """The command is not found or not executable for the job's user."""
+
+
+class CommandNotFound(CommandNotRunnable):
+    """There is no such command, as far as the job's user can see."""
 
 
 class LimitNotEnforceable(JobError):

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
-from typing import Any
+from itertools import pairwise
+from typing import Any, Final
 
+import trio
+
+from jobmaster.api.events import event_message, position_message
 from jobmaster.api.messages import output_messages, response_of, specification_of
-from jobmaster.api.requests import check_job_id, check_start
+from jobmaster.api.queries import page_token, query_of
+from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import OutputUnreadable
+from jobmaster.errors import InvalidRequest, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
 from jobmaster.run.registry import Registry
+
+LIST_BYTES: Final = 1024 * 1024
+"""Bytes of a page's jobs, at most: clients take messages of 4 MiB."""
+AT_ONCE: Final = 100
+"""Jobs of a page that are written before other tasks have a turn."""
+POSITION_EVERY: Final = 1_000
+"""Others' events after which a watcher is told how far it has come, so that it need not look at them again."""
 
 
 class JobService(JobServiceServicer):
@@ -29,7 +41,7 @@ class JobService(JobServiceServicer):
         self, message: pb.JobCreateRequest, request: Identity
     ) -> pb.JobID:
         """Starts a command."""
-        job_id = await self._registry.start(request, specification_of(message))
+        job_id = await self._registry.start(request, specification_of(message), message.request_id)
         return pb.JobID(job_id=job_id)
 
     @checked(check_job_id)
@@ -37,7 +49,9 @@ class JobService(JobServiceServicer):
         self, message: pb.JobIDRequest, request: Identity
     ) -> pb.JobResponse:
         """Stops a job and answers when it has ended."""
-        return response_of(await self._registry.stop(request, message.job_id_request.job_id))
+        reason = checked_reason(message.reason)
+        job_id = message.job_id_request.job_id
+        return response_of(await self._registry.stop(request, job_id, reason, force=message.force))
 
     @checked(check_job_id)
     def Status(  # type: ignore[override]  # as above; of a job in memory it is answered without a task
@@ -68,3 +82,53 @@ class JobService(JobServiceServicer):
         await job.wait_ended()
         if job.output.lost:
             raise OutputIncomplete(job.output.lost)
+
+    @checked(check_job_id)
+    async def Wait(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """The job's record when it has ended."""
+        job = await self._registry.find(request, message.job_id_request.job_id)
+        await job.wait_ended()
+        return response_of(job.record)
+
+    @checked(check_query)
+    async def List(  # type: ignore[override]  # as above
+        self, message: pb.ListRequest, request: Identity
+    ) -> pb.ListResponse:
+        """Jobs, the newest first."""
+        page = await self._registry.page(request, query_of(message))
+        response = pb.ListResponse(next_page_token=page_token(page.next))
+        size = 0
+        for before, job in pairwise((None, *page.jobs)):
+            assert job is not None  # noqa: S101  # for the type checker
+            record = response_of(job.record)
+            size += record.ByteSize()
+            if before is not None and size > LIST_BYTES:
+                response.next_page_token = page_token(before.key)
+                break
+            response.jobs.append(record)
+            if len(response.jobs) % AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+        return response
+
+    @checked(check_query)
+    async def Watch(  # type: ignore[override]  # as above, and it is an async generator
+        self, message: pb.WatchRequest, request: Identity
+    ) -> AsyncIterator[pb.JobEventMessage]:
+        """What happens to jobs."""
+        if message.only_new and message.after:
+            raise InvalidRequest("only_new and after exclude each other: leave one of them out", field="after")
+        told, has_caught_up = message.after, False
+        async with aclosing(self._registry.events(request, None if message.only_new else message.after)) as watch:
+            async for news in watch:
+                for event in news.events:
+                    yield event_message(event)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+                    told = event.seq
+                if news.position - told >= POSITION_EVERY or (news.is_current and not has_caught_up):
+                    told, has_caught_up = news.position, has_caught_up or news.is_current
+                    yield position_message(told)  # noqa: ASYNC119  # as above
+
+    def end_streams(self) -> None:
+        """Ends the watches, which have no end of their own."""
+        self._registry.end_events()

@@ -20,7 +20,7 @@ from jobmaster.job.cause import (
     signal_words,
 )
 from jobmaster.job.record import JobRecord, LimitReport
-from jobmaster.job.specification import JobSpecification
+from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
@@ -44,10 +44,10 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         job_id_response=pb.JobID(job_id=record.id),
         job_msg=describe_state(record.state),
         client=record.owner,
-        cmd=pb.JobCreateRequest(command=record.command.command, args=record.command.args),
+        cmd=command_message(record.command),
         cmd_args_omitted=record.command.omitted,
         oom_kills=record.oom_kills,
-        limits=[_limit(report) for report in record.limits],
+        limits=map(limit_message, record.limits),
         output_bytes=record.output_bytes,
         output_bytes_lost=record.output_bytes_lost,
     )
@@ -55,12 +55,13 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         case Held() | Running() | Stopping() | Closing() as state:
             response.state = pb.JOBSTATE_RUNNING
             response.pid = state.pid
-            response.started.CopyFrom(_timestamp(state.started_at))
+            response.started.CopyFrom(timestamp(state.started_at))
         case Ended() as state:
             response.pid = state.pid
-            response.started.CopyFrom(_timestamp(state.started_at))
-            response.ended.CopyFrom(_timestamp(state.ended_at))
-            _put_cause(response, state.cause)
+            response.started.CopyFrom(timestamp(state.started_at))
+            response.ended.CopyFrom(timestamp(state.ended_at))
+            response.cause.CopyFrom(cause_message(state.cause))
+            put_cause(response, state.cause)
         case unreachable:
             assert_never(unreachable)
     return response
@@ -81,9 +82,9 @@ def _output_head(length: int) -> bytes:
     return bytes(head)
 
 
-def _put_cause(response: pb.JobResponse, cause: Cause) -> None:
+def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cause) -> None:
+    """Sets what the first version of the contract says of an end: state, exit code and signal."""
     response.exit_code = -1
-    response.cause.CopyFrom(_cause(cause))
     match cause:
         case Exited(code):
             response.state, response.exit_code = pb.JOBSTATE_COMPLETED, code
@@ -101,7 +102,8 @@ def _put_cause(response: pb.JobResponse, cause: Cause) -> None:
             assert_never(unreachable)
 
 
-def _cause(cause: Cause) -> pb.Cause:
+def cause_message(cause: Cause) -> pb.Cause:
+    """Why a job ended."""
     match cause:
         case Exited(code):
             return pb.Cause(exited=pb.Cause.Exited(code=code))
@@ -124,18 +126,26 @@ def _cause(cause: Cause) -> pb.Cause:
 def _stopped(stopped: Stopped) -> pb.Cause.Stopped:
     return pb.Cause.Stopped(
         by=stopped.by,
-        requested=_timestamp(stopped.requested_at),
+        requested=timestamp(stopped.requested_at),
         signal=stopped.signal,
         killed=stopped.killed,
         returned=stopped.exit_code is not None,
         exit_code=stopped.exit_code or 0,
+        reason=stopped.reason,
     )
 
 
-def _limit(report: LimitReport) -> pb.Limit:
+def command_message(command: CommandLine) -> pb.JobCreateRequest:
+    """A command as a record keeps it."""
+    return pb.JobCreateRequest(command=command.command, args=command.args)
+
+
+def limit_message(report: LimitReport) -> pb.Limit:
+    """A limit that was set for a job."""
     reason = report.not_enforced_because
     return pb.Limit(name=report.name, value=report.value, enforced=reason is None, reason=reason or "")
 
 
-def _timestamp(moment: datetime) -> Timestamp:
+def timestamp(moment: datetime) -> Timestamp:
+    """A time."""
     return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)

@@ -15,6 +15,12 @@ from jobmaster.job.specification import (
 
 MAX_JOB_ID_REQUEST: Final = 1024
 """Bytes of a request that names a job, whose id has 27 characters; a follower holds its own as long as it follows."""
+MAX_QUERY: Final = 1024
+"""Bytes of a request for a list of jobs or their events; a watcher holds its own as long as it watches."""
+MAX_REASON: Final = 200
+"""Characters of a stop's reason, which the job's record keeps."""
+_REQUEST_ID_BYTES: Final = 256
+"""Bytes of a Start that are not its command: more than a request id may have."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
 
@@ -26,10 +32,10 @@ def check_start(serialized: bytes) -> int:
         InvalidRequest: its command and arguments are too many or too long.
         DecodeError: it is no message.
     """
-    if len(serialized) > MAX_ARGUMENT_BYTES:
+    if len(serialized) > MAX_ARGUMENT_BYTES + _REQUEST_ID_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + 1)
-    if count > MAX_ARGUMENTS + 1:
+    count = count_fields(serialized, MAX_ARGUMENTS + 2)
+    if count > MAX_ARGUMENTS + 2:  # the command and the request id
         raise too_many_arguments()
     return len(serialized) + _OBJECT_BYTES * count
 
@@ -41,6 +47,28 @@ def check_job_id(serialized: bytes) -> int:
         InvalidRequest: it is longer than any such request.
     """
     if len(serialized) > MAX_JOB_ID_REQUEST:
-        text = f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id"
+        text = f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id, and a reason in {MAX_REASON} characters"
         raise InvalidRequest(text, field="jobIDRequest")
     return len(serialized)
+
+
+def check_query(serialized: bytes) -> int:
+    """What a request for a list of jobs or their events holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such request.
+    """
+    if len(serialized) > MAX_QUERY:
+        raise InvalidRequest(f"the request has more than {MAX_QUERY} bytes; name each state and cause once")
+    return _OBJECT_BYTES * len(serialized)
+
+
+def checked_reason(reason: str) -> str:
+    """A stop's reason.
+
+    Raises:
+        InvalidRequest: it is too long.
+    """
+    if len(reason) > MAX_REASON:
+        raise InvalidRequest(f"reason has more than {MAX_REASON} characters: shorten it", field="reason")
+    return reason

@@ -15,7 +15,8 @@ class Api:
     """JobService and, beside it, the standard services that tools expect: health and reflection."""
 
     def __init__(self, registry: Registry) -> None:
-        jobs = JobService(registry).service
+        self._jobs = JobService(registry)
+        jobs = self._jobs.service
         names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
         self._health = HealthService(names)
         self._reflection = ReflectionService(names)
@@ -33,5 +34,6 @@ class Api:
 
     def end_streams(self) -> None:
         """Ends the streams that have no end of their own, which would keep their connections open."""
+        self._jobs.end_streams()
         self._health.end()
         self._reflection.end()

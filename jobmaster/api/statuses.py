@@ -8,6 +8,7 @@ from typing import Final
 
 from jobmaster.errors import (
     CommandNotRunnable,
+    EventsForgotten,
     HandedOver,
     HostError,
     InvalidRequest,
@@ -29,6 +30,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     JobNotFound: StatusCode.NOT_FOUND,
     PermissionRefused: StatusCode.PERMISSION_DENIED,
+    EventsForgotten: StatusCode.FAILED_PRECONDITION,
     CommandNotRunnable: StatusCode.FAILED_PRECONDITION,
     LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,

@@ -9,13 +9,14 @@
 
 The deadline of the scope around a call (`trio.fail_after`) is told to the server; a call that is cancelled is
 cancelled there too. Errors of the server are purerpc's `RpcFailedError`s, with `status`; a lost or refused connection
-is a :class:`~jobmaster.errors.TransportError`. `stream_output` survives a lost connection; of the other calls only
-the caller can know whether they took effect.
+is a :class:`~jobmaster.errors.TransportError`. Every call survives a lost connection and a server that dies or is
+replaced: it is made again, with pauses, for `patience` seconds (30), and those that last as long as a job for ten times as
+long. That is safe: what is asked twice is answered twice, and `start` gives each start a name by which the server knows it.
 """
 
 from __future__ import annotations
 
-from jobmaster.client.jobs import Jobs, RpcFailedError, connect
+from jobmaster.client.jobs import Jobs, RpcFailedError, connect, new_request_id
 from jobmaster.client.resumption import OutputIncomplete
 
-__all__ = ["Jobs", "OutputIncomplete", "RpcFailedError", "connect"]
+__all__ = ["Jobs", "OutputIncomplete", "RpcFailedError", "connect", "new_request_id"]

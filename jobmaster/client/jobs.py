@@ -1,139 +1,215 @@
-"""JobService as a caller sees it, over the generated purerpc stub."""
+"""JobService as a caller sees it."""
 
 from __future__ import annotations
 
-import random
+import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import trio
 
 from jobmaster.certs.credentials import client_context
+from jobmaster.client.calls import Calls, Stream, jitter
+from jobmaster.client.patience import Patience
 from jobmaster.client.resumption import OutputIncomplete, Resumption
-from jobmaster.errors import TransportError
-from jobmaster.grpc.channel import CallChannel, CallStream, open_channel
-from jobmaster.grpc.client import ServerRefused
-from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, StatusCode, raise_status
+from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
+from jobmaster.grpc.purerpc_adapter import RpcFailedError, StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
 
-__all__ = ["Jobs", "RpcFailedError", "connect"]
+__all__ = ["Jobs", "RpcFailedError", "connect", "new_request_id"]
 
-_SERVICE: Final = "jobmaster.jobs.v1.JobService"
+PATIENCE: Final = 30.0
+"""Seconds for which a call is repeated while no server can be reached."""
+FOLLOWING: Final = 10
+"""So many times as long is a server waited for by calls that last as long as a job: as a launcher tries to start one."""
+MAX_PAGE: Final = 1_000
+"""Jobs of a page, at most, as a server has it."""
+
+
+def new_request_id() -> str:
+    """A name for a Start that nothing else has."""
+    return os.urandom(16).hex()
 
 
 class Jobs:
-    """The jobs of a server, as far as this client may touch them. Made by `connect`."""
+    """The jobs of a server, as far as this client may touch them. Made by `connect`.
 
-    def __init__(self, channel: CallChannel) -> None:
-        self._stub = JobServiceStub(channel)  # type: ignore[no-untyped-call]  # generated without types
-        self._client = Client(_SERVICE, channel)
+    Every call survives a lost connection and a server that is replaced: it is made again until its patience is over.
+    """
 
-    async def start(self, command: str, *args: str) -> str:
-        """Starts a command; returns the job's id."""
-        answer: pb.JobID = await self._stub.Start(pb.JobCreateRequest(command=command, args=args))
-        return answer.job_id
+    def __init__(self, channel: CallChannel, *, patience: float = PATIENCE) -> None:
+        """Makes no call yet.
 
-    async def stop(self, job_id: str) -> pb.JobResponse:
-        """Stops a job; returns its record when it has ended."""
-        answer: pb.JobResponse = await self._stub.Stop(_request(job_id))
-        return answer
+        Args:
+            channel: to the server.
+            patience: seconds for which a call may be repeated in vain; those that last as long as a job, FOLLOWING times
+                as long.
+        """
+        self._calls = Calls(channel)
+        self._patience = patience
+        self._following_patience = FOLLOWING * patience
+
+    async def start(self, command: str, *args: str, request_id: str | None = None) -> str:
+        """Starts a command, once, however often the call has to be repeated; returns the job's id.
+
+        Args:
+            command: the program.
+            args: its arguments.
+            request_id: the caller's own name for this start, so that the same one, made again, finds the same job; a new
+                one by default.
+        """
+        request = pb.JobCreateRequest(command=command, args=args, request_id=request_id or new_request_id())
+        return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
+
+    async def stop(self, job_id: str, reason: str = "", *, force: bool = False) -> pb.JobResponse:
+        """Stops a job; returns its record when it has ended.
+
+        Args:
+            job_id: the job.
+            reason: why; kept in the job's record.
+            force: without a grace period, or with no more of the one that has begun.
+        """
+        request = pb.JobIDRequest(job_id_request=pb.JobID(job_id=job_id), reason=reason, force=force)
+        return await self._calls.unary("Stop", request, pb.JobResponse, self._patience)
 
     async def status(self, job_id: str) -> pb.JobResponse:
         """The job's record as of now."""
-        answer: pb.JobResponse = await self._stub.Status(_request(job_id))
-        return answer
+        return await self._calls.unary("Status", _request(job_id), pb.JobResponse, self._patience)
+
+    async def wait(self, job_id: str) -> pb.JobResponse:
+        """The job's record when it has ended."""
+        return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience)
+
+    async def list(
+        self, query: pb.ListRequest | None = None, *, limit: int | None = None
+    ) -> AsyncIterator[pb.JobResponse]:
+        """The records of jobs, the newest first.
+
+        Args:
+            query: which jobs, and of what size the pages are in which they are asked for; all of them by default.
+            limit: how many at most; None: all.
+        """
+        request = pb.ListRequest()
+        request.CopyFrom(query or pb.ListRequest())
+        left = limit
+        while left is None or left > 0:
+            if left is not None:
+                request.page_size = min(left, request.page_size or MAX_PAGE, MAX_PAGE)
+            page = await self._calls.unary("List", request, pb.ListResponse, self._patience)
+            for record in page.jobs:
+                yield record
+            if left is not None:
+                left -= len(page.jobs)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     @asynccontextmanager
     async def stream_output(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """All output of a job from its first byte, live, until it has ended. Leaving the block ends the call.
 
-        Each byte comes once, whatever becomes of the connection: where it is lost, the next chunk is that of a new call
-        on a new one. The number of such calls that bring nothing new is bounded (`resumption.TRIES`).
+        Each byte comes once, whatever becomes of the connection and the server: where a call breaks, the next chunk is
+        that of a new one.
 
         While iterating, raises:
-            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only after those calls.
-            TransportError: no connection was to be had for any of those calls.
+            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only when patience is over.
+            TransportError: no connection was to be had in all that time.
             OutputIncomplete: the server that answers now does not have the output any more.
         """
-        output = _Output(self._client, job_id)
+        output = _Output(self._calls, job_id, self._following_patience)
         try:
             yield output
         finally:
-            output.abandon_call()
+            output.abandon()
+
+    @asynccontextmanager
+    async def watch(self, after: int | None = None) -> AsyncIterator[AsyncIterator[pb.JobEventMessage]]:
+        """What happens to jobs, live, until the block is left.
+
+        Each event comes once, whatever becomes of the connection and the server.
+
+        Args:
+            after: the `seq` of the last event that is known already; 0: all that are kept; None: those from now on.
+
+        While iterating, raises:
+            RpcFailedError: the server refused; FAILED_PRECONDITION where not all events after `after` are kept.
+            TransportError: no connection was to be had until patience was over.
+        """
+        events = _Events(self._calls, after, self._following_patience)
+        try:
+            yield events
+        finally:
+            events.abandon()
 
 
 class _Output:
-    """The output of one job, over as many calls as it takes; has one reader."""
+    """The output of one job; has one reader."""
 
-    def __init__(self, client: Client, job_id: str) -> None:
-        self._client = client
+    def __init__(self, calls: Calls, job_id: str, patience: float) -> None:
         self._job_id = job_id
-        self._call: CallStream | None = None
         self._resumption = Resumption()
+        self._stream = Stream(calls, "StreamOutput", self._request, pb.JobOutputResponse, patience)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
-        while True:
-            try:
-                chunk = await self._receive()
-            except (TransportError, RpcFailedError) as error:
-                self.abandon_call()
-                await trio.sleep(self._pause_after(error))
-                continue
-            except trio.Cancelled:
-                self.abandon_call()  # a wait that was given up is no call that broke
-                raise
-            if chunk is None:
-                self._resumption.call_ends()
-                raise StopAsyncIteration
-            if fresh := self._resumption.take(chunk):
+        while (message := await self._receive()) is not None:
+            if fresh := self._resumption.take(message.output):
+                self._stream.patience.progress()
                 return fresh
+        self._resumption.call_ends()
+        raise StopAsyncIteration
 
-    def abandon_call(self) -> None:
-        """Ends the call that is open, if any. Does not wait."""
-        if self._call is not None:
-            self._call.reset()
-            self._call = None
-
-    async def _receive(self) -> bytes | None:
-        """The next bytes of the call that is open, or of a new one; None where the server has sent all."""
-        if self._call is None:
-            self._call = await self._client.rpc("StreamOutput", pb.JobIDRequest, pb.JobOutputResponse)
-            self._resumption.call_begins()
-            await self._call.send_message(_request(self._job_id))
-            await self._call.close()
-        message = await self._call.receive_message()
-        if message is None:
-            raise_status(self._call.end_status)
-            return None
-        assert isinstance(message, pb.JobOutputResponse)  # noqa: S101  # for the type checker
-        return message.output
-
-    def _pause_after(self, error: TransportError | RpcFailedError) -> float:
-        """Seconds until the next call; raises where there is to be none.
-
-        A server that took this client before is asked again where it seems to refuse it: a connection that is cut
-        before the server's first word looks the same.
-        """
-        if isinstance(error, RpcFailedError):
-            code = error.status.status_code
-            if code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
+    async def _receive(self) -> pb.JobOutputResponse | None:
+        try:
+            message = await self._stream.receive()
+        except RpcFailedError as error:
+            if error.status.status_code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
                 raise OutputIncomplete(
-                    f"the server does not know the job any more (it has restarted since, or forgotten the job): its "
+                    f"the server does not know the job any more (it has forgotten the job, or is another server): its "
                     f"output ends here, after {self._resumption.received} bytes, as far as anybody can tell"
                 ) from error
-            may_pass = code is StatusCode.UNAVAILABLE
-        else:
-            may_pass = self._resumption.is_resumed or not isinstance(error, ServerRefused)
-        pause = self._resumption.next_pause(random.uniform(0.5, 1.5)) if may_pass else None  # noqa: S311  # no secret
-        if pause is None:
-            raise error
-        return pause
+            raise
+        assert message is None or isinstance(message, pb.JobOutputResponse)  # noqa: S101  # for the type checker
+        return message
+
+    def _request(self) -> pb.JobIDRequest:
+        self._resumption.call_begins()
+        return _request(self._job_id)
+
+    def abandon(self) -> None:
+        """Ends the call that is open, if any."""
+        self._stream.abandon()
+
+
+class _Events:
+    """The events of a watch; has one reader."""
+
+    def __init__(self, calls: Calls, after: int | None, patience: float) -> None:
+        self._after = after
+        self._stream = Stream(calls, "Watch", self._request, pb.JobEventMessage, patience)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> pb.JobEventMessage:
+        while (message := await self._stream.receive()) is not None:
+            assert isinstance(message, pb.JobEventMessage)  # noqa: S101  # for the type checker
+            self._stream.patience.progress()
+            self._after = message.seq
+            if message.WhichOneof("kind") is not None:
+                return message
+        raise StopAsyncIteration
+
+    def _request(self) -> pb.WatchRequest:
+        return pb.WatchRequest(only_new=True) if self._after is None else pb.WatchRequest(after=self._after)
+
+    def abandon(self) -> None:
+        """Ends the call that is open, if any."""
+        self._stream.abandon()
 
 
 def _request(job_id: str) -> pb.JobIDRequest:
@@ -141,13 +217,30 @@ def _request(job_id: str) -> pb.JobIDRequest:
 
 
 @asynccontextmanager
-async def connect(host: str, port: int, *, folder: Path, name: str) -> AsyncIterator[Jobs]:
+async def connect(host: str, port: int, *, folder: Path, name: str, patience: float = PATIENCE) -> AsyncIterator[Jobs]:
     """Connects as the client called `name`, with the certificates of `folder`.
+
+    Args:
+        host: of the server.
+        port: of the server.
+        folder: the certificate folder.
+        name: who to be.
+        patience: as of `Jobs`.
 
     Raises:
         ConfigurationError: a file of `folder` is missing or unusable; says which.
         TransportError: no secure connection; says why.
     """
     context = client_context(folder, name)
-    async with open_channel(host, port, context) as channel:
-        yield Jobs(channel)
+    async with AsyncExitStack() as stack:
+        impatience = Patience(patience)
+        channel: Channel | None = None
+        while channel is None:
+            try:
+                channel = await stack.enter_async_context(open_channel(host, port, context))
+            except HandshakeLost:  # a server that has just died; its launcher still has the socket
+                pause = impatience.next_pause(trio.current_time(), jitter())
+                if pause is None:
+                    raise
+                await trio.sleep(pause)
+        yield Jobs(channel, patience=patience)

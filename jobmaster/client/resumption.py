@@ -6,16 +6,7 @@ has no offset to resume at, so a new call brings all of the output once more, an
 
 from __future__ import annotations
 
-from typing import Final
-
 from jobmaster.errors import JobmasterError
-
-TRIES: Final = 8
-"""Calls in a row that may bring no byte that is new; with the pauses between them, half a minute of a server that refuses
-connections."""
-FIRST_PAUSE: Final = 0.2
-LAST_PAUSE: Final = 10.0
-"""Seconds before the next call: doubled each time, up to the last."""
 
 
 class OutputIncomplete(JobmasterError):
@@ -29,7 +20,6 @@ class Resumption:
         self._received = 0
         self._to_skip = 0
         self._calls = 0
-        self._calls_in_vain = 0
 
     @property
     def received(self) -> int:
@@ -51,9 +41,7 @@ class Resumption:
         skipped = min(self._to_skip, len(chunk))
         self._to_skip -= skipped
         fresh = chunk[skipped:] if skipped else chunk
-        if fresh:
-            self._received += len(fresh)
-            self._calls_in_vain = 0
+        self._received += len(fresh)
         return fresh
 
     def call_ends(self) -> None:
@@ -67,14 +55,3 @@ class Resumption:
                 f"the server's output of the job is {self._to_skip} bytes shorter than what it had sent before the "
                 "connection was lost: what was received cannot be relied on to be all"
             )
-
-    def next_pause(self, jitter: float) -> float | None:
-        """Seconds to wait after a call that broke; None where it has been tried often enough.
-
-        Args:
-            jitter: from 0.5 to 1.5, so that the followers of a server that comes back do not all come at once.
-        """
-        self._calls_in_vain += 1
-        if self._calls_in_vain >= TRIES:
-            return None
-        return min(FIRST_PAUSE * 2.0 ** (self._calls_in_vain - 1), LAST_PAUSE) * jitter

@@ -40,6 +40,10 @@ MAX_REPEATABLE: Final = 64 * 1024
 """Bytes of requests, with their prefixes, that are kept to repeat a call; one with more is made once."""
 
 
+class HandshakeLost(TransportError):
+    """A server took the connection and closed it, or said nothing, before the handshake was done; that may pass."""
+
+
 class CallStream(Protocol):
     """A call, as purerpc's stubs and `jobmaster.client` use it."""
 
@@ -274,11 +278,20 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> TlsStream:
             raise TransportError(f"{host}:{port} does not speak HTTP/2")
     except (trio.BrokenResourceError, trio.TooSlowError) as error:
         tcp.socket.close()
-        raise TransportError(f"no secure connection to {host}:{port}: {_reason(error)}") from None
+        kind = HandshakeLost if _is_silent(error) else TransportError
+        raise kind(f"no secure connection to {host}:{port}: {_reason(error)}") from None
     except BaseException:
         tcp.socket.close()
         raise
     return tls
+
+
+_CLOSED: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionResetError, BrokenPipeError)
+
+
+def _is_silent(error: BaseException) -> bool:
+    """Whether the peer has given no reason."""
+    return isinstance(error, trio.TooSlowError) or isinstance(error.__cause__, _CLOSED)
 
 
 def _reason(error: BaseException) -> str:
@@ -291,7 +304,7 @@ def _reason(error: BaseException) -> str:
         return f"the server's certificate is not valid: {cause.verify_message}"
     if (alert := alert_in(cause)) is not None:
         return f"the server refused the connection: {alert}"
-    if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ConnectionResetError | BrokenPipeError):
+    if isinstance(cause, _CLOSED):
         return "the server closed the connection in the handshake: it has too many connections, or speaks no TLS"
     if isinstance(cause, ssl.SSLError):
         return f"TLS: {str(cause.reason).lower().replace('_', ' ')}"

@@ -49,6 +49,10 @@ class ServerRefused(TransportError):
     """The server closed the connection before it was served: it does not accept this client, or no more of them."""
 
 
+class CertificateNotAccepted(ServerRefused):
+    """The server said in the TLS handshake that it does not accept this client's certificate."""
+
+
 class StreamRefused(StreamGone):
     """The server has not processed the call, which can be made again."""
 
@@ -321,7 +325,7 @@ class ClientConnection:
                 return TransportError(f"the server closed the connection{detail}")
             return StreamRefused("the server is shutting down")
         if connection.alert is not None and not connection.has_settings:
-            return ServerRefused(f"the server refused this client's certificate: {connection.alert}")
+            return CertificateNotAccepted(f"the server refused this client's certificate: {connection.alert}")
         if not connection.has_settings:
             return ServerRefused(
                 "the server closed the connection before it was ready: it has too many connections, or does not know "

@@ -37,7 +37,7 @@ MAX_STATUS_DETAILS: Final = 4 * 1024
 class DetailedStatus(Status):  # type: ignore[misc]  # purerpc ships no types
     """A status with details for programs: a serialized google.rpc.Status of the same code and text."""
 
-    def __init__(self, code: StatusCode, message: str, details: bytes) -> None:
+    def __init__(self, code: StatusCode | int, message: str, details: bytes) -> None:
         super().__init__(code, message)
         self.details = details
 
@@ -125,7 +125,16 @@ def parse_status(headers: Iterable[Field]) -> Status | None:
     if code is None or not code.isdigit() or len(code) > 3:
         return None
     message = unquote_to_bytes(fields.get(b"grpc-message", b"")).decode("utf-8", "replace")
-    return Status(int(code), message)
+    details = fields.get(b"grpc-status-details-bin")
+    return Status(int(code), message) if details is None else DetailedStatus(int(code), message, _unbase64(details))
+
+
+def _unbase64(text: bytes) -> bytes:
+    """Binary metadata, which comes with padding or without; nothing where it is none."""
+    try:
+        return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+    except ValueError:
+        return b""
 
 
 _HTTP_STATUSES: Final = {

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from purerpc import Cardinality, Client, RPCSignature, Service, Status, StatusCode, wrappers
 from purerpc.grpclib.events import RequestEnded, ResponseEnded
-from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError, raise_status
+from purerpc.grpclib.exceptions import ProtocolError, RpcFailedError
+from purerpc.grpclib.exceptions import raise_status as purerpc_raise_status
 
 __all__ = [
     "STREAMING_CALLS",
@@ -30,6 +31,16 @@ __all__ = [
     "StatusCode",
     "raise_status",
 ]
+
+
+def raise_status(status: Status) -> None:
+    """Raises the error of a call that ended so, where it failed; the error's `status` is the one given, with its details."""
+    try:
+        purerpc_raise_status(status)
+    except RpcFailedError as error:
+        error._status = status  # purerpc makes one of code and text alone
+        raise
+
 
 STREAMING_CALLS: Final[dict[Cardinality, Callable[[Callable[..., Any], Any], Awaitable[None]]]] = {
     Cardinality.UNARY_STREAM: wrappers.call_server_unary_stream,

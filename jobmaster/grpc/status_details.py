@@ -10,13 +10,13 @@ import re
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.headers import MAX_STATUS_MESSAGE, DetailedStatus
-from jobmaster.grpc.purerpc_adapter import StatusCode
+from jobmaster.grpc.purerpc_adapter import Status, StatusCode
 
 DOMAIN: Final = "jobmaster"
 """Of every ErrorInfo: whose reasons these are."""
@@ -48,6 +48,19 @@ def internal_status(reference: str) -> DetailedStatus:
 def reason_of(kind: type[Exception]) -> str:
     """The reason of an ErrorInfo: an error class's name in UPPER_SNAKE_CASE, which is stable for programs."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).upper()
+
+
+def reason_in(status: Status) -> str | None:
+    """The reason that a server of ours gives for an error; None where there is none."""
+    if not isinstance(status, DetailedStatus):
+        return None
+    info = ErrorInfo()
+    try:
+        rich = RichStatus.FromString(status.details)
+        found = next((detail for detail in rich.details if detail.Unpack(info)), None)
+    except DecodeError:
+        return None
+    return info.reason if found is not None and info.domain == DOMAIN else None
 
 
 def _detailed(code: StatusCode, text: str, details: list[Message]) -> DetailedStatus:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from jobmaster.errors import CommandNotRunnable, InvalidRequest, JobmasterError
+from jobmaster.errors import CommandNotFound, CommandNotRunnable, InvalidRequest, JobmasterError
 from jobmaster.job.specification import JobSpecification
 
 _FORM: Final = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
@@ -54,6 +54,7 @@ class RequestError:
 
 
 _KINDS: Final[dict[str, type[JobmasterError]]] = {
+    "command_not_found": CommandNotFound,  # before its base class
     "command_not_runnable": CommandNotRunnable,
     "invalid_request": InvalidRequest,
 }

@@ -62,11 +62,17 @@ def _conditions(query: JobQuery) -> tuple[list[str], list[apsw.SQLiteValue]]:
     if query.owner is not None:
         conditions.append("owner = ?")
         values.append(query.owner)
-    if query.is_ended is not None:
-        conditions.append("ended IS NOT NULL" if query.is_ended else "ended IS NULL")
-    if query.causes:
-        conditions.append(f"cause IN ({', '.join('?' * len(query.causes))})")
+    if query.causes is not None:
+        is_open = "ended IS NULL" if query.with_open else "FALSE"
+        has_cause = f"cause IN ({', '.join('?' * len(query.causes))})"
+        conditions.append(f"({is_open} OR {has_cause})" if query.causes else is_open)
         values.extend(query.causes)
+    elif not query.with_open:
+        conditions.append("ended IS NOT NULL")
+    for condition, moment in (("started >= ?", query.started_from), ("started < ?", query.started_before)):
+        if moment is not None:
+            conditions.append(condition)
+            values.append(microseconds(moment))
     if query.before is not None:
         conditions.append("key < ?")
         values.append(query.before)

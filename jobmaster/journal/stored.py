@@ -157,15 +157,19 @@ class JobQuery:
 
     Attributes:
         owner: of this client alone.
-        is_ended: only those that have ended, or only those that have not.
-        causes: only those that ended so, by `codec.cause_name`.
+        with_open: those that have not ended, too.
+        causes: of those that have ended, only those that ended so, by `codec.cause_name`; None: all of them.
+        started_from: only those that started then or later.
+        started_before: only those that started before then.
         before: only jobs with a smaller key: `Page.next` of the page before.
         limit: how many jobs at most.
     """
 
     owner: str | None = None
-    is_ended: bool | None = None
-    causes: tuple[str, ...] = ()
+    with_open: bool = True
+    causes: tuple[str, ...] | None = None
+    started_from: datetime | None = None
+    started_before: datetime | None = None
     before: int | None = None
     limit: int = 100
 

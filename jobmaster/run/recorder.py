@@ -48,8 +48,12 @@ class Records(Recorder, Protocol):
     async def page(self, query: JobQuery) -> Page:
         """The newest jobs that a query wants."""
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
+    async def events(self, after: int, owner: str | None, limit: int) -> Events:
         """What happened after a sequence number, to the jobs of one client or (None) of all."""
+
+    @property
+    def last_seq(self) -> int:
+        """The greatest sequence number that was given."""
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number."""

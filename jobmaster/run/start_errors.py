@@ -9,7 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from jobmaster.errors import CommandNotRunnable, HostError, InvalidRequest, LimitNotEnforceable, ServerBusy
+from jobmaster.errors import (
+    CommandNotFound,
+    CommandNotRunnable,
+    HostError,
+    InvalidRequest,
+    LimitNotEnforceable,
+    ServerBusy,
+)
 from jobmaster.host.account import SEARCH_PATH, Account
 from jobmaster.host.cgroup.interface import CgroupFileError
 from jobmaster.host.cgroup.tree import LimitWriteError
@@ -29,9 +36,9 @@ def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exc
     match failure.errno:
         case errno.ENOENT | errno.ENOTDIR if failure.stage == "lookup":
             where = "" if "/" in command else f" in the jobs' PATH ({SEARCH_PATH})"
-            return CommandNotRunnable(f"command {shown!r} not found{where}")
+            return CommandNotFound(f"command {shown!r} not found{where}")
         case errno.ENOENT:
-            return CommandNotRunnable(
+            return CommandNotFound(
                 f"command {shown!r} names an interpreter (after #! or in its ELF header) that is not found"
             )
         case errno.EACCES | errno.EPERM | errno.EISDIR:

@@ -9,7 +9,15 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.api.requests import MAX_JOB_ID_REQUEST, check_job_id, check_start
+from jobmaster.api.requests import (
+    MAX_JOB_ID_REQUEST,
+    MAX_QUERY,
+    MAX_REASON,
+    check_job_id,
+    check_query,
+    check_start,
+    checked_reason,
+)
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
 from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
@@ -18,7 +26,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 def start(*args: str) -> bytes:
     """A serialized Start."""
-    return pb.JobCreateRequest(command="true", args=args).SerializeToString()
+    return pb.JobCreateRequest(command="true", args=args, request_id="x" * 128).SerializeToString()
 
 
 def test_as_many_arguments_as_are_allowed() -> None:
@@ -31,10 +39,10 @@ def test_as_many_arguments_as_are_allowed() -> None:
 
 def test_as_many_bytes_as_are_allowed() -> None:
     """So many are taken, one more is not."""
-    spare = MAX_ARGUMENT_BYTES - len(start("x" * 2_000_000))
-    check_start(start("x" * (2_000_000 + spare)))
+    spare = MAX_ARGUMENT_BYTES + 256 - len(start("y" * 900_000, "x" * 1_000_000))
+    check_start(start("y" * 900_000, "x" * (1_000_000 + spare)))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
-        check_start(start("x" * (2_000_001 + spare)))
+        check_start(start("y" * 900_000, "x" * (1_000_001 + spare)))
 
 
 def test_what_a_request_holds_grows_with_its_arguments() -> None:
@@ -50,10 +58,28 @@ def test_a_request_that_names_a_job_is_short() -> None:
         check_job_id(bytes(MAX_JOB_ID_REQUEST + 1))
 
 
+def test_the_longest_reason_fits_into_a_request() -> None:
+    """A reason has so many characters, of whatever language; one more is refused by the name of the field."""
+    request = pb.JobIDRequest(job_id_request=pb.JobID(job_id="x" * 27), reason="\U0001f600" * MAX_REASON, force=True)
+    check_job_id(request.SerializeToString())
+    assert checked_reason(request.reason) == request.reason
+    with pytest.raises(InvalidRequest, match=f"more than {MAX_REASON} characters") as caught:
+        checked_reason(request.reason + "x")
+    assert caught.value.field == "reason"
+
+
+def test_a_query_is_short() -> None:
+    """A watcher holds its request as long as it watches, and a state can be named once."""
+    states = pb.ListRequest(states=pb.JobState.keys()[1:], causes=pb.CauseKind.keys()[1:])
+    assert check_query(states.SerializeToString()) > 0
+    with pytest.raises(InvalidRequest, match="name each state and cause once"):
+        check_query(pb.ListRequest(states=[pb.JOBSTATE_RUNNING] * MAX_QUERY).SerializeToString())
+
+
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(0, 30))
 def test_fields_are_counted_as_protobuf_has_them(args: list[str], most: int) -> None:
     """Each field of a message is counted, up to one more than is asked for."""
-    assert count_fields(start(*args), most) == min(1 + len(args), most + 1)
+    assert count_fields(start(*args), most) == min(2 + len(args), most + 1)
 
 
 @given(st.binary(max_size=40))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobmaster.client.resumption import FIRST_PAUSE, LAST_PAUSE, TRIES, OutputIncomplete, Resumption
+from jobmaster.client.resumption import OutputIncomplete, Resumption
 
 
 def pieces(output: bytes, size: int) -> list[bytes]:
@@ -55,31 +53,6 @@ def test_an_output_that_became_shorter() -> None:
     resumption.take(b"0123456")
     with pytest.raises(OutputIncomplete, match="3 bytes shorter"):
         resumption.call_ends()
-
-
-def test_pauses_grow_to_their_bound() -> None:
-    """Pauses double up to the last one, scaled by the jitter, and calls in vain are bounded."""
-    resumption = Resumption()
-    pauses = []
-    while (pause := resumption.next_pause(0.5)) is not None:
-        pauses.append(pause)
-    assert len(pauses) == TRIES - 1
-    assert pauses[0] == FIRST_PAUSE * 0.5
-    assert all(later == min(earlier * 2, LAST_PAUSE * 0.5) for earlier, later in pairwise(pauses))
-
-
-def test_progress_makes_a_fresh_start() -> None:
-    """A call that brought a new byte is not one in vain; one that brought only what was known is."""
-    resumption = Resumption()
-    resumption.call_begins()
-    resumption.take(b"abc")
-    first = [resumption.next_pause(1.0) for _ in range(3)]
-    resumption.call_begins()
-    resumption.take(b"abc")
-    assert resumption.next_pause(1.0) == FIRST_PAUSE * 2**3
-    resumption.call_begins()
-    resumption.take(b"abcd")
-    assert [resumption.next_pause(1.0) for _ in range(3)] == first
 
 
 def test_the_second_call_is_a_resumption() -> None:

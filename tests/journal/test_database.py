@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
@@ -214,11 +215,23 @@ def test_pages_of_some_jobs(database: Database) -> None:
         return ids(job.record for job in database.page(query).jobs)
 
     assert found(JobQuery(owner="client2")) == [other.id]
-    assert found(JobQuery(is_ended=False)) == [other.id, running.id]
-    assert found(JobQuery(owner="client1", is_ended=False)) == [running.id]
-    assert found(JobQuery(is_ended=True)) == [stopped.id, returned.id]
-    assert found(JobQuery(causes=("stopped", "oom_killed"))) == [stopped.id]
+    assert found(JobQuery(causes=())) == [other.id, running.id]
+    assert found(JobQuery(owner="client1", causes=())) == [running.id]
+    assert found(JobQuery(with_open=False)) == [stopped.id, returned.id]
+    assert found(JobQuery(with_open=False, causes=())) == []
+    assert found(JobQuery(with_open=False, causes=("stopped", "oom_killed"))) == [stopped.id]
+    assert found(JobQuery(causes=("stopped",))) == [stopped.id, other.id, running.id]
     assert found(JobQuery(owner="nobody")) == []
+
+
+def test_pages_of_a_time(database: Database) -> None:
+    """A query wants the jobs that started at a time or later, and before another."""
+    moments = [datetime(2026, 1, day, tzinfo=UTC) for day in range(1, 5)]
+    jobs = [replace(launched(), at=moment) for moment in moments]
+    for job in jobs:
+        write(database, job)
+    page = database.page(JobQuery(started_from=moments[1], started_before=moments[3]))
+    assert [job.record.id for job in page.jobs] == [jobs[2].id, jobs[1].id]
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

@@ -5,16 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
 
 import trio
 
 from jobmaster.errors import JournalUnavailable
-from jobmaster.job.cause import FailedToStart
+from jobmaster.job.cause import Exited, FailedToStart, OomKilled, ServerLost, ServerShutdown, Signalled, Stopped
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Ended
-from jobmaster.journal.stored import Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
+from jobmaster.journal.stored import (
+    Events,
+    JobQuery,
+    JournalledEvent,
+    OpenJob,
+    Page,
+    Removed,
+    Retention,
+    StoredJob,
+    StoredRequest,
+)
+
+CAUSE_NAMES: Final = {
+    Exited: "exited",
+    Signalled: "signalled",
+    Stopped: "stopped",
+    OomKilled: "oom_killed",
+    FailedToStart: "failed_to_start",
+    ServerShutdown: "server_shutdown",
+    ServerLost: "server_lost",
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,6 +48,9 @@ class MemoryRecords:
         is_writable: False while nothing can be written.
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
+        happened: the same with who owns the job, and the removals.
+        horizon: the last event of which removals are not told any more.
+        reads: how often events were read.
     """
 
     commit_seconds: float = 0.0
@@ -35,6 +60,10 @@ class MemoryRecords:
     written: list[tuple[JobId, JobEvent]] = field(default_factory=list)
     requests: dict[tuple[str, str], StoredRequest] = field(default_factory=dict)
     keys: dict[JobId, tuple[str, str]] = field(default_factory=dict)
+    happened: list[JournalledEvent] = field(default_factory=list)
+    horizon: int = 0
+    reads: int = 0
+    grown: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Writes an event after a commit's time."""
@@ -43,7 +72,7 @@ class MemoryRecords:
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
         self._write(job_id, event, None)
-        return len(self.written)
+        return self.last_seq
 
     def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
         """Writes an event at once."""
@@ -63,6 +92,13 @@ class MemoryRecords:
         else:
             self._change(apply(record, event), request_error)
         self.written.append((job_id, event))
+        owner = event.owner if isinstance(event, Launched) else record.owner if record is not None else ""
+        self._note(job_id, owner, event if job_id in self.jobs else Removed())
+
+    def _note(self, job_id: JobId, owner: str, event: JobEvent | Removed) -> None:
+        at = datetime.now(UTC)
+        self.happened.append(JournalledEvent(seq=self.last_seq + 1, at=at, job_id=job_id, owner=owner, event=event))
+        self.grown.unpark_all()
 
     def _change(self, record: JobRecord, request_error: RequestError | None) -> None:
         match record.state:
@@ -97,23 +133,6 @@ class MemoryRecords:
         record = self.jobs.get(job_id)
         return None if record is None else StoredJob(key=0, record=record)
 
-    async def page(self, query: JobQuery) -> Page:
-        """All jobs of an owner, the newest first."""
-        await trio.lowlevel.checkpoint()
-        jobs = [record for record in self.jobs.values() if query.owner in {None, record.owner}]
-        return Page(jobs=tuple(StoredJob(key=0, record=record) for record in reversed(jobs)), next=None)
-
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
-        """None are told."""
-        del after, owner, limit
-        await trio.lowlevel.checkpoint()
-        return Events(events=(), position=len(self.written), horizon=0)
-
-    async def wait_after(self, seq: int) -> None:
-        """Never returns."""
-        del seq
-        await trio.sleep_forever()
-
     async def request(self, owner: str, request_id: str) -> StoredRequest | None:
         """What a client's request id stands for."""
         await trio.lowlevel.checkpoint()
@@ -141,4 +160,60 @@ class MemoryRecords:
         """Forgets jobs."""
         await trio.lowlevel.checkpoint()
         for job_id in job_ids:
-            self.jobs.pop(job_id, None)
+            if (record := self.jobs.pop(job_id, None)) is not None:
+                self._note(job_id, record.owner, Removed())
+
+    async def page(self, query: JobQuery) -> Page:
+        """The newest jobs that a query wants."""
+        await trio.lowlevel.checkpoint()
+        keys = {each.job_id: each.seq for each in self.happened if isinstance(each.event, Launched)}
+        found = [
+            StoredJob(key=keys[record.id], record=record)
+            for record in sorted(self.jobs.values(), key=lambda record: -keys[record.id])
+            if _is_wanted(record, keys[record.id], query)
+        ]
+        return Page(
+            jobs=tuple(found[: query.limit]),
+            next=found[query.limit - 1].key if len(found) > query.limit else None,
+        )
+
+    async def events(self, after: int, owner: str | None, limit: int) -> Events:
+        """What happened after a sequence number, of jobs that are still there, and the removals of the others."""
+        await trio.lowlevel.checkpoint()
+        self.reads += 1
+        found = tuple(
+            each
+            for each in self.happened
+            if each.seq > after
+            and (each.job_id in self.jobs or isinstance(each.event, Removed))
+            and owner in {None, each.owner}
+        )
+        position = max(after, self.last_seq) if len(found) <= limit else found[limit - 1].seq
+        return Events(events=found[:limit], position=position, horizon=self.horizon)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last event."""
+        return len(self.happened)
+
+    async def wait_after(self, seq: int) -> None:
+        """Returns when there are later events."""
+        await trio.lowlevel.checkpoint()
+        while self.last_seq <= seq:
+            await self.grown.park()
+
+
+def _is_wanted(record: JobRecord, key: int, query: JobQuery) -> bool:
+    state = record.state
+    is_of_kind = (
+        query.causes is None or CAUSE_NAMES[type(state.cause)] in query.causes
+        if isinstance(state, Ended)
+        else query.with_open
+    )
+    return (
+        is_of_kind
+        and query.owner in {None, record.owner}
+        and (query.before is None or key < query.before)
+        and (query.started_from is None or state.started_at >= query.started_from)
+        and (query.started_before is None or state.started_at < query.started_before)
+    )

@@ -16,6 +16,18 @@ class JobServiceServicer(purerpc.Servicer):
     async def StreamOutput(self, input_message):
         raise NotImplementedError()
 
+    async def Wait(self, input_message):
+        raise NotImplementedError()
+
+    async def List(self, input_message):
+        raise NotImplementedError()
+
+    async def Watch(self, input_message):
+        raise NotImplementedError()
+
+    async def Backup(self, input_message):
+        raise NotImplementedError()
+
     @property
     def service(self) -> purerpc.Service:
         service_obj = purerpc.Service(
@@ -57,6 +69,42 @@ class JobServiceServicer(purerpc.Servicer):
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobOutputResponse,
             )
         )
+        service_obj.add_method(
+            "Wait",
+            self.Wait,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        service_obj.add_method(
+            "List",
+            self.List,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ListRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ListResponse,
+            )
+        )
+        service_obj.add_method(
+            "Watch",
+            self.Watch,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.WatchRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobEventMessage,
+            )
+        )
+        service_obj.add_method(
+            "Backup",
+            self.Backup,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupChunk,
+            )
+        )
         return service_obj
 
 
@@ -96,5 +144,37 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobOutputResponse,
+            )
+        )
+        self.Wait = self._client.get_method_stub(
+            "Wait",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        self.List = self._client.get_method_stub(
+            "List",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ListRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ListResponse,
+            )
+        )
+        self.Watch = self._client.get_method_stub(
+            "Watch",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.WatchRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobEventMessage,
+            )
+        )
+        self.Backup = self._client.get_method_stub(
+            "Backup",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupChunk,
             )
         )

@@ -16,10 +16,29 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOBSTATE_RUNNING: _ClassVar[JobState]
     JOBSTATE_TERMINATED_BY_API: _ClassVar[JobState]
     JOBSTATE_COMPLETED: _ClassVar[JobState]
+
+class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CAUSEKIND_UNSPECIFIED: _ClassVar[CauseKind]
+    CAUSEKIND_EXITED: _ClassVar[CauseKind]
+    CAUSEKIND_SIGNALLED: _ClassVar[CauseKind]
+    CAUSEKIND_STOPPED: _ClassVar[CauseKind]
+    CAUSEKIND_OOM_KILLED: _ClassVar[CauseKind]
+    CAUSEKIND_FAILED_TO_START: _ClassVar[CauseKind]
+    CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
+    CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
 JOBSTATE_UNSPECIFIED: JobState
 JOBSTATE_RUNNING: JobState
 JOBSTATE_TERMINATED_BY_API: JobState
 JOBSTATE_COMPLETED: JobState
+CAUSEKIND_UNSPECIFIED: CauseKind
+CAUSEKIND_EXITED: CauseKind
+CAUSEKIND_SIGNALLED: CauseKind
+CAUSEKIND_STOPPED: CauseKind
+CAUSEKIND_OOM_KILLED: CauseKind
+CAUSEKIND_FAILED_TO_START: CauseKind
+CAUSEKIND_SERVER_SHUTDOWN: CauseKind
+CAUSEKIND_SERVER_LOST: CauseKind
 
 class JobID(_message.Message):
     __slots__ = ("job_id",)
@@ -28,18 +47,24 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args")
+    __slots__ = ("command", "args", "request_id")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ...) -> None: ...
+    request_id: str
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
-    __slots__ = ("job_id_request",)
+    __slots__ = ("job_id_request", "reason", "force")
     JOB_ID_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     job_id_request: JobID
-    def __init__(self, job_id_request: _Optional[_Union[JobID, _Mapping]] = ...) -> None: ...
+    reason: str
+    force: bool
+    def __init__(self, job_id_request: _Optional[_Union[JobID, _Mapping]] = ..., reason: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class JobOutputResponse(_message.Message):
     __slots__ = ("output",)
@@ -98,20 +123,22 @@ class Cause(_message.Message):
         core_dumped: bool
         def __init__(self, signal: _Optional[int] = ..., core_dumped: _Optional[bool] = ...) -> None: ...
     class Stopped(_message.Message):
-        __slots__ = ("by", "requested", "signal", "killed", "returned", "exit_code")
+        __slots__ = ("by", "requested", "signal", "killed", "returned", "exit_code", "reason")
         BY_FIELD_NUMBER: _ClassVar[int]
         REQUESTED_FIELD_NUMBER: _ClassVar[int]
         SIGNAL_FIELD_NUMBER: _ClassVar[int]
         KILLED_FIELD_NUMBER: _ClassVar[int]
         RETURNED_FIELD_NUMBER: _ClassVar[int]
         EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
         by: str
         requested: _timestamp_pb2.Timestamp
         signal: int
         killed: bool
         returned: bool
         exit_code: int
-        def __init__(self, by: _Optional[str] = ..., requested: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., killed: _Optional[bool] = ..., returned: _Optional[bool] = ..., exit_code: _Optional[int] = ...) -> None: ...
+        reason: str
+        def __init__(self, by: _Optional[str] = ..., requested: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., killed: _Optional[bool] = ..., returned: _Optional[bool] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
     class OomKilled(_message.Message):
         __slots__ = ("memory_max", "processes_killed")
         MEMORY_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -161,3 +188,147 @@ class Limit(_message.Message):
     enforced: bool
     reason: str
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ListRequest(_message.Message):
+    __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token")
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    CAUSES_FIELD_NUMBER: _ClassVar[int]
+    STARTED_AFTER_FIELD_NUMBER: _ClassVar[int]
+    STARTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    client: str
+    states: _containers.RepeatedScalarFieldContainer[JobState]
+    causes: _containers.RepeatedScalarFieldContainer[CauseKind]
+    started_after: _timestamp_pb2.Timestamp
+    started_before: _timestamp_pb2.Timestamp
+    page_size: int
+    page_token: str
+    def __init__(self, client: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., causes: _Optional[_Iterable[_Union[CauseKind, str]]] = ..., started_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListResponse(_message.Message):
+    __slots__ = ("jobs", "next_page_token")
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[JobResponse]
+    next_page_token: str
+    def __init__(self, jobs: _Optional[_Iterable[_Union[JobResponse, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("after", "only_new")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    ONLY_NEW_FIELD_NUMBER: _ClassVar[int]
+    after: int
+    only_new: bool
+    def __init__(self, after: _Optional[int] = ..., only_new: _Optional[bool] = ...) -> None: ...
+
+class JobEventMessage(_message.Message):
+    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed")
+    class Launched(_message.Message):
+        __slots__ = ("cmd", "cmd_args_omitted", "pid", "limits")
+        CMD_FIELD_NUMBER: _ClassVar[int]
+        CMD_ARGS_OMITTED_FIELD_NUMBER: _ClassVar[int]
+        PID_FIELD_NUMBER: _ClassVar[int]
+        LIMITS_FIELD_NUMBER: _ClassVar[int]
+        cmd: JobCreateRequest
+        cmd_args_omitted: int
+        pid: int
+        limits: _containers.RepeatedCompositeFieldContainer[Limit]
+        def __init__(self, cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., cmd_args_omitted: _Optional[int] = ..., pid: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ...) -> None: ...
+    class Executed(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    class StopOrdered(_message.Message):
+        __slots__ = ("by", "requested", "reason")
+        BY_FIELD_NUMBER: _ClassVar[int]
+        REQUESTED_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        by: str
+        requested: _timestamp_pb2.Timestamp
+        reason: str
+        def __init__(self, by: _Optional[str] = ..., requested: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ...) -> None: ...
+    class StopSignalled(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    class KillSent(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    class MainProcessDied(_message.Message):
+        __slots__ = ("exited", "signalled", "killed_for_memory")
+        EXITED_FIELD_NUMBER: _ClassVar[int]
+        SIGNALLED_FIELD_NUMBER: _ClassVar[int]
+        KILLED_FOR_MEMORY_FIELD_NUMBER: _ClassVar[int]
+        exited: Cause.Exited
+        signalled: Cause.Signalled
+        killed_for_memory: bool
+        def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., killed_for_memory: _Optional[bool] = ...) -> None: ...
+    class OomKillsCounted(_message.Message):
+        __slots__ = ("count",)
+        COUNT_FIELD_NUMBER: _ClassVar[int]
+        count: int
+        def __init__(self, count: _Optional[int] = ...) -> None: ...
+    class OutputLost(_message.Message):
+        __slots__ = ("bytes",)
+        BYTES_FIELD_NUMBER: _ClassVar[int]
+        bytes: int
+        def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+    class Finished(_message.Message):
+        __slots__ = ("state", "exit_code", "signal_str", "job_msg", "cause", "output_bytes", "output_bytes_lost")
+        STATE_FIELD_NUMBER: _ClassVar[int]
+        EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+        SIGNAL_STR_FIELD_NUMBER: _ClassVar[int]
+        JOB_MSG_FIELD_NUMBER: _ClassVar[int]
+        CAUSE_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_BYTES_LOST_FIELD_NUMBER: _ClassVar[int]
+        state: JobState
+        exit_code: int
+        signal_str: str
+        job_msg: str
+        cause: Cause
+        output_bytes: int
+        output_bytes_lost: int
+        def __init__(self, state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., job_msg: _Optional[str] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ...) -> None: ...
+    class Removed(_message.Message):
+        __slots__ = ()
+        def __init__(self) -> None: ...
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    LAUNCHED_FIELD_NUMBER: _ClassVar[int]
+    EXECUTED_FIELD_NUMBER: _ClassVar[int]
+    STOP_ORDERED_FIELD_NUMBER: _ClassVar[int]
+    STOP_SIGNALLED_FIELD_NUMBER: _ClassVar[int]
+    KILL_SENT_FIELD_NUMBER: _ClassVar[int]
+    MAIN_PROCESS_DIED_FIELD_NUMBER: _ClassVar[int]
+    OOM_KILLS_COUNTED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_LOST_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    seq: int
+    time: _timestamp_pb2.Timestamp
+    job_id: JobID
+    client: str
+    launched: JobEventMessage.Launched
+    executed: JobEventMessage.Executed
+    stop_ordered: JobEventMessage.StopOrdered
+    stop_signalled: JobEventMessage.StopSignalled
+    kill_sent: JobEventMessage.KillSent
+    main_process_died: JobEventMessage.MainProcessDied
+    oom_kills_counted: JobEventMessage.OomKillsCounted
+    output_lost: JobEventMessage.OutputLost
+    finished: JobEventMessage.Finished
+    removed: JobEventMessage.Removed
+    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ...) -> None: ...
+
+class BackupRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class BackupChunk(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...

@@ -1,0 +1,146 @@
+"""Calls that survive a lost connection and a server that is replaced, as far as repeating them is safe."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+from google.protobuf.message import Message
+
+from jobmaster.client.patience import Patience
+from jobmaster.errors import TransportError
+from jobmaster.grpc.channel import CallChannel, CallStream
+from jobmaster.grpc.client import CertificateNotAccepted
+from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, Status, StatusCode, raise_status
+
+SERVICE: Final = "jobmaster.jobs.v1.JobService"
+
+_Answer = TypeVar("_Answer", bound=Message)
+
+
+class Calls:
+    """The calls of one client. Each is made anew while the server is unavailable or cannot be reached."""
+
+    def __init__(self, channel: CallChannel) -> None:
+        self._client = Client(SERVICE, channel)
+        self._was_served = False
+
+    async def unary(self, method: str, request: Message, answer: type[_Answer], seconds: float) -> _Answer:
+        """Makes a call that may be repeated, for `seconds` in vain at most.
+
+        Raises:
+            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only after that time.
+            TransportError: no connection was to be had in that time.
+        """
+        patience = Patience(seconds)
+        while True:
+            try:
+                return await self._once(method, request, answer, patience)
+            except (TransportError, RpcFailedError) as error:
+                pause = self.pause_after(error, patience)
+            await trio.sleep(pause)
+
+    async def _once(self, method: str, request: Message, answer: type[_Answer], patience: Patience) -> _Answer:
+        call = await self.open(method, request, answer, patience)
+        message = await call.receive_message()
+        if message is not None and await call.receive_message() is not None:
+            call.reset()
+            raise RpcFailedError(Status(StatusCode.INTERNAL, f"the server sent more than one answer to {method}"))
+        raise_status(call.end_status)
+        if message is None:
+            raise RpcFailedError(Status(StatusCode.INTERNAL, f"the server sent no answer to {method}"))
+        assert isinstance(message, answer)  # noqa: S101  # for the type checker
+        self.served()
+        return message
+
+    async def open(self, method: str, request: Message, answer: type[Message], patience: Patience) -> CallStream:
+        """Opens a call, whose request is complete."""
+        call: CallStream = await self._client.rpc(method, type(request), answer)
+        patience.call_begins(trio.current_time())
+        await call.send_message(request)
+        await call.close()
+        return call
+
+    def served(self) -> None:
+        """A server has answered: it takes this client."""
+        self._was_served = True
+
+    def pause_after(self, error: TransportError | RpcFailedError, patience: Patience) -> float:
+        """Seconds until a call may be made again; raises the error where it is not to be.
+
+        A server that took this client before is asked again where it seems to refuse it: one that is about to be replaced
+        may refuse anything.
+        """
+        match error:
+            case RpcFailedError():
+                may_pass = error.status.status_code is StatusCode.UNAVAILABLE
+            case CertificateNotAccepted():
+                may_pass = self._was_served
+            case _:
+                may_pass = True
+        pause = patience.next_pause(trio.current_time(), jitter()) if may_pass else None
+        if pause is None:
+            raise error
+        return pause
+
+
+def jitter() -> float:
+    """By how much a pause is to be longer or shorter."""
+    return random.uniform(0.5, 1.5)  # noqa: S311  # no secret
+
+
+class Stream:
+    """The messages of a streaming method, over as many calls as it takes; has one reader."""
+
+    def __init__(
+        self, calls: Calls, method: str, request: Callable[[], Message], answer: type[Message], seconds: float
+    ) -> None:
+        """Opens no call yet.
+
+        Args:
+            calls: those of the client.
+            method: its name.
+            request: makes the request of each call, when that is open.
+            answer: the type of the messages.
+            seconds: how long it may be tried in vain.
+        """
+        self._calls = calls
+        self._method = method
+        self._request = request
+        self._answer = answer
+        self._call: CallStream | None = None
+        self.patience = Patience(seconds)
+
+    async def receive(self) -> Message | None:
+        """The next message of the call that is open, or of a new one; None where the server has sent all.
+
+        Raises:
+            RpcFailedError, TransportError: as `Calls.unary`.
+        """
+        while True:
+            try:
+                return await self._receive()
+            except (TransportError, RpcFailedError) as error:
+                self.abandon()
+                pause = self._calls.pause_after(error, self.patience)
+            except trio.Cancelled:
+                self.abandon()  # a wait that was given up is no call that broke
+                raise
+            await trio.sleep(pause)
+
+    async def _receive(self) -> Message | None:
+        if self._call is None:
+            self._call = await self._calls.open(self._method, self._request(), self._answer, self.patience)
+        message = await self._call.receive_message()
+        if message is None:
+            raise_status(self._call.end_status)
+        self._calls.served()
+        return message
+
+    def abandon(self) -> None:
+        """Ends the call that is open, if any. Does not wait."""
+        if self._call is not None:
+            self._call.reset()
+            self._call = None

@@ -1,0 +1,58 @@
+"""When to make a call again that broke, and when to give it up. Pure.
+
+A server that dies is another one a second or two later, and one that is replaced the same; one that cannot be started
+is tried again by its launcher for minutes. So calls are repeated for a time, with pauses that grow and have a jitter.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FIRST_PAUSE: Final = 0.1
+LAST_PAUSE: Final = 3.0
+"""Seconds before the next call: doubled each time, up to the last."""
+SERVED_SECONDS: Final = 10.0
+"""A call that was open for so long was served, whatever it brought."""
+
+
+class Patience:
+    """How long one thing has been tried in vain."""
+
+    def __init__(self, seconds: float) -> None:
+        """Begins.
+
+        Args:
+            seconds: how long it may be, from the first failure on.
+        """
+        self._seconds = seconds
+        self._failing_since: float | None = None
+        self._failures = 0
+        self._begun: float | None = None
+
+    def call_begins(self, now: float) -> None:
+        """A server has taken the connection, and the call is on its way."""
+        self._begun = now
+
+    def progress(self) -> None:
+        """Something has come of it."""
+        self._failing_since = None
+        self._failures = 0
+
+    def next_pause(self, now: float, jitter: float) -> float | None:
+        """Seconds to wait after a call that broke; None where it has been tried long enough.
+
+        Args:
+            now: the time.
+            jitter: from 0.5 to 1.5, so that the clients of a server that comes back do not all come at once.
+        """
+        if self._begun is not None and now - self._begun >= SERVED_SECONDS:
+            self.progress()
+        self._begun = None
+        if self._failing_since is None:
+            self._failing_since = now
+        left = self._failing_since + self._seconds - now
+        if left <= 0:
+            return None
+        pause = min(FIRST_PAUSE * 2.0**self._failures, LAST_PAUSE) * jitter
+        self._failures = min(self._failures + 1, 16)
+        return min(pause, left)

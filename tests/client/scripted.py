@@ -1,0 +1,120 @@
+"""A scripted server in the place of a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never, cast
+
+import purerpc
+import trio
+from google.protobuf.message import Message
+
+from jobmaster.client import Jobs
+from jobmaster.errors import TransportError
+from jobmaster.grpc.channel import CallChannel
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The server ends the call with this status."""
+
+    code: str
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """The job writes nothing for an hour."""
+
+
+Part = bytes | Message | Ends | Quiet | Exception
+
+Answer = Sequence[Part] | Exception
+"""What a call brings; an error is that of the connection, in the place of a call."""
+
+OK = Ends("OK")
+UNAVAILABLE = Ends("UNAVAILABLE", "draining")
+NOT_FOUND = Ends("NOT_FOUND", "no such job")
+LOST = TransportError("the connection was lost")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a script: the messages it brings, and then its status or what breaks it."""
+
+    method: str
+    parts: list[Part]
+    request: Message | None = None
+    was_reset: bool = False
+    end_status: Any = None
+
+    def expect_message_type(self, message_type: type[Message]) -> None:
+        """The script knows what it sends."""
+
+    async def send_message(self, message: Message) -> None:
+        """Keeps the request."""
+        await trio.lowlevel.checkpoint()
+        self.request = type(message).FromString(message.SerializeToString())  # as it is now
+
+    async def close(self) -> None:
+        """The request is complete."""
+        await trio.lowlevel.checkpoint()
+
+    async def receive_message(self) -> Message | None:
+        """The next of the script."""
+        await trio.lowlevel.checkpoint()
+        match self.parts.pop(0):
+            case bytes(output):
+                return pb.JobOutputResponse(output=output)
+            case Message() as message:
+                return message
+            case Exception() as error:
+                raise error
+            case Quiet():
+                try:
+                    await trio.sleep(3600)
+                except trio.Cancelled:
+                    self.parts.insert(0, TransportError("the call was abandoned"))  # as by ClientStream
+                    raise
+                return await self.receive_message()
+            case Ends(code, text):
+                self.end_status = purerpc.Status(purerpc.StatusCode[code], text)
+                return None
+            case unreachable:
+                assert_never(unreachable)
+
+    def reset(self) -> None:
+        """The caller gives it up."""
+        self.was_reset = True
+
+
+@dataclass(slots=True)
+class Script:
+    """A channel that answers each call with the next of its scripts; an error there is that of the connection."""
+
+    script: list[Answer]
+    calls: list[Call] = field(default_factory=list)
+    attempts: list[float] = field(default_factory=list)
+    _host: str = "scripted"
+    _port: int = 1
+
+    @property
+    def _grpc_socket(self) -> Script:
+        return self
+
+    async def start_request(self, _scheme: str, _service: str, method: str, *_: Any, **__: Any) -> Call:
+        """Opens a call."""
+        await trio.lowlevel.checkpoint()
+        self.attempts.append(trio.current_time())
+        match self.script.pop(0):
+            case Exception() as error:
+                raise error
+            case _ as parts:
+                self.calls.append(Call(method, list(parts)))
+                return self.calls[-1]
+
+    def jobs(self, **options: Any) -> Jobs:
+        """A client of this server."""
+        return Jobs(cast(CallChannel, self), **options)
