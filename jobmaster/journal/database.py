@@ -322,6 +322,24 @@ class Database:
 
     # --- the whole file -----------------------------------------------------------------------------------------------
 
+    def begin_backup(self, target: apsw.Connection) -> apsw.Backup:
+        """A copy into another, empty database; each of its uses is one of these methods."""
+        with self._use() as connection:
+            return target.backup("main", connection, "main")
+
+    def step_backup(self, backup: apsw.Backup, pages: int) -> bool:
+        """Copies so many pages; returns whether all are copied."""
+        with self._use():
+            try:
+                return backup.step(pages)
+            except apsw.Error as error:  # also where the file was opened again meanwhile
+                raise JournalFault(f"the journal could not be copied: {error}", words="the copy failed") from error
+
+    def end_backup(self, backup: apsw.Backup) -> None:
+        """Ends a copy, whether all was copied or not."""
+        with self._lock:
+            backup.close(True)
+
     def check(self) -> list[str]:
         """What a check of the whole file finds; nothing else is read or written meanwhile."""
         with self._use() as connection:

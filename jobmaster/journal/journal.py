@@ -11,10 +11,11 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.errors import JournalUnavailable
+from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
+from jobmaster.journal.backup import Copy
 from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.connection import JournalFault, Synchronous
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
@@ -40,6 +41,10 @@ READERS: Final = trio.CapacityLimiter(4)
 """Threads that read; they wait for each other and for the writer."""
 MAINTAINERS: Final = trio.CapacityLimiter(1)
 """Threads that remove what is not kept any longer."""
+COPIERS: Final = trio.CapacityLimiter(1)
+"""Threads that copy the file."""
+COPY_PAUSE_SECONDS: Final = 0.002
+"""Between two steps of a copy."""
 READ_SECONDS: Final = 10.0
 """How long an answer may take."""
 CLOSE_SECONDS: Final = 5.0
@@ -55,6 +60,7 @@ class Journal:
         self._database = database
         self._writer = writer
         self._purge_after = 0.0
+        self._is_copying = False
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -165,6 +171,46 @@ class Journal:
             while await _ask(MAINTAINERS, self._database.purge):
                 pass
 
+    # --- the whole file -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[int]:
+        """A complete copy of the database for the block, as a descriptor to read it from; one at a time.
+
+        Raises:
+            ServerBusy: there is one already.
+            JournalUnavailable: the disk has no space for a copy, or fails.
+        """
+        async with self._copied() as copy:
+            yield await _ask(COPIERS, copy.open)
+
+    async def check(self) -> list[str]:
+        """What is damaged in the file, for the operator; looks at a copy of it, so that nobody waits.
+
+        Raises:
+            ServerBusy, JournalUnavailable: as `backup`.
+        """
+        async with self._copied() as copy:
+            return await run_in_thread(COPIERS, copy.damages, abandon=True)
+
+    @asynccontextmanager
+    async def _copied(self) -> AsyncIterator[Copy]:
+        if self._is_copying:
+            raise ServerBusy("the server's journal is being copied for somebody else; try again later")
+        self._is_copying = True
+        copy = Copy(self._database)
+        try:
+            await _ask(COPIERS, copy.begin)
+            while True:
+                if await _ask(COPIERS, copy.step):
+                    break
+                await trio.sleep(COPY_PAUSE_SECONDS)
+            yield copy
+        finally:
+            self._is_copying = False
+            with trio.move_on_after(READ_SECONDS, shield=True):
+                await run_in_thread(COPIERS, copy.discard, abandon=True)
+
 
 async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args: Any) -> T:
     with trio.move_on_after(READ_SECONDS):
@@ -173,6 +219,9 @@ async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args:
         except JournalFault as fault:
             logger.error("%s", fault)
             raise _unreadable(fault.words) from fault
+        except OSError as error:
+            logger.error("the journal's folder fails: %s", error)
+            raise _unreadable("its disk fails") from error
     raise _unreadable("its disk does not answer")
 
 

@@ -254,7 +254,7 @@ class Writer:
             await self._in_thread(self._database.write, self._taken)
         except (JournalFault, NoThread) as fault:
             self._fail(fault)
-            await self._free_ballast()
+            await self._make_space()
             return
         taken, self._taken = self._taken, []
         self._recover()
@@ -343,11 +343,13 @@ class Writer:
         self._fault = None
         self._retry_seconds = FIRST_RETRY_SECONDS
 
-    async def _free_ballast(self) -> None:
-        with suppress(NoThread):
+    async def _make_space(self) -> None:
+        """Gives up the ballast; and a log that is then written to the file begins anew, in the space it has."""
+        with suppress(NoThread, JournalFault):
             if await self._in_thread(self._ballast.free):
                 self._has_ballast = False
-                self._retry_seconds = 0.0  # now there is space
+                self._retry_seconds = 0.0
+                await self._in_thread(self._database.checkpoint)
 
     async def _checkpoint(self) -> None:
         try:
