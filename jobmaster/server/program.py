@@ -38,7 +38,7 @@ from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals
+from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
 from jobmaster.server.succession import HeldLauncher, hold_launcher, listen, listeners_to_keep
 
 JOURNAL: Final = "journal.db"
@@ -118,6 +118,7 @@ async def serve(
         HostError: the host failed the server.
     """
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
+        receive_upgrades()
         certificates = _certificates(options)
         context = server_context(certificates)
         prepared = preparation.prepare(options)

@@ -20,7 +20,7 @@ def ignore_signals() -> None:
 
     An interpreter that ends sets what has a handler back to its default, which would be to die; what is ignored stays.
     """
-    for number in END_SIGNALS:
+    for number in (*END_SIGNALS, UPGRADE_SIGNAL):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -28,10 +28,17 @@ def receive_signals() -> SignalsReceived:
     """From now on these signals do nothing but to be noted in what is returned, which grows.
 
     Trio's own receivers take precedence while they are open, and leave this behind when they are closed. The launcher
-    starts the server with these signals blocked, so that none comes before this.
+    starts the server with these signals blocked, so that none comes before this. An upgrade is not for a server that
+    ends: its signal is dropped then, and stays blocked until `receive_upgrades`.
     """
     received: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _frame: received.append(number))
+    signal.signal(UPGRADE_SIGNAL, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     return received
+
+
+def receive_upgrades() -> None:
+    """From now on the signal of an upgrade comes, and one that came before; Trio's receiver is open."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {UPGRADE_SIGNAL})
