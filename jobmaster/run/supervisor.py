@@ -149,6 +149,7 @@ class Supervisor:
         self._ends_with_server = False
         self._recording = trio.CancelScope()
         self._is_recorded = True
+        self._was_executed = not isinstance(record.state, Held)
         self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
         self.output = log
@@ -303,6 +304,7 @@ class Supervisor:
                 f"the host did not find and execute the command within {EXECUTE_SECONDS:.0f} s; "
                 "is its file on a disk that does not answer?"
             ) from None
+        self._was_executed = True
         self._apply(Executed())
         self.executed.set()
 
@@ -533,8 +535,13 @@ class Supervisor:
         return "its main process did not die when it was killed"
 
     def _apply(self, event: JobEvent) -> None:
+        """Changes the record, and has the journal follow.
+
+        Of a job that was never executed the journal is told nothing but that: a server that follows this one would take
+        the death of the process that held it for the command's.
+        """
         self._record = apply(self._record, event)
-        if self._is_recorded:
+        if self._is_recorded and self._was_executed:
             self._post(event)
 
     def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:

@@ -39,7 +39,7 @@ from jobmaster.server.descriptors import plan_descriptors, raise_file_limit, req
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.log import STDERR, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals
+from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
 from jobmaster.server.succession import HeldLauncher, hold_folders, listen, listeners_to_keep, own_launcher
 
 JOURNAL: Final = "journal.db"
@@ -118,6 +118,7 @@ async def serve(
         HostError: the host failed the server.
     """
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
+        receive_upgrades()
         certificates = _certificates(options)
         context = server_context(certificates)
         async with own_launcher() as held:
