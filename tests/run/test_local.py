@@ -90,10 +90,10 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
 
 async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A caller of Start is told to try again, and when the launcher goes on, nothing of that Start is left."""
-    monkeypatch.setattr(local, "LAUNCH_SECONDS", 0.01)
-    monkeypatch.setattr(launcher, "WITHDRAW_SECONDS", 0.01)
     async with server.connect() as jobs:
         lasting = await jobs.start("sleep", "1000")
+        monkeypatch.setattr(local, "LAUNCH_SECONDS", 0.01)
+        monkeypatch.setattr(launcher, "WITHDRAW_SECONDS", 0.01)
         stopped = parent_of((await jobs.status(lasting)).pid)
         os.kill(stopped, signal.SIGSTOP)
         try:
