@@ -3,8 +3,10 @@
 A mutant is a module with one small change. Each is written into a copy of the repository, one copy for each worker, and
 the package's tests are run there until one fails, those of the same name first. A mutant that no test notices is reported
 with file and line: it shows what no test holds, or a change that makes no difference. What is not mutated, because no
-test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, the texts of errors
-(in `raise` or in a call of RAISING) and of f-strings.
+test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, and texts that are only
+read by people: of f-strings, of errors (in `raise`, or in a call of RAISING or of an error's class), of what is logged,
+and of what describes a step to whoever reads the log (in a call of DESCRIBING). The call itself is mutated like any other,
+and so is a text that is given by keyword, as `field="args"` is: that is data.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from pathlib import Path
 from typing import Final
 
 import trio
+
+from jobmaster import errors
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PACKAGES: Final = {
@@ -72,6 +76,9 @@ ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
 UNTOUCHED_FIELDS: Final = {"annotation", "returns", "decorator_list", "bases"}
 RAISING: Final = {"connection_error"}
 """Functions that raise an error with the text they are given: `http2` raises its ProtocolViolation in this way."""
+ERRORS: Final = frozenset(name for name, value in vars(errors).items() if isinstance(value, type))
+DESCRIBING: Final = {"_logged", "_lose", "_persist", "_step"}
+"""Methods that are told in words what they do, or why, and only log it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +166,23 @@ def places(parent: ast.AST, *, is_text: bool = False) -> Iterator[tuple[ast.AST,
                 continue
             if not (is_text and isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
                 yield parent, field, index, node
-            yield from places(node, is_text=is_text or is_raising(node))
+            is_data = isinstance(node, ast.keyword)
+            yield from places(node, is_text=not is_data and (is_text or is_told(node)))
 
 
-def is_raising(node: ast.AST) -> bool:
-    """Whether the texts in a node are texts of errors."""
+def is_told(node: ast.AST) -> bool:
+    """Whether the texts in a node are for people alone: those of errors and of the log."""
     match node:
         case ast.Raise():
             return True
         case ast.Call(func=ast.Name(id=name)):
-            return name in RAISING
+            return name in RAISING or name in ERRORS
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"))):
+            return True
+        case ast.Call(func=ast.Attribute(attr="start_soon"), args=[ast.Attribute(attr=name), *_]):
+            return name in DESCRIBING
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+            return name in DESCRIBING
         case _:
             return False
 
