@@ -87,11 +87,20 @@ def test_hidden_folders_come_back() -> None:
     assert mounts == ["mkdir -p '/tmp/a b'", "mount -t hostfs -o 'ro,/tmp/a b' host '/tmp/a b'"]
 
 
-def test_every_kernel_test_has_a_guest() -> None:
+@pytest.mark.parametrize("host_runs_servers", [True, False])
+def test_every_kernel_test_has_a_guest(*, host_runs_servers: bool) -> None:
     """Each file with a test marked `kernel` is run by a guest, and each file that a guest is told of exists."""
     files = {str(file.relative_to(REPOSITORY)): file for file in (REPOSITORY / "tests").rglob("test_*.py")}
     marked = {name for name, file in files.items() if "mark.kernel\n" in file.read_text()}
-    named = {argument.removeprefix("--ignore=") for guest in machine.suites() for argument in guest.arguments}
+    guests = machine.suites(host_runs_servers=host_runs_servers)
+    named = {argument.partition("::")[0] for guest in guests for argument in guest.arguments}
     assert marked
     assert marked <= named
     assert [name for name in named if not (REPOSITORY / name).exists()] == []
+
+
+def test_every_integration_test_has_a_guest_where_the_host_runs_none() -> None:
+    """What needs a server is run by a guest or, where that has nothing to add, by a host that can; a new file has to say."""
+    here = {f"tests/integration/{file.name}" for file in (REPOSITORY / "tests/integration").glob("test_*.py")}
+    named = {argument for guest in machine.suites(host_runs_servers=False) for argument in guest.arguments}
+    assert here - {*machine.NOT_HERE} <= named
