@@ -255,8 +255,8 @@ class Copy:
     async def run_tests(self, tests: Sequence[str], *, seconds: float, keeps_bytecode: bool = False) -> Fate:
         """What the tests make of the copy as it is, in so many seconds; their processes are killed at the end."""
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
-        if not keeps_bytecode:  # a module's time and size may be those of another mutant
-            environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        # Of a mutant none may be written: a module's time and size may be those of another.
+        environment["PYTHONDONTWRITEBYTECODE"] = "" if keeps_bytecode else "1"
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not kernel and not abuse"]
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "pytest", *options, *tests],
@@ -327,16 +327,29 @@ async def prepare(copies: Sequence[Copy], files: Sequence[Path]) -> list[Task]:
     seconds = LEAST_TIMEOUT
     for package in sorted({file.parts[1] for file in files}):
         tests = present(PACKAGES[package])
-        for copy in copies:
-            begin = time.monotonic()
-            if await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
-                sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
-            seconds = max(seconds, 5 * (time.monotonic() - begin))
+        begin = time.monotonic()
+        fates = await run_everywhere(copies, tests)
+        if set(fates) != {Fate.SURVIVED}:
+            sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
+        seconds = max(seconds, 5 * (time.monotonic() - begin))
     return [
         Task(mutant=mutant, tests=tests_of(file), seconds=seconds)
         for file in files
         for mutant in mutants_of(file, (REPOSITORY / file).read_text())
     ]
+
+
+async def run_everywhere(copies: Sequence[Copy], tests: Sequence[str]) -> list[Fate]:
+    """What the tests make of each copy as it is, all at the same time."""
+    fates: list[Fate] = []
+
+    async def run_in(copy: Copy) -> None:
+        fates.append(await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True))
+
+    async with trio.open_nursery() as nursery:
+        for copy in copies:
+            nursery.start_soon(run_in, copy)
+    return fates
 
 
 async def try_all(copies: Sequence[Copy], tasks: Sequence[Task]) -> dict[Mutant, Fate]:
@@ -359,7 +372,8 @@ async def try_all(copies: Sequence[Copy], tasks: Sequence[Task]) -> dict[Mutant,
 async def run(files: Sequence[Path], sample: int | None, seed: int) -> dict[Mutant, Fate]:
     """Try the mutants of these files, or so many of them."""
     with tempfile.TemporaryDirectory(prefix="jobmaster-mutants-") as folder:
-        copies = [Copy(Path(folder, str(number))) for number in range(WORKERS)]
+        workers = WORKERS if sample is None else min(WORKERS, sample)
+        copies = [Copy(Path(folder, str(number))) for number in range(workers)]
         tasks = await prepare(copies, files)
         if sample is not None and sample < len(tasks):
             tasks = random.Random(seed).sample(tasks, sample)
