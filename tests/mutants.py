@@ -196,12 +196,21 @@ def is_untouched(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
-        case ast.Call(func=ast.Name(id=name)) | ast.Expr(value=ast.Call(func=ast.Name(id=name))):
-            return name in {"NewType", "TypeVar", "assert_never"}  # for mypy alone
+        case ast.Expr(value=value) | ast.Assign(value=value) if is_for_mypy(value):
+            return True
         case ast.Assign(targets=[ast.Name(id=name)]):
             return name in {"__all__", "__slots__"}
         case _:
-            return False
+            return is_for_mypy(node)
+
+
+def is_for_mypy(node: ast.AST) -> bool:
+    """Whether a node is a call that says something to mypy alone."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"NewType", "TypeVar", "assert_never"}
+    )
 
 
 def mutants_of(file: Path, text: str) -> Iterator[Mutant]:

@@ -72,6 +72,7 @@ def test_changes(source: str, expected: list[str]) -> None:
         "__all__ = ['a']",
         "None\n...",
         "assert_never(unreachable)",
+        "T = TypeVar('T')",
         "a | b",
     ],
 )
