@@ -46,6 +46,8 @@ FIRST_TIMEOUT: Final = 600.0
 """Seconds that a package's tests may take unchanged."""
 LEAST_TIMEOUT: Final = 20.0
 """Seconds for a mutant; five times what the slowest package takes unchanged, where that is more."""
+TEST_TIMEOUT: Final = 30
+"""Seconds for each test of a mutant; the slowest takes three."""
 REAP_SECONDS: Final = 5.0
 WORKERS: Final = 2
 
@@ -267,6 +269,7 @@ class Copy:
         # Of a mutant none may be written: a module's time and size may be those of another.
         environment["PYTHONDONTWRITEBYTECODE"] = "" if keeps_bytecode else "1"
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not kernel and not abuse"]
+        options += ["-o", f"faulthandler_timeout={TEST_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true"]
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "pytest", *options, *tests],
             cwd=self._folder,
