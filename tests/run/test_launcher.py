@@ -505,6 +505,15 @@ async def test_release_ends_a_child(host: Host) -> None:
     assert host.folder.pids() == []
 
 
+async def test_a_release_ends_the_wait_for_the_death(host: Host) -> None:
+    """Whoever waits for the death of a child that another releases has seen the last of it."""
+    async with host.child("sleep", "1000") as (child, _output), trio.open_nursery() as nursery:
+        nursery.start_soon(child.wait_died)
+        await wait_all_tasks_blocked()
+        with trio.fail_after(DEADLINE):
+            child.release()
+
+
 async def test_waits_can_be_cancelled(host: Host) -> None:
     """Whoever waits for a child can leave, and somebody else waits again."""
     waits: tuple[Callable[[Child], Awaitable[object]], ...] = (Child.wait_died, Child.wait_status)
@@ -526,6 +535,19 @@ async def test_ids_are_not_used_again(host: Host) -> None:
             await host.launcher.start(
                 a_launch(child.id), cgroup=host.folder.job, output_read=output, output_write=output
             )
+
+
+async def test_the_launcher_has_a_session_of_its_own(host: Host) -> None:
+    """What a terminal sends to the server's process group does not end the launcher before the server has ended its jobs."""
+    async with host.child("true") as (child, _output):
+        launcher = parent_of(child.pid)
+        assert os.getsid(launcher) == launcher != os.getsid(0)
+
+
+async def test_the_launcher_reads_no_input(host: Host) -> None:
+    """The launcher leaves the server's stdin alone."""
+    async with host.child("true") as (child, _output):
+        assert os.readlink(f"/proc/{parent_of(child.pid)}/fd/0") == "/dev/null"
 
 
 async def test_many_at_once(host: Host) -> None:
