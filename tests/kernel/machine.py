@@ -40,31 +40,30 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    "tests/test_cancellation.py",
-    "tests/test_leaks.py",
-    "tests/test_readme.py::test_console_commands",
-    "tests/test_readme.py::test_demo_command",
+    ("tests/test_leaks.py", "tests/test_readme.py"),
+    (
+        "tests/host/cgroup/test_kernel.py",
+        "tests/integration",
+        "tests/server/test_preparation.py",
+        "tests/test_cancellation.py",
+    ),
 )
-SERVERS: Final = (
-    "tests/host/cgroup/test_kernel.py",
-    "tests/integration/test_grpcurl.py",
-    "tests/integration/test_health.py",
-    "tests/integration/test_isolation.py",
-    "tests/integration/test_jobs.py",
-    "tests/integration/test_shutdown.py",
-    "tests/server/test_preparation.py",
-)
-"""With `LIFE_OF_JOBS`, tests that run on any host, and here with every controller; shared out so that none waits long."""
-OF_THE_WIRE: Final = (
+"""Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
+NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
+"""A gibibyte takes a minute in a guest, and meets no limit."""
+SHOWN_BY_HOST: Final = (
     "tests/integration/test_certificates.py",
     "tests/integration/test_command_line.py",
     "tests/integration/test_interop.py",
     "tests/integration/test_reflection.py",
+    "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
+    "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
+    "tests/integration/test_shutdown.py::test_port_in_use",
+    "tests/integration/test_shutdown.py::test_wrong_options",
+    "tests/test_readme.py::test_options_exist",
     "tests/test_readme.py::test_python_example",
 )
 """Tests of what no controller touches: run here only where the host cannot run the servers that they need."""
-NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
-"""A gibibyte takes a minute in a guest, and meets no limit."""
 DEADLINE: Final = 10 * 60.0
 """Seconds until a guest that has not ended is taken for hung."""
 HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
@@ -89,9 +88,12 @@ def suites(*, host_runs_servers: bool) -> list[Guest]:
     """The guests that run when nothing else was asked for, of about the same length."""
     files = (REPOSITORY / "tests").rglob("test_*.py")
     kernel = sorted(str(file.relative_to(REPOSITORY)) for file in files if MARKED.search(file.read_text()))
+    left_out = (*NOT_HERE, *(SHOWN_BY_HOST if host_runs_servers else ()))
+    options = [f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in left_out]
+    first, second = LIFE_OF_JOBS
     return [
-        Guest(name="kernel", arguments=(*kernel, *LIFE_OF_JOBS)),
-        Guest(name="server", arguments=(*SERVERS, *(() if host_runs_servers else OF_THE_WIRE))),
+        Guest(name="kernel", arguments=(*kernel, *first, *options)),
+        Guest(name="server", arguments=(*second, *options)),
     ]
 
 
