@@ -252,12 +252,18 @@ async def test_a_pidfd_that_could_not_be_received(folder: Folder, monkeypatch: p
     assert refusals == [errno.EMFILE]
 
 
-async def test_what_is_no_message(folder: Folder) -> None:
-    """A launcher that sends nonsense is lost; so is one that closes."""
+@pytest.mark.parametrize(("sent", "why"), [(b"nonsense", "it sent"), (b"", "it has died")])
+async def test_what_is_no_message(folder: Folder, caplog: pytest.LogCaptureFixture, sent: bytes, why: str) -> None:
+    """A launcher that sends nonsense is lost, and so is one that closes; the operator is told once, with the reason."""
     async with fake_launcher(folder) as (host, sock):
-        sock.send(b"nonsense")
+        if sent:
+            sock.send(sent)
+        else:
+            sock.shutdown(socket.SHUT_RDWR)
         with trio.fail_after(DEADLINE):
             await host.launcher.lost.wait()
+    assert caplog.text.count("the launcher is lost: ") == 1
+    assert why in caplog.text
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense", protocol.encode(protocol.Farewell())])
@@ -312,12 +318,56 @@ async def test_a_start_that_the_kernel_does_not_take(folder: Folder, monkeypatch
 
         with monkeypatch.context() as patch:
             patch.setattr(launcher_module, "send", send)
-            with pytest.raises(LaunchRefused) as refusal:
+            with pytest.raises(LaunchRefused, match=os.strerror(errno.ETOOMANYREFS)) as refusal:
                 await host.run("true")
         assert refusal.value.errno == errno.ETOOMANYREFS
         await host.launcher._say_farewell()
         received = [packets.receive(sock).message for _ in range(2)]
         assert [type(message) for message in received] == [protocol.Ack, protocol.Farewell]
+
+
+async def test_an_answer_that_comes_too_late(folder: Folder) -> None:
+    """A child whose caller has left is killed when the launcher tells of it, whatever holds it up; its caller waits for it."""
+    async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
+        nursery.start_soon(host.run, "true")
+        await trio.testing.wait_all_tasks_blocked()
+        received = packets.receive(sock)
+        packets.close_all(received.descriptors)
+        assert isinstance(received.message, protocol.Start)
+        child_id = received.message.id
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), subprocess.Popen(["sleep", "1000"]) as stuck:
+            await trio.testing.wait_all_tasks_blocked()
+            pidfd = os.pidfd_open(stuck.pid)
+            packets.send(sock, protocol.encode(protocol.Started(id=child_id, pid=stuck.pid, start_time=1)), (pidfd,))
+            os.close(pidfd)
+            assert await trio.to_thread.run_sync(stuck.wait) == -signal.SIGKILL
+            end = protocol.Exited(id=child_id, wait_status=int(signal.SIGKILL), phase=protocol.Phase.ABANDONED)
+            sock.send(protocol.encode(end))
+
+
+async def test_a_kernel_that_is_short_of_memory(
+    folder: Folder, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that the kernel has no memory for is sent again after a pause, as often as it takes, and in order."""
+    sent: list[bytes] = []
+    failures = [OSError(errno.ENOBUFS, "no buffer space")] * 5
+
+    def send(_: socket.socket, data: bytes, _descriptors: object) -> None:
+        if failures:
+            raise failures.pop()
+        sent.append(data)
+
+    async with fake_launcher(folder) as (host, _sock):
+        with monkeypatch.context() as patch:
+            patch.setattr(launcher_module, "send", send)
+            messages = [protocol.encode(protocol.Ack(id=str(number))) for number in range(3)]
+            for message in messages:
+                host.launcher._post(launcher_module._Outgoing(message))
+            before = trio.current_time()
+            await trio.sleep(10)
+        assert sent == messages
+        assert trio.current_time() - before == 10
 
 
 async def test_descriptors_that_nobody_asked_for(folder: Folder) -> None:
@@ -349,13 +399,12 @@ async def read_all(sock: socket.socket, received: list[protocol.Message]) -> Non
             received.append(packets.receive(sock).message)
 
 
-async def test_a_launcher_that_reads_the_farewell_late(folder: Folder) -> None:
-    """At the end of the block what was queued is sent in order, the farewell last, as soon as the launcher reads on."""
+async def test_a_launcher_that_reads_the_farewell_late(folder: Folder, mock_clock: trio.testing.MockClock) -> None:
+    """What was queued is sent in order, the farewell last, and then nothing is waited for; the clock stands still."""
     received: list[protocol.Message] = []
-    with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery, fake_launcher(folder) as (host, sock):
-            acks = fill(host)
-            nursery.start_soon(read_all, sock.dup(), received)
+    async with trio.open_nursery() as nursery, fake_launcher(folder) as (host, sock):
+        acks = fill(host)
+        nursery.start_soon(read_all, sock.dup(), received)
     assert received == [*acks, protocol.Farewell()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -150,6 +151,18 @@ async def test_an_error_leaves_nothing(workshop: Workshop) -> None:
     absent = Workshop(workshop.tree, workshop.folder / "absent", workshop.begun, workshop.may_end)
     with pytest.raises(HostError, match="absent"):
         await acquire(absent.make)
+
+
+async def test_no_descriptor_for_the_pipe(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last of what a job needs can't be made, the rest is taken back, and the caller may try again later."""
+
+    def refuse() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(job_files, "open_pipe", refuse)
+    workshop.may_end.set()
+    with pytest.raises(ServerBusy, match=os.strerror(errno.EMFILE)):
+        await acquire(workshop.make)
 
 
 async def test_files_that_are_gone_are_no_leftover(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:

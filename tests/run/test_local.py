@@ -1,14 +1,24 @@
-"""What the host tells of its jobs, from a folder in place of cgroupfs."""
+"""What the host tells of its jobs, from a folder in place of cgroupfs, and a job where the cgroup fails."""
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from pathlib import Path
 
+import pytest
+import trio
+import trio.testing
+
+from jobmaster.errors import CgroupError
 from jobmaster.host.account import own_account
-from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.host.cgroup.opened import OpenedCgroup
+from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
+from jobmaster.job.cause import Signalled
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.local import LocalHost, LocalTerms
+from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
+from tests.run.launching import DEADLINE, Host, parent_of
 
 
 def host_on(root: Path, sock: socket.socket) -> LocalHost:
@@ -40,3 +50,39 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
             folder.rename(tmp_path / f"before{number}")  # and not removed: its number is not given to the next one
         assert host.memory_events("client1") is None
     assert seen[0] != seen[1]
+
+
+async def test_a_kill_where_the_cgroup_fails(host: Host) -> None:
+    """The main process gets its SIGKILL though cgroup.kill cannot be written, which is told."""
+    cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
+    async with host.child("sleep", "1000") as (child, _output):
+        execution = LocalExecution(child, cgroup, "sleep", own_account())
+        child.go()
+        await child.wait_executed()
+        cgroup.close()
+        with pytest.raises(CgroupError):
+            execution.kill()
+        with trio.fail_after(DEADLINE):
+            assert await execution.wait_death() == Signalled(signal.SIGKILL)
+
+
+async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
+    """An execution is closed when the launcher has closed its end of the output, so that it is not the last to do so."""
+    cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
+    is_closed = trio.Event()
+
+    async def close(execution: LocalExecution) -> None:
+        await execution.close()
+        is_closed.set()
+
+    async with host.child("true") as (child, _output):
+        launcher = parent_of(child.pid)
+        os.kill(launcher, signal.SIGSTOP)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close, LocalExecution(child, cgroup, "true", own_account()))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert not is_closed.is_set()
+                os.kill(launcher, signal.SIGCONT)
+        finally:
+            os.kill(launcher, signal.SIGCONT)
