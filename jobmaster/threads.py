@@ -5,7 +5,8 @@ Trio's default limiter of 40 threads is shared by all who name none; in this pac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import trio
@@ -33,8 +34,15 @@ async def run_in_thread(
     Raises:
         NoThread: none can be started; the function has not run.
     """
-    try:
+    with thread_needed():
         return await trio.to_thread.run_sync(function, *args, limiter=limiter, abandon_on_cancel=abandon)
+
+
+@contextmanager
+def thread_needed() -> Iterator[None]:
+    """Raises NoThread for what Python raises where it can start none."""
+    try:
+        yield
     except RuntimeError as error:
         if "start new thread" not in str(error):
             raise

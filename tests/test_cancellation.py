@@ -8,7 +8,7 @@ of a job that never came to be, output.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.run.local import LocalHost
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server.preparation import prepare
-from jobmaster.server.succession import hold_launcher
+from jobmaster.server.succession import hold_folders, own_launcher
 from tests.harness import options_for, own_cgroup_root
 from tests.output.stretches import bytes_of
 from tests.run.records import MemoryRecords
@@ -77,8 +77,10 @@ async def life_of_a_job(registry: Registry) -> None:
 async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncIterator[LocalHost]:
     """Executions of this host, in a cgroup root of the test's own."""
     terms = prepare(options_for(folder, certificates, root)).terms
-    async with hold_launcher(terms.tree, terms.output_folder) as held:
-        yield LocalHost(terms, held.launcher)
+    with ExitStack() as closing:
+        async with own_launcher() as held:
+            await hold_folders(held.launcher, terms.tree, terms.output_folder, closing)
+            yield LocalHost(terms, held.launcher)
 
 
 async def test_caller_is_cancelled(tmp_path: Path, certificates: Path) -> None:

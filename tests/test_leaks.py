@@ -15,6 +15,9 @@ import trio.testing
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.client import ClientStream
 from jobmaster.grpc.server_call import ServerCall
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import Pump
+from jobmaster.run.supervisor import Supervisor
 from jobmaster.wire.connection import Connection
 from tests.harness import Server, ended, run, serving, until_output
 
@@ -135,6 +138,24 @@ async def test_nothing_waits_for_the_cycle_collector(server: Server) -> None:
                 await visit_in_every_way(server, job_id)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert held() == before
+
+
+async def test_no_job_waits_for_the_cycle_collector(server: Server) -> None:
+    """What runs a job is freed when the job has ended, however it does, and its record alone is kept."""
+    async with server.connect() as jobs:
+        await every_kind_of_job(jobs)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        with no_collection():
+            before = held_of_jobs()
+            for _ in range(3):
+                await every_kind_of_job(jobs)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert held_of_jobs() == before
+
+
+def held_of_jobs() -> int:
+    """What runs a job that has not been freed."""
+    return sum(isinstance(each, (Supervisor, OutputLog, Pump)) for each in gc.get_objects())
 
 
 async def visit_in_every_way(server: Server, job_id: str) -> None:

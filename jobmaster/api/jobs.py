@@ -10,6 +10,7 @@ from typing import Any, Final
 import trio
 
 from jobmaster.api.events import event_message, position_message
+from jobmaster.api.followers import Followers
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
@@ -33,8 +34,9 @@ POSITION_EVERY: Final = 1_000
 class JobService(JobServiceServicer):
     """The generated servicer's methods over a registry. purerpc hands the caller over as `request`."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, followers: Followers) -> None:
         self._registry = registry
+        self._followers = followers
 
     @checked(check_start)
     async def Start(  # type: ignore[override]  # purerpc hands over the caller too
@@ -73,9 +75,10 @@ class JobService(JobServiceServicer):
         job_id = message.job_id_request.job_id
         job = await self._registry.find(request, job_id)
         try:
-            async with aclosing(job.output.follow()) as stretches:
-                async for stretch in stretches:
-                    yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+            with self._followers.counted(request.name):
+                async with aclosing(job.output.follow()) as stretches:
+                    async for stretch in stretches:
+                        yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable:
             await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
             raise

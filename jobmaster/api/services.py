@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from jobmaster.api.followers import MOST_FOLLOWERS, Followers
 from jobmaster.api.health import HEALTH, HealthService
 from jobmaster.api.jobs import JobService
 from jobmaster.api.reflection import REFLECTION, REFLECTION_ALPHA, ReflectionService
@@ -14,8 +15,8 @@ from jobmaster.run.registry import Registry
 class Api:
     """JobService and, beside it, the standard services that tools expect: health and reflection."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._jobs = JobService(registry)
+    def __init__(self, registry: Registry, *, most_followers: int = MOST_FOLLOWERS) -> None:
+        self._jobs = JobService(registry, Followers(most_followers))
         jobs = self._jobs.service
         names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
         self._health = HealthService(names)

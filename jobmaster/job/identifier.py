@@ -13,14 +13,16 @@ from typing import Final, NewType
 JobId = NewType("JobId", str)
 
 _EPOCH: Final = 1_400_000_000
+_LAST_SECOND: Final = 2**32 - 1
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _LENGTH: Final = 27
 _FORM: Final = re.compile(r"[0-9A-Za-z]{27}", re.ASCII)
 
 
 def new_job_id() -> JobId:
-    """A fresh id for a job created now."""
-    return encode(int(time.time()) - _EPOCH, secrets.token_bytes(16))
+    """A fresh id for a job created now; where the clock shows a time that KSUIDs do not have, the nearest they have."""
+    seconds = int(time.time()) - _EPOCH
+    return encode(min(max(seconds, 0), _LAST_SECOND), secrets.token_bytes(16))
 
 
 def encode(seconds: int, payload: bytes) -> JobId:

@@ -40,14 +40,27 @@ class Collected(NamedTuple):
 class Children:
     """Every child but the server, which only `collect` meets."""
 
-    def __init__(self, poller: Poller, send: Callable[[Message, tuple[int, ...]], None], heritage: Heritage) -> None:
+    def __init__(
+        self,
+        poller: Poller,
+        send: Callable[[Message, tuple[int, ...]], None],
+        heritage: Heritage,
+        table: Table | None = None,
+    ) -> None:
         self._poller = poller
         self._send = send
         self._heritage = heritage
-        self._table = Table()
+        self._table = Table() if table is None else table
+        for entry in self._table:
+            self._watch(entry)
 
     def __len__(self) -> int:
         return len(self._table)
+
+    @property
+    def table(self) -> Table:
+        """What is known of them."""
+        return self._table
 
     def start(self, start: Start, received: Received) -> None:
         """Starts a child, or refuses; the descriptors that came are closed or kept."""
@@ -71,9 +84,14 @@ class Children:
         )
         self._table.add(entry)
         entry.start_time = kernel.read_stat(child.pid).start_time
-        self._poller.watch(child.errors, partial(self._on_outcome, entry))
-        self._poller.watch(child.pidfd, partial(self._on_death, entry))
+        self._watch(entry)
         return Started(id=start.id, pid=child.pid, start_time=entry.start_time), child.pidfd
+
+    def _watch(self, entry: Entry) -> None:
+        if entry.errors is not None:
+            self._poller.watch(entry.errors, partial(self._on_outcome, entry))
+        if entry.wait_status is None:
+            self._poller.watch(entry.pidfd, partial(self._on_death, entry))
 
     def _accept(self, start: Start, received: Received) -> StartDescriptors:
         if received.is_cut:

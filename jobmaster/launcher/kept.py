@@ -25,7 +25,7 @@ class Kept:
 
     def keep(self, locks: Sequence[str], descriptors: Sequence[int]) -> None:
         """Takes cgroup.kill and locks in place of what was held; owns the descriptors from here on."""
-        old = self._jobs()
+        old = self._of_jobs()
         self.kill = descriptors[0] if descriptors else None
         self.locks = _named(locks, descriptors[1:])
         close_all(old)
@@ -51,7 +51,12 @@ class Kept:
         message = end._replace(locks=tuple(self.locks), listeners=tuple(self.listeners))
         return message, (*self.locks.values(), *self.listeners.values())
 
-    def _jobs(self) -> tuple[int, ...]:
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All that is held."""
+        return (*self._of_jobs(), *self.listeners.values())
+
+    def _of_jobs(self) -> tuple[int, ...]:
         return (*(() if self.kill is None else (self.kill,)), *self.locks.values())
 
 

@@ -21,11 +21,12 @@ class Notifier:
 
     Args:
         address: of its socket, as in NOTIFY_SOCKET; "@" begins a name of the abstract kind.
+        told: what it was told last.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, told: str = "") -> None:
         self._address = f"\0{address[1:]}" if address and address[0] == "@" else address
-        self._told = ""
+        self.told = told
 
     def ready(self) -> None:
         """A server is ready."""
@@ -45,9 +46,9 @@ class Notifier:
         self._tell("STOPPING=1")
 
     def _tell(self, state: str, *more: str) -> None:
-        if not self._address or state == self._told:
+        if not self._address or state == self.told:
             return
-        self._told = state
+        self.told = state
         status = () if state.startswith("STATUS=") else ("STATUS=",)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:

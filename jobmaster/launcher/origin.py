@@ -22,17 +22,31 @@ _OOM_SCORE: Final = b"-999"
 
 
 class Origin:
-    """Read once, before anything is changed."""
+    """What this process was started with.
 
-    def __init__(self) -> None:
-        ignored = tuple(n for n in sorted(signal.valid_signals()) if signal.getsignal(n) is signal.SIG_IGN)
+    Attributes:
+        heritage: what its children get of that.
+        oom_score: its oom_score_adj.
+        open_files: its RLIMIT_NOFILE.
+    """
+
+    def __init__(self, ignored: tuple[int, ...], *, oom_score: int, open_files: tuple[int, int]) -> None:
         self.heritage = Heritage(ignored=ignored, last_capability=_read_number("/proc/sys/kernel/cap_last_cap", 63))
-        self._oom_score = _read_number("/proc/self/oom_score_adj", 0)
-        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.oom_score = oom_score
+        self.open_files = open_files
+
+    @staticmethod
+    def read() -> Origin:
+        """Of this process, before anything is changed."""
+        return Origin(
+            tuple(n for n in sorted(signal.valid_signals()) if signal.getsignal(n) is signal.SIG_IGN),
+            oom_score=_read_number("/proc/self/oom_score_adj", 0),
+            open_files=resource.getrlimit(resource.RLIMIT_NOFILE),
+        )
 
     def improve_own(self) -> None:
         """As many descriptors as allowed, and the last to be killed for memory where that is allowed."""
-        hard = self._open_files[1]
+        hard = self.open_files[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         _write_oom_score(_OOM_SCORE)
 
@@ -44,8 +58,8 @@ class Origin:
             for number in (*self.heritage.ignored, *HANDLED_SIGNALS):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, _FOR_SERVER)
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._open_files)
-            _write_oom_score(b"%d" % self._oom_score)
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
+            _write_oom_score(b"%d" % self.oom_score)
             sock.set_inheritable(True)
             environment = {**os.environ, ENVIRONMENT_VARIABLE: str(sock.fileno())}
             environment.pop(NOTIFY_SOCKET, None)

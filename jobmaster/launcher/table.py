@@ -89,10 +89,14 @@ class Table:
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(tuple(self._by_id.values()))
+
     def add(self, entry: Entry) -> None:
-        """Takes the entry of a child that was just forked."""
+        """Takes the entry of a child."""
         self._by_id[entry.id] = entry
-        self._living[entry.pid] = entry
+        if entry.wait_status is None:
+            self._living[entry.pid] = entry
 
     def living(self) -> Iterator[Entry]:
         """The entries without a status."""

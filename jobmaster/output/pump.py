@@ -105,6 +105,7 @@ class Pump:
 
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
+        self._is_at_end = False  # a job that had opened the read end too could make new writers of it
         with trio.move_on_after(FINISH_SECONDS):
             await self._move_rest()
         if self._move is not None and (found := self._move.abandon()) is not None:

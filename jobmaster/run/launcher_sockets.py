@@ -16,6 +16,7 @@ import trio
 from jobmaster.errors import HostError
 from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
+from jobmaster.threads import thread_needed
 
 ATTACHED_END_SECONDS: Final = 15.0
 """More than the launcher's own bound on ending its children."""
@@ -49,9 +50,10 @@ async def attached_launcher() -> AsyncIterator[socket.socket]:
     with own:
         with other:
             command = [sys.executable, "-I", "-S", str(_PROGRAM), "--attached", str(other.fileno())]
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.DEVNULL, pass_fds=(other.fileno(),), start_new_session=True
-            )
+            with thread_needed():  # Trio starts processes in one
+                process = await trio.lowlevel.open_process(
+                    command, stdin=subprocess.DEVNULL, pass_fds=(other.fileno(),), start_new_session=True
+                )
         try:
             yield own
         finally:

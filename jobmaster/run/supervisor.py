@@ -89,6 +89,10 @@ _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """What the end of a job depends on.
@@ -113,7 +117,7 @@ class Supervisor:
         recorder: Recorder,
         *,
         hands_over: Callable[[], bool] = lambda: False,
-        on_end: Callable[[], None] = lambda: None,
+        on_end: Callable[[], None] = _nothing,
     ) -> None:
         """Takes over the execution and the pump.
 
@@ -145,6 +149,7 @@ class Supervisor:
         self._ends_with_server = False
         self._recording = trio.CancelScope()
         self._is_recorded = True
+        self._was_executed = not isinstance(record.state, Held)
         self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
         self.output = log
@@ -299,6 +304,7 @@ class Supervisor:
                 f"the host did not find and execute the command within {EXECUTE_SECONDS:.0f} s; "
                 "is its file on a disk that does not answer?"
             ) from None
+        self._was_executed = True
         self._apply(Executed())
         self.executed.set()
 
@@ -463,7 +469,8 @@ class Supervisor:
         finally:
             self.executed.set()
             self.ended.set()
-            self._on_end()  # before anybody who waited runs
+            on_end, self._on_end = self._on_end, _nothing  # whose owner has this supervisor: no cycle is left
+            on_end()  # before anybody who waited runs
 
     def _end(self, not_executed: str | None) -> Finished:
         log = self.output
@@ -528,8 +535,13 @@ class Supervisor:
         return "its main process did not die when it was killed"
 
     def _apply(self, event: JobEvent) -> None:
+        """Changes the record, and has the journal follow.
+
+        Of a job that was never executed the journal is told nothing but that: a server that follows this one would take
+        the death of the process that held it for the command's.
+        """
         self._record = apply(self._record, event)
-        if self._is_recorded:
+        if self._is_recorded and self._was_executed:
             self._post(event)
 
     def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:

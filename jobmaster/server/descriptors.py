@@ -6,11 +6,13 @@ import resource
 from dataclasses import dataclass
 from typing import Final
 
+from jobmaster.errors import ConfigurationError
+
 RESERVED: Final = 64
 """Descriptors of the server itself, and for moments in which a job or a call needs one more."""
 OF_CONNECTION: Final = 2
 """Of a connection and of the file that it follows."""
-FEWEST_CONNECTIONS: Final = 16
+FEWEST_CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +27,15 @@ class DescriptorPlan:
     connections: int
     warning: str | None = None
 
+    @property
+    def followers(self) -> int:
+        """Files that are followed at a time, on however many of the connections."""
+        return self.connections * (OF_CONNECTION - 1)
+
 
 def plan_descriptors(limit: int, *, jobs: int, of_job: int, connections: int) -> DescriptorPlan:
     """Divides `limit` descriptors between jobs, which need `of_job` each, and connections."""
-    for_jobs = (limit - RESERVED - FEWEST_CONNECTIONS * OF_CONNECTION) // of_job
+    for_jobs = (limit - RESERVED - min(connections, FEWEST_CONNECTIONS) * OF_CONNECTION) // of_job
     fitting_jobs = max(1, min(jobs, for_jobs))
     left = limit - RESERVED - fitting_jobs * of_job
     fitting_connections = max(1, min(connections, left // OF_CONNECTION))
@@ -39,8 +46,23 @@ def plan_descriptors(limit: int, *, jobs: int, of_job: int, connections: int) ->
         jobs=fitting_jobs,
         connections=fitting_connections,
         warning=f"warning: the limit of {limit} open files allows {fitting_jobs} jobs and {fitting_connections} "
-        f"connections at a time; {jobs} and {connections} need {needed} (LimitNOFILE= of the unit, or ulimit -n)",
+        f"connections, with as many outputs that are followed, at a time; {jobs} and {connections} need {needed} (LimitNOFILE= of the unit, or ulimit -n)",
     )
+
+
+def require_descriptors(*, of_job: int) -> None:
+    """Refuses a host that allows too few open files for a single job and a single connection.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    _soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fewest = RESERVED + of_job + OF_CONNECTION
+    if limit < fewest:
+        raise ConfigurationError(
+            f"the limit of {limit} open files is too low: a server needs {fewest} at least "
+            "(LimitNOFILE= of the unit, or ulimit -n)"
+        )
 
 
 def raise_file_limit() -> int:

@@ -46,9 +46,11 @@ MAX_REFUSING: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """How many connections at a time, handshakes under way included; one that is too many is closed.
+    """How many connections at a time, handshakes under way included.
 
-    Handshakes have no bound of their own: strangers who stay silent in theirs would keep everybody else out.
+    Of one that is too many the handshake that has been under way longest gives way, of its own address where that has
+    too many; where there is none, the new connection is closed. So strangers who stay silent in their handshakes keep
+    nobody out, as long as an honest one takes less time than they need to fill the bound anew.
 
     Attributes:
         total: of all clients.
@@ -91,7 +93,7 @@ class Listener:
         self._by_host: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
         self._serving: set[ServerConnection] = set()
-        self._unserved: set[trio.CancelScope] = set()
+        self._unserved: dict[trio.CancelScope, str] = {}
         self._refusing = 0
         self._is_shutting_down = False
         self._change = trio.lowlevel.ParkingLot()
@@ -137,7 +139,7 @@ class Listener:
     async def _serve_connection(self, tcp: trio.SocketStream) -> None:
         """Serves one connection. Whatever happens on it stays on it."""
         host = _peer_host(tcp)
-        if self._open >= self._limits.total or self._by_host[host] >= self._limits.per_address:
+        if not self._make_room(host):
             self._refusals.log("too many connections", host)
             return
         self._open += 1
@@ -152,17 +154,30 @@ class Listener:
                 self._open -= 1
                 self._change.unpark_all()
 
+    def _make_room(self, host: str) -> bool:
+        """Whether there is room for one more connection from an address, by ending a handshake where need be."""
+        is_address_full = self._by_host[host] >= self._limits.per_address
+        if not is_address_full and self._open < self._limits.total:
+            return True
+        for scope, peer in self._unserved.items():  # the oldest first
+            if peer == host or not is_address_full:
+                del self._unserved[scope]
+                scope.cancel()
+                self._refusals.log("too many connections; of those in their handshakes it was the oldest", peer)
+                return True
+        return False
+
     async def _admit(self, wire: TcpStream, tls: TlsStream, host: str) -> None:
         """Does the handshake and serves the client, or refuses it."""
         admitted = None
         with trio.CancelScope() as scope:
             if self._is_shutting_down:
                 return
-            self._unserved.add(scope)
+            self._unserved[scope] = host
             try:
                 admitted = await self._identify(wire, tls, host)
             finally:
-                self._unserved.discard(scope)
+                self._unserved.pop(scope, None)
                 wire.handshake_done()
         if not scope.cancelled_caught and admitted is not None:
             await self._serve(tls, host, *admitted)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import IO, TYPE_CHECKING, Final, cast
 
 from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
 from jobmaster.journal.connection import Synchronous
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
@@ -175,8 +179,22 @@ def _number(what: str, low: int, high: int) -> Callable[[str], int]:
     return parse_number
 
 
+class _Parser(argparse.ArgumentParser):
+    """Exits as it would where nobody reads what it says, or a full disk does not take it."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        stream = sys.stderr if file is None else cast(IO[str], file)  # which is one of the two
+        try:
+            stream.write(message)
+            stream.flush()
+        except OSError:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())  # or the interpreter's end would try again
+            os.close(null)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m jobmaster.serve",
         description=_DESCRIPTION,
         epilog=_EPILOG,

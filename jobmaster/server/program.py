@@ -26,7 +26,7 @@ from jobmaster.api.statuses import status_of
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
-from jobmaster.errors import ConfigurationError, HostError
+from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
@@ -35,11 +35,12 @@ from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost
 from jobmaster.run.registry import Bounds, Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
-from jobmaster.server.descriptors import plan_descriptors, raise_file_limit
+from jobmaster.server.descriptors import plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
+from jobmaster.server.log import STDERR, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
-from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals
-from jobmaster.server.succession import HeldLauncher, hold_launcher, listen, listeners_to_keep
+from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
+from jobmaster.server.succession import HeldLauncher, hold_folders, listen, listeners_to_keep, own_launcher
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -49,6 +50,8 @@ FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
 LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
+STDERR_SECONDS: Final = 1.0
+"""How long stderr may take for what the program says at its end."""
 
 
 def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) -> NoReturn:
@@ -59,11 +62,7 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
         arguments: of the command line.
     """
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO if options.verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
+    open_log(verbose=options.verbose)
     status = _exit_status(options, early)
     ignore_signals()
     sys.exit(status)
@@ -72,10 +71,11 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
 def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
+        require_descriptors(of_job=DESCRIPTORS_OF_JOB)  # Trio needs some as well
         trio.run(run, options, early)
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
-    except* HostError as errors:
+    except* JobmasterError as errors:
         status = max(status, _say_errors(1, errors))
     return status
 
@@ -90,7 +90,7 @@ async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
 
 def _say_errors(status: int, errors: BaseExceptionGroup[BaseException]) -> int:
     for error in _leaves(errors):
-        print(f"jobmaster: {error}", file=sys.stderr)  # noqa: T201  # a program's last words
+        write_within(STDERR, f"jobmaster: {error}\n".encode(errors="backslashreplace"), seconds=STDERR_SECONDS)
     return status
 
 
@@ -118,19 +118,23 @@ async def serve(
         HostError: the host failed the server.
     """
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
+        receive_upgrades()
         certificates = _certificates(options)
         context = server_context(certificates)
-        prepared = preparation.prepare(options)
-        plan = plan_descriptors(
-            raise_file_limit(),
-            jobs=options.max_jobs,
-            of_job=DESCRIPTORS_OF_JOB,
-            connections=ConnectionLimits().total,
-        )
-        async with hold_launcher(prepared.terms.tree, options.output_folder) as held:
+        async with own_launcher() as held:
             launcher = held.launcher
-            listeners = await listen(launcher, options.host, options.port, closing)
+            listeners = await listen(
+                launcher, options.host, options.port, closing
+            )  # where that fails, no cgroup is made
             port: int = listeners[0].socket.getsockname()[1]
+            prepared = preparation.prepare(options)
+            await hold_folders(launcher, prepared.terms.tree, options.output_folder, closing)
+            plan = plan_descriptors(
+                raise_file_limit(),
+                jobs=options.max_jobs,
+                of_job=DESCRIPTORS_OF_JOB,
+                connections=ConnectionLimits().total,
+            )
             async with (
                 open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
                 open_registry(
@@ -142,7 +146,7 @@ async def serve(
                 ) as registry,
             ):
                 recovered = await registry.recover()
-                api = Api(registry)
+                api = Api(registry, most_followers=plan.followers)
                 dispatcher = Dispatcher(services=api.services, status_of=status_of)
                 limits = ConnectionLimits(total=plan.connections)
                 listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)

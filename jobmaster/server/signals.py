@@ -30,11 +30,17 @@ def receive_signals() -> SignalsReceived:
     One that asks for an upgrade does nothing at all: what starts now is the program that is installed.
 
     Trio's own receivers take precedence while they are open, and leave this behind when they are closed. The launcher
-    starts the server with these signals blocked, so that none comes before this.
+    starts the server with these signals blocked, so that none comes before this. An upgrade is not for a server that
+    ends: its signal is dropped then, and stays blocked until `receive_upgrades`.
     """
     received: list[int] = []
     for number in END_SIGNALS:
         signal.signal(number, lambda number, _frame: received.append(number))
     signal.signal(UPGRADE_SIGNAL, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*END_SIGNALS, UPGRADE_SIGNAL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)
     return received
+
+
+def receive_upgrades() -> None:
+    """From now on the signal of an upgrade comes, and one that came before; Trio's receiver is open."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {UPGRADE_SIGNAL})

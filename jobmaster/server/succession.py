@@ -12,6 +12,7 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from jobmaster.host.cgroup.lock import is_lock_of, take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.run.launcher import JOBS_LOCK, Launcher, attached_launcher, inherited_launcher, use_launcher
 from jobmaster.server.listener import open_listeners
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import run_in_thread, thread_needed
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ LOCK_SECONDS: Final = 5.0
 """How long a new server waits for an old one's launcher to end its jobs."""
 STATE_LOCK: Final = "state"
 """Names the lock of the folder of journal and output."""
+_WORDS: Final = {JOBS_LOCK: ("cgroup", "--cgroup-root"), STATE_LOCK: ("folder", "--output-dir")}
 _LOCKERS: Final = trio.CapacityLimiter(1)
 """Threads that open what is to be locked: a disk may not answer."""
 
@@ -52,47 +54,36 @@ class HeldLauncher:
 
 
 @asynccontextmanager
-async def hold_launcher(tree: CgroupTree, state_folder: Path) -> AsyncIterator[HeldLauncher]:
-    """The launcher that started this process, or one of its own; it holds the locks of both folders, too.
+async def own_launcher() -> AsyncIterator[HeldLauncher]:
+    """The launcher that started this process, or one that this starts.
 
     Raises:
-        ConfigurationError: another server has one of the folders.
-        HostError: the launcher does not answer.
+        HostError: it does not answer.
     """
     async with AsyncExitStack() as stack:
-        own = inherited_launcher()
-        sock = await stack.enter_async_context(attached_launcher()) if own is None else own
+        inherited = inherited_launcher()
+        sock = await stack.enter_async_context(attached_launcher()) if inherited is None else inherited
         launcher = await stack.enter_async_context(use_launcher(sock))
-        locks = {
-            JOBS_LOCK: await _lock(
-                launcher, JOBS_LOCK, tree.jobs, lambda: _try_to_lock_jobs(tree), "cgroup", "--cgroup-root", stack
-            ),
-            STATE_LOCK: await _lock(
-                launcher,
-                STATE_LOCK,
-                state_folder,
-                lambda: take_lock(state_folder),
-                "folder",
-                "--output-dir",
-                stack,
-            ),
-        }
-        tree.prepare()
-        kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
-        stack.callback(os.close, kill)
-        launcher.keep(kill_fd=kill, locks=locks)
-        yield HeldLauncher(launcher=launcher, outlives_server=own is not None)
+        yield HeldLauncher(launcher=launcher, outlives_server=inherited is not None)
 
 
-async def _lock(
-    launcher: Launcher,
-    name: str,
-    folder: Path,
-    take: Callable[[], int | None],
-    kind: str,
-    option: str,
-    stack: AsyncExitStack,
-) -> int:
+async def hold_folders(launcher: Launcher, tree: CgroupTree, state_folder: Path, closing: ExitStack) -> None:
+    """Locks both folders of the server, which the launcher then holds, too, with the file that kills all jobs.
+
+    Raises:
+        ConfigurationError: another server has one of them.
+    """
+    locks = {
+        JOBS_LOCK: await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing),
+        STATE_LOCK: await _lock(launcher, STATE_LOCK, state_folder, partial(take_lock, state_folder), closing),
+    }
+    tree.prepare()
+    kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
+    closing.callback(os.close, kill)
+    launcher.keep(kill_fd=kill, locks=locks)
+
+
+async def _lock(launcher: Launcher, name: str, folder: Path, take: Callable[[], int | None], closing: ExitStack) -> int:
     lock = launcher.inherited.locks.pop(name, None)
     if lock is not None and not is_lock_of(folder, lock):
         os.close(lock)
@@ -103,8 +94,9 @@ async def _lock(
             if lock is None:
                 await trio.sleep(0.05)  # flock(2) tells by no event
     if lock is None:
+        kind, option = _WORDS[name]
         raise ConfigurationError(f"another jobmaster server has the {kind} {folder}; give this one its own {option}")
-    stack.callback(os.close, lock)
+    closing.callback(os.close, lock)
     return lock
 
 
@@ -143,7 +135,8 @@ def _inherited_listeners(launcher: Launcher, name: str) -> list[trio.SocketListe
 
 async def _new_listeners(host: str, port: int) -> list[trio.SocketListener]:
     try:
-        return await open_listeners(host, port)
+        with thread_needed():  # to look the host up
+            return await open_listeners(host, port)
     except OSError as error:
         remedy = (
             "another program has the port; name another with --listen"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import trio
 
+from jobmaster.api.followers import Followers
 from jobmaster.api.jobs import JobService
-from jobmaster.errors import JobNotFound, OutputUnreadable
+from jobmaster.errors import JobNotFound, OutputUnreadable, ServerBusy
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.log import StoredOutput
@@ -28,13 +31,13 @@ class ChangingRegistry:
         """As `Registry.find`."""
         if not next(iter(self._answers), False):
             raise JobNotFound("no such job")
-        return SimpleNamespace(output=self._output)
+        return SimpleNamespace(output=self._output, wait_ended=trio.lowlevel.checkpoint)
 
 
-async def follow(registry: ChangingRegistry) -> None:
+async def follow(registry: ChangingRegistry, followers: Followers | None = None) -> None:
     """Reads a job's output to its end."""
     request = pb.JobIDRequest(job_id_request=pb.JobID(job_id="job"))
-    service = JobService(cast(Registry, registry))
+    service = JobService(cast(Registry, registry), followers or Followers())
     async for _ in service.StreamOutput(request, Identity(name="client1", role=Role.USER)):
         pass
 
@@ -45,3 +48,25 @@ async def test_output_whose_file_is_gone(tmp_path: Path, questions: int, answer:
     output = StoredOutput(path=tmp_path / "job.log", size=5, lost=0)
     with pytest.raises(answer):
         await follow(ChangingRegistry(output, questions))
+
+
+async def test_no_more_followers_than_files(tmp_path: Path) -> None:
+    """Where a client follows as many outputs as it may, a further call is refused; it may call again when one has ended."""
+    (tmp_path / "job.log").write_bytes(b"x")
+    output = StoredOutput(path=tmp_path / "job.log", size=1, lost=0)
+    followers = Followers(4)
+    with followers.counted("client1"), pytest.raises(ServerBusy, match="client1 follows 1 outputs"):
+        await follow(ChangingRegistry(output, 1), followers)
+    await follow(ChangingRegistry(output, 1), followers)
+
+
+def test_followers_of_all_clients() -> None:
+    """A client has a quarter of them and leaves the rest to others, until all are taken."""
+    followers = Followers(4)
+    with ExitStack() as following:
+        for client in ("client1", "client2", "client3", "superuser"):
+            following.enter_context(followers.counted(client))
+        with pytest.raises(ServerBusy, match="4 outputs are followed"):
+            following.enter_context(followers.counted("another"))
+    with followers.counted("client1"):
+        pass

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from tests.harness import (
     first_chunk,
     is_alive,
     own_cgroup_root,
+    run,
     serving,
     serving_program,
     until_output,
@@ -170,6 +173,37 @@ async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, out
             assert process.stderr is not None
             assert process.stderr.read() == b""
         assert not root.exists()
+
+
+async def test_stderr_that_nobody_reads(tmp_path: Path, certificates: Path) -> None:
+    """A server whose log goes to a pipe that is full (a pager, a terminal after Ctrl-S) serves, and ends when told to."""
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, bytes(4096))
+    try:
+        with trio.fail_after(60):
+            async with (
+                serving_program(tmp_path, certificates, "--verbose", stderr=write_end) as (server, process),
+                server.connect() as jobs,
+            ):
+                record, _output = await run(jobs, "sh", "-c", "exit 7")
+                assert record.exit_code == 7
+                process.send_signal(signal.SIGTERM)
+                assert await exit_code(process) == 0
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+
+
+@pytest.mark.parametrize(("open_files", "status"), [(6, 1), (20, 2)])
+async def test_too_few_open_files(tmp_path: Path, certificates: Path, open_files: int, status: int) -> None:
+    """A host that allows too few open files for launcher or server is told so in a line."""
+    with own_cgroup_root() as root:
+        command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
+        limited = ["prlimit", f"--nofile={open_files}:{open_files}", *command]
+        result = await trio.run_process(limited, capture_stderr=True, check=False, cwd=REPOSITORY)
+    assert result.returncode == status
+    assert re.fullmatch(rb"jobmaster: .*open files.*\n", result.stderr)
 
 
 async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None:

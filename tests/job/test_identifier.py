@@ -37,6 +37,14 @@ def test_a_new_id_has_the_time_and_the_random_bits(monkeypatch: pytest.MonkeyPat
     assert new_job_id() == "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 
 
+@pytest.mark.parametrize(("now", "moment"), [(0.0, 0), (1_399_999_999.0, 0), (5_694_967_296.0, 2**32 - 1)])
+def test_a_clock_that_is_wrong(monkeypatch: pytest.MonkeyPatch, now: float, moment: int) -> None:
+    """A host whose clock starts in 1970, or is set beyond the last second of KSUIDs, makes ids all the same."""
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(secrets, "token_bytes", bytes)
+    assert new_job_id() == encode(moment, bytes(16))
+
+
 def test_new_ids_differ() -> None:
     """Ids made within one second are not the same."""
     assert len({new_job_id() for _ in range(1000)}) == 1000

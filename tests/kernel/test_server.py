@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from purerpc.grpclib.exceptions import FailedPreconditionError
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import Server, ended, first_chunk, is_alive, run, serving, serving_program, until_output
@@ -47,6 +48,14 @@ async def test_memory_hog(tmp_path: Path, certificates: Path) -> None:
     assert record.cause.oom_killed.memory_max == 50 * MEBIBYTE
     assert record.cause.oom_killed.processes_killed == record.oom_kills == 2  # the shell and its dd
     assert b"survived" not in output
+
+
+@pytest.mark.parametrize("limit", ["1", "64K", "512K"])
+async def test_a_memory_limit_that_is_too_small_for_any_job(tmp_path: Path, certificates: Path, limit: str) -> None:
+    """Start says that the memory limit is too small where the kernel kills the job before its command is executed."""
+    async with serving(tmp_path, certificates, "--memory-max", limit) as server, server.connect() as jobs:
+        with pytest.raises(FailedPreconditionError, match="memory limit is too small"):
+            await jobs.start("true")
 
 
 async def test_oom_of_a_child(tmp_path: Path, certificates: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_server_that_does_not_die() -> None:
     script = f"import os, time; os.close(int(os.environ['{ENVIRONMENT_VARIABLE}'])); time.sleep({DEADLINE * 2})"
     program = f"""
 import sys
-from jobmaster.launcher import program
-program.END_SECONDS = 2
+from jobmaster.launcher import program, servers
+servers.END_SECONDS = 2
 sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
 """
     command = [sys.executable, "-c", program]

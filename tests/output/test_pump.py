@@ -309,3 +309,15 @@ def test_a_pipe_beyond_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.read(read_end, 10) == b"works"
     os.close(read_end)
     os.close(write_end)
+
+
+async def test_a_writer_that_comes_after_the_last_one(line: Line) -> None:
+    """What a job writes that has reopened its pipe, of which every writer had gone, is kept at its end."""
+    line.write(b"first ")
+    line.hang_up()
+    with trio.fail_after(DEADLINE):
+        await line.pump.run()
+    with Path(f"/proc/self/fd/{line.read_end}").open("wb") as reopened:
+        reopened.write(b"second")
+    await line.finish()
+    assert (line.log.path.read_bytes(), line.log.size, line.log.lost) == (b"first second", 12, 0)

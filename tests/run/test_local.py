@@ -6,16 +6,21 @@ import os
 import signal
 import socket
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 
 from jobmaster.client import RpcFailedError
+from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.host.account import own_account
+from jobmaster.host.cgroup.opened import OpenedCgroup
+from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.run import launcher, local
+from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.local import LocalHost, LocalTerms
+from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, parent_of
 
@@ -33,6 +38,38 @@ def host_on(root: Path, sock: socket.socket) -> LocalHost:
         open_files=1024,
     )
     return LocalHost(terms, Launcher(sock))
+
+
+class NeverExecutedChild:
+    """A child that dies before it executes its command."""
+
+    pid = 1
+
+    def go(self) -> None:
+        """As `Child.go`."""
+
+    async def wait_executed(self) -> NeverExecuted:
+        """As `Child.wait_executed`."""
+        return NeverExecuted()
+
+
+class CountingCgroup:
+    """A cgroup with a count of OOM kills."""
+
+    def __init__(self, kills: int) -> None:
+        self._kills = kills
+
+    def memory_events(self) -> MemoryEvents:
+        """As `OpenedCgroup.memory_events`."""
+        return MemoryEvents(oom_kill=self._kills)
+
+
+@pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnable), (0, HostError)])
+async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[Exception]) -> None:
+    """The caller is told of a memory limit that is too small; any other end before the execution is the host's."""
+    child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))
+    with pytest.raises(error):
+        await LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account()).execute()
 
 
 def test_counters_of_the_next_folder(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from jobmaster.job.cause import (
     ServerShutdown,
     Signalled,
 )
-from jobmaster.job.state import Closing, Held, Running, Stopping
+from jobmaster.job.record import Launched
+from jobmaster.job.state import Closing, Finished, Held, Running, Stopping
 from jobmaster.run.supervisor import (
     EXECUTE_SECONDS,
     SETTLE_SECONDS,
@@ -80,6 +81,18 @@ async def test_what_is_not_executed_is_an_error_of_start(machine: Machine, error
     assert cause_of_job(supervisor) == FailedToStart(str(error))
     assert supervisor.is_removed
     assert scripted(supervisor).is_closed
+
+
+@pytest.mark.parametrize("is_inherited", [False, True])
+async def test_a_death_before_the_command_is_not_recorded(machine: Machine, is_inherited: bool) -> None:
+    """The journal has nothing between launch and end: a server that is killed there leaves a job that was not executed."""
+    supervisor = await machine.held(Script(execute_error=CommandNotRunnable("command 'x' not found")))
+    launched = launched_of(supervisor.record)
+    if is_inherited:
+        await machine.records.record(launched.id, launched)
+    with pytest.raises(CommandNotRunnable):
+        await (supervisor.resume() if is_inherited else supervisor.run(launched))
+    assert [type(event) for _, event in machine.records.written] == [Launched, Finished]
 
 
 async def test_an_execution_that_does_not_come_has_a_deadline(machine: Machine) -> None:

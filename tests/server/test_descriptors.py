@@ -27,15 +27,15 @@ def test_what_fits_is_not_complained_of() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "jobs", "connections"),
-    [(163, 10, 19), (156, 10, 16), (155, 9, 18), (1, 1, 1), (0, 1, 1)],
+    [(323, 10, 99), (252, 10, 64), (251, 9, 66), (1, 1, 1), (0, 1, 1)],
 )
 def test_jobs_come_first(limit: int, jobs: int, connections: int) -> None:
     """Below that connections give way, down to a few, then jobs; one of each is always tried."""
-    plan = plan_descriptors(limit, jobs=10, of_job=6, connections=20)
+    plan = plan_descriptors(limit, jobs=10, of_job=6, connections=100)
     assert (plan.jobs, plan.connections) == (jobs, connections)
     assert plan.warning is not None
     assert f"the limit of {limit} open files allows {jobs} jobs and {connections} connections" in plan.warning
-    assert "10 and 20 need 164" in plan.warning
+    assert "10 and 100 need 324" in plan.warning
     assert "LimitNOFILE=" in plan.warning
 
 
@@ -50,12 +50,23 @@ def test_a_plan_never_exceeds_the_limit(limit: int, jobs: int, of_job: int, conn
     plan = plan_descriptors(limit, jobs=jobs, of_job=of_job, connections=connections)
     assert 1 <= plan.jobs <= jobs
     assert 1 <= plan.connections <= connections
-    used = RESERVED + plan.jobs * of_job + plan.connections * OF_CONNECTION
+    used = RESERVED + plan.jobs * of_job + plan.connections + plan.followers
     assert used <= limit or plan.jobs == 1
     if (plan.jobs, plan.connections) != (jobs, connections):
         assert plan.warning is not None
     if plan.jobs < jobs and plan.jobs > 1:
         assert plan.connections >= min(connections, FEWEST_CONNECTIONS)
+
+
+def test_a_limit_that_is_too_low_for_anything() -> None:
+    """A host that has no open files for a single job is told how many it takes, and what to change."""
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50));"
+        "from jobmaster.server.descriptors import require_descriptors; require_descriptors(of_job=6)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert f"the limit of 50 open files is too low: a server needs {RESERVED + 6 + OF_CONNECTION}" in told.stderr
+    assert "ulimit -n" in told.stderr
 
 
 def test_the_limit_is_raised_as_far_as_the_host_allows() -> None:

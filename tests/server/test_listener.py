@@ -90,6 +90,26 @@ async def test_a_server_with_too_many_connections(certificates: Path) -> None:
                 pass
 
 
+@pytest.mark.parametrize("limits", [ConnectionLimits(total=2), ConnectionLimits(per_address=2)])
+async def test_strangers_in_their_handshakes_keep_nobody_out(certificates: Path, limits: ConnectionLimits) -> None:
+    """Where they are as many as may connect, the one that came first gives way to each that comes."""
+    context = client_context(certificates, "client1")
+    async with listening(certificates, limits) as (_, port, _connections):
+        first, second = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
+        async with first, second:
+            await trio.testing.wait_all_tasks_blocked()
+            async with open_channel("127.0.0.1", port, context) as channel:
+                assert await call(channel) == b"x"
+                assert await first.receive_some() == b""
+                async with open_channel("127.0.0.1", port, context) as another:
+                    assert await call(another) == b"x"
+                    assert await second.receive_some() == b""
+                    with pytest.raises(TransportError, match="too many connections"):
+                        async with open_channel("127.0.0.1", port, context):
+                            pass
+                    assert await call(channel) == b"x"
+
+
 async def test_an_unknown_client_is_answered_a_few_times(certificates: Path) -> None:
     """Each call gets UNAUTHENTICATED with the name in it."""
     context = make(certificates, "unknown name").context()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -178,3 +180,12 @@ def test_no_default_output_folder(environment: dict[str, str]) -> None:
     """A user without a home gets a remedy and not a folder somewhere."""
     with pytest.raises(ConfigurationError, match="--output-dir"):
         default_output_folder(environment, is_root=False)
+
+
+@pytest.mark.parametrize(("option", "status"), [("--help", 0), ("--version", 0), ("--nonsense", 2)])
+def test_a_full_disk_in_place_of_a_terminal(option: str, status: int) -> None:
+    """The exit status is that of the option, also where what is said about it cannot be written."""
+    program = "import sys; from jobmaster.server.options import parse; parse(sys.argv[1:])"
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run([sys.executable, "-c", program, option], stdout=full, stderr=full, check=False)
+    assert told.returncode == status

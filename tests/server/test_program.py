@@ -1,26 +1,32 @@
-"""The server's way to its launcher and to the lock of the jobs' folder."""
+"""The server's start: its port, its launcher and the lock of the jobs' folder, and what it says where it cannot."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
 import trio
 import trio.testing
 
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.server.succession import hold_launcher
-from tests.harness import own_cgroup_root
+from jobmaster.server.succession import hold_folders, own_launcher
+from tests.harness import REPOSITORY, command_line_for, own_cgroup_root
 
 DEADLINE = 60.0
 
 
 async def hold(tree: CgroupTree, folder: Path, held: trio.Event) -> None:
     """Holds a launcher until cancelled."""
-    async with hold_launcher(tree, folder):
-        held.set()
-        await trio.sleep_forever()
+    async with own_launcher() as launcher:
+        with ExitStack() as closing:
+            await hold_folders(launcher.launcher, tree, folder, closing)
+            held.set()
+            await trio.sleep_forever()
 
 
 async def test_an_old_server_takes_its_folder_away(tmp_path: Path) -> None:
@@ -46,3 +52,39 @@ async def test_an_old_server_takes_its_folder_away(tmp_path: Path) -> None:
         assert again is not None
         os.close(again)
         tree.dispose()
+
+
+NO_THREADS = """
+import sys, threading
+def start(thread):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = start
+from jobmaster.server.program import main
+main((), sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("address", ["localhost:0", "127.0.0.1:0"])
+async def test_a_host_without_threads(tmp_path: Path, certificates: Path, address: str) -> None:
+    """A server that cannot have a single thread says so in a line and exits 1, whatever it was about to do."""
+    with own_cgroup_root() as root:
+        arguments = [*command_line_for(tmp_path, certificates, root), "--listen", address]
+        command = [sys.executable, "-c", NO_THREADS, *arguments]
+        told = await trio.run_process(
+            command, stdout=subprocess.DEVNULL, capture_stderr=True, check=False, cwd=REPOSITORY
+        )
+    assert (told.returncode, told.stderr) == (1, b"jobmaster: the server's host has no thread left; try again later\n")
+
+
+async def test_a_port_that_is_taken_costs_no_cgroup(tmp_path: Path, certificates: Path) -> None:
+    """A server that cannot listen exits 2, and has made no cgroup by then."""
+    with own_cgroup_root() as root:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listeners[0]:
+            port = listeners[0].socket.getsockname()[1]
+            arguments = [*command_line_for(tmp_path, certificates, root), "--listen", f"127.0.0.1:{port}"]
+            command = [sys.executable, "-m", "jobmaster.serve", *arguments]
+            told = await trio.run_process(command, capture_stderr=True, check=False, cwd=REPOSITORY)
+        assert told.returncode == 2
+        assert b"another program has the port" in told.stderr
+        assert not root.exists()

@@ -1,0 +1,248 @@
+"""The servers, one after the other: started, followed by the next one, and ended with the jobs when that is due."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jobmaster.launcher import server
+from jobmaster.launcher.connection import Connection
+from jobmaster.launcher.server import Server
+from jobmaster.launcher.streams import say
+from jobmaster.launcher.succession import GiveUp, Next
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+    from jobmaster.launcher.notification import Notifier
+    from jobmaster.launcher.packets import Received
+    from jobmaster.launcher.poller import Poller
+    from jobmaster.launcher.protocol import ProtocolError, Ready
+    from jobmaster.launcher.snapshot import Snapshot
+
+END_SECONDS: Final = 10.0
+"""How long a server may take to die when it has closed its socket, or has said that it ends."""
+_END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Hooks(NamedTuple):
+    """What is done elsewhere.
+
+    Attributes:
+        on_message: a server has said something.
+        on_gone: a server was reaped, and another one is to follow.
+        kill_jobs: the jobs are to end with the server.
+        renew: the next server is about to be started, after one that has handed over.
+    """
+
+    on_message: Callable[[Received], None]
+    on_gone: Callable[[], None]
+    kill_jobs: Callable[[], None]
+    renew: Callable[[], None]
+
+
+class Servers:
+    """Whoever is the server, and what follows.
+
+    Attributes:
+        current: the server that there is.
+        started: how many there have been.
+        has_ended: there will be no other, and this process is to end.
+        said_farewell: the last one has ended its jobs.
+    """
+
+    def __init__(
+        self, poller: Poller, known: Snapshot, command: tuple[str, ...] | None, notifier: Notifier, hooks: Hooks
+    ) -> None:
+        self.current: Server | None = None
+        self.started = known.servers
+        self.has_ended = False
+        self.said_farewell = False
+        self.succession = known.succession
+        self._poller = poller
+        self._origin = known.origin
+        self._command = command
+        self._notifier = notifier
+        self._hooks = hooks
+        self._status: int | None = None
+        """The wait status of the last one."""
+        self._gave_up = False
+
+    def start(self) -> None:
+        """Starts a server, unless there is one."""
+        if self.has_ended or self.current is not None or self._command is None:
+            return
+        try:
+            pid, pidfd, sock = server.start(self._command, self._origin)
+        except OSError as error:
+            say(f"jobmaster: cannot start a server: {error.strerror}")
+            self._status = None
+            self._follow(None)
+            return
+        self.use(pid, pidfd, sock)
+
+    def use(self, pid: int | None, pidfd: int, sock: socket.socket) -> None:
+        """Serves the server at the other end of this socket."""
+        connection = Connection(
+            sock, self._poller, on_message=self._hooks.on_message, on_error=_on_error, on_end=self._on_socket_end
+        )
+        self.started += 1
+        self.current = Server(pid, pidfd, connection, is_to_stop=self.succession.is_stopping)
+
+    def go_on(self) -> None:
+        """Where another program has left off: between two servers."""
+        self._begin_gap()
+        self.start()
+
+    def pass_on(self, number: int) -> None:
+        """Passes a signal on; where there is no server, the next one is started to receive it."""
+        if number in _END_SIGNALS:
+            self.succession.is_stopping = True
+        if self.current is not None:
+            self.current.signal(number)
+        elif number in _END_SIGNALS:
+            self.start()
+
+    def exit_status(self) -> int:
+        """What this process ends with: as the last server did."""
+        if self._gave_up:
+            return 1
+        if self._status is None:
+            return 0 if self._command is None else 1
+        code = os.waitstatus_to_exitcode(self._status)
+        if code >= 0:
+            return code
+        say(f"jobmaster: the server {_how(self._status)}; its jobs were ended")
+        return 128 - code
+
+    # What a server says of itself.
+
+    def on_ready(self, ready: Ready) -> None:
+        """The server serves: what it leaves is for the next one from here on."""
+        if self.current is not None:
+            self.current.is_ready = True
+            self.succession.on_ready(time.monotonic(), max_gap=ready.max_gap, max_crashes=ready.max_crashes)
+            self._notifier.ready()
+
+    def on_stopping(self) -> None:
+        """The server ends the jobs."""
+        self.succession.is_stopping = True
+        self._notifier.stopping()
+
+    def on_farewell(self) -> None:
+        """The server has ended the jobs."""
+        self.said_farewell = True
+        self._notifier.stopping()
+
+    def on_hand_over(self) -> None:
+        """The server is about to end, for another one to follow."""
+        if self.current is not None and self.succession.has_begun:
+            self.current.hands_over = True
+            self._notifier.reloading()
+            self._poller.call_later(END_SECONDS, partial(self._end, self.current))
+
+    # How a server ends.
+
+    def on_reaped(self, statuses: Mapping[int, int]) -> None:
+        """Processes were reaped, by pid; the server may be among them."""
+        ended = self.current
+        if ended is None or ended.pid is None or ended.pid not in statuses:
+            return
+        self._status = statuses[ended.pid]
+        ended.on_reaped()
+        if not self._is_followed():
+            self.has_ended = True
+            return
+        self.current = None
+        self._hooks.on_gone()
+        self._follow(ended)
+
+    def _is_followed(self) -> bool:
+        """Whether an end of the server that there is now is not the end of the jobs."""
+        return self.succession.has_begun and not self.said_farewell and not self.has_ended
+
+    def _on_socket_end(self) -> None:
+        """The server's end of the socket is closed: it is dying, or about to end after its farewell."""
+        if self._is_followed():
+            self._begin_gap()
+        elif not self.said_farewell:
+            self._hooks.kill_jobs()
+        if self.current is None or self.current.pid is None:
+            self.has_ended = True
+        else:
+            self._poller.call_later(END_SECONDS, partial(self._end, self.current))
+
+    def _end(self, ending: Server) -> None:
+        """A server that was to end lives on: a thread in uninterruptible sleep keeps it, even when killed."""
+        if self.current is not ending or self.has_ended:
+            return
+        say(f"jobmaster: the server has not died within {END_SECONDS:g} s of its end; does its output disk answer?")
+        if self._is_followed():
+            ending.signal(signal.SIGKILL)  # the next one is started when this one is reaped
+        else:
+            self.has_ended = True
+
+    # What follows.
+
+    def _follow(self, ended: Server | None) -> None:
+        """There is no server, or none could be started: starts another one, now or later, or ends the jobs."""
+        if not self.succession.has_begun:
+            self.has_ended = True
+            return
+        was_ready, handed_over = (ended.is_ready, ended.hands_over) if ended is not None else (False, False)
+        said = "has handed its jobs over" if handed_over else _how(self._status)
+        said += "" if was_ready else " before it was ready"
+        was_to_stop = ended.is_to_stop if ended is not None else self.succession.is_stopping
+        decision = self.succession.on_end(
+            time.monotonic(), was_ready=was_ready, handed_over=handed_over, was_to_stop=was_to_stop
+        )
+        match decision:
+            case GiveUp(why=why):
+                say(f"jobmaster: the server {said}")
+                self._give_up(why)
+            case Next(pause=pause):
+                say(f"jobmaster: the server {said}; its jobs go on, and another one is started in {pause:g} s")
+                if not handed_over:
+                    self._notifier.recovering()
+                self._begin_gap()
+                self._poller.call_later(pause, partial(self._start_next, self.started, after_hand_over=handed_over))
+
+    def _start_next(self, started: int, *, after_hand_over: bool) -> None:
+        if started != self.started:
+            return
+        if after_hand_over:
+            self._hooks.renew()
+        self.start()
+
+    def _begin_gap(self) -> None:
+        end = self.succession.on_silence(time.monotonic())
+        self._poller.call_later(max(0.0, end - time.monotonic()), self._on_gap)
+
+    def _on_gap(self) -> None:
+        if not self.has_ended and self.succession.is_gap_too_long(time.monotonic()):
+            self._give_up(self.succession.gap_text())
+
+    def _give_up(self, why: str) -> None:
+        say(f"jobmaster: {why}; its jobs are ended")
+        self._gave_up = True
+        self.has_ended = True
+        if self.current is not None:
+            self.current.signal(signal.SIGKILL)
+
+
+def _how(wait_status: int | None) -> str:
+    """How a server ended, for people."""
+    if wait_status is None:
+        return "was not started"
+    code = os.waitstatus_to_exitcode(wait_status)
+    if code >= 0:
+        return f"ended with status {code}"
+    return f"was killed by signal {-code} ({signal.strsignal(-code)})"
+
+
+def _on_error(error: ProtocolError) -> None:
+    say(f"launcher: {error}")

@@ -1,0 +1,79 @@
+"""The log where standard error takes it, and where it does not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from jobmaster.server.log import SeldomWithoutTraceback, UnhurriedHandler, write_within
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """The two ends of a pipe."""
+    ends = os.pipe()
+    yield ends
+    for end in ends:
+        os.close(end)
+
+
+def record(text: str) -> logging.LogRecord:
+    """A record as a module logs it."""
+    return logging.LogRecord("jobmaster", logging.WARNING, "file.py", 1, text, None, None)
+
+
+def fill(pipe: tuple[int, int]) -> None:
+    """Fills a pipe until it takes nothing more."""
+    os.set_blocking(pipe[1], False)
+    try:
+        while True:
+            os.write(pipe[1], bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(pipe[1], True)
+
+
+def test_a_log_that_nobody_reads_is_left_out(pipe: tuple[int, int]) -> None:
+    """Into a full pipe nothing is written, and nobody waits; the next line that it takes says how many were left out."""
+    handler = UnhurriedHandler(pipe[1])
+    fill(pipe)
+    for _ in range(3):
+        handler.emit(record("unread"))
+    os.read(pipe[0], 1024 * 1024)
+    handler.emit(record("read again"))
+    handler.emit(record("and again"))
+    lines = os.read(pipe[0], 65536).splitlines()
+    assert lines == [b"(3 lines of this log were left out while nobody read it)", b"read again", b"and again"]
+
+
+def test_a_long_record_does_not_wait_in_its_middle(pipe: tuple[int, int]) -> None:
+    """A record longer than the pipe is cut where that is full."""
+    handler = UnhurriedHandler(pipe[1])
+    handler.emit(record("x" * 200_000))
+    assert set(os.read(pipe[0], 200_000)) == {ord("x")}
+
+
+def test_a_reader_that_has_left() -> None:
+    """A pipe without a reader loses the log, and no more."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    assert not write_within(write_end, b"line\n")
+    os.close(write_end)
+
+
+def test_a_flood_of_failed_accepts_is_a_line_a_minute() -> None:
+    """Trio's records with tracebacks, ten a second, become one line."""
+    try:
+        raise OSError(24, "Too many open files")
+    except OSError:
+        flood = [
+            logging.LogRecord("trio.serve_listeners", logging.ERROR, "f", 1, "accept failed", None, sys.exc_info())
+            for _ in range(20)
+        ]
+    seldom = SeldomWithoutTraceback(60.0)
+    passed = [each for each in flood if seldom.filter(each)]
+    assert len(passed) == 1
+    assert passed[0].exc_info is None
