@@ -231,6 +231,17 @@ def kernel(session: nox.Session) -> None:
 
 
 @nox.session
+def power(session: nox.Session) -> None:
+    """Cut the power of a guest with a server under load, three times; `-- --cuts 50` for more."""
+    if platform.machine() != "x86_64":
+        session.error("Debian's User-Mode Linux is for x86-64 hosts")
+    install_debian(session, absent(KERNEL_NEEDS))
+    session.install("-e", ".", *groups("tests"))
+    options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
+    session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
+
+
+@nox.session
 def mutants(session: nox.Session) -> None:
     """Change the code and see whether a test fails, in the packages that tests/mutants.py names; arguments go to that program."""
     session.install("-e", ".", *groups("tests"))

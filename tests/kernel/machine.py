@@ -21,8 +21,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
@@ -122,8 +122,14 @@ def mounts_of_hidden(needed: Sequence[Path]) -> list[str]:
     return lines
 
 
-def guest_script(guest: Guest) -> str:
-    """The shell script that the guest runs; its exit status is pytest's."""
+def pytest_command(guest: Guest) -> list[str]:
+    """What the guest runs: pytest, with its folders on the disk."""
+    options = ["-p", "no:cacheprovider", f"--basetemp={DISK_MOUNT}/pytest", "--color=no", *guest.arguments]
+    return [sys.executable, "-m", "pytest", *options]
+
+
+def guest_script(command: Sequence[str]) -> str:
+    """The shell script that the guest runs, its disk mounted; its exit status is the command's."""
     environment = {
         "JOBMASTER_GUEST": "1",
         "JOBMASTER_DISK": DISK_MOUNT,
@@ -133,7 +139,6 @@ def guest_script(guest: Guest) -> str:
         "PYTHONUNBUFFERED": "1",
     }
     assignments = [f"{name}={value}" for name, value in environment.items()]
-    options = ["-p", "no:cacheprovider", f"--basetemp={DISK_MOUNT}/pytest", "--color=no", *guest.arguments]
     return "\n".join(
         [
             "set -e",
@@ -142,7 +147,7 @@ def guest_script(guest: Guest) -> str:
             f"mount -t ext4 /dev/ubda {DISK_MOUNT}",
             *mounts_of_hidden([REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)]),
             f"cd {shlex.quote(str(REPOSITORY))}",
-            f"exec env {shlex.join([*assignments, sys.executable, '-m', 'pytest', *options])}",
+            f"exec env {shlex.join([*assignments, *command])}",
             "",
         ]
     )
@@ -178,7 +183,7 @@ async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
     make_disk(folder / "disk.img")
     with tempfile.TemporaryDirectory(prefix="jobmaster-guest-") as temporary:
         control = Path(temporary).resolve()
-        (control / "script").write_text(guest_script(guest))
+        (control / "script").write_text(guest_script(pytest_command(guest)))
         with (control / "kernel.log").open("wb") as log:
             await _live(boot_command(guest.name, control), folder, log, prefix)
         try:
@@ -191,7 +196,28 @@ async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
 
 
 async def _live(command: Sequence[str], folder: Path, log: IO[bytes], prefix: str) -> None:
-    """Run a guest to its end, copying its console.
+    """Run a guest to its end, copying its console."""
+    with trio.fail_after(DEADLINE):
+        async with booted(command, folder, log) as running:
+            await copy_lines(running.console, prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGuest:
+    """A guest that was booted: the process group that it is, and its console."""
+
+    group: int
+    console: trio.abc.ReceiveStream
+
+    def cut_power(self) -> None:
+        """Kill it. What it has written to its disks is in the host's files; what its kernel had in memory is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.group, signal.SIGKILL)  # the helpers of a guest outlive its first process
+
+
+@asynccontextmanager
+async def booted(command: Sequence[str], folder: Path, log: IO[bytes]) -> AsyncIterator[RunningGuest]:
+    """A guest for the block.
 
     Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
     """
@@ -206,13 +232,13 @@ async def _live(command: Sequence[str], folder: Path, log: IO[bytes], prefix: st
         start_new_session=True,
     )
     assert machine.stdout is not None
+    console = trio.lowlevel.FdStream(os.dup(machine.stdout.fileno()))
+    running = RunningGuest(machine.pid, console)
     try:
-        with trio.fail_after(DEADLINE):
-            async with trio.lowlevel.FdStream(os.dup(machine.stdout.fileno())) as console:
-                await copy_lines(console, prefix)
+        async with console:
+            yield running
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(machine.pid, signal.SIGKILL)  # the helpers of a guest outlive its first process
+        running.cut_power()
         machine.stdout.close()
         machine.wait()
 
