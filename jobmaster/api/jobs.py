@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from itertools import pairwise
@@ -15,13 +16,15 @@ from jobmaster.api.messages import output_messages, response_of, specification_o
 from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import InvalidRequest, OutputUnreadable
+from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
 from jobmaster.run.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 LIST_BYTES: Final = 1024 * 1024
 """Bytes of a page's jobs, at most: clients take messages of 4 MiB."""
@@ -79,8 +82,11 @@ class JobService(JobServiceServicer):
                 async with aclosing(job.output.follow()) as stretches:
                     async for stretch in stretches:
                         yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
-        except OutputUnreadable:
+        except OutputUnreadable as error:
             await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
+            if isinstance(error, OutputCut):
+                logger.warning("%s", error)
+                raise OutputIncomplete(job.output.lost, missing=error.missing) from error
             raise
         await job.wait_ended()
         if job.output.lost:

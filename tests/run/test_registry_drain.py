@@ -148,6 +148,14 @@ async def test_the_end_of_the_block_has_a_deadline(machine: Machine) -> None:
     assert trio.current_time() - before <= GRACE_SECONDS + MOST_SECONDS + 5
 
 
+async def test_a_drain_that_hangs_has_a_deadline(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a bug keeps the drain from its end, the block is left when every job has had its time and five seconds more."""
+    monkeypatch.setattr(Registry, "drain", lambda _: trio.sleep_forever())
+    async with machine.registry():
+        before = trio.current_time()
+    assert trio.current_time() - before == pytest.approx(GRACE_SECONDS + MOST_SECONDS + 5, abs=SOON)
+
+
 async def test_output_of_given_up_starts_goes_with_the_registry(machine: Machine) -> None:
     """A Start that the shutdown gives up leaves no file, though there is no time after it."""
     async with trio.open_nursery() as callers:
