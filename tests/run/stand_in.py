@@ -206,6 +206,7 @@ async def serve(launcher: Launcher, folder: Path, jobs: Path, arrived: AsyncIter
         launcher.say_ready([(LISTENER, listener)], **options)
         write_whole(folder / "port", str(listener.getsockname()[1]))
         write_whole(folder / "server", str(os.getpid()))
+        nursery.start_soon(end_with, launcher)
         nursery.start_soon(stand_in.look)
         nursery.start_soon(stop_wanted, stand_in)
         if plan == "ignore SIGTERM":
@@ -223,6 +224,12 @@ def _act(number: int, stand_in: StandIn) -> None:
             raise HandedOver
         case _:
             stand_in.launcher.say_stopping()
+
+
+async def end_with(launcher: Launcher) -> None:
+    """Fails when the launcher is gone: a test that ends leaves no server behind."""
+    await launcher.lost.wait()
+    raise Broken
 
 
 async def stop_wanted(stand_in: StandIn) -> None:
