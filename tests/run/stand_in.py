@@ -168,19 +168,11 @@ async def main(folder: Path, jobs: Path) -> None:
         sock = inherited_launcher()
         assert sock is not None
         with contextlib.suppress(HandedOver):
-            async with use_launcher(sock) as launcher, trio.open_nursery() as nursery:
-                nursery.start_soon(end_with, launcher)
+            async with use_launcher(sock) as launcher:
                 try:
                     await serve(launcher, folder, jobs, arrived)
                 except* HandedOver:
                     await launcher.hand_over()
-                nursery.cancel_scope.cancel()
-
-
-async def end_with(launcher: Launcher) -> None:
-    """Ends this process when the launcher has."""
-    await launcher.lost.wait()
-    os._exit(1)
 
 
 async def serve(launcher: Launcher, folder: Path, jobs: Path, arrived: AsyncIterator[int]) -> None:
