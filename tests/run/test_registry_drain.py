@@ -150,7 +150,11 @@ async def test_the_end_of_the_block_has_a_deadline(machine: Machine) -> None:
 
 async def test_a_drain_that_hangs_has_a_deadline(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a bug keeps the drain from its end, the block is left when every job has had its time and five seconds more."""
-    monkeypatch.setattr(Registry, "drain", lambda _: trio.sleep_forever())
+
+    async def drain(_: Registry) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(Registry, "drain", drain)
     async with machine.registry():
         before = trio.current_time()
     assert trio.current_time() - before == pytest.approx(GRACE_SECONDS + MOST_SECONDS + RECORD_SECONDS + 5, abs=SOON)
