@@ -149,7 +149,7 @@ class Registry:
         self._bounds = bounds
         self._may_hand_over = hands_over
         self._boot_id = BOOT_ID.read_text().strip()
-        self._requests = Requests(records)
+        self._requests = Requests(records, self._runs)
         self.history = History(records, self._as_of_now)
         """What there is to tell of all jobs."""
         self._live: dict[JobId, _Live] = {}
@@ -195,14 +195,15 @@ class Registry:
         if not request_id:
             return await self._start(caller, specification, None)
         key = RequestKey.of(request_id, specification)
-        while True:
-            job_id = await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
-            live = self._live.get(job_id)
-            if live is None or live.supervisor is None:
-                return job_id
-            await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
-            if not _was_never_executed(live.supervisor):
-                return job_id
+        return await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
+
+    async def _runs(self, job_id: JobId) -> bool:
+        """Whether a job has not ended; one that is being started, when its command is executed."""
+        live = self._live.get(job_id)
+        if live is None or live.supervisor is None:
+            return False
+        await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
+        return not _was_never_executed(live.supervisor)
 
     async def _start(self, caller: Identity, specification: JobSpecification, request: RequestKey | None) -> JobId:
         self._admit(caller.name)

@@ -22,6 +22,7 @@ import trio.testing
 from jobmaster.errors import HostError
 from jobmaster.launcher import packets, protocol
 from jobmaster.run import launcher as launcher_module
+from jobmaster.run import outbox
 from jobmaster.run.launcher import (
     Executed,
     Launch,
@@ -319,11 +320,11 @@ async def test_a_start_that_the_kernel_does_not_take(folder: Folder, monkeypatch
             raise refuse
 
         with monkeypatch.context() as patch:
-            patch.setattr(launcher_module, "send", send)
+            patch.setattr(outbox, "send", send)
             with pytest.raises(LaunchRefused, match=os.strerror(errno.ETOOMANYREFS)) as refusal:
                 await host.run("true")
         assert refusal.value.errno == errno.ETOOMANYREFS
-        await host.launcher._say_farewell()
+        await host.launcher._say_last(protocol.Farewell())
         received = [packets.receive(sock).message for _ in range(2)]
         assert [type(message) for message in received] == [protocol.Ack, protocol.Farewell]
 
@@ -362,10 +363,10 @@ async def test_a_kernel_that_is_short_of_memory(
 
     async with fake_launcher(folder) as (host, _sock):
         with monkeypatch.context() as patch:
-            patch.setattr(launcher_module, "send", send)
+            patch.setattr(outbox, "send", send)
             messages = [protocol.encode(protocol.Ack(id=str(number))) for number in range(3)]
             for message in messages:
-                host.launcher._post(launcher_module._Outgoing(message))
+                host.launcher._outbox.post(message)
             before = trio.current_time()
             await trio.sleep(10)
         assert sent == messages
@@ -388,8 +389,8 @@ def fill(host: Host) -> list[protocol.Message]:
     """Sends more than the socket holds; what a launcher will read of it."""
     acks: list[protocol.Message] = [protocol.Ack(id=str(number)) for number in range(1000)]
     for ack in acks:
-        host.launcher._post(launcher_module._Outgoing(protocol.encode(ack)))
-    assert host.launcher._outgoing
+        host.launcher._outbox.post(protocol.encode(ack))
+    assert host.launcher._outbox._queue
     return acks
 
 

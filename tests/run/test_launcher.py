@@ -545,8 +545,9 @@ async def test_a_release_ends_the_wait_for_the_death(host: Host) -> None:
     async with host.child("sleep", "1000") as (child, _output), trio.open_nursery() as nursery:
         nursery.start_soon(child.wait_died)
         await wait_all_tasks_blocked()
-        with trio.fail_after(DEADLINE):
-            child.release()
+        nursery.cancel_scope.deadline = trio.current_time() + DEADLINE
+        child.release()
+    assert not nursery.cancel_scope.cancelled_caught
 
 
 async def test_waits_can_be_cancelled(host: Host) -> None:

@@ -121,7 +121,7 @@ async def test_each_step_has_its_time(
     supervisor = await machine.held(script, pump=ClosingPump, grace_seconds=0)
     monkeypatch.setattr(ScriptedExecution, "close", lambda _: trio.sleep_forever())
     async with trio.open_nursery() as nursery:
-        await nursery.start(supervisor.run)
+        await nursery.start(supervisor.run, launched_of(supervisor.record))
         before = trio.current_time()
         supervisor.order_stop(None)
     took = CLOSING_SECONDS - 1 + OUTPUT_SECONDS + REMOVAL_SECONDS / 2 + RELEASE_SECONDS + OUTPUT_SECONDS
