@@ -26,6 +26,7 @@ from typing import Final
 import trio
 
 from jobmaster.errors import (
+    HandedOver,
     HostError,
     JobmasterError,
     JobNotFound,
@@ -49,7 +50,7 @@ from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.retention import forget_expired
-from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
+from jobmaster.run.supervisor import MOST_SECONDS, OF_THE_NEXT, RECORD_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ class Registry:
         self._live_of: Counter[str] = Counter()
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
         self._to_forget: set[JobId] = set()
+        self._handed_over: set[JobId] = set()
         self._has_ended_jobs = trio.Event()
         self._leftovers: list[tuple[str, Execution]] = []
         self._remover = remover
@@ -316,6 +318,7 @@ class Registry:
         if supervisor is None:
             return
         if supervisor.is_handed_over:
+            self._handed_over.add(job_id)
             self._unrecorded += not self._hands_over()
             return
         if not supervisor.is_removed:
@@ -382,6 +385,7 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
+            HandedOver: another server has it.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -399,9 +403,11 @@ class Registry:
             self._remember(ended)
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
-        if job is None:
-            raise JobNotFound(_NO_SUCH_JOB)
-        return job
+        if job is not None:
+            return job
+        if job_id in self._handed_over:
+            raise HandedOver(OF_THE_NEXT)
+        raise JobNotFound(_NO_SUCH_JOB)
 
     def _ended(self, record: JobRecord) -> EndedJob:
         path = self._host.output_path(record.id)
