@@ -26,6 +26,7 @@ from typing import Final
 import trio
 
 from jobmaster.errors import (
+    HandedOver,
     HostError,
     JobmasterError,
     JobNotFound,
@@ -49,7 +50,7 @@ from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.retention import forget_expired
-from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
+from jobmaster.run.supervisor import GONE_ON, MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -381,6 +382,7 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
+            HandedOver: it has not ended, and this server does not see it to its end.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -399,7 +401,7 @@ class Registry:
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
         if job is None:
-            raise JobNotFound(_NO_SUCH_JOB)
+            raise HandedOver(GONE_ON)
         return job
 
     def _ended(self, record: JobRecord) -> EndedJob:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import ServerDraining
+from jobmaster.errors import HandedOver, JobNotFound, ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
 from jobmaster.run.registry import Registry
 from jobmaster.run.supervisor import MOST_SECONDS
@@ -161,3 +161,17 @@ async def test_output_of_given_up_starts_goes_with_the_registry(machine: Machine
 async def _start_in_vain(machine: Machine, registry: Registry) -> None:
     with pytest.raises(ServerDraining):
         await machine.start(registry, CLIENT1, Script(execute_seconds=NEVER))
+
+
+# --- handed over ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_was_handed_over_is_no_unknown_one(machine: Machine) -> None:
+    """Who asks for a job that the next server has is told to ask again, not that there is none."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        await registry.hand_over()
+        with pytest.raises(HandedOver, match="ask again"):
+            await registry.find(CLIENT1, job_id)
+        with pytest.raises(JobNotFound):
+            await registry.find(CLIENT2, job_id)
