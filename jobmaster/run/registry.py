@@ -58,6 +58,8 @@ LOOK_SECONDS: Final = 0.2
 """Between two looks at the counters of OOM kills of all jobs together."""
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+START_SECONDS: Final = 5.0
+"""How long, when the jobs are handed over, Starts under way may take to come to an end."""
 _NO_SUCH_JOB: Final = "no such job"
 LEFTOVER_SECONDS: Final = 5.0
 """Between two tries to remove what a job left that could not be killed."""
@@ -161,7 +163,9 @@ class Registry:
         self._leftovers: list[tuple[str, Execution]] = []
         self._remover = remover
         self._is_draining = False
+        self._is_handing_over = False
         self._is_cancelled = False
+        self._starts = 0
         self._unrecorded = 0
         self._change = trio.lowlevel.ParkingLot()
 
@@ -209,6 +213,7 @@ class Registry:
         self._admit(caller.name)
         job_id = new_job_id()
         live = self._add(job_id, _Live(caller.name, specification, trio.CancelScope()))
+        self._starts += 1
         try:
             await self._nursery.start(partial(self._run, job_id, live, request))
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -217,12 +222,15 @@ class Registry:
             if not self._hands_over():
                 self._give_up(job_id, live)
             raise
+        finally:
+            self._starts -= 1
+            self._change.unpark_all()
         logger.info("job %s started by %s: %r", job_id, caller.name, specification)
         return job_id
 
     @property
     def _takes_no_more(self) -> bool:
-        return self._is_draining or self._is_cancelled
+        return self._is_draining or self._is_cancelled or self._is_handing_over
 
     def _hands_over(self) -> bool:
         return self._is_cancelled and self._may_hand_over() and not self._is_draining
@@ -491,10 +499,15 @@ class Registry:
             await self._change.park()
 
     async def hand_over(self) -> None:
-        """Takes no more jobs, gives up those that are being started and leaves the others to the next server.
+        """Takes no more jobs and leaves all to the next server; returns when they are left.
 
-        Returns when all are left.
+        Starts under way have START_SECONDS to come to an end, since a command may be executed already whose caller would
+        be refused; then they are given up.
         """
+        self._is_handing_over = True
+        with trio.move_on_after(START_SECONDS):
+            while self._starts:
+                await self._change.park()
         self._is_cancelled = True
         for live in tuple(self._live.values()):
             live.scope.cancel()
