@@ -202,12 +202,31 @@ class Registry:
         key = RequestKey.of(request_id, specification)
         while True:
             job_id = await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
-            live = self._live.get(job_id)
-            if live is None or live.supervisor is None:
+            if await self._is_kept(job_id):
                 return job_id
-            await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
-            if not _was_never_executed(live.supervisor):
-                return job_id
+
+    async def _is_kept(self, job_id: JobId) -> bool:
+        """Whether a request id may be answered with this job; else the job is forgotten when this returns.
+
+        That of an earlier server may turn out to be never executed; one that was given up is ended first.
+
+        Raises:
+            JournalUnavailable: it cannot be forgotten now.
+        """
+        live = self._live.get(job_id)
+        if live is not None and live.supervisor is not None:
+            await live.supervisor.executed.wait()
+            if live.is_given_up:
+                await live.supervisor.ended.wait()
+            if _was_never_executed(live.supervisor):
+                await self._requests.settle()
+                return False
+        if job_id not in self._to_forget:
+            return True
+        await self._requests.settle()  # the end has to be there before the job can go
+        await self._records.remove((job_id,), with_requests=True)
+        self._to_forget.discard(job_id)
+        return False
 
     async def _start(self, caller: Identity, specification: JobSpecification, request: RequestKey | None) -> JobId:
         self._admit(caller.name)
@@ -559,7 +578,7 @@ class Registry:
             self._has_ended_jobs = trio.Event()
             given_up = tuple(self._to_forget)
             forgotten = await forget_expired(self._host, self._records, self._bounds.retention, given_up)
-            self._to_forget.difference_update(given_up)
+            self._to_forget.difference_update(forgotten)
             for job_id in forgotten:
                 self._recent.pop(job_id, None)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import RequestIdReused
+from jobmaster.errors import JournalUnavailable, RequestIdReused
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
 from jobmaster.run.recorder import Records
@@ -45,6 +45,16 @@ class Requests:
             raise
         finally:
             self._under_way.pop(name).set()
+
+    async def settle(self) -> None:
+        """Returns when the journal has written what is to be written of jobs until now.
+
+        Raises:
+            JournalUnavailable: it does not in time.
+        """
+        with trio.move_on_after(SETTLE_SECONDS):
+            return await self._records.settle()
+        raise JournalUnavailable("the server's journal cannot be written: its disk does not answer; try again later")
 
     async def _found(self, owner: str, key: RequestKey) -> JobId | None:
         stored = await self._records.request(owner, key.id)
