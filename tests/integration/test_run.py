@@ -17,6 +17,8 @@ import pytest
 import trio
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.database import Database
+from jobmaster.journal.stored import JobQuery
 from tests.harness import REPOSITORY, Server, servers_of, serving_program, until_output
 from tests.harness import output_of as all_output
 from tests.integration.test_command_line import command, exit_status, jobmaster, output_of, start, started
@@ -210,6 +212,23 @@ async def test_events(server: Server) -> None:
     assert [event["finished"]["exitCode"] for event in events if "finished" in event] == [0, 1]
     numbers = [int(event["seq"]) for event in events]
     assert numbers == sorted(set(numbers))
+
+
+async def test_backup(server: Server, tmp_path: Path) -> None:
+    """An admin gets a journal that has every job; a user gets nothing."""
+    job_id = (await jobmaster(server, "run", "-d", "true")).stdout.decode().strip()
+    await jobmaster(server, "wait", job_id)
+    file = tmp_path / "copy.db"
+    refused = await jobmaster(server, "backup", str(file))
+    assert (refused.returncode, file.exists()) == (1, False)
+    assert b"only an admin may copy the server's journal (PERMISSION_DENIED)" in refused.stderr
+    done = await jobmaster(server, "backup", str(file), name="superuser")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    database = Database.open(file)
+    try:
+        assert [job.record.id for job in database.page(JobQuery()).jobs] == [job_id]
+    finally:
+        database.close()
 
 
 # --- a server that dies or is replaced --------------------------------------------------------------------------------

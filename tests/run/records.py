@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -216,6 +218,15 @@ class MemoryRecords:
     def last_seq(self) -> int:
         """The number of the last event."""
         return len(self.happened)
+
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[int]:
+        """A file that has the ids of all jobs."""
+        with tempfile.TemporaryFile() as file:
+            file.write("".join(self.jobs).encode())
+            file.flush()
+            await trio.lowlevel.checkpoint()
+            yield file.fileno()
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are later events."""

@@ -185,6 +185,17 @@ async def test_leftovers_count_and_are_tried_again(machine: Machine) -> None:
         await machine.start(registry, CLIENT1)
 
 
+async def test_leftovers_count_for_all_clients_together(machine: Machine) -> None:
+    """What could not be killed of one client's takes a place of those that all clients share."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=8)) as registry:
+        stuck = await machine.start(registry, CLIENT1, Script(on_term=None, death_seconds=NEVER))
+        await registry.stop(CLIENT1, stuck)
+        for client in (CLIENT1, *CLIENTS[1:4] * 2):
+            await machine.start(registry, client)
+        with pytest.raises(ServerBusy, match="the server runs 8 jobs, as many as it may"):
+            await machine.start(registry, CLIENTS[4])
+
+
 @pytest.mark.parametrize("point", ["kill", "remove", "close"])
 async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str) -> None:
     """An error at a leftover is logged, ends nothing else, and the leftover is tried again."""

@@ -28,7 +28,7 @@ async def held_by_an_earlier_server(machine: Machine) -> None:
     """A server has gone while the kernel was executing its only job's command; the main process has died since."""
     machine.scripts["command"] = Script(execute_seconds=1)
     async with trio.open_nursery() as nursery, machine.registry(hands_over=lambda: True) as registry:
-        nursery.start_soon(start, registry)
+        nursery.start_soon(start, registry)  # noqa: ASYNC111  # cancelled with the registry, as calls are
         await trio.sleep(0.5)
         nursery.cancel_scope.cancel()
         await trio.lowlevel.checkpoint()

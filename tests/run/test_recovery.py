@@ -1,0 +1,83 @@
+"""What becomes of jobs whose processes are gone when a server starts: after a power cut, or with their launcher."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import pytest
+
+from jobmaster.job.cause import Exited, ServerLost, StopOrder, Stopped
+from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.record import JobEvent, Launched
+from jobmaster.job.request import RequestKey
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.state import Ended, Executed, MainProcessDied, StopOrdered, StopSignalled
+from tests.run.conftest import Machine
+from tests.run.identities import CLIENT1
+
+SPECIFICATION: Final = JobSpecification(command="gone")
+REQUEST_ID: Final = "once"
+ORDER: Final = StopOrder(by="client1", requested_at=datetime.now(UTC))
+
+
+def write(machine: Machine, *events: JobEvent) -> JobId:
+    """Records a job of client1 to which nothing but this has happened."""
+    launched = Launched(
+        id=new_job_id(),
+        owner=CLIENT1.name,
+        command=CommandLine.of(SPECIFICATION),
+        pid=7,
+        start_time=1,
+        boot_id="",
+        at=datetime.now(UTC),
+        request=RequestKey.of(REQUEST_ID, SPECIFICATION),
+    )
+    for event in (launched, *events):
+        machine.records.post(launched.id, event)
+    machine.host.output_path(launched.id).write_bytes(b"output")
+    return launched.id
+
+
+@pytest.mark.parametrize(
+    "events",
+    [(), (Executed(),), (Executed(), StopOrdered(order=ORDER), StopSignalled())],
+    ids=["launched", "executed", "stopped"],
+)
+async def test_a_job_whose_end_nobody_saw_is_lost(machine: Machine, events: tuple[JobEvent, ...]) -> None:
+    """It is kept, as lost, with its output and its request id, however much of it was recorded.
+
+    Its command is executed once its launch is recorded, and its caller told before more need be.
+    """
+    job_id = write(machine, *events)
+    async with machine.registry() as registry:
+        recovered = await registry.recover()
+        assert [record.id for record in recovered.lost] == [job_id]
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job.record.state, Ended)
+        assert isinstance(job.record.state.cause, ServerLost)
+        assert (job.record.output_bytes, machine.logs()) == (6, {job_id})
+        assert await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID) == job_id
+
+
+@pytest.mark.parametrize(
+    ("events", "cause"),
+    [
+        ((MainProcessDied(death=Exited(3)),), Exited(3)),
+        (
+            (StopOrdered(order=ORDER), StopSignalled(), MainProcessDied(death=Exited(3))),
+            Stopped(by="client1", requested_at=ORDER.requested_at, signal=15, exit_code=3, killed=False),
+        ),
+    ],
+    ids=["returned", "stopped"],
+)
+async def test_a_job_whose_main_process_was_seen_to_die(
+    machine: Machine, events: tuple[JobEvent, ...], cause: Exited | Stopped
+) -> None:
+    """It ends as its main process did, though nobody saw the rest."""
+    job_id = write(machine, Executed(), *events)
+    async with machine.registry() as registry:
+        await registry.recover()
+        state = (await registry.find(CLIENT1, job_id)).record.state
+        assert isinstance(state, Ended)
+        assert state.cause == cause
