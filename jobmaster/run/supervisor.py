@@ -85,6 +85,8 @@ RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
 MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
+GONE_ON: Final = "the server has handed the job over to the one that comes after it; ask again"
+"""What is said of a job that was handed over."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
@@ -179,7 +181,7 @@ class Supervisor:
         """
         await self.ended.wait()
         if self.is_handed_over:
-            raise HandedOver("the server has handed the job over to the one that comes after it; ask again")
+            raise HandedOver(GONE_ON)
 
     def order_stop(self, by: str | None, reason: str = "") -> None:
         """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
