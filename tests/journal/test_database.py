@@ -187,7 +187,9 @@ def test_request_ids_are_their_owners(database: Database) -> None:
         StoredRequest(digest=key("r", b"other").digest, job_id=second.id, is_open=True),
         None,
     ]
-    database.write([Entry.of(first.id, Finished(cause=ServerLost("lost"), at=first.at))])
+    database.write(
+        [Entry.of(first.id, Finished(cause=ServerLost("lost"), at=first.at, output_bytes=0, output_bytes_lost=0))]
+    )
     assert database.request("client1", "r") == StoredRequest(digest=key("r").digest, job_id=first.id)
 
 
