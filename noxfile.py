@@ -221,7 +221,7 @@ def versions(session: nox.Session) -> None:
 
 @nox.session
 def kernel(session: nox.Session) -> None:
-    """Run what needs a real cgroup v2, and the integration, in guests of User-Mode Linux; arguments: pytest's, in one."""
+    """Run what needs a real cgroup v2, and a job's life, in guests of User-Mode Linux; arguments: pytest's, in one."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
     install_debian(session, absent(KERNEL_NEEDS))

@@ -106,7 +106,7 @@ class JobService(JobServiceServicer):
         self, message: pb.ListRequest, request: Identity
     ) -> pb.ListResponse:
         """Jobs, the newest first."""
-        page = await self._registry.page(request, query_of(message))
+        page = await self._registry.history.page(request, query_of(message))
         response = pb.ListResponse(next_page_token=page_token(page.next))
         size = 0
         for before, job in pairwise((None, *page.jobs)):
@@ -129,7 +129,9 @@ class JobService(JobServiceServicer):
         if message.only_new and message.after:
             raise InvalidRequest("only_new and after exclude each other: leave one of them out", field="after")
         told, has_caught_up = message.after, False
-        async with aclosing(self._registry.events(request, None if message.only_new else message.after)) as watch:
+        async with aclosing(
+            self._registry.history.events(request, None if message.only_new else message.after)
+        ) as watch:
             async for news in watch:
                 for event in news.events:
                     yield event_message(event)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
@@ -138,6 +140,16 @@ class JobService(JobServiceServicer):
                     told, has_caught_up = news.position, has_caught_up or news.is_current
                     yield position_message(told)  # noqa: ASYNC119  # as above
 
+    @checked(check_query)
+    async def Backup(  # type: ignore[override]  # as above
+        self, message: pb.BackupRequest, request: Identity
+    ) -> AsyncIterator[pb.BackupChunk]:
+        """A copy of the journal, for an admin."""
+        del message
+        async with aclosing(self._registry.history.backup(request)) as pieces:
+            async for data in pieces:
+                yield pb.BackupChunk(data=data)  # noqa: ASYNC119  # as above
+
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""
-        self._registry.end_events()
+        self._registry.history.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from jobmaster.job.identifier import JobId
@@ -55,6 +56,13 @@ class Records(Recorder, Protocol):
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
 
+    def backup(self) -> AbstractAsyncContextManager[int]:
+        """A complete copy of all records for the block, as a descriptor to read it from.
+
+        Raises:
+            ServerBusy: there is one already.
+        """
+
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number."""
 
@@ -67,5 +75,5 @@ class Records(Recorder, Protocol):
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
 
-    async def remove(self, job_ids: Sequence[JobId]) -> None:
-        """Forgets ended jobs."""
+    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        """Forgets ended jobs; their request ids at once as well, or only in time."""

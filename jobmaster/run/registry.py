@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -26,30 +26,30 @@ from typing import Final
 import trio
 
 from jobmaster.errors import (
+    HandedOver,
     HostError,
     JobmasterError,
     JobNotFound,
-    PermissionRefused,
     ServerBusy,
     ServerDraining,
 )
-from jobmaster.identity.policy import Identity, Role, may_touch
+from jobmaster.identity.policy import Identity, may_touch
 from jobmaster.job.cause import FailedToStart
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
-from jobmaster.journal.stored import JobQuery, Page, Retention, StoredJob
+from jobmaster.journal.stored import Retention
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost, Spawned
-from jobmaster.run.feed import Feed, News
+from jobmaster.run.history import History
 from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.retention import forget_expired
-from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
+from jobmaster.run.supervisor import GONE_ON, MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ LOOK_SECONDS: Final = 0.2
 """Between two looks at the counters of OOM kills of all jobs together."""
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+START_SECONDS: Final = 5.0
+"""How long, when the jobs are handed over, Starts under way may take to come to an end."""
 _NO_SUCH_JOB: Final = "no such job"
 LEFTOVER_SECONDS: Final = 5.0
 """Between two tries to remove what a job left that could not be killed."""
@@ -150,8 +152,9 @@ class Registry:
         self._bounds = bounds
         self._may_hand_over = hands_over
         self._boot_id = BOOT_ID.read_text().strip()
-        self._requests = Requests(records)
-        self._feed = Feed(records)
+        self._requests = Requests(records, self._runs)
+        self.history = History(records, self._as_of_now)
+        """What there is to tell of all jobs."""
         self._live: dict[JobId, _Live] = {}
         self._live_of: Counter[str] = Counter()
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
@@ -160,7 +163,9 @@ class Registry:
         self._leftovers: list[tuple[str, Execution]] = []
         self._remover = remover
         self._is_draining = False
+        self._is_handing_over = False
         self._is_cancelled = False
+        self._starts = 0
         self._unrecorded = 0
         self._change = trio.lowlevel.ParkingLot()
 
@@ -197,17 +202,45 @@ class Registry:
         key = RequestKey.of(request_id, specification)
         while True:
             job_id = await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
-            live = self._live.get(job_id)
-            if live is None or live.supervisor is None:
+            if await self._is_kept(job_id):
                 return job_id
-            await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
-            if not _was_never_executed(live.supervisor):
-                return job_id
+
+    async def _runs(self, job_id: JobId) -> bool:
+        """Whether a job has not ended; one that is being started, when its command is executed."""
+        live = self._live.get(job_id)
+        if live is None or live.supervisor is None:
+            return False
+        await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
+        return not _was_never_executed(live.supervisor)
+
+    async def _is_kept(self, job_id: JobId) -> bool:
+        """Whether a request id may be answered with this job; else the job is forgotten when this returns.
+
+        That of an earlier server may turn out to be never executed; one that was given up is ended first.
+
+        Raises:
+            JournalUnavailable: it cannot be forgotten now.
+        """
+        live = self._live.get(job_id)
+        if live is not None and live.supervisor is not None:
+            await live.supervisor.executed.wait()
+            if live.is_given_up:
+                await live.supervisor.ended.wait()
+            if _was_never_executed(live.supervisor):
+                await self._requests.settle()
+                return False
+        if job_id not in self._to_forget:
+            return True
+        await self._requests.settle()  # the end has to be there before the job can go
+        await self._records.remove((job_id,), with_requests=True)
+        self._to_forget.discard(job_id)
+        return False
 
     async def _start(self, caller: Identity, specification: JobSpecification, request: RequestKey | None) -> JobId:
         self._admit(caller.name)
         job_id = new_job_id()
         live = self._add(job_id, _Live(caller.name, specification, trio.CancelScope()))
+        self._starts += 1
         try:
             await self._nursery.start(partial(self._run, job_id, live, request))
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -216,12 +249,15 @@ class Registry:
             if not self._hands_over():
                 self._give_up(job_id, live)
             raise
+        finally:
+            self._starts -= 1
+            self._change.unpark_all()
         logger.info("job %s started by %s: %r", job_id, caller.name, specification)
         return job_id
 
     @property
     def _takes_no_more(self) -> bool:
-        return self._is_draining or self._is_cancelled
+        return self._is_draining or self._is_cancelled or self._is_handing_over
 
     def _hands_over(self) -> bool:
         return self._is_cancelled and self._may_hand_over() and not self._is_draining
@@ -381,6 +417,7 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
+            HandedOver: it has not ended, and this server does not see it to its end.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -399,58 +436,21 @@ class Registry:
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
         if job is None:
-            raise JobNotFound(_NO_SUCH_JOB)
+            raise HandedOver(GONE_ON)
         return job
 
     def _ended(self, record: JobRecord) -> EndedJob:
         path = self._host.output_path(record.id)
         return EndedJob(record, StoredOutput(path=path, size=record.output_bytes, lost=record.output_bytes_lost))
 
-    async def page(self, caller: Identity, query: JobQuery) -> Page:
-        """Jobs that a query wants, as they are now; a user's are its own alone.
-
-        Raises:
-            PermissionRefused: a user asks for another client's.
-            JournalUnavailable: the journal cannot be read.
-        """
-        if caller.role is not Role.ADMIN:
-            if query.owner not in {None, caller.name}:
-                raise PermissionRefused("only an admin may list another client's jobs; leave client empty for your own")
-            query = replace(query, owner=caller.name)
-        page = await self._records.page(query)
-        jobs = (replace(job, record=self._as_of_now(job.record)) for job in page.jobs if not self._is_given_up(job))
-        return replace(page, jobs=tuple(job for job in jobs if not isinstance(job.record.state, Held)))
-
-    def _is_given_up(self, job: StoredJob) -> bool:
-        live = self._live.get(job.record.id)
-        return job.record.id in self._to_forget if live is None else live.is_given_up
-
-    def _as_of_now(self, record: JobRecord) -> JobRecord:
-        """A record of the journal, with what is newer of a job that has not ended."""
+    def _as_of_now(self, record: JobRecord) -> JobRecord | None:
+        """A record of the journal, with what is newer; None for a job that nobody was told of, nor will be."""
         live = self._live.get(record.id)
-        return record if live is None or live.supervisor is None else live.supervisor.record
-
-    async def events(self, caller: Identity, after: int | None) -> AsyncGenerator[News, None]:
-        """What happens to jobs (of a user: to its own), beginning after the sequence number `after`; None: now.
-
-        Raises:
-            EventsForgotten: not all of it is kept.
-            JournalUnavailable: the journal cannot be read.
-            ServerDraining: the server ends; raised after the last event.
-        """
-        owner = None if caller.role is Role.ADMIN else caller.name
-        position = self._records.last_seq if after is None else after
-        await self._feed.begin(position)
-        if position == self._records.last_seq:
-            yield News(events=(), position=position, is_current=True)
-        while True:
-            news = await self._feed.after(position, owner)
-            position = news.position
-            yield news
-
-    def end_events(self) -> None:
-        """All jobs have ended: who has seen all events is told that the server ends. Idempotent."""
-        self._feed.end()
+        if live is None:
+            return None if record.id in self._to_forget else record
+        if live.is_given_up:
+            return None
+        return record if live.supervisor is None else live.supervisor.record
 
     async def stop(self, caller: Identity, job_id: str, reason: str = "", *, force: bool = False) -> JobRecord:
         """Stops a job and returns its record once it has ended; for an ended job, at once.
@@ -489,10 +489,15 @@ class Registry:
             await self._change.park()
 
     async def hand_over(self) -> None:
-        """Takes no more jobs, gives up those that are being started and leaves the others to the next server.
+        """Takes no more jobs and leaves all to the next server; returns when they are left.
 
-        Returns when all are left.
+        Starts under way have START_SECONDS to come to an end, since a command may be executed already whose caller would
+        be refused; then they are given up.
         """
+        self._is_handing_over = True
+        with trio.move_on_after(START_SECONDS):
+            while self._starts:
+                await self._change.park()
         self._is_cancelled = True
         for live in tuple(self._live.values()):
             live.scope.cancel()
@@ -544,7 +549,7 @@ class Registry:
             self._has_ended_jobs = trio.Event()
             given_up = tuple(self._to_forget)
             forgotten = await forget_expired(self._host, self._records, self._bounds.retention, given_up)
-            self._to_forget.difference_update(given_up)
+            self._to_forget.difference_update(forgotten)
             for job_id in forgotten:
                 self._recent.pop(job_id, None)
 

@@ -6,7 +6,7 @@ seconds over the host's files, read-only (hostfs); cgroup2 is at /sys/fs/cgroup 
 and /run are in its memory; an ext4 file system on a disk image of its own is mounted at ``$JOBMASTER_DISK`` and holds
 pytest's folders, because hostfs has no O_DIRECT, holes, RWF_NOWAIT or xattrs.
 
-A guest has one processor, so the suites of SUITES run in guests of their own, side by side. A guest is one process group,
+A guest has one processor, so what runs in guests is shared out to two, side by side. A guest is one process group,
 which setpriv ties to this process's life; its console is a pipe that is copied line by line to standard output, and the
 exit status of its script is a file in its control folder, which no guest that panicked leaves behind.
 
@@ -30,6 +30,8 @@ from pathlib import Path
 from typing import IO, Final
 
 import trio
+
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
@@ -57,15 +59,30 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    "tests/host/cgroup/test_kernel.py",
-    "tests/test_cancellation.py",
-    "tests/server/test_preparation.py",
-    "tests/test_leaks.py",
-    "tests/test_readme.py",
+    ("tests/test_leaks.py", "tests/test_readme.py"),
+    (
+        "tests/host/cgroup/test_kernel.py",
+        "tests/integration",
+        "tests/server/test_preparation.py",
+        "tests/test_cancellation.py",
+    ),
 )
-"""Tests that run on any host, and here with every controller; pure ones and those of the wire alone gain nothing."""
+"""Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
 """A gibibyte takes a minute in a guest, and meets no limit."""
+SHOWN_BY_HOST: Final = (
+    "tests/integration/test_certificates.py",
+    "tests/integration/test_command_line.py",
+    "tests/integration/test_interop.py",
+    "tests/integration/test_reflection.py",
+    "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
+    "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
+    "tests/integration/test_shutdown.py::test_port_in_use",
+    "tests/integration/test_shutdown.py::test_wrong_options",
+    "tests/test_readme.py::test_options_exist",
+    "tests/test_readme.py::test_python_example",
+)
+"""Tests of what no controller touches: run here only where the host cannot run the servers that they need."""
 DEADLINE: Final = 10 * 60.0
 """Seconds until a guest that has not ended is taken for hung."""
 HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
@@ -87,14 +104,23 @@ class Guest:
     has_systemd: bool = False
 
 
-def suites() -> list[Guest]:
+def suites(*, host_runs_servers: bool) -> list[Guest]:
     """The guests that run when nothing else was asked for, of about the same length."""
     files = (REPOSITORY / "tests").rglob("test_*.py")
     kernel = sorted(str(file.relative_to(REPOSITORY)) for file in files if MARKED.search(file.read_text()))
+    left_out = (*NOT_HERE, *(SHOWN_BY_HOST if host_runs_servers else ()))
+    options = [f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in left_out]
+    first, second = LIFE_OF_JOBS
     return [
-        Guest(name="kernel", arguments=(*kernel, *LIFE_OF_JOBS)),
-        Guest(name="server", arguments=("tests/integration", *(f"--ignore={path}" for path in NOT_HERE))),
+        Guest(name="kernel", arguments=(*kernel, *first, *options)),
+        Guest(name="server", arguments=(*second, *options)),
     ]
+
+
+def host_runs_servers() -> bool:
+    """Whether the tests of a server have run on the host: it has a cgroup v2 that this user may change."""
+    mount = find_cgroup2(read_mounts())
+    return mount is not None and os.access(mount.mount_point, os.W_OK)
 
 
 def make_disk(image: Path) -> None:
@@ -286,7 +312,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     has_systemd = arguments[0] == "--systemd"
     folder, *options = arguments[1:] if has_systemd else arguments
-    guests = [Guest(name="guest", arguments=tuple(options), has_systemd=has_systemd)] if options else suites()
+    named = Guest(name="guest", arguments=tuple(options), has_systemd=has_systemd)
+    guests = [named] if options else suites(host_runs_servers=host_runs_servers())
     return max(trio.run(run_all, guests, Path(folder).resolve()))
 
 

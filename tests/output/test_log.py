@@ -272,6 +272,35 @@ async def test_leaving_early_lets_go_of_the_file(log: OutputLog) -> None:
     assert os.listdir("/proc/self/fd") == before
 
 
+async def test_a_file_that_is_descriptor_0(log: OutputLog) -> None:
+    """A follower's file is closed whatever its number, in a server that was started without stdin too."""
+    write(log, b"output")
+    stdin = os.dup(0)
+    os.close(0)
+    try:
+        async with aclosing(log.follow()) as stretches:
+            assert await bytes_of(await anext(stretches)) == b"output"
+            assert os.path.samestat(os.fstat(0), log.path.stat())
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(0)
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+
+
+async def test_a_follower_that_never_waits_can_be_cancelled(log: OutputLog) -> None:
+    """Where there is much to read and nobody holds the reader up, a cancelled one has no further stretch."""
+    write(log, bytes(5 * STRETCH_SIZE))
+    log.seal()
+    seen = 0
+    with trio.CancelScope() as scope:
+        async with aclosing(log.follow()) as stretches:
+            async for _ in stretches:
+                seen += 1
+                scope.cancel()
+    assert (seen, scope.cancelled_caught) == (1, True)
+
+
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])
 async def test_what_is_not_read_at_once_is_read_in_a_thread(
     log: OutputLog, monkeypatch: pytest.MonkeyPatch, number: int

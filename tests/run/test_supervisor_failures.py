@@ -19,6 +19,7 @@ from jobmaster.run.supervisor import (
     CLOSING_SECONDS,
     MOST_SECONDS,
     OUTPUT_SECONDS,
+    RELEASE_SECONDS,
     REMOVAL_SECONDS,
     RETRY_SECONDS,
     Supervisor,
@@ -36,7 +37,8 @@ from tests.run.conftest import (
     scripted,
 )
 from tests.run.faults import Fault
-from tests.run.scripted import NEVER, Script
+from tests.run.identities import CLIENT1, ended, record_of
+from tests.run.scripted import NEVER, Script, ScriptedExecution
 
 # --- deadlines of the end ---------------------------------------------------------------------------------------------
 
@@ -98,6 +100,40 @@ async def test_all_deadlines_together(machine: Machine) -> None:
     cause, seconds = await end_of(supervisor)
     assert isinstance(cause, ServerLost)
     assert seconds <= MOST_SECONDS
+
+
+class ClosingPump(StuckPump):
+    """One whose end never comes, and whose close neither."""
+
+    async def close(self) -> None:
+        """Does not return; closes what it holds."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 100):
+                await super().close()
+
+
+async def test_each_step_has_its_time(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where each step takes as long as it may, each has that time, the last one too; those that were cut off are told."""
+    script = Script(on_term=None, death_seconds=CLOSING_SECONDS - 1, busy_seconds=OUTPUT_SECONDS + REMOVAL_SECONDS / 2)
+    supervisor = await machine.held(script, pump=ClosingPump, grace_seconds=0)
+    monkeypatch.setattr(ScriptedExecution, "close", lambda _: trio.sleep_forever())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run, launched_of(supervisor.record))
+        before = trio.current_time()
+        supervisor.order_stop(None)
+    took = CLOSING_SECONDS - 1 + OUTPUT_SECONDS + REMOVAL_SECONDS / 2 + RELEASE_SECONDS + OUTPUT_SECONDS
+    assert trio.current_time() - before == pytest.approx(took, abs=SOON)
+    assert took < MOST_SECONDS
+    assert supervisor.is_removed
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == [
+        "keeping the rest of its output",
+        "closing its execution",
+        "closing its output",
+    ]
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -217,3 +253,37 @@ async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest
     complaints = [record for record in caplog.records if "looking for its processes" in record.message]
     assert len(complaints) == 1
     assert not complaints[0].exc_info
+
+
+async def test_lost_output_is_recorded_at_once(machine: Machine) -> None:
+    """That a disk does not take the output is recorded while the job runs, at first at once and then from time to time."""
+    supervisor = await machine.held(Script(writes=((1, 1000), (2, 1000), (3, 1000), (100, 1000))))
+    machine.plan(
+        *(Fault(point=f"pump.{call}", call=1, times=ALWAYS, number=errno.ENOSPC) for call in ("splice", "pwrite"))
+    )
+    await machine.nursery.start(supervisor.run, launched_of(supervisor.record))
+    counts = []
+    for seconds in (1.5, 10, 200):
+        await trio.sleep(seconds)
+        counts.append(machine.records.jobs[supervisor.record.id].output_bytes_lost)
+    assert counts == [1000, 3000, 4000]
+
+
+async def test_losses_outlive_the_server(machine: Machine) -> None:
+    """A server that dies after output was lost is followed by one that writes nothing behind the gap."""
+    script = Script(writes=((1, 1000), (2, 1000), (5, 1000)), ends_at=10)
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(
+            Fault(point="pump.splice", call=2, number=errno.ENOSPC),
+            Fault(point="pump.pwrite", call=1, number=errno.ENOSPC),
+        )
+        job_id = await machine.start(registry, CLIENT1, script)
+        await trio.sleep(3)
+        recorded = machine.records.jobs[job_id]
+        await registry.hand_over()
+    machine.records.jobs[job_id] = recorded  # as where the server was killed instead
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == Exited(0)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (1000, 2000)
