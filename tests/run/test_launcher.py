@@ -101,7 +101,7 @@ async def test_names_along_the_path(host: Host) -> None:
 
 async def test_looked_up_as_the_jobs_user(host: Host) -> None:
     """What root alone can see is the same EACCES whether it exists or not."""
-    hidden = Path("/root/.jobmaster-test")
+    hidden = Path(f"/root/.jobmaster-test-{os.getpid()}")
     hidden.write_bytes(b"")
     Path("/root").chmod(0o700)
     try:
@@ -223,10 +223,11 @@ async def test_killed_before_the_go_byte(host: Host) -> None:
 
 
 async def test_a_child_is_known_by_pid_and_start_time(host: Host) -> None:
-    """The start time is the kernel's, read while the child is held."""
+    """The start time is the kernel's, read while the child is held; a log can name it."""
     async with host.child("true") as (child, _output):
         stat = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
         assert child.start_time == int(stat[19])
+        assert f"{child.id} pid={child.pid} held" in repr(child)
 
 
 async def test_death_is_seen_without_the_launcher(host: Host) -> None:
