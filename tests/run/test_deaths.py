@@ -291,7 +291,7 @@ async def test_a_launcher_that_never_answers(folder: Folder, autojump_clock: tri
             pytest.fail("there is no launcher")
 
 
-async def test_a_launcher_that_reads_slowly(folder: Folder) -> None:
+async def test_a_launcher_that_reads_slowly(folder: Folder, autojump_clock: trio.testing.MockClock) -> None:
     """More than the socket holds waits in order, and arrives when the launcher reads on."""
     async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
         for _ in range(400):
