@@ -30,6 +30,7 @@ from jobmaster.errors import (
     HostError,
     JobmasterError,
     JobNotFound,
+    JournalUnavailable,
     PermissionRefused,
     ServerBusy,
     ServerDraining,
@@ -409,7 +410,8 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
-            HandedOver: it has not ended, and this server does not see it to its end.
+            HandedOver: another server sees it to its end.
+            JournalUnavailable: how it ended is not recorded yet; or the journal cannot be read.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -427,9 +429,11 @@ class Registry:
             self._remember(ended)
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
-        if job is None:
+        if job is not None:
+            return job
+        if self._takes_no_more:
             raise HandedOver(GONE_ON)
-        return job
+        raise JournalUnavailable("the server's journal does not have the end of the job yet; try again later")
 
     def _ended(self, record: JobRecord) -> EndedJob:
         path = self._host.output_path(record.id)
