@@ -221,13 +221,24 @@ def versions(session: nox.Session) -> None:
 
 @nox.session
 def kernel(session: nox.Session) -> None:
-    """Run what needs a real cgroup v2, and the integration, in guests of User-Mode Linux; arguments: pytest's, in one."""
+    """Run what needs a real cgroup v2, and a job's life, in guests of User-Mode Linux; arguments: pytest's, in one."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
     install_debian(session, absent(KERNEL_NEEDS))
     provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
     session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
+
+
+@nox.session
+def power(session: nox.Session) -> None:
+    """Cut the power of a guest with a server under load, three times; `-- --cuts 50` for more."""
+    if platform.machine() != "x86_64":
+        session.error("Debian's User-Mode Linux is for x86-64 hosts")
+    install_debian(session, absent(KERNEL_NEEDS))
+    session.install("-e", ".", *groups("tests"))
+    options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
+    session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
 
 
 @nox.session

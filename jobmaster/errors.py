@@ -86,6 +86,14 @@ class OutputUnreadable(HostError):
     """The file of a job's output is not there, or its disk does not give what was written to it."""
 
 
+class OutputCut(OutputUnreadable):
+    """The file of an ended job's output has less than was recorded, `missing` bytes; all that it has was read."""
+
+    def __init__(self, text: str, missing: int) -> None:
+        super().__init__(text)
+        self.missing = missing
+
+
 class ConfigurationError(HostError):
     """An option, file or folder is wrong: named, with the remedy. Programs exit 2 with this text."""
 

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from jobmaster.client import Jobs, connect
+from jobmaster.client.jobs import PATIENCE
 from jobmaster.grpc.client import ClientConnection, ClientStream
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -79,9 +80,9 @@ class Server:
         """The files of its jobs' output."""
         return sorted(self.output.glob("*.log"))
 
-    def connect(self, name: str = "client1") -> AbstractAsyncContextManager[Jobs]:
-        """A connection to it as one of the clients."""
-        return connect("localhost", self.port, folder=self.certificates, name=name)
+    def connect(self, name: str = "client1", *, patience: float = PATIENCE) -> AbstractAsyncContextManager[Jobs]:
+        """A connection to it as one of the clients, whose calls are repeated in vain for so many seconds."""
+        return connect("localhost", self.port, folder=self.certificates, name=name, patience=patience)
 
     def cgroup_of(self, job_id: str, owner: str = "client1") -> Path:
         """The cgroup of one of its jobs."""

@@ -3,8 +3,10 @@
 A mutant is a module with one small change. Each is written into a copy of the repository, one copy for each worker, and
 the package's tests are run there until one fails, those of the same name first. A mutant that no test notices is reported
 with file and line: it shows what no test holds, or a change that makes no difference. What is not mutated, because no
-test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, the texts of errors
-(in `raise` or in a call of RAISING) and of f-strings.
+test should hold it: docstrings, annotations and what else is for mypy alone, imports, decorators, and texts that are only
+read by people: of f-strings, of errors (in `raise`, or in a call of RAISING or of an error's class), of what is logged,
+and of what describes a step to whoever reads the log (in a call of DESCRIBING). The call itself is mutated like any other,
+and so is a text that is given by keyword, as `field="args"` is: that is data.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from typing import Final
 
 import trio
 
+from jobmaster import errors
+
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 PACKAGES: Final = {
     "job": ("tests/job",),
@@ -42,6 +46,8 @@ FIRST_TIMEOUT: Final = 600.0
 """Seconds that a package's tests may take unchanged."""
 LEAST_TIMEOUT: Final = 20.0
 """Seconds for a mutant; five times what the slowest package takes unchanged, where that is more."""
+TEST_TIMEOUT: Final = 30
+"""Seconds for each test of a mutant; the slowest takes three."""
 REAP_SECONDS: Final = 5.0
 WORKERS: Final = 2
 
@@ -72,6 +78,9 @@ ARITHMETIC: Final[dict[type[ast.operator], type[ast.operator]]] = {
 UNTOUCHED_FIELDS: Final = {"annotation", "returns", "decorator_list", "bases"}
 RAISING: Final = {"connection_error"}
 """Functions that raise an error with the text they are given: `http2` raises its ProtocolViolation in this way."""
+ERRORS: Final = frozenset(name for name, value in vars(errors).items() if isinstance(value, type))
+DESCRIBING: Final = {"_logged", "_lose", "_persist", "_step"}
+"""Methods that are told in words what they do, or why, and only log it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,16 +168,23 @@ def places(parent: ast.AST, *, is_text: bool = False) -> Iterator[tuple[ast.AST,
                 continue
             if not (is_text and isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)):
                 yield parent, field, index, node
-            yield from places(node, is_text=is_text or is_raising(node))
+            is_data = isinstance(node, ast.keyword)
+            yield from places(node, is_text=not is_data and (is_text or is_told(node)))
 
 
-def is_raising(node: ast.AST) -> bool:
-    """Whether the texts in a node are texts of errors."""
+def is_told(node: ast.AST) -> bool:
+    """Whether the texts in a node are for people alone: those of errors and of the log."""
     match node:
         case ast.Raise():
             return True
         case ast.Call(func=ast.Name(id=name)):
-            return name in RAISING
+            return name in RAISING or name in ERRORS
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"))):
+            return True
+        case ast.Call(func=ast.Attribute(attr="start_soon"), args=[ast.Attribute(attr=name), *_]):
+            return name in DESCRIBING
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="self"), attr=name)):
+            return name in DESCRIBING
         case _:
             return False
 
@@ -182,12 +198,21 @@ def is_untouched(node: ast.AST) -> bool:
             return True
         case ast.If(test=ast.Name(id="TYPE_CHECKING")):
             return True
-        case ast.Call(func=ast.Name(id=name)) | ast.Expr(value=ast.Call(func=ast.Name(id=name))):
-            return name in {"NewType", "TypeVar", "assert_never"}  # for mypy alone
+        case ast.Expr(value=value) | ast.Assign(value=value) if is_for_mypy(value):
+            return True
         case ast.Assign(targets=[ast.Name(id=name)]):
             return name in {"__all__", "__slots__"}
         case _:
-            return False
+            return is_for_mypy(node)
+
+
+def is_for_mypy(node: ast.AST) -> bool:
+    """Whether a node is a call that says something to mypy alone."""
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in {"NewType", "TypeVar", "assert_never"}
+    )
 
 
 def mutants_of(file: Path, text: str) -> Iterator[Mutant]:
@@ -241,9 +266,10 @@ class Copy:
     async def run_tests(self, tests: Sequence[str], *, seconds: float, keeps_bytecode: bool = False) -> Fate:
         """What the tests make of the copy as it is, in so many seconds; their processes are killed at the end."""
         environment = {**os.environ, "PYTHONPATH": str(self._folder)}
-        if not keeps_bytecode:  # a module's time and size may be those of another mutant
-            environment["PYTHONDONTWRITEBYTECODE"] = "1"
+        # Of a mutant none may be written: a module's time and size may be those of another.
+        environment["PYTHONDONTWRITEBYTECODE"] = "" if keeps_bytecode else "1"
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not kernel and not abuse"]
+        options += ["-o", f"faulthandler_timeout={TEST_TIMEOUT}", "-o", "faulthandler_exit_on_timeout=true"]
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "pytest", *options, *tests],
             cwd=self._folder,
@@ -313,16 +339,29 @@ async def prepare(copies: Sequence[Copy], files: Sequence[Path]) -> list[Task]:
     seconds = LEAST_TIMEOUT
     for package in sorted({file.parts[1] for file in files}):
         tests = present(PACKAGES[package])
-        for copy in copies:
-            begin = time.monotonic()
-            if await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True) is not Fate.SURVIVED:
-                sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
-            seconds = max(seconds, 5 * (time.monotonic() - begin))
+        begin = time.monotonic()
+        fates = await run_everywhere(copies, tests)
+        if set(fates) != {Fate.SURVIVED}:
+            sys.exit(f"mutants: the unchanged code does not pass {' '.join(tests)}; run them with pytest")
+        seconds = max(seconds, 5 * (time.monotonic() - begin))
     return [
         Task(mutant=mutant, tests=tests_of(file), seconds=seconds)
         for file in files
         for mutant in mutants_of(file, (REPOSITORY / file).read_text())
     ]
+
+
+async def run_everywhere(copies: Sequence[Copy], tests: Sequence[str]) -> list[Fate]:
+    """What the tests make of each copy as it is, all at the same time."""
+    fates: list[Fate] = []
+
+    async def run_in(copy: Copy) -> None:
+        fates.append(await copy.run_tests(tests, seconds=FIRST_TIMEOUT, keeps_bytecode=True))
+
+    async with trio.open_nursery() as nursery:
+        for copy in copies:
+            nursery.start_soon(run_in, copy)
+    return fates
 
 
 async def try_all(copies: Sequence[Copy], tasks: Sequence[Task]) -> dict[Mutant, Fate]:
@@ -345,7 +384,8 @@ async def try_all(copies: Sequence[Copy], tasks: Sequence[Task]) -> dict[Mutant,
 async def run(files: Sequence[Path], sample: int | None, seed: int) -> dict[Mutant, Fate]:
     """Try the mutants of these files, or so many of them."""
     with tempfile.TemporaryDirectory(prefix="jobmaster-mutants-") as folder:
-        copies = [Copy(Path(folder, str(number))) for number in range(WORKERS)]
+        workers = WORKERS if sample is None else min(WORKERS, sample)
+        copies = [Copy(Path(folder, str(number))) for number in range(workers)]
         tasks = await prepare(copies, files)
         if sample is not None and sample < len(tasks):
             tasks = random.Random(seed).sample(tasks, sample)

@@ -87,11 +87,27 @@ def test_hidden_folders_come_back() -> None:
     assert mounts == ["mkdir -p '/tmp/a b'", "mount -t hostfs -o 'ro,/tmp/a b' host '/tmp/a b'"]
 
 
-def test_every_kernel_test_has_a_guest() -> None:
-    """Each file with a test marked `kernel` is run by a guest, and each file that a guest is told of exists."""
+@pytest.mark.parametrize("host_runs_servers", [True, False])
+def test_every_kernel_test_has_a_guest(*, host_runs_servers: bool) -> None:
+    """Each file with a test marked `kernel` is run by a guest; each file and test that a guest is told of exists."""
     files = {str(file.relative_to(REPOSITORY)): file for file in (REPOSITORY / "tests").rglob("test_*.py")}
     marked = {name for name, file in files.items() if "mark.kernel\n" in file.read_text()}
-    named = {argument.removeprefix("--ignore=") for guest in machine.suites() for argument in guest.arguments}
+    guests = machine.suites(host_runs_servers=host_runs_servers)
+    named = {argument for guest in guests for argument in guest.arguments if not argument.startswith("--")}
     assert marked
     assert marked <= named
-    assert [name for name in named if not (REPOSITORY / name).exists()] == []
+    for name in (*named, *machine.NOT_HERE, *machine.SHOWN_BY_HOST):
+        file, _, test = name.partition("::")
+        assert not test or f"def {test}(" in files[file].read_text()
+        assert (REPOSITORY / file).exists()
+
+
+def test_a_host_without_cgroup_v2_leaves_all_to_the_guests() -> None:
+    """What the host shows as well is left out of the guests only where it does."""
+    left_out = [
+        {argument for guest in machine.suites(host_runs_servers=runs) for argument in guest.arguments}
+        & {f"--ignore={name}" for name in machine.SHOWN_BY_HOST}
+        for runs in (True, False)
+    ]
+    assert left_out[0]
+    assert not left_out[1]

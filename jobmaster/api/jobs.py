@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from itertools import pairwise
@@ -15,13 +16,15 @@ from jobmaster.api.messages import output_messages, response_of, specification_o
 from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import InvalidRequest, OutputUnreadable
+from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
 from jobmaster.run.registry import Registry
+
+logger = logging.getLogger(__name__)
 
 LIST_BYTES: Final = 1024 * 1024
 """Bytes of a page's jobs, at most: clients take messages of 4 MiB."""
@@ -79,8 +82,11 @@ class JobService(JobServiceServicer):
                 async with aclosing(job.output.follow()) as stretches:
                     async for stretch in stretches:
                         yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
-        except OutputUnreadable:
+        except OutputUnreadable as error:
             await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
+            if isinstance(error, OutputCut):
+                logger.warning("%s", error)
+                raise OutputIncomplete(job.output.lost, missing=error.missing) from error
             raise
         await job.wait_ended()
         if job.output.lost:
@@ -100,7 +106,7 @@ class JobService(JobServiceServicer):
         self, message: pb.ListRequest, request: Identity
     ) -> pb.ListResponse:
         """Jobs, the newest first."""
-        page = await self._registry.page(request, query_of(message))
+        page = await self._registry.history.page(request, query_of(message))
         response = pb.ListResponse(next_page_token=page_token(page.next))
         size = 0
         for before, job in pairwise((None, *page.jobs)):
@@ -123,7 +129,9 @@ class JobService(JobServiceServicer):
         if message.only_new and message.after:
             raise InvalidRequest("only_new and after exclude each other: leave one of them out", field="after")
         told, has_caught_up = message.after, False
-        async with aclosing(self._registry.events(request, None if message.only_new else message.after)) as watch:
+        async with aclosing(
+            self._registry.history.events(request, None if message.only_new else message.after)
+        ) as watch:
             async for news in watch:
                 for event in news.events:
                     yield event_message(event)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
@@ -132,6 +140,16 @@ class JobService(JobServiceServicer):
                     told, has_caught_up = news.position, has_caught_up or news.is_current
                     yield position_message(told)  # noqa: ASYNC119  # as above
 
+    @checked(check_query)
+    async def Backup(  # type: ignore[override]  # as above
+        self, message: pb.BackupRequest, request: Identity
+    ) -> AsyncIterator[pb.BackupChunk]:
+        """A copy of the journal, for an admin."""
+        del message
+        async with aclosing(self._registry.history.backup(request)) as pieces:
+            async for data in pieces:
+                yield pb.BackupChunk(data=data)  # noqa: ASYNC119  # as above
+
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""
-        self._registry.end_events()
+        self._registry.history.end()

@@ -46,10 +46,23 @@ class ServiceUnknown(Exception):
 
 
 class OutputIncomplete(Exception):
-    """The server could not write part of a job's output to its disk."""
+    """The server does not have part of a job's output: its disk did not take it, or does not have it any more."""
 
-    def __init__(self, lost: int) -> None:
-        super().__init__(f"the server's disk did not take the last {lost} bytes of this job's output")
+    def __init__(self, lost: int, *, missing: int = 0) -> None:
+        """Names what is lost.
+
+        Args:
+            lost: bytes that were never kept.
+            missing: bytes before those that were.
+        """
+        if missing:
+            text = (
+                f"the last {missing + lost} bytes of this job's output are gone: "
+                "the server's host went down before they were on its disk, or they were removed"
+            )
+        else:
+            text = f"the server's disk did not take the last {lost} bytes of this job's output"
+        super().__init__(text)
 
 
 _CODES[ServiceUnknown] = StatusCode.NOT_FOUND

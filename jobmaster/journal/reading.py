@@ -165,18 +165,19 @@ def request(connection: apsw.Connection, owner: str, request_id: str) -> StoredR
     """What a client's request id stands for."""
     found = row(
         connection,
-        "SELECT digest, job_id, error FROM request WHERE owner = ? AND request_id = ?",
+        "SELECT digest, job_id, error, job.id IS NOT NULL AND ended IS NULL FROM request "
+        "LEFT JOIN job ON job.id = job_id WHERE request.owner = ? AND request_id = ?",
         owner,
         request_id,
     )
     if found is None:
         return None
-    digest, job_id, error = found
+    digest, job_id, error, is_open = found
     try:
         repeated = decode_request_error(error) if error is not None else None
     except Undecodable:
         repeated = None  # what is left says that the job is gone
-    return StoredRequest(digest=digest, job_id=JobId(job_id), error=repeated)
+    return StoredRequest(digest=digest, job_id=JobId(job_id), error=repeated, is_open=bool(is_open))
 
 
 def expired(connection: apsw.Connection, retention: Retention, now: datetime, limit: int) -> list[tuple[JobId, str]]:

@@ -144,11 +144,13 @@ class StoredRequest:
         digest: as in `RequestKey`.
         job_id: the job that was started by it; it may be gone.
         error: why that job was never executed, where this is to be repeated.
+        is_open: the job has not ended, as far as the journal knows.
     """
 
     digest: bytes
     job_id: JobId
     error: RequestError | None = None
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

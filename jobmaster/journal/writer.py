@@ -295,7 +295,11 @@ class Writer:
         for entry in disowned:
             if isinstance(entry.written, int):
                 cause = FailedToStart("its start could not be recorded in time")
-                self._queue[Entry.of(entry.job_id, Finished(cause=cause, at=datetime.now(UTC)))] = None
+                self._queue[
+                    Entry.of(
+                        entry.job_id, Finished(cause=cause, at=datetime.now(UTC), output_bytes=0, output_bytes_lost=0)
+                    )
+                ] = None
 
     def _tell(self, entry: Entry) -> None:
         assert entry.written is not None  # noqa: S101  # for the type checker: the batch was written

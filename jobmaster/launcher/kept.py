@@ -21,13 +21,13 @@ class Kept:
     def __init__(self) -> None:
         self.kill: int | None = None
         self.locks: dict[str, int] = {}
-        self.listeners: dict[str, int] = {}
+        self.listeners: list[tuple[str, int]] = []
 
     def keep(self, locks: Sequence[str], descriptors: Sequence[int]) -> None:
         """Takes cgroup.kill and locks in place of what was held; owns the descriptors from here on."""
         old = self._of_jobs()
         self.kill = descriptors[0] if descriptors else None
-        self.locks = _named(locks, descriptors[1:])
+        self.locks = dict(_named(locks, descriptors[1:]))
         close_all(old)
 
     def listen(self, listeners: Sequence[str], descriptors: Sequence[int]) -> None:
@@ -37,8 +37,8 @@ class Kept:
 
     def stop_listening(self) -> None:
         """Closes the listening sockets, so that nobody waits in them for a server that does not come."""
-        close_all(tuple(self.listeners.values()))
-        self.listeners = {}
+        close_all(self._of_listeners())
+        self.listeners = []
 
     def kill_jobs(self) -> None:
         """Kills all that is in the jobs' cgroup."""
@@ -48,26 +48,24 @@ class Kept:
 
     def complete(self, end: TableEnd) -> tuple[TableEnd, tuple[int, ...]]:
         """Adds to what a new server is told what is kept for it; and the descriptors that go with it."""
-        message = end._replace(locks=tuple(self.locks), listeners=tuple(self.listeners))
-        return message, (*self.locks.values(), *self.listeners.values())
+        message = end._replace(locks=tuple(self.locks), listeners=tuple(name for name, _ in self.listeners))
+        return message, (*self.locks.values(), *self._of_listeners())
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All that is held."""
-        return (*self._of_jobs(), *self.listeners.values())
+        return (*self._of_jobs(), *self._of_listeners())
 
     def _of_jobs(self) -> tuple[int, ...]:
         return (*(() if self.kill is None else (self.kill,)), *self.locks.values())
 
+    def _of_listeners(self) -> tuple[int, ...]:
+        return tuple(fd for _, fd in self.listeners)
 
-def _named(names: Sequence[str], descriptors: Sequence[int]) -> dict[str, int]:
-    """The descriptors by name; one without a name is closed, as is one whose name is there already."""
+
+def _named(names: Sequence[str], descriptors: Sequence[int]) -> list[tuple[str, int]]:
+    """The descriptors with their names; those without one are closed."""
     if len(names) != len(descriptors):
         say(f"launcher: {len(descriptors)} descriptors came for {', '.join(names) or 'no name'}")
-    named: dict[str, int] = {}
-    for index, fd in enumerate(descriptors):
-        if index < len(names) and names[index] not in named:
-            named[names[index]] = fd
-        else:
-            close_all([fd])
-    return named
+    close_all(descriptors[len(names) :])
+    return list(zip(names, descriptors, strict=False))

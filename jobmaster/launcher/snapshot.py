@@ -79,7 +79,7 @@ def _snapshot(document: Any) -> Snapshot:
     for values in document["entries"]:
         table.add(_entry(values))
     kept.kill, kept.locks = document["kept"]["kill"], dict(document["kept"]["locks"])
-    kept.listeners = dict(document["kept"]["listeners"])
+    kept.listeners = [(name, fd) for name, fd in document["kept"]["listeners"]]
     succession = Succession()
     for name in _SUCCESSION:
         setattr(succession, name, document["succession"][name])

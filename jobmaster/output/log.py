@@ -25,7 +25,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import OutputUnreadable
+from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.threads import NoThread, run_in_thread
 
 STRETCH_SIZE: Final = 192 * 1024 - 32
@@ -179,7 +179,10 @@ class StoredOutput:
         raise AssertionError("nobody waits for the growth of a sealed log")
 
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
-        """As that of `OutputLog`."""
+        """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than `size` bytes.
+
+        A record is on the disk when the job has ended, its output some time later: a power cut can take what was between.
+        """
         return _follow(self, offset)
 
 
@@ -193,14 +196,15 @@ class _FollowedFile:
         self._threads = 0
         self._is_closed = False
 
-    def open(self) -> None:
-        """To be called in a thread.
+    def open(self) -> int:
+        """To be called in a thread; returns the size of the file.
 
         Raises:
             OSError: there is no such file (any more).
         """
         with self._used():
             self.fd = os.open(self.path, _READ)
+            return os.fstat(self.fd).st_size
 
     def pread(self, count: int, offset: int) -> bytes:
         """To be called in a thread; raises OSError where the disk fails."""
@@ -241,21 +245,34 @@ class _FollowedFile:
 async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
     file = _FollowedFile(log.path)
     try:
-        with _unreadable_named(log.path):
-            await run_in_thread(READERS, file.open, abandon=True)
+        missing = await _open(file, log)
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
-            if offset < log.size:
-                length = min(STRETCH_SIZE, log.size - offset)
+            if offset < log.size - missing:
+                length = min(STRETCH_SIZE, log.size - missing - offset)
                 yield Stretch(file, offset, length)
                 offset += length
             elif log.sealed:
+                if missing:
+                    raise OutputCut(f"the output in {log.path} has {missing} bytes less than was recorded", missing)
                 return
             else:
                 await log.wait_growth()
     finally:
         if (fd := file.leave()) is not None:
             await _close_in_thread(fd)
+
+
+async def _open(file: _FollowedFile, log: OutputLog | StoredOutput) -> int:
+    """Opens the file; returns how many bytes it lacks at its end, which those of running jobs never do."""
+    with _unreadable_named(log.path):
+        try:
+            there = await run_in_thread(READERS, file.open, abandon=True)
+        except FileNotFoundError:
+            if isinstance(log, OutputLog):
+                raise
+            there = 0
+    return max(0, log.size - there) if isinstance(log, StoredOutput) else 0
 
 
 async def _close_in_thread(fd: int) -> None:

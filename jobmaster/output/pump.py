@@ -130,15 +130,15 @@ class Pump:
         self._is_ours = True
 
     async def _move_rest(self) -> None:
-        moved: int | None = 1
-        while moved is not None and not self._is_at_end:
+        while not self._is_at_end:
             try:
-                moved = await self._move_some()
+                if await self._move_some() is None:
+                    return
             except (NoThread, NotRead):  # for now
                 await trio.sleep(_FIRST_PAUSE)
 
     async def close(self) -> None:
-        """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us.
+        """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us. Idempotent.
 
         The kernel takes the pipe's lock for the last descriptor of its read end. Any process that can write to the pipe
         can hold that lock, so everybody else who has a descriptor of it closes that before.

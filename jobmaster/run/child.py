@@ -188,7 +188,7 @@ class Child:
         return bool(poll.poll(0))
 
     async def wait_died(self) -> None:
-        """Waits until it has died, reaped or not. One task at a time.
+        """Waits until it has died or is released. One task at a time.
 
         Raises:
             LauncherLost: the launcher has died and it lives; the kernel kills it unless its program forbade that.
@@ -196,11 +196,8 @@ class Child:
         while not self.has_died():
             if self._lost.is_set():
                 raise LauncherLost("the launcher has died")
-            try:
+            with suppress(trio.ClosedResourceError):  # it was released, or the launcher is lost
                 await trio.lowlevel.wait_readable(self._pidfd)
-            except trio.ClosedResourceError:
-                if self._forgotten is not None:
-                    raise
 
     def go(self) -> None:
         """Lets it execute the command."""

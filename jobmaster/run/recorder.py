@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from jobmaster.job.identifier import JobId
@@ -54,6 +55,13 @@ class Records(Recorder, Protocol):
     @property
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
+
+    def backup(self) -> AbstractAsyncContextManager[int]:
+        """A complete copy of all records for the block, as a descriptor to read it from.
+
+        Raises:
+            ServerBusy: there is one already.
+        """
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number."""

@@ -27,6 +27,12 @@ RECORD_SECONDS: Final = 10.0
 """How long the journal may take for the ends of jobs that are lost; a full disk does not keep the server from serving."""
 ADOPTERS: Final = 8
 """Jobs that are adopted at a time: what each of them may take is no time in which it waits for others."""
+_RUNNING: Final = "the server and its launcher died, or the host was restarted, while it ran"
+_HELD: Final = (
+    "the server and its launcher died, or the host was restarted, as it was started: its command may have run"
+)
+"""Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
+after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
 
@@ -105,13 +111,12 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None
     closing = state if isinstance(state, Closing) else None
     evidence = Evidence(
         death=closing.death if closing else None,
-        never_executed="the server died before it executed the command" if isinstance(state, Held) else None,
         order=closing.order if closing else None,
         killed=closing is not None and closing.killed,
         killed_for_memory=closing is not None and closing.killed_for_memory,
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
-        lost_because="the server and its launcher died, or the host was restarted, while it ran",
+        lost_because=_HELD if isinstance(state, Held) else _RUNNING,
     )
     kept = await _look(host, record, job.last_event_at)
     records.post(

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -31,21 +31,20 @@ from jobmaster.errors import (
     JobmasterError,
     JobNotFound,
     JournalUnavailable,
-    PermissionRefused,
     ServerBusy,
     ServerDraining,
 )
-from jobmaster.identity.policy import Identity, Role, may_touch
+from jobmaster.identity.policy import Identity, may_touch
 from jobmaster.job.cause import FailedToStart
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
-from jobmaster.journal.stored import JobQuery, Page, Retention, StoredJob
+from jobmaster.journal.stored import Retention
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost, Spawned
-from jobmaster.run.feed import Feed, News
+from jobmaster.run.history import History
 from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
@@ -154,8 +153,9 @@ class Registry:
         self._bounds = bounds
         self._may_hand_over = hands_over
         self._boot_id = BOOT_ID.read_text().strip()
-        self._requests = Requests(records)
-        self._feed = Feed(records)
+        self._requests = Requests(records, self._runs)
+        self.history = History(records, self._as_of_now)
+        """What there is to tell of all jobs."""
         self._live: dict[JobId, _Live] = {}
         self._live_of: Counter[str] = Counter()
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
@@ -206,22 +206,25 @@ class Registry:
             if await self._is_kept(job_id):
                 return job_id
 
-    async def _is_kept(self, job_id: JobId) -> bool:
-        """Whether a request id may be answered with this job; else the job is forgotten when this returns.
+    async def _runs(self, job_id: JobId) -> bool:
+        """Whether a job has not ended; one that is being started, when its command is executed."""
+        live = self._live.get(job_id)
+        if live is None or live.supervisor is None:
+            return False
+        await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
+        return not _was_never_executed(live.supervisor)
 
-        That of an earlier server may turn out to be never executed; one that was given up is ended first.
+    async def _is_kept(self, job_id: JobId) -> bool:
+        """Whether a request id may be answered with this job, which was executed.
+
+        One that was given up is ended and forgotten when this returns.
 
         Raises:
             JournalUnavailable: it cannot be forgotten now.
         """
         live = self._live.get(job_id)
-        if live is not None and live.supervisor is not None:
-            await live.supervisor.executed.wait()
-            if live.is_given_up:
-                await live.supervisor.ended.wait()
-            if _was_never_executed(live.supervisor):
-                await self._requests.settle()
-                return False
+        if live is not None and live.supervisor is not None and live.is_given_up:
+            await live.supervisor.ended.wait()
         if job_id not in self._to_forget:
             return True
         await self._requests.settle()  # the end has to be there before the job can go
@@ -439,51 +442,14 @@ class Registry:
         path = self._host.output_path(record.id)
         return EndedJob(record, StoredOutput(path=path, size=record.output_bytes, lost=record.output_bytes_lost))
 
-    async def page(self, caller: Identity, query: JobQuery) -> Page:
-        """Jobs that a query wants, as they are now; a user's are its own alone.
-
-        Raises:
-            PermissionRefused: a user asks for another client's.
-            JournalUnavailable: the journal cannot be read.
-        """
-        if caller.role is not Role.ADMIN:
-            if query.owner not in {None, caller.name}:
-                raise PermissionRefused("only an admin may list another client's jobs; leave client empty for your own")
-            query = replace(query, owner=caller.name)
-        page = await self._records.page(query)
-        jobs = (replace(job, record=self._as_of_now(job.record)) for job in page.jobs if not self._is_given_up(job))
-        return replace(page, jobs=tuple(job for job in jobs if not isinstance(job.record.state, Held)))
-
-    def _is_given_up(self, job: StoredJob) -> bool:
-        live = self._live.get(job.record.id)
-        return job.record.id in self._to_forget if live is None else live.is_given_up
-
-    def _as_of_now(self, record: JobRecord) -> JobRecord:
-        """A record of the journal, with what is newer of a job that has not ended."""
+    def _as_of_now(self, record: JobRecord) -> JobRecord | None:
+        """A record of the journal, with what is newer; None for a job that nobody was told of, nor will be."""
         live = self._live.get(record.id)
-        return record if live is None or live.supervisor is None else live.supervisor.record
-
-    async def events(self, caller: Identity, after: int | None) -> AsyncGenerator[News, None]:
-        """What happens to jobs (of a user: to its own), beginning after the sequence number `after`; None: now.
-
-        Raises:
-            EventsForgotten: not all of it is kept.
-            JournalUnavailable: the journal cannot be read.
-            ServerDraining: the server ends; raised after the last event.
-        """
-        owner = None if caller.role is Role.ADMIN else caller.name
-        position = self._records.last_seq if after is None else after
-        await self._feed.begin(position)
-        if position == self._records.last_seq:
-            yield News(events=(), position=position, is_current=True)
-        while True:
-            news = await self._feed.after(position, owner)
-            position = news.position
-            yield news
-
-    def end_events(self) -> None:
-        """All jobs have ended: who has seen all events is told that the server ends. Idempotent."""
-        self._feed.end()
+        if live is None:
+            return None if record.id in self._to_forget else record
+        if live.is_given_up:
+            return None
+        return record if live.supervisor is None else live.supervisor.record
 
     async def stop(self, caller: Identity, job_id: str, reason: str = "", *, force: bool = False) -> JobRecord:
         """Stops a job and returns its record once it has ended; for an ended job, at once.

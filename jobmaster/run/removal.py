@@ -70,8 +70,8 @@ class FileRemover:
             try:
                 await run_in_thread(REMOVERS, path.unlink, True, abandon=True)  # missing_ok, by position
             except (OSError, NoThread) as error:
-                log = logger.error if tries == 1 else logger.warning
-                log("%s cannot be removed: %s%s", path, error, "; it is left" if tries == 1 else "")
+                level = logging.ERROR if tries == 1 else logging.WARNING
+                logger.log(level, "%s cannot be removed: %s%s", path, error, "; it is left" if tries == 1 else "")
                 if tries > 1:
                     self._failed.append((path, tries - 1))
             self._pending.popleft()

@@ -16,14 +16,20 @@ from jobmaster.job.request import RequestKey
 from jobmaster.run.recorder import Records
 
 SETTLE_SECONDS: Final = 5.0
-"""How long, after a Start that made no job, its request id may stay taken until the journal has written that."""
+"""How long the journal may take to write what has happened before its word is relied on."""
 
 
 class Requests:
-    """The Starts under way that have a request id."""
+    """The Starts under way that have a request id.
 
-    def __init__(self, records: Records) -> None:
+    Args:
+        records: of all jobs.
+        runs: whether a job has not ended; of one that is being started, it returns when that is decided.
+    """
+
+    def __init__(self, records: Records, runs: Callable[[JobId], Awaitable[bool]]) -> None:
         self._records = records
+        self._runs = runs
         self._under_way: dict[tuple[str, str], trio.Event] = {}
 
     async def once(self, owner: str, key: RequestKey, start: Callable[[], Awaitable[JobId]]) -> JobId:
@@ -32,6 +38,7 @@ class Requests:
         Raises:
             RequestIdReused: the id was given with another request.
             JobError, RequestError: as `start`; what an earlier Start of this request got, where its command cannot be run.
+            JournalUnavailable: what became of an earlier Start of this request is not written.
         """
         name = owner, key.id
         while (other := self._under_way.get(name)) is not None:
@@ -57,11 +64,22 @@ class Requests:
         raise JournalUnavailable("the server's journal cannot be written: its disk does not answer; try again later")
 
     async def _found(self, owner: str, key: RequestKey) -> JobId | None:
-        stored = await self._records.request(owner, key.id)
-        if stored is None:
-            return None
-        if stored.digest != key.digest:
-            raise RequestIdReused("request_id was given with another command before; give each request its own")
-        if stored.error is not None:
-            raise stored.error.error()
-        return stored.job_id
+        """The job of an earlier Start, executed; None where there is none.
+
+        One that has not ended as far as the journal knows, and does not run, has an end that is still to be written. Where
+        it was never executed, that makes the request's name free.
+        """
+        for _ in ("now", "when all is written"):
+            stored = await self._records.request(owner, key.id)
+            if stored is None:
+                return None
+            if stored.digest != key.digest:
+                raise RequestIdReused("request_id was given with another command before; give each request its own")
+            if stored.error is not None:
+                raise stored.error.error()
+            if not stored.is_open or await self._runs(stored.job_id):
+                return stored.job_id
+            await self.settle()
+        raise JournalUnavailable(
+            "the server's journal does not have the end of this request's job yet; try again later"
+        )

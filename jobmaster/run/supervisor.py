@@ -420,7 +420,7 @@ class Supervisor:
                 await self._end_processes_and_output()
         finally:
             try:
-                await self._finish(not_executed)
+                await self._finish(not_executed)  # noqa: ASYNC102  # to be cancelled: who waits for the disk hands over
             finally:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
                     await self._step("closing its execution", self._release, RELEASE_SECONDS)

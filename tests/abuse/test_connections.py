@@ -21,7 +21,7 @@ pytestmark = pytest.mark.abuse
 
 TRIES: Final = int(os.environ.get("ABUSE_TRIES", "200"))
 """Visits of each kind; ten thousand in the nox session `abuse`."""
-AT_A_TIME: Final = max(20, TRIES // 100)
+AT_A_TIME: Final = max(50, TRIES // 100)
 ENOUGH_FILES: Final = 64
 STRANGERS_AT_A_TIME: Final = 128
 CONNECTIONS_OF_ONE: Final = 25

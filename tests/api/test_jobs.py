@@ -13,6 +13,7 @@ import trio
 
 from jobmaster.api.followers import Followers
 from jobmaster.api.jobs import JobService
+from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import JobNotFound, OutputUnreadable, ServerBusy
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -43,11 +44,22 @@ async def follow(registry: ChangingRegistry, followers: Followers | None = None)
 
 
 @pytest.mark.parametrize(("questions", "answer"), [(1, JobNotFound), (2, OutputUnreadable)])
-async def test_output_whose_file_is_gone(tmp_path: Path, questions: int, answer: type[Exception]) -> None:
-    """A job forgotten between the question and the opening of its file is not found; a file that is lost is the host's."""
+async def test_output_whose_file_cannot_be_read(tmp_path: Path, questions: int, answer: type[Exception]) -> None:
+    """A job forgotten between the question and the opening of its file is not found; else it is the host's error."""
+    (tmp_path / "job.log").symlink_to("another")
     output = StoredOutput(path=tmp_path / "job.log", size=5, lost=0)
     with pytest.raises(answer):
         await follow(ChangingRegistry(output, questions))
+
+
+@pytest.mark.parametrize(("there", "lost", "gone"), [(None, 0, 5), (2, 0, 3), (2, 4, 7)])
+async def test_output_that_a_power_cut_has_taken(tmp_path: Path, there: int | None, lost: int, gone: int) -> None:
+    """A follower of an ended job is told how much of its output is not there any more."""
+    if there is not None:
+        (tmp_path / "job.log").write_bytes(bytes(there))
+    output = StoredOutput(path=tmp_path / "job.log", size=5, lost=lost)
+    with pytest.raises(OutputIncomplete, match=f"the last {gone} bytes of this job's output are gone"):
+        await follow(ChangingRegistry(output, 2))
 
 
 async def test_no_more_followers_than_files(tmp_path: Path) -> None:

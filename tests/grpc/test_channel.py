@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import NoReturn
 
@@ -46,15 +48,18 @@ async def test_connects_again(tmp_path: Path, certificates: Path) -> None:
 
 
 async def test_an_open_call_is_not_repeated(tmp_path: Path, certificates: Path) -> None:
-    """A call whose server is killed fails, and says that the connection was lost."""
-    async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
+    """A call whose server is killed fails where it is not to be repeated, and says that the connection was lost."""
+    async with (
+        serving_program(tmp_path, certificates, "--grace", "3") as (server, _process),
+        server.connect(patience=0) as jobs,
+    ):
         job_id = await jobs.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
         await until_output(jobs, job_id, b"up\n")
 
         async def kill_server() -> None:
             while "stopping" not in (await jobs.status(job_id)).job_msg:
                 pass
-            process.kill()
+            os.kill(server.pid, signal.SIGKILL)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(kill_server)
@@ -66,7 +71,7 @@ async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypat
     """Where no server comes back, a call fails after a bounded number of tries and says why."""
     monkeypatch.setattr(channel, "LAST_PAUSE", 0.001)
     monkeypatch.setattr(channel, "FIRST_PAUSE", 0.001)
-    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect(patience=0) as jobs:
         process.terminate()
         await trio.to_thread.run_sync(process.wait)
         with pytest.raises(TransportError, match="cannot connect to localhost"):
@@ -87,7 +92,7 @@ async def test_calls_that_wait_for_a_connection_give_up_together(
         await trio.lowlevel.checkpoint()
         raise TransportError(f"cannot connect to {host}:{port}: {tries}")
 
-    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect(patience=0) as jobs:
         process.terminate()
         await trio.to_thread.run_sync(process.wait)
         monkeypatch.setattr(channel, "_connect", connect_to)

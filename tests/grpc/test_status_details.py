@@ -13,6 +13,7 @@ from purerpc import Status, StatusCode
 
 from jobmaster.api.statuses import OutputIncomplete, ServiceUnknown, status_of
 from jobmaster.errors import (
+    CommandNotFound,
     CommandNotRunnable,
     InvalidRequest,
     JobNotFound,
@@ -21,7 +22,15 @@ from jobmaster.errors import (
     ServerBusy,
     ServerDraining,
 )
-from jobmaster.grpc.headers import MAX_STATUS_DETAILS, MAX_STATUS_MESSAGE, DetailedStatus, status_trailers
+from jobmaster.grpc.headers import (
+    MAX_STATUS_DETAILS,
+    MAX_STATUS_MESSAGE,
+    DetailedStatus,
+    parse_status,
+    status_trailers,
+)
+from jobmaster.grpc.purerpc_adapter import RpcFailedError, raise_status
+from jobmaster.grpc.status_details import reason_in
 from jobmaster.job.specification import JobSpecification
 
 REASONS: Final[dict[Exception, str]] = {
@@ -29,6 +38,7 @@ REASONS: Final[dict[Exception, str]] = {
     JobNotFound("x"): "JOB_NOT_FOUND",
     PermissionRefused("x"): "PERMISSION_REFUSED",
     CommandNotRunnable("x"): "COMMAND_NOT_RUNNABLE",
+    CommandNotFound("x"): "COMMAND_NOT_FOUND",
     LimitNotEnforceable("x"): "LIMIT_NOT_ENFORCEABLE",
     ServerBusy("x"): "SERVER_BUSY",
     ServerDraining("x"): "SERVER_DRAINING",
@@ -102,6 +112,41 @@ def test_internal_error_tells_the_reference_alone() -> None:
     assert b"secret" not in status.details
     assert b"KeyError" not in status.details
     assert b"KEY_ERROR" not in status.details
+
+
+@pytest.mark.parametrize("padding", [b"", b"="])
+def test_a_client_reads_the_reason(padding: bytes) -> None:
+    """What a status came with is in the error that it raises; a reason is read from it, with or without padding."""
+    fields = trailers(status_of(CommandNotFound("no such command")))
+    details = fields[b"grpc-status-details-bin"]
+    fields[b"grpc-status-details-bin"] = details + padding * (-len(details) % 4)
+    status = parse_status(fields.items())
+    assert status is not None
+    with pytest.raises(RpcFailedError) as caught:
+        raise_status(status)
+    assert reason_in(caught.value.status) == "COMMAND_NOT_FOUND"
+    assert caught.value.status.status_message == "no such command"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status(StatusCode.NOT_FOUND, "no"),
+        DetailedStatus(StatusCode.NOT_FOUND, "no", b""),
+        DetailedStatus(StatusCode.NOT_FOUND, "no", b"\xff\xff"),
+        parse_status([(b"grpc-status", b"5"), (b"grpc-status-details-bin", b"no base 64")]),
+    ],
+)
+def test_a_status_without_a_reason(status: Status) -> None:
+    """Of a status without details, or with such as are none, there is no reason, and no error either."""
+    assert reason_in(status) is None
+
+
+def test_the_reason_of_somebody_else() -> None:
+    """A reason of another domain is not one of ours."""
+    rich = RichStatus()
+    rich.details.add().Pack(ErrorInfo(reason="COMMAND_NOT_FOUND", domain="proxy"))
+    assert reason_in(DetailedStatus(StatusCode.NOT_FOUND, "no", rich.SerializeToString())) is None
 
 
 def test_trailer() -> None:

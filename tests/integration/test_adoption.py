@@ -84,7 +84,7 @@ async def test_a_job_that_ends_without_a_server(tmp_path: Path, certificates: Pa
         assert await output_of(jobs, job_id) == b"before\nafter\n"
 
 
-async def pid_of(server: Server, job_id: str) -> list[int]:
+def pid_of(server: Server, job_id: str) -> list[int]:
     """The processes of a job's cgroup."""
     text = (server.cgroup_root / "jobs" / "client1" / job_id / "cgroup.procs").read_text()
     return [int(word) for word in text.split()]
@@ -118,7 +118,7 @@ async def test_a_lost_job_is_told_as_lost(tmp_path: Path, certificates: Path) ->
         async with started(tmp_path, certificates, root) as (server, _process), server.connect() as jobs:
             job_id = await jobs.start("sh", "-c", "echo written; setsid sleep 1000 & wait")
             await first_chunk(jobs, job_id)
-            pids = await pid_of(server, job_id)
+            pids = pid_of(server, job_id)
             for pid in (server.launcher, server.pid):
                 os.kill(pid, signal.SIGSTOP)
             for pid in (server.pid, server.launcher):

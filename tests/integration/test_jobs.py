@@ -224,7 +224,7 @@ async def test_caller_that_leaves_start(server: Server) -> None:
 async def test_stop_after_the_caller_left(server: Server) -> None:
     """A stop order stands when its caller does not wait for the end."""
     async with server.connect() as jobs:
-        job_id = await jobs.start("sh", "-c", "trap 'echo told' TERM; echo up; sleep 1000 & wait; wait; echo done")
+        job_id = await jobs.start("sh", "-c", "trap 'echo told' TERM; sleep 1000 & echo up; wait; wait; echo done")
         await until_output(jobs, job_id, b"up\n")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(jobs.stop, job_id)

@@ -16,12 +16,14 @@ import pytest
 import trio
 from purerpc.grpclib.exceptions import RpcFailedError
 
-from jobmaster.errors import TransportError
+from jobmaster.errors import ConfigurationError, TransportError
+from jobmaster.server import program
 from tests.harness import (
     REPOSITORY,
     command_line_for,
     first_chunk,
     is_alive,
+    options_for,
     own_cgroup_root,
     run,
     serving,
@@ -226,14 +228,16 @@ async def test_next_server_clears_up(tmp_path: Path, certificates: Path) -> None
             assert await exit_code(following) == 0
 
 
-async def test_one_server_for_a_cgroup_root(tmp_path: Path, certificates: Path) -> None:
+async def test_one_server_for_a_cgroup_root(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A second server on the same cgroup root is refused, with the remedy, and harms no job of the first."""
+    monkeypatch.setattr(program, "LOCK_SECONDS", 0.2)
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         (tmp_path / "second").mkdir()
-        result = await run_server(*command_line_for(tmp_path / "second", certificates, server.cgroup_root))
-        assert result.returncode == 2
-        assert b"another jobmaster server has the cgroup" in result.stderr
+        with pytest.raises(ConfigurationError, match=r"another jobmaster server has the cgroup .* --cgroup-root"):
+            await program.serve(options_for(tmp_path / "second", certificates, server.cgroup_root))
         assert is_alive((await jobs.status(job_id)).pid)
 
 

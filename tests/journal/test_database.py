@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from jobmaster.job.cause import Exited, Signalled
+from jobmaster.job.cause import Exited, ServerLost, Signalled
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import Launched
 from jobmaster.job.request import RequestError
-from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
+from jobmaster.job.state import Executed, Finished, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal.database import Database
 from jobmaster.journal.stored import (
     DuplicateJob,
@@ -143,7 +143,7 @@ def test_what_was_never_executed_is_forgotten(database: Database, before: tuple[
     assert [(event.job_id, event.event) for event in database.events(0).events] == [(first.id, Removed())]
     again = launched(request=key("r"))
     assert write(database, again) == [3 + len(before)]
-    assert database.request("client1", "r") == StoredRequest(digest=key("r").digest, job_id=again.id)
+    assert database.request("client1", "r") == StoredRequest(digest=key("r").digest, job_id=again.id, is_open=True)
 
 
 def test_an_error_that_is_to_be_repeated(database: Database) -> None:
@@ -183,10 +183,14 @@ def test_request_ids_are_their_owners(database: Database) -> None:
     assert [type(result) for result in write(database, launched("client1", request=key("r")))] == [RequestTaken]
     requests = [database.request(owner, "r") for owner in ("client1", "client2", "client3")]
     assert requests == [
-        StoredRequest(digest=key("r").digest, job_id=first.id),
-        StoredRequest(digest=key("r", b"other").digest, job_id=second.id),
+        StoredRequest(digest=key("r").digest, job_id=first.id, is_open=True),
+        StoredRequest(digest=key("r", b"other").digest, job_id=second.id, is_open=True),
         None,
     ]
+    database.write(
+        [Entry.of(first.id, Finished(cause=ServerLost("lost"), at=first.at, output_bytes=0, output_bytes_lost=0))]
+    )
+    assert database.request("client1", "r") == StoredRequest(digest=key("r").digest, job_id=first.id)
 
 
 def test_a_job_that_is_removed_with_its_request(database: Database) -> None:

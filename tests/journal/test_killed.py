@@ -5,17 +5,14 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections import defaultdict
-from functools import reduce
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-from jobmaster.job.record import JobRecord, Launched, apply, record_of
-from jobmaster.journal.database import Database
-from jobmaster.journal.stored import JournalledEvent, Removed
+from jobmaster.journal.stored import Removed
 from tests.journal.jobs import database_in, records
+from tests.journal.replay import events_in, replayed
 
 ROUNDS: Final = 20
 
@@ -31,31 +28,6 @@ def acknowledged_until_killed(path: Path, lines: int) -> list[tuple[int, str, st
     assert told[0], "it has ended by itself"
     whole = [line.split() for line in told if line.endswith("\n")]
     return [(int(seq), job_id, name) for seq, job_id, name in whole]
-
-
-def events_in(database: Database) -> list[JournalledEvent]:
-    """All events."""
-    found: list[JournalledEvent] = []
-    position = 0
-    while position < database.last_seq:
-        piece = database.events(position, limit=1_000)
-        found += piece.events
-        position = piece.position
-    return found
-
-
-def replayed(events: list[JournalledEvent]) -> dict[str, JobRecord]:
-    """The records that follow from the events."""
-    lives = defaultdict(list)
-    for event in events:
-        if not isinstance(event.event, Removed):
-            lives[event.job_id].append(event.event)
-    return {job_id: _record(*life) for job_id, life in lives.items()}
-
-
-def _record(first: object, *events: object) -> JobRecord:
-    assert isinstance(first, Launched)
-    return reduce(apply, events, record_of(first))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))

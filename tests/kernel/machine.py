@@ -6,7 +6,7 @@ seconds over the host's files, read-only (hostfs); cgroup2 is at /sys/fs/cgroup 
 and /run are in its memory; an ext4 file system on a disk image of its own is mounted at ``$JOBMASTER_DISK`` and holds
 pytest's folders, because hostfs has no O_DIRECT, holes, RWF_NOWAIT or xattrs.
 
-A guest has one processor, so the suites of SUITES run in guests of their own, side by side. A guest is one process group,
+A guest has one processor, so what runs in guests is shared out to two, side by side. A guest is one process group,
 which setpriv ties to this process's life; its console is a pipe that is copied line by line to standard output, and the
 exit status of its script is a file in its control folder, which no guest that panicked leaves behind.
 """
@@ -21,13 +21,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
 import trio
+
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
@@ -38,15 +40,30 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    "tests/host/cgroup/test_kernel.py",
-    "tests/test_cancellation.py",
-    "tests/server/test_preparation.py",
-    "tests/test_leaks.py",
-    "tests/test_readme.py",
+    ("tests/test_leaks.py", "tests/test_readme.py"),
+    (
+        "tests/host/cgroup/test_kernel.py",
+        "tests/integration",
+        "tests/server/test_preparation.py",
+        "tests/test_cancellation.py",
+    ),
 )
-"""Tests that run on any host, and here with every controller; pure ones and those of the wire alone gain nothing."""
+"""Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
 """A gibibyte takes a minute in a guest, and meets no limit."""
+SHOWN_BY_HOST: Final = (
+    "tests/integration/test_certificates.py",
+    "tests/integration/test_command_line.py",
+    "tests/integration/test_interop.py",
+    "tests/integration/test_reflection.py",
+    "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
+    "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
+    "tests/integration/test_shutdown.py::test_port_in_use",
+    "tests/integration/test_shutdown.py::test_wrong_options",
+    "tests/test_readme.py::test_options_exist",
+    "tests/test_readme.py::test_python_example",
+)
+"""Tests of what no controller touches: run here only where the host cannot run the servers that they need."""
 DEADLINE: Final = 10 * 60.0
 """Seconds until a guest that has not ended is taken for hung."""
 HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
@@ -67,14 +84,23 @@ class Guest:
     arguments: tuple[str, ...]
 
 
-def suites() -> list[Guest]:
+def suites(*, host_runs_servers: bool) -> list[Guest]:
     """The guests that run when nothing else was asked for, of about the same length."""
     files = (REPOSITORY / "tests").rglob("test_*.py")
     kernel = sorted(str(file.relative_to(REPOSITORY)) for file in files if MARKED.search(file.read_text()))
+    left_out = (*NOT_HERE, *(SHOWN_BY_HOST if host_runs_servers else ()))
+    options = [f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in left_out]
+    first, second = LIFE_OF_JOBS
     return [
-        Guest(name="kernel", arguments=(*kernel, *LIFE_OF_JOBS)),
-        Guest(name="server", arguments=("tests/integration", *(f"--ignore={path}" for path in NOT_HERE))),
+        Guest(name="kernel", arguments=(*kernel, *first, *options)),
+        Guest(name="server", arguments=(*second, *options)),
     ]
+
+
+def host_runs_servers() -> bool:
+    """Whether the tests of a server have run on the host: it has a cgroup v2 that this user may change."""
+    mount = find_cgroup2(read_mounts())
+    return mount is not None and os.access(mount.mount_point, os.W_OK)
 
 
 def make_disk(image: Path) -> None:
@@ -96,8 +122,14 @@ def mounts_of_hidden(needed: Sequence[Path]) -> list[str]:
     return lines
 
 
-def guest_script(guest: Guest) -> str:
-    """The shell script that the guest runs; its exit status is pytest's."""
+def pytest_command(guest: Guest) -> list[str]:
+    """What the guest runs: pytest, with its folders on the disk."""
+    options = ["-p", "no:cacheprovider", f"--basetemp={DISK_MOUNT}/pytest", "--color=no", *guest.arguments]
+    return [sys.executable, "-m", "pytest", *options]
+
+
+def guest_script(command: Sequence[str]) -> str:
+    """The shell script that the guest runs, its disk mounted; its exit status is the command's."""
     environment = {
         "JOBMASTER_GUEST": "1",
         "JOBMASTER_DISK": DISK_MOUNT,
@@ -107,7 +139,6 @@ def guest_script(guest: Guest) -> str:
         "PYTHONUNBUFFERED": "1",
     }
     assignments = [f"{name}={value}" for name, value in environment.items()]
-    options = ["-p", "no:cacheprovider", f"--basetemp={DISK_MOUNT}/pytest", "--color=no", *guest.arguments]
     return "\n".join(
         [
             "set -e",
@@ -116,7 +147,7 @@ def guest_script(guest: Guest) -> str:
             f"mount -t ext4 /dev/ubda {DISK_MOUNT}",
             *mounts_of_hidden([REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)]),
             f"cd {shlex.quote(str(REPOSITORY))}",
-            f"exec env {shlex.join([*assignments, sys.executable, '-m', 'pytest', *options])}",
+            f"exec env {shlex.join([*assignments, *command])}",
             "",
         ]
     )
@@ -152,7 +183,7 @@ async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
     make_disk(folder / "disk.img")
     with tempfile.TemporaryDirectory(prefix="jobmaster-guest-") as temporary:
         control = Path(temporary).resolve()
-        (control / "script").write_text(guest_script(guest))
+        (control / "script").write_text(guest_script(pytest_command(guest)))
         with (control / "kernel.log").open("wb") as log:
             await _live(boot_command(guest.name, control), folder, log, prefix)
         try:
@@ -165,7 +196,28 @@ async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
 
 
 async def _live(command: Sequence[str], folder: Path, log: IO[bytes], prefix: str) -> None:
-    """Run a guest to its end, copying its console.
+    """Run a guest to its end, copying its console."""
+    with trio.fail_after(DEADLINE):
+        async with booted(command, folder, log) as running:
+            await copy_lines(running.console, prefix)
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGuest:
+    """A guest that was booted: the process group that it is, and its console."""
+
+    group: int
+    console: trio.abc.ReceiveStream
+
+    def cut_power(self) -> None:
+        """Kill it. What it has written to its disks is in the host's files; what its kernel had in memory is gone."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.group, signal.SIGKILL)  # the helpers of a guest outlive its first process
+
+
+@asynccontextmanager
+async def booted(command: Sequence[str], folder: Path, log: IO[bytes]) -> AsyncIterator[RunningGuest]:
+    """A guest for the block.
 
     Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
     """
@@ -180,13 +232,13 @@ async def _live(command: Sequence[str], folder: Path, log: IO[bytes], prefix: st
         start_new_session=True,
     )
     assert machine.stdout is not None
+    console = trio.lowlevel.FdStream(os.dup(machine.stdout.fileno()))
+    running = RunningGuest(machine.pid, console)
     try:
-        with trio.fail_after(DEADLINE):
-            async with trio.lowlevel.FdStream(os.dup(machine.stdout.fileno())) as console:
-                await copy_lines(console, prefix)
+        async with console:
+            yield running
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(machine.pid, signal.SIGKILL)  # the helpers of a guest outlive its first process
+        running.cut_power()
         machine.stdout.close()
         machine.wait()
 
@@ -227,7 +279,8 @@ def main(arguments: Sequence[str]) -> int:
     Returns the highest exit status of all.
     """
     folder = Path(arguments[0]).resolve()
-    guests = [Guest(name="guest", arguments=tuple(arguments[1:]))] if arguments[1:] else suites()
+    named = Guest(name="guest", arguments=tuple(arguments[1:]))
+    guests = [named] if arguments[1:] else suites(host_runs_servers=host_runs_servers())
     return max(trio.run(run_all, guests, folder))
 
 

@@ -80,3 +80,50 @@ def test_messages_wait_for_memory(number: int, monkeypatch: pytest.MonkeyPatch) 
             protocol.Forgotten(id="a"),
             protocol.Forgotten(id="b"),
         ]
+
+
+def test_what_comes_from_a_source_is_made_when_it_can_be_sent() -> None:
+    """No more of it is made than the kernel takes, and what is sent meanwhile keeps its place."""
+    made: list[int] = []
+
+    def rows() -> Iterator[tuple[protocol.Message, tuple[int, ...]]]:
+        for number in range(2000):
+            made.append(number)
+            yield protocol.Forgotten(id=f"{number}"), ()
+
+    with connected() as (connection, poller, other):
+        connection.send_all(rows())
+        at_first = len(made)
+        assert at_first < 2000
+        connection.send(protocol.Executed(id="meanwhile"))
+        other.setblocking(False)
+        received: list[protocol.Message] = []
+        while len(received) < 2001:
+            try:
+                received.append(packets.receive(other).message)
+            except BlockingIOError:
+                poller.run_once()
+        received.remove(protocol.Executed(id="meanwhile"))
+        assert received == [protocol.Forgotten(id=str(number)) for number in range(2000)]
+
+
+def test_the_rest_of_a_source_is_dropped_with_the_connection() -> None:
+    """Nothing is made for a server that is gone, and no descriptor stays open."""
+    read, write = os.pipe()
+    ends: list[None] = []
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection = Connection(
+        own,
+        Poller(),
+        on_message=lambda received: packets.close_all(received.descriptors),
+        on_error=lambda _: None,
+        on_end=lambda: ends.append(None),
+    )
+    connection.send_all((protocol.Forgotten(id="a"), (write,)) for _ in range(2000))
+    other.close()
+    connection.read_to_end()
+    connection.send(protocol.Forgotten(id="b"), (write,))
+    os.close(write)
+    assert os.read(read, 1) == b""
+    os.close(read)
+    assert len(ends) == 1

@@ -228,6 +228,38 @@ def test_it_answers_hello_and_survives_nonsense() -> None:
     os.close(read)
 
 
+def test_an_attached_launcher_is_not_followed() -> None:
+    """It tells so, keeps no listening socket, and ends with its server though that was ready."""
+    read, write = os.pipe()
+    with attached() as (launcher, sock):
+        sock.send(protocol.encode(protocol.Hello()))
+        assert protocol.decode(sock.recv(65536)) == protocol.Hello()
+        assert protocol.decode(sock.recv(65536)) == protocol.TableEnd(predecessors=0, is_followed=False)
+        packets.send(sock, protocol.encode(protocol.Ready(listeners=("a",))), [write])
+        os.close(write)
+        assert os.read(read, 1) == b""
+        sock.close()
+        assert launcher.wait(DEADLINE) == 0
+    os.close(read)
+
+
+def test_what_is_kept_without_a_name() -> None:
+    """Descriptors and names that do not fit are said, and what has no name is closed."""
+    read, write = os.pipe()
+    with attached() as (launcher, sock):
+        packets.send(sock, protocol.encode(protocol.Keep(locks=("jobs",))), [sock.fileno(), write, write])
+        packets.send(sock, protocol.encode(protocol.Keep()), [])
+        sock.send(protocol.encode(protocol.Hello()))
+        assert protocol.decode(sock.recv(65536)) == protocol.Hello()
+        os.close(write)
+        assert os.read(read, 1) == b""
+        sock.close()
+        launcher.wait(DEADLINE)
+        assert launcher.stderr is not None
+        assert launcher.stderr.read() == b"launcher: 2 descriptors came for jobs\n"
+    os.close(read)
+
+
 @pytest.mark.parametrize("count", range(4))
 def test_a_start_without_its_descriptors(count: int) -> None:
     """A start with too few descriptors is refused, and what came with it is closed."""

@@ -32,7 +32,11 @@ def an_example() -> Snapshot:
     for entry in (running, dead, released):
         table.add(entry)
     kept = Kept()
-    kept.kill, kept.locks, kept.listeners = 40, {"jobs": 41, "state": 42}, {"[::1]:6443": 43, "127.0.0.1:6443": 44}
+    kept.kill, kept.locks, kept.listeners = (
+        40,
+        {"jobs": 41, "state": 42},
+        [("localhost:6443", 43), ("localhost:6443", 44)],
+    )
     succession = Succession()
     succession.on_ready(1.5, max_gap=7, max_crashes=8)
     succession.on_end(2.25, was_ready=True, handed_over=False)
@@ -47,7 +51,7 @@ def test_nothing_is_lost() -> None:
     assert snapshot.encode(found) == data
     assert sorted(found.descriptors()) == [11, 12, 13, 21, 22, 31, 32, 40, 41, 42, 43, 44]
     assert [message.id for message, _ in found.table.rows()] == ["running", "running", "dead"]
-    assert list(found.kept.listeners) == ["[::1]:6443", "127.0.0.1:6443"]
+    assert found.kept.listeners == [("localhost:6443", 43), ("localhost:6443", 44)]
     assert found.table.by_pid(20) is None
     assert (found.origin.open_files, found.succession.gap_since) == ((1024, -1), 2.25)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from jobmaster.launcher.protocol import Executed, Exited, Phase
+from jobmaster.launcher.protocol import Executed, Exited, Order, Phase
+from jobmaster.launcher.protocol import Table as Row
 from jobmaster.launcher.table import Entry, Outcome, Table
 
 
@@ -73,3 +74,45 @@ def test_unknown_ids(table: Table) -> None:
     table.died(entry_of(table), 0)
     table.release("a")
     assert table.release("a") is None
+
+
+def test_another_server_is_told_first_of_the_child(table: Table) -> None:
+    """Until its row was sent nothing else is told of a child; its row says what happened meanwhile."""
+    entry = entry_of(table)
+    entry.start_time = 9
+    table.forget_server()
+    assert table.settle(entry, Outcome(phase=Phase.EXECUTED)) is None
+    rows = table.rows()
+    assert table.died(entry, 7) is None
+    assert list(rows) == [(Row(id="a", pid=100, start_time=9, phase=Phase.EXECUTED, wait_status=7), (6,))]
+    assert list(table.rows()) == []
+
+
+def test_a_child_that_dies_after_its_row(table: Table) -> None:
+    """It is told as to any server, though other rows are still to be sent."""
+    table.add(Entry(id="b", pid=101, pidfd=8, output=9, errors=10))
+    table.forget_server()
+    rows = table.rows()
+    assert next(rows) == (Row(id="a", pid=100, start_time=0, phase=Phase.HELD), (6, 5))
+    first, second = table.living()
+    assert table.died(second, 0) is None
+    assert table.died(first, 0) == Exited(id="a", wait_status=0, phase=Phase.HELD)
+    assert [message.id for message, _ in rows] == ["b"]
+
+
+def test_a_released_child_has_no_row(table: Table) -> None:
+    """What one server has recorded is not told to the next one, though it lives still."""
+    table.release("a")
+    table.forget_server()
+    assert list(table.rows()) == []
+    assert table.died(entry_of(table), 0) is None
+    assert "a" not in table
+
+
+def test_the_first_order_counts(table: Table) -> None:
+    """It follows the row of its child; others, and those for unknown children, are dropped."""
+    orders = [Order(id="a", kind="stop", at="now", by=by) for by in ("client1", "client2", None)]
+    for order in (*orders, Order(id="b", kind="stop", at="now")):
+        table.order(order)
+    table.forget_server()
+    assert [message for message, _ in table.rows()][1:] == orders[:1]

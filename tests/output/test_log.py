@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import OutputUnreadable
+from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
 from tests.output.stretches import bytes_of
 
@@ -48,7 +48,7 @@ async def read_all(log: OutputLog | StoredOutput, offset: int = 0) -> bytes:
             return b"".join([await bytes_of(stretch) async for stretch in stretches])
 
 
-async def follow_into(log: OutputLog, seen: bytearray, offset: int = 0) -> None:
+async def follow_into(log: OutputLog | StoredOutput, seen: bytearray, offset: int = 0) -> None:
     """Follows to the end and shows what has come so far."""
     with trio.fail_after(DEADLINE):
         async with aclosing(log.follow(offset)) as stretches:
@@ -218,8 +218,28 @@ async def test_a_file_that_is_removed(log: OutputLog) -> None:
         first = await bytes_of(await anext(early))
         log.path.unlink()
         assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == data
-    with pytest.raises(OutputUnreadable, match=os.strerror(errno.ENOENT)):
+    with pytest.raises(OutputCut, match=f"{len(data)} bytes less than was recorded"):
         await read_all(stored)
+
+
+@pytest.mark.parametrize(("there", "offset"), [(STRETCH_SIZE + 2, 0), (4, 1), (0, 0), (4, 6)])
+async def test_what_a_power_cut_has_left_is_read(log: OutputLog, there: int, offset: int) -> None:
+    """Of an ended job whose file has less than was recorded, all that is there comes, and then how much is not."""
+    data = sample(STRETCH_SIZE + 3)
+    write(log, data)
+    log.seal()
+    os.truncate(log.path, there)
+    received = bytearray()
+    with pytest.raises(OutputCut) as cut:
+        await follow_into(log.stored(), received, offset)
+    assert (bytes(received), cut.value.missing) == (data[offset:there], len(data) - there)
+
+
+async def test_no_file_is_needed_for_no_output(log: OutputLog) -> None:
+    """Where a power cut has taken the empty file of a job without output, nothing is missing."""
+    log.seal()
+    log.path.unlink()
+    assert await read_all(log.stored()) == b""
 
 
 def test_losses_add_up(log: OutputLog) -> None:
@@ -250,6 +270,35 @@ async def test_leaving_early_lets_go_of_the_file(log: OutputLog) -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_file_that_is_descriptor_0(log: OutputLog) -> None:
+    """A follower's file is closed whatever its number, in a server that was started without stdin too."""
+    write(log, b"output")
+    stdin = os.dup(0)
+    os.close(0)
+    try:
+        async with aclosing(log.follow()) as stretches:
+            assert await bytes_of(await anext(stretches)) == b"output"
+            assert os.path.samestat(os.fstat(0), log.path.stat())
+        with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+            os.fstat(0)
+    finally:
+        os.dup2(stdin, 0)
+        os.close(stdin)
+
+
+async def test_a_follower_that_never_waits_can_be_cancelled(log: OutputLog) -> None:
+    """Where there is much to read and nobody holds the reader up, a cancelled one has no further stretch."""
+    write(log, bytes(5 * STRETCH_SIZE))
+    log.seal()
+    seen = 0
+    with trio.CancelScope() as scope:
+        async with aclosing(log.follow()) as stretches:
+            async for _ in stretches:
+                seen += 1
+                scope.cancel()
+    assert (seen, scope.cancelled_caught) == (1, True)
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS])

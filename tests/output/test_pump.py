@@ -213,6 +213,17 @@ def is_open(descriptor: int) -> bool:
     return True
 
 
+async def test_closing_again_closes_nothing_else(log: OutputLog, line: Line, tmp_path: Path) -> None:
+    """A second close leaves alone what has the descriptors' numbers by then."""
+    await line.finish()
+    others = [os.open(tmp_path, os.O_RDONLY) for _ in range(10)]
+    assert {line.read_end, log.fd} <= {*others}
+    await line.pump.close()
+    assert all(is_open(other) for other in others)
+    for other in others:
+        os.close(other)
+
+
 async def test_a_cancelled_pump_loses_nothing(log: OutputLog, line: Line) -> None:
     """Wherever the pump is cancelled, nothing is missing or twice: the next move waits for the one under way."""
     pieces = [hashlib.shake_128(bytes([number])).digest(number * 101) for number in range(60)]
@@ -293,6 +304,23 @@ def test_the_ends_of_the_pipe() -> None:
     assert (os.get_blocking(read_end), os.get_blocking(write_end)) == (False, True)
     assert not os.get_inheritable(read_end)
     assert not os.get_inheritable(write_end)
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_how_far_a_job_can_be_ahead() -> None:
+    """A job can write a mebibyte before the pump has moved a byte, where the kernel grants that."""
+    read_end, write_end = os.pipe()
+    try:
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, MIB)
+    except PermissionError:
+        pytest.skip("this user's pipe quota is used up")
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    read_end, write_end = open_pipe()
+    os.set_blocking(write_end, False)
+    assert os.write(write_end, bytes(2 * MIB)) == MIB
     os.close(read_end)
     os.close(write_end)
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +21,13 @@ import trio.testing
 from jobmaster.output import pump as pump_module
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
+from jobmaster.threads import NoThread
 
 RUN_IN_THREAD: Final = trio.to_thread.run_sync
 """Trio's own, whatever a test puts in its place."""
 REAL_SECONDS: Final = 30.0
 """How long a thread may really take."""
+KIB: Final = 1024
 Clock = trio.testing.MockClock
 
 
@@ -180,6 +183,28 @@ async def test_a_file_system_without_splice_is_asked_once(
     assert refusals == 1
 
 
+async def test_a_pipe_that_tells_nothing(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a writer holds the pipe so that nobody learns what is in it, the end waits no longer, and claims no loss."""
+
+    def held(_: int) -> int:
+        disk.wait()
+        return 0
+
+    monkeypatch.setattr(pump_module, "_bytes_in", held)
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"unknown")
+        await hold_up(pump, disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.finish)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FINISH_SECONDS)
+        assert (log.size, log.lost) == (0, 0)
+        disk.released.set()
+        await in_real_time(within(disk.closed))
+
+
 async def test_a_disk_that_answers_in_time(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
     """A move that was held up and ends before the deadline is counted as it ended, though nobody waited meanwhile."""
     with job(tmp_path / "log", disk) as (pump, log, write_end):
@@ -303,7 +328,9 @@ async def test_no_thread_for_a_while(
         assert (log.path.read_bytes(), log.lost) == (b"late", 0)
 
 
-async def test_no_thread_at_the_end(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_thread_at_the_end(
+    tmp_path: Path, disk: Disk, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where there is no thread at all, what is in the pipe is counted lost, and the descriptors are closed."""
     with job(tmp_path / "log", disk) as (pump, log, write_end):
         os.write(write_end, b"lost")
@@ -353,6 +380,83 @@ async def asleep(clock: Clock) -> None:
     while pump_module.PUMPS.borrowed_tokens or not trio.lowlevel.current_statistics().seconds_to_next_deadline <= 1:
         await trio.lowlevel.checkpoint()
     await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_host_without_threads_is_asked_ever_less_often(
+    tmp_path: Path, disk: Disk, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pump waits twice as long after each refusal, at most a second, and begins anew once it had a thread."""
+    refused_at: list[float] = []
+
+    async def run_in_thread(_: trio.CapacityLimiter, move: Callable[[], None], *, abandon: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        if len(refused_at) not in {8, 11}:
+            refused_at.append(trio.current_time())
+            raise NoThread("none")
+        move()
+        refused_at.append(trio.current_time())
+
+    monkeypatch.setattr(pump_module, "run_in_thread", run_in_thread)
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        os.write(write_end, b"late")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            await grown(log, 4)
+            os.write(write_end, b"again")
+            await grown(log, 9)
+            nursery.cancel_scope.cancel()
+        pauses = [later - earlier for earlier, later in pairwise(refused_at)]
+        first = pauses[0]
+        assert pauses[:8] == pytest.approx([min(first * 2**number, 1.0) for number in range(8)])
+        assert max(pauses) == pytest.approx(1.0)
+        assert pauses[9:11] == pytest.approx([first, 2 * first])
+        monkeypatch.undo()
+        await end(pump)
+
+
+# --- a job that writes little -----------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_writes_nothing_costs_nothing(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread looks into a pipe that is empty."""
+    moves = 0
+
+    def splice(source: int, target: int, count: int, *, offset_dst: int) -> int:
+        nonlocal moves
+        moves += 1
+        return os.splice(source, target, count, offset_dst=offset_dst)
+
+    monkeypatch.setattr(disk, "splice", splice)
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for _ in range(20):
+                await RUN_IN_THREAD(int)
+            assert moves == 0
+            os.write(write_end, b"a word")
+            await grown(log, 6)
+            nursery.cancel_scope.cancel()
+        await end(pump)
+
+
+@pytest.mark.parametrize(("size", "waits"), [(1, True), (64 * KIB - 1, True), (64 * KIB, False)])
+async def test_small_pieces_are_gathered(tmp_path: Path, disk: Disk, mock_clock: Clock, size: int, waits: bool) -> None:
+    """After less than 64 KiB, moved at once, the next bytes are moved 2 ms later; after more, at once as well."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            os.write(write_end, bytes(size))
+            await grown(log, size)
+            os.write(write_end, b"more")
+            if waits:
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert log.size == size
+                mock_clock.jump(0.002)
+            await grown(log, size + 4)
+            nursery.cancel_scope.cancel()
+        await end(pump)
 
 
 # --- one move ---------------------------------------------------------------------------------------------------------

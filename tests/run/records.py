@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -45,7 +47,9 @@ class MemoryRecords:
 
     Attributes:
         commit_seconds: how long a commit takes.
+        settle_seconds: how long all takes that was posted.
         is_writable: False while nothing can be written.
+        posts_wait: what is posted is written with the next event that somebody waits for, or when all is settled.
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
         happened: the same with who owns the job, and the removals.
@@ -54,7 +58,10 @@ class MemoryRecords:
     """
 
     commit_seconds: float = 0.0
+    settle_seconds: float = 0.0
     is_writable: bool = True
+    posts_wait: bool = False
+    posted: list[tuple[JobId, JobEvent, RequestError | None]] = field(default_factory=list)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     launched: dict[JobId, Launched] = field(default_factory=dict)
     written: list[tuple[JobId, JobEvent]] = field(default_factory=list)
@@ -71,12 +78,20 @@ class MemoryRecords:
         await trio.sleep(self.commit_seconds)
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
+        self._write_posted()
         self._write(job_id, event, None)
         return self.last_seq
 
     def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
-        """Writes an event at once."""
-        self._write(job_id, event, request_error)
+        """Writes an event at once, unless posts wait."""
+        self.posted.append((job_id, event, request_error))
+        if not self.posts_wait:
+            self._write_posted()
+
+    def _write_posted(self) -> None:
+        posted, self.posted = self.posted, []
+        for job_id, event, request_error in posted:
+            self._write(job_id, event, request_error)
 
     def _write(self, job_id: JobId, event: JobEvent, request_error: RequestError | None) -> None:
         record = self.jobs.get(job_id)
@@ -136,11 +151,17 @@ class MemoryRecords:
     async def request(self, owner: str, request_id: str) -> StoredRequest | None:
         """What a client's request id stands for."""
         await trio.lowlevel.checkpoint()
-        return self.requests.get((owner, request_id))
+        stored = self.requests.get((owner, request_id))
+        if stored is None:
+            return None
+        record = self.jobs.get(stored.job_id)
+        return replace(stored, is_open=record is not None and not isinstance(record.state, Ended))
 
     async def settle(self) -> None:
-        """Everything is written already."""
+        """Writes what was posted."""
         await trio.lowlevel.checkpoint()
+        await trio.sleep(self.settle_seconds)
+        self._write_posted()
 
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Those above the bounds on their number, the oldest of the client that has most first."""
@@ -197,6 +218,15 @@ class MemoryRecords:
     def last_seq(self) -> int:
         """The number of the last event."""
         return len(self.happened)
+
+    @asynccontextmanager
+    async def backup(self) -> AsyncIterator[int]:
+        """A file that has the ids of all jobs."""
+        with tempfile.TemporaryFile() as file:
+            file.write("".join(self.jobs).encode())
+            file.flush()
+            await trio.lowlevel.checkpoint()
+            yield file.fileno()
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are later events."""

@@ -168,19 +168,11 @@ async def main(folder: Path, jobs: Path) -> None:
         sock = inherited_launcher()
         assert sock is not None
         with contextlib.suppress(HandedOver):
-            async with use_launcher(sock) as launcher, trio.open_nursery() as nursery:
-                nursery.start_soon(end_with, launcher)
+            async with use_launcher(sock) as launcher:
                 try:
                     await serve(launcher, folder, jobs, arrived)
                 except* HandedOver:
                     await launcher.hand_over()
-                nursery.cancel_scope.cancel()
-
-
-async def end_with(launcher: Launcher) -> None:
-    """Ends this process when the launcher has."""
-    await launcher.lost.wait()
-    os._exit(1)
 
 
 async def serve(launcher: Launcher, folder: Path, jobs: Path, arrived: AsyncIterator[int]) -> None:
@@ -206,6 +198,7 @@ async def serve(launcher: Launcher, folder: Path, jobs: Path, arrived: AsyncIter
         launcher.say_ready([(LISTENER, listener)], **options)
         write_whole(folder / "port", str(listener.getsockname()[1]))
         write_whole(folder / "server", str(os.getpid()))
+        nursery.start_soon(end_with, launcher)
         nursery.start_soon(stand_in.look)
         nursery.start_soon(stop_wanted, stand_in)
         if plan == "ignore SIGTERM":
@@ -223,6 +216,12 @@ def _act(number: int, stand_in: StandIn) -> None:
             raise HandedOver
         case _:
             stand_in.launcher.say_stopping()
+
+
+async def end_with(launcher: Launcher) -> None:
+    """Fails when the launcher is gone: a test that ends leaves no server behind."""
+    await launcher.lost.wait()
+    raise Broken
 
 
 async def stop_wanted(stand_in: StandIn) -> None:

@@ -22,6 +22,7 @@ import trio.testing
 from jobmaster.errors import HostError
 from jobmaster.launcher import packets, protocol
 from jobmaster.run import launcher as launcher_module
+from jobmaster.run import outbox
 from jobmaster.run.launcher import (
     Executed,
     Launch,
@@ -55,6 +56,9 @@ async def test_the_launcher_is_killed(host: Host) -> None:
             await wait_gone(held.pid)
             assert running.has_died()
             assert await running.wait_executed() == Executed()
+            for _ in range(2):
+                running.release()
+                await running.wait_forgotten()
         with pytest.raises(LauncherLost):
             await host.run("true")
 
@@ -251,12 +255,18 @@ async def test_a_pidfd_that_could_not_be_received(folder: Folder, monkeypatch: p
     assert refusals == [errno.EMFILE]
 
 
-async def test_what_is_no_message(folder: Folder) -> None:
-    """A launcher that sends nonsense is lost; so is one that closes."""
+@pytest.mark.parametrize(("sent", "why"), [(b"nonsense", "it sent"), (b"", "it has died")])
+async def test_what_is_no_message(folder: Folder, caplog: pytest.LogCaptureFixture, sent: bytes, why: str) -> None:
+    """A launcher that sends nonsense is lost, and so is one that closes; the operator is told once, with the reason."""
     async with fake_launcher(folder) as (host, sock):
-        sock.send(b"nonsense")
+        if sent:
+            sock.send(sent)
+        else:
+            sock.shutdown(socket.SHUT_RDWR)
         with trio.fail_after(DEADLINE):
             await host.launcher.lost.wait()
+    assert caplog.text.count("the launcher is lost: ") == 1
+    assert why in caplog.text
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense", protocol.encode(protocol.Farewell())])
@@ -299,6 +309,146 @@ async def test_a_launcher_that_reads_slowly(folder: Folder) -> None:
                 case protocol.Ack():
                     pass
         assert len(set(ids)) == 400
+
+
+async def test_a_start_that_the_kernel_does_not_take(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of sending a start is that start's alone, with the kernel's number, and is not tried again."""
+    async with fake_launcher(folder) as (host, sock):
+        refuse = OSError(errno.ETOOMANYREFS, "too many descriptors in flight")
+
+        def send(*_: object) -> None:
+            raise refuse
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outbox, "send", send)
+            with pytest.raises(LaunchRefused, match=os.strerror(errno.ETOOMANYREFS)) as refusal:
+                await host.run("true")
+        assert refusal.value.errno == errno.ETOOMANYREFS
+        await host.launcher._say_last(protocol.Farewell())
+        received = [packets.receive(sock).message for _ in range(2)]
+        assert [type(message) for message in received] == [protocol.Ack, protocol.Farewell]
+
+
+async def test_an_answer_that_comes_too_late(folder: Folder) -> None:
+    """A child whose caller has left is killed when the launcher tells of it, whatever holds it up; its caller waits for it."""
+    async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
+        nursery.start_soon(host.run, "true")
+        await trio.testing.wait_all_tasks_blocked()
+        received = packets.receive(sock)
+        packets.close_all(received.descriptors)
+        assert isinstance(received.message, protocol.Start)
+        child_id = received.message.id
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True), subprocess.Popen(["sleep", "1000"]) as stuck:
+            await trio.testing.wait_all_tasks_blocked()
+            pidfd = os.pidfd_open(stuck.pid)
+            packets.send(sock, protocol.encode(protocol.Started(id=child_id, pid=stuck.pid, start_time=1)), (pidfd,))
+            os.close(pidfd)
+            assert await trio.to_thread.run_sync(stuck.wait) == -signal.SIGKILL
+            end = protocol.Exited(id=child_id, wait_status=int(signal.SIGKILL), phase=protocol.Phase.ABANDONED)
+            sock.send(protocol.encode(end))
+
+
+async def test_a_kernel_that_is_short_of_memory(
+    folder: Folder, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message that the kernel has no memory for is sent again after a pause, as often as it takes, and in order."""
+    sent: list[bytes] = []
+    failures = [OSError(errno.ENOBUFS, "no buffer space")] * 5
+
+    def send(_: socket.socket, data: bytes, _descriptors: object) -> None:
+        if failures:
+            raise failures.pop()
+        sent.append(data)
+
+    async with fake_launcher(folder) as (host, _sock):
+        with monkeypatch.context() as patch:
+            patch.setattr(outbox, "send", send)
+            messages = [protocol.encode(protocol.Ack(id=str(number))) for number in range(3)]
+            for message in messages:
+                host.launcher._outbox.post(message)
+            before = trio.current_time()
+            await trio.sleep(10)
+        assert sent == messages
+        assert trio.current_time() - before == 10
+
+
+async def test_descriptors_that_nobody_asked_for(folder: Folder) -> None:
+    """What comes with a message that has no meaning here, or is for a child that is gone, is closed."""
+    strangers = (protocol.Hello(), protocol.Farewell(), protocol.Executed(id="none"))
+    async with fake_launcher(folder) as (_host, sock):
+        await trio.testing.wait_all_tasks_blocked()
+        before = os.listdir("/proc/self/fd")
+        for message in strangers:
+            packets.send(sock, protocol.encode(message), (folder.lock,))
+        await trio.testing.wait_all_tasks_blocked()
+        assert os.listdir("/proc/self/fd") == before
+
+
+def fill(host: Host) -> list[protocol.Message]:
+    """Sends more than the socket holds; what a launcher will read of it."""
+    acks: list[protocol.Message] = [protocol.Ack(id=str(number)) for number in range(1000)]
+    for ack in acks:
+        host.launcher._outbox.post(protocol.encode(ack))
+    assert host.launcher._outbox._queue
+    return acks
+
+
+async def read_all(sock: socket.socket, received: list[protocol.Message]) -> None:
+    """Reads what comes up to the farewell, and closes the socket."""
+    with sock:
+        while protocol.Farewell() not in received:
+            await trio.lowlevel.wait_readable(sock)
+            received.append(packets.receive(sock).message)
+
+
+async def test_a_launcher_that_reads_the_farewell_late(folder: Folder, mock_clock: trio.testing.MockClock) -> None:
+    """What was queued is sent in order, the farewell last, and then nothing is waited for; the clock stands still."""
+    received: list[protocol.Message] = []
+    async with trio.open_nursery() as nursery, fake_launcher(folder) as (host, sock):
+        acks = fill(host)
+        nursery.start_soon(read_all, sock.dup(), received)
+    assert received == [*acks, protocol.Farewell()]
+
+
+async def test_a_start_that_is_given_up_in_the_queue(folder: Folder) -> None:
+    """A caller that leaves before its start was sent leaves at once, and the launcher is never asked to start it."""
+    received: list[protocol.Message] = []
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery, fake_launcher(folder) as (host, sock):
+            acks = fill(host)
+            async with trio.open_nursery() as callers:
+                callers.start_soon(host.run, "true")
+                await trio.testing.wait_all_tasks_blocked()
+                callers.cancel_scope.cancel()
+            nursery.start_soon(read_all, sock.dup(), received)
+    assert received == [*acks, protocol.Ack(id="child-0"), protocol.Farewell()]
+
+
+async def test_a_launcher_that_reads_nothing_more(folder: Folder, autojump_clock: trio.testing.MockClock) -> None:
+    """The farewell has a deadline."""
+    async with fake_launcher(folder) as (host, _sock):
+        fill(host)
+        before = trio.current_time()
+    assert trio.current_time() - before == launcher_module.FAREWELL_SECONDS
+
+
+async def test_a_launcher_that_dies_before_the_farewell(folder: Folder, mock_clock: trio.testing.MockClock) -> None:
+    """A farewell that nobody will read is not waited for; the clock stands still."""
+    ended = trio.Event()
+
+    async def use(*, task_status: trio.TaskStatus[socket.socket]) -> None:
+        async with fake_launcher(folder) as (host, sock):
+            fill(host)
+            task_status.started(sock.dup())
+        ended.set()
+
+    async with trio.open_nursery() as nursery:
+        with await nursery.start(use) as sock:
+            await trio.testing.wait_all_tasks_blocked()
+            assert not ended.is_set()
+            sock.shutdown(socket.SHUT_RDWR)
+            await ended.wait()
 
 
 def test_no_launcher_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:

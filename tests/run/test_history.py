@@ -23,7 +23,7 @@ DEAF = Script(on_term=None)
 
 async def listed(registry: Registry, caller: Identity, query: JobQuery | None = None) -> list[str]:
     """The ids of the jobs of one page."""
-    return [job.record.id for job in (await registry.page(caller, query or JobQuery())).jobs]
+    return [job.record.id for job in (await registry.history.page(caller, query or JobQuery())).jobs]
 
 
 async def test_a_user_lists_its_own(machine: Machine) -> None:
@@ -35,19 +35,19 @@ async def test_a_user_lists_its_own(machine: Machine) -> None:
         assert await listed(registry, ADMIN) == [third, second, first]
         assert await listed(registry, ADMIN, JobQuery(owner="client2")) == [second]
         with pytest.raises(PermissionRefused, match="leave client empty"):
-            await registry.page(CLIENT1, JobQuery(owner="client2"))
+            await registry.history.page(CLIENT1, JobQuery(owner="client2"))
 
 
 async def test_pages_stay_right_while_jobs_arrive(machine: Machine) -> None:
     """The next page goes on where the last one ended, whatever was started meanwhile."""
     async with machine.registry() as registry:
         jobs = [await machine.start(registry, CLIENT1) for _ in range(5)]
-        page = await registry.page(CLIENT1, JobQuery(limit=2))
+        page = await registry.history.page(CLIENT1, JobQuery(limit=2))
         assert [job.record.id for job in page.jobs] == jobs[:2:-1]
         await machine.start(registry, CLIENT1)
-        page = await registry.page(CLIENT1, JobQuery(limit=2, before=page.next))
+        page = await registry.history.page(CLIENT1, JobQuery(limit=2, before=page.next))
         assert [job.record.id for job in page.jobs] == jobs[2:0:-1]
-        page = await registry.page(CLIENT1, JobQuery(limit=2, before=page.next))
+        page = await registry.history.page(CLIENT1, JobQuery(limit=2, before=page.next))
         assert ([job.record.id for job in page.jobs], page.next) == (jobs[:1], None)
 
 
@@ -56,7 +56,7 @@ async def test_a_list_tells_what_is_now(machine: Machine) -> None:
     async with machine.registry() as registry:
         await machine.start(registry, CLIENT1, Script(writes=((0.5, 10),)))
         await trio.sleep(1)
-        (job,) = (await registry.page(CLIENT1, JobQuery())).jobs
+        (job,) = (await registry.history.page(CLIENT1, JobQuery())).jobs
         assert isinstance(job.record.state, Running)
         assert job.record.output_bytes == 10
 
@@ -92,9 +92,9 @@ async def test_a_user_watches_its_own(machine: Machine) -> None:
         await machine.start(registry, CLIENT2, Script(ends_at=1))
         job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
         await trio.sleep(2)
-        registry.end_events()
+        registry.history.end()
         seen: list[JournalledEvent] = []
-        async with aclosing(registry.events(CLIENT1, 0)) as watch:
+        async with aclosing(registry.history.events(CLIENT1, 0)) as watch:
             with suppress(ServerDraining):
                 async for news in watch:
                     seen += news.events
@@ -106,7 +106,7 @@ async def test_watching_from_now_on(machine: Machine) -> None:
     """Who begins now learns at once where that is, and then hears of what comes."""
     async with machine.registry() as registry:
         await machine.start(registry, CLIENT1)
-        async with aclosing(registry.events(ADMIN, None)) as watch:
+        async with aclosing(registry.history.events(ADMIN, None)) as watch:
             begin = await anext(watch)
             assert (begin.events, begin.position, begin.is_current) == ((), machine.records.last_seq, True)
             job_id = await machine.start(registry, CLIENT2)
@@ -116,7 +116,7 @@ async def test_watching_from_now_on(machine: Machine) -> None:
 
 async def test_a_job_that_is_never_executed(machine: Machine) -> None:
     """A watcher hears of its launch, and that it was removed."""
-    async with machine.registry() as registry, aclosing(registry.events(ADMIN, None)) as watch:
+    async with machine.registry() as registry, aclosing(registry.history.events(ADMIN, None)) as watch:
         await anext(watch)
         script = Script(execute_seconds=1, execute_error=CommandNotRunnable("not found"))
         with pytest.raises(CommandNotRunnable):
@@ -151,3 +151,12 @@ async def test_force_ends_a_grace_period(machine: Machine) -> None:
         cause = record.state.cause
         assert isinstance(cause, Stopped)
         assert (cause.by, cause.reason) == ("client1", "first")
+
+
+async def test_a_backup_is_for_admins(machine: Machine) -> None:
+    """An admin gets all of it in pieces; a user is refused before anything is copied."""
+    async with machine.registry() as registry:
+        jobs = [await machine.start(registry, CLIENT1) for _ in range(3)]
+        assert b"".join([data async for data in registry.history.backup(ADMIN)]) == "".join(jobs).encode()
+        with pytest.raises(PermissionRefused, match="only an admin"):
+            await anext(registry.history.backup(CLIENT1))

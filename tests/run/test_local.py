@@ -1,4 +1,4 @@
-"""What the host tells of its jobs, from a folder in place of cgroupfs."""
+"""What the host tells of its jobs, from a folder in place of cgroupfs, and a job where the cgroup fails."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CommandNotRunnable, HostError
+from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
 from jobmaster.host.account import own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
-from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
+from jobmaster.job.cause import Signalled
 from jobmaster.run import launcher, local
 from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
 from tests.harness import Server, run
-from tests.run.launching import DEADLINE, parent_of
+from tests.run.launching import DEADLINE, Host, parent_of
 
 
 def host_on(root: Path, sock: socket.socket) -> LocalHost:
@@ -104,3 +106,39 @@ async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.Mo
         monkeypatch.undo()
         await run(jobs, "true")
         assert [folder.name for folder in server.cgroup_of(lasting).parent.iterdir() if folder.is_dir()] == [lasting]
+
+
+async def test_a_kill_where_the_cgroup_fails(host: Host) -> None:
+    """The main process gets its SIGKILL though cgroup.kill cannot be written, which is told."""
+    cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
+    async with host.child("sleep", "1000") as (child, _output):
+        execution = LocalExecution(host.launcher, child, cgroup, "sleep", own_account())
+        child.go()
+        await child.wait_executed()
+        cgroup.close()
+        with pytest.raises(CgroupError):
+            execution.kill()
+        with trio.fail_after(DEADLINE):
+            assert await execution.wait_death() == Signalled(signal.SIGKILL)
+
+
+async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
+    """An execution is closed when the launcher has closed its end of the output, so that it is not the last to do so."""
+    cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
+    is_closed = trio.Event()
+
+    async def close(execution: LocalExecution) -> None:
+        await execution.close()
+        is_closed.set()
+
+    async with host.child("true") as (child, _output):
+        launcher_pid = parent_of(child.pid)
+        os.kill(launcher_pid, signal.SIGSTOP)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(close, LocalExecution(host.launcher, child, cgroup, "true", own_account()))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                assert not is_closed.is_set()
+                os.kill(launcher_pid, signal.SIGCONT)
+        finally:
+            os.kill(launcher_pid, signal.SIGCONT)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import CommandNotRunnable, HostError, JobNotFound, ServerBusy
+from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobNotFound, ServerBusy
 from jobmaster.job.cause import Exited, OomKilled, ServerLost, ServerShutdown, Stopped
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
@@ -81,6 +81,18 @@ async def test_who_leaves_a_stop_does_not_undo_it(machine: Machine) -> None:
             await registry.stop(CLIENT1, job_id)
         assert isinstance(record_of(registry, job_id).state, Stopping)
         assert isinstance(await ended(registry, job_id), Stopped)
+
+
+async def test_a_job_that_was_handed_over(machine: Machine) -> None:
+    """Its owner is told to ask again, whatever is asked; a stranger, that there is no such job."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        await registry.hand_over()
+        for question in (registry.find, registry.stop):
+            with pytest.raises(HandedOver):
+                await question(CLIENT1, job_id)
+            with pytest.raises(JobNotFound):
+                await question(CLIENT2, job_id)
 
 
 # --- given up ---------------------------------------------------------------------------------------------------------
@@ -171,6 +183,17 @@ async def test_leftovers_count_and_are_tried_again(machine: Machine) -> None:
         await trio.sleep(3 * LEFTOVER_SECONDS)
         assert machine.execution(job_id).is_closed
         await machine.start(registry, CLIENT1)
+
+
+async def test_leftovers_count_for_all_clients_together(machine: Machine) -> None:
+    """What could not be killed of one client's takes a place of those that all clients share."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=8)) as registry:
+        stuck = await machine.start(registry, CLIENT1, Script(on_term=None, death_seconds=NEVER))
+        await registry.stop(CLIENT1, stuck)
+        for client in (CLIENT1, *CLIENTS[1:4] * 2):
+            await machine.start(registry, client)
+        with pytest.raises(ServerBusy, match="the server runs 8 jobs, as many as it may"):
+            await machine.start(registry, CLIENTS[4])
 
 
 @pytest.mark.parametrize("point", ["kill", "remove", "close"])

@@ -43,8 +43,8 @@ from tests.run.scripted import NEVER, OnTerm, Script, output
 
 
 @pytest.mark.parametrize("death", [Exited(0), Exited(3), Signalled(signal.SIGSEGV, core_dumped=True), KILLED])
-async def test_its_own_end(machine: Machine, death: Exited | Signalled) -> None:
-    """A job that ends by itself is told as it ended, its output is whole, and nothing is left of it."""
+async def test_its_own_end(machine: Machine, caplog: pytest.LogCaptureFixture, death: Exited | Signalled) -> None:
+    """A job that ends by itself is told as it ended, its output is whole, nothing is left of it, nothing is complained of."""
     supervisor = await machine.running(Script(ends_at=2, death=death, writes=((0, 5000), (1, 300_005))))
     assert isinstance(supervisor.record.state, Running)
     await check_end(supervisor, death, after=2)
@@ -53,6 +53,7 @@ async def test_its_own_end(machine: Machine, death: Exited | Signalled) -> None:
     assert supervisor.is_removed
     assert scripted(supervisor).is_closed
     assert supervisor.output.sealed
+    assert caplog.text == ""
 
 
 async def test_what_is_left_of_a_job_that_ended_by_itself_is_killed(machine: Machine) -> None:

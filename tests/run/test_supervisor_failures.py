@@ -19,6 +19,7 @@ from jobmaster.run.supervisor import (
     CLOSING_SECONDS,
     MOST_SECONDS,
     OUTPUT_SECONDS,
+    RELEASE_SECONDS,
     REMOVAL_SECONDS,
     RETRY_SECONDS,
     Supervisor,
@@ -37,7 +38,7 @@ from tests.run.conftest import (
 )
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended, record_of
-from tests.run.scripted import NEVER, Script
+from tests.run.scripted import NEVER, Script, ScriptedExecution
 
 # --- deadlines of the end ---------------------------------------------------------------------------------------------
 
@@ -99,6 +100,40 @@ async def test_all_deadlines_together(machine: Machine) -> None:
     cause, seconds = await end_of(supervisor)
     assert isinstance(cause, ServerLost)
     assert seconds <= MOST_SECONDS
+
+
+class ClosingPump(StuckPump):
+    """One whose end never comes, and whose close neither."""
+
+    async def close(self) -> None:
+        """Does not return; closes what it holds."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 100):
+                await super().close()
+
+
+async def test_each_step_has_its_time(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where each step takes as long as it may, each has that time, the last one too; those that were cut off are told."""
+    script = Script(on_term=None, death_seconds=CLOSING_SECONDS - 1, busy_seconds=OUTPUT_SECONDS + REMOVAL_SECONDS / 2)
+    supervisor = await machine.held(script, pump=ClosingPump, grace_seconds=0)
+    monkeypatch.setattr(ScriptedExecution, "close", lambda _: trio.sleep_forever())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(supervisor.run, launched_of(supervisor.record))
+        before = trio.current_time()
+        supervisor.order_stop(None)
+    took = CLOSING_SECONDS - 1 + OUTPUT_SECONDS + REMOVAL_SECONDS / 2 + RELEASE_SECONDS + OUTPUT_SECONDS
+    assert trio.current_time() - before == pytest.approx(took, abs=SOON)
+    assert took < MOST_SECONDS
+    assert supervisor.is_removed
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == [
+        "keeping the rest of its output",
+        "closing its execution",
+        "closing its output",
+    ]
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,54 @@
+"""`backup` with a scripted server: the file is whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from jobmaster.cli.copying import save_backup
+from jobmaster.client import RpcFailedError
+from jobmaster.errors import ConfigurationError, TransportError
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.client.scripted import LOST, OK, Ends, Part, Script
+
+PIECES: Final[list[Part]] = [pb.BackupChunk(data=b"one"), pb.BackupChunk(data=b"two")]
+
+
+async def test_a_whole_backup(tmp_path: Path) -> None:
+    """The pieces are the file, which is for its owner alone; what had its name before is replaced."""
+    file = tmp_path / "backup.db"
+    file.write_bytes(b"an older one, which is longer")
+    await save_backup(Script([[*PIECES, OK]]).jobs(), file)
+    assert file.read_bytes() == b"onetwo"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("end", [LOST, Ends("UNAVAILABLE", "draining"), Ends("PERMISSION_DENIED", "no")], ids=str)
+async def test_a_backup_that_breaks(tmp_path: Path, end: Part) -> None:
+    """What is not whole is no file, and what had its name before stays."""
+    file = tmp_path / "backup.db"
+    file.write_bytes(b"older")
+    with pytest.raises((TransportError, RpcFailedError)):
+        await save_backup(Script([[*PIECES, end]]).jobs(), file)
+    assert file.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    """A file that cannot be written is told by its name, before the server is asked."""
+    script = Script([])
+    with pytest.raises(ConfigurationError, match=r"no/backup\.db: No such file"):
+        await save_backup(script.jobs(), tmp_path / "no" / "backup.db")
+    assert script.attempts == []
+
+
+async def test_a_name_that_is_a_folder(tmp_path: Path) -> None:
+    """A folder is not replaced, and no part of the backup is left."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(ConfigurationError, match="Is a directory"):
+        await save_backup(Script([[*PIECES, OK]]).jobs(), folder)
+    assert list(tmp_path.iterdir()) == [folder]

@@ -1,0 +1,111 @@
+"""What the caller of Start is told when its command was not executed, or the host has no room for a job."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from jobmaster.errors import CommandNotRunnable, HostError, InvalidRequest, LimitNotEnforceable, ServerBusy
+from jobmaster.host.account import own_account
+from jobmaster.host.cgroup.interface import CgroupFileError
+from jobmaster.host.cgroup.limits import Controller
+from jobmaster.host.cgroup.tree import LimitWriteError
+from jobmaster.run.child import ExecFailed, LaunchRefused
+from jobmaster.run.start_errors import EXHAUSTED, host_errors_translated, why_not_executed
+
+FILE: Final = Path("/sys/fs/cgroup/jobs/pids.max")
+
+
+def told(number: int, stage: str, command: str = "cmd") -> Exception:
+    """What is told of a failure."""
+    return why_not_executed(ExecFailed(errno=number, stage=stage), command, own_account())
+
+
+@pytest.mark.parametrize(
+    ("number", "stage", "kind", "words"),
+    [
+        (errno.ENOENT, "lookup", CommandNotRunnable, "command 'cmd' not found in the jobs' PATH"),
+        (errno.ENOTDIR, "lookup", CommandNotRunnable, "command 'cmd' not found in the jobs' PATH"),
+        (errno.ENOENT, "exec", CommandNotRunnable, "names an interpreter"),
+        (errno.ENOTDIR, "exec", CommandNotRunnable, os.strerror(errno.ENOTDIR)),
+        (errno.EACCES, "lookup", CommandNotRunnable, "is not executable for the jobs' user"),
+        (errno.EACCES, "exec", CommandNotRunnable, "is not executable for the jobs' user"),
+        (errno.EISDIR, "exec", CommandNotRunnable, "is not executable for the jobs' user"),
+        (errno.ENOEXEC, "exec", CommandNotRunnable, "is no program that this host can execute"),
+        (errno.ELOOP, "lookup", CommandNotRunnable, os.strerror(errno.ELOOP)),
+        *((number, "exec", ServerBusy, os.strerror(number)) for number in sorted(EXHAUSTED)),
+        (errno.EACCES, "working_folder", HostError, rf"\(working_folder\): {os.strerror(errno.EACCES)}"),
+        (errno.ENOENT, "cgroup", HostError, rf"\(cgroup\): {os.strerror(errno.ENOENT)}"),
+    ],
+)
+def test_who_has_to_act(number: int, stage: str, kind: type[Exception], words: str) -> None:
+    """Each of the kernel's errors is the caller's, the host's for now, or the host's for good, in words with its reason."""
+    with pytest.raises(kind, match=words):
+        raise told(number, stage)
+
+
+@pytest.mark.parametrize(("number", "field"), [(errno.E2BIG, "args"), (errno.ENAMETOOLONG, "command")])
+def test_what_is_wrong_with_the_request(number: int, field: str) -> None:
+    """What no host could execute names the field of the request."""
+    error = told(number, "exec")
+    assert isinstance(error, InvalidRequest)
+    assert error.field == field
+
+
+def test_a_command_with_a_slash_is_not_looked_up() -> None:
+    """Where the command is a path, nothing is said of PATH."""
+    assert str(told(errno.ENOENT, "lookup", "bin/cmd")) == "command 'bin/cmd' not found"
+
+
+@pytest.mark.parametrize(("length", "shown"), [(255, "x" * 255), (256, f"{'x' * 255}…")])
+def test_a_long_command_is_shortened(length: int, shown: str) -> None:
+    """An error has a bounded part of the command, marked where it is not all."""
+    assert str(told(errno.ENOENT, "exec", "x" * length)).startswith(f"command {shown!r} names")
+
+
+def test_a_controller_that_is_gone() -> None:
+    """A limit whose file is no longer offered names the controller to the client."""
+    failure = CgroupFileError(FILE, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    with pytest.raises(LimitNotEnforceable, match="no longer offers the pids controller"), host_errors_translated():
+        raise LimitWriteError(Controller.PIDS, failure)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EAGAIN, ServerBusy), (errno.EPERM, HostError)])
+def test_a_launch_that_is_refused(number: int, kind: type[Exception]) -> None:
+    """The kernel's refusal of a process means "later" for want of something, and an error of the host otherwise."""
+    with pytest.raises(kind, match=os.strerror(number)), host_errors_translated():
+        raise LaunchRefused(number)
+
+
+def test_a_cgroup_file_that_fails() -> None:
+    """An error of the cgroup file system that is not for want of something stays what it is."""
+    failure = CgroupFileError(FILE, OSError(errno.EPERM, os.strerror(errno.EPERM)))
+    with pytest.raises(CgroupFileError), host_errors_translated():
+        raise failure
+
+
+@pytest.mark.parametrize("number", sorted(EXHAUSTED), ids=errno.errorcode.get)
+def test_a_limit_that_cannot_be_written_now(number: int) -> None:
+    """A limit's file that cannot be opened for want of descriptors or memory means "later", as any other file does."""
+    failure = CgroupFileError(FILE, OSError(number, os.strerror(number)))
+    for error in (failure, LimitWriteError(Controller.PIDS, failure)):
+        with pytest.raises(ServerBusy, match=os.strerror(number)), host_errors_translated():
+            raise error
+
+
+def test_a_limit_that_the_kernel_refuses() -> None:
+    """A value that the kernel does not take is an error of the host: trying again does not help."""
+    failure = CgroupFileError(FILE, OSError(errno.EINVAL, "Invalid argument"))
+    with pytest.raises(HostError), host_errors_translated():
+        raise LimitWriteError(Controller.PIDS, failure)
+
+
+def test_what_is_missing_is_named_to_the_operator() -> None:
+    """Where the output folder was removed under the server, its log says which file could not be made."""
+    path = "/var/lib/jobmaster/job.log"
+    with pytest.raises(HostError, match=path), host_errors_translated():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
