@@ -12,6 +12,7 @@ import trio
 
 from jobmaster.errors import JobmasterError
 from jobmaster.job.cause import Evidence, cause_of
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Closing, Finished, Held
 from jobmaster.journal.stored import OpenJob
@@ -23,12 +24,11 @@ logger = logging.getLogger(__name__)
 
 RECOVERY_SECONDS: Final = 60.0
 """How long all of it may take; a job that is not adopted by then is ended."""
-_RUNNING: Final = "the server and its launcher died, or the host was restarted, while it ran"
-_HELD: Final = (
-    "the server and its launcher died, or the host was restarted, as it was started: its command may have run"
-)
+_RUNNING: Final = "the launcher died or gave up, or the host was restarted, while it ran"
+_HELD: Final = "the launcher died or gave up, or the host was restarted, as it was started: its command may have run"
 """Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
+_UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
 
@@ -73,29 +73,34 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     """
     found = await records.open_jobs()
     adopted: list[tuple[JobRecord, Spawned]] = []
+    gone: set[JobId] = set()
     with trio.move_on_after(RECOVERY_SECONDS):
         async with trio.open_nursery() as nursery:
             for job in found:
-                nursery.start_soon(_adopt, host, job.record, adopted)
+                nursery.start_soon(_adopt, host, job.record, adopted, gone)
     await host.end_others()
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
-        await _end_lost(host, records, job)
+        await _end_lost(host, records, job, is_gone=job.record.id in gone)
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
 
 
-async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[JobRecord, Spawned]]) -> None:
+async def _adopt(
+    host: ExecutionHost, record: JobRecord, adopted: list[tuple[JobRecord, Spawned]], gone: set[JobId]
+) -> None:
     try:
         spawned = await host.adopt(record)
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
     else:
-        if spawned is not None:
+        if spawned is None:
+            gone.add(record.id)
+        else:
             adopted.append((record, spawned))
 
 
-async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None:
+async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_gone: bool) -> None:
     """Records the end of a job whose processes are gone, with the best-known cause and time."""
     record, state = job.record, job.record.state
     closing = state if isinstance(state, Closing) else None
@@ -106,7 +111,7 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None
         killed_for_memory=closing is not None and closing.killed_for_memory,
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
-        lost_because=_HELD if isinstance(state, Held) else _RUNNING,
+        lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(state, Held) else _RUNNING,
     )
     kept = await _look(host, record, job.last_event_at)
     await records.record(
