@@ -52,7 +52,9 @@ class Recovered:
         if self.adopted:
             lines.append(f"{_jobs(len(self.adopted))} of an earlier server adopted")
         if self.lost:
-            lines.append(f"{_jobs(len(self.lost))} of an earlier server lost: {_names(self.lost)}")
+            lines.append(
+                f"{_jobs(len(self.lost))} of an earlier server lost: {_names([record.id for record in self.lost])}"
+            )
         return tuple(lines)
 
 
@@ -60,9 +62,8 @@ def _jobs(count: int) -> str:
     return f"{count} job" if count == 1 else f"{count} jobs"
 
 
-def _names(records: Sequence[JobRecord], shown: int = 5) -> str:
-    names = [str(record.id) for record in records[:shown]]
-    return ", ".join([*names, "…"] if len(records) > shown else names)
+def _names(job_ids: Sequence[JobId], shown: int = 5) -> str:
+    return ", ".join([*job_ids[:shown], "…"] if len(job_ids) > shown else job_ids)
 
 
 async def recover(host: ExecutionHost, records: Records) -> Recovered:
@@ -78,12 +79,23 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
         async with trio.open_nursery() as nursery:
             for job in found:
                 nursery.start_soon(_adopt, host, job.record, adopted, gone)
-    await host.end_others()
+    ended = await host.end_others()
+    _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
         await _end_lost(host, records, job, is_gone=job.record.id in gone)
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
+
+
+def _complain_of_unknown(job_ids: Sequence[JobId]) -> None:
+    if job_ids:
+        logger.error(
+            "%s of an earlier server ran, and the journal knows of none that does: ended, and not recorded: %s; "
+            "was the journal removed or replaced?",
+            _jobs(len(job_ids)),
+            _names(job_ids),
+        )
 
 
 async def _adopt(
