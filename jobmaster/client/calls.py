@@ -40,10 +40,14 @@ class Calls:
                 return await self._once(method, request, answer, patience)
             except (TransportError, RpcFailedError) as error:
                 pause = self.pause_after(error, patience)
+                if pause is None:
+                    raise
             await trio.sleep(pause)
 
     async def _once(self, method: str, request: Message, answer: type[_Answer], patience: Patience) -> _Answer:
-        call = await self.open(method, request, answer, patience)
+        call = await self.open(method, type(request), answer, patience)
+        await call.send_message(request)
+        await call.close()
         message = await call.receive_message()
         if message is not None and await call.receive_message() is not None:
             call.reset()
@@ -55,20 +59,18 @@ class Calls:
         self.served()
         return message
 
-    async def open(self, method: str, request: Message, answer: type[Message], patience: Patience) -> CallStream:
-        """Opens a call, whose request is complete."""
-        call: CallStream = await self._client.rpc(method, type(request), answer)
+    async def open(self, method: str, request: type[Message], answer: type[Message], patience: Patience) -> CallStream:
+        """Opens a call, whose request is still to be sent."""
+        call: CallStream = await self._client.rpc(method, request, answer)
         patience.call_begins(trio.current_time())
-        await call.send_message(request)
-        await call.close()
         return call
 
     def served(self) -> None:
         """A server has answered: it takes this client."""
         self._was_served = True
 
-    def pause_after(self, error: TransportError | RpcFailedError, patience: Patience) -> float:
-        """Seconds until a call may be made again; raises the error where it is not to be.
+    def pause_after(self, error: TransportError | RpcFailedError, patience: Patience) -> float | None:
+        """Seconds until a call may be made again; None where it is not to be.
 
         A server that took this client before is asked again where it seems to refuse it: one that is about to be replaced
         may refuse anything.
@@ -80,10 +82,7 @@ class Calls:
                 may_pass = self._was_served
             case _:
                 may_pass = True
-        pause = patience.next_pause(trio.current_time(), jitter()) if may_pass else None
-        if pause is None:
-            raise error
-        return pause
+        return patience.next_pause(trio.current_time(), jitter()) if may_pass else None
 
 
 def jitter() -> float:
@@ -95,14 +94,14 @@ class Stream:
     """The messages of a streaming method, over as many calls as it takes; has one reader."""
 
     def __init__(
-        self, calls: Calls, method: str, request: Callable[[], Message], answer: type[Message], seconds: float
+        self, calls: Calls, method: str, request: type[Message], answer: type[Message], seconds: float
     ) -> None:
         """Opens no call yet.
 
         Args:
             calls: those of the client.
             method: its name.
-            request: makes the request of each call, when that is open.
+            request: the type of the request.
             answer: the type of the messages.
             seconds: how long it may be tried in vain.
         """
@@ -113,26 +112,33 @@ class Stream:
         self._call: CallStream | None = None
         self.patience = Patience(seconds)
 
-    async def receive(self) -> Message | None:
+    async def receive(self, request: Callable[[], Message]) -> Message | None:
         """The next message of the call that is open, or of a new one; None where the server has sent all.
+
+        Args:
+            request: makes the request of a new call, when that is open.
 
         Raises:
             RpcFailedError, TransportError: as `Calls.unary`.
         """
         while True:
             try:
-                return await self._receive()
+                return await self._receive(request)
             except (TransportError, RpcFailedError) as error:
                 self.abandon()
                 pause = self._calls.pause_after(error, self.patience)
+                if pause is None:
+                    raise
             except trio.Cancelled:
                 self.abandon()  # a wait that was given up is no call that broke
                 raise
             await trio.sleep(pause)
 
-    async def _receive(self) -> Message | None:
+    async def _receive(self, request: Callable[[], Message]) -> Message | None:
         if self._call is None:
-            self._call = await self._calls.open(self._method, self._request(), self._answer, self.patience)
+            self._call = await self._calls.open(self._method, self._request, self._answer, self.patience)
+            await self._call.send_message(request())
+            await self._call.close()
         message = await self._call.receive_message()
         if message is None:
             raise_status(self._call.end_status)

@@ -166,7 +166,7 @@ class _Output:
     def __init__(self, calls: Calls, job_id: str, patience: float) -> None:
         self._job_id = job_id
         self._resumption = Resumption()
-        self._stream = Stream(calls, "StreamOutput", self._request, pb.JobOutputResponse, patience)
+        self._stream = Stream(calls, "StreamOutput", pb.JobIDRequest, pb.JobOutputResponse, patience)
 
     def __aiter__(self) -> Self:
         return self
@@ -181,7 +181,7 @@ class _Output:
 
     async def _receive(self) -> pb.JobOutputResponse | None:
         try:
-            message = await self._stream.receive()
+            message = await self._stream.receive(self._request)
         except RpcFailedError as error:
             if error.status.status_code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
                 raise OutputIncomplete(
@@ -206,13 +206,13 @@ class _Events:
 
     def __init__(self, calls: Calls, after: int | None, patience: float) -> None:
         self._after = after
-        self._stream = Stream(calls, "Watch", self._request, pb.JobEventMessage, patience)
+        self._stream = Stream(calls, "Watch", pb.WatchRequest, pb.JobEventMessage, patience)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> pb.JobEventMessage:
-        while (message := await self._stream.receive()) is not None:
+        while (message := await self._stream.receive(self._request)) is not None:
             assert isinstance(message, pb.JobEventMessage)  # noqa: S101  # for the type checker
             self._stream.patience.progress()
             self._after = message.seq
@@ -238,7 +238,7 @@ class _Backup:
         return self
 
     async def __anext__(self) -> bytes:
-        message = await self._stream.receive()
+        message = await self._stream.receive(pb.BackupRequest)
         if message is None:
             raise StopAsyncIteration
         assert isinstance(message, pb.BackupChunk)  # noqa: S101  # for the type checker

@@ -66,7 +66,7 @@ class CommandLine:
     """
 
     _packed: bytes
-    omitted: int = 0
+    omitted: int
 
     @classmethod
     def of(cls, specification: JobSpecification) -> CommandLine:

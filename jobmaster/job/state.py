@@ -128,8 +128,8 @@ class Finished:
 
     cause: Cause
     at: datetime
-    output_bytes: int = 0
-    output_bytes_lost: int = 0
+    output_bytes: int
+    output_bytes_lost: int
 
 
 Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished

@@ -235,14 +235,19 @@ class Database:
         self.last_seq = commit.last_seq
         commit.acknowledge()
 
-    def remove(self, job_ids: Sequence[JobId]) -> None:
-        """Removes ended jobs with their events; their request ids are remembered for a time. At most REMOVED_AT_ONCE."""
+    def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        """Removes ended jobs with their events, at most REMOVED_AT_ONCE.
+
+        Args:
+            job_ids: the jobs.
+            with_requests: their request ids are forgotten, too; else they are remembered for a time.
+        """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
             batch = Batch(connection, self.last_seq, datetime.now(UTC))
             for job_id in job_ids:
-                batch.remove(job_id)
+                batch.remove(job_id, with_request=with_requests)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
 
     def purge(self) -> bool:

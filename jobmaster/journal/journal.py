@@ -161,14 +161,19 @@ class Journal:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
         return await self._read(self._database.expired, retention)
 
-    async def remove(self, job_ids: Sequence[JobId]) -> None:
-        """Removes ended jobs with their events; their request ids are remembered for a day.
+    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        """Removes ended jobs with their events.
+
+        Args:
+            job_ids: the jobs.
+            with_requests: their request ids are forgotten, too; else they are remembered for a day.
 
         Raises:
             JournalUnavailable: not all are removed; it may be tried again with the same.
         """
+        remove = partial(self._database.remove, with_requests=with_requests)
         for start in range(0, len(job_ids), REMOVED_AT_ONCE):
-            await _ask(MAINTAINERS, self._database.remove, job_ids[start : start + REMOVED_AT_ONCE])
+            await _ask(MAINTAINERS, remove, job_ids[start : start + REMOVED_AT_ONCE])
             self._writer.has_grown()
         if trio.current_time() >= self._purge_after:
             self._purge_after = trio.current_time() + PURGE_SECONDS

@@ -110,6 +110,7 @@ class Writer:
                 return trio.lowlevel.Abort.FAILED
             del self._queue[entry], self._waiters[entry]
             self._due.pop(entry, None)
+            self.has_grown()  # who settles need not wait for it
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(withdraw)
@@ -130,8 +131,11 @@ class Writer:
         """Returns when every entry that was given until now is written, or cannot be."""
         await trio.lowlevel.checkpoint()
         given = [*self._taken, *self._queue]
-        while given and not self._is_over and (given[-1] in self._queue or given[-1] in self._taken):
-            await self._grown.park()
+        while given and not self._is_over:
+            if given[-1] in self._queue or given[-1] in self._taken:
+                await self._grown.park()
+            else:
+                given.pop()  # written with all before it, or withdrawn before those were
 
     async def wait_after(self, seq: int) -> None:
         """Returns when a greater sequence number has been given.
@@ -146,7 +150,7 @@ class Writer:
             await self._grown.park()
 
     def has_grown(self) -> None:
-        """Tells those who wait that there are new sequence numbers."""
+        """Tells those who wait that there may be new sequence numbers, or less to be written."""
         self._grown.unpark_all()
 
     def finish(self) -> None:
@@ -278,6 +282,7 @@ class Writer:
         for entry in launches:
             self._queue.pop(entry, None)
             self._disown(entry, self._reason())
+        self.has_grown()
 
     def _disown(self, entry: Entry, reason: str) -> None:
         """Tells who waits that the entry is not written; where it is a launch, and gets written all the same, undoes it."""
@@ -290,7 +295,11 @@ class Writer:
         for entry in disowned:
             if isinstance(entry.written, int):
                 cause = FailedToStart("its start could not be recorded in time")
-                self._queue[Entry.of(entry.job_id, Finished(cause=cause, at=datetime.now(UTC)))] = None
+                self._queue[
+                    Entry.of(
+                        entry.job_id, Finished(cause=cause, at=datetime.now(UTC), output_bytes=0, output_bytes_lost=0)
+                    )
+                ] = None
 
     def _tell(self, entry: Entry) -> None:
         assert entry.written is not None  # noqa: S101  # for the type checker: the batch was written
@@ -323,6 +332,7 @@ class Writer:
                 continue
             self._queue.pop(entry, None)
             self._disown(entry, self._reason())
+            self.has_grown()
 
     # --- the disk -----------------------------------------------------------------------------------------------------
 

@@ -131,7 +131,7 @@ class Batch:
     def _forget(self, entry: Entry, job: _Job) -> int:
         del self._jobs[entry.job_id]
         if entry.request_error is None:
-            self._connection.execute("DELETE FROM request WHERE job_id = ?", (entry.job_id,))
+            self._forget_request(entry.job_id)
         else:
             self._connection.execute(
                 "UPDATE request SET error = ? WHERE job_id = ?",
@@ -139,11 +139,21 @@ class Batch:
             )
         return self._remove(job.key, entry.job_id, job.record.owner)
 
-    def remove(self, job_id: JobId) -> None:
-        """Removes an ended job and its events; one that has not ended, or is not there, is left."""
+    def remove(self, job_id: JobId, *, with_request: bool = False) -> None:
+        """Removes an ended job and its events; one that has not ended, or is not there, is left.
+
+        Args:
+            job_id: the job.
+            with_request: its request id is forgotten at once.
+        """
         found = row(self._connection, "SELECT key, owner FROM job WHERE id = ? AND ended IS NOT NULL", job_id)
         if found is not None:
+            if with_request:
+                self._forget_request(job_id)
             self._remove(found[0], job_id, found[1])
+
+    def _forget_request(self, job_id: JobId) -> None:
+        self._connection.execute("DELETE FROM request WHERE job_id = ?", (job_id,))
 
     def _remove(self, key: int, job_id: JobId, owner: str) -> int:
         self._connection.execute("DELETE FROM event WHERE job = ?", (key,))

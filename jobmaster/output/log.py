@@ -123,7 +123,10 @@ class OutputLog:
         self.path = path
         self.fd = fd
         self.size = size
-        self.lost = lost
+        self.lost = 0
+        self.has_lost = trio.Event()
+        """Set when some of the output could not be kept."""
+        self.lose(lost)
         self.sealed = False
         self._growth = trio.lowlevel.ParkingLot()
 
@@ -135,6 +138,8 @@ class OutputLog:
     def lose(self, count: int) -> None:
         """Says that `count` bytes could not be written. What comes after them is not kept either: no gap inside."""
         self.lost += count
+        if self.lost:
+            self.has_lost.set()
 
     def seal(self) -> None:
         """Says that nothing more will come; followers end when they have read what there is. Idempotent."""

@@ -75,5 +75,5 @@ class Records(Recorder, Protocol):
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
 
-    async def remove(self, job_ids: Sequence[JobId]) -> None:
-        """Forgets ended jobs."""
+    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        """Forgets ended jobs; their request ids at once as well, or only in time."""

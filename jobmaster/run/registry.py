@@ -26,6 +26,7 @@ from typing import Final
 import trio
 
 from jobmaster.errors import (
+    HandedOver,
     HostError,
     JobmasterError,
     JobNotFound,
@@ -48,7 +49,7 @@ from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.retention import forget_expired
-from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
+from jobmaster.run.supervisor import GONE_ON, MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ LOOK_SECONDS: Final = 0.2
 """Between two looks at the counters of OOM kills of all jobs together."""
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+START_SECONDS: Final = 5.0
+"""How long, when the jobs are handed over, Starts under way may take to come to an end."""
 _NO_SUCH_JOB: Final = "no such job"
 LEFTOVER_SECONDS: Final = 5.0
 """Between two tries to remove what a job left that could not be killed."""
@@ -160,7 +163,9 @@ class Registry:
         self._leftovers: list[tuple[str, Execution]] = []
         self._remover = remover
         self._is_draining = False
+        self._is_handing_over = False
         self._is_cancelled = False
+        self._starts = 0
         self._unrecorded = 0
         self._change = trio.lowlevel.ParkingLot()
 
@@ -195,7 +200,10 @@ class Registry:
         if not request_id:
             return await self._start(caller, specification, None)
         key = RequestKey.of(request_id, specification)
-        return await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
+        while True:
+            job_id = await self._requests.once(caller.name, key, partial(self._start, caller, specification, key))
+            if await self._is_kept(job_id):
+                return job_id
 
     async def _runs(self, job_id: JobId) -> bool:
         """Whether a job has not ended; one that is being started, when its command is executed."""
@@ -205,10 +213,34 @@ class Registry:
         await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
         return not _was_never_executed(live.supervisor)
 
+    async def _is_kept(self, job_id: JobId) -> bool:
+        """Whether a request id may be answered with this job; else the job is forgotten when this returns.
+
+        That of an earlier server may turn out to be never executed; one that was given up is ended first.
+
+        Raises:
+            JournalUnavailable: it cannot be forgotten now.
+        """
+        live = self._live.get(job_id)
+        if live is not None and live.supervisor is not None:
+            await live.supervisor.executed.wait()
+            if live.is_given_up:
+                await live.supervisor.ended.wait()
+            if _was_never_executed(live.supervisor):
+                await self._requests.settle()
+                return False
+        if job_id not in self._to_forget:
+            return True
+        await self._requests.settle()  # the end has to be there before the job can go
+        await self._records.remove((job_id,), with_requests=True)
+        self._to_forget.discard(job_id)
+        return False
+
     async def _start(self, caller: Identity, specification: JobSpecification, request: RequestKey | None) -> JobId:
         self._admit(caller.name)
         job_id = new_job_id()
         live = self._add(job_id, _Live(caller.name, specification, trio.CancelScope()))
+        self._starts += 1
         try:
             await self._nursery.start(partial(self._run, job_id, live, request))
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -217,12 +249,15 @@ class Registry:
             if not self._hands_over():
                 self._give_up(job_id, live)
             raise
+        finally:
+            self._starts -= 1
+            self._change.unpark_all()
         logger.info("job %s started by %s: %r", job_id, caller.name, specification)
         return job_id
 
     @property
     def _takes_no_more(self) -> bool:
-        return self._is_draining or self._is_cancelled
+        return self._is_draining or self._is_cancelled or self._is_handing_over
 
     def _hands_over(self) -> bool:
         return self._is_cancelled and self._may_hand_over() and not self._is_draining
@@ -382,6 +417,7 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
+            HandedOver: it has not ended, and this server does not see it to its end.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -400,7 +436,7 @@ class Registry:
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
         if job is None:
-            raise JobNotFound(_NO_SUCH_JOB)
+            raise HandedOver(GONE_ON)
         return job
 
     def _ended(self, record: JobRecord) -> EndedJob:
@@ -453,10 +489,15 @@ class Registry:
             await self._change.park()
 
     async def hand_over(self) -> None:
-        """Takes no more jobs, gives up those that are being started and leaves the others to the next server.
+        """Takes no more jobs and leaves all to the next server; returns when they are left.
 
-        Returns when all are left.
+        Starts under way have START_SECONDS to come to an end, since a command may be executed already whose caller would
+        be refused; then they are given up.
         """
+        self._is_handing_over = True
+        with trio.move_on_after(START_SECONDS):
+            while self._starts:
+                await self._change.park()
         self._is_cancelled = True
         for live in tuple(self._live.values()):
             live.scope.cancel()
@@ -508,7 +549,7 @@ class Registry:
             self._has_ended_jobs = trio.Event()
             given_up = tuple(self._to_forget)
             forgotten = await forget_expired(self._host, self._records, self._bounds.retention, given_up)
-            self._to_forget.difference_update(given_up)
+            self._to_forget.difference_update(forgotten)
             for job_id in forgotten:
                 self._recent.pop(job_id, None)
 

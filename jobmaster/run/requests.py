@@ -53,6 +53,16 @@ class Requests:
         finally:
             self._under_way.pop(name).set()
 
+    async def settle(self) -> None:
+        """Returns when the journal has written what is to be written of jobs until now.
+
+        Raises:
+            JournalUnavailable: it does not in time.
+        """
+        with trio.move_on_after(SETTLE_SECONDS):
+            return await self._records.settle()
+        raise JournalUnavailable("the server's journal cannot be written: its disk does not answer; try again later")
+
     async def _found(self, owner: str, key: RequestKey) -> JobId | None:
         """The job of an earlier Start, executed; None where there is none.
 
@@ -69,7 +79,4 @@ class Requests:
                 raise stored.error.error()
             if not stored.is_open or await self._runs(stored.job_id):
                 return stored.job_id
-            with trio.move_on_after(SETTLE_SECONDS) as waiting:
-                await self._records.settle()
-            if waiting.cancelled_caught:
-                raise JournalUnavailable("the server's journal cannot be written; try again later")
+            await self.settle()

@@ -25,12 +25,13 @@ async def forget_expired(
 
     Where the journal or the disk of the output fails, the rest is left for another time, and that is logged.
 
-    Returns: the jobs that are forgotten.
+    Returns: the jobs that are forgotten, those of `given_up` included.
     """
     forgotten: list[JobId] = []
     try:
         await records.settle()  # the end of a job has to be there before the job can go
-        await records.remove(tuple(given_up))
+        await records.remove(tuple(given_up), with_requests=True)
+        forgotten += given_up
         while expired := await records.expired(retention):
             removed = await _forget(host, records, [job_id for job_id, _ in expired])
             forgotten += removed

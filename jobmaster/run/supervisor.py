@@ -4,9 +4,10 @@ Theory of operation
 -------------------
 A supervisor is made of an execution, a log and a pump. `run` records a job that is held, gives leave to execute its
 command, says that it runs, and lives until it has ended; `resume` does the same from where an earlier server left off.
-Three tasks run beside it:
+Four tasks run beside it:
 
 * the *pump* moves output from the pipe to the log;
+* the *loss watch* records that output could not be kept, and how much;
 * the *memory watch* reads memory.events when it is told that they have changed (by the registry, which looks at the
   counters of all jobs together), so that a child killed for memory is told while the job runs;
 * the *stop* carries out a stop order: SIGTERM, the grace period, SIGKILL.
@@ -68,6 +69,9 @@ logger = logging.getLogger(__name__)
 
 EXECUTE_SECONDS: Final = 10.0
 """How long the kernel may take to look up and execute a command, as the job's user."""
+LOSS_SECONDS: Final = 1.0
+MOST_LOSS_SECONDS: Final = 60.0
+"""Between two records of how much output could not be kept, at first and at last."""
 SETTLE_SECONDS: Final = 0.1
 """Between an OOM kill and the look whether the main process lives on."""
 CLOSING_SECONDS: Final = 20.0
@@ -85,6 +89,8 @@ RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
 MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
+GONE_ON: Final = "the server has handed the job over to the one that comes after it; ask again"
+"""What is said of a job that was handed over."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
 
@@ -179,7 +185,7 @@ class Supervisor:
         """
         await self.ended.wait()
         if self.is_handed_over:
-            raise HandedOver("the server has handed the job over to the one that comes after it; ask again")
+            raise HandedOver(GONE_ON)
 
     def order_stop(self, by: str | None, reason: str = "") -> None:
         """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
@@ -312,11 +318,25 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._persist, "the output", self._pump.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._watch_memory)
+            nursery.start_soon(self._watch_losses)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             await self._see_main_process_die()
             if isinstance(self._record.state, Closing) and self._record.state.order is not None:
                 await _poll(self._is_empty)  # its other processes have the rest of the grace period
             nursery.cancel_scope.cancel()
+
+    async def _watch_losses(self) -> None:
+        """Records that output is lost: a server that comes after this one must not write behind the gap."""
+        await self.output.has_lost.wait()
+        pause = LOSS_SECONDS
+        while True:
+            self._note_losses()
+            await trio.sleep(pause)
+            pause = min(2 * pause, MOST_LOSS_SECONDS)
+
+    def _note_losses(self) -> None:
+        if self.output.lost > self._record.output_bytes_lost:
+            self._apply(OutputLost(count=self.output.lost))
 
     async def _persist(self, what: str, task: Callable[[], Awaitable[None]]) -> None:
         """Runs a task to its end; a bug in it does not end the job."""
@@ -411,8 +431,7 @@ class Supervisor:
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
                 await self._step("handing over its output", self._pump.hand_over, OUTPUT_SECONDS)
-                if self.output.lost:
-                    self._apply(OutputLost(count=self.output.lost))
+                self._note_losses()
                 with self._logged("leaving its execution"):
                     self.execution.leave()
                 await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)
@@ -427,6 +446,7 @@ class Supervisor:
         self._kill()
         await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
         await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
+        self._note_losses()
         self._note_oom_kills(self._oom_kills())
         await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 

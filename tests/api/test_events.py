@@ -72,7 +72,7 @@ CASES: Final[list[tuple[JobEvent | Removed, str, dict[str, Any]]]] = [
         },
     ),
     (
-        Finished(cause=Exited(0), at=AT),
+        Finished(cause=Exited(0), at=AT, output_bytes=0, output_bytes_lost=0),
         "finished",
         {"state": "JOBSTATE_COMPLETED", "jobMsg": "exited with code 0", "cause": {"exited": {}}},
     ),

@@ -104,6 +104,13 @@ async def test_a_job_that_the_server_has_forgotten(autojump_clock: trio.testing.
         await received(channel)
 
 
+@pytest.mark.parametrize("script", [[LOST, [NOT_FOUND]], [[NOT_FOUND]]])
+async def test_a_job_that_there_never_was(script: list[Answer], autojump_clock: trio.testing.MockClock) -> None:
+    """NOT_FOUND of the first call that a server took is no output that is lost."""
+    with pytest.raises(RpcFailedError, match="no such job"):
+        await received(Script(script))
+
+
 async def test_an_output_that_became_shorter(autojump_clock: trio.testing.MockClock) -> None:
     """A second call that ends before the bytes of the first is an error: it cannot be the same output."""
     channel = Script([[b"abc", LOST], [b"ab", OK]])

@@ -29,11 +29,17 @@ def test_published_examples(moment: int, payload: str, text: str) -> None:
     assert encode(moment, bytes.fromhex(payload)) == text
 
 
+def test_the_last_second() -> None:
+    """A time after the last one that a KSUID can tell is an error, and no id of another time."""
+    with pytest.raises(OverflowError):
+        encode(2**32, bytes(16))
+
+
 def test_a_new_id_has_the_time_and_the_random_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new id is the KSUID of this second and 128 fresh bits: with those of the documented one, it is that one."""
     payload = bytes.fromhex("B5A1CD34B5F99D1154FB6853345C9735")
     monkeypatch.setattr(time, "time", lambda: 1_507_608_047.9)  # 2017-10-10T04:00:47Z
-    monkeypatch.setattr(secrets, "token_bytes", lambda count: payload[:count])
+    monkeypatch.setattr(secrets, "token_bytes", lambda count: (payload * 2)[:count])
     assert new_job_id() == "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 
 

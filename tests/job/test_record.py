@@ -68,8 +68,8 @@ events = st.sampled_from(
         KillSent(),
         MainProcessDied(death=Exited(3)),
         MainProcessDied(death=Signalled(9)),
-        Finished(cause=Exited(3), at=NOON, output_bytes=5),
-        Finished(cause=FailedToStart("x"), at=NOON),
+        Finished(cause=Exited(3), at=NOON, output_bytes=5, output_bytes_lost=0),
+        Finished(cause=FailedToStart("x"), at=NOON, output_bytes=0, output_bytes_lost=0),
     ]
 )
 

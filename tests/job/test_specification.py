@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmaster.errors import InvalidRequest
-from jobmaster.job.specification import (
-    KEPT_BYTES,
-    MAX_ARGUMENT_BYTES,
-    MAX_ARGUMENTS,
-    MAX_COMMAND_BYTES,
-    CommandLine,
-    JobSpecification,
-)
+from jobmaster.job.specification import MAX_ARGUMENTS, CommandLine, JobSpecification
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+LONGEST_PATH: Final = os.pathconf("/", "PC_PATH_MAX") - 1
+"""Without its NUL."""
 
 
 @pytest.mark.parametrize(
-    ("command", "args", "complaint"),
+    ("command", "args", "complaint", "field"),
     [
-        ("", (), "command is empty"),
-        (" \t\n", (), "command is empty"),
-        ("l\0s", (), "command contains a NUL"),
-        ("ls", ("-l", "a\0b"), "argument 2 contains a NUL"),
-        ("ls", ("\0",), "argument 1 contains a NUL"),
+        ("", (), "command is empty", "command"),
+        (" \t\n", (), "command is empty", "command"),
+        ("l\0s", (), "command contains a NUL", "command"),
+        ("ls", ("-l", "a\0b"), "argument 2 contains a NUL", "args[1]"),
+        ("ls", ("\0",), "argument 1 contains a NUL", "args[0]"),
     ],
 )
-def test_what_no_host_can_run_is_refused(command: str, args: tuple[str, ...], complaint: str) -> None:
-    """A specification that cannot be run on any Linux never exists; the error names the part."""
-    with pytest.raises(InvalidRequest, match=complaint):
+def test_what_no_host_can_run_is_refused(command: str, args: tuple[str, ...], complaint: str, field: str) -> None:
+    """A specification that cannot be run on any Linux never exists; the error names the part, in words and as a field."""
+    with pytest.raises(InvalidRequest, match=complaint) as caught:
         JobSpecification(command=command, args=args)
+    assert caught.value.field == field
 
 
 def test_arguments_are_kept_as_they_are() -> None:
@@ -61,11 +62,11 @@ def test_arguments_stay_out_of_logs() -> None:
 @pytest.mark.parametrize(
     ("command", "args", "complaint", "field"),
     [
-        ("x" * (MAX_COMMAND_BYTES + 1), (), "longer than a path", "command"),
-        ("é" * (MAX_COMMAND_BYTES // 2 + 1), (), "longer than a path", "command"),
+        ("x" * (LONGEST_PATH + 1), (), "longer than a path", "command"),
+        ("é" * (LONGEST_PATH // 2 + 1), (), "longer than a path", "command"),
         ("ls", ("",) * (MAX_ARGUMENTS + 1), "more than 65536 arguments", "args"),
-        ("ls", ("x" * MAX_ARGUMENT_BYTES,), "more than 2 MiB", "args"),
-        ("ls", ("x" * (MAX_ARGUMENT_BYTES // 1024),) * 1024, "more than 2 MiB", "args"),
+        ("ls", ("x" * (2 * MIB),), "more than 2 MiB", "args"),
+        ("ls", ("x" * (2 * MIB // 1024),) * 1024, "more than 2 MiB", "args"),
     ],
     ids=["command", "command in UTF-8", "count", "one large argument", "NULs count"],
 )
@@ -79,10 +80,10 @@ def test_bounds(command: str, args: Sequence[str], complaint: str, field: str) -
 @pytest.mark.parametrize(
     ("command", "args"),
     [
-        ("x" * MAX_COMMAND_BYTES, ()),
-        ("é" * (MAX_COMMAND_BYTES // 2), ()),
+        ("x" * LONGEST_PATH, ()),
+        ("é" * (LONGEST_PATH // 2), ()),
         ("ls", ("",) * MAX_ARGUMENTS),
-        ("ls", ("x" * (MAX_ARGUMENT_BYTES - 1),)),
+        ("ls", ("x" * (2 * MIB - 1),)),
     ],
     ids=["command", "command in UTF-8", "count", "bytes"],
 )
@@ -107,15 +108,15 @@ def test_bytes_that_are_no_text_come_back() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, MAX_ARGUMENTS])
-@pytest.mark.parametrize("size", [0, 1, 30, KEPT_BYTES - 1, KEPT_BYTES])
+@pytest.mark.parametrize("size", [0, 1, 30, 16 * KIB - 1, 16 * KIB])
 def test_a_record_keeps_a_bounded_part(count: int, size: int) -> None:
-    """Of however many arguments the first that fit are kept, whole, in one piece of memory, and the rest is counted."""
-    args = ("x" * size,) * min(count, (MAX_ARGUMENT_BYTES - 1) // (size + 1))
-    kept = CommandLine.of(JobSpecification(command="c" * MAX_COMMAND_BYTES, args=args))
-    assert len(kept.args) == min(len(args), KEPT_BYTES // (size + 1))
+    """Of however many arguments those that fit into 16 KiB are kept, whole, in one piece, and the rest is counted."""
+    args = ("x" * size,) * min(count, (2 * MIB - 1) // (size + 1))
+    kept = CommandLine.of(JobSpecification(command="c" * LONGEST_PATH, args=args))
+    assert len(kept.args) == min(len(args), 16 * KIB // (size + 1))
     assert tuple(kept.args) == args[: len(kept.args)]
     assert len(kept.args) + kept.omitted == len(args)
-    assert sys.getsizeof(kept._packed) <= KEPT_BYTES + MAX_COMMAND_BYTES + 64
+    assert sys.getsizeof(kept._packed) <= 16 * KIB + LONGEST_PATH + 64
 
 
 def test_a_kept_command_line_stays_out_of_logs() -> None:

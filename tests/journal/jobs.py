@@ -49,10 +49,12 @@ def launched(owner: str = "client1", *, of: JobId | None = None, request: Reques
 
 def finished(cause: Cause | None = None, *, minutes: int = 1) -> Finished:
     """The end of a job."""
-    return Finished(cause=cause or Exited(0), at=NOON + timedelta(minutes=minutes), output_bytes=5)
+    return Finished(cause=cause or Exited(0), at=NOON + timedelta(minutes=minutes), output_bytes=5, output_bytes_lost=0)
 
 
-NEVER_EXECUTED: Final = Finished(cause=FailedToStart("command 'x' not found"), at=NOON)
+NEVER_EXECUTED: Final = Finished(
+    cause=FailedToStart("command 'x' not found"), at=NOON, output_bytes=0, output_bytes_lost=0
+)
 RETURNED: Final[tuple[JobEvent, ...]] = (Executed(), MainProcessDied(death=Exited(0)), finished())
 STOPPED: Final[tuple[JobEvent, ...]] = (
     Executed(),

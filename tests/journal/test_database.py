@@ -187,8 +187,21 @@ def test_request_ids_are_their_owners(database: Database) -> None:
         StoredRequest(digest=key("r", b"other").digest, job_id=second.id, is_open=True),
         None,
     ]
-    database.write([Entry.of(first.id, Finished(cause=ServerLost("lost"), at=first.at))])
+    database.write(
+        [Entry.of(first.id, Finished(cause=ServerLost("lost"), at=first.at, output_bytes=0, output_bytes_lost=0))]
+    )
     assert database.request("client1", "r") == StoredRequest(digest=key("r").digest, job_id=first.id)
+
+
+def test_a_job_that_is_removed_with_its_request(database: Database) -> None:
+    """Its request id starts anew; that of a job that was only removed is remembered."""
+    kept, gone = launched(request=key("kept")), launched(request=key("gone"))
+    write(database, kept, *RETURNED)
+    write(database, gone, *RETURNED)
+    database.remove([kept.id])
+    database.remove([gone.id], with_requests=True)
+    assert database.request("client1", "kept") is not None
+    assert database.request("client1", "gone") is None
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------

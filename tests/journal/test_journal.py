@@ -205,6 +205,32 @@ async def cancel_when_stalled(disk: Disk, scope: trio.CancelScope) -> None:
     await thaw_when_blocked(disk)
 
 
+async def test_settling_when_the_last_event_is_withdrawn(journal: Journal, disk: Disk) -> None:
+    """Who waits for all that was given until now waits for what was given before that one."""
+    posted, gone, has_settled = launched(), launched(), trio.Event()
+
+    async def settle() -> None:
+        await journal.settle()
+        has_settled.set()
+
+    await disk.stall(journal)
+    journal.post(posted.id, posted)
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as launching:
+            launching.start_soon(journal.record, gone.id, gone)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(settle)
+            await wait_all_tasks_blocked()
+            launching.cancel_scope.cancel()
+        disk.thaw()
+        disk.freeze()
+        await disk.has_stalled()
+        await wait_all_tasks_blocked()
+        assert not has_settled.is_set()
+        disk.thaw()
+    assert journal.last_seq == 2
+
+
 async def test_a_caller_that_is_cancelled_already(journal: Journal) -> None:
     """It records nothing."""
     first = launched()

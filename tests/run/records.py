@@ -177,10 +177,12 @@ class MemoryRecords:
                 expired.append((record.id, record.owner))
         return expired
 
-    async def remove(self, job_ids: Sequence[JobId]) -> None:
+    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
         """Forgets jobs."""
         await trio.lowlevel.checkpoint()
         for job_id in job_ids:
+            if with_requests:
+                self._release(job_id, None)
             if (record := self.jobs.pop(job_id, None)) is not None:
                 self._note(job_id, record.owner, Removed())
 

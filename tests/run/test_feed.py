@@ -33,7 +33,7 @@ def launch(records: MemoryRecords, owner: str = "client1") -> JobId:
 
 def end(records: MemoryRecords, job_id: JobId) -> None:
     """Has a job end."""
-    records.post(job_id, Finished(cause=Exited(0), at=NOW))
+    records.post(job_id, Finished(cause=Exited(0), at=NOW, output_bytes=0, output_bytes_lost=0))
 
 
 async def watch(feed: Feed, position: int, owner: str | None, seen: list[int]) -> None:

@@ -51,6 +51,14 @@ class Workshop:
         return [*self.tree.jobs.glob("client1/*/"), *self.folder.iterdir()]
 
 
+@pytest.fixture(autouse=True)
+def starters(monkeypatch: pytest.MonkeyPatch) -> trio.CapacityLimiter:
+    """The threads of this test alone: one that ends after its test's loop can't give its token back."""
+    limiter = trio.CapacityLimiter(1)
+    monkeypatch.setattr(job_files, "STARTERS", limiter)
+    return limiter
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Iterator[Workshop]:
     """One that has everything it needs; at the end no descriptor, cgroup or log may be left."""
@@ -98,7 +106,9 @@ async def test_who_leaves_waits_for_the_thread(workshop: Workshop, mock_clock: t
     assert workshop.left() == []
 
 
-async def test_who_leaves_does_not_wait_for_ever(workshop: Workshop, mock_clock: trio.testing.MockClock) -> None:
+async def test_who_leaves_does_not_wait_for_ever(
+    workshop: Workshop, starters: trio.CapacityLimiter, mock_clock: trio.testing.MockClock
+) -> None:
     """A caller whom the host holds up leaves after UNDO_SECONDS; the thread takes everything back when it comes to it."""
     async with a_caller(workshop) as (scope, left):
         scope.cancel()
@@ -106,7 +116,7 @@ async def test_who_leaves_does_not_wait_for_ever(workshop: Workshop, mock_clock:
         mock_clock.jump(UNDO_SECONDS)
         await left.wait()
     workshop.may_end.set()
-    while job_files.STARTERS.borrowed_tokens:
+    while starters.borrowed_tokens:
         await trio.lowlevel.checkpoint()
 
 
@@ -131,16 +141,14 @@ async def test_a_host_that_does_not_answer(workshop: Workshop, mock_clock: trio.
     assert len(refusals) == 1
 
 
-async def test_what_no_thread_has_begun_is_not_made(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_no_thread_has_begun_is_not_made(workshop: Workshop, starters: trio.CapacityLimiter) -> None:
     """A caller that leaves while all threads are taken leaves at once, and nothing is made for it later."""
-    limiter = trio.CapacityLimiter(1)
-    monkeypatch.setattr(job_files, "STARTERS", limiter)
     workshop.may_end.set()
-    limiter.acquire_on_behalf_of_nowait("another")
+    starters.acquire_on_behalf_of_nowait("another")
     with trio.move_on_after(0.01) as scope:
         await acquire(workshop.make)
     assert scope.cancelled_caught
-    limiter.release_on_behalf_of("another")
+    starters.release_on_behalf_of("another")
     await trio.testing.wait_all_tasks_blocked(0.01)
     assert not workshop.begun.is_set()
 

@@ -101,7 +101,7 @@ async def test_names_along_the_path(host: Host) -> None:
 
 async def test_looked_up_as_the_jobs_user(host: Host) -> None:
     """What root alone can see is the same EACCES whether it exists or not."""
-    hidden = Path("/root/.jobmaster-test")
+    hidden = Path(f"/root/.jobmaster-test-{os.getpid()}")
     hidden.write_bytes(b"")
     Path("/root").chmod(0o700)
     try:

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import CommandNotRunnable, HostError, JobNotFound, ServerBusy
+from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobNotFound, ServerBusy
 from jobmaster.job.cause import Exited, OomKilled, ServerLost, ServerShutdown, Stopped
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
@@ -81,6 +81,18 @@ async def test_who_leaves_a_stop_does_not_undo_it(machine: Machine) -> None:
             await registry.stop(CLIENT1, job_id)
         assert isinstance(record_of(registry, job_id).state, Stopping)
         assert isinstance(await ended(registry, job_id), Stopped)
+
+
+async def test_a_job_that_was_handed_over(machine: Machine) -> None:
+    """Its owner is told to ask again, whatever is asked; a stranger, that there is no such job."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        await registry.hand_over()
+        for question in (registry.find, registry.stop):
+            with pytest.raises(HandedOver):
+                await question(CLIENT1, job_id)
+            with pytest.raises(JobNotFound):
+                await question(CLIENT2, job_id)
 
 
 # --- given up ---------------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import ServerDraining
+from jobmaster.errors import HandedOver, JobNotFound, ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
-from jobmaster.run.registry import Registry
+from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS
 from tests.run.conftest import GRACE_SECONDS, SOON, Machine
 from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, ended
@@ -173,3 +173,50 @@ async def test_output_of_given_up_starts_goes_with_the_registry(machine: Machine
 async def _start_in_vain(machine: Machine, registry: Registry) -> None:
     with pytest.raises(ServerDraining):
         await machine.start(registry, CLIENT1, Script(execute_seconds=NEVER))
+
+
+# --- handed over ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_that_was_handed_over_is_no_unknown_one(machine: Machine) -> None:
+    """Who asks for a job that the next server has is told to ask again, not that there is none."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        await registry.hand_over()
+        with pytest.raises(HandedOver, match="ask again"):
+            await registry.find(CLIENT1, job_id)
+        with pytest.raises(JobNotFound):
+            await registry.find(CLIENT2, job_id)
+
+
+@pytest.mark.parametrize("script", [Script(spawn_seconds=1), Script(execute_seconds=1)])
+async def test_starts_under_way_are_not_refused_when_their_jobs_go_on(machine: Machine, script: Script) -> None:
+    """A Start that a hand-over meets has its job, which is left running to the next server."""
+    job_ids = []
+
+    async def call(registry: Registry) -> None:
+        job_ids.append(await machine.start(registry, CLIENT1, script))
+
+    async with machine.registry(hands_over=lambda: True) as registry, trio.open_nursery() as callers:
+        callers.start_soon(call, registry)
+        await trio.sleep(0.5)
+        await registry.hand_over()
+    (execution,) = machine.host.spawned.values()
+    assert job_ids == [execution.job_id]
+    assert execution.is_left
+
+
+@pytest.mark.parametrize("script", [Script(spawn_seconds=NEVER), Script(execute_seconds=NEVER)])
+async def test_no_start_holds_a_hand_over_up(machine: Machine, script: Script) -> None:
+    """A Start that the host does not come to an end with is refused in time."""
+    async with machine.registry(hands_over=lambda: True) as registry, trio.open_nursery() as callers:
+
+        async def call() -> None:
+            with pytest.raises(ServerDraining):
+                await machine.start(registry, CLIENT1, script)
+
+        callers.start_soon(call)
+        await trio.sleep(0.5)
+        before = trio.current_time()
+        await registry.hand_over()
+        assert trio.current_time() - before == pytest.approx(START_SECONDS, abs=SOON)

@@ -14,7 +14,7 @@ from jobmaster.run.registry import Registry
 from jobmaster.run.requests import SETTLE_SECONDS
 from tests.run.conftest import SLEEPER, Machine
 from tests.run.identities import CLIENT1, CLIENT2, ended, record_of
-from tests.run.scripted import Script
+from tests.run.scripted import OnTerm, Script
 
 COMMAND = JobSpecification(command="command")
 
@@ -75,6 +75,28 @@ async def test_a_command_that_cannot_be_run(machine: Machine) -> None:
         machine.scripts["command"] = SLEEPER
         with pytest.raises(CommandNotRunnable, match="'command' not found"):
             await start(registry)
+
+
+@pytest.mark.parametrize("pause", [0, 20])
+@pytest.mark.parametrize("rounds", range(24))
+async def test_a_start_that_was_given_up_is_repeated(machine: Machine, rounds: int, pause: float) -> None:
+    """In whatever round of the event loop the first caller leaves, the second one has a job that runs."""
+    machine.scripts["command"] = Script(execute_checkpoints=3, on_term=OnTerm(after=2), death_seconds=1)
+
+    async def call(registry: Registry) -> None:
+        await start(registry)
+
+    async with machine.registry() as registry:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, registry)
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await trio.sleep(pause)
+        job_id = await start(registry)
+        await trio.sleep(20)
+        assert isinstance(record_of(registry, job_id).state, Running)
+        assert registry.running == 1
 
 
 @pytest.mark.parametrize("rounds", range(20))
