@@ -155,6 +155,7 @@ class Supervisor:
         self._ends_with_server = False
         self._recording = trio.CancelScope()
         self._is_recorded = True
+        self._is_end_written = True
         self._was_executed = not isinstance(record.state, Held)
         self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
@@ -476,8 +477,8 @@ class Supervisor:
         self.is_removed = True
 
     async def _release(self) -> None:
-        if self.is_handed_over:
-            self.execution.leave()
+        if self.is_handed_over or not self._is_end_written:
+            self.execution.leave()  # a server that finds the job without its end is told of it
         elif self.is_removed:
             await self.execution.close()
 
@@ -498,9 +499,13 @@ class Supervisor:
         return Finished(cause=cause, at=_now(), output_bytes=log.size, output_bytes_lost=log.lost)
 
     async def _record_end(self, end: Finished, *, nobody_knows: bool) -> None:
-        """Records the end and applies it. Of a job that nobody was told of, nobody waits for that."""
+        """Records the end and applies it. That of a job that nobody was told of is recorded in its turn, or later."""
         if nobody_knows:
             self._post(end, self._request_error)
+            if self._is_recorded:
+                with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
+                    await self._recorder.settle()
+                self._is_end_written = not waiting.cancelled_caught
             self._accept_end(end)
             return
         try:

@@ -96,6 +96,24 @@ async def test_a_death_before_the_command_is_not_recorded(machine: Machine, is_i
     assert [type(event) for _, event in machine.records.written] == [Launched, Finished]
 
 
+async def test_the_launcher_keeps_what_is_not_recorded(machine: Machine) -> None:
+    """A child that executed nothing is given up when the journal has its end: until then another server may ask of it."""
+    machine.records.posts_wait, machine.records.settle_seconds = True, 1
+    supervisor = await machine.held(Script(execute_error=CommandNotRunnable("command 'x' not found")))
+
+    async def run() -> None:
+        with pytest.raises(CommandNotRunnable):
+            await supervisor.run(launched_of(supervisor.record))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.sleep(0.9)
+        assert not scripted(supervisor).is_closed
+        assert not supervisor.ended.is_set()  # which is when its output is removed
+    assert machine.records.jobs == {}
+    assert scripted(supervisor).is_closed
+
+
 async def test_an_execution_that_does_not_come_has_a_deadline(machine: Machine) -> None:
     """A command on a disk that does not answer is given up after EXECUTE_SECONDS, with words for the client."""
     supervisor = await machine.held(Script(execute_seconds=NEVER))
