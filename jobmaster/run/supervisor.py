@@ -251,11 +251,12 @@ class Supervisor:
             task_status.started(self)
             await self._live()
 
-    async def resume(self, order: StopOrder | None = None) -> None:
+    async def resume(self, order: StopOrder | None = None, *, is_killed: bool = False) -> None:
         """Goes on with a job of an earlier server; returns when it has ended.
 
         Args:
-            order: a stop order that may not be in the record.
+            order: a stop order that was noted, and may not be in the record.
+            is_killed: likewise, that its grace period was over.
 
         Raises:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
@@ -264,19 +265,24 @@ class Supervisor:
             if isinstance(self._record.state, Held):
                 await self._execute()
             self.executed.set()
-            self._go_on_stopping(order)
+            self._go_on_stopping(order, is_killed=is_killed)
             if not isinstance(self._record.state, Closing):
                 await self._live()
 
-    def _go_on_stopping(self, order: StopOrder | None) -> None:
+    def _go_on_stopping(self, order: StopOrder | None, *, is_killed: bool) -> None:
+        """Does what an earlier server was about to do when it died; what it had noted it did right after."""
         if isinstance(self._record.state, Running) and order is not None:
             self._apply(StopOrdered(order=order))
-            if self._has_died():
-                self._apply(StopSignalled())  # the signal is sent right after the order is noted
-        if isinstance(self._record.state, Stopping):
-            if not self._record.state.signalled:
-                self._signal_main_to_stop()
-            self._stop_ordered.set()
+        if not isinstance(self._record.state, Stopping):
+            return
+        if order is not None and self._has_died():
+            self._apply(StopSignalled())
+        if is_killed:
+            self._apply(KillSent())
+            self._hurry.set()
+        if not self._record.state.signalled:
+            self._signal_main_to_stop()
+        self._stop_ordered.set()
 
     @asynccontextmanager
     async def _to_its_end(self) -> AsyncIterator[None]:
@@ -396,7 +402,11 @@ class Supervisor:
             await self.execution.signal_others(signal.SIGCONT)
 
     def _kill(self) -> None:
-        if isinstance(self._record.state, Held | Stopping) and not self._has_died():
+        state = self._record.state
+        if isinstance(state, Held | Stopping) and not self._has_died():
+            if isinstance(state, Stopping) and not state.killed:
+                with self._logged("noting that it is killed"):
+                    self.execution.note_kill(state.order)
             self._apply(KillSent())
         with self._logged("killing its processes"):
             self.execution.kill()
