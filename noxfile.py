@@ -149,7 +149,7 @@ def check_style(session: nox.Session) -> None:
     shares = []
     for folder, disabled in (("jobmaster", ASYNC_DISABLED), ("tests", ASYNC_DISABLED_IN_TESTS)):
         files = sorted(str(file) for file in Path(folder).rglob("*.py") if file.parent not in GENERATED)
-        options = ["--startable-in-context-manager=run,_run,serve,start", f"--disable={disabled}"]
+        options = ["--startable-in-context-manager=run,_run,_obey,serve,start", f"--disable={disabled}"]
         shares += [[*options, *files[start::2]] for start in range(2)]
     with ThreadPoolExecutor(2) as pool:  # a process each: it reads a file in 0.2 s and knows no jobs of its own
         list(pool.map(lambda share: session.run("flake8-async", *share), shares))
@@ -232,11 +232,12 @@ def kernel(session: nox.Session) -> None:
 
 @nox.session
 def power(session: nox.Session) -> None:
-    """Cut the power of a guest with a server under load, three times; `-- --cuts 50` for more."""
+    """Cut the power of a guest with a server under load, thrice (`-- --cuts 50`: more); try the unit under systemd."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
-    install_debian(session, absent(KERNEL_NEEDS))
+    install_debian(session, absent(KERNEL_NEEDS | {"systemctl": "systemd"}))
     session.install("-e", ".", *groups("tests"))
+    session.run("python", "tests/kernel/machine.py", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
     session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
 

@@ -58,6 +58,18 @@ def test_exit_status(tmp_path: Path, kernel: str, status: int) -> None:
     assert (b"panic" in ended.stderr) == (status == machine.NO_STATUS)
 
 
+def test_systemd_finds_its_units(tmp_path: Path) -> None:
+    """With --systemd the script is a unit that names the guest's own folder, and the kernel hands the target on."""
+    kernel = (
+        'case "$*" in *" systemd.unit=guest.target "*) ;; *) exit ;; esac\n'
+        'grep -q "^ExecStart=/bin/sh $control/script$" "$control/units/guest.service" && echo 0 >"$control/status"\n'
+    )
+    command = command_for(tmp_path)
+    command.insert(2, "--systemd")
+    ended = subprocess.run(command, env=environment_with(tmp_path, kernel), check=False)
+    assert ended.returncode == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_guest_ends_with_its_starter(tmp_path: Path, number: signal.Signals) -> None:
     """A guest does not outlive an interrupted or killed session."""

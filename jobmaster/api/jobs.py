@@ -83,7 +83,8 @@ class JobService(JobServiceServicer):
                     async for stretch in stretches:
                         yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable as error:
-            await self._registry.find(request, job_id)  # its file went with it, where it was forgotten meanwhile
+            # Its file went with it, where it was forgotten meanwhile.
+            await self._registry.find(request, job_id)  # noqa: ASYNC120  # a call that is cancelled has no answer
             if isinstance(error, OutputCut):
                 logger.warning("%s", error)
                 raise OutputIncomplete(job.output.lost, missing=error.missing) from error

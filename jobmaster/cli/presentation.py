@@ -42,6 +42,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "exit code", str(record.exit_code)
     if record.signal_str:
         yield "signal", record.signal_str
+    if record.cause.stopped.reason:
+        yield "reason", record.cause.stopped.reason
     if record.oom_kills:
         yield "oom kills", str(record.oom_kills)
     for limit in record.limits:

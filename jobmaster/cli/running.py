@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -47,13 +49,15 @@ class Runner:
         if self._detach:
             return await self._start(), f"{self._job_id}\n" if self._job_id else ""
         status = OURS
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._obey)
-            status = await self._start()
-            if self._job_id:
-                self._started.set()
-                status = await self._follow()
-            nursery.cancel_scope.cancel()
+        with _interruptions() as signals:
+            async with trio.open_nursery() as nursery:
+                if signals is not None:
+                    nursery.start_soon(self._obey, signals)
+                status = await self._start()
+                if self._job_id:
+                    self._started.set()
+                    status = await self._follow()
+                nursery.cancel_scope.cancel()
         return status, ""
 
     # --- the job --------------------------------------------------------------------------------------------------
@@ -103,21 +107,14 @@ class Runner:
 
     # --- interruptions --------------------------------------------------------------------------------------------
 
-    async def _obey(self, *, task_status: trio.TaskStatus[None]) -> None:
-        heeded = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
-        if not heeded:  # as in the background of a script
-            task_status.started()
-            return
-        with trio.open_signal_receiver(*heeded) as signals:
-            task_status.started()
-            async with trio.open_nursery() as nursery:
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop, await anext(signals), False)
+            number = await anext(signals)
+            if self._started.is_set():
+                nursery.start_soon(self._stop, number, True)
                 number = await anext(signals)
-                nursery.start_soon(self._stop, number, False)
-                number = await anext(signals)
-                if self._started.is_set():
-                    nursery.start_soon(self._stop, number, True)
-                    number = await anext(signals)
-                self._leave(number)
+            self._leave(number)
 
     async def _stop(self, number: int, force: bool) -> None:  # start_soon takes positions
         name = signal.Signals(number).name
@@ -139,6 +136,17 @@ class Runner:
         if self._started.is_set():
             say(f"left; the job {self._job_id} has not ended")
         os._exit(OF_SIGNAL + number)
+
+
+@contextmanager
+def _interruptions() -> Iterator[AsyncIterator[int] | None]:
+    """Receives the signals that interrupt, but for those that are ignored, as in the background of a script."""
+    heeded = [number for number in INTERRUPTIONS if signal.getsignal(number) is not signal.SIG_IGN]
+    if heeded:
+        with trio.open_signal_receiver(*heeded) as signals:
+            yield signals
+    else:
+        yield None
 
 
 def _words(error: RpcFailedError) -> str:

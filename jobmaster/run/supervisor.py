@@ -304,9 +304,9 @@ class Supervisor:
             raise
         finally:
             if is_to_end:
-                await self._close(not_executed if isinstance(self._record.state, Held) else None)
+                await self._close(not_executed if isinstance(self._record.state, Held) else None)  # noqa: ASYNC102  # shields itself
             else:
-                await self._hand_over()
+                await self._hand_over()  # noqa: ASYNC102  # shields itself
 
     async def _execute(self) -> None:
         try:

@@ -119,6 +119,13 @@ def test_no_output_is_a_fact_of_a_server_that_knows_sizes(knows: str) -> None:
     assert "output     0 bytes" in as_block(record)
 
 
+def test_why_a_job_was_stopped() -> None:
+    """The reason that came with a stop is shown, without what a terminal would obey."""
+    record = ended()
+    record.cause.stopped.reason = "too old\x1b[2J"
+    assert "reason     too old\\x1b[2J" in as_block(record).splitlines()
+
+
 def test_a_job_that_was_never_launched() -> None:
     """No process, no pid; not started, no moment of it."""
     record = running()

@@ -32,6 +32,7 @@ class Network:
         target: the port that it passes them on to.
         cuts: bytes for each connection, in their order; later ones are not cut.
         connections: how many there have been.
+        passed: bytes of the server's that were passed on.
         open: what ends each of those there are.
     """
 
@@ -39,6 +40,7 @@ class Network:
     cuts: Iterator[int]
     port: int = 0
     connections: int = 0
+    passed: int = 0
     open: set[trio.CancelScope] = field(default_factory=set)
 
     def cut(self) -> None:
@@ -53,18 +55,20 @@ class Network:
         try:
             async with await trio.open_tcp_stream("127.0.0.1", self.target) as server, trio.open_nursery() as nursery:
                 self.open.add(nursery.cancel_scope)
-                nursery.start_soon(self._pass_on, client, server, 1 << 62, nursery.cancel_scope)
-                nursery.start_soon(self._pass_on, server, client, left, nursery.cancel_scope)
+                nursery.start_soon(self._pass_on, client, server, 1 << 62, nursery.cancel_scope, False)
+                nursery.start_soon(self._pass_on, server, client, left, nursery.cancel_scope, True)
         except* (trio.BrokenResourceError, OSError):
             pass
         finally:
             await trio.aclose_forcefully(client)
 
-    @staticmethod
-    async def _pass_on(source: trio.SocketStream, sink: trio.SocketStream, left: int, both: trio.CancelScope) -> None:
+    async def _pass_on(
+        self, source: trio.SocketStream, sink: trio.SocketStream, left: int, both: trio.CancelScope, is_counted: bool
+    ) -> None:
         while left and (data := await source.receive_some(min(left, 65536))):
             await sink.send_all(data)
             left -= len(data)
+            self.passed += len(data) * is_counted
         both.cancel()
 
 
@@ -148,3 +152,32 @@ async def test_another_server_in_its_place(tmp_path: Path, server: Server, certi
             proxy.cut()
             with pytest.raises(OutputIncomplete, match="after 3 bytes"):
                 await anext(chunks)
+
+
+async def bytes_of_a_start(server: Server, certificates: Path) -> int:
+    """How many bytes a server has sent when a first call is answered."""
+    async with network(server.port, []) as proxy, connected(proxy, certificates) as jobs:
+        await jobs.start("true")
+        return proxy.passed
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.6, 0.9, 0.95, 0.98])
+async def test_cut_before_the_first_answer(server: Server, certificates: Path, share: float) -> None:
+    """First connections that break, in the handshake or while a start is answered, are followed by others; one job is started."""
+    cut = int(share * await bytes_of_a_start(server, certificates))
+    async with network(server.port, [cut] * 3) as proxy, connected(proxy, certificates) as jobs:
+        job_id = await jobs.start("true", request_id="once")
+    assert proxy.connections > 3
+    async with server.connect() as jobs:
+        ids = [record.job_id_response.job_id async for record in jobs.list()]
+        assert len(ids) == 2
+        assert ids[0] == job_id
+
+
+async def test_nobody_comes_back(server: Server, certificates: Path) -> None:
+    """Where every connection breaks in its handshake, the client gives up when its patience is over, and says so."""
+    async with network(server.port, [100] * 10_000) as proxy:
+        with pytest.raises(TransportError, match="closed the connection in the handshake"):
+            async with connected(proxy, certificates, seconds=0.05):
+                pass
+    assert 2 < proxy.connections < 10_000

@@ -24,6 +24,14 @@ done
 mkdir -p "$control"
 mount -t hostfs control "$control" -o "$control"
 stty -onlcr </dev/console
+
+# With systemd the script is a unit of it; of the host's own units, those that were enabled there are hidden.
+if [ -d "$control/units" ]; then
+  mount -t tmpfs units /etc/systemd/system
+  cp "$control"/units/* /etc/systemd/system
+  exec env container= /lib/systemd/systemd </dev/null # empty: no container, whatever files the host has as one
+fi
+
 setsid sh "$control/script" </dev/null
 echo $? >"$control/status"
 sync

@@ -1,4 +1,4 @@
-"""Boot guests and run pytest in them: `python tests/kernel/machine.py FOLDER [pytest arguments]`.
+"""Boot guests and run pytest in them: `python tests/kernel/machine.py [--systemd] FOLDER [pytest arguments]`.
 
 Many hosts bind the memory, cpu, io and pids controllers to cgroup v1, so their cgroup v2 cannot enforce a limit.
 User-Mode Linux is a kernel that runs as an ordinary process, with Python at the host's own speed. A guest boots in two
@@ -9,6 +9,8 @@ pytest's folders, because hostfs has no O_DIRECT, holes, RWF_NOWAIT or xattrs.
 A guest has one processor, so what runs in guests is shared out to two, side by side. A guest is one process group,
 which setpriv ties to this process's life; its console is a pipe that is copied line by line to standard output, and the
 exit status of its script is a file in its control folder, which no guest that panicked leaves behind.
+
+With `--systemd` the guest's first process is the host's systemd, and the script is a service of it.
 """
 
 from __future__ import annotations
@@ -33,6 +35,23 @@ from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
+UNITS: Final = Path(__file__).with_name("units")
+"""What systemd needs to run the script."""
+SYSTEMD_WORDS: Final = (
+    *("systemd.unit=guest.target", "systemd.unified_cgroup_hierarchy=1", "systemd.show_status=0", "fstab=no"),
+    "systemd.machine_id=5d0f3a8b6c1e4f7a9b2d4c6e8f0a1b3c",
+)
+"""What it reads on the kernel's command line."""
+MASKED: Final = (
+    *("dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("kmod-static-nodes.service", "modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service"),
+    *("modprobe@efi_pstore.service", "modprobe@fuse.service", "modprobe@loop.service", "systemd-pstore.service"),
+    *("systemd-remount-fs.service", "systemd-sysctl.service", "systemd-udev-trigger.service"),
+    *("systemd-udevd.service", "systemd-update-utmp.service", "systemd-tmpfiles-clean.timer"),
+    *("systemd-modules-load.service", "systemd-random-seed.service", "systemd-tmpfiles-setup.service"),
+    *("systemd-tmpfiles-setup-dev.service", "systemd-journal-flush.service"),
+)
+"""Units of systemd that a guest is ready sooner without."""
 MEMORY_BYTES: Final = 1536 * 1024**2
 DISK_BYTES: Final = 8 * 1024**3
 """Of a sparse file: what the tests write at the same time is less than 2 GiB."""
@@ -78,10 +97,11 @@ class MachineError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guest:
-    """A guest's name and what pytest is told in it."""
+    """A guest's name and what pytest is told in it; whether its first process is systemd."""
 
     name: str
     arguments: tuple[str, ...]
+    has_systemd: bool = False
 
 
 def suites(*, host_runs_servers: bool) -> list[Guest]:
@@ -163,6 +183,15 @@ def memory_folder(folder: Path) -> Path:
     return folder
 
 
+def provide_units(control: Path) -> None:
+    """Have systemd be the guest's first process, with the script as a service."""
+    (control / "units").mkdir()
+    for unit in UNITS.iterdir():
+        (control / "units" / unit.name).write_text(unit.read_text().replace("@control@", str(control)))
+    for name in MASKED:
+        (control / "units" / name).touch()  # systemd takes an empty file for a unit that is not to be
+
+
 def boot_command(name: str, control: Path) -> list[str]:
     """The guest's command line: what it says goes to standard output; paths with blanks can't be said in it."""
     for path in (control, INIT):
@@ -184,8 +213,11 @@ async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
     with tempfile.TemporaryDirectory(prefix="jobmaster-guest-") as temporary:
         control = Path(temporary).resolve()
         (control / "script").write_text(guest_script(pytest_command(guest)))
+        if guest.has_systemd:
+            provide_units(control)
+        words = SYSTEMD_WORDS if guest.has_systemd else ()
         with (control / "kernel.log").open("wb") as log:
-            await _live(boot_command(guest.name, control), folder, log, prefix)
+            await _live([*boot_command(guest.name, control), *words], folder, log, prefix)
         try:
             return int((control / "status").read_text())
         except FileNotFoundError:
@@ -278,10 +310,11 @@ def main(arguments: Sequence[str]) -> int:
 
     Returns the highest exit status of all.
     """
-    folder = Path(arguments[0]).resolve()
-    named = Guest(name="guest", arguments=tuple(arguments[1:]))
-    guests = [named] if arguments[1:] else suites(host_runs_servers=host_runs_servers())
-    return max(trio.run(run_all, guests, folder))
+    has_systemd = arguments[0] == "--systemd"
+    folder, *options = arguments[1:] if has_systemd else arguments
+    named = Guest(name="guest", arguments=tuple(options), has_systemd=has_systemd)
+    guests = [named] if options else suites(host_runs_servers=host_runs_servers())
+    return max(trio.run(run_all, guests, Path(folder).resolve()))
 
 
 if __name__ == "__main__":

@@ -223,10 +223,11 @@ async def test_killed_before_the_go_byte(host: Host) -> None:
 
 
 async def test_a_child_is_known_by_pid_and_start_time(host: Host) -> None:
-    """The start time is the kernel's, read while the child is held."""
+    """The start time is the kernel's, read while the child is held; a log can name it."""
     async with host.child("true") as (child, _output):
         stat = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
         assert child.start_time == int(stat[19])
+        assert f"{child.id} pid={child.pid} held" in repr(child)
 
 
 async def test_death_is_seen_without_the_launcher(host: Host) -> None:

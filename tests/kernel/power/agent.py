@@ -30,8 +30,8 @@ from tests.harness import Server, own_cgroup_root, started
 from tests.journal.jobs import records as records_of
 from tests.journal.replay import events_in, replayed
 from tests.kernel.disk import DISK
-from tests.kernel.power.load import ADMIN, load, say
-from tests.kernel.power.told import Told, boot_of, findings, line_ended, line_started, token_of
+from tests.kernel.power.load import ADMIN, answered, load, say
+from tests.kernel.power.told import Told, boot_of, findings, line_ended, token_of
 
 REPEATED: Final = 10
 """Starts that were answered and are asked for once more."""
@@ -119,8 +119,8 @@ class Agent:
     def _count(self, records: Sequence[pb.JobResponse]) -> None:
         fresh = [record for record in records if token_of(record) not in self._told.ended]
         causes = Counter(record.cause.WhichOneof("kind") or "running" for record in fresh)
-        answered = sum(token_of(record) in self._told.started for record in fresh)
-        _phase("counted", jobs=len(records), fresh=len(fresh), answered=answered, causes=dict(causes))
+        known = sum(token_of(record) in self._told.started for record in fresh)
+        _phase("counted", jobs=len(records), fresh=len(fresh), answered=known, causes=dict(causes))
 
     async def _look_at_outputs(self, admin: Jobs, records: Sequence[pb.JobResponse]) -> None:
         """The output of a job may be lost in part, and is then not told as whole; it is never another's."""
@@ -138,14 +138,12 @@ class Agent:
 
     async def _repeat(self, server: Server) -> None:
         """A Start of a boot before that is asked for again gives its job, or makes it where there is none."""
-        answered = [self._told.asked[token] for token in self._told.started]
-        for asked in (*self._told.in_doubt(), *random.sample(answered, min(REPEATED, len(answered)))):
+        known = [self._told.asked[token] for token in self._told.started]
+        for asked in (*self._told.in_doubt(), *random.sample(known, min(REPEATED, len(known)))):
             async with server.connect(asked.owner) as jobs:
-                job_id = await jobs.start(asked.command, *asked.args, request_id=asked.token)
-            known = self._told.started.setdefault(asked.token, job_id)
-            if known != job_id:
-                self._find([f"{asked.token} was {known}, and is {job_id} when it is asked for again"])
-            say(line_started(asked.token, job_id))
+                job_id = await answered(jobs, asked)
+            if (was := self._told.started.get(asked.token, job_id)) != job_id:
+                self._find([f"{asked.token} was {was}, and is {job_id} when it is asked for again"])
 
 
 async def _output_of(jobs: Jobs, job_id: str) -> tuple[bytes, bool]:

@@ -11,9 +11,19 @@ from typing import Final
 
 import trio
 
-from jobmaster.client import Jobs
+from jobmaster.client import Jobs, RpcFailedError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from tests.harness import Server
-from tests.kernel.power.told import SLEEPS, Asked, line_asked, line_ended, line_started, line_to_stop, new_token
+from tests.kernel.power.told import (
+    SLEEPS,
+    Asked,
+    line_asked,
+    line_ended,
+    line_refused,
+    line_started,
+    line_to_stop,
+    new_token,
+)
 
 OWNERS: Final = ("client1", "client2")
 ADMIN: Final = "superuser"
@@ -27,6 +37,22 @@ SLEEPERS: Final = 4
 def say(line: str) -> None:
     """Writes a line at once, and as a whole."""
     os.write(1, f"{line}\n".encode())
+
+
+async def answered(jobs: Jobs, asked: Asked) -> str | None:
+    """Starts it and says what the server has answered: its id, or None where it was refused.
+
+    A guest that its host starves may not execute a command within the server's ten seconds.
+    """
+    try:
+        job_id = await jobs.start(asked.command, *asked.args, request_id=asked.token)
+    except RpcFailedError as error:
+        if error.status.status_code is not StatusCode.FAILED_PRECONDITION:
+            raise
+        say(line_refused(asked.token))
+        return None
+    say(line_started(asked.token, job_id))
+    return job_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +70,10 @@ class Client:
         token = new_token(self.name, self.boot, next(self.numbers))
         return Asked(token=token, owner=self.name, command="sh", args=("-c", script, "sh", token), end=end)
 
-    async def start(self, asked: Asked) -> str:
-        """Starts it, and says so before and after."""
+    async def start(self, asked: Asked) -> str | None:
+        """Asks for it, and says so before."""
         say(line_asked(asked))
-        job_id = await self.jobs.start(asked.command, *asked.args, request_id=asked.token)
-        say(line_started(asked.token, job_id))
-        return job_id
+        return await answered(self.jobs, asked)
 
     async def run_short_ones(self) -> None:
         """Jobs that end by themselves, one after the other."""
@@ -60,14 +84,17 @@ class Client:
                 code = random.randrange(256)
                 asked = self.asked(SHORT.format(code=code), f"exited {code}")
             job_id = await self.start(asked)
-            say(line_ended(asked.token, await self.jobs.wait(job_id)))
+            if job_id is not None:
+                say(line_ended(asked.token, await self.jobs.wait(job_id)))
 
     async def run_long_ones(self) -> None:
         """Jobs that sleep until they are stopped, by their owner or by the admin."""
         sleepers: list[tuple[Asked, str]] = []
         while True:
             asked = self.asked(LONG, SLEEPS)
-            sleepers.append((asked, await self.start(asked)))
+            job_id = await self.start(asked)
+            if job_id is not None:
+                sleepers.append((asked, job_id))
             if len(sleepers) > SLEEPERS:
                 oldest, job_id = sleepers.pop(0)
                 name, jobs = random.choice(((self.name, self.jobs), (ADMIN, self.admin)))

@@ -66,28 +66,33 @@ class Boots:
             with (self.folder / "kernel.log").open("wb") as log:
                 async with machine.booted(command, self.folder, log) as guest:
                     await self._listen(guest, cut_after)
+            if cut_after is None and not self.found:
+                assert (control / "status").read_text() == "0\n"
         self.boots += 1
 
     async def _listen(self, guest: RunningGuest, cut_after: str | None) -> None:
         lines = random.randrange(1, LINES) if cut_after == "loading" else 0
         seconds = random.uniform(0, RECOVERY_SECONDS) if cut_after == "starting" else random.uniform(0, DELAY)
-        is_cut = False
+        is_due = was_cut = False
         async with trio.open_nursery() as nursery:
             nursery.cancel_scope.deadline = trio.current_time() + BOOT_SECONDS
 
             async def cut() -> None:
+                nonlocal was_cut
                 await trio.sleep(seconds)
+                was_cut = True
                 guest.cut_power()
 
             async for line in _lines(guest.console):
                 self._hear(line)
-                if cut_after is not None and not is_cut and self._phase() == cut_after:
-                    is_cut = lines == 0
+                if not is_due and self._phase() == cut_after:
+                    is_due = lines == 0
                     lines -= 1
-                    if is_cut:
+                    if is_due:
                         nursery.start_soon(cut)
-        assert not nursery.cancel_scope.cancelled_caught, f"boot {self.boots} hangs: {self.heard[-3:]}"
-        assert is_cut or cut_after is None or self.found, f"boot {self.boots} ended by itself: {self.heard[-3:]}"
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() < nursery.cancel_scope.deadline, f"boot {self.boots} hangs: {self.heard[-3:]}"
+        assert was_cut or cut_after is None or self.found, f"boot {self.boots} ended by itself: {self.heard[-3:]}"
 
     def _hear(self, line: str) -> None:
         if Told().add(line):

@@ -52,6 +52,8 @@ class Told:
     """The job's id, which the server has answered."""
     stopped_by: dict[str, str] = field(default_factory=dict)
     """Who is about to ask for its end."""
+    refused: set[str] = field(default_factory=set)
+    """The server has answered an error."""
     ended: dict[str, bytes] = field(default_factory=dict)
     """Its final record, as the server has answered it."""
 
@@ -70,6 +72,8 @@ class Told:
                 self.asked[token] = Asked(token=token, owner=owner, command=command, args=tuple(args), end=end)
             case {"started": str(token), "id": str(job_id)}:
                 self.started[token] = job_id
+            case {"refused": str(token)}:
+                self.refused.add(token)
             case {"to_stop": str(token), "by": str(by)}:
                 self.stopped_by[token] = by
             case {"ended": str(token), "record": str(record)}:
@@ -80,7 +84,8 @@ class Told:
 
     def in_doubt(self) -> list[Asked]:
         """The Starts that were asked for and not answered."""
-        return [asked for token, asked in self.asked.items() if token not in self.started]
+        answered = self.started.keys() | self.refused
+        return [asked for token, asked in self.asked.items() if token not in answered]
 
 
 def _document(line: str) -> Any:
@@ -106,6 +111,11 @@ def line_asked(asked: Asked) -> str:
 def line_started(token: str, job_id: str) -> str:
     """After a Start."""
     return json.dumps({"started": token, "id": job_id})
+
+
+def line_refused(token: str) -> str:
+    """After a Start that has failed."""
+    return json.dumps({"refused": token})
 
 
 def line_to_stop(token: str, by: str) -> str:

@@ -1,0 +1,102 @@
+"""jobmaster as a service of systemd: the unit that the README shows, and what systemd says of it."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster.address import DEFAULT_PORT
+from jobmaster.client import Jobs, connect
+from tests.harness import servers_of
+from tests.test_readme import blocks
+
+RUNNING_SYSTEMD: Final = Path("/run/systemd/system")
+NAME: Final = "jobmaster.service"
+README_PYTHON: Final = "/opt/jobmaster/bin/python"
+CGROUP: Final = Path("/sys/fs/cgroup/system.slice") / NAME
+SECONDS: Final = 60.0
+"""In which whatever is waited for happens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The unit.
+
+    Attributes:
+        installed: the folder of the program's package.
+        output: the server's folder of output.
+        certificates: its certificate folder.
+    """
+
+    installed: Path
+    output: Path
+    certificates: Path
+
+    def unit(self) -> str:
+        """The README's, with the paths of this test."""
+        (unit,) = [block for block in blocks("ini") if README_PYTHON in block]
+        options = f" --output-dir {self.output} --certs-dir {self.certificates}"
+        (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
+        command = line.replace(README_PYTHON, sys.executable) + options
+        return unit.replace(line, f"{command}\nWorkingDirectory={self.installed}")
+
+    async def install(self) -> None:
+        """Has systemd know it."""
+        (RUNNING_SYSTEMD / NAME).parent.mkdir(exist_ok=True)
+        (RUNNING_SYSTEMD / NAME).write_text(self.unit())
+        await trio.run_process(["systemctl", "daemon-reload"])
+
+    async def systemctl(self, verb: str, *options: str) -> None:
+        """Runs systemctl on the unit."""
+        done = await trio.run_process(["systemctl", verb, *options, NAME], check=False, capture_stderr=True)
+        assert done.returncode == 0, f"{done.stderr.decode()}\n{await self.log()}"
+
+    async def log(self) -> str:
+        """What it has written."""
+        command = ["journalctl", "-u", NAME, "--no-pager", "-n", "100"]
+        return (await trio.run_process(command, capture_stdout=True)).stdout.decode()
+
+    async def property(self, name: str) -> str:
+        """What systemd says of it."""
+        command = ["systemctl", "show", "--value", "-p", name, NAME]
+        return (await trio.run_process(command, capture_stdout=True)).stdout.decode().strip()
+
+    async def main_pid(self) -> int:
+        """The launcher."""
+        return int(await self.property("MainPID"))
+
+    async def successor(self, old: int) -> int:
+        """The pid of a server that is another than `old` and that clients reach; systemd takes the unit for active."""
+        launcher = await self.main_pid()
+        with trio.fail_after(SECONDS):
+            while servers_of(launcher) in ([], [old]) or await self.property("ActiveState") != "active":
+                await trio.sleep(0.05)
+            (server,) = servers_of(launcher)
+        return server
+
+    def connect(self, patience: float = SECONDS) -> AbstractAsyncContextManager[Jobs]:
+        """A client of its server."""
+        return connect("localhost", DEFAULT_PORT, folder=self.certificates, name="client1", patience=patience)
+
+    def cgroup_of(self, job_id: str) -> Path:
+        """The cgroup of one of client1's jobs."""
+        return CGROUP / "jobs" / "client1" / job_id
+
+
+def replace_launcher(installed: Path) -> None:
+    """Installs another program of the launcher, of the same words: a new file, as an installer makes it."""
+    file = installed / "jobmaster" / "launcher" / "program.py"
+    text = file.read_text()
+    file.unlink()
+    file.write_text(text)
+
+
+def processes_in(cgroup: Path) -> list[int]:
+    """The processes in a cgroup and below."""
+    files = cgroup.glob("**/cgroup.procs")
+    return [int(pid) for file in files for pid in file.read_text().split()]
