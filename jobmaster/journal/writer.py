@@ -20,7 +20,7 @@ import trio
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import FailedToStart
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import Launched
+from jobmaster.job.record import Launched, OomKillsCounted, OutputLost
 from jobmaster.job.state import Finished
 from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.connection import JournalFault
@@ -64,6 +64,7 @@ class Writer:
         self._limiter = trio.CapacityLimiter(1)
         self._queue: dict[Entry, None] = {}  # in order; an entry leaves it from anywhere when it is withdrawn
         self._taken: list[Entry] = []
+        self._counts: dict[tuple[JobId, str], Entry] = {}  # of the queue; a later count takes an earlier one's place
         self._waiters: dict[Entry, _Waiter] = {}
         self._due: dict[Entry, float] = {}  # launches and their deadlines, the earliest first
         self._disowned: list[Entry] = []
@@ -122,10 +123,17 @@ class Writer:
     def post(self, entry: Entry) -> None:
         """Has an entry written in its turn.
 
+        A count takes the place of an earlier one that is not taken yet: a job counts as often as it likes.
+
         Raises:
             JournalUnavailable: too many entries wait already.
         """
         self._append(entry)
+        if isinstance(entry.event, OomKillsCounted | OutputLost):
+            name = entry.job_id, entry.type
+            if (earlier := self._counts.get(name)) is not None:
+                del self._queue[earlier]
+            self._counts[name] = entry
 
     async def settle(self) -> None:
         """Returns when every entry that was given until now is written, or cannot be."""
@@ -271,6 +279,7 @@ class Writer:
         more = list(islice(self._queue, MOST_IN_BATCH - len(self._taken)))
         for entry in more:
             del self._queue[entry]
+            self._counts.pop((entry.job_id, entry.type), None)
         self._taken += more
 
     def _fail(self, fault: JournalFault | NoThread) -> None:

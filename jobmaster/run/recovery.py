@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 RECOVERY_SECONDS: Final = 60.0
 """How long all of it may take; a job that is not adopted by then is ended."""
+RECORD_SECONDS: Final = 10.0
+"""How long the journal may take for the ends of jobs that are lost; a full disk does not keep the server from serving."""
+ADOPTERS: Final = 8
+"""Jobs that are adopted at a time: what each of them may take is no time in which it waits for others."""
 _RUNNING: Final = "the server and its launcher died, or the host was restarted, while it ran"
 _HELD: Final = (
     "the server and its launcher died, or the host was restarted, as it was started: its command may have run"
@@ -73,21 +77,27 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     """
     found = await records.open_jobs()
     adopted: list[tuple[JobRecord, Spawned]] = []
+    turns = trio.CapacityLimiter(ADOPTERS)
     with trio.move_on_after(RECOVERY_SECONDS):
         async with trio.open_nursery() as nursery:
             for job in found:
-                nursery.start_soon(_adopt, host, job.record, adopted)
+                nursery.start_soon(_adopt, host, job.record, turns, adopted)
     await host.end_others()
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
         await _end_lost(host, records, job)
+    with trio.move_on_after(RECORD_SECONDS):
+        await records.settle()
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
 
 
-async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[JobRecord, Spawned]]) -> None:
+async def _adopt(
+    host: ExecutionHost, record: JobRecord, turns: trio.CapacityLimiter, adopted: list[tuple[JobRecord, Spawned]]
+) -> None:
     try:
-        spawned = await host.adopt(record)
+        async with turns:
+            spawned = await host.adopt(record)
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
     else:
@@ -96,7 +106,7 @@ async def _adopt(host: ExecutionHost, record: JobRecord, adopted: list[tuple[Job
 
 
 async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None:
-    """Records the end of a job whose processes are gone, with the best-known cause and time."""
+    """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record, state = job.record, job.record.state
     closing = state if isinstance(state, Closing) else None
     evidence = Evidence(
@@ -109,7 +119,7 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None
         lost_because=_HELD if isinstance(state, Held) else _RUNNING,
     )
     kept = await _look(host, record, job.last_event_at)
-    await records.record(
+    records.post(
         record.id,
         Finished(
             cause=cause_of(evidence), at=kept.at, output_bytes=kept.size, output_bytes_lost=record.output_bytes_lost

@@ -30,6 +30,7 @@ from jobmaster.errors import (
     HostError,
     JobmasterError,
     JobNotFound,
+    JournalUnavailable,
     ServerBusy,
     ServerDraining,
 )
@@ -214,21 +215,16 @@ class Registry:
         return not _was_never_executed(live.supervisor)
 
     async def _is_kept(self, job_id: JobId) -> bool:
-        """Whether a request id may be answered with this job; else the job is forgotten when this returns.
+        """Whether a request id may be answered with this job, which was executed.
 
-        That of an earlier server may turn out to be never executed; one that was given up is ended first.
+        One that was given up is ended and forgotten when this returns.
 
         Raises:
             JournalUnavailable: it cannot be forgotten now.
         """
         live = self._live.get(job_id)
-        if live is not None and live.supervisor is not None:
-            await live.supervisor.executed.wait()
-            if live.is_given_up:
-                await live.supervisor.ended.wait()
-            if _was_never_executed(live.supervisor):
-                await self._requests.settle()
-                return False
+        if live is not None and live.supervisor is not None and live.is_given_up:
+            await live.supervisor.ended.wait()
         if job_id not in self._to_forget:
             return True
         await self._requests.settle()  # the end has to be there before the job can go
@@ -417,7 +413,8 @@ class Registry:
 
         Raises:
             JobNotFound: there is none, or it is somebody else's: both answer the same.
-            HandedOver: it has not ended, and this server does not see it to its end.
+            HandedOver: another server sees it to its end.
+            JournalUnavailable: how it ended is not recorded yet; or the journal cannot be read.
         """
         key = parse_job_id(job_id)
         if key is None:
@@ -435,9 +432,11 @@ class Registry:
             self._remember(ended)
             return ended
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
-        if job is None:
+        if job is not None:
+            return job
+        if self._takes_no_more:
             raise HandedOver(GONE_ON)
-        return job
+        raise JournalUnavailable("the server's journal does not have the end of the job yet; try again later")
 
     def _ended(self, record: JobRecord) -> EndedJob:
         path = self._host.output_path(record.id)

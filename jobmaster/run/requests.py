@@ -69,7 +69,7 @@ class Requests:
         One that has not ended as far as the journal knows, and does not run, has an end that is still to be written. Where
         it was never executed, that makes the request's name free.
         """
-        while True:
+        for _ in ("now", "when all is written"):
             stored = await self._records.request(owner, key.id)
             if stored is None:
                 return None
@@ -80,3 +80,6 @@ class Requests:
             if not stored.is_open or await self._runs(stored.job_id):
                 return stored.job_id
             await self.settle()
+        raise JournalUnavailable(
+            "the server's journal does not have the end of this request's job yet; try again later"
+        )

@@ -16,7 +16,7 @@ def is_replaced(server: Server, old: int) -> bool:
     """Whether there is another server than the old one."""
     try:
         return server.pid != old
-    except (AssertionError, FileNotFoundError):  # there is none just now
+    except (ValueError, FileNotFoundError):  # there is none just now
         return False
 
 

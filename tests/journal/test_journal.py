@@ -14,7 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited
-from jobmaster.job.record import Launched
+from jobmaster.job.record import Launched, OomKillsCounted, OutputLost
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal import journal as journal_module
@@ -203,6 +203,21 @@ async def cancel_when_stalled(disk: Disk, scope: trio.CancelScope) -> None:
     await disk.has_stalled()
     scope.cancel()
     await thaw_when_blocked(disk)
+
+
+async def test_counts_take_one_place(journal: Journal, disk: Disk) -> None:
+    """However often a job counts while the disk stalls, no other's events are refused, and the last count is written."""
+    first = await disk.stall(journal)
+    for count in range(1, writer.MAX_QUEUED + 2):
+        journal.post(first.id, OomKillsCounted(count=count))
+        journal.post(first.id, OutputLost(count=count))
+    journal.post(first.id, Executed())
+    disk.thaw()
+    await journal.settle()
+    stored = await journal.find(first.id)
+    assert stored is not None
+    assert (stored.record.oom_kills, stored.record.output_bytes_lost) == (writer.MAX_QUEUED + 1,) * 2
+    assert journal.last_seq == 4
 
 
 async def test_settling_when_the_last_event_is_withdrawn(journal: Journal, disk: Disk) -> None:

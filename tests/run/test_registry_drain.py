@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import HandedOver, JobNotFound, ServerDraining
+from jobmaster.errors import ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
 from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS
@@ -176,17 +176,6 @@ async def _start_in_vain(machine: Machine, registry: Registry) -> None:
 
 
 # --- handed over ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_job_that_was_handed_over_is_no_unknown_one(machine: Machine) -> None:
-    """Who asks for a job that the next server has is told to ask again, not that there is none."""
-    async with machine.registry(hands_over=lambda: True) as registry:
-        job_id = await machine.start(registry, CLIENT1)
-        await registry.hand_over()
-        with pytest.raises(HandedOver, match="ask again"):
-            await registry.find(CLIENT1, job_id)
-        with pytest.raises(JobNotFound):
-            await registry.find(CLIENT2, job_id)
 
 
 @pytest.mark.parametrize("script", [Script(spawn_seconds=1), Script(execute_seconds=1)])
