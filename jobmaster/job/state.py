@@ -62,7 +62,7 @@ class Closing:
 
     Attributes:
         order: the stop order that reached the main process, if one did.
-        killed: the server had killed the main process.
+        killed: the server had killed the main process, which died of it.
         killed_for_memory: the kernel's OOM killer was seen at work when it died.
     """
 
@@ -171,7 +171,7 @@ def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
         started_at=state.started_at,
         death=event.death,
         order=state.order if reached else None,
-        killed=state.killed,
+        killed=state.killed and event.death == Signalled(signal.SIGKILL),
         killed_for_memory=event.killed_for_memory,
     )
 

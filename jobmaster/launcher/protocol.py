@@ -40,6 +40,8 @@ MAX_DESCRIPTORS: Final = MAX_LISTENERS + MAX_LOCKS
 """Of one message: `table_end` has the most."""
 MAX_REASON: Final = 1024
 """Characters of an order's reason."""
+KILL: Final = "kill"
+"""The kind of an order that takes the place of the one before."""
 ENVIRONMENT_VARIABLE: Final = "JOBMASTER_LAUNCHER"
 """Names, in the server's environment, the descriptor of its end of the socket pair."""
 
@@ -131,7 +133,7 @@ class Ack(NamedTuple):
 class Order(NamedTuple):
     """Somebody has ordered something for a child: sent before its signal, and given back after its `table`.
 
-    The first one for a child is kept.
+    The first one for a child is kept, until one of the kind KILL follows.
 
     Attributes:
         kind: what is to be done, "stop" for instance.

@@ -32,7 +32,7 @@ class Entry:
         wait_status: as of wait(2), None while the child lives.
         is_released: a server asks for nothing more, so the entry goes when the child has died.
         is_known: the server that there is now has started it, or was told of it.
-        order: the first that a server has given for it.
+        order: the first that a server has given for it, or the last one to kill.
     """
 
     __slots__ = (
@@ -122,9 +122,9 @@ class Table:
                 yield entry.order, ()
 
     def order(self, order: protocol.Order) -> None:
-        """Keeps an order with its child, if it is the first."""
+        """Keeps an order with its child, if it is the first or one to kill."""
         entry = self._by_id.get(order.id)
-        if entry is not None and entry.order is None:
+        if entry is not None and (entry.order is None or order.kind == protocol.KILL):
             entry.order = order
 
     def settle(self, entry: Entry, outcome: Outcome) -> Executed | None:

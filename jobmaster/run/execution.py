@@ -52,6 +52,9 @@ class Execution(Protocol):
     def note_order(self, order: StopOrder) -> None:
         """Leaves word of a stop order with what outlives this server, before its signal is sent."""
 
+    def note_kill(self, order: StopOrder) -> None:
+        """Leaves word that the grace period of that order is over, before SIGKILL is sent."""
+
     def signal_main(self, number: int) -> bool:
         """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
@@ -84,6 +87,7 @@ class Spawned:
     Attributes:
         start_time: of the main process, in clock ticks since boot (proc_pid_stat(5), field 22).
         order: of one that an earlier server made, the stop order that it left word of.
+        is_killed: it left word, too, that the grace period was over.
     """
 
     execution: Execution
@@ -91,6 +95,7 @@ class Spawned:
     pump: Pump
     start_time: int = 0
     order: StopOrder | None = None
+    is_killed: bool = False
 
 
 class ExecutionHost(Protocol):

@@ -28,6 +28,7 @@ from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.protocol import KILL
 from jobmaster.output.pump import Pump
 from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted, Order
 from jobmaster.run.execution import Spawned
@@ -147,7 +148,14 @@ class LocalExecution:
 
     def note_order(self, order: StopOrder) -> None:
         """Tells the launcher."""
-        self._launcher.order(self._child.id, Order(kind=_STOP, at=order.requested_at, by=order.by, reason=order.reason))
+        self._note(_STOP, order)
+
+    def note_kill(self, order: StopOrder) -> None:
+        """Tells the launcher."""
+        self._note(KILL, order)
+
+    def _note(self, kind: str, order: StopOrder) -> None:
+        self._launcher.order(self._child.id, Order(kind=kind, at=order.requested_at, by=order.by, reason=order.reason))
 
     def signal_main(self, number: int) -> bool:
         """By the pidfd."""
@@ -269,6 +277,7 @@ class LocalHost:
             pump=Pump(inherited.output_read, files.log),
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
+            is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
     async def end_others(self) -> Sequence[JobId]:

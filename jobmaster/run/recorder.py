@@ -36,6 +36,9 @@ class Recorder(Protocol):
             JournalUnavailable: too many events wait to be written.
         """
 
+    async def settle(self) -> None:
+        """Returns when everything that was given until now is written, or cannot be."""
+
 
 class Records(Recorder, Protocol):
     """The records of all jobs, those that have ended included. Every question may raise JournalUnavailable."""
@@ -68,9 +71,6 @@ class Records(Recorder, Protocol):
 
     async def request(self, owner: str, request_id: str) -> StoredRequest | None:
         """What a client's request id stands for."""
-
-    async def settle(self) -> None:
-        """Returns when everything that was given until now is written, or cannot be."""
 
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""

@@ -385,7 +385,7 @@ class Registry:
     async def _resume(self, live: _Live, supervisor: Supervisor, spawned: Spawned) -> None:
         try:
             with live.scope:
-                await supervisor.resume(spawned.order)
+                await supervisor.resume(spawned.order, is_killed=spawned.is_killed)
         except Exception as error:
             if not _was_never_executed(supervisor):
                 logger.exception("%r: a bug in the server ended this job", supervisor)

@@ -155,6 +155,7 @@ class Supervisor:
         self._ends_with_server = False
         self._recording = trio.CancelScope()
         self._is_recorded = True
+        self._is_end_written = True
         self._was_executed = not isinstance(record.state, Held)
         self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
@@ -250,11 +251,12 @@ class Supervisor:
             task_status.started(self)
             await self._live()
 
-    async def resume(self, order: StopOrder | None = None) -> None:
+    async def resume(self, order: StopOrder | None = None, *, is_killed: bool = False) -> None:
         """Goes on with a job of an earlier server; returns when it has ended.
 
         Args:
-            order: a stop order that may not be in the record.
+            order: a stop order that was noted, and may not be in the record.
+            is_killed: likewise, that its grace period was over.
 
         Raises:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
@@ -263,19 +265,24 @@ class Supervisor:
             if isinstance(self._record.state, Held):
                 await self._execute()
             self.executed.set()
-            self._go_on_stopping(order)
+            self._go_on_stopping(order, is_killed=is_killed)
             if not isinstance(self._record.state, Closing):
                 await self._live()
 
-    def _go_on_stopping(self, order: StopOrder | None) -> None:
+    def _go_on_stopping(self, order: StopOrder | None, *, is_killed: bool) -> None:
+        """Does what an earlier server was about to do when it died; what it had noted it did right after."""
         if isinstance(self._record.state, Running) and order is not None:
             self._apply(StopOrdered(order=order))
-            if self._has_died():
-                self._apply(StopSignalled())  # the signal is sent right after the order is noted
-        if isinstance(self._record.state, Stopping):
-            if not self._record.state.signalled:
-                self._signal_main_to_stop()
-            self._stop_ordered.set()
+        if not isinstance(self._record.state, Stopping):
+            return
+        if order is not None and self._has_died():
+            self._apply(StopSignalled())
+        if is_killed:
+            self._apply(KillSent())
+            self._hurry.set()
+        if not self._record.state.signalled:
+            self._signal_main_to_stop()
+        self._stop_ordered.set()
 
     @asynccontextmanager
     async def _to_its_end(self) -> AsyncIterator[None]:
@@ -395,7 +402,11 @@ class Supervisor:
             await self.execution.signal_others(signal.SIGCONT)
 
     def _kill(self) -> None:
-        if isinstance(self._record.state, Held | Stopping) and not self._has_died():
+        state = self._record.state
+        if isinstance(state, Held | Stopping) and not self._has_died():
+            if isinstance(state, Stopping) and not state.killed:
+                with self._logged("noting that it is killed"):
+                    self.execution.note_kill(state.order)
             self._apply(KillSent())
         with self._logged("killing its processes"):
             self.execution.kill()
@@ -476,8 +487,8 @@ class Supervisor:
         self.is_removed = True
 
     async def _release(self) -> None:
-        if self.is_handed_over:
-            self.execution.leave()
+        if self.is_handed_over or not self._is_end_written:
+            self.execution.leave()  # a server that finds the job without its end is told of it
         elif self.is_removed:
             await self.execution.close()
 
@@ -498,9 +509,13 @@ class Supervisor:
         return Finished(cause=cause, at=_now(), output_bytes=log.size, output_bytes_lost=log.lost)
 
     async def _record_end(self, end: Finished, *, nobody_knows: bool) -> None:
-        """Records the end and applies it. Of a job that nobody was told of, nobody waits for that."""
+        """Records the end and applies it. That of a job that nobody was told of is recorded in its turn, or later."""
         if nobody_knows:
             self._post(end, self._request_error)
+            if self._is_recorded:
+                with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
+                    await self._recorder.settle()
+                self._is_end_written = not waiting.cancelled_caught
             self._accept_end(end)
             return
         try:

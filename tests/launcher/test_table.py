@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobmaster.launcher.protocol import Executed, Exited, Order, Phase
+from jobmaster.launcher.protocol import KILL, Executed, Exited, Order, Phase
 from jobmaster.launcher.protocol import Table as Row
 from jobmaster.launcher.table import Entry, Outcome, Table
 
@@ -116,3 +116,12 @@ def test_the_first_order_counts(table: Table) -> None:
         table.order(order)
     table.forget_server()
     assert [message for message, _ in table.rows()][1:] == orders[:1]
+
+
+def test_an_order_to_kill_counts_more(table: Table) -> None:
+    """It takes the place of the one before, and no other that of it."""
+    orders = [Order(id="a", kind=kind, at="now", by="client1") for kind in ("stop", KILL, "stop")]
+    for order in orders:
+        table.order(order)
+    table.forget_server()
+    assert [message for message, _ in table.rows()][1:] == orders[1:2]

@@ -138,6 +138,7 @@ class ScriptedExecution:
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
         self.order: StopOrder | None = None
+        self.kill_is_noted = False
         self.is_left = False
         self.is_adopted = False
         self.is_removed = False
@@ -266,6 +267,12 @@ class ScriptedExecution:
         """Keeps the first order for another server."""
         self._meet("note_order")
         self.order = self.order or order
+
+    def note_kill(self, order: StopOrder) -> None:
+        """Keeps that, too."""
+        self._meet("note_kill")
+        self.order = self.order or order
+        self.kill_is_noted = True
 
     def leave(self) -> None:
         """Leaves the processes to another server."""
@@ -456,7 +463,9 @@ class ScriptedHost:
         execution.is_left, execution.is_adopted = False, True
         log = OutputLog.reopen(self.output_path(record.id), lost=record.output_bytes_lost)
         pump = Pump(execution.take_read_end(), log)
-        return Spawned(execution=execution, log=log, pump=pump, order=execution.order)
+        return Spawned(
+            execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
+        )
 
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import signal
+from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 import trio
@@ -16,12 +18,15 @@ from jobmaster.job.cause import (
     OomKilled,
     ServerShutdown,
     Signalled,
+    StopOrder,
 )
-from jobmaster.job.record import Launched
-from jobmaster.job.state import Closing, Finished, Held, Running, Stopping
+from jobmaster.job.record import JobEvent, Launched
+from jobmaster.job.state import Closing, Executed, Finished, Held, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.run.supervisor import (
     EXECUTE_SECONDS,
     SETTLE_SECONDS,
+    Supervisor,
+    Terms,
 )
 from tests.run.conftest import (
     ALWAYS,
@@ -94,6 +99,24 @@ async def test_a_death_before_the_command_is_not_recorded(machine: Machine, is_i
     with pytest.raises(CommandNotRunnable):
         await (supervisor.resume() if is_inherited else supervisor.run(launched))
     assert [type(event) for _, event in machine.records.written] == [Launched, Finished]
+
+
+async def test_the_launcher_keeps_what_is_not_recorded(machine: Machine) -> None:
+    """A child that executed nothing is given up when the journal has its end: until then another server may ask of it."""
+    machine.records.posts_wait, machine.records.settle_seconds = True, 1
+    supervisor = await machine.held(Script(execute_error=CommandNotRunnable("command 'x' not found")))
+
+    async def run() -> None:
+        with pytest.raises(CommandNotRunnable):
+            await supervisor.run(launched_of(supervisor.record))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        await trio.sleep(0.9)
+        assert not scripted(supervisor).is_closed
+        assert not supervisor.ended.is_set()  # which is when its output is removed
+    assert machine.records.jobs == {}
+    assert scripted(supervisor).is_closed
 
 
 async def test_an_execution_that_does_not_come_has_a_deadline(machine: Machine) -> None:
@@ -311,3 +334,69 @@ async def test_killed_by_the_server_after_a_child_was_killed(machine: Machine) -
     supervisor = await machine.running(Script(on_term=None, children_killed_for_memory=(4.99,)))
     supervisor.order_stop("client1")
     assert stopped_as((await end_of(supervisor))[0]) == ("client1", signal.SIGKILL, None, True)
+
+
+# --- jobs of an earlier server ----------------------------------------------------------------------------------------
+
+ORDER = StopOrder(by="client1", requested_at=datetime.now(UTC))
+
+
+@pytest.mark.parametrize(
+    ("recorded", "death", "is_killed", "cause"),
+    [
+        ((), Exited(3), False, ("client1", 15, 3, False)),
+        ((StopOrdered(order=ORDER),), Exited(3), False, ("client1", 15, 3, False)),
+        ((StopOrdered(order=ORDER), StopSignalled()), KILLED, False, ("client1", 9, None, False)),
+        ((StopOrdered(order=ORDER), StopSignalled()), KILLED, True, ("client1", 9, None, True)),
+        ((StopOrdered(order=ORDER),), KILLED, True, ("client1", 9, None, True)),
+        ((StopOrdered(order=ORDER), StopSignalled()), Exited(3), True, ("client1", 15, 3, False)),
+    ],
+)
+async def test_what_was_noted_and_not_recorded(
+    machine: Machine,
+    recorded: tuple[JobEvent, ...],
+    death: Exited | Signalled,
+    is_killed: bool,
+    cause: tuple[str, int, int | None, bool],
+) -> None:
+    """A job that died without a server is told as ended by what that had left word of, where it may have done it."""
+    held = await machine.held(Script())
+    record = held.record
+    for event in (launched_of(record), Executed(), *recorded):
+        machine.records.post(record.id, event)
+    scripted(held).end(death)
+    supervisor = Supervisor(
+        machine.records.jobs[record.id],
+        held.execution,
+        held.output,
+        held._pump,
+        Terms(grace_seconds=GRACE_SECONDS),
+        machine.records,
+    )
+    await supervisor.resume(ORDER, is_killed=is_killed)
+    assert stopped_as(cause_of_job(supervisor)) == cause
+
+
+async def test_a_kill_is_noted(machine: Machine) -> None:
+    """Word is left before SIGKILL is sent to a job that was told to end; and of no other kill."""
+    for order in (True, False):
+        supervisor = await machine.running(Script(on_term=None, ends_at=NEVER if order else 1, others_end_at=NEVER))
+        if order:
+            supervisor.order_stop("client1")
+        await supervisor.wait_ended()
+        assert scripted(supervisor).kill_is_noted == order
+
+
+async def test_a_kill_is_carried_out_at_once(machine: Machine) -> None:
+    """A job whose grace period was over when its server died has none with the next."""
+    held = await machine.held(Script(on_term=None))
+    await held.execution.execute()
+    for event in (launched_of(held.record), Executed(), StopOrdered(order=ORDER), StopSignalled()):
+        machine.records.post(held.record.id, event)
+    record = machine.records.jobs[held.record.id]
+    terms = Terms(grace_seconds=GRACE_SECONDS)
+    supervisor = Supervisor(record, held.execution, held.output, held._pump, terms, machine.records)
+    machine.nursery.start_soon(partial(supervisor.resume, ORDER, is_killed=True))
+    cause, seconds = await end_of(supervisor)
+    assert stopped_as(cause) == ("client1", 9, None, True)
+    assert seconds == pytest.approx(0, abs=SOON)
