@@ -17,7 +17,7 @@ import trio
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.errors import ConfigurationError, TransportError
-from jobmaster.server import program
+from jobmaster.server import program, succession
 from tests.harness import (
     REPOSITORY,
     command_line_for,
@@ -237,7 +237,7 @@ async def test_one_server_for_a_cgroup_root(
     tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second server on the same cgroup root is refused, with the remedy, and harms no job of the first."""
-    monkeypatch.setattr(program, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(succession, "LOCK_SECONDS", 0.2)
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         (tmp_path / "second").mkdir()
