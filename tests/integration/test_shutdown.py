@@ -241,7 +241,10 @@ async def test_one_server_for_a_cgroup_root(
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         (tmp_path / "second").mkdir()
-        with pytest.raises(ConfigurationError, match=r"another jobmaster server has the cgroup .* --cgroup-root"):
+        refusal = pytest.RaisesExc(
+            ConfigurationError, match=r"another jobmaster server has the cgroup .* --cgroup-root"
+        )
+        with pytest.RaisesGroup(refusal, flatten_subgroups=True):
             await program.serve(options_for(tmp_path / "second", certificates, server.cgroup_root))
         assert is_alive((await jobs.status(job_id)).pid)
 
