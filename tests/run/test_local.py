@@ -14,11 +14,13 @@ import trio.testing
 
 from jobmaster.client import RpcFailedError
 from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
-from jobmaster.host.account import own_account
+from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
 from jobmaster.job.cause import Signalled
+from jobmaster.job.identifier import new_job_id
+from jobmaster.job.specification import JobSpecification
 from jobmaster.run import launcher, local
 from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
@@ -27,19 +29,40 @@ from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
 
 
-def host_on(root: Path, sock: socket.socket) -> LocalHost:
-    """A host whose jobs are under this folder, and that starts none."""
-    terms = LocalTerms(
+def terms_on(root: Path, *, account: Account | None = None, drops_privileges: bool = False) -> LocalTerms:
+    """Terms of jobs under this folder."""
+    return LocalTerms(
         tree=CgroupTree(root=root),
         limit_writes=(),
         limit_reports=(),
         memory_max=None,
         output_folder=root,
-        account=own_account(),
-        drops_privileges=False,
+        account=account or own_account(),
+        drops_privileges=drops_privileges,
         open_files=1024,
     )
-    return LocalHost(terms, Launcher(sock))
+
+
+def host_on(root: Path, sock: socket.socket) -> LocalHost:
+    """A host whose jobs are under this folder, and that starts none."""
+    return LocalHost(terms_on(root), Launcher(sock))
+
+
+@pytest.mark.parametrize(
+    ("name", "drops", "becomes"),
+    [
+        ("nobody", True, (65534, False)),
+        ("root", True, (0, True)),
+        ("nobody", False, None),
+    ],
+)
+def test_whom_a_job_becomes(tmp_path: Path, name: str, *, drops: bool, becomes: tuple[int, bool] | None) -> None:
+    """A server that is root turns its jobs into the account, with capabilities only for root by name; another can't."""
+    terms = terms_on(tmp_path, account=look_up(name), drops_privileges=drops)
+    launch = terms.launch(new_job_id(), "client1", JobSpecification(command="true", args=("-x",)))
+    account = launch.account
+    assert (None if account is None else (account.uid, account.keeps_capabilities)) == becomes
+    assert (launch.argv, launch.working_folder, launch.open_files) == (("true", "-x"), "/", 1024)
 
 
 class NeverExecutedChild:
