@@ -13,16 +13,17 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
+from jobmaster.errors import CgroupError, CommandNotRunnable, ExecutionUnknown, HostError, ServerDraining
 from jobmaster.host.account import own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
 from jobmaster.job.cause import Signalled
 from jobmaster.run import launcher, local
-from jobmaster.run.child import Child, NeverExecuted
+from jobmaster.run.child import Child, LauncherLost, NeverExecuted
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
+from jobmaster.run.start_errors import host_errors_translated
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
 
@@ -72,6 +73,34 @@ async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))
     with pytest.raises(error):
         await LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account()).execute()
+
+
+async def test_the_launcher_dies_while_a_command_is_executed(host: Host) -> None:
+    """Nobody knows of a command that had leave to be executed whether it was; one that had none was not."""
+    async with host.child("true") as (going, _), host.child("true") as (held, _):
+        executions = [
+            LocalExecution(host.launcher, child, cast(OpenedCgroup, CountingCgroup(0)), "true", own_account())
+            for child in (going, held)
+        ]
+        pid = parent_of(held.pid)
+        os.kill(pid, signal.SIGSTOP)
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_expect_unknown, executions[0])
+                await trio.testing.wait_all_tasks_blocked()
+                os.kill(pid, signal.SIGKILL)
+        assert [execution.was_executed() for execution in executions] == [True, False]
+
+
+async def _expect_unknown(execution: LocalExecution) -> None:
+    with pytest.raises(ExecutionUnknown):
+        await execution.execute()
+
+
+def test_no_launcher_is_a_server_that_ends() -> None:
+    """Who wants to start a job when the launcher has died is told to try again."""
+    with pytest.raises(ServerDraining), host_errors_translated():
+        raise LauncherLost("the launcher has died")
 
 
 def test_counters_of_the_next_folder(tmp_path: Path) -> None:
