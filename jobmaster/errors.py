@@ -70,6 +70,10 @@ class ServerDraining(JobError):
     """The server is shutting down and takes no new jobs."""
 
 
+class ExecutionUnknown(ServerDraining):
+    """The launcher has died, and nobody knows whether the command was executed; the server ends."""
+
+
 class JournalUnavailable(JobError):
     """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know."""
 

@@ -33,8 +33,12 @@ class Execution(Protocol):
 
         Raises:
             JobError, RequestError: it cannot be executed; says why, for the client.
+            ExecutionUnknown: nobody will know whether it was executed.
             HostError: the host failed.
         """
+
+    def was_executed(self) -> bool:
+        """Of one that has died, whether its command was executed, or may have been."""
 
     def has_died(self) -> bool:
         """Whether the main process has died."""

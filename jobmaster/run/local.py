@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, HostError, ServerBusy
+from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HostError, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -30,7 +30,17 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.pump import Pump
-from jobmaster.run.child import Child, ChildAccount, ChildStatus, ExecFailed, Executed, Launch, NeverExecuted, Order
+from jobmaster.run.child import (
+    Child,
+    ChildAccount,
+    ChildStatus,
+    ExecFailed,
+    Executed,
+    Launch,
+    LauncherLost,
+    NeverExecuted,
+    Order,
+)
 from jobmaster.run.execution import Spawned
 from jobmaster.run.job_files import (
     STARTERS,
@@ -112,6 +122,7 @@ class LocalExecution:
         self._cgroup = cgroup
         self._command = command
         self._account = account
+        self._may_execute = False
 
     @property
     def pid(self) -> int:
@@ -120,8 +131,13 @@ class LocalExecution:
 
     async def execute(self) -> None:
         """Sends the go byte, and waits for what the launcher tells of execve(2)."""
+        self._may_execute = True
         self._child.go()
-        match await self._child.wait_executed():
+        try:
+            outcome = await self._child.wait_executed()
+        except LauncherLost as error:
+            raise ExecutionUnknown("the server is shutting down") from error
+        match outcome:
             case Executed():
                 return
             case ExecFailed() as failure:
@@ -133,6 +149,11 @@ class LocalExecution:
                         "was executed; ask the server's operator for a larger --memory-max"
                     )
                 raise HostError(f"process {self.pid} died before it executed its command")
+
+    def was_executed(self) -> bool:
+        """By what the launcher has told; where that is nothing, by whether the go byte may have been sent."""
+        outcome = self._child.outcome
+        return self._may_execute if outcome is None else outcome == Executed()
 
     def has_died(self) -> bool:
         """By the pidfd."""

@@ -26,6 +26,7 @@ from typing import Final
 import trio
 
 from jobmaster.errors import (
+    ExecutionUnknown,
     HandedOver,
     HostError,
     JobmasterError,
@@ -240,9 +241,10 @@ class Registry:
         try:
             await self._nursery.start(partial(self._run, job_id, live, request))
             await trio.lowlevel.checkpoint_if_cancelled()
-        except BaseException:  # where the command was being executed, a group of Cancelled
+        except BaseException as error:  # where the command was being executed, a group of Cancelled
             await trio.lowlevel.cancel_shielded_checkpoint()
-            if not self._hands_over():
+            is_to_be_found = request is not None and (self._is_draining or isinstance(error, ExecutionUnknown))
+            if not self._hands_over() and not is_to_be_found:
                 self._give_up(job_id, live)
             raise
         finally:
@@ -298,13 +300,15 @@ class Registry:
                 launched = await self._spawn(job_id, live, request)
                 if live.supervisor is not None:
                     await live.supervisor.run(launched, task_status=task_status)
+        except ExecutionUnknown:
+            raise
         except Exception:
             if live.supervisor is None or _was_never_executed(live.supervisor):
                 raise
             logger.exception("%r: a bug in the server ended this job", live.supervisor)
         finally:
             self._retire(job_id, live)  # where it never had a supervisor
-        if self._takes_no_more and (live.supervisor is None or _was_never_executed(live.supervisor)):
+        if self._takes_no_more and (live.supervisor is None or not live.supervisor.is_told):
             raise ServerDraining("the server is shutting down")
 
     async def _spawn(self, job_id: JobId, live: _Live, request: RequestKey | None) -> Launched:
@@ -386,6 +390,8 @@ class Registry:
         try:
             with live.scope:
                 await supervisor.resume(spawned.order, is_killed=spawned.is_killed)
+        except ExecutionUnknown:
+            pass  # that the launcher is lost is logged
         except Exception as error:
             if not _was_never_executed(supervisor):
                 logger.exception("%r: a bug in the server ended this job", supervisor)

@@ -16,11 +16,12 @@ from jobmaster.errors import (
     InvalidRequest,
     LimitNotEnforceable,
     ServerBusy,
+    ServerDraining,
 )
 from jobmaster.host.account import SEARCH_PATH, Account
 from jobmaster.host.cgroup.interface import CgroupFileError
 from jobmaster.host.cgroup.tree import LimitWriteError
-from jobmaster.run.child import ExecFailed, LaunchRefused
+from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
 
 EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """Errors of the kernel that mean "not now"."""
@@ -73,6 +74,8 @@ def host_errors_translated() -> Iterator[None]:
         raise LimitNotEnforceable(
             f"the server's host no longer offers the {error.controller} controller, which the jobs' limits need"
         ) from error
+    except LauncherLost as error:
+        raise ServerDraining("the server is shutting down") from error
     except LaunchRefused as error:
         raise _refusal(error.errno) from error
     except CgroupFileError as error:

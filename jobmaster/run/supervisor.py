@@ -39,8 +39,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, HandedOver, HostError, JobError, JobmasterError, JournalUnavailable
-from jobmaster.job.cause import Evidence, StopOrder, cause_of, describe
+from jobmaster.errors import (
+    CommandNotRunnable,
+    ExecutionUnknown,
+    HandedOver,
+    HostError,
+    JobError,
+    JobmasterError,
+    JournalUnavailable,
+)
+from jobmaster.job.cause import Death, Evidence, Signalled, StopOrder, cause_of, describe
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
 from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import (
@@ -163,6 +171,8 @@ class Supervisor:
         self.executed = trio.Event()
         """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
+        self.is_told = False
+        """Whether the caller of Start has been told that the command is executed."""
         self.is_handed_over = False
         """Whether another server is to go on with it; final when `ended` is set."""
         self.is_removed = False
@@ -248,6 +258,7 @@ class Supervisor:
             await self._recorder.record(self._record.id, launched)
             self._is_recorded = True
             await self._execute()
+            self.is_told = True
             task_status.started(self)
             await self._live()
 
@@ -291,6 +302,9 @@ class Supervisor:
         not_executed = "the server gave it up"
         try:
             yield
+        except ExecutionUnknown:
+            self._was_executed = True  # for all that anybody knows
+            raise
         except JobmasterError as error:
             not_executed = str(error)
             self._request_error = request_error_of(error)
@@ -304,7 +318,7 @@ class Supervisor:
             raise
         finally:
             if is_to_end:
-                await self._close(not_executed if isinstance(self._record.state, Held) else None)  # noqa: ASYNC102  # shields itself
+                await self._close(not_executed)  # noqa: ASYNC102  # shields itself
             else:
                 await self._hand_over()  # noqa: ASYNC102  # shields itself
 
@@ -359,10 +373,21 @@ class Supervisor:
             death = await self.execution.wait_death()
         except (HostError, OSError) as error:
             self._lost_because = str(error)
+            self._was_executed |= self.execution.was_executed()
             return
+        if not self._was_executed and self.execution.was_executed():
+            self._note_late_execution(death)
         kills = self._oom_kills()
         self._apply(MainProcessDied(death=death, killed_for_memory=kills > self._others_oom_kills))
         self._note_oom_kills(kills)
+
+    def _note_late_execution(self, death: Death) -> None:
+        """The command was executed while its start was being given up."""
+        self._was_executed = True
+        self._apply(Executed())
+        if death == Signalled(signal.SIGKILL):
+            self._apply(StopOrdered(order=StopOrder(by=None, requested_at=_now())))
+            self._apply(KillSent())
 
     async def _watch_memory(self) -> None:
         while True:
@@ -425,7 +450,7 @@ class Supervisor:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
-    async def _close(self, not_executed: str | None) -> None:
+    async def _close(self, not_executed: str) -> None:
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
                 await self._end_processes_and_output()
@@ -492,11 +517,12 @@ class Supervisor:
         elif self.is_removed:
             await self.execution.close()
 
-    async def _finish(self, not_executed: str | None) -> None:
+    async def _finish(self, not_executed: str) -> None:
         """Has the end recorded, and then tells it; what cannot be recorded any more is left to another server."""
         self.is_handed_over = True
         try:
-            await self._record_end(self._end(not_executed), nobody_knows=not_executed is not None or self._is_given_up)
+            end = self._end(None if self._was_executed else not_executed)
+            await self._record_end(end, nobody_knows=not self._was_executed or self._is_given_up)
         finally:
             self.executed.set()
             self.ended.set()

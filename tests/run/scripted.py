@@ -55,6 +55,7 @@ class Script:
         execute_checkpoints: how many rounds of the event loop the kernel takes to execute it,
         execute_seconds: and how long; NEVER: it does not answer.
         execute_error: why it is not executed.
+        is_executed_unheard: it is executed at once; only the answer takes that long.
         ends_at: when it ends by itself, by `death`.
         on_term: None where it ignores SIGTERM.
         is_stopped: it acts on SIGTERM at the next SIGCONT only.
@@ -77,6 +78,7 @@ class Script:
     execute_checkpoints: int = 0
     execute_seconds: float = 0.0
     execute_error: Exception | None = None
+    is_executed_unheard: bool = False
     ends_at: float = NEVER
     death: Death = SUCCESS
     on_term: OnTerm | None = OnTerm()
@@ -166,6 +168,8 @@ class ScriptedExecution:
     async def execute(self) -> None:
         """Executes the command when the script says."""
         self._meet("execute")
+        if self.script.is_executed_unheard:
+            self._begin()
         answered = trio.Event()  # an answer that has come is not undone by a cancellation that comes with it
         self._host.nursery.start_soon(self._answer, answered)
         await answered.wait()
@@ -174,7 +178,12 @@ class ScriptedExecution:
             raise self.script.execute_error
         if not self._main_lives:
             raise HostError("it died before it executed its command")
-        self._begin()
+        if not self.script.is_executed_unheard:
+            self._begin()
+
+    def was_executed(self) -> bool:
+        """Whether the command was executed."""
+        return self.truth.executed is not None
 
     async def _answer(self, answered: trio.Event) -> None:
         for _ in range(self.script.execute_checkpoints):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import pytest
 import trio
 
-from jobmaster.errors import CommandNotRunnable, JournalUnavailable, RequestIdReused
-from jobmaster.job.cause import Exited
+from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, JournalUnavailable, RequestIdReused, ServerDraining
+from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
@@ -14,7 +17,7 @@ from jobmaster.run.registry import Registry
 from jobmaster.run.requests import SETTLE_SECONDS
 from tests.run.conftest import SLEEPER, Machine
 from tests.run.identities import CLIENT1, CLIENT2, ended, record_of
-from tests.run.scripted import OnTerm, Script
+from tests.run.scripted import NEVER, OnTerm, Script
 
 COMMAND = JobSpecification(command="command")
 
@@ -124,3 +127,47 @@ async def test_a_journal_that_does_not_answer(machine: Machine) -> None:
         await trio.sleep(1)
         with trio.fail_after(60), pytest.raises(JournalUnavailable):
             await start(registry)
+
+
+@pytest.mark.parametrize(
+    ("death_seconds", "ends_at", "cause"), [(0, NEVER, ServerShutdown(signal=9)), (5, 0, Exited(3))]
+)
+async def test_a_server_that_ends_while_a_command_is_executed(
+    machine: Machine, death_seconds: float, ends_at: float, cause: Cause
+) -> None:
+    """The caller is told to try again; where it was executed all the same, the next server has its end, and no other run."""
+    script = Script(
+        is_executed_unheard=True, execute_seconds=1, ends_at=ends_at, death=Exited(3), death_seconds=death_seconds
+    )
+    machine.scripts["command"] = machine.scripts["nameless"] = script
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        for call in (
+            partial(start, registry),
+            partial(registry.start, CLIENT1, JobSpecification(command="nameless")),
+        ):
+            nursery.start_soon(expect, ServerDraining, call)
+        await trio.sleep(0.5)
+        await registry.drain()
+    async with machine.registry() as registry:
+        await registry.recover()
+        job_id = await start(registry)
+        assert await ended(registry, job_id) == cause
+        assert list(machine.records.jobs) == [job_id]
+        assert machine.logs() == {job_id}
+
+
+async def test_a_launcher_that_dies_while_a_command_is_executed(machine: Machine) -> None:
+    """The caller is told to try again; nobody knows whether it was executed, so it is told as lost and not begun anew."""
+    machine.scripts["command"] = Script(
+        execute_error=ExecutionUnknown("the server is shutting down"), status_is_withheld=True
+    )
+    async with machine.registry() as registry:
+        await expect(ExecutionUnknown, partial(start, registry))
+        job_id = await start(registry)
+        assert isinstance(await ended(registry, job_id), ServerLost)
+
+
+async def expect(error: type[Exception], call: Callable[[], Awaitable[JobId]]) -> None:
+    """Makes a call that fails."""
+    with pytest.raises(error):
+        await call()
