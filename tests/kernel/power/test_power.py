@@ -145,7 +145,7 @@ async def test_what_was_acknowledged_is_there(boots: Boots, pytestconfig: pytest
     cuts = pytestconfig.getoption("--cuts")
     for number in range(cuts):
         await boots.boot("starting" if number % 5 == 4 else "loading")
-        assert boots.found == []
+        assert boots.found == [], report(boots)
     await boots.boot(None)
     print(report(boots))
     assert boots.found == []
