@@ -67,7 +67,7 @@ KERNEL_NEEDS = {
 PARALLEL = ("-n", "2", "--dist", "worksteal")
 
 # What is below tests/ and no unit: it starts servers, attacks them or measures them, or tests these sessions' programs.
-NOT_UNITS = {"abuse", "bench", "fuzz", "h2spec", "integration", "kernel", "scale", "tls"}
+NOT_UNITS = {"abuse", "bench", "faults", "fuzz", "h2spec", "integration", "kernel", "scale", "tls"}
 NOT_UNITS |= {"test_cancellation.py", "test_leaks.py", "test_machine.py", "test_mutants.py"}
 NOT_UNITS |= {"test_proto_drift.py", "test_readme.py", "test_skips.py"}
 MAIN_JOB = "tests/integration/test_jobs.py"
@@ -201,7 +201,7 @@ def tests(session: nox.Session) -> None:
     provide_h2spec(session)
     provide_sslyze(session)
     session.install("-e", ".", *groups("tests", "proto", "bench"))
-    session.run("python", "-m", "pytest", "-m", "not kernel", *(session.posargs or PARALLEL))
+    session.run("python", "-m", "pytest", "-m", "not kernel and not faults", *(session.posargs or PARALLEL))
 
 
 @nox.session(venv_backend="none")
@@ -240,6 +240,14 @@ def power(session: nox.Session) -> None:
     session.run("python", "tests/kernel/machine.py", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
     session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill servers and launchers under load, a few times (`-- --kills 200`: often, and at each crash point; `--seed N`)."""
+    session.install("-e", ".", *groups("tests"))
+    options = ["-m", "faults", "-s", "-o", "faulthandler_timeout=3600"]
+    session.run("python", "-m", "pytest", *options, "tests/faults", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,50 @@
+"""What servers and launcher may leave behind, while they live and at their end: nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.faults.service import LOOK_SECONDS, Service
+
+SETTLE_SECONDS: Final = 10.0
+WRITE_AHEAD_LOG: Final = "journal.db-wal"
+KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast"})
+"""Files of the state folder that are no output; the log is empty."""
+
+
+@asynccontextmanager
+async def nothing_is_left(service: Service) -> AsyncIterator[None]:
+    """After the block, when no job runs: no descriptor or process; and when the service has ended, nothing but records."""
+    before = service.descriptors(service.launcher.pid)
+    yield
+    await _settled(service, before)
+    known = await _known(service)
+    assert await service.stop() == 0, service.complaints()
+    assert not service.cgroup_root.exists()
+    there = {path.name: path.stat().st_size for path in (service.folder / "output").iterdir()}
+    wanted = KEPT | {f"{job_id}.log" for job_id in known}
+    unknown = {name: size for name, size in there.items() if name not in wanted}
+    missing = wanted - there.keys()
+    assert not unknown, f"files are left: {unknown}"
+    assert not missing, f"files are missing: {missing}"
+    assert there[WRITE_AHEAD_LOG] == 0
+
+
+async def _settled(service: Service, before: object) -> None:
+    with trio.move_on_after(SETTLE_SECONDS):
+        while service.processes() or service.descriptors(service.launcher.pid) != before:
+            await trio.sleep(LOOK_SECONDS)
+        return
+    raise AssertionError(
+        f"processes {service.processes()}, descriptors {service.descriptors(service.launcher.pid)} instead of {before}"
+    )
+
+
+async def _known(service: Service) -> list[str]:
+    async with service.connect("superuser") as jobs:
+        return [record.job_id_response.job_id async for record in jobs.list(pb.ListRequest())]
