@@ -14,12 +14,13 @@ import enum
 import functools
 import os
 import shutil
-import tempfile
 import ssl
 import subprocess
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,9 +29,6 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from jobmaster.certs.authority import KeyPair, load_pair, make_authority
 from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, SERVER_AUTHORITY, certificate_path, key_path
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Digest = hashes.SHA224 | hashes.SHA256 | hashes.SHA384 | hashes.SHA512
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
