@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -43,6 +43,8 @@ class Runner:
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
         self._started = trio.Event()
+        self._asked = trio.Event()
+        self._record: pb.JobResponse | None = None
 
     async def run(self) -> tuple[int, str]:
         """Runs the command: the exit status, and what is still to be written. What went wrong has been said."""
@@ -81,11 +83,25 @@ class Runner:
         say(f"whether the job was started is not known; `run --request-id {self._request_id} …` finds it or starts it")
 
     async def _follow(self) -> int:
+        """Shows the output, and meanwhile asks for the end: a server that ends with the job answers who has asked before."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_for_end)
+            status = await self._show()
+            nursery.cancel_scope.cancel()
+        return status
+
+    async def _ask_for_end(self) -> None:
+        with suppress(RpcFailedError, TransportError):  # when the output has ended, it is asked for again
+            self._record = await self._jobs.wait(self._job_id)
+        self._asked.set()
+
+    async def _show(self) -> int:
         try:
             async with self._jobs.stream_output(self._job_id) as chunks:
                 async for chunk in chunks:
                     await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)
-            record = await self._jobs.wait(self._job_id)
+            await self._asked.wait()
+            record = self._record or await self._jobs.wait(self._job_id)
         except OutputFailed as failure:
             say(f"{failure}; the job {self._job_id} goes on")
             return OURS

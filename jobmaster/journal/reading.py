@@ -49,8 +49,12 @@ def page(connection: apsw.Connection, query: JobQuery, broken: Broken) -> Page:
     """The newest jobs that a query wants."""
     conditions, values = _conditions(query)
     limit = max(1, min(query.limit, LONGEST_PAGE))
+    index = "job_in_order" if query.owner is None else "job_of_owner_in_order"
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-    statement = f"SELECT key, doc FROM job {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  # nothing of a caller's
+    # Found in an index that has all that is asked for: the jobs that are not wanted are not read, which takes ten times
+    # as long, and everybody waits for it.
+    keys = f"SELECT key FROM job INDEXED BY {index} {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  # nothing of a caller's
+    statement = f"SELECT key, doc FROM job WHERE key IN ({keys}) ORDER BY key DESC"  # noqa: S608  # as above
     found = rows(connection, statement, *values, limit + 1)
     jobs = tuple(_decoded(found[:limit], broken))
     return Page(jobs=jobs, next=found[limit - 1][0] if len(found) > limit else None)
@@ -63,12 +67,12 @@ def _conditions(query: JobQuery) -> tuple[list[str], list[apsw.SQLiteValue]]:
         conditions.append("owner = ?")
         values.append(query.owner)
     if query.causes is not None:
-        is_open = "ended IS NULL" if query.with_open else "FALSE"
+        is_open = "cause IS NULL" if query.with_open else "FALSE"
         has_cause = f"cause IN ({', '.join('?' * len(query.causes))})"
         conditions.append(f"({is_open} OR {has_cause})" if query.causes else is_open)
         values.extend(query.causes)
     elif not query.with_open:
-        conditions.append("ended IS NOT NULL")
+        conditions.append("cause IS NOT NULL")
     for condition, moment in (("started >= ?", query.started_from), ("started < ?", query.started_before)):
         if moment is not None:
             conditions.append(condition)

@@ -77,6 +77,15 @@ CREATE TABLE number (
 INSERT INTO number VALUES ('horizon', 0), ('probe', 0);
 """
 
+_VERSION_2: Final = """
+DROP INDEX job_owner;
+DROP INDEX job_owner_state;
+DROP INDEX job_state;
+-- All that a list of jobs may be asked for, in the order of the list; `cause` is NULL until the job has ended.
+CREATE INDEX job_in_order ON job (key, cause, started);
+CREATE INDEX job_of_owner_in_order ON job (owner, key, cause, started);
+"""
+
 Migration = Callable[[apsw.Connection], object]
 
 
@@ -85,7 +94,11 @@ def _create(connection: apsw.Connection) -> None:
     connection.pragma("application_id", APPLICATION_ID)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create}
+def _index_lists(connection: apsw.Connection) -> None:
+    connection.execute(_VERSION_2)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists}
 """From each version to the next; 0 is a file without content."""
 
 

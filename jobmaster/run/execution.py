@@ -126,8 +126,11 @@ class ExecutionHost(Protocol):
             JobError, HostError: its output or its cgroup cannot be used; its processes are killed.
         """
 
-    async def end_others(self) -> None:
-        """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged."""
+    async def end_others(self) -> Sequence[JobId]:
+        """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged.
+
+        Returns those of the jobs whose command ran.
+        """
 
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is there and empty: a server that died before it recorded a job leaves one."""

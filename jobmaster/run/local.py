@@ -301,9 +301,14 @@ class LocalHost:
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
-    async def end_others(self) -> None:
+    async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""
         children = self._launcher.inherited.children
+        running = [
+            JobId(name)
+            for name, inherited in children.items()
+            if isinstance(inherited.child.outcome, Executed) and not inherited.child.has_died()
+        ]
         for inherited in children.values():
             inherited.child.release()
         with trio.move_on_after(CLEARING_SECONDS):
@@ -317,6 +322,7 @@ class LocalHost:
                 await trio.sleep(0.02)
         for path in left:
             logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
+        return running
 
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is empty, `MOST_EMPTY` of them at most."""

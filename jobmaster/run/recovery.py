@@ -12,6 +12,7 @@ import trio
 
 from jobmaster.errors import JobmasterError
 from jobmaster.job.cause import Evidence, cause_of
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Closing, Finished, Held
 from jobmaster.journal.stored import OpenJob
@@ -27,12 +28,11 @@ RECORD_SECONDS: Final = 10.0
 """How long the journal may take for the ends of jobs that are lost; a full disk does not keep the server from serving."""
 ADOPTERS: Final = 8
 """Jobs that are adopted at a time: what each of them may take is no time in which it waits for others."""
-_RUNNING: Final = "the server and its launcher died, or the host was restarted, while it ran"
-_HELD: Final = (
-    "the server and its launcher died, or the host was restarted, as it was started: its command may have run"
-)
+_RUNNING: Final = "the launcher died or gave up, or the host was restarted, while it ran"
+_HELD: Final = "the launcher died or gave up, or the host was restarted, as it was started: its command may have run"
 """Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
+_UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
 
@@ -56,7 +56,9 @@ class Recovered:
         if self.adopted:
             lines.append(f"{_jobs(len(self.adopted))} of an earlier server adopted")
         if self.lost:
-            lines.append(f"{_jobs(len(self.lost))} of an earlier server lost: {_names(self.lost)}")
+            lines.append(
+                f"{_jobs(len(self.lost))} of an earlier server lost: {_names([record.id for record in self.lost])}"
+            )
         return tuple(lines)
 
 
@@ -64,9 +66,8 @@ def _jobs(count: int) -> str:
     return f"{count} job" if count == 1 else f"{count} jobs"
 
 
-def _names(records: Sequence[JobRecord], shown: int = 5) -> str:
-    names = [str(record.id) for record in records[:shown]]
-    return ", ".join([*names, "…"] if len(records) > shown else names)
+def _names(job_ids: Sequence[JobId], shown: int = 5) -> str:
+    return ", ".join([*job_ids[:shown], "…"] if len(job_ids) > shown else job_ids)
 
 
 async def recover(host: ExecutionHost, records: Records) -> Recovered:
@@ -77,23 +78,39 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     """
     found = await records.open_jobs()
     adopted: list[tuple[JobRecord, Spawned]] = []
+    gone: set[JobId] = set()
     turns = trio.CapacityLimiter(ADOPTERS)
     with trio.move_on_after(RECOVERY_SECONDS):
         async with trio.open_nursery() as nursery:
             for job in found:
-                nursery.start_soon(_adopt, host, job.record, turns, adopted)
-    await host.end_others()
+                nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
+    ended = await host.end_others()
+    _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
-        await _end_lost(host, records, job)
+        await _end_lost(host, records, job, is_gone=job.record.id in gone)
     with trio.move_on_after(RECORD_SECONDS):
         await records.settle()
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
 
 
+def _complain_of_unknown(job_ids: Sequence[JobId]) -> None:
+    if job_ids:
+        logger.error(
+            "%s of an earlier server ran, and the journal knows of none that does: ended, and not recorded: %s; "
+            "was the journal removed or replaced?",
+            _jobs(len(job_ids)),
+            _names(job_ids),
+        )
+
+
 async def _adopt(
-    host: ExecutionHost, record: JobRecord, turns: trio.CapacityLimiter, adopted: list[tuple[JobRecord, Spawned]]
+    host: ExecutionHost,
+    record: JobRecord,
+    turns: trio.CapacityLimiter,
+    adopted: list[tuple[JobRecord, Spawned]],
+    gone: set[JobId],
 ) -> None:
     try:
         async with turns:
@@ -101,11 +118,13 @@ async def _adopt(
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
     else:
-        if spawned is not None:
+        if spawned is None:
+            gone.add(record.id)
+        else:
             adopted.append((record, spawned))
 
 
-async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None:
+async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_gone: bool) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record, state = job.record, job.record.state
     closing = state if isinstance(state, Closing) else None
@@ -116,7 +135,7 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob) -> None
         killed_for_memory=closing is not None and closing.killed_for_memory,
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
-        lost_because=_HELD if isinstance(state, Held) else _RUNNING,
+        lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(state, Held) else _RUNNING,
     )
     kept = await _look(host, record, job.last_event_at)
     records.post(

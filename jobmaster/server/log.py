@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from typing import Final
 
+STDOUT: Final = 1
 STDERR: Final = 2
 LISTENER: Final = "trio.serve_listeners"
 """Trio's logger of failed accepts: ten a second, with a traceback each, as long as there is no descriptor."""

@@ -37,7 +37,7 @@ from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
-from jobmaster.server.log import STDERR, open_log, write_within
+from jobmaster.server.log import STDERR, STDOUT, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
 from jobmaster.server.succession import HeldLauncher, hold_folders, listen, listeners_to_keep, own_launcher
@@ -50,8 +50,8 @@ FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
 LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
-STDERR_SECONDS: Final = 1.0
-"""How long stderr may take for what the program says at its end."""
+STREAM_SECONDS: Final = 1.0
+"""How long stdout may take for a line, and stderr for what the program says at its end."""
 
 
 def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) -> NoReturn:
@@ -90,7 +90,7 @@ async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
 
 def _say_errors(status: int, errors: BaseExceptionGroup[BaseException]) -> int:
     for error in _leaves(errors):
-        write_within(STDERR, f"jobmaster: {error}\n".encode(errors="backslashreplace"), seconds=STDERR_SECONDS)
+        write_within(STDERR, f"jobmaster: {error}\n".encode(errors="backslashreplace"), seconds=STREAM_SECONDS)
     return status
 
 
@@ -264,9 +264,11 @@ def _certificates(options: ServerOptions) -> Path:
 
 
 def _say(line: str) -> None:
-    """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that has left."""
-    try:
-        print(line, flush=True)  # noqa: T201  # what this program says on stdout
-    except OSError:
-        with open(os.devnull, "wb") as null:  # noqa: ASYNC230, PTH123  # never waits
-            os.dup2(null.fileno(), sys.stdout.fileno())
+    """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that reads no more.
+
+    A pipe that nobody reads is full after so many servers of one launcher, and the next one has to serve all the same.
+    """
+    if not write_within(STDOUT, f"{line}\n".encode(errors="backslashreplace"), seconds=STREAM_SECONDS):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, STDOUT)
+        os.close(null)

@@ -14,6 +14,7 @@ import enum
 import functools
 import os
 import shutil
+import tempfile
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -278,8 +279,9 @@ def make(folder: Path, row: str) -> ClientCredentials:
 
 def make_server(folder: Path, row: str) -> Path:
     """Return a copy of the certificate folder `folder` whose server certificate is that of `row`."""
-    copy = folder / "hostile" / f"server {row}"
-    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("hostile"))
+    (folder / "hostile").mkdir(exist_ok=True)
+    copy = Path(tempfile.mkdtemp(prefix=f"server {row} ", dir=folder / "hostile"))  # other tests make the same
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("hostile"), dirs_exist_ok=True)
     certificate, key = mint(folder, SERVER_ROWS[row].recipe)
     certificate_path(copy, SERVER).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_path(copy, SERVER).write_bytes(_key_pem(key))

@@ -29,6 +29,7 @@ def ended(cause: pb.Cause, words: str = "why") -> list[Part]:
     return [pb.JobResponse(job_id_response=ID, cause=cause, job_msg=words), OK]
 
 
+SHUT_DOWN: Final = ended(Cause(server_shutdown=Cause.ServerShutdown(signal=15)), "ended by the server")
 RETURNED: Final[Answer] = ended(Cause(exited=Cause.Exited(code=3)))
 
 
@@ -44,10 +45,10 @@ def methods(script: Script) -> list[str]:
 
 async def test_the_output_and_the_status(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """The job's output is written as it is, nothing else is, and the exit status is the job's."""
-    script = Script([START, [b"one\xff", b"two\n", OK], RETURNED])
+    script = Script([START, [b"one\xff", b"two\n", OK]], waits=[RETURNED])
     assert await run(script) == (3, "")
     assert capfdbinary.readouterr() == (b"one\xfftwo\n", b"")
-    assert methods(script) == ["Start", "StreamOutput", "Wait"]
+    assert sorted(methods(script)) == ["Start", "StreamOutput", "Wait"]
     start = script.calls[0].request
     assert isinstance(start, pb.JobCreateRequest)
     assert (start.command, list(start.args)) == ("make", ["-j"])
@@ -58,12 +59,32 @@ async def test_over_a_server_that_is_replaced(
 ) -> None:
     """A server that dies at any moment of it changes neither output nor status, and starts no second job."""
     script = Script(
-        [[LOST], START, [b"one", LOST], LOST, [b"one", b"two", UNAVAILABLE], [b"onetwo", OK], [LOST], RETURNED]
+        [[LOST], START, [b"one", LOST], LOST, [b"one", b"two", UNAVAILABLE], [b"onetwo", OK]],
+        waits=[[LOST], LOST, RETURNED],
     )
     assert await run(script) == (3, "")
     assert capfdbinary.readouterr() == (b"onetwo", b"")
     starts = [call.request for call in script.calls if call.method == "Start"]
     assert len({start.request_id for start in starts if isinstance(start, pb.JobCreateRequest)}) == 1
+
+
+async def test_a_server_that_ends_with_the_job(
+    autojump_clock: trio.testing.MockClock, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The end is asked for while the job runs: when the output has ended, there may be no server to answer."""
+    output, end = Quiet(until=trio.Event()), Quiet(until=trio.Event())
+    script = Script([START, [output, b"bye", OK]], waits=[[end, *SHUT_DOWN]])
+    async with trio.open_nursery() as nursery:
+
+        async def end_both() -> None:
+            await trio.sleep(60)
+            script.waits = [LOST] * 1000  # for who asks from now on
+            output.until.set()
+            end.until.set()
+
+        nursery.start_soon(end_both)
+        assert await run(script) == (143, "")
+    assert capfd.readouterr() == ("bye", "jobmaster: job job: ended by the server\n")
 
 
 @pytest.mark.parametrize(
@@ -79,7 +100,7 @@ async def test_an_end_that_a_status_does_not_tell(
     cause: pb.Cause, status: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """How a job ended that did not return is said on standard error."""
-    assert await run(Script([START, [OK], ended(cause, "the reason")])) == (status, "")
+    assert await run(Script([START, [OK]], waits=[ended(cause, "the reason")])) == (status, "")
     assert capfd.readouterr() == ("", "jobmaster: job job: the reason\n")
 
 
@@ -129,7 +150,7 @@ async def test_output_that_does_not_come_to_its_end(
 ) -> None:
     """Output that is not whole is a failure, whatever the job returned; the job's id is said."""
     later: list[Answer] = [parts.pop()] if isinstance(parts[-1], list) else [LOST] * 1000
-    assert await run(Script([START, parts, *later])) == (125, "")
+    assert await run(Script([START, parts, *later], waits=[[LOST]] * 1000)) == (125, "")
     captured = capfd.readouterr()
     assert captured.out == "x"
     assert "what the job job does is not known here" in captured.err
@@ -150,6 +171,11 @@ async def test_detached() -> None:
 def stop(*, force: bool, name: str) -> pb.JobIDRequest:
     """The stop that an interruption is."""
     return pb.JobIDRequest(job_id_request=ID, reason=f"{name} at the client", force=force)
+
+
+def stops(script: Script) -> list[Any]:
+    """The stops that the server was asked for."""
+    return [call.request for call in script.calls if call.method == "Stop"]
 
 
 STOPPED: Final[list[Part]] = ended(Cause(stopped=Cause.Stopped(by="client1", signal=15)), "stopped by client1")
@@ -176,12 +202,12 @@ async def interrupted(script: Script, *numbers: signal.Signals) -> int:
 async def test_the_first_interruption_asks(number: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
     """Ctrl-C and SIGTERM ask the job to stop; what it still writes is shown, and its end is the exit status."""
     output = Quiet(until=trio.Event())
-    script = Script([START, [output, b"bye", OK], STOPPED, STOPPED], on_call={"Stop": output.until.set})
+    script = Script([START, [output, b"bye", OK], STOPPED], waits=[STOPPED], on_call={"Stop": output.until.set})
     assert await interrupted(script, number) == 143
     captured = capfd.readouterr()
     assert captured.out == "bye"
     assert "stopping the job job; once more to kill it" in captured.err
-    assert script.calls[2].request == stop(force=False, name=number.name)
+    assert stops(script) == [stop(force=False, name=number.name)]
 
 
 async def test_the_second_one_kills(capfd: pytest.CaptureFixture[str]) -> None:
@@ -190,12 +216,12 @@ async def test_the_second_one_kills(capfd: pytest.CaptureFixture[str]) -> None:
     first = Quiet(until=trio.Event())
 
     def end() -> None:
-        if len(script.calls) == 4:
+        if len(stops(script)) == 2:
             output.until.set()
 
-    script = Script([START, [output, OK], [first, *KILLED], KILLED, KILLED], on_call={"Stop": end})
+    script = Script([START, [output, OK], [first, *KILLED], KILLED], waits=[KILLED], on_call={"Stop": end})
     assert await interrupted(script, signal.SIGINT, signal.SIGTERM) == 137
-    assert [call.request for call in script.calls[2:4]] == [
+    assert stops(script) == [
         stop(force=False, name="SIGINT"),
         stop(force=True, name="SIGTERM"),
     ]
@@ -206,7 +232,7 @@ async def test_an_interruption_before_the_start(capfd: pytest.CaptureFixture[str
     """What comes while the job is being started stops it as soon as it has."""
     starting = Quiet(until=trio.Event())
     output = Quiet(until=trio.Event())
-    script = Script([[starting, ID, OK], [output, OK], STOPPED, STOPPED], on_call={"Stop": output.until.set})
+    script = Script([[starting, ID, OK], [output, OK], STOPPED], waits=[STOPPED], on_call={"Stop": output.until.set})
     async with trio.open_nursery() as nursery:
 
         async def go_on() -> None:
@@ -216,14 +242,16 @@ async def test_an_interruption_before_the_start(capfd: pytest.CaptureFixture[str
         nursery.start_soon(go_on)
         assert await interrupted(script, signal.SIGINT) == 143
     assert "the job will be stopped when it has started" in capfd.readouterr().err
-    assert stop(force=False, name="SIGINT") in [call.request for call in script.calls]
+    assert stops(script) == [stop(force=False, name="SIGINT")]
 
 
 async def test_a_stop_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     """An order that did not reach the job is said, and the job is followed to its end all the same."""
     output = Quiet(until=trio.Event())
     script = Script(
-        [START, [output, OK], [Ends("PERMISSION_DENIED", "no")], RETURNED], on_call={"Stop": output.until.set}
+        [START, [output, OK], [Ends("PERMISSION_DENIED", "no")]],
+        waits=[RETURNED],
+        on_call={"Stop": output.until.set},
     )
     assert await interrupted(script, signal.SIGINT) == 3
     assert "the job job was not stopped: no" in capfd.readouterr().err
@@ -234,7 +262,7 @@ async def test_what_was_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         output = Quiet(until=trio.Event())
-        script = Script([START, [output, OK], RETURNED])
+        script = Script([START, [output, OK]], waits=[RETURNED])
         async with trio.open_nursery() as nursery:
 
             async def go_on() -> None:

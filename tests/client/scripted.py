@@ -97,9 +97,15 @@ class Call:
 
 @dataclass(slots=True)
 class Script:
-    """A channel that answers each call with the next of its scripts; an error there is that of the connection."""
+    """A channel that answers each call with the next of its scripts; an error there is that of the connection.
+
+    Attributes:
+        script: of all calls but those of `waits`.
+        waits: of Wait, which may be called beside another method; where there are none, it is in the script too.
+    """
 
     script: list[Answer]
+    waits: list[Answer] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     attempts: list[float] = field(default_factory=list)
     on_call: dict[str, Callable[[], None]] = field(default_factory=dict)
@@ -114,7 +120,7 @@ class Script:
         """Opens a call."""
         await trio.lowlevel.checkpoint()
         self.attempts.append(trio.current_time())
-        match self.script.pop(0):
+        match (self.waits if method == "Wait" and self.waits else self.script).pop(0):
             case Exception() as error:
                 raise error
             case _ as parts:

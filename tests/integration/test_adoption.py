@@ -130,6 +130,28 @@ async def test_a_lost_job_is_told_as_lost(tmp_path: Path, certificates: Path) ->
             await is_gone(pids)
 
 
+async def test_a_journal_that_is_removed(tmp_path: Path, certificates: Path) -> None:
+    """Jobs that run and are not in the journal any more are ended by the next server, which names them on stderr."""
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        async with (
+            serving_program(tmp_path, certificates, stderr=stderr.fileno()) as (server, _process),
+            server.connect() as jobs,
+        ):
+            job_id = await jobs.start("sleep", "1000")
+            main = (await jobs.status(job_id)).pid
+            for path in server.output.glob("journal.db*"):
+                path.unlink()
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            await is_gone([main])
+            assert await output_of(jobs, await jobs.start("echo", "served")) == b"served\n"
+    complaints = [line for line in log.read_text().splitlines() if job_id in line]
+    assert len(complaints) == 1
+    assert "was the journal removed or replaced?" in complaints[0]
+
+
 async def test_a_second_server_is_refused(tmp_path: Path, certificates: Path) -> None:
     """Two servers on one state folder: the second says so and exits 2, and harms nothing of the first."""
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:

@@ -17,7 +17,7 @@ import trio
 from purerpc.grpclib.exceptions import RpcFailedError
 
 from jobmaster.errors import ConfigurationError, TransportError
-from jobmaster.server import program
+from jobmaster.server import program, succession
 from tests.harness import (
     REPOSITORY,
     command_line_for,
@@ -151,9 +151,9 @@ serve.main()
         assert not root.exists()
 
 
-@pytest.mark.parametrize("output", ["full", "closed"])
+@pytest.mark.parametrize("output", ["full", "closed", "unread"])
 async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, output: str) -> None:
-    """A server whose stdout is a full disk, or a pipe that nobody reads any more, serves all the same, and says no more."""
+    """A server whose stdout is a full disk, or a pipe that is closed or full, serves all the same, and says no more."""
     with own_cgroup_root() as root:
         command = [
             sys.executable,
@@ -163,7 +163,10 @@ async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, out
             "--verbose",
         ]
         read_end, write_end = os.pipe()
-        os.close(read_end)
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+        os.write(write_end, bytes(4096))
+        if output != "unread":
+            os.close(read_end)
         stdout = os.open("/dev/full", os.O_WRONLY) if output == "full" else os.dup(write_end)
         with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
             os.close(stdout)
@@ -174,6 +177,8 @@ async def test_stdout_that_takes_nothing(tmp_path: Path, certificates: Path, out
             assert await exit_code(process) == 0
             assert process.stderr is not None
             assert process.stderr.read() == b""
+        if output == "unread":
+            os.close(read_end)
         assert not root.exists()
 
 
@@ -232,11 +237,14 @@ async def test_one_server_for_a_cgroup_root(
     tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second server on the same cgroup root is refused, with the remedy, and harms no job of the first."""
-    monkeypatch.setattr(program, "LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(succession, "LOCK_SECONDS", 0.2)
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         (tmp_path / "second").mkdir()
-        with pytest.raises(ConfigurationError, match=r"another jobmaster server has the cgroup .* --cgroup-root"):
+        refusal = pytest.RaisesExc(
+            ConfigurationError, match=r"another jobmaster server has the cgroup .* --cgroup-root"
+        )
+        with pytest.RaisesGroup(refusal, flatten_subgroups=True):
             await program.serve(options_for(tmp_path / "second", certificates, server.cgroup_root))
         assert is_alive((await jobs.status(job_id)).pid)
 

@@ -84,7 +84,12 @@ def write(database: Database, first: Launched, *events: JobEvent) -> list[Writte
 
 def records(database: Database) -> list[JobRecord]:
     """Every job, the newest first."""
-    return [job.record for job in database.page(JobQuery(limit=1_000)).jobs]
+    page = database.page(JobQuery(limit=1_000))
+    found = [job.record for job in page.jobs]
+    while page.next is not None:
+        page = database.page(JobQuery(limit=1_000, before=page.next))
+        found += [job.record for job in page.jobs]
+    return found
 
 
 def database_in(folder: Path) -> Database:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 
+import apsw
 import pytest
 
 from jobmaster.job.cause import Exited, ServerLost, Signalled
@@ -258,6 +259,33 @@ def test_pages_of_a_time(database: Database) -> None:
         write(database, job)
     page = database.page(JobQuery(started_from=moments[1], started_before=moments[3]))
     assert [job.record.id for job in page.jobs] == [jobs[2].id, jobs[1].id]
+
+
+@pytest.mark.parametrize("owner", [None, "client1"])
+@pytest.mark.parametrize("causes", [None, (), ("stopped",)])
+@pytest.mark.parametrize("with_open", [True, False])
+@pytest.mark.parametrize("started", [None, NOON])
+def test_pages_read_what_they_want_alone(
+    database: Database, owner: str | None, causes: tuple[str, ...] | None, with_open: bool, started: datetime | None
+) -> None:
+    """Whatever a query wants, the jobs that it does not want are passed over in an index."""
+    write(database, launched())
+    connection = database._connection
+    assert connection is not None
+    asked: list[tuple[str, apsw.Bindings | None]] = []
+
+    def note(_cursor: apsw.Cursor, statement: str, values: apsw.Bindings | None) -> bool:
+        asked.append((statement, values))
+        return True
+
+    connection.exec_trace = note
+    database.page(JobQuery(owner=owner, causes=causes, with_open=with_open, started_from=started, before=10))
+    connection.exec_trace = None
+    ((statement, values),) = asked
+    plans = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+    assert [plan for plan in plans if "INTEGER PRIMARY KEY" in plan]
+    assert [plan for plan in plans if "COVERING INDEX" in plan]
+    assert [plan for plan in plans if "TEMP B-TREE" in plan or plan == "SCAN job"] == []
 
 
 # --- events -----------------------------------------------------------------------------------------------------------

@@ -88,7 +88,10 @@ def test_a_migration(tmp_path: Path) -> None:
         colours = connection.execute("SELECT colour, count(*) FROM job GROUP BY colour").fetchall()
         assert colours == [("red", len(LIVES))]
         connection.close()
-    with pytest.raises(ConfigurationError, match=r"of a later jobmaster \(version 2; this program knows 1\): install"):
+    with pytest.raises(
+        ConfigurationError,
+        match=rf"of a later jobmaster \(version {len(SECOND)}; this program knows {len(MIGRATIONS)}\): install",
+    ):
         database_in(tmp_path)
 
 

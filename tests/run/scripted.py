@@ -476,12 +476,14 @@ class ScriptedHost:
             execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
         )
 
-    async def end_others(self) -> None:
+    async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()
-        for execution in self.spawned.values():
-            if not execution.is_adopted and not execution.is_closed:
-                execution.sweep()
+        others = [each for each in self.spawned.values() if not each.is_adopted and not each.is_closed]
+        running = [each.job_id for each in others if each.is_left and not each.has_died()]
+        for each in others:
+            each.sweep()
+        return running
 
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is empty."""

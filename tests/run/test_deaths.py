@@ -291,7 +291,7 @@ async def test_a_launcher_that_never_answers(folder: Folder, autojump_clock: tri
             pytest.fail("there is no launcher")
 
 
-async def test_a_launcher_that_reads_slowly(folder: Folder) -> None:
+async def test_a_launcher_that_reads_slowly(folder: Folder, autojump_clock: trio.testing.MockClock) -> None:
     """More than the socket holds waits in order, and arrives when the launcher reads on."""
     async with fake_launcher(folder) as (host, sock), trio.open_nursery() as nursery:
         for _ in range(400):
@@ -399,7 +399,9 @@ async def read_all(sock: socket.socket, received: list[protocol.Message]) -> Non
     with sock:
         while protocol.Farewell() not in received:
             await trio.lowlevel.wait_readable(sock)
-            received.append(packets.receive(sock).message)
+            packet = packets.receive(sock)
+            packets.close_all(packet.descriptors)
+            received.append(packet.message)
 
 
 async def test_a_launcher_that_reads_the_farewell_late(folder: Folder, mock_clock: trio.testing.MockClock) -> None:
@@ -421,7 +423,9 @@ async def test_a_start_that_is_given_up_in_the_queue(folder: Folder) -> None:
                 callers.start_soon(host.run, "true")
                 await trio.testing.wait_all_tasks_blocked()
                 callers.cancel_scope.cancel()
+            others = [os.dup(folder.lock) for _ in range(10)]  # with the numbers that its descriptors had
             nursery.start_soon(read_all, sock.dup(), received)
+    packets.close_all(others)
     assert received == [*acks, protocol.Ack(id="child-0"), protocol.Farewell()]
 
 
@@ -437,14 +441,14 @@ async def test_a_launcher_that_dies_before_the_farewell(folder: Folder, mock_clo
     """A farewell that nobody will read is not waited for; the clock stands still."""
     ended = trio.Event()
 
-    async def use(*, task_status: trio.TaskStatus[socket.socket]) -> None:
+    async def serve(*, task_status: trio.TaskStatus[socket.socket]) -> None:
         async with fake_launcher(folder) as (host, sock):
             fill(host)
             task_status.started(sock.dup())
         ended.set()
 
     async with trio.open_nursery() as nursery:
-        with await nursery.start(use) as sock:
+        with await nursery.start(serve) as sock:
             await trio.testing.wait_all_tasks_blocked()
             assert not ended.is_set()
             sock.shutdown(socket.SHUT_RDWR)
@@ -463,3 +467,18 @@ def test_no_launcher_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(protocol.ENVIRONMENT_VARIABLE, str(made.job))
         with pytest.raises(HostError, match="unset"):
             inherited_launcher()
+
+
+def test_the_inherited_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket that the launcher has left is taken once, and no child of the server's inherits it or its number."""
+    own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own.set_inheritable(True)
+    monkeypatch.setenv(protocol.ENVIRONMENT_VARIABLE, str(own.detach()))
+    with other:
+        inherited = inherited_launcher()
+        assert inherited is not None
+        with inherited:
+            assert not inherited.get_inheritable()
+            other.send(b"hello")
+            assert inherited.recv(100) == b"hello"
+        assert inherited_launcher() is None

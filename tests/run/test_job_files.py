@@ -83,14 +83,14 @@ async def a_caller(workshop: Workshop) -> AsyncIterator[tuple[trio.CancelScope, 
     """Somebody who acquires files that are being made: its scope, and the event that it has left."""
     left = trio.Event()
 
-    async def call(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    async def run(*, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
         with trio.CancelScope() as scope:
             task_status.started(scope)
             await acquire(workshop.make)
         left.set()
 
     async with trio.open_nursery() as nursery:
-        scope = await nursery.start(call)
+        scope = await nursery.start(run)
         await in_real_time(workshop.begun)
         yield scope, left
 
@@ -181,6 +181,34 @@ async def test_files_that_are_gone_are_no_leftover(workshop: Workshop, caplog: p
     await discard(files)
     files.discard()
     assert caplog.text == ""
+
+
+async def test_a_cgroup_that_is_busy_for_a_moment(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cgroup that a process is just leaving is tried again, and removed without a word."""
+    workshop.may_end.set()
+    files = await acquire(workshop.make)
+    remove: Callable[[], bool] = files.cgroup.remove
+    tries = [False, False, True]
+    monkeypatch.setattr(files.cgroup, "remove", lambda: tries.pop(0) and remove())
+    await discard(files)
+    assert (tries, caplog.text) == ([], "")
+
+
+async def test_a_cgroup_that_stays_busy(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where there is no thread to try again in, a cgroup that is in use is left, and named."""
+    workshop.may_end.set()
+    files = await acquire(workshop.make)
+    monkeypatch.setattr(files.cgroup, "remove", lambda: False)
+    files.discard_at_once()
+    assert "in use, and is left behind" in caplog.text
+    assert f"{files.log.path} of a job that did not start is left" in caplog.text
+    monkeypatch.undo()
+    assert files.cgroup.remove()
+    files.log.path.unlink()
 
 
 def failing(_: Path) -> bool:

@@ -13,34 +13,56 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnable, ExecutionUnknown, HostError, ServerDraining
-from jobmaster.host.account import own_account
+from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
+from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
 from jobmaster.job.cause import Signalled
+from jobmaster.job.identifier import new_job_id
+from jobmaster.job.specification import JobSpecification
 from jobmaster.run import launcher, local
-from jobmaster.run.child import Child, LauncherLost, NeverExecuted
+from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
-from jobmaster.run.start_errors import host_errors_translated
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
 
 
-def host_on(root: Path, sock: socket.socket) -> LocalHost:
-    """A host whose jobs are under this folder, and that starts none."""
-    terms = LocalTerms(
+def terms_on(root: Path, *, account: Account | None = None, drops_privileges: bool = False) -> LocalTerms:
+    """Terms of jobs under this folder."""
+    return LocalTerms(
         tree=CgroupTree(root=root),
         limit_writes=(),
         limit_reports=(),
         memory_max=None,
         output_folder=root,
-        account=own_account(),
-        drops_privileges=False,
+        account=account or own_account(),
+        drops_privileges=drops_privileges,
         open_files=1024,
     )
-    return LocalHost(terms, Launcher(sock))
+
+
+def host_on(root: Path, sock: socket.socket) -> LocalHost:
+    """A host whose jobs are under this folder, and that starts none."""
+    return LocalHost(terms_on(root), Launcher(sock))
+
+
+@pytest.mark.parametrize(
+    ("name", "drops", "becomes"),
+    [
+        ("nobody", True, (65534, False)),
+        ("root", True, (0, True)),
+        ("nobody", False, None),
+    ],
+)
+def test_whom_a_job_becomes(tmp_path: Path, name: str, *, drops: bool, becomes: tuple[int, bool] | None) -> None:
+    """A server that is root turns its jobs into the account, with capabilities only for root by name; another can't."""
+    terms = terms_on(tmp_path, account=look_up(name), drops_privileges=drops)
+    launch = terms.launch(new_job_id(), "client1", JobSpecification(command="true", args=("-x",)))
+    account = launch.account
+    assert (None if account is None else (account.uid, account.keeps_capabilities)) == becomes
+    assert (launch.argv, launch.working_folder, launch.open_files) == (("true", "-x"), "/", 1024)
 
 
 class NeverExecutedChild:
@@ -73,34 +95,6 @@ async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))
     with pytest.raises(error):
         await LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account()).execute()
-
-
-async def test_the_launcher_dies_while_a_command_is_executed(host: Host) -> None:
-    """Nobody knows of a command that had leave to be executed whether it was; one that had none was not."""
-    async with host.child("true") as (going, _), host.child("true") as (held, _):
-        executions = [
-            LocalExecution(host.launcher, child, cast(OpenedCgroup, CountingCgroup(0)), "true", own_account())
-            for child in (going, held)
-        ]
-        pid = parent_of(held.pid)
-        os.kill(pid, signal.SIGSTOP)
-        with trio.fail_after(DEADLINE):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_expect_unknown, executions[0])
-                await trio.testing.wait_all_tasks_blocked()
-                os.kill(pid, signal.SIGKILL)
-        assert [execution.was_executed() for execution in executions] == [True, False]
-
-
-async def _expect_unknown(execution: LocalExecution) -> None:
-    with pytest.raises(ExecutionUnknown):
-        await execution.execute()
-
-
-def test_no_launcher_is_a_server_that_ends() -> None:
-    """Who wants to start a job when the launcher has died is told to try again."""
-    with pytest.raises(ServerDraining), host_errors_translated():
-        raise LauncherLost("the launcher has died")
 
 
 def test_counters_of_the_next_folder(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, StopOrdered, StopSignalled
 from tests.run.conftest import Machine
+from tests.run.faults import Fault
 from tests.run.identities import CLIENT1
 
 SPECIFICATION: Final = JobSpecification(command="gone")
@@ -81,3 +82,16 @@ async def test_a_job_whose_main_process_was_seen_to_die(
         state = (await registry.find(CLIENT1, job_id)).record.state
         assert isinstance(state, Ended)
         assert state.cause == cause
+
+
+@pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])
+async def test_a_job_that_cannot_be_adopted(machine: Machine, events: tuple[JobEvent, ...]) -> None:
+    """It is ended, and its record blames neither the launcher nor the host for that."""
+    machine.plan(Fault(point="adopt", call=1))
+    job_id = write(machine, *events)
+    async with machine.registry() as registry:
+        await registry.recover()
+        state = (await registry.find(CLIENT1, job_id)).record.state
+        assert isinstance(state, Ended)
+        assert isinstance(state.cause, ServerLost)
+        assert "could not open its output or its cgroup" in state.cause.reason

@@ -120,7 +120,11 @@ async def test_each_step_has_its_time(
     """Where each step takes as long as it may, each has that time, the last one too; those that were cut off are told."""
     script = Script(on_term=None, death_seconds=CLOSING_SECONDS - 1, busy_seconds=OUTPUT_SECONDS + REMOVAL_SECONDS / 2)
     supervisor = await machine.held(script, pump=ClosingPump, grace_seconds=0)
-    monkeypatch.setattr(ScriptedExecution, "close", lambda _: trio.sleep_forever())
+
+    async def close(_: ScriptedExecution) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(ScriptedExecution, "close", close)
     async with trio.open_nursery() as nursery:
         await nursery.start(supervisor.run, launched_of(supervisor.record))
         before = trio.current_time()

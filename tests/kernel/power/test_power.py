@@ -124,7 +124,7 @@ def report(boots: Boots) -> str:
         causes.update(document["causes"])
     for document in boots.phases("outputs"):
         outputs.update({name: count for name, count in document.items() if isinstance(count, int) and name != "boot"})
-    ready = [document["seconds"] for document in boots.phases("ready")]
+    ready = [document["seconds"] for document in boots.phases("ready")] or [0.0]
     fresh, answered = (sum(document[name] for document in counted) for name in ("fresh", "answered"))
     return (
         f"{boots.boots - 1} power cuts: {len(told.asked)} starts asked for, {len(told.started)} answered; after the cuts "
@@ -145,7 +145,7 @@ async def test_what_was_acknowledged_is_there(boots: Boots, pytestconfig: pytest
     cuts = pytestconfig.getoption("--cuts")
     for number in range(cuts):
         await boots.boot("starting" if number % 5 == 4 else "loading")
-        assert boots.found == []
+        assert boots.found == [], report(boots)
     await boots.boot(None)
     print(report(boots))
     assert boots.found == []
