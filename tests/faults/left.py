@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -21,8 +22,9 @@ KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast"})
 async def nothing_is_left(service: Service) -> AsyncIterator[None]:
     """After the block, when no job runs: no descriptor or process; and when the service has ended, nothing but records."""
     before = service.descriptors(service.launcher.pid)
+    of_server = service.descriptors(await service.wait_ready())
     yield
-    await _settled(service, before)
+    await _settled(service, before, of_server)
     known = await _known(service)
     assert await service.stop() == 0, service.complaints()
     assert not service.cgroup_root.exists()
@@ -35,14 +37,22 @@ async def nothing_is_left(service: Service) -> AsyncIterator[None]:
     assert there[WRITE_AHEAD_LOG] == 0
 
 
-async def _settled(service: Service, before: object) -> None:
+async def _settled(service: Service, of_launcher: Counter[str], of_server: Counter[str]) -> None:
+    """Returns when no process is left, and no descriptor but those that both had before there was a job."""
+    server = await service.wait_ready()
+    left = ""
     with trio.move_on_after(SETTLE_SECONDS):
-        while service.processes() or service.descriptors(service.launcher.pid) != before:
+        while left := (
+            f"processes {service.processes()}" * bool(service.processes())
+            + _more(service.descriptors(service.launcher.pid), of_launcher)
+            + _more(service.descriptors(server), of_server)
+        ):
             await trio.sleep(LOOK_SECONDS)
-        return
-    raise AssertionError(
-        f"processes {service.processes()}, descriptors {service.descriptors(service.launcher.pid)} instead of {before}"
-    )
+    assert not left, f"left: {left}"
+
+
+def _more(now: Counter[str], before: Counter[str]) -> str:
+    return f"{now - before}" * bool(now - before)
 
 
 async def _known(service: Service) -> list[str]:
