@@ -206,16 +206,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def versions(session: nox.Session) -> None:
-    """Run the units on each later Python that is found here; arguments go to pytest."""
+    """Run the units on the newest of the later Pythons that are found here (`-- --all`: on each of them)."""
     found = {version: python for version in LATER_PYTHONS if (python := interpreter(version))}
     if not found:
         session.skip(f"none of Python {', '.join(LATER_PYTHONS)} is here")
-    for version, base in found.items():
+    for version, base in list(found.items())[0 if session.posargs == ["--all"] else -1 :]:
         folder = (session.cache_dir / f"python{version}").resolve()
         python = str(folder / "bin" / "python")
         session.run(sys.executable, "-m", "virtualenv", "-q", "-p", base, str(folder), external=True)
         session.run(python, "-m", "pip", "install", "-q", "-e", ".", *groups("tests"), external=True)
-        options = session.posargs or ["-m", "not kernel", *PARALLEL, *units()]
+        options = ["-m", "not kernel and not faults", *PARALLEL, *units()]
         session.run(python, "-m", "pytest", "-p", "no:cacheprovider", *options, external=True)
 
 
