@@ -285,7 +285,7 @@ async def applied(service: Service, marks: Path, chance: random.Random, *, worke
     """A load for the block, after which it comes to its end; then all that was told is checked."""
     load = Load(service, marks, chance)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(load.run, workers)
+        nursery.start_soon(load.run, workers)  # noqa: ASYNC113  # nobody waits for its beginning
         yield load
         load.finish()
     await load.check()
