@@ -17,6 +17,7 @@ from jobmaster.errors import (
     CommandNotRunnable,
     ConfigurationError,
     EventsForgotten,
+    ExecutionUnknown,
     HandedOver,
     HostError,
     InvalidRequest,
@@ -46,6 +47,7 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     ServerDraining: StatusCode.UNAVAILABLE,
     JournalUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
+    ExecutionUnknown: StatusCode.UNAVAILABLE,
 }
 
 
