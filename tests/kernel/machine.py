@@ -59,13 +59,14 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    ("tests/test_leaks.py", "tests/test_readme.py"),
     (
         "tests/host/cgroup/test_kernel.py",
-        "tests/integration",
         "tests/server/test_preparation.py",
         "tests/test_cancellation.py",
+        "tests/test_leaks.py",
+        "tests/test_readme.py",
     ),
+    ("tests/integration",),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
@@ -75,10 +76,12 @@ SHOWN_BY_HOST: Final = (
     "tests/integration/test_command_line.py",
     "tests/integration/test_interop.py",
     "tests/integration/test_reflection.py",
+    "tests/integration/test_run.py",
     "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
     "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
     "tests/integration/test_shutdown.py::test_port_in_use",
     "tests/integration/test_shutdown.py::test_wrong_options",
+    "tests/integration/test_upgrade.py",
     "tests/test_readme.py::test_options_exist",
     "tests/test_readme.py::test_python_example",
 )
