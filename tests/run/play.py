@@ -49,6 +49,7 @@ class History:
         outcomes: what each step's call returned or raised; a step is known by its index.
         orders: who asked which job to end (None: all), and the number of that step.
         drains: the numbers of the steps at which a drain began.
+        gap: the numbers of the steps at which the first registry handed over and the next had taken over.
         hung: what did not return though all jobs had ended.
         bugs: tracebacks that were logged.
         met_before_end: failures before the registry's last steps.
@@ -62,6 +63,7 @@ class History:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     orders: list[tuple[int, int, str]] = field(default_factory=list)
     drains: list[int] = field(default_factory=list)
+    gap: tuple[int, int] = (0, 0)
     hung: set[int] = field(default_factory=set)
     bugs: list[str] = field(default_factory=list)
     running_at_end: int = 0
@@ -167,6 +169,7 @@ async def _go_on(history: History, records: MemoryRecords) -> None:
         history.registry = registry
         _note_drains(registry, history)
         await registry.recover()
+        history.gap = (history.gap[0], history.host.step())
         await trio.sleep(history.schedule.rest_seconds)
         await registry.drain()
         await _let_retries_happen(history)
@@ -250,6 +253,7 @@ class _Player:
             case Ending.LEAVE:
                 self._callers.cancel_scope.cancel()
             case Ending.CANCEL | Ending.HAND_OVER:
+                self._history.gap = (self._history.host.step(), 0)
                 outside.cancel()
             case unreachable:
                 assert_never(unreachable)

@@ -130,9 +130,19 @@ def check_job(history: History, number: int, execution: ScriptedExecution) -> No
         return
     assert isinstance(record.state, Ended)
     assert execution.truth.executed is not None
+    check_hand_over(history, number, execution)
     causes = true_causes(history, number, execution)
     assert told(record.state.cause) in causes, f"{execution}: {record.state.cause} instead of one of {causes}"
     check_output(history, number, execution, record)
+
+
+def check_hand_over(history: History, number: int, execution: ScriptedExecution) -> None:
+    """Nobody kills a job between two servers, unless somebody had asked for its end."""
+    begin, end = history.gap
+    killed = execution.truth.killed
+    if any(job == number for _, job, _ in history.orders) or execution.script.bug is not None:
+        return
+    assert killed is None or not begin < killed < end, f"{execution} was killed when it was handed over"
 
 
 def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
