@@ -18,6 +18,7 @@ from jobmaster.job.state import InvalidTransition
 from jobmaster.journal.codec import Undecodable, decode_event, decode_record, decode_request_error
 from jobmaster.journal.sql import row, rows, value
 from jobmaster.journal.stored import (
+    EVENTS_CHARACTERS,
     AsideJob,
     Events,
     JobQuery,
@@ -33,6 +34,8 @@ from jobmaster.journal.stored import (
 )
 
 LONGEST_PAGE: Final = 1_000
+PAGE_CHARACTERS: Final = 1024 * 1024
+"""Of the jobs of a page, as they are written in the database: nobody waits longer for a page of large ones."""
 EVENTS_AT_ONCE: Final = 1_000
 """Events that one call looks at, whosever they are."""
 
@@ -55,9 +58,14 @@ def page(connection: apsw.Connection, query: JobQuery, broken: Broken) -> Page:
     # as long, and everybody waits for it.
     keys = f"SELECT key FROM job INDEXED BY {index} {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  # nothing of a caller's
     statement = f"SELECT key, doc FROM job WHERE key IN ({keys}) ORDER BY key DESC"  # noqa: S608  # as above
-    found = rows(connection, statement, *values, limit + 1)
-    jobs = tuple(_decoded(found[:limit], broken))
-    return Page(jobs=jobs, next=found[limit - 1][0] if len(found) > limit else None)
+    found: list[tuple[int, str]] = []
+    size = 0
+    for key, doc in connection.execute(statement, (*values, limit + 1)):
+        size += len(doc)
+        if len(found) == limit or (found and size > PAGE_CHARACTERS):
+            return Page(jobs=tuple(_decoded(found, broken)), next=found[-1][0])
+        found.append((key, doc))
+    return Page(jobs=tuple(_decoded(found, broken)), next=None)
 
 
 def _conditions(query: JobQuery) -> tuple[list[str], list[apsw.SQLiteValue]]:
@@ -138,31 +146,47 @@ def events(
     connection: apsw.Connection, after: int, owner: str | None, limit: int, last_seq: int, broken: Broken
 ) -> Events:
     """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
-    happened = rows(
-        connection,
+    happened = connection.execute(
         "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
         " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
         " UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1"
         " ORDER BY 1 LIMIT ?2",
-        after,
-        EVENTS_AT_ONCE,
+        (after, EVENTS_AT_ONCE),
     )
     found: list[JournalledEvent] = []
-    position = max(after, last_seq) if len(happened) < EVENTS_AT_ONCE else happened[-1][0]
+    seen = size = 0
+    position = after
     for seq, at, job_id, of, name, doc, key in happened:
-        if owner is not None and of != owner:
-            continue
-        if len(found) == limit:
-            position = found[-1].seq
-            break
-        try:
-            event = Removed() if name is None else decode_event(name, doc)
-        except Undecodable as error:
-            broken.append((key, str(error)))
-            continue
-        found.append(JournalledEvent(seq=seq, at=time_of(at), job_id=JobId(job_id), owner=of, event=event))
-    horizon = value(connection, "SELECT value FROM number WHERE name = 'horizon'")
-    return Events(events=tuple(found), position=position, horizon=horizon)
+        if owner is None or of == owner:
+            characters = len(doc or "")
+            size += characters
+            if len(found) == limit or (found and size > EVENTS_CHARACTERS):
+                break
+            try:
+                event = Removed() if name is None else decode_event(name, doc)
+            except Undecodable as error:
+                broken.append((key, str(error)))
+            else:
+                happening = JournalledEvent(
+                    seq=seq, at=time_of(at), job_id=JobId(job_id), owner=of, event=event, characters=characters
+                )
+                found.append(happening)
+        seen, position = seen + 1, seq
+    else:
+        if seen < EVENTS_AT_ONCE:
+            position = max(after, last_seq)
+    return Events(events=tuple(found), position=position, horizon=_horizon(connection, owner))
+
+
+def _horizon(connection: apsw.Connection, owner: str | None) -> int:
+    """Of one client, or (None) of all; `number` has what versions before 3 forgot of anybody."""
+    found = value(
+        connection,
+        "SELECT max((SELECT value FROM number WHERE name = 'horizon'),"
+        " (SELECT coalesce(max(seq), 0) FROM horizon WHERE ?1 IS NULL OR owner = ?1))",
+        owner,
+    )
+    return int(found)
 
 
 def request(connection: apsw.Connection, owner: str, request_id: str) -> StoredRequest | None:
@@ -191,16 +215,22 @@ def expired(connection: apsw.Connection, retention: Retention, now: datetime, li
     oldest = microseconds(now - retention.age) if retention.age is not None else None
     gone: list[tuple[JobId, str]] = []
     for owner in counts:
-        first = rows(
+        left = limit - len(gone)
+        surplus_ids = rows(
             connection,
-            "SELECT id, ended FROM job WHERE owner = ? AND ended IS NOT NULL ORDER BY ended LIMIT ?",
+            "SELECT id FROM job WHERE owner = ? AND ended IS NOT NULL ORDER BY ended_seq LIMIT ?",
             owner,
-            limit - len(gone) if oldest is not None else min(limit - len(gone), surplus[owner]),
+            min(left, surplus[owner]),
         )
-        for position, (job_id, ended) in enumerate(first):
-            if position >= surplus[owner] and (oldest is None or ended >= oldest):
-                break
-            gone.append((JobId(job_id), owner))
+        old_ids = rows(
+            connection,
+            "SELECT id FROM job WHERE owner = ? AND ended IS NOT NULL AND ended < ? ORDER BY ended LIMIT ?",
+            owner,
+            oldest,
+            left,
+        )
+        of_owner = dict.fromkeys(job_id for (job_id,) in (*surplus_ids, *old_ids))
+        gone += [(JobId(job_id), owner) for job_id in list(of_owner)[:left]]
     return gone
 
 
@@ -227,6 +257,6 @@ def last_seq(connection: apsw.Connection) -> int:
     greatest = value(
         connection,
         "SELECT max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence), (SELECT coalesce(max(seq), 0) FROM removal),"
-        " (SELECT value FROM number WHERE name = 'horizon'))",
+        " (SELECT value FROM number WHERE name = 'horizon'), (SELECT coalesce(max(seq), 0) FROM horizon))",
     )
     return int(greatest)

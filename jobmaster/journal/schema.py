@@ -39,7 +39,7 @@ CREATE INDEX job_owner ON job (owner);
 CREATE INDEX job_owner_state ON job (owner, state);
 CREATE INDEX job_state ON job (state);
 CREATE INDEX job_open ON job (owner) WHERE ended IS NULL;
-CREATE INDEX job_owner_ended ON job (owner, ended) WHERE ended IS NOT NULL; -- the order in which they are pruned
+CREATE INDEX job_owner_ended ON job (owner, ended) WHERE ended IS NOT NULL;
 
 CREATE TABLE request (
     owner TEXT NOT NULL,
@@ -86,6 +86,20 @@ CREATE INDEX job_in_order ON job (key, cause, started);
 CREATE INDEX job_of_owner_in_order ON job (owner, key, cause, started);
 """
 
+_VERSION_3: Final = """
+-- The sequence number of a job's end: clocks are set back, and a job that has just ended must not be the oldest one.
+ALTER TABLE job ADD COLUMN ended_seq INTEGER;
+UPDATE job SET ended_seq = (SELECT max(seq) FROM event WHERE event.job = job.key) WHERE ended IS NOT NULL;
+CREATE INDEX job_owner_ended_seq ON job (owner, ended_seq) WHERE ended IS NOT NULL; -- the order in which they are pruned
+-- What has happened up to this number may not have been told of this client's removed jobs.
+CREATE TABLE horizon (
+    owner TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL
+) STRICT;
+CREATE INDEX removal_owner ON removal (owner, seq);
+CREATE INDEX request_owner_removed ON request (owner, removed) WHERE removed IS NOT NULL;
+"""
+
 Migration = Callable[[apsw.Connection], object]
 
 
@@ -98,7 +112,11 @@ def _index_lists(connection: apsw.Connection) -> None:
     connection.execute(_VERSION_2)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists}
+def _order_ends(connection: apsw.Connection) -> None:
+    connection.execute(_VERSION_3)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists, 2: _order_ends}
 """From each version to the next; 0 is a file without content."""
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Finished, InvalidTransition, StopOrdered
 from jobmaster.journal.codec import encode_event
+
+EVENTS_CHARACTERS: Final = 64 * 1024
+"""Of the events of one answer, as they are written in the database: each of many who follow may hold one for as long as
+it takes nothing."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -191,13 +196,18 @@ class Removed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JournalledEvent:
-    """An event as the journal has it."""
+    """An event as the journal has it.
+
+    Attributes:
+        characters: how long it is as it is written in the database.
+    """
 
     seq: int
     at: datetime
     job_id: JobId
     owner: str
     event: JobEvent | Removed
+    characters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from jobmaster.journal.codec import (
     encode_request_error,
     state_name,
 )
-from jobmaster.journal.sql import row, value
+from jobmaster.journal.sql import row, rows, value
 from jobmaster.journal.stored import (
     DuplicateJob,
     Entry,
@@ -34,9 +34,9 @@ from jobmaster.journal.stored import (
 REQUEST_RETENTION: Final = timedelta(hours=24)
 """How long a request id is remembered after its job has been removed."""
 MAX_REMOVALS: Final = 10_000
-"""How many removed jobs are remembered for those who follow the events."""
+"""How many removed jobs are remembered for those who follow the events; the client that has most loses first."""
 MAX_FREED_REQUESTS: Final = 100_000
-"""Request ids of removed jobs that are remembered."""
+"""Request ids of removed jobs that are remembered; likewise."""
 
 
 @dataclass(slots=True)
@@ -185,7 +185,8 @@ def write_record(connection: apsw.Connection, key: int, record: JobRecord) -> No
     """Makes the record of the job with this key what `record` is."""
     ended = record.state if isinstance(record.state, Ended) else None
     connection.execute(
-        "UPDATE job SET state = ?, cause = ?, ended = ?, doc = ? WHERE key = ?",
+        "UPDATE job SET state = ?1, cause = ?2, ended = ?3, doc = ?4, ended_seq ="
+        " CASE WHEN ?3 IS NULL THEN NULL ELSE (SELECT max(seq) FROM event WHERE event.job = ?5) END WHERE key = ?5",
         (
             state_name(record.state),
             cause_name(ended.cause) if ended else None,
@@ -226,26 +227,42 @@ def purge(connection: apsw.Connection, now: datetime, *, limit: int = 500) -> bo
 
 
 def _purge_requests(connection: apsw.Connection, before: int, limit: int) -> bool:
-    count = value(connection, "SELECT count(*) FROM request WHERE removed IS NOT NULL")
-    surplus = min(limit, max(0, count - MAX_FREED_REQUESTS))
+    owner, surplus = _surplus(
+        connection, "SELECT owner, count(*) FROM request WHERE removed IS NOT NULL GROUP BY owner", MAX_FREED_REQUESTS
+    )
+    surplus = min(limit, surplus)
     connection.execute(
         "DELETE FROM request WHERE rowid IN ("
-        "SELECT rowid FROM request WHERE removed IS NOT NULL ORDER BY removed LIMIT ?)",
-        (surplus,),
+        "SELECT rowid FROM request WHERE owner = ? AND removed IS NOT NULL ORDER BY removed LIMIT ?)",
+        (owner, surplus),
     )
     connection.execute(
         "DELETE FROM request WHERE rowid IN (SELECT rowid FROM request WHERE removed < ? ORDER BY removed LIMIT ?)",
         (before, limit),
     )
-    return connection.changes() == limit or surplus == limit
+    return connection.changes() == limit or surplus > 0
 
 
 def _purge_removals(connection: apsw.Connection, limit: int) -> bool:
-    count = int(value(connection, "SELECT count(*) FROM removal"))
-    surplus = min(limit, count - MAX_REMOVALS)
-    if surplus <= 0:
+    owner, surplus = _surplus(connection, "SELECT owner, count(*) FROM removal GROUP BY owner", MAX_REMOVALS)
+    surplus = min(limit, surplus)
+    if not surplus:
         return False
-    last = value(connection, "SELECT seq FROM removal ORDER BY seq LIMIT 1 OFFSET ?", surplus - 1)
-    connection.execute("DELETE FROM removal WHERE seq <= ?", (last,))
-    connection.execute("UPDATE number SET value = ? WHERE name = 'horizon'", (last,))
-    return surplus == limit
+    last = value(
+        connection, "SELECT seq FROM removal WHERE owner = ? ORDER BY seq LIMIT 1 OFFSET ?", owner, surplus - 1
+    )
+    connection.execute("DELETE FROM removal WHERE owner = ? AND seq <= ?", (owner, last))
+    connection.execute("INSERT OR REPLACE INTO horizon VALUES (?, ?)", (owner, last))
+    return True
+
+
+def _surplus(connection: apsw.Connection, counts_by_owner: str, most: int) -> tuple[str, int]:
+    """The client that has most, and how many of its rows are to go first: nobody loses rows to the many of another."""
+    counts = sorted(((count, owner) for owner, count in rows(connection, counts_by_owner)), reverse=True)
+    if not counts:
+        return "", 0
+    count, owner = counts[0]
+    too_many = sum(each for each, _ in counts) - most
+    next_one = counts[1][0] if len(counts) > 1 else 0
+    share = -(-too_many // len(counts))
+    return owner, max(0, min(too_many, max(share, count - next_one)))

@@ -14,8 +14,9 @@ from typing import Final
 import trio
 
 from jobmaster.errors import EventsForgotten, ServerDraining
-from jobmaster.journal.stored import Events, JournalledEvent
+from jobmaster.journal.stored import EVENTS_CHARACTERS, Events, JournalledEvent
 from jobmaster.run.recorder import Records
+from jobmaster.run.turns import Turns
 
 KEPT: Final = 1_000
 """Events that are kept in memory."""
@@ -43,8 +44,10 @@ class News:
 class Feed:
     """The events of one server's journal."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, turns: Turns | None = None) -> None:
+        """Of these records; who reads for itself waits for its turn in `turns`."""
         self._records = records
+        self._turns = turns or Turns()
         self._latest: deque[JournalledEvent] = deque()
         self._floor = self._position = 0
         """All events above the one and up to the other are in `_latest`."""
@@ -57,8 +60,10 @@ class Feed:
         self._has_ended = True
         self._waiting.cancel()
 
-    async def begin(self, after: int) -> None:
-        """Returns if all that happened after the sequence number `after` can be told.
+    async def begin(self, after: int, owner: str | None) -> int:
+        """Returns if all that happened after the sequence number `after`, to jobs of `owner`, can be told.
+
+        Returns: up to which sequence number it is not told of removed jobs.
 
         Raises:
             EventsForgotten: not all of it.
@@ -68,18 +73,21 @@ class Feed:
             raise EventsForgotten(
                 f"no event has a number as high as {after}; was the server's journal replaced? List the jobs, and watch anew"
             )
-        if after:
-            horizon = (await self._records.events(after, None, 1)).horizon
-            if after < horizon:
-                raise EventsForgotten(
-                    f"what happened after event {after} is not kept any more, only what happened after event {horizon}: "
-                    "list the jobs, and watch anew"
-                )
+        horizon = (await self._read(after, owner, 1)).horizon
+        if after and after < horizon:
+            raise _forgotten(after, horizon)
+        return max(after, horizon)
 
-    async def after(self, position: int, owner: str | None) -> News:
+    async def after(self, position: int, owner: str | None, horizon: int = 0) -> News:
         """What was recorded after `position`, to jobs of `owner` (None: of anybody); waits until there is something.
 
+        Args:
+            position: as of the news before.
+            owner: as of `begin`.
+            horizon: what `begin` returned.
+
         Raises:
+            EventsForgotten: who asks was so slow that it cannot be told of all removed jobs any more.
             ServerDraining: there is nothing, and nothing more comes.
             JournalUnavailable: the journal cannot be read.
         """
@@ -89,7 +97,9 @@ class Feed:
             if position == self._position:
                 await self._read_more(position)
                 continue
-            found = await self._records.events(position, owner, BATCH)
+            found = await self._read(position, owner, BATCH)
+            if found.horizon > max(position, horizon):
+                raise _forgotten(position, found.horizon)
             if found.position > position:
                 return self._news(found.events, found.position)
             self._latest.clear()
@@ -97,8 +107,19 @@ class Feed:
 
     def _latest_after(self, position: int, owner: str | None) -> News:
         new = list(takewhile(lambda event: event.seq > position, reversed(self._latest)))
-        events = tuple(event for event in reversed(new) if owner is None or event.owner == owner)
-        return self._news(events, self._position)
+        events: list[JournalledEvent] = []
+        size = 0
+        for event in reversed(new):
+            if owner is None or event.owner == owner:
+                size += event.characters
+                if len(events) == BATCH or (events and size > EVENTS_CHARACTERS):
+                    return self._news(tuple(events), events[-1].seq)
+                events.append(event)
+        return self._news(tuple(events), self._position)
+
+    async def _read(self, position: int, owner: str | None, limit: int) -> Events:
+        async with self._turns.of(owner):
+            return await self._records.events(position, owner, limit)
 
     def _news(self, events: tuple[JournalledEvent, ...], position: int) -> News:
         return News(events=events, position=position, is_current=position >= self._records.last_seq)
@@ -123,3 +144,10 @@ class Feed:
         while len(self._latest) > KEPT:
             self._floor = self._latest.popleft().seq
         self._position = found.position
+
+
+def _forgotten(after: int, horizon: int) -> EventsForgotten:
+    return EventsForgotten(
+        f"what happened after event {after} is not kept any more, only what happened after event {horizon}: "
+        "list the jobs, and watch anew"
+    )

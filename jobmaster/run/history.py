@@ -16,6 +16,7 @@ from jobmaster.job.state import Held
 from jobmaster.journal.stored import JobQuery, Page, StoredJob
 from jobmaster.run.feed import Feed, News
 from jobmaster.run.recorder import Records
+from jobmaster.run.turns import Turns
 from jobmaster.threads import run_in_thread
 
 CHUNK: Final = 256 * 1024
@@ -31,7 +32,8 @@ class History:
         """Reads from `records`; `as_of_now` gives what is newer of a job's record, None for a job of which none is told."""
         self._records = records
         self._as_of_now = as_of_now
-        self._feed = Feed(records)
+        self._turns = Turns()
+        self._feed = Feed(records, self._turns)
 
     async def page(self, caller: Identity, query: JobQuery) -> Page:
         """Jobs that a query wants, as they are now; a user's are its own alone.
@@ -44,7 +46,8 @@ class History:
             if query.owner not in {None, caller.name}:
                 raise PermissionRefused("only an admin may list another client's jobs; leave client empty for your own")
             query = replace(query, owner=caller.name)
-        page = await self._records.page(query)
+        async with self._turns.of(caller.name):
+            page = await self._records.page(query)
         return replace(page, jobs=tuple(self._told(page)))
 
     def _told(self, page: Page) -> Iterator[StoredJob]:
@@ -63,11 +66,11 @@ class History:
         """
         owner = None if caller.role is Role.ADMIN else caller.name
         position = self._records.last_seq if after is None else after
-        await self._feed.begin(position)
+        horizon = await self._feed.begin(position, owner)
         if position == self._records.last_seq:
             yield News(events=(), position=position, is_current=True)
         while True:
-            news = await self._feed.after(position, owner)
+            news = await self._feed.after(position, owner, horizon)
             position = news.position
             yield news
 

@@ -15,6 +15,7 @@ from jobmaster.job.cause import Exited, ServerLost, Signalled
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import Launched
 from jobmaster.job.request import RequestError
+from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal.database import Database
 from jobmaster.journal.stored import (
@@ -327,8 +328,8 @@ def ended(database: Database, owner: str, minutes: int) -> JobId:
 
 
 def test_who_goes_first(database: Database) -> None:
-    """A client's own bound comes first, then of the client that has most, the job that ended first."""
-    late, early, middle = (ended(database, "client1", minutes) for minutes in (9, 1, 5))
+    """A client's own bound comes first, then of the client that has most, the job that ended first, by no clock."""
+    early, middle, late = (ended(database, "client1", minutes) for minutes in (9, 1, 5))
     other = ended(database, "client2", 0)
     write(database, launched("client1"), Executed())
 
@@ -341,6 +342,46 @@ def test_who_goes_first(database: Database) -> None:
     assert gone(2, 3) == {early, middle}
     assert gone(1, 3) in ({early, middle, late}, {early, middle, other})
     assert gone(0, 0) == {late, early, middle, other}
+
+
+def test_the_clock_is_set_back(database: Database) -> None:
+    """The job that has just ended is the last one to go, also where the clock says that it ended first."""
+    first, second = ended(database, "client1", 60), ended(database, "client1", 61)
+    started_first = launched()
+    write(database, started_first)
+    ended(database, "client1", 62)
+    database.write([Entry.of(started_first.id, event) for event in (Executed(), finished(minutes=1))])
+    gone = database.expired(Retention(ended=100, ended_of_client=2))
+    assert gone == [(first, "client1"), (second, "client1")]
+
+
+def test_a_page_of_large_jobs(database: Database) -> None:
+    """A page ends where it is long enough, and the next one goes on there; a job that is too large comes alone."""
+    large = CommandLine.of(JobSpecification(command="echo", args=("x" * 15_000,)))
+    jobs = [replace(launched(), command=large) for _ in range(150)]
+    for each in jobs:
+        write(database, each)
+    pages = [database.page(JobQuery(limit=1_000))]
+    while (before := pages[-1].next) is not None:
+        pages.append(database.page(JobQuery(limit=1_000, before=before)))
+    assert [job.record.id for page in pages for job in page.jobs] == [job.id for job in reversed(jobs)]
+    assert [len(page.jobs) for page in pages] == [68, 68, 14]
+
+
+def test_an_answer_of_large_events(database: Database) -> None:
+    """An answer has events of so many characters, and at least one."""
+    large = CommandLine.of(JobSpecification(command="echo", args=("x" * 15_000,)))
+    for _ in range(10):
+        write(database, replace(launched(), command=large))
+    told: list[int] = []
+    sizes: list[int] = []
+    while len(told) < 10:
+        answer = database.events(told[-1] if told else 0)
+        told += [event.seq for event in answer.events]
+        sizes.append(len(answer.events))
+        assert answer.position == told[-1]
+    assert told == list(range(1, 11))
+    assert sizes == [4, 4, 2]
 
 
 def test_what_is_too_old_goes(database: Database) -> None:

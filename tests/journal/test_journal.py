@@ -413,6 +413,29 @@ async def test_pruning(journal: Journal) -> None:
     assert (await journal.page(JobQuery())).jobs == ()
 
 
+async def test_the_many_jobs_of_one_client_cost_another_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of removed jobs is forgotten of the client that has most; others know their own further on."""
+    monkeypatch.setattr(writing, "MAX_REMOVALS", 10)
+    monkeypatch.setattr(writing, "MAX_FREED_REQUESTS", 10)
+    async with open_journal(tmp_path / "journal.db") as journal:
+        mine = launched("client2", request=key("r0"))
+        for job in (mine, *(launched(request=key(f"r{number}")) for number in range(30))):
+            for event in (job, *RETURNED):
+                await journal.record(job.id, event)
+            await journal.remove([job.id])
+        monkeypatch.setattr(journal, "_purge_after", 0.0)
+        await journal.remove([])
+        assert (await journal.events(3, "client2")).horizon == 0
+        assert [event.job_id for event in (await journal.events(3, "client2")).events] == [mine.id]
+        horizon = (await journal.events(3, "client1")).horizon
+        assert horizon == (await journal.events(3)).horizon > 0
+        assert await journal.request("client2", "r0") is not None
+        assert await journal.request("client1", "r20") is None
+        assert await journal.request("client1", "r29") is not None
+
+
 async def test_what_is_remembered_of_removed_jobs_is_bounded(
     tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

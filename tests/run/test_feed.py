@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -15,7 +16,7 @@ from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import Launched, OomKillsCounted
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished
-from jobmaster.journal.stored import JournalledEvent
+from jobmaster.journal.stored import EVENTS_CHARACTERS, JournalledEvent
 from jobmaster.run.feed import BATCH, KEPT, Feed
 from tests.run.records import MemoryRecords
 
@@ -38,10 +39,10 @@ def end(records: MemoryRecords, job_id: JobId) -> None:
 
 async def watch(feed: Feed, position: int, owner: str | None, seen: list[int]) -> None:
     """Notes the numbers of all events until the server ends."""
-    await feed.begin(position)
+    horizon = await feed.begin(position, owner)
     while True:
         try:
-            news = await feed.after(position, owner)
+            news = await feed.after(position, owner, horizon)
         except ServerDraining:
             return
         seen.extend(event.seq for event in news.events)
@@ -163,7 +164,7 @@ async def test_what_cannot_be_told(records: MemoryRecords, after: int, words: st
     end(records, launch(records))
     records.horizon = 2
     with pytest.raises(EventsForgotten, match=f"{words}.*atch anew"):
-        await Feed(records).begin(after)
+        await Feed(records).begin(after, None)
 
 
 @pytest.mark.parametrize("after", [0, 2, 3])
@@ -171,7 +172,7 @@ async def test_what_can_be_told(records: MemoryRecords, after: int) -> None:
     """From the beginning, the horizon or the end on, all that is kept is told."""
     end(records, launch(records))
     records.horizon = 2
-    await Feed(records).begin(after)
+    await Feed(records).begin(after, None)
 
 
 async def test_a_removed_job(records: MemoryRecords, autojump_clock: MockClock) -> None:
@@ -182,3 +183,49 @@ async def test_a_removed_job(records: MemoryRecords, autojump_clock: MockClock) 
     await records.remove([gone])
     events: list[JournalledEvent] = list((await feed.after(0, "client1")).events)
     assert [(event.seq, event.job_id) for event in events] == [(4, gone)]
+
+
+async def test_removals_that_a_slow_watcher_was_not_told_of(records: MemoryRecords, autojump_clock: MockClock) -> None:
+    """A watcher behind which removals are forgotten is told so, as one who begins there is; one before them is not."""
+    feed = Feed(records)
+    end(records, launch(records))
+    horizon = await feed.begin(1, "client1")
+    records.horizon = 2
+    with pytest.raises(EventsForgotten, match=r"only what happened after event 2"):
+        await feed.after(1, "client1", horizon)
+    assert (await feed.after(0, "client1", await feed.begin(0, "client1"))).events
+
+
+@pytest.mark.parametrize("has_caught_up", [False, True])
+async def test_an_answer_is_bounded(records: MemoryRecords, autojump_clock: MockClock, *, has_caught_up: bool) -> None:
+    """An answer has no more than so many events, and large ones come alone, from the journal and from memory."""
+    feed = Feed(records)
+    if has_caught_up:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch, feed, 0, None, [])
+            await trio.sleep(1)
+            for _ in range(BATCH):
+                launch(records)
+            await trio.sleep(1)
+            feed.end()
+    else:
+        for _ in range(BATCH):
+            launch(records)
+    news = await feed.after(0, None)
+    assert [event.seq for event in news.events] == list(range(1, BATCH + 1))
+    assert (news.position, news.is_current) == (BATCH, False)
+
+
+async def test_large_events_come_in_small_answers(records: MemoryRecords, autojump_clock: MockClock) -> None:
+    """What a watcher has caught up with is told in pieces, each with at least one event."""
+    feed = Feed(records)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, feed, 0, None, [])
+        await trio.sleep(1)
+        for _ in range(3):
+            launch(records)
+        records.happened = [replace(event, characters=EVENTS_CHARACTERS) for event in records.happened]
+        await trio.sleep(1)
+        feed.end()
+    pieces = [(await feed.after(position, None)).position for position in range(5)]
+    assert pieces == [1, 2, 3, 4, 5]
