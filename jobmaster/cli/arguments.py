@@ -193,13 +193,17 @@ def parse_moment(text: str) -> datetime | timedelta:
     Raises:
         ValueError: it is neither; says what would be.
     """
-    from datetime import datetime, timedelta  # here, because most command lines name no time
+    from datetime import UTC, datetime, timedelta  # here, because most command lines name no time
 
     number, unit = text[:-1], text[-1:]
     try:
         if unit in _UNITS and number.isdecimal():
             return timedelta(seconds=int(number) * _UNITS[unit])
-        return datetime.fromisoformat(text).astimezone()
+        moment = datetime.fromisoformat(text)
+        try:
+            return moment.astimezone()
+        except (ValueError, OverflowError):  # in the first or the last year of all, by the place's time
+            return moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise ValueError(
             f"{text!r} is no time: say 2026-01-31, 2026-01-31T12:00:00Z, or 90s, 10m, 2h or 3d ago"

@@ -15,10 +15,15 @@ from jobmaster.errors import ConfigurationError
 async def save_backup(jobs: Jobs, file: Path) -> None:
     """Replaces a file by a backup when that is whole; it is for its owner alone.
 
+    What a link points to is replaced, not the link; what is no regular file, a device for instance, never is.
+
     Raises:
         ConfigurationError: the file cannot be written; says why.
     """
     try:
+        file = file.resolve()
+        if file.exists() and not file.is_file():
+            raise ConfigurationError(f"cannot write {file}: it is there, and no regular file: name another one")
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     except OSError as error:
         raise _refusal(file, error) from error

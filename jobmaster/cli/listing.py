@@ -13,7 +13,7 @@ import trio
 from jobmaster.cli.actions import Events, List
 from jobmaster.cli.descriptors import STDOUT, complain, write_text
 from jobmaster.cli.presentation import as_json
-from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, event_line, job_line
+from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, cut, event_line, job_line
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
@@ -25,7 +25,7 @@ async def list_jobs(jobs: Jobs, action: List) -> None:
     """Writes a line for each job."""
     line = _line_of_job(action)
     if line is _table_line and not action.only_ids:
-        await _write(f"{JOBS_HEADER}\n")
+        await _write(f"{cut(JOBS_HEADER, _width())}\n")
     text, count = "", 0
     async for record in jobs.list(query_of(action), limit=action.limit + 1 if action.limit else None):
         if action.limit and count == action.limit:
@@ -44,7 +44,7 @@ async def show_events(jobs: Jobs, action: Events) -> None:
     as_table = not _wants_json(action.as_json)
     width = _width()
     if as_table:
-        await _write(f"{EVENTS_HEADER}\n")
+        await _write(f"{cut(EVENTS_HEADER, width)}\n")
     async with jobs.watch(action.after) as events:
         async for event in events:
             await _write(f"{event_line(event, width) if as_table else as_json(event)}\n")

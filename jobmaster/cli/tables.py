@@ -24,7 +24,7 @@ def job_line(record: pb.JobResponse, now: datetime, width: int) -> str:
         f"{record.job_id_response.job_id:<27}  {visible(record.client):<10}  {_state(record):<14}  "
         f"{_moment(record.started, 'seconds'):<19}  {_duration(record, now):>6}  {_command(record.cmd)}"
     )
-    return _cut(line, width)
+    return cut(line, width)
 
 
 def event_line(event: pb.JobEventMessage, width: int) -> str:
@@ -33,10 +33,11 @@ def event_line(event: pb.JobEventMessage, width: int) -> str:
         f"{event.seq:>8}  {_moment(event.time, 'milliseconds'):<23}  {event.job_id.job_id:<27}  "
         f"{visible(event.client):<10}  {_happening(event)}"
     )
-    return _cut(line, width)
+    return cut(line, width)
 
 
-def _cut(line: str, width: int) -> str:
+def cut(line: str, width: int) -> str:
+    """A line in `width` columns; as wide as it is, where that is 0."""
     return line if not width or len(line) <= width else f"{line[: width - 1]}…"
 
 

@@ -46,6 +46,8 @@ def perform(command: Command) -> int:
         raise CommandFailed(
             f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
         ) from error
+    except OSError as error:  # of the event loop itself: whatever concerns the connection is told as TransportError
+        raise CommandFailed(f"the system does not give what is needed: {error.strerror}") from error
     _deliver(command.action, text)
     return status
 

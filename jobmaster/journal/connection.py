@@ -65,6 +65,10 @@ def fault_of(error: apsw.Error | ConfigurationError) -> JournalFault:
             return JournalFault(text, words="its disk fails", is_doubtful=True)
 
 
+_HEADER_SIZE: Final = 100
+"""Bytes at the beginning of every database that is not empty (SQLite, Database File Format, 1.3)."""
+
+
 def connect(
     path: Path, *, synchronous: Synchronous, vfs: str | None = None, migrations: Mapping[int, Migration] = MIGRATIONS
 ) -> apsw.Connection:
@@ -102,13 +106,19 @@ def _create(path: Path) -> None:
     A database that exists is not opened: closing its descriptor would drop the locks that SQLite holds (fcntl(2)).
     """
     try:
+        wal = path.with_name(f"{path.name}-wal")
+        if not path.exists() and wal.exists() and wal.stat().st_size:
+            raise ConfigurationError(f"the journal {path} is gone, and {wal.name} is there: {_remedy(path)}")
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileExistsError:
-            if path.stat().st_size == 0 and path.with_name(BALLAST).exists():
+            size = path.stat().st_size
+            if size == 0 and path.with_name(BALLAST).exists():
                 raise ConfigurationError(
                     f"the journal {path} is empty, and was not: {_remedy(path)}, or remove {BALLAST} as well"
                 ) from None
+            if 0 < size < _HEADER_SIZE:  # SQLite takes a file of one byte for an empty one
+                raise damaged(path, f"it has {size} bytes") from None
             return
         os.close(descriptor)
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

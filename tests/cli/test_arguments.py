@@ -84,6 +84,7 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
             ["list", "--since", "2h", "--until", "2026-01-02T03:04:05Z"],
             List(limit=100, since=timedelta(hours=2), until=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ),
+        (["list", "--since", "0001-01-01"], List(limit=100, since=datetime(1, 1, 1, tzinfo=UTC))),
         (["events"], Events()),
         (["events", "--after", "7", "--json"], Events(after=7, as_json=True)),
         (["events", "--all", "--table"], Events(after=0, as_json=False)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -45,10 +47,27 @@ async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     assert script.attempts == []
 
 
-async def test_a_name_that_is_a_folder(tmp_path: Path) -> None:
-    """A folder is not replaced, and no part of the backup is left."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    with pytest.raises(ConfigurationError, match="Is a directory"):
-        await save_backup(Script([[*PIECES, OK]]).jobs(), folder)
-    assert list(tmp_path.iterdir()) == [folder]
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "FIFO"])
+async def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    """What is there and no regular file is not replaced, also by way of a link, and the server is not asked."""
+    script = Script([])
+    other, link = tmp_path / "other", tmp_path / "link"
+    make(other)
+    link.symlink_to(other)
+    before = other.lstat()
+    for name in (other, link):
+        with pytest.raises(ConfigurationError, match=r"other: it is there, and no regular file"):
+            await save_backup(script.jobs(), name)
+    assert other.lstat() == before
+    assert sorted(tmp_path.iterdir()) == [link, other]
+
+
+async def test_a_link_to_a_file(tmp_path: Path) -> None:
+    """The file is replaced, and the link stays."""
+    (tmp_path / "folder").mkdir()
+    file, link = tmp_path / "folder" / "backup.db", tmp_path / "link"
+    file.write_bytes(b"older")
+    link.symlink_to(file)
+    await save_backup(Script([[*PIECES, OK]]).jobs(), link)
+    assert link.is_symlink()
+    assert file.read_bytes() == b"onetwo"

@@ -113,6 +113,13 @@ def test_output_that_goes_nowhere(arguments: str, redirection: str, words: str) 
     assert done.stderr.decode() == f"jobmaster: standard output: {words}\n"
 
 
+def test_too_few_descriptors(certificates: Path) -> None:
+    """Where the limit of open files leaves none for an event loop, that is said, without a traceback."""
+    done = shell('ulimit -n 5; jobmaster --certs-dir "$1" -n client1 list', str(certificates))
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"jobmaster: the system does not give what is needed: Too many open files\n"
+
+
 def test_a_reader_that_has_seen_enough() -> None:
     """A pipe whose reader has gone ends the program without a word."""
     reading, writing = os.pipe()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, event_line, job_line
+from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, cut, event_line, job_line
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
@@ -153,6 +153,7 @@ def test_a_line_is_no_wider_than_the_terminal(width: int) -> None:
     line = job_line(made, NOW, width)
     assert len(line) == width
     assert line.endswith("…")
+    assert len(cut(JOBS_HEADER, width)) == min(width, len(JOBS_HEADER))
 
 
 def test_headers_stand_over_their_columns() -> None:

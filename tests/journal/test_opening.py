@@ -69,6 +69,7 @@ DAMAGES: Final[dict[str, tuple[Callable[[Path], object], str]]] = {
     "newer": (lambda path: change(path, "PRAGMA user_version = 99"), "of a later jobmaster"),
     "somebody else's": (lambda path: change(path, "PRAGMA application_id = 7"), "no journal of jobmaster"),
     "text": (lambda path: path.write_text("These are no jobs.\n" * 500), "is damaged"),
+    "one byte": (lambda path: os.truncate(path, 1), "is damaged"),
     "header": (lambda path: overwrite(path, 16, b"\xff" * 8), "is damaged"),
     "truncated": (lambda path: os.truncate(path, 8 * 4096), "is damaged"),
     "schema": (lambda path: overwrite(path, 100, b"\xff" * 64), "is damaged"),
@@ -114,6 +115,21 @@ def test_an_emptied_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is empty, and was not"):
         database_in(tmp_path)
     (tmp_path / BALLAST).unlink()
+    database_in(tmp_path).close()
+
+
+def test_a_log_without_its_file(tmp_path: Path) -> None:
+    """What was written is still in the write-ahead log: no new journal is begun over it, until that is moved away."""
+    path = filled(tmp_path, cleanly=False)
+    log = tmp_path / "journal.db-wal"
+    content = log.read_bytes()
+    assert content
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match=r"is gone, and journal\.db-wal is there: move .* away"):
+        database_in(tmp_path)
+    assert log.read_bytes() == content
+    assert not path.exists()
+    log.rename(tmp_path / "elsewhere-wal")
     database_in(tmp_path).close()
 
 
