@@ -54,6 +54,10 @@ class CommandNotRunnable(JobError):
     """The command is not found or not executable for the job's user."""
 
 
+class CommandNotRunnableNow(CommandNotRunnable):
+    """The command cannot be run for a reason that may pass: a disk that does not answer, a file that is being written."""
+
+
 class CommandNotFound(CommandNotRunnable):
     """There is no such command, as far as the job's user can see."""
 

@@ -25,7 +25,7 @@ class Signalled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """The client `by` asked for the stop, and the stop's signal reached the main process.
+    """The client `by` asked for the stop, and the stop's signal reached the main process; or the server did, without one.
 
     Attributes:
         signal: what ended the main process; SIGTERM where it handled that and returned.
@@ -79,7 +79,10 @@ Death = Exited | Signalled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
-    """Somebody wants the job to end: the client `by`, or the server itself (None); `reason` is the client's own word."""
+    """Somebody wants the job to end; `reason` is in the words of who does.
+
+    `by` is a client; None where the server shuts down; empty where the server gives the job up and goes on itself.
+    """
 
     by: str | None
     requested_at: datetime
@@ -163,6 +166,8 @@ def describe(cause: Cause) -> str:
             return f"exited with code {code}"
         case Signalled(number, core_dumped):
             return f"ended by signal {number} ({signal_words(number)}){', core dumped' if core_dumped else ''}"
+        case Stopped(by="", reason=reason):
+            return f"stopped by the server: {reason}"
         case Stopped(by=by) as stopped:
             return f"stopped by {by} ({_how_stopped(stopped)})"
         case OomKilled(memory_max=limit, processes_killed=count):

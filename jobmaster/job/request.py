@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from jobmaster.errors import CommandNotFound, CommandNotRunnable, InvalidRequest, JobmasterError
+from jobmaster.errors import CommandNotFound, CommandNotRunnable, CommandNotRunnableNow, InvalidRequest, JobmasterError
 from jobmaster.job.specification import JobSpecification
 
 _FORM: Final = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
@@ -62,6 +62,8 @@ _KINDS: Final[dict[str, type[JobmasterError]]] = {
 
 def request_error_of(error: JobmasterError) -> RequestError | None:
     """What is to be repeated of an error of Start; None for one that may pass."""
+    if isinstance(error, CommandNotRunnableNow):
+        return None
     for kind, each in _KINDS.items():
         if isinstance(error, each):
             return RequestError(kind=kind, text=str(error))

@@ -31,6 +31,7 @@ class Copy:
         self._target: apsw.Connection | None = None
         self._backup: apsw.Backup | None = None
         self._descriptor: int | None = None
+        self._has_name = False
 
     def begin(self) -> None:
         """Begins the copy.
@@ -38,6 +39,7 @@ class Copy:
         Raises:
             JournalUnavailable: the disk has no space for it.
         """
+        self._has_name = True
         self._path.unlink(missing_ok=True)  # of a process that was killed
         space = os.statvfs(self._path.parent)
         if space.f_bavail * space.f_frsize < self._database.path.stat().st_size + SPARE_BYTES:
@@ -64,17 +66,24 @@ class Copy:
         finally:
             connection.close()
 
-    def open(self) -> int:
-        """The finished copy as a descriptor to read it from, until `discard`; the file has no name any more."""
+    def open(self) -> None:
+        """Opens the finished copy, for `take`; the file has no name any more, and another copy may be begun."""
         self._finish()
         self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         self._path.unlink()
-        return self._descriptor
+        self._has_name = False
+
+    def take(self) -> int:
+        """The descriptor of the opened copy, which is the caller's to close."""
+        descriptor, self._descriptor = self._descriptor, None
+        assert descriptor is not None  # noqa: S101  # for the type checker: it was opened
+        return descriptor
 
     def discard(self) -> None:
         """Gives back all that the copy takes."""
         self._finish()
-        self._path.unlink(missing_ok=True)
+        if self._has_name:
+            self._path.unlink(missing_ok=True)
         if self._descriptor is not None:
             os.close(self._descriptor)
 

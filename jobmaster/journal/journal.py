@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -43,6 +44,8 @@ MAINTAINERS: Final = trio.CapacityLimiter(1)
 """Threads that remove what is not kept any longer."""
 COPIERS: Final = trio.CapacityLimiter(1)
 """Threads that copy the file."""
+MOST_COPIES: Final = 4
+"""Copies that are read at a time, each as large as the journal."""
 COPY_PAUSE_SECONDS: Final = 0.002
 """Between two steps of a copy."""
 READ_SECONDS: Final = 10.0
@@ -63,6 +66,7 @@ class Journal:
         self._writer = writer
         self._purge_after = 0.0
         self._is_copying = False
+        self._copies = 0
         self.damages: tuple[str, ...] = ()
         """What is damaged in the file, for the operator, as far as it has been looked at."""
 
@@ -184,14 +188,28 @@ class Journal:
 
     @asynccontextmanager
     async def backup(self) -> AsyncIterator[int]:
-        """A complete copy of the database for the block, as a descriptor to read it from; one at a time.
+        """A complete copy of the database for the block, as a descriptor to read it from.
+
+        One is made at a time; a reader who takes its time keeps nobody else from one.
 
         Raises:
-            ServerBusy: there is one already.
+            ServerBusy: one is being made, or MOST_COPIES are being read.
             JournalUnavailable: the disk has no space for a copy, or fails.
         """
-        async with self._copied() as copy:
-            yield await _ask(COPIERS, copy.open)
+        if self._copies >= MOST_COPIES:
+            raise ServerBusy(f"{self._copies} copies of the server's journal are being sent, as many as may be")
+        self._copies += 1
+        try:
+            async with self._copied() as copy:
+                await _ask(COPIERS, copy.open)
+                descriptor = copy.take()
+            try:
+                yield descriptor
+            finally:
+                with trio.move_on_after(READ_SECONDS, shield=True):
+                    await run_in_thread(COPIERS, os.close, descriptor, abandon=True)
+        finally:
+            self._copies -= 1
 
     async def check(self) -> list[str]:
         """What is damaged in the file, for the operator; looks at a copy of it, so that nobody waits.
@@ -203,15 +221,20 @@ class Journal:
             return await run_in_thread(COPIERS, copy.damages, abandon=True)
 
     async def look_for_damages(self) -> None:
-        """Checks the file once, when the server's start is over."""
-        await trio.sleep(CHECK_AFTER_SECONDS)
-        try:
-            self.damages = tuple(await self.check())
-        except (ServerBusy, JournalUnavailable) as error:
-            logger.warning("the journal could not be checked: %s", error)
-        else:
-            if self.damages:
-                logger.error("%s", damaged(self._database.path, "; ".join(self.damages)))
+        """Checks the file once, when the server's start is over; where that cannot be, later."""
+        complaint = ""
+        while True:
+            await trio.sleep(CHECK_AFTER_SECONDS)
+            try:
+                self.damages = tuple(await self.check())
+            except (ServerBusy, JournalUnavailable) as error:
+                if str(error) != complaint:
+                    complaint = str(error)
+                    logger.warning("the journal could not be checked, and will be: %s", error)
+            else:
+                break
+        if self.damages:
+            logger.error("%s", damaged(self._database.path, "; ".join(self.damages)))
 
     @asynccontextmanager
     async def _copied(self) -> AsyncIterator[Copy]:

@@ -33,7 +33,8 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED: Final = 10_000
-"""Entries that wait to be written: a thousand jobs have some eight events each."""
+"""Entries that wait to be written, when launches are taken no more. What happens to jobs that are there is taken: they
+have at most eight events each, of which two are counts that take each other's place."""
 MOST_IN_BATCH: Final = 256
 """Entries of one transaction: more hold Trio's loop up when all who wait are told."""
 DURABLE_SECONDS: Final = 10.0
@@ -74,6 +75,7 @@ class Writer:
         self._scope = trio.CancelScope(shield=True)
         self._fault: JournalFault | NoThread | None = None
         self._has_ballast = True
+        self._refill_after = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._checkpoint_after = 0.0
         self._finishing = trio.Event()
@@ -172,7 +174,7 @@ class Writer:
             raise _unavailable("the server is shutting down")
         if isinstance(entry.event, Launched) and not self.is_writable:
             raise _unavailable(self._reason())
-        if len(self._queue) + len(self._taken) >= MAX_QUEUED:
+        if isinstance(entry.event, Launched) and len(self._queue) + len(self._taken) >= MAX_QUEUED:
             raise _unavailable("too many events wait to be written")
         self._queue[entry] = None
         self._changed.set()
@@ -205,6 +207,7 @@ class Writer:
     async def fill_ballast(self) -> None:
         """Takes the space that is given up when the disk is full; without it, no launches are taken."""
         had, self._has_ballast = self._has_ballast, False
+        self._refill_after = trio.current_time() + LAST_RETRY_SECONDS
         try:
             await self._in_thread(self._ballast.fill)
         except (OSError, NoThread) as error:
@@ -222,8 +225,10 @@ class Writer:
                 await self._write_batch()
             elif self._finishing.is_set():
                 return
-            elif not self.is_writable:
+            elif self._fault is not None:
                 await self._try_disk()
+            if not self._has_ballast and self._fault is None and trio.current_time() >= self._refill_after:
+                await self.fill_ballast()
             if self._database.frames >= CHECKPOINT_FRAMES and trio.current_time() >= self._checkpoint_after:
                 await self._checkpoint()
 
@@ -255,7 +260,7 @@ class Writer:
         """When there is something to do though nothing is to be written."""
         now = trio.current_time()
         if not self._has_ballast:
-            return now + LAST_RETRY_SECONDS
+            return max(now, self._refill_after)
         if self._database.frames:
             return max(now + CHECKPOINT_IDLE_SECONDS, self._checkpoint_after)
         return float("inf")
@@ -353,8 +358,6 @@ class Writer:
             return
         self._recover()
         self._remove_disowned()
-        if not self._has_ballast:
-            await self.fill_ballast()
 
     def _recover(self) -> None:
         if self._fault is not None:
@@ -367,6 +370,7 @@ class Writer:
         with suppress(NoThread, JournalFault):
             if await self._in_thread(self._ballast.free):
                 self._has_ballast = False
+                self._refill_after = trio.current_time() + LAST_RETRY_SECONDS
                 self._retry_seconds = 0.0
                 await self._in_thread(self._database.checkpoint)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SETTLE_SECONDS: Final = 0.1
 """Between an OOM kill and the look whether the main process lives on."""
 
+_TOO_LATE: Final = "its command was executed too late for its start"
+
 
 class DeathWatch:
     """Looks at the main process and at memory.events of one job, and applies what it sees to the record."""
@@ -64,7 +66,8 @@ class DeathWatch:
         """The command was executed while its start was being given up."""
         self._record.note_executed()
         if death == Signalled(signal.SIGKILL):
-            self._record.apply(StopOrdered(order=StopOrder(by=None, requested_at=datetime.now(UTC))))
+            by = None if self._record.ends_with_server else ""
+            self._record.apply(StopOrdered(order=StopOrder(by=by, requested_at=datetime.now(UTC), reason=_TOO_LATE)))
             self._record.apply(KillSent())
 
     def why_unknown(self) -> str:

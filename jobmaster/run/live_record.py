@@ -188,9 +188,9 @@ class LiveRecord:
             request_error: what its request id is to be answered from now on, if anything.
         """
         end = self._finished(cause)
-        self._post(end, request_error)
         with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
-            if self.is_in_journal:
+            if self.is_in_journal:  # else the journal itself sees to it that it never is
+                self._post(end, request_error)
                 await self._recorder.settle()
         self._accept(end)
         self.is_end_settled = not waiting.cancelled_caught

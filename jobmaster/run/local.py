@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HostError, ServerBusy
+from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HostError, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -144,7 +144,7 @@ class LocalExecution:
                 raise why_not_executed(failure, self._command, self._account)
             case NeverExecuted():
                 if self.oom_kills():
-                    raise CommandNotRunnable(
+                    raise CommandNotRunnableNow(
                         "the jobs' memory limit is too small: the kernel killed the job for memory before its command "
                         "was executed; ask the server's operator for a larger --memory-max"
                     )

@@ -245,7 +245,9 @@ class Registry:
             await trio.lowlevel.checkpoint_if_cancelled()
         except BaseException as error:  # where the command was being executed, a group of Cancelled
             await trio.lowlevel.cancel_shielded_checkpoint()
-            is_to_be_found = request is not None and (self._is_draining or isinstance(error, ExecutionUnknown))
+            may_have_run = live.supervisor is not None and not _was_never_executed(live.supervisor)
+            has_failed = isinstance(error, JobmasterError) and may_have_run  # it is no caller's wish that it is gone
+            is_to_be_found = request is not None and (self._is_draining or has_failed)
             if not self._hands_over() and not is_to_be_found:
                 self._give_up(job_id, live)
             raise
@@ -302,10 +304,10 @@ class Registry:
                 launched = await self._spawn(job_id, live, request)
                 if live.supervisor is not None:
                     await live.supervisor.run(launched, task_status=task_status)
-        except ExecutionUnknown:
-            raise
-        except Exception:
+        except Exception as error:
             if live.supervisor is None or _was_never_executed(live.supervisor):
+                raise
+            if isinstance(error, JobmasterError) and not live.supervisor.is_told:  # executed too late, or who knows
                 raise
             logger.exception("%r: a bug in the server ended this job", live.supervisor)
         finally:

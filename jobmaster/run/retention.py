@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from typing import Final
 
 import trio
 
@@ -14,6 +15,10 @@ from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import LAST_SECONDS, REMOVERS
 from jobmaster.threads import NoThread, run_in_thread
+
+SETTLE_SECONDS: Final = 5.0
+"""How long the journal may take to write what has happened. On a full disk it takes until there is space, which the
+outputs of what it knows to have ended may give."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +34,11 @@ async def forget_expired(
     """
     forgotten: list[JobId] = []
     try:
-        await records.settle()  # the end of a job has to be there before the job can go
-        await records.remove(tuple(given_up), with_requests=True)
-        forgotten += given_up
+        with trio.move_on_after(SETTLE_SECONDS) as settling:
+            await records.settle()
+        if not settling.cancelled_caught:  # the end of a job has to be there before the job can go
+            await records.remove(tuple(given_up), with_requests=True)
+            forgotten += given_up
         while expired := await records.expired(retention):
             removed = await _forget(host, records, [job_id for job_id, _ in expired])
             forgotten += removed

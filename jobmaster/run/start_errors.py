@@ -12,6 +12,7 @@ from typing import Final
 from jobmaster.errors import (
     CommandNotFound,
     CommandNotRunnable,
+    CommandNotRunnableNow,
     HostError,
     InvalidRequest,
     LimitNotEnforceable,
@@ -25,6 +26,8 @@ from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
 
 EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """Errors of the kernel that mean "not now"."""
+_LASTING: Final = frozenset({errno.EINVAL, errno.ELIBBAD, errno.ELOOP})
+"""Of the rare errors of execve(2), those that a later try gets as well; a disk or a writer is behind the others."""
 _LONGEST_SHOWN: Final = 255
 """Characters of a command in an error's text."""
 
@@ -58,7 +61,8 @@ def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exc
         case number if number in EXHAUSTED:
             return ServerBusy(f"the server's host is out of resources for a new job: {os.strerror(number)}")
         case number:
-            return CommandNotRunnable(f"command {shown!r} cannot be executed: {os.strerror(number)}")
+            error = CommandNotRunnable if number in _LASTING else CommandNotRunnableNow
+            return error(f"command {shown!r} cannot be executed: {os.strerror(number)}")
 
 
 @contextmanager

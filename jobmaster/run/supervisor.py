@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HandedOver, JobmasterError
+from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HandedOver, JobmasterError
 from jobmaster.job.cause import Cause, cause_of
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
@@ -225,7 +225,7 @@ class Supervisor:
                 await self._execute()
             self.executed.set()
             self._termination.go_on(order, is_killed=is_killed)
-            if not isinstance(self._record.state, Closing):
+            if not isinstance(self._record.state, Closing) or self._termination.has_others_to_end:
                 await self._live()
 
     @asynccontextmanager
@@ -260,7 +260,7 @@ class Supervisor:
             with trio.fail_after(EXECUTE_SECONDS):
                 await self.execution.execute()
         except trio.TooSlowError:
-            raise CommandNotRunnable(
+            raise CommandNotRunnableNow(
                 f"the host did not find and execute the command within {EXECUTE_SECONDS:.0f} s; "
                 "is its file on a disk that does not answer?"
             ) from None
@@ -273,7 +273,8 @@ class Supervisor:
             nursery.start_soon(self._persist, "the look at memory.events", self._death_watch.watch_memory)
             nursery.start_soon(self._record.watch_losses)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
-            await self._death_watch.see_death()
+            if not isinstance(self._record.state, Closing):
+                await self._death_watch.see_death()
             if isinstance(self._record.state, Closing) and self._record.state.order is not None:
                 await self._teardown.wait_empty()  # its other processes have the rest of the grace period
             nursery.cancel_scope.cancel()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from jobmaster.job.cause import StopOrder
-from jobmaster.job.state import Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.job.state import Closing, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
 
 if TYPE_CHECKING:
     from jobmaster.run.death_watch import DeathWatch
@@ -54,16 +54,25 @@ class Termination:
         """
         if isinstance(self._record.state, Running) and order is not None:
             self._record.apply(StopOrdered(order=order))
+        if is_killed:
+            self._hurry.set()
+        if self.has_others_to_end:
+            self._is_ordered.set()
         if not isinstance(self._record.state, Stopping):
             return
         if order is not None and self._death_watch.has_died():
             self._record.apply(StopSignalled())
         if is_killed:
             self._record.apply(KillSent())
-            self._hurry.set()
         if not self._record.state.signalled:
             self._signal_main()
         self._is_ordered.set()
+
+    @property
+    def has_others_to_end(self) -> bool:
+        """Whether its main process has died of a stop, and its other processes have a grace period still."""
+        state = self._record.state
+        return isinstance(state, Closing) and state.order is not None and not state.killed
 
     def hurry(self) -> None:
         """Ends the grace period, now or when it begins."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,10 @@ async def test_what_is_written_meanwhile_is_in_the_copy(tmp_path: Path) -> None:
         await journal.record(late.id, late)
         while not copy.step():
             pass
-        (tmp_path / "restored.db").write_bytes(read(copy.open()))
+        copy.open()
+        descriptor = copy.take()
+        (tmp_path / "restored.db").write_bytes(read(descriptor))
+        os.close(descriptor)
         copy.discard()
     database = Database.open(tmp_path / "restored.db")
     assert database.find(late.id) is not None
@@ -85,11 +89,55 @@ async def test_what_is_written_meanwhile_is_in_the_copy(tmp_path: Path) -> None:
 
 
 async def test_one_at_a_time(journal: Journal) -> None:
-    """Who asks for a second copy meanwhile is told to wait; a copy that is given back makes space for the next."""
-    async with journal.backup():
+    """Who asks for a second copy while one is made is told to wait."""
+    async with journal._copied():
         with pytest.raises(ServerBusy, match="being copied"):
             await journal.check()
     assert await journal.check() == []
+
+
+async def test_a_reader_who_takes_its_time(journal: Journal) -> None:
+    """While copies are read others are made, up to so many, and the file is checked; all of them are given back."""
+    before = sorted(os.listdir("/dev/fd"))
+    async with AsyncExitStack() as stack:
+        for _ in range(journal_module.MOST_COPIES):
+            await stack.enter_async_context(journal.backup())
+        assert await journal.check() == []
+        with pytest.raises(ServerBusy, match="as many as may be"):
+            await stack.enter_async_context(journal.backup())
+    assert sorted(os.listdir("/dev/fd")) == before
+    async with journal.backup() as descriptor:
+        assert read(descriptor)[:15] == b"SQLite format 3"
+
+
+async def test_a_check_that_cannot_be_made_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disk without space for a copy puts the check off, and is told once."""
+    monkeypatch.setattr(journal_module, "CHECK_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(backup, "SPARE_BYTES", 1 << 60)
+    outcomes: list[bool] = []
+    check = Journal.check
+
+    async def noted(journal: Journal) -> list[str]:
+        try:
+            found = await check(journal)
+        except JournalUnavailable:
+            outcomes.append(False)
+            raise
+        outcomes.append(True)
+        return found
+
+    monkeypatch.setattr(Journal, "check", noted)
+    async with open_journal(tmp_path / "journal.db"):
+        with trio.fail_after(30):
+            while len(outcomes) < 3:
+                await trio.sleep(0.001)
+            monkeypatch.setattr(backup, "SPARE_BYTES", 0)
+            while not outcomes[-1]:
+                await trio.sleep(0.001)
+    assert outcomes.count(True) == 1
+    assert len([line for line in caplog.messages if "could not be checked" in line]) == 1
 
 
 async def test_a_caller_that_leaves(tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:

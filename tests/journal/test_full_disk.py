@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from jobmaster.errors import JournalUnavailable
-from jobmaster.job.record import Launched
+from jobmaster.job.record import Launched, OomKillsCounted
 from jobmaster.job.state import Executed
 from jobmaster.journal import writer
 from jobmaster.journal.ballast import BALLAST_BYTES, Ballast
@@ -73,6 +73,32 @@ async def test_ends_are_written_with_the_ballast(tmp_path: Path, journal: Journa
     assert ballast.stat().st_size == BALLAST_BYTES
     second = launched()
     await journal.record(second.id, second)
+
+
+async def test_a_journal_that_never_rests(journal: Journal, disk: FaultyDisk) -> None:
+    """The ballast is filled again also while there is always something to write."""
+    jobs = [launched() for _ in range(2)]
+    for job in jobs:
+        await journal.record(job.id, job)
+    failures = times(1, full)
+    disk.on_write = failures
+    await journal.record(jobs[0].id, Executed())
+    assert not journal.is_writable
+    count = 0
+
+    async def count_up() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await journal.record(jobs[1].id, OomKillsCounted(count=count))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(journal.record, jobs[1].id, Executed())
+        for _ in range(20):
+            nursery.start_soon(count_up)
+        await until(journal, is_writable=True)
+        nursery.cancel_scope.cancel()
+    assert count
 
 
 async def test_a_disk_that_stays_full(journal: Journal, disk: FaultyDisk) -> None:

@@ -7,6 +7,7 @@ import errno
 import pytest
 import trio
 
+from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited
 from jobmaster.job.state import Closing
 from jobmaster.run.teardown import OUTPUT_SECONDS
@@ -24,6 +25,17 @@ async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest
     complaints = [record for record in caplog.records if "looking for its processes" in record.message]
     assert len(complaints) == 1
     assert not complaints[0].exc_info
+
+
+async def test_of_a_launch_that_was_not_recorded_no_end_is(machine: Machine) -> None:
+    """The journal takes nothing about a job of which it has not even the launch."""
+    supervisor = await machine.held(Script())
+    machine.records.is_writable = False
+    with pytest.raises(JournalUnavailable):
+        await supervisor.run(launched_of(supervisor.record))
+    assert machine.records.posted == []
+    assert machine.records.written == []
+    assert supervisor.ended.is_set()
 
 
 # --- output that is lost ----------------------------------------------------------------------------------------------

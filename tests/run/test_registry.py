@@ -244,6 +244,17 @@ async def test_ended_jobs_of_all_clients(machine: Machine) -> None:
         assert {record_of(registry, job_id).owner for job_id in kept} == {client.name for client in CLIENTS}
 
 
+async def test_the_journals_disk_is_full(machine: Machine) -> None:
+    """What the journal cannot write keeps no output from being removed, whose space may be what it waits for."""
+    async with machine.registry(bounds=Bounds(ended=4)) as registry:
+        job_ids = [await machine.start(registry, CLIENT1, Script(ends_at=seconds)) for seconds in (1, 2)]
+        machine.records.settle_seconds = 1e9
+        for job_id in job_ids:
+            await ended(registry, job_id)
+        await trio.sleep(60)
+        assert machine.logs() == {job_ids[1]}
+
+
 async def test_an_unlink_that_fails_ends_nothing(machine: Machine) -> None:
     """A forgotten job's file that can't be removed (EROFS) is tried again, and the server goes on meanwhile."""
     async with machine.registry(bounds=Bounds(ended=4)) as registry:

@@ -8,13 +8,21 @@ from functools import partial
 import pytest
 import trio
 
-from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, JournalUnavailable, RequestIdReused, ServerDraining
-from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown
+from jobmaster.errors import (
+    CommandNotRunnable,
+    CommandNotRunnableNow,
+    ExecutionUnknown,
+    JournalUnavailable,
+    RequestIdReused,
+    ServerDraining,
+)
+from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown, Stopped, describe
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
 from jobmaster.run.registry import Registry
 from jobmaster.run.requests import SETTLE_SECONDS
+from jobmaster.run.supervisor import EXECUTE_SECONDS
 from tests.run.conftest import SLEEPER, Machine
 from tests.run.identities import CLIENT1, CLIENT2, ended, record_of
 from tests.run.scripted import NEVER, OnTerm, Script
@@ -78,6 +86,44 @@ async def test_a_command_that_cannot_be_run(machine: Machine) -> None:
         machine.scripts["command"] = SLEEPER
         with pytest.raises(CommandNotRunnable, match="'command' not found"):
             await start(registry)
+
+
+async def test_a_command_that_cannot_be_run_for_now(machine: Machine) -> None:
+    """An error that may pass is not repeated: the next Start of the request runs the command."""
+    machine.scripts["command"] = Script(execute_error=CommandNotRunnableNow("text file busy"))
+    async with machine.registry() as registry:
+        with pytest.raises(CommandNotRunnableNow):
+            await start(registry)
+        machine.scripts["command"] = SLEEPER
+        job_id = await start(registry)
+        assert isinstance(record_of(registry, job_id).state, Running)
+
+
+async def test_a_command_that_was_executed_too_late(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nobody heard in time that it was, Start fails and says so; the next one runs it no second time."""
+    machine.scripts["command"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)
+    async with machine.registry() as registry:
+        with pytest.raises(CommandNotRunnable, match="did not find and execute the command within 10 s"):
+            await start(registry)
+        machine.scripts["command"] = SLEEPER
+        job_id = await start(registry)
+        cause = await ended(registry, job_id)
+        assert isinstance(cause, Stopped)
+        assert (cause.by, cause.signal, cause.reason) == ("", 9, "its command was executed too late for its start")
+        assert describe(cause) == "stopped by the server: its command was executed too late for its start"
+    assert "a bug" not in caplog.text
+
+
+async def test_a_command_that_was_executed_too_late_for_nobody(machine: Machine) -> None:
+    """Without a request id, nothing of it is left but the error."""
+    machine.scripts["command"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)
+    async with machine.registry() as registry:
+        with pytest.raises(CommandNotRunnable, match="did not find and execute the command within 10 s"):
+            await registry.start(CLIENT1, COMMAND)
+        assert registry.running == 0
+        await trio.sleep(5)
+        assert machine.logs() == set()
+        assert machine.records.jobs == {}
 
 
 @pytest.mark.parametrize("pause", [0, 20])

@@ -14,6 +14,7 @@ from jobmaster.host.account import own_account
 from jobmaster.host.cgroup.interface import CgroupFileError
 from jobmaster.host.cgroup.limits import Controller
 from jobmaster.host.cgroup.tree import LimitWriteError
+from jobmaster.job.request import request_error_of
 from jobmaster.run.child import ExecFailed, LaunchRefused
 from jobmaster.run.start_errors import EXHAUSTED, host_errors_translated, why_not_executed
 
@@ -109,3 +110,15 @@ def test_what_is_missing_is_named_to_the_operator() -> None:
     path = "/var/lib/jobmaster/job.log"
     with pytest.raises(HostError, match=path), host_errors_translated():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+@pytest.mark.parametrize(
+    ("number", "may_pass"),
+    [(errno.ETXTBSY, True), (errno.EIO, True), (errno.ESTALE, True), (errno.ETIMEDOUT, True)]
+    + [(number, False) for number in (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ELIBBAD, errno.ELOOP)],
+)
+def test_what_may_pass_is_not_repeated(number: int, may_pass: bool) -> None:
+    """An error that a later try may not get is not kept for the request id."""
+    error = told(number, "exec")
+    assert isinstance(error, CommandNotRunnable)
+    assert (request_error_of(error) is None) == may_pass

@@ -29,6 +29,7 @@ from tests.run.conftest import (
     stopped_as,
 )
 from tests.run.faults import Fault
+from tests.run.identities import CLIENT1, ended, record_of
 from tests.run.scripted import NEVER, OnTerm, Script
 
 
@@ -203,6 +204,31 @@ async def test_what_was_noted_and_not_recorded(
     )
     await supervisor.resume(ORDER, is_killed=is_killed)
     assert stopped_as(cause_of_job(supervisor)) == cause
+
+
+@pytest.mark.parametrize(("ends_at", "seconds"), [(4.0, 4.0), (NEVER, 2 + GRACE_SECONDS)])
+async def test_others_keep_their_grace_period_over_a_hand_over(
+    machine: Machine, ends_at: float, seconds: float
+) -> None:
+    """Where the main process has ended at SIGTERM, the next server gives the others a grace period, and kills them then."""
+    script = Script(
+        on_term=OnTerm(after=0), others_end_at=ends_at, others_ignore_term=True, writes=((0, 10), (3.5, 10))
+    )
+    started = trio.current_time()
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, script)
+        await trio.sleep(1)
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await trio.sleep(1)
+        assert isinstance(job.record.state, Closing)
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGTERM, None, False)
+        assert trio.current_time() - started == pytest.approx(seconds, abs=SOON)
+        assert record_of(registry, job_id).output_bytes == 20
 
 
 async def test_a_kill_is_noted(machine: Machine) -> None:
