@@ -66,6 +66,10 @@ class LimitNotEnforceable(JobError):
     """A limit was asked for that this host cannot enforce; the text names the controller."""
 
 
+class CgroupsRemoved(JobError):
+    """The cgroup of all jobs was removed under the server, which can start none until it is restarted."""
+
+
 class ServerBusy(JobError):
     """A bound of the server is reached (jobs, handlers); trying again later may help."""
 

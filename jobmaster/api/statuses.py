@@ -7,6 +7,7 @@ import secrets
 from typing import Final
 
 from jobmaster.errors import (
+    CgroupsRemoved,
     CommandNotRunnable,
     EventsForgotten,
     HandedOver,
@@ -33,6 +34,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     EventsForgotten: StatusCode.FAILED_PRECONDITION,
     CommandNotRunnable: StatusCode.FAILED_PRECONDITION,
     LimitNotEnforceable: StatusCode.FAILED_PRECONDITION,
+    CgroupsRemoved: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     ServerDraining: StatusCode.UNAVAILABLE,
     RequestIdReused: StatusCode.ALREADY_EXISTS,

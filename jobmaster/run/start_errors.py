@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from jobmaster.errors import (
+    CgroupsRemoved,
     CommandNotFound,
     CommandNotRunnable,
     CommandNotRunnableNow,
@@ -20,9 +22,11 @@ from jobmaster.errors import (
     ServerDraining,
 )
 from jobmaster.host.account import SEARCH_PATH, Account
-from jobmaster.host.cgroup.interface import CgroupFileError
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.tree import LimitWriteError
 from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
+
+logger = logging.getLogger(__name__)
 
 EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """Errors of the kernel that mean "not now"."""
@@ -85,6 +89,11 @@ def host_errors_translated() -> Iterator[None]:
     except CgroupFileError as error:
         if error.errno in EXHAUSTED:
             raise _refusal(error.errno) from error
+        if error.errno in GONE:
+            logger.error("%s: was the server's cgroup removed? Restart it", error)
+            raise CgroupsRemoved(
+                "the cgroup of the server's jobs was removed on its host; its operator has to restart the server"
+            ) from error
         raise
     except OSError as error:
         raise _refusal(error.errno, error.filename) from error

@@ -40,7 +40,14 @@ from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.log import STDERR, STDOUT, open_log, write_within
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
-from jobmaster.server.succession import HeldLauncher, hold_folders, listen, listeners_to_keep, own_launcher
+from jobmaster.server.succession import (
+    HeldLauncher,
+    hold_folders,
+    listen,
+    listeners_to_keep,
+    own_launcher,
+    require_same_folder,
+)
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -127,6 +134,7 @@ async def serve(
                 launcher, options.host, options.port, closing
             )  # where that fails, no cgroup is made
             port: int = listeners[0].socket.getsockname()[1]
+            require_same_folder(launcher, options.output_folder)
             prepared = preparation.prepare(options)
             await hold_folders(launcher, prepared.terms.tree, options.output_folder, closing)
             plan = plan_descriptors(

@@ -67,16 +67,30 @@ async def own_launcher() -> AsyncIterator[HeldLauncher]:
         yield HeldLauncher(launcher=launcher, outlives_server=inherited is not None)
 
 
+def require_same_folder(launcher: Launcher, state_folder: Path) -> None:
+    """To be called before the folder is made where it is missing.
+
+    Raises:
+        ConfigurationError: the server before had another folder under this name: the journal of its jobs is in that one.
+    """
+    lock = launcher.inherited.locks.get(STATE_LOCK)
+    if lock is not None and not is_lock_of(state_folder, lock):
+        raise ConfigurationError(
+            f"{state_folder} is not the folder that the server before had, or is not there: put that one back, "
+            "with the journal and the output of its jobs"
+        )
+
+
 async def hold_folders(launcher: Launcher, tree: CgroupTree, state_folder: Path, closing: ExitStack) -> None:
     """Locks both folders of the server, which the launcher then holds, too, with the file that kills all jobs.
 
     Raises:
         ConfigurationError: another server has one of them.
     """
-    locks = {
-        JOBS_LOCK: await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing),
-        STATE_LOCK: await _lock(launcher, STATE_LOCK, state_folder, partial(take_lock, state_folder), closing),
-    }
+    take_state = partial(take_lock, state_folder)
+    state = await _lock(launcher, STATE_LOCK, state_folder, take_state, closing)  # first, for it makes nothing
+    jobs = await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing)
+    locks = {JOBS_LOCK: jobs, STATE_LOCK: state}
     tree.prepare()
     kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
     closing.callback(os.close, kill)

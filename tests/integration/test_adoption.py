@@ -65,6 +65,24 @@ async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, num
         )
 
 
+async def test_a_folder_that_is_not_there(tmp_path: Path, certificates: Path) -> None:
+    """Where the journal's folder is away as a server is followed, none is begun in its place; put back, the job goes on."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", COUNTS)
+        old = server.pid
+        server.output.rename(tmp_path / "away")
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        (first,) = server.servers() or [0]
+        with trio.fail_after(DEADLINE):
+            while server.servers() == [first]:
+                await trio.sleep(0.01)
+        assert not server.output.exists()
+        (tmp_path / "away").rename(server.output)
+        assert await output_of(jobs, job_id) == WHOLE
+        assert (await ended(jobs, job_id)).cause.exited.code == 42
+
+
 async def test_a_job_that_ends_without_a_server(tmp_path: Path, certificates: Path) -> None:
     """What a job writes, and how it ends, while there is no server is told by the next one."""
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:

@@ -9,9 +9,16 @@ from typing import Final
 
 import pytest
 
-from jobmaster.errors import CommandNotRunnable, HostError, InvalidRequest, LimitNotEnforceable, ServerBusy
+from jobmaster.errors import (
+    CgroupsRemoved,
+    CommandNotRunnable,
+    HostError,
+    InvalidRequest,
+    LimitNotEnforceable,
+    ServerBusy,
+)
 from jobmaster.host.account import own_account
-from jobmaster.host.cgroup.interface import CgroupFileError
+from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.limits import Controller
 from jobmaster.host.cgroup.tree import LimitWriteError
 from jobmaster.job.request import request_error_of
@@ -87,6 +94,15 @@ def test_a_cgroup_file_that_fails() -> None:
     failure = CgroupFileError(FILE, OSError(errno.EPERM, os.strerror(errno.EPERM)))
     with pytest.raises(CgroupFileError), host_errors_translated():
         raise failure
+
+
+@pytest.mark.parametrize("number", sorted(GONE), ids=errno.errorcode.get)
+def test_a_cgroup_that_was_removed(number: int) -> None:
+    """Where the cgroup of all jobs is gone, that is said, and who has to act; no path is."""
+    failure = CgroupFileError(FILE, OSError(number, os.strerror(number)))
+    with pytest.raises(CgroupsRemoved, match="operator has to restart the server") as told, host_errors_translated():
+        raise failure
+    assert "/" not in str(told.value)
 
 
 @pytest.mark.parametrize("number", sorted(EXHAUSTED), ids=errno.errorcode.get)
