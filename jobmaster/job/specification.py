@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
@@ -15,7 +16,7 @@ MAX_ARGUMENT_BYTES: Final = 2 * 1024 * 1024
 MAX_COMMAND_BYTES: Final = 4095
 """PATH_MAX of Linux, without its NUL."""
 KEPT_BYTES: Final = 16 * 1024
-"""Bytes of the arguments that a record keeps, so that 10,000 records are bounded whatever was run."""
+"""Bytes of the arguments, as they are written in JSON, that a record keeps, so that 10,000 records are bounded whatever was run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ class CommandLine:
         space = KEPT_BYTES
         for argument in specification.args:
             encoded = _encode(argument)
-            space -= len(encoded) + 1
+            space -= len(encode_basestring_ascii(argument)) - 1
             if space < 0:
                 break
             kept.append(encoded)

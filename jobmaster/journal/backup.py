@@ -6,6 +6,8 @@ What is written meanwhile by this process goes into the copy too, which so equal
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import apsw
@@ -20,6 +22,12 @@ PAGES_AT_ONCE: Final = 64
 """Pages of one step: 0.4 ms."""
 SPARE_BYTES: Final = 16 * 1024 * 1024
 """What a copy leaves of the disk's space, for the journal itself."""
+
+
+def remove_left_copy(database: Path) -> None:
+    """Removes the copy of a process that was killed while it made one, which is as large as the journal. Blocks."""
+    with suppress(OSError):  # what is in the way of that is in the way of the journal as well, which says so
+        database.with_name(COPY).unlink(missing_ok=True)
 
 
 class Copy:

@@ -16,7 +16,7 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
-from jobmaster.journal.backup import Copy
+from jobmaster.journal.backup import Copy, remove_left_copy
 from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.connection import JournalFault, Synchronous, damaged
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
@@ -283,6 +283,7 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
         ConfigurationError: the file is no journal, of a later version, damaged, read-only, or in use.
     """
     opener = trio.CapacityLimiter(1)
+    await run_in_thread(opener, remove_left_copy, path)
     database = await run_in_thread(opener, partial(Database.open, path, synchronous=synchronous))
     writer = Writer(database, Ballast(path))
     try:

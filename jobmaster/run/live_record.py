@@ -123,6 +123,11 @@ class LiveRecord:
         """For all that anybody knows, the command may have been executed."""
         self.was_executed = True
 
+    async def settle(self) -> None:
+        """Returns when all that has happened until now is durable."""
+        if self.is_in_journal:
+            await self._recorder.settle()
+
     def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:
         with self.failures_logged("recording what happens"):
             self._recorder.post(self._record.id, event, request_error)

@@ -205,6 +205,9 @@ class Supervisor:
         """
         async with self._to_its_end():
             await self._record.record_launch(launched)
+            await (
+                trio.lowlevel.checkpoint_if_cancelled()
+            )  # a commit takes its time, and who left meanwhile wants nothing
             await self._execute()
             self.is_told = True
             task_status.started(self)

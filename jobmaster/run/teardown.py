@@ -29,10 +29,12 @@ REMOVAL_SECONDS: Final = 1.0
 """How long the kernel may find an empty cgroup busy."""
 OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
+RECORD_SECONDS: Final = 10.0
+"""How long the journal may take for what the cgroup tells, before that is removed."""
 RELEASE_SECONDS: Final = 5.0
 """How long the execution may take to close what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
-MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
+MOST_SECONDS: Final = CLOSING_SECONDS + RECORD_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
 """How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
@@ -65,6 +67,8 @@ class Teardown:
             await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
             self._record.note_losses()
             self._death_watch.note_oom_kills()
+            if self._record.oom_kills:  # the cgroup is their only witness
+                await self._step("recording that it was killed for memory", self._record.settle, RECORD_SECONDS)
             await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
     async def release(self) -> None:

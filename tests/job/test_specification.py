@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def test_up_to_the_bounds(command: str, args: tuple[str, ...]) -> None:
     assert JobSpecification(command=command, args=args).argv == (command, *args)
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=50), max_size=100))
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12), max_size=100))
 def test_a_command_line_comes_back_as_it_was(args: list[str]) -> None:
     """A record gives back every word of a command of ordinary size, empty ones and all."""
     specification = JobSpecification(command="prog é", args=tuple(args))
@@ -105,6 +106,14 @@ def test_bytes_that_are_no_text_come_back() -> None:
     args = (b"\xff\xfe".decode("utf-8", "surrogateescape"), "", "é")
     kept = CommandLine.of(JobSpecification(command="x\udc80", args=args))
     assert (kept.command, tuple(kept.args)) == ("x\udc80", args)
+
+
+@pytest.mark.parametrize("character", ["\x01", "é", "😀"], ids=ascii)
+def test_what_is_long_on_the_disk_counts_so(character: str) -> None:
+    """The bound is on what is written in JSON, where a character may have twelve bytes."""
+    kept = CommandLine.of(JobSpecification(command="c", args=(character * 50,) * 1_000))
+    assert 15 * KIB < len(json.dumps(list(kept.args))) <= 17 * KIB
+    assert kept.omitted == 1_000 - len(kept.args)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, MAX_ARGUMENTS])

@@ -176,9 +176,14 @@ async def test_a_file_that_is_opened_again_meanwhile(journal: Journal) -> None:
 
 
 async def test_a_copy_that_is_left_behind(tmp_path: Path, journal: Journal) -> None:
-    """The file of a process that was killed while it copied does no harm."""
+    """The file of a process that was killed while it copied does no harm, and is gone when the next one begins."""
     (tmp_path / backup.COPY).write_bytes(b"left")
     assert await journal.check() == []
+    (tmp_path / "other").mkdir()
+    left = tmp_path / "other" / backup.COPY
+    left.write_bytes(b"left")
+    async with open_journal(tmp_path / "other" / "journal.db"):
+        assert not left.exists()
 
 
 async def test_damage_is_found_in_the_copy(

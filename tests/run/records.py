@@ -47,6 +47,7 @@ class MemoryRecords:
 
     Attributes:
         commit_seconds: how long a commit takes.
+        commits_are_shielded: an event that is given is written, whoever leaves meanwhile.
         settle_seconds: how long all takes that was posted.
         is_writable: False while nothing can be written.
         posts_wait: what is posted is written with the next event that somebody waits for, or when all is settled.
@@ -58,6 +59,7 @@ class MemoryRecords:
     """
 
     commit_seconds: float = 0.0
+    commits_are_shielded: bool = False
     settle_seconds: float = 0.0
     is_writable: bool = True
     posts_wait: bool = False
@@ -75,7 +77,8 @@ class MemoryRecords:
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Writes an event after a commit's time."""
         await trio.lowlevel.checkpoint()
-        await trio.sleep(self.commit_seconds)
+        with trio.CancelScope(shield=self.commits_are_shielded):
+            await trio.sleep(self.commit_seconds)
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
         self._write_posted()

@@ -99,6 +99,20 @@ async def test_a_command_that_cannot_be_run_for_now(machine: Machine) -> None:
         assert isinstance(record_of(registry, job_id).state, Running)
 
 
+async def test_a_caller_that_leaves_while_its_start_is_recorded(machine: Machine) -> None:
+    """Where the disk takes its time, a command whose caller has left meanwhile is not executed, and the next Start's is."""
+    machine.scripts["command"] = Script(execute_checkpoints=0)
+    machine.records.commits_are_shielded = True
+    machine.records.commit_seconds = 2
+    async with machine.registry() as registry:
+        with trio.move_on_after(1):
+            await start(registry)
+        first = machine.host.spawned.pop("command")
+        assert not first.was_executed()
+        job_id = await start(registry)
+        assert isinstance(record_of(registry, job_id).state, Running)
+
+
 async def test_a_command_that_was_executed_too_late(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Where nobody heard in time that it was, Start fails and says so; the next one runs it no second time."""
     machine.scripts["command"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)

@@ -8,11 +8,18 @@ from typing import Final
 import pytest
 import trio
 
-from jobmaster.job.cause import Exited, ServerLost, Stopped
-from jobmaster.job.state import Ended
+from jobmaster.job.cause import Exited, OomKilled, ServerLost, Stopped
+from jobmaster.job.state import Closing, Ended
 from jobmaster.output.pump import Pump
-from jobmaster.run.teardown import CLOSING_SECONDS, MOST_SECONDS, OUTPUT_SECONDS, RELEASE_SECONDS, REMOVAL_SECONDS
-from tests.run.conftest import ALWAYS, GRACE_SECONDS, SOON, Machine, check_end, end_of, launched_of
+from jobmaster.run.teardown import (
+    CLOSING_SECONDS,
+    MOST_SECONDS,
+    OUTPUT_SECONDS,
+    RECORD_SECONDS,
+    RELEASE_SECONDS,
+    REMOVAL_SECONDS,
+)
+from tests.run.conftest import ALWAYS, GRACE_SECONDS, SOON, Machine, cause_of_job, check_end, end_of, launched_of
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, Script, ScriptedExecution
 
@@ -130,3 +137,28 @@ async def test_a_step_that_always_fails(machine: Machine, point: str, number: in
     assert isinstance(cause, ServerLost if point == "kill" else Stopped)
     assert (supervisor.record.output_bytes, supervisor.record.output_bytes_lost) == (5000, 0)
     assert isinstance(supervisor.record.state, Ended)
+
+
+async def test_the_witness_of_an_oom_kill_stays_until_it_is_recorded(machine: Machine) -> None:
+    """A cgroup that counted kills is removed when the journal has them, or does not answer in time."""
+    machine.records.posts_wait = True
+    supervisor = await machine.running(Script(killed_for_memory_at=1))
+    execution = machine.execution(supervisor.record.id)
+    machine.records.settle_seconds = 5
+    await trio.sleep(4)
+    has_died = isinstance(supervisor.record.state, Closing)
+    assert (has_died, execution.is_removed) == (True, False)
+    await trio.sleep(4)
+    assert execution.is_removed
+    assert isinstance(cause_of_job(supervisor), OomKilled)
+
+
+@pytest.mark.parametrize("script", [Script(killed_for_memory_at=1), Script(ends_at=1)], ids=["killed", "returned"])
+async def test_a_journal_that_does_not_answer_delays_what_needs_it_alone(machine: Machine, script: Script) -> None:
+    """The removal of a cgroup waits for a bounded time, and where nothing was counted, not at all."""
+    supervisor = await machine.running(script)
+    machine.records.settle_seconds = 1e9
+    await supervisor.wait_ended()
+    expected = 1 + (RECORD_SECONDS if script.killed_for_memory_at == 1 else 0)
+    assert trio.current_time() == pytest.approx(expected, abs=1)
+    assert machine.execution(supervisor.record.id).is_removed
