@@ -14,6 +14,8 @@ from tests.bench.stopwatch import Stopwatch
 WARM_UP: Final = 5
 """Operations before the clock runs."""
 CLIENT: Final = "client1"
+CLIENTS: Final = (CLIENT, "client2", "client3", "superuser")
+"""Each may have a quarter of the jobs."""
 
 
 class WrongAnswer(Exception):
