@@ -17,6 +17,7 @@ from typing import Final
 
 from tests.bench import servers
 from tests.bench.command_line import CommandLine
+from tests.bench.durability import Durability
 from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
@@ -55,6 +56,16 @@ class Contest:
     def peer(self) -> Server:
         """The server that it is compared with."""
         return self._running.enter_context(servers.peer(self.own))
+
+    @cached_property
+    def replaceable(self) -> Server:
+        """A server that may be killed and replaced, after which its pid is another one, and the rest is as it was.
+
+        It takes no more jobs than by default: those would leave it fewer descriptors for followers.
+        """
+        other = self._running.enter_context(servers.beside(self.own, "replaceable"))
+        options = ("--durability", "full", "--max-crashes", "1000")  # the launcher does not give it up
+        return self._running.enter_context(servers.jobmaster(other, options=options))
 
     @cached_property
     def cipher(self) -> Row:
@@ -167,6 +178,11 @@ class Contest:
             own=self.own, counts=counts, seconds=self.size.idle_seconds, settle=self.size.settle_seconds
         ).rows()
 
+    def durability(self) -> Iterator[Row]:
+        """What a journal that waits for the disk costs a Start."""
+        size, full = self.size, self.replaceable  # which nothing has used before
+        yield from Durability(own=self.own, full=full, rounds=size.rounds, starts=size.starts).rows()
+
     def _load(self, server: Server, kind: Kind, client: Client, count: int, *, in_flight: int = 1) -> Load:
         return Load(
             kind=kind,
@@ -202,6 +218,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingP
         "status": Contest.status,
         "command-line": Contest.command_line,
         "idle": Contest.idle,
+        "durability": Contest.durability,
     }
 )
 """What can be measured, by name, in this order. Each gives its rows as soon as they are there."""

@@ -18,6 +18,9 @@ from tests.harness import REPOSITORY, cgroup_mount
 pytest.importorskip("grpc", reason="grpcio, of the dependency group bench, is not installed")
 
 
+ADDED = "what durability full adds to Start"
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder for the benchmark's output, in which nothing may be left."""
@@ -62,14 +65,17 @@ BESIDE_GRPCIO = {
     "command-line": ["jobmaster --help", "jobmaster --version", "jobmaster status"],
     "idle": ["8 idle jobs: CPU time", "8 idle jobs: memory", "8 idle jobs: memory"],
 }
+OF_WHAT_LASTS = {
+    "durability": ["Start to running", "Start to running", ADDED],
+}
 
 
 def test_nothing_is_left_out() -> None:
     """Between them, the runs below measure all that can be measured, and nothing twice."""
-    assert list(BESIDE_GRPCIO) == list(MEASUREMENTS)
+    assert [*BESIDE_GRPCIO, *OF_WHAT_LASTS] == list(MEASUREMENTS)
 
 
-@pytest.mark.parametrize("wanted", [BESIDE_GRPCIO])
+@pytest.mark.parametrize("wanted", [BESIDE_GRPCIO, OF_WHAT_LASTS])
 def test_what_is_wanted_is_measured(folder: Path, tmp_path: Path, wanted: dict[str, list[str]]) -> None:
     """Every row that is wanted, and no other, has its numbers, on stdout and in the document; nothing stays behind."""
     document = tmp_path / "result.json"
@@ -81,8 +87,9 @@ def test_what_is_wanted_is_measured(folder: Path, tmp_path: Path, wanted: dict[s
     assert names == [name for rows in wanted.values() for name in rows]
     for entry in measured:
         assert entry["name"] in table
-        assert entry["jobmaster"]["best"] > 0
-        assert entry["ratio"] is None or entry["ratio"] > 0
+        if not entry["name"].startswith(ADDED):  # a difference, which few rounds may make negative
+            assert entry["jobmaster"]["best"] > 0
+            assert entry["ratio"] is None or entry["ratio"] > 0
     assert left_behind(process, folder) == ([], [])
 
 
