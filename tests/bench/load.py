@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from jobmaster.job.identifier import JobId, encode
 from tests.bench.stopwatch import Stopwatch
 
 WARM_UP: Final = 5
@@ -16,6 +17,8 @@ WARM_UP: Final = 5
 CLIENT: Final = "client1"
 CLIENTS: Final = (CLIENT, "client2", "client3", "superuser")
 """Each may have a quarter of the jobs."""
+PAGE: Final = 100
+"""Jobs of a page of List."""
 
 
 class WrongAnswer(Exception):
@@ -39,6 +42,10 @@ class Kind(enum.StrEnum):
     """Receive `count` lines as a job writes them, while `in_flight` other jobs run."""
     WRITE = "write"
     """Run a job that writes `count` bytes; its id is the outcome."""
+    RECORDS = "records"
+    """Ask for the records of `count` jobs, anywhere among `kept` ones that have ended."""
+    PAGES = "pages"
+    """Ask `count` times for the newest page of the jobs of one client."""
 
 
 class Client(enum.StrEnum):
@@ -60,14 +67,17 @@ class Load:
     count: int
     in_flight: int = 1
     job_id: str = ""
+    kept: int = 0
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.in_flight < 1:
             raise ValueError("a load has at least one operation")
-        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE}:
+        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE, Kind.RECORDS, Kind.PAGES}:
             raise ValueError(f"{self.kind}: comes one at a time")
         if (self.kind is Kind.STREAM) != bool(self.job_id):
             raise ValueError("a stream, and nothing else, is of a job that exists")
+        if (self.kind is Kind.RECORDS) != bool(self.kept):
+            raise ValueError("records, and nothing else, are those of jobs that are kept")
 
     def shares(self) -> list[int]:
         """How many operations each of the `in_flight` workers has."""
@@ -134,6 +144,16 @@ class Outcome:
         return cls(**fields | {"latencies": tuple(fields["latencies"])})
 
 
+def kept_id(number: int) -> JobId:
+    """The id of a job that is kept: they are numbered from 1 on."""
+    return encode(number, bytes(16))
+
+
+def kept_owner(number: int) -> str:
+    """Whose it is: the clients have the same number of them."""
+    return CLIENTS[(number - 1) % len(CLIENTS)]
+
+
 def require_success(state: int, exit_code: int, completed: int) -> None:
     """Checks that a job ran `true` to its end.
 
@@ -152,3 +172,13 @@ def require_bytes(received: int, expected: int) -> None:
     """
     if received != expected:
         raise WrongAnswer(f"{received} bytes of output arrived where {expected} were written")
+
+
+def require_jobs(found: int, expected: int) -> None:
+    """Checks that an answer has as many jobs as there are.
+
+    Raises:
+        WrongAnswer: it has not.
+    """
+    if found != expected:
+        raise WrongAnswer(f"{found} jobs were told of where there are {expected}")

@@ -18,6 +18,7 @@ from typing import Final
 from tests.bench import servers
 from tests.bench.command_line import CommandLine
 from tests.bench.durability import Durability
+from tests.bench.history import History
 from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
@@ -183,6 +184,11 @@ class Contest:
         size, full = self.size, self.replaceable  # which nothing has used before
         yield from Durability(own=self.own, full=full, rounds=size.rounds, starts=size.starts).rows()
 
+    def journal(self) -> Iterator[Row]:
+        """What very many ended jobs cost."""
+        size = self.size
+        yield from History(own=self.own, rounds=size.rounds, jobs=size.kept_jobs, calls=size.kept_calls).rows()
+
     def _load(self, server: Server, kind: Kind, client: Client, count: int, *, in_flight: int = 1) -> Load:
         return Load(
             kind=kind,
@@ -219,6 +225,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingP
         "command-line": Contest.command_line,
         "idle": Contest.idle,
         "durability": Contest.durability,
+        "journal": Contest.journal,
     }
 )
 """What can be measured, by name, in this order. Each gives its rows as soon as they are there."""

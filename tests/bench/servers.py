@@ -178,19 +178,24 @@ def peer(own: Place) -> Iterator[Server]:
 
 
 def run_client(load: Load) -> Outcome:
-    """Does a load in a process of its own.
+    """Does a load in a process of its own; raises as `run_loads`."""
+    return run_loads(load)[0]
+
+
+def run_loads(*loads: Load) -> list[Outcome]:
+    """Does loads one after another in one process, whose start is then paid once.
 
     Raises:
-        Unable: it failed or took longer than `LOAD_SECONDS`.
+        Unable: one failed, or they took longer than `LOAD_SECONDS`.
     """
-    with _running(["-m", "tests.bench.client", load.to_json()]) as process:
+    with _running(["-m", "tests.bench.client", *(load.to_json() for load in loads)]) as process:
         try:
             text, _ = process.communicate(timeout=LOAD_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Unable(f"{load} did not end within {LOAD_SECONDS:.0f} s") from None
+            raise Unable(f"{loads} did not end within {LOAD_SECONDS:.0f} s") from None
         if process.returncode != 0:
-            raise Unable(f"{load} failed with exit code {process.returncode}; its words are above")
-    return Outcome.from_json(text)
+            raise Unable(f"{loads} failed with exit code {process.returncode}; the words are above")
+    return [Outcome.from_json(line) for line in text.splitlines()]
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 ROOM: Final = 64 * 1024 * 1024
-"""Bytes wanted beside the output that is streamed."""
+"""Bytes wanted beside the output that is streamed and the jobs that are kept."""
+BYTES_OF_KEPT_JOB: Final = 5_000
+"""Of the journal, twice, and a copy; a job has 1.4 kB in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +34,14 @@ class Size:
     settle_seconds: float
     """Between the last start of an idle job and the first look at what they cost."""
     commands: int
+    kept_jobs: int
+    kept_calls: int
 
     def needed_bytes(self, names: Collection[str]) -> int:
         """What these measurements keep on the disk while they last."""
         output = self.output_bytes if "stream" in names else 0
-        return output + ROOM
+        kept = self.kept_jobs * BYTES_OF_KEPT_JOB if "journal" in names else 0
+        return output + kept + ROOM
 
 
 FULL: Final = Size(
@@ -56,6 +61,8 @@ FULL: Final = Size(
     idle_seconds=20,
     settle_seconds=2,
     commands=5,
+    kept_jobs=100_000,
+    kept_calls=200,
 )
 QUICK: Final = replace(
     FULL,
@@ -73,4 +80,6 @@ QUICK: Final = replace(
     idle_seconds=1,
     settle_seconds=0,
     commands=1,
+    kept_jobs=500,
+    kept_calls=5,
 )

@@ -67,6 +67,11 @@ BESIDE_GRPCIO = {
 }
 OF_WHAT_LASTS = {
     "durability": ["Start to running", "Start to running", ADDED],
+    "journal": [
+        *("500 ended jobs beside 400: server started to ready",),
+        *("500 ended jobs beside 400: journal", "500 ended jobs beside 400: memory"),
+        *("500 ended jobs beside 400: Status", "500 ended jobs beside 400: List"),
+    ],
 }
 
 
