@@ -27,6 +27,7 @@ from tests.bench.load import (
     require_jobs,
     require_success,
 )
+from tests.bench.replacing_client import adopt, upgrade
 from tests.bench.stopwatch import Stopwatch
 
 POLL_SECONDS: Final = 0.05
@@ -58,6 +59,10 @@ async def _run(load: Load) -> Outcome:
                 return await _records(jobs, load)
             case Kind.PAGES:
                 return await _pages(jobs, load)
+            case Kind.ADOPT:
+                return await adopt(jobs, load)
+            case Kind.UPGRADE:
+                return await upgrade(jobs, load)
             case unreachable:
                 assert_never(unreachable)
 

@@ -46,6 +46,10 @@ class Kind(enum.StrEnum):
     """Ask for the records of `count` jobs, anywhere among `kept` ones that have ended."""
     PAGES = "pages"
     """Ask `count` times for the newest page of the jobs of one client."""
+    ADOPT = "adopt"
+    """Kill the server under `count` jobs, and wait until the next one has them all."""
+    UPGRADE = "upgrade"
+    """Replace the server `count` times, after `pause` seconds each, while `in_flight` jobs write, each with a follower."""
 
 
 class Client(enum.StrEnum):
@@ -57,7 +61,11 @@ class Client(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """The work of one client process, over one connection to the process `server`."""
+    """The work of one client process, over one connection to the process `server`.
+
+    Attributes:
+        launcher: the server's parent, where the server is to be replaced.
+    """
 
     kind: Kind
     client: Client
@@ -68,6 +76,8 @@ class Load:
     in_flight: int = 1
     job_id: str = ""
     kept: int = 0
+    launcher: int = 0
+    pause: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.in_flight < 1:
@@ -78,6 +88,8 @@ class Load:
             raise ValueError("a stream, and nothing else, is of a job that exists")
         if (self.kind is Kind.RECORDS) != bool(self.kept):
             raise ValueError("records, and nothing else, are those of jobs that are kept")
+        if (self.kind in {Kind.ADOPT, Kind.UPGRADE}) != bool(self.launcher):
+            raise ValueError("a server that is replaced, and no other, has a launcher to say so to")
 
     def shares(self) -> list[int]:
         """How many operations each of the `in_flight` workers has."""

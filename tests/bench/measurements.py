@@ -21,6 +21,7 @@ from tests.bench.durability import Durability
 from tests.bench.history import History
 from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
+from tests.bench.replacement import Adoption, Upgrades
 from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
 from tests.bench.servers import Place, Server, Unable, run_client
 from tests.bench.size import Size
@@ -189,6 +190,23 @@ class Contest:
         size = self.size
         yield from History(own=self.own, rounds=size.rounds, jobs=size.kept_jobs, calls=size.kept_calls).rows()
 
+    def adoption(self) -> Iterator[Row]:
+        """How long a server that is killed is missed."""
+        jobs = self.size.adopted_jobs
+        yield from Adoption(own=self.own, server=self.replaceable, rounds=self.size.rounds, jobs=jobs).rows()
+
+    def upgrade(self) -> Iterator[Row]:
+        """How long a server that is replaced is missed."""
+        size = self.size
+        upgrades = Upgrades(
+            own=self.own,
+            server=self.replaceable,
+            upgrades=size.upgrades,
+            jobs=size.upgraded_jobs,
+            pauses=size.upgrade_pauses,
+        )
+        yield from upgrades.rows()
+
     def _load(self, server: Server, kind: Kind, client: Client, count: int, *, in_flight: int = 1) -> Load:
         return Load(
             kind=kind,
@@ -226,6 +244,8 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingP
         "idle": Contest.idle,
         "durability": Contest.durability,
         "journal": Contest.journal,
+        "adoption": Contest.adoption,
+        "upgrade": Contest.upgrade,
     }
 )
 """What can be measured, by name, in this order. Each gives its rows as soon as they are there."""

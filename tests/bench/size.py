@@ -6,10 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
+from jobmaster.launcher.succession import STEADY_SECONDS
+
 ROOM: Final = 64 * 1024 * 1024
 """Bytes wanted beside the output that is streamed and the jobs that are kept."""
 BYTES_OF_KEPT_JOB: Final = 5_000
 """Of the journal, twice, and a copy; a job has 1.4 kB in it."""
+STEADY_PAUSE: Final = 1.1 * STEADY_SECONDS
+"""After that a launcher takes a server for one that does not hand over all the time, and follows it at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,12 @@ class Size:
     commands: int
     kept_jobs: int
     kept_calls: int
+    adopted_jobs: int
+    upgrades: int
+    upgraded_jobs: int
+    """Each has one follower."""
+    upgrade_pauses: tuple[float, ...]
+    """Seconds before and after each upgrade."""
 
     def needed_bytes(self, names: Collection[str]) -> int:
         """What these measurements keep on the disk while they last."""
@@ -63,6 +73,10 @@ FULL: Final = Size(
     commands=5,
     kept_jobs=100_000,
     kept_calls=200,
+    adopted_jobs=200,
+    upgrades=10,
+    upgraded_jobs=20,
+    upgrade_pauses=(STEADY_PAUSE, 0.0),
 )
 QUICK: Final = replace(
     FULL,
@@ -82,4 +96,8 @@ QUICK: Final = replace(
     commands=1,
     kept_jobs=500,
     kept_calls=5,
+    adopted_jobs=4,
+    upgrades=1,
+    upgraded_jobs=2,
+    upgrade_pauses=(0.0,),
 )

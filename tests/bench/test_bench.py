@@ -19,6 +19,7 @@ pytest.importorskip("grpc", reason="grpcio, of the dependency group bench, is no
 
 
 ADDED = "what durability full adds to Start"
+UPGRADES = "1 upgrades without a pause under 2 writing jobs"
 
 
 @pytest.fixture
@@ -72,6 +73,8 @@ OF_WHAT_LASTS = {
         *("500 ended jobs beside 400: journal", "500 ended jobs beside 400: memory"),
         *("500 ended jobs beside 400: Status", "500 ended jobs beside 400: List"),
     ],
+    "adoption": ["server killed to 4 running jobs adopted and told"],
+    "upgrade": [f"{UPGRADES}: longest silence", f"{UPGRADES}: longest silence over the median upgrade"],
 }
 
 

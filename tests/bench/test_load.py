@@ -58,10 +58,10 @@ def test_senseless_load(kind: Kind, in_flight: int, job_id: str) -> None:
         load(kind, in_flight=in_flight, job_id=job_id)
 
 
-@pytest.mark.parametrize("kind", [Kind.RECORDS])
+@pytest.mark.parametrize("kind", [Kind.RECORDS, Kind.ADOPT, Kind.UPGRADE])
 def test_load_of_nothing(kind: Kind) -> None:
-    """A load of jobs that are kept says which."""
-    with pytest.raises(ValueError, match="kept"):
+    """A load of jobs that are kept, or of servers that are replaced, says which."""
+    with pytest.raises(ValueError, match=r"kept|launcher"):
         load(kind)
 
 
