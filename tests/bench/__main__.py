@@ -8,21 +8,22 @@ import os
 import pstats
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from tests.bench import servers
-from tests.bench.measurements import FULL, QUICK, Contest, Size, conditions, profile
+from tests.bench.measurements import MEASUREMENTS, Contest, conditions, profile
+from tests.bench.size import FULL, QUICK, Size
 from tests.bench.table import Row, as_document, as_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import FrameType
 
 FOLDER: Final = Path("/var/tmp")
 """On a disk, as servers keep it; what is streamed comes from the page cache. No tmpfs: on those the kernel (6.18) does
 not know RWF_NOWAIT, and jobmaster reads every chunk by a thread."""
-ROOM: Final = 64 * 1024 * 1024
-"""Bytes wanted beside the output that is streamed."""
 PROFILE_LINES: Final = 25
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         if options.profile is not None:
             _profile(size, options.folder, options.profile)
         else:
-            _measure(size, options.folder, options.json)
+            _measure(size, options.folder, options.only, options.json)
     except servers.Unable as error:
         sys.exit(f"bench: {error}")
 
@@ -49,20 +50,17 @@ def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _measure(size: Size, folder: Path, document: Path | None) -> None:
-    with (
-        servers.place(folder, size.output_bytes + ROOM) as own,
-        servers.jobmaster(own) as jobmaster,
-        servers.peer(own) as peer,
-    ):
-        rows: list[Row] = list(Contest(own=own, size=size, jobmaster=jobmaster, peer=peer).rows())
+def _measure(size: Size, folder: Path, names: Sequence[str], document: Path | None) -> None:
+    with servers.place(folder, size.needed_bytes(names)) as own, ExitStack() as running:
+        contest = Contest(own, size, running)
+        rows: list[Row] = [row for name in MEASUREMENTS if name in names for row in MEASUREMENTS[name](contest)]
     print(as_text(rows))
     if document is not None:
         document.write_text(json.dumps(as_document(rows, conditions(size)), indent=2) + "\n")
 
 
 def _profile(size: Size, folder: Path, what: str) -> None:
-    with servers.place(folder, size.output_bytes + ROOM) as own:
+    with servers.place(folder, size.needed_bytes([what])) as own:
         file = own.folder / "profile"
         with servers.jobmaster(own, profile=file) as server:
             profile(own, size, server, what)
@@ -75,6 +73,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures jobmaster beside a server and a client of grpcio. Needs root and a cgroup v2 mount.",
     )
     parser.add_argument("--quick", action="store_true", help="little of everything: shows that it works, not how fast")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        choices=list(MEASUREMENTS),
+        default=list(MEASUREMENTS),
+        help=f"measure these alone: {', '.join(MEASUREMENTS)}",
+    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all rounds into FILE as well")
     parser.add_argument(
         "--profile",

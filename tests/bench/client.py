@@ -1,4 +1,4 @@
-"""The client program: `python -m tests.bench.client LOAD` does one load and prints its outcome, both as JSON."""
+"""The client program: `python -m tests.bench.client LOAD...` does each load and prints its outcome, a line of JSON each."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Does the load of the command line."""
-    print(_run(Load.from_json(sys.argv[1])).to_json())
+    """Does the loads of the command line, one after another."""
+    for argument in sys.argv[1:]:
+        print(_run(Load.from_json(argument)).to_json())
 
 
 def _run(load: Load) -> Outcome:

@@ -81,7 +81,7 @@ def _run_in_turn(load: Load, stub: Stub) -> Outcome:
             return _status(stub, load)
         case Kind.STREAM:
             return _stream(stub, load)
-        case Kind.JOBS | Kind.FOLLOW | Kind.LATENCY | Kind.WRITE:
+        case _:
             raise ValueError("this is a load for several workers, or for jobmaster's client")
 
 
@@ -138,8 +138,8 @@ async def _run_many(load: Load, target: str, credentials: Any) -> Outcome:
                 return await _jobs(stub, load)
             case Kind.STATUS:
                 return await _status_many(stub, load)
-            case Kind.START | Kind.STREAM | Kind.FOLLOW | Kind.LATENCY | Kind.WRITE:
-                raise ValueError("these come one at a time")
+            case _:
+                raise ValueError("these come one at a time, or by jobmaster's client")
 
 
 async def _jobs(stub: Stub, load: Load) -> Outcome:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from random import Random
 from time import perf_counter, time_ns
 from typing import Final, assert_never
 
@@ -13,7 +14,20 @@ import trio
 
 from jobmaster.client import Jobs, connect
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.bench.load import CLIENT, WARM_UP, Kind, Load, Outcome, require_bytes, require_success
+from tests.bench.load import (
+    CLIENT,
+    PAGE,
+    WARM_UP,
+    Kind,
+    Load,
+    Outcome,
+    kept_id,
+    kept_owner,
+    require_bytes,
+    require_jobs,
+    require_success,
+)
+from tests.bench.replacing_client import adopt, upgrade
 from tests.bench.stopwatch import Stopwatch
 
 POLL_SECONDS: Final = 0.05
@@ -41,6 +55,14 @@ async def _run(load: Load) -> Outcome:
                 return await _latency(jobs, load)
             case Kind.WRITE:
                 return await _write(jobs, load)
+            case Kind.RECORDS:
+                return await _records(jobs, load)
+            case Kind.PAGES:
+                return await _pages(jobs, load)
+            case Kind.ADOPT:
+                return await adopt(jobs, load)
+            case Kind.UPGRADE:
+                return await upgrade(jobs, load)
             case unreachable:
                 assert_never(unreachable)
 
@@ -151,6 +173,39 @@ async def _write(jobs: Jobs, load: Load) -> Outcome:
             record = await jobs.status(job_id)
     require_bytes(record.output_bytes, load.count)
     return Outcome.of(watch, job_id=job_id)
+
+
+async def _records(jobs: Jobs, load: Load) -> Outcome:
+    own = [number for number in range(1, load.kept + 1) if kept_owner(number) == CLIENT]
+    numbers = Random(0).choices(own, k=WARM_UP + load.count)
+
+    async def ask(number: int) -> None:
+        record = await jobs.status(kept_id(number))
+        require_success(record.state, record.exit_code, pb.JOBSTATE_COMPLETED)
+
+    for number in numbers[:WARM_UP]:
+        await ask(number)
+    return await _timed(load, [partial(ask, number) for number in numbers[WARM_UP:]])
+
+
+async def _pages(jobs: Jobs, load: Load) -> Outcome:
+    async def ask() -> None:
+        require_jobs(len([record async for record in jobs.list(limit=PAGE)]), PAGE)
+
+    for _ in range(WARM_UP):
+        await ask()
+    return await _timed(load, [ask] * load.count)
+
+
+async def _timed(load: Load, calls: Sequence[Callable[[], Awaitable[None]]]) -> Outcome:
+    """One after another."""
+    latencies = []
+    with Stopwatch(load.server) as watch:
+        for call in calls:
+            begun = perf_counter()
+            await call()
+            latencies.append(perf_counter() - begun)
+    return Outcome.of(watch, latencies=latencies)
 
 
 async def _together(load: Load, work: Callable[[int], Awaitable[None]]) -> None:

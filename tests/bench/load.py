@@ -9,11 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from jobmaster.job.identifier import JobId, encode
 from tests.bench.stopwatch import Stopwatch
 
 WARM_UP: Final = 5
 """Operations before the clock runs."""
 CLIENT: Final = "client1"
+CLIENTS: Final = (CLIENT, "client2", "client3", "superuser")
+"""Each may have a quarter of the jobs."""
+PAGE: Final = 100
+"""Jobs of a page of List."""
 
 
 class WrongAnswer(Exception):
@@ -37,6 +42,14 @@ class Kind(enum.StrEnum):
     """Receive `count` lines as a job writes them, while `in_flight` other jobs run."""
     WRITE = "write"
     """Run a job that writes `count` bytes; its id is the outcome."""
+    RECORDS = "records"
+    """Ask for the records of `count` jobs, anywhere among `kept` ones that have ended."""
+    PAGES = "pages"
+    """Ask `count` times for the newest page of the jobs of one client."""
+    ADOPT = "adopt"
+    """Kill the server under `count` jobs, and wait until the next one has them all."""
+    UPGRADE = "upgrade"
+    """Replace the server `count` times, after `pause` seconds each, while `in_flight` jobs write, each with a follower."""
 
 
 class Client(enum.StrEnum):
@@ -48,7 +61,11 @@ class Client(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """The work of one client process, over one connection to the process `server`."""
+    """The work of one client process, over one connection to the process `server`.
+
+    Attributes:
+        launcher: the server's parent, where the server is to be replaced.
+    """
 
     kind: Kind
     client: Client
@@ -58,14 +75,21 @@ class Load:
     count: int
     in_flight: int = 1
     job_id: str = ""
+    kept: int = 0
+    launcher: int = 0
+    pause: float = 0.0
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.in_flight < 1:
             raise ValueError("a load has at least one operation")
-        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE}:
+        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE, Kind.RECORDS, Kind.PAGES}:
             raise ValueError(f"{self.kind}: comes one at a time")
         if (self.kind is Kind.STREAM) != bool(self.job_id):
             raise ValueError("a stream, and nothing else, is of a job that exists")
+        if (self.kind is Kind.RECORDS) != bool(self.kept):
+            raise ValueError("records, and nothing else, are those of jobs that are kept")
+        if (self.kind in {Kind.ADOPT, Kind.UPGRADE}) != bool(self.launcher):
+            raise ValueError("a server that is replaced, and no other, has a launcher to say so to")
 
     def shares(self) -> list[int]:
         """How many operations each of the `in_flight` workers has."""
@@ -132,6 +156,16 @@ class Outcome:
         return cls(**fields | {"latencies": tuple(fields["latencies"])})
 
 
+def kept_id(number: int) -> JobId:
+    """The id of a job that is kept: they are numbered from 1 on."""
+    return encode(number, bytes(16))
+
+
+def kept_owner(number: int) -> str:
+    """Whose it is: the clients have the same number of them."""
+    return CLIENTS[(number - 1) % len(CLIENTS)]
+
+
 def require_success(state: int, exit_code: int, completed: int) -> None:
     """Checks that a job ran `true` to its end.
 
@@ -150,3 +184,13 @@ def require_bytes(received: int, expected: int) -> None:
     """
     if received != expected:
         raise WrongAnswer(f"{received} bytes of output arrived where {expected} were written")
+
+
+def require_jobs(found: int, expected: int) -> None:
+    """Checks that an answer has as many jobs as there are.
+
+    Raises:
+        WrongAnswer: it has not.
+    """
+    if found != expected:
+        raise WrongAnswer(f"{found} jobs were told of where there are {expected}")

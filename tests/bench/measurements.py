@@ -7,17 +7,24 @@ import platform
 import re
 import ssl
 import subprocess
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
 from importlib.metadata import version
-from statistics import median, quantiles
+from types import MappingProxyType
 from typing import Final
 
+from tests.bench import servers
 from tests.bench.command_line import CommandLine
+from tests.bench.durability import Durability
+from tests.bench.history import History
 from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
+from tests.bench.replacement import Adoption, Upgrades
+from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
 from tests.bench.servers import Place, Server, Unable, run_client
+from tests.bench.size import Size
 from tests.bench.table import Better, Row, Runs
 
 CIPHER: Final = "aes-256-gcm"
@@ -27,113 +34,70 @@ MEGABYTE: Final = 1_000_000
 _OPENSSL_RESULT: Final = re.compile(r"^\+F:\d+:[^:]+:([0-9.]+)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """How much is measured. `starters` and `calls_in_flight` are how many do it at once."""
-
-    rounds: int
-    starts: int
-    jobs: int
-    starters: int
-    output_bytes: int
-    calls_in_turn: int
-    calls_at_once: int
-    calls_in_flight: int
-    followers: int
-    live_bytes: int
-    lines: int
-    other_jobs: int
-    idle_jobs: tuple[int, ...]
-    """None: a thousand, and as many as this host allows."""
-    idle_seconds: float
-    commands: int
-
-
-FULL: Final = Size(
-    rounds=7,
-    starts=200,
-    jobs=300,
-    starters=8,
-    output_bytes=1024 * 1024 * 1024,
-    calls_in_turn=2000,
-    calls_at_once=5000,
-    calls_in_flight=50,
-    followers=100,
-    live_bytes=8 * 1024 * 1024,
-    lines=300,
-    other_jobs=100,
-    idle_jobs=(),
-    idle_seconds=20,
-    commands=5,
-)
-QUICK: Final = replace(
-    FULL,
-    rounds=1,
-    starts=10,
-    jobs=16,
-    output_bytes=16 * 1024 * 1024,
-    calls_in_turn=100,
-    calls_at_once=200,
-    followers=5,
-    live_bytes=1024 * 1024,
-    lines=10,
-    other_jobs=3,
-    idle_jobs=(8,),
-    idle_seconds=1,
-    commands=1,
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Contest:
-    """Both servers, ready, and how much is asked of them."""
+    """Both servers, started when they are wanted first, and how much is asked of them."""
 
-    own: Place
-    size: Size
-    jobmaster: Server
-    peer: Server
+    def __init__(self, own: Place, size: Size, running: ExitStack) -> None:
+        """Starts nothing yet.
 
-    def rows(self) -> Iterator[Row]:
-        """Measures everything; a row is yielded as soon as it is there."""
-        yield from self._start()
-        yield self._jobs()
-        cipher = cipher_speed()
-        yield from self._stream(cipher)
-        yield from self._followers(cipher)
-        yield from self._latency()
-        yield self._status(self.size.calls_in_turn, 1)
-        yield self._status(self.size.calls_at_once, self.size.calls_in_flight)
-        program = CommandLine(own=self.own, server=self.jobmaster, rounds=self.size.rounds, runs=self.size.commands)
-        yield from program.rows()
-        idle = IdleJobs(
-            own=self.own, counts=self.size.idle_jobs or (1_000, most_jobs()), seconds=self.size.idle_seconds
-        )
-        yield from idle.rows()
+        Args:
+            own: where it is done.
+            size: how much is measured.
+            running: ends the servers.
+        """
+        self.own = own
+        self.size = size
+        self._running = running
 
-    def _start(self) -> Iterator[Row]:
+    @cached_property
+    def jobmaster(self) -> Server:
+        """The server that is measured."""
+        return self._running.enter_context(servers.jobmaster(self.own))
+
+    @cached_property
+    def peer(self) -> Server:
+        """The server that it is compared with."""
+        return self._running.enter_context(servers.peer(self.own))
+
+    @cached_property
+    def replaceable(self) -> Server:
+        """A server that may be killed and replaced, after which its pid is another one, and the rest is as it was.
+
+        It takes no more jobs than by default: those would leave it fewer descriptors for followers.
+        """
+        other = self._running.enter_context(servers.beside(self.own, "replaceable"))
+        options = ("--durability", "full", "--max-crashes", "1000")  # the launcher does not give it up
+        return self._running.enter_context(servers.jobmaster(other, options=options))
+
+    @cached_property
+    def cipher(self) -> Row:
+        """What bounds every stream."""
+        return cipher_speed()
+
+    def start(self) -> Iterator[Row]:
+        """Start, one after another."""
         count = self.size.starts
         ours, theirs = self._turns(
             self._load(self.jobmaster, Kind.START, Client.JOBMASTER, count),
             self._load(self.peer, Kind.START, Client.GRPCIO, count),
         )
-        for name, figure in (("median", median), ("p99", _p99)):
-            yield Row(
-                name=f"Start to running, {name} of {count}",
-                unit="ms",
-                better=Better.LOWER,
-                jobmaster=_runs(ours, [1000 * figure(outcome.latencies) for outcome in ours], count),
-                peer=_runs(theirs, [1000 * figure(outcome.latencies) for outcome in theirs], count),
-            )
+        yield from latency_rows("Start to running", count, ours, theirs)
 
-    def _jobs(self) -> Row:
+    def jobs(self) -> Iterator[Row]:
+        """Jobs from Start to their end, several at a time."""
         count, starters = self.size.jobs, self.size.starters
-        return self._rate(
+        yield self._rate(
             f"jobs of `true` to their end, {starters} starters",
             "jobs/s",
             count,
             self._load(self.jobmaster, Kind.JOBS, Client.JOBMASTER, count, in_flight=starters),
             self._load(self.peer, Kind.JOBS, Client.GRPCIO, count, in_flight=starters),
         )
+
+    def status(self) -> Iterator[Row]:
+        """Status, one after another and many at a time."""
+        yield self._status(self.size.calls_in_turn, 1)
+        yield self._status(self.size.calls_at_once, self.size.calls_in_flight)
 
     def _status(self, count: int, in_flight: int) -> Row:
         return self._rate(
@@ -144,7 +108,8 @@ class Contest:
             self._load(self.peer, Kind.STATUS, Client.GRPCIO, count, in_flight=in_flight),
         )
 
-    def _stream(self, cipher: Row) -> Iterator[Row]:
+    def stream(self) -> Iterator[Row]:
+        """The output of a job that has ended, to both clients."""
         write = self._load(self.jobmaster, Kind.WRITE, Client.JOBMASTER, self.size.output_bytes)
         job_id = _write(self.own, write)
         loads = [
@@ -160,12 +125,12 @@ class Contest:
                 name=f"StreamOutput of {self.size.output_bytes // 2**20} MiB to {client} client",
                 unit="MB/s",
                 better=Better.HIGHER,
-                jobmaster=_runs(ours, [megabytes / outcome.seconds for outcome in ours], megabytes),
-                peer=_runs(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
-                limit=cipher.jobmaster.best(Better.HIGHER),
+                jobmaster=runs_of(ours, [megabytes / outcome.seconds for outcome in ours], megabytes),
+                peer=runs_of(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
+                limit=self.cipher.jobmaster.best(Better.HIGHER),
             )
         yield self._clients(outcomes[2], outcomes[0])
-        yield cipher
+        yield self.cipher
 
     def _clients(self, ours: list[Outcome], theirs: list[Outcome]) -> Row:
         """What the two clients received from jobmaster's server, in the rounds of the rows before."""
@@ -174,11 +139,11 @@ class Contest:
             name="its server alone: jobmaster client beside grpcio client",
             unit="MB/s",
             better=Better.HIGHER,
-            jobmaster=_runs(ours, [megabytes / outcome.seconds for outcome in ours], megabytes),
-            peer=_runs(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
+            jobmaster=runs_of(ours, [megabytes / outcome.seconds for outcome in ours], megabytes),
+            peer=runs_of(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
         )
 
-    def _followers(self, cipher: Row) -> Iterator[Row]:
+    def followers(self) -> Iterator[Row]:
         """Many followers of one live job, over one connection. There is no peer: a plain server has no live jobs."""
         count, followers = self.size.live_bytes, self.size.followers
         (outcomes,) = self._turns(self._load(self.jobmaster, Kind.FOLLOW, Client.JOBMASTER, count, in_flight=followers))
@@ -187,8 +152,8 @@ class Contest:
             name=f"{followers} followers of one live job, together",
             unit="MB/s",
             better=Better.HIGHER,
-            jobmaster=_runs(outcomes, [megabytes / outcome.seconds for outcome in outcomes], megabytes),
-            limit=cipher.jobmaster.best(Better.HIGHER),
+            jobmaster=runs_of(outcomes, [megabytes / outcome.seconds for outcome in outcomes], megabytes),
+            limit=self.cipher.jobmaster.best(Better.HIGHER),
         )
         yield Row(
             name="the server's memory at its highest until then",
@@ -197,16 +162,50 @@ class Contest:
             jobmaster=Runs(values=tuple(outcome.server_peak_bytes / MEGABYTE for outcome in outcomes)),
         )
 
-    def _latency(self) -> Iterator[Row]:
+    def latency(self) -> Iterator[Row]:
+        """Lines on their way from a job to a follower."""
         count, jobs = self.size.lines, self.size.other_jobs
         (outcomes,) = self._turns(self._load(self.jobmaster, Kind.LATENCY, Client.JOBMASTER, count, in_flight=jobs))
-        for name, figure in (("median", median), ("p99", _p99)):
-            yield Row(
-                name=f"a live line, written to received, {jobs} jobs running, {name}",
-                unit="ms",
-                better=Better.LOWER,
-                jobmaster=_runs(outcomes, [1000 * figure(outcome.latencies) for outcome in outcomes], count),
-            )
+        yield from latency_rows(f"a live line, written to received, {jobs} jobs running", count, outcomes)
+
+    def command_line(self) -> Iterator[Row]:
+        """The client program."""
+        program = CommandLine(own=self.own, server=self.jobmaster, rounds=self.size.rounds, runs=self.size.commands)
+        yield from program.rows()
+
+    def idle(self) -> Iterator[Row]:
+        """Running jobs that do nothing."""
+        counts = self.size.idle_jobs or (1_000, most_jobs())
+        yield from IdleJobs(
+            own=self.own, counts=counts, seconds=self.size.idle_seconds, settle=self.size.settle_seconds
+        ).rows()
+
+    def durability(self) -> Iterator[Row]:
+        """What a journal that waits for the disk costs a Start."""
+        size, full = self.size, self.replaceable  # which nothing has used before
+        yield from Durability(own=self.own, full=full, rounds=size.rounds, starts=size.starts).rows()
+
+    def journal(self) -> Iterator[Row]:
+        """What very many ended jobs cost."""
+        size = self.size
+        yield from History(own=self.own, rounds=size.rounds, jobs=size.kept_jobs, calls=size.kept_calls).rows()
+
+    def adoption(self) -> Iterator[Row]:
+        """How long a server that is killed is missed."""
+        jobs = self.size.adopted_jobs
+        yield from Adoption(own=self.own, server=self.replaceable, rounds=self.size.rounds, jobs=jobs).rows()
+
+    def upgrade(self) -> Iterator[Row]:
+        """How long a server that is replaced is missed."""
+        size = self.size
+        upgrades = Upgrades(
+            own=self.own,
+            server=self.replaceable,
+            upgrades=size.upgrades,
+            jobs=size.upgraded_jobs,
+            pauses=size.upgrade_pauses,
+        )
+        yield from upgrades.rows()
 
     def _load(self, server: Server, kind: Kind, client: Client, count: int, *, in_flight: int = 1) -> Load:
         return Load(
@@ -225,17 +224,31 @@ class Contest:
             name=name,
             unit=unit,
             better=Better.HIGHER,
-            jobmaster=_runs(jobmaster, [count / outcome.seconds for outcome in jobmaster], count),
-            peer=_runs(peer, [count / outcome.seconds for outcome in peer], count),
+            jobmaster=runs_of(jobmaster, [count / outcome.seconds for outcome in jobmaster], count),
+            peer=runs_of(peer, [count / outcome.seconds for outcome in peer], count),
         )
 
     def _turns(self, *loads: Load) -> list[list[Outcome]]:
-        outcomes: list[list[Outcome]] = [[] for _ in loads]
-        for number in range(self.size.rounds):
-            _tell(f"{loads[0].kind}: round {number + 1} of {self.size.rounds}")
-            for rounds, load in zip(outcomes, loads, strict=True):
-                rounds.append(run_client(load))
-        return outcomes
+        return take_turns(self.size.rounds, *loads)
+
+
+MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingProxyType(
+    {
+        "start": Contest.start,
+        "jobs": Contest.jobs,
+        "stream": Contest.stream,
+        "followers": Contest.followers,
+        "latency": Contest.latency,
+        "status": Contest.status,
+        "command-line": Contest.command_line,
+        "idle": Contest.idle,
+        "durability": Contest.durability,
+        "journal": Contest.journal,
+        "adoption": Contest.adoption,
+        "upgrade": Contest.upgrade,
+    }
+)
+"""What can be measured, by name, in this order. Each gives its rows as soon as they are there."""
 
 
 def _write(own: Place, load: Load) -> str:
@@ -248,15 +261,6 @@ def _write(own: Place, load: Load) -> str:
     return job_id
 
 
-def _runs(outcomes: Sequence[Outcome], values: Iterable[float], operations: float) -> Runs:
-    costs = tuple(1000 * outcome.server_seconds / operations for outcome in outcomes)
-    return Runs(values=tuple(values), cpu_milliseconds=costs)
-
-
-def _p99(latencies: Sequence[float]) -> float:
-    return quantiles(latencies, n=100, method="inclusive")[98]
-
-
 def cipher_speed() -> Row:
     """What one core encrypts in a second of CPU time: above that no stream over TLS can be, on one core.
 
@@ -264,7 +268,7 @@ def cipher_speed() -> Row:
         Unable: openssl is not there or does not know the cipher.
     """
     command = ["openssl", "speed", "-mr", "-evp", CIPHER, "-bytes", str(CIPHER_BLOCK), "-seconds", "1"]
-    _tell(" ".join(command))
+    tell(" ".join(command))
     try:
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
@@ -317,7 +321,3 @@ def conditions(size: Size) -> dict[str, object]:
         **{package: version(package) for package in ("trio", "purerpc", "protobuf", "grpcio")},
         "rounds": size.rounds,
     }
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from typing import Final
 from jobmaster.certs import authority
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from tests.bench.load import Load, Outcome
+from tests.bench.processes import servers_of
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 READY_SECONDS: Final = 60.0
@@ -40,15 +41,15 @@ class Unable(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a benchmark keeps what it makes: a folder and a cgroup root, both its own."""
+    """Where a benchmark keeps what it makes: a folder and a cgroup root, both its own.
+
+    Attributes:
+        certificates: those of all servers and all clients.
+    """
 
     folder: Path
     cgroup_root: Path
-
-    @property
-    def certificates(self) -> Path:
-        """The certificates of both servers and all clients."""
-        return self.folder / "certificates"
+    certificates: Path
 
     @property
     def output(self) -> Path:
@@ -58,10 +59,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server process that is ready."""
+    """A server process that is ready.
+
+    Attributes:
+        launcher: its parent, where that starts the next one.
+    """
 
     pid: int
     port: int
+    launcher: int = 0
 
 
 @contextmanager
@@ -76,7 +82,7 @@ def place(parent: Path, needed: int) -> Iterator[Place]:
     try:
         with _undisturbed():
             folder = Path(tempfile.mkdtemp(prefix=f"jobmaster-bench-{os.getpid()}-", dir=parent.resolve()))
-        own = Place(folder=folder, cgroup_root=mount / folder.name)
+        own = Place(folder=folder, cgroup_root=mount / folder.name, certificates=folder / "certificates")
         authority.initialise(own.certificates)
         yield own
     finally:
@@ -87,17 +93,20 @@ def place(parent: Path, needed: int) -> Iterator[Place]:
 
 
 @contextmanager
-def second_place(own: Place) -> Iterator[Place]:
-    """A place for a second server beside `own`, gone after the block."""
-    second = Place(
-        folder=own.folder / "second", cgroup_root=own.cgroup_root.with_name(f"{own.cgroup_root.name}-second")
+def beside(own: Place, name: str) -> Iterator[Place]:
+    """A place of this name for another server beside `own`, gone after the block."""
+    other = Place(
+        folder=own.folder / name,
+        cgroup_root=own.cgroup_root.with_name(f"{own.cgroup_root.name}-{name}"),
+        certificates=own.certificates,
     )
-    second.folder.mkdir()
+    other.folder.mkdir()
     try:
-        yield second
+        yield other
     finally:
-        with _undisturbed():
-            _remove_cgroups(second.cgroup_root)
+        with _undisturbed(), ExitStack() as clearing:
+            clearing.callback(shutil.rmtree, other.folder)
+            clearing.callback(_remove_cgroups, other.cgroup_root)
 
 
 def _require_host(parent: Path, needed: int) -> Path:
@@ -150,14 +159,13 @@ def jobmaster(own: Place, *, profile: Path | None = None, options: Sequence[str]
             *("--certs-dir", str(own.certificates), "--cgroup-root", str(own.cgroup_root), *options),
         ],
     ) as launcher:
-        yield launcher if profiler else Server(_server_of(launcher.pid), launcher.port)
+        yield launcher if profiler else Server(_server_of(launcher.pid), launcher.port, launcher.pid)
 
 
 def _server_of(launcher: int) -> int:
     """The server's own pid: what was started is the launcher, and the server is its child."""
-    for pid in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
-        if b"jobmaster.server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-            return int(pid)
+    for pid in servers_of(launcher):
+        return pid
     raise Unable(f"process {launcher} has not started a server")
 
 
@@ -170,19 +178,24 @@ def peer(own: Place) -> Iterator[Server]:
 
 
 def run_client(load: Load) -> Outcome:
-    """Does a load in a process of its own.
+    """Does a load in a process of its own; raises as `run_loads`."""
+    return run_loads(load)[0]
+
+
+def run_loads(*loads: Load) -> list[Outcome]:
+    """Does loads one after another in one process, whose start is then paid once.
 
     Raises:
-        Unable: it failed or took longer than `LOAD_SECONDS`.
+        Unable: one failed, or they took longer than `LOAD_SECONDS`.
     """
-    with _running(["-m", "tests.bench.client", load.to_json()]) as process:
+    with _running(["-m", "tests.bench.client", *(load.to_json() for load in loads)]) as process:
         try:
             text, _ = process.communicate(timeout=LOAD_SECONDS)
         except subprocess.TimeoutExpired:
-            raise Unable(f"{load} did not end within {LOAD_SECONDS:.0f} s") from None
+            raise Unable(f"{loads} did not end within {LOAD_SECONDS:.0f} s") from None
         if process.returncode != 0:
-            raise Unable(f"{load} failed with exit code {process.returncode}; its words are above")
-    return Outcome.from_json(text)
+            raise Unable(f"{loads} failed with exit code {process.returncode}; the words are above")
+    return [Outcome.from_json(line) for line in text.splitlines()]
 
 
 @contextmanager

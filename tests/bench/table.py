@@ -12,6 +12,7 @@ HEAD: Final = ("", "unit", "jobmaster", "rounds", "peer", "rounds", "ratio", "of
 LEGEND: Final = """\
 peer: grpcio's server over the same mTLS; spawns by Popen alone, streams the same file in messages of the same size.
       For the command line: python -c 'import trio'; both with their user and system time.
+      Where a row names two sides ("full beside off"), jobmaster in the other condition, or what the row says.
 jobmaster, peer: each side's best round; the worst and the best of its rounds beside it.
 ratio: jobmaster / peer, the median over the rounds, in which both took turns; (+) more is better, (-) less is better.
 of AES: share of what one core encrypts.  CPU ms: the server's own for each start, job, call or MB; the least of its rounds.\

@@ -1,0 +1,31 @@
+"""What the kernel tells of processes."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+
+def servers_of(launcher: int) -> list[int]:
+    """The servers among a launcher's children: one, or none while it is replaced; the other children are jobs."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(pid) for pid in children if b"jobmaster.server" in _command_line(pid)]
+
+
+def _command_line(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):  # reaped meanwhile
+        return b""
+
+
+def cpu_nanoseconds(pid: int) -> int:
+    """CPU time of a process, threads that have ended included, by its clock (clock_getcpuclockid(3))."""
+    clock = ~pid << 3 | 2  # kernel/time/posix-cpu-timers.c: CPUCLOCK_SCHED of that process
+    return time.clock_gettime_ns(clock)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM (proc_pid_stat(5), field 24)."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[21]) * resource.getpagesize()
