@@ -117,8 +117,9 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
         case ServerLost(reason):
             return pb.Cause(server_lost=pb.Cause.ServerLost(reason=reason))
-        case ServerShutdown(signal=number):
-            return pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=number))
+        case ServerShutdown(signal=number, exit_code=code):
+            shutdown = pb.Cause.ServerShutdown(signal=number, returned=code is not None, exit_code=code or 0)
+            return pb.Cause(server_shutdown=shutdown)
         case unreachable:
             assert_never(unreachable)
 

@@ -35,7 +35,8 @@ def exit_status(record: pb.JobResponse) -> int:
         case "oom_killed":
             return OF_SIGNAL + signal.SIGKILL
         case "server_shutdown":
-            return OF_SIGNAL + cause.server_shutdown.signal
+            shutdown = cause.server_shutdown
+            return shutdown.exit_code if shutdown.returned else OF_SIGNAL + shutdown.signal
         case "failed_to_start" | "server_lost":
             return OURS
         case _:

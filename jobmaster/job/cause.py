@@ -59,9 +59,10 @@ class FailedToStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerShutdown:
-    """The server shut down and ended the job; `signal` as in :class:`Stopped`."""
+    """The server shut down and ended the job; `signal` and `exit_code` as in :class:`Stopped`."""
 
     signal: int
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +136,17 @@ def cause_of(evidence: Evidence) -> Cause:
                 requested_at=order.requested_at,
                 reason=order.reason,
                 signal=_final_signal(death),
-                exit_code=death.code if isinstance(death, Exited) else None,
+                exit_code=_exit_code(death),
                 killed=evidence.killed,
             )
         case Evidence(death=Exited() | Signalled() as death):
-            return ServerShutdown(signal=_final_signal(death))
+            return ServerShutdown(signal=_final_signal(death), exit_code=_exit_code(death))
         case _:
             raise AssertionError(f"no cause for {evidence}")
+
+
+def _exit_code(death: Death) -> int | None:
+    return death.code if isinstance(death, Exited) else None
 
 
 def _final_signal(death: Death) -> int:
@@ -175,8 +180,8 @@ def describe(cause: Cause) -> str:
             return f"out of memory: killed by the kernel, {count} process{'es' if count != 1 else ''} ({of})"
         case FailedToStart(reason):
             return f"failed to start: {reason}"
-        case ServerShutdown(signal=number):
-            return f"ended by the server's shutdown ({signal_words(number)})"
+        case ServerShutdown(signal=number, exit_code=code):
+            return f"ended by the server's shutdown ({signal_words(number)}{_returned(code)})"
         case ServerLost(reason):
             return f"lost by the server: {reason}"
         case unreachable:
@@ -186,5 +191,8 @@ def describe(cause: Cause) -> str:
 def _how_stopped(stopped: Stopped) -> str:
     if stopped.killed:
         return "killed after the grace period"
-    returned = f", exited with code {stopped.exit_code}" if stopped.exit_code is not None else ""
-    return f"{signal_words(stopped.signal)}{returned}"
+    return f"{signal_words(stopped.signal)}{_returned(stopped.exit_code)}"
+
+
+def _returned(code: int | None) -> str:
+    return f", exited with code {code}" if code is not None else ""

@@ -201,7 +201,7 @@ _CAUSE: Final = _variant(
         ),
         OomKilled: _structure(OomKilled, memory_max=_optional(_INTEGER), processes_killed=_INTEGER),
         FailedToStart: _structure(FailedToStart, reason=_TEXT),
-        ServerShutdown: _structure(ServerShutdown, signal=_INTEGER),
+        ServerShutdown: _structure(ServerShutdown, signal=_INTEGER, exit_code=_optional(_INTEGER)),
         ServerLost: _structure(ServerLost, reason=_TEXT),
     },
 )

@@ -223,6 +223,11 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         (TERMINATED, -1, ""),
         {"serverLost": {"reason": "the launcher was killed"}},
     ),
+    "shutdown, handled": (
+        ServerShutdown(signal=15, exit_code=3),
+        (TERMINATED, -1, "terminated"),
+        {"serverShutdown": {"signal": 15, "returned": True, "exitCode": 3}},
+    ),
     "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
 }
 

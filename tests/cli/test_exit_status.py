@@ -24,6 +24,7 @@ Cause = pb.Cause
         (Cause(stopped=Cause.Stopped(signal=15, returned=True, exit_code=4)), 4),
         (Cause(oom_killed=Cause.OomKilled()), 137),
         (Cause(server_shutdown=Cause.ServerShutdown(signal=15)), 143),
+        (Cause(server_shutdown=Cause.ServerShutdown(signal=15, returned=True, exit_code=3)), 3),
         (Cause(failed_to_start=Cause.FailedToStart()), 125),
         (Cause(server_lost=Cause.ServerLost()), 125),
     ],

@@ -106,8 +106,8 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
     ),
     "the server's shutdown": (Evidence(death=TERMINATED, order=BY_SERVER), ServerShutdown(signal=signal.SIGTERM)),
     "the server's shutdown, SIGTERM handled": (
-        Evidence(death=Exited(0), order=BY_SERVER),
-        ServerShutdown(signal=signal.SIGTERM),
+        Evidence(death=Exited(3), order=BY_SERVER),
+        ServerShutdown(signal=signal.SIGTERM, exit_code=3),
     ),
     "the server's shutdown, killed after the grace": (
         Evidence(death=KILLED, order=BY_SERVER, killed=True, killed_for_memory=True, oom_kills=1),
@@ -174,9 +174,10 @@ def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
             assert seen.order.by == by
             assert killed == seen.killed
             assert exit_code == (seen.death.code if isinstance(seen.death, Exited) else None)
-        case ServerShutdown():
+        case ServerShutdown(exit_code=exit_code):
             assert seen.order is not None
             assert seen.order.by is None
+            assert exit_code == (seen.death.code if isinstance(seen.death, Exited) else None)
         case FailedToStart(reason):
             assert seen.never_executed == reason
         case ServerLost(reason):
@@ -215,6 +216,7 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
         ),
         (FailedToStart("no interpreter"), "failed to start: no interpreter"),
         (ServerShutdown(signal=15), "ended by the server's shutdown (terminated)"),
+        (ServerShutdown(signal=15, exit_code=3), "ended by the server's shutdown (terminated, exited with code 3)"),
         (ServerLost("the launcher was killed"), "lost by the server: the launcher was killed"),
     ],
 )

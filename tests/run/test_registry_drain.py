@@ -86,7 +86,7 @@ async def test_a_drain_ends_all_jobs_with_grace(machine: Machine) -> None:
         before = trio.current_time()
         await registry.drain()
         assert trio.current_time() - before == pytest.approx(GRACE_SECONDS, abs=SOON)
-        assert await ended(registry, quick) == ServerShutdown(signal=signal.SIGTERM)
+        assert await ended(registry, quick) == ServerShutdown(signal=signal.SIGTERM, exit_code=0)
         assert await ended(registry, slow) == ServerShutdown(signal=signal.SIGKILL)
         await registry.drain()
 

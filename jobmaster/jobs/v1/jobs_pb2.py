@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cjobmaster/jobs/v1/jobs.proto\x12\x11jobmaster.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1e\n\x05JobID\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobID\"E\n\x10JobCreateRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"m\n\x0cJobIDRequest\x12>\n\x0ejob_id_request\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x0cjobIDRequest\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"#\n\x11JobOutputResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\xa8\x04\n\x0bJobResponse\x12@\n\x0fjob_id_response\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\rjobIDResponse\x12\x17\n\x07job_msg\x18\x02 \x01(\tR\x06jobMsg\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x1b\n\texit_code\x18\x06 \x01(\x11R\x08\x65xitCode\x12\x1d\n\nsignal_str\x18\x07 \x01(\tR\tsignalStr\x12\x30\n\x03\x63md\x18\x08 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61use\x18\x0b \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x11\n\toom_kills\x18\x0c \x01(\x04\x12(\n\x06limits\x18\r \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x12\x14\n\x0coutput_bytes\x18\x0e \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x0f \x01(\x04\x12\x18\n\x10\x63md_args_omitted\x18\x10 \x01(\r\"\xaf\x06\n\x05\x43\x61use\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x33\n\x07stopped\x18\x03 \x01(\x0b\x32 .jobmaster.jobs.v1.Cause.StoppedH\x00\x12\x38\n\noom_killed\x18\x04 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.OomKilledH\x00\x12\x41\n\x0f\x66\x61iled_to_start\x18\x05 \x01(\x0b\x32&.jobmaster.jobs.v1.Cause.FailedToStartH\x00\x12\x42\n\x0fserver_shutdown\x18\x06 \x01(\x0b\x32\'.jobmaster.jobs.v1.Cause.ServerShutdownH\x00\x12:\n\x0bserver_lost\x18\x07 \x01(\x0b\x32#.jobmaster.jobs.v1.Cause.ServerLostH\x00\x1a\x16\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x1a\x30\n\tSignalled\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x12\x13\n\x0b\x63ore_dumped\x18\x02 \x01(\x08\x1a\x99\x01\n\x07Stopped\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06signal\x18\x03 \x01(\x05\x12\x0e\n\x06killed\x18\x04 \x01(\x08\x12\x10\n\x08returned\x18\x05 \x01(\x08\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x1a\x39\n\tOomKilled\x12\x12\n\nmemory_max\x18\x01 \x01(\x04\x12\x18\n\x10processes_killed\x18\x02 \x01(\x04\x1a\x1f\n\rFailedToStart\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a \n\x0eServerShutdown\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x1a\x1c\n\nServerLost\x12\x0e\n\x06reason\x18\x01 \x01(\tB\x06\n\x04kind\"F\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x65nforced\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x86\x02\n\x0bListRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12+\n\x06states\x18\x02 \x03(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12,\n\x06\x63\x61uses\x18\x03 \x03(\x0e\x32\x1c.jobmaster.jobs.v1.CauseKind\x12\x31\n\rstarted_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estarted_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"U\n\x0cListResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x1e.jobmaster.jobs.v1.JobResponse\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0cWatchRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x10\n\x08only_new\x18\x02 \x01(\x08\"\x9d\x0c\n\x0fJobEventMessage\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06job_id\x18\x03 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x05jobID\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12?\n\x08launched\x18\x05 \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.LaunchedH\x00\x12?\n\x08\x65xecuted\x18\x06 \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.ExecutedH\x00\x12\x46\n\x0cstop_ordered\x18\x07 \x01(\x0b\x32..jobmaster.jobs.v1.JobEventMessage.StopOrderedH\x00\x12J\n\x0estop_signalled\x18\x08 \x01(\x0b\x32\x30.jobmaster.jobs.v1.JobEventMessage.StopSignalledH\x00\x12@\n\tkill_sent\x18\t \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.KillSentH\x00\x12O\n\x11main_process_died\x18\n \x01(\x0b\x32\x32.jobmaster.jobs.v1.JobEventMessage.MainProcessDiedH\x00\x12O\n\x11oom_kills_counted\x18\x0b \x01(\x0b\x32\x32.jobmaster.jobs.v1.JobEventMessage.OomKillsCountedH\x00\x12\x44\n\x0boutput_lost\x18\x0c \x01(\x0b\x32-.jobmaster.jobs.v1.JobEventMessage.OutputLostH\x00\x12?\n\x08\x66inished\x18\r \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.FinishedH\x00\x12=\n\x07removed\x18\x0e \x01(\x0b\x32*.jobmaster.jobs.v1.JobEventMessage.RemovedH\x00\x1a\x8d\x01\n\x08Launched\x12\x30\n\x03\x63md\x18\x01 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12\x18\n\x10\x63md_args_omitted\x18\x02 \x01(\r\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x1a\n\n\x08\x45xecuted\x1aX\n\x0bStopOrdered\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x1a\x0f\n\rStopSignalled\x1a\n\n\x08KillSent\x1a\xa1\x01\n\x0fMainProcessDied\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x19\n\x11killed_for_memory\x18\x03 \x01(\x08\x42\x07\n\x05\x64\x65\x61th\x1a \n\x0fOomKillsCounted\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x1a\x1b\n\nOutputLost\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x1a\xc8\x01\n\x08\x46inished\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x11\n\texit_code\x18\x02 \x01(\x11\x12\x12\n\nsignal_str\x18\x03 \x01(\t\x12\x0f\n\x07job_msg\x18\x04 \x01(\t\x12\'\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x07 \x01(\x04\x1a\t\n\x07RemovedB\x06\n\x04kind\"\x0f\n\rBackupRequest\"\x1b\n\x0b\x42\x61\x63kupChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*r\n\x08JobState\x12\x18\n\x14JOBSTATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOBSTATE_RUNNING\x10\x01\x12\x1e\n\x1aJOBSTATE_TERMINATED_BY_API\x10\x02\x12\x16\n\x12JOBSTATE_COMPLETED\x10\x03*\xdf\x01\n\tCauseKind\x12\x19\n\x15\x43\x41USEKIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USEKIND_EXITED\x10\x01\x12\x17\n\x13\x43\x41USEKIND_SIGNALLED\x10\x02\x12\x15\n\x11\x43\x41USEKIND_STOPPED\x10\x03\x12\x18\n\x14\x43\x41USEKIND_OOM_KILLED\x10\x04\x12\x1d\n\x19\x43\x41USEKIND_FAILED_TO_START\x10\x05\x12\x1d\n\x19\x43\x41USEKIND_SERVER_SHUTDOWN\x10\x06\x12\x19\n\x15\x43\x41USEKIND_SERVER_LOST\x10\x07\x32\xf1\x04\n\nJobService\x12\x46\n\x05Start\x12#.jobmaster.jobs.v1.JobCreateRequest\x1a\x18.jobmaster.jobs.v1.JobID\x12G\n\x04Stop\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12I\n\x06Status\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12W\n\x0cStreamOutput\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a$.jobmaster.jobs.v1.JobOutputResponse0\x01\x12G\n\x04Wait\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12G\n\x04List\x12\x1e.jobmaster.jobs.v1.ListRequest\x1a\x1f.jobmaster.jobs.v1.ListResponse\x12N\n\x05Watch\x12\x1f.jobmaster.jobs.v1.WatchRequest\x1a\".jobmaster.jobs.v1.JobEventMessage0\x01\x12L\n\x06\x42\x61\x63kup\x12 .jobmaster.jobs.v1.BackupRequest\x1a\x1e.jobmaster.jobs.v1.BackupChunk0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cjobmaster/jobs/v1/jobs.proto\x12\x11jobmaster.jobs.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1e\n\x05JobID\x12\x15\n\x06job_id\x18\x01 \x01(\tR\x05jobID\"E\n\x10JobCreateRequest\x12\x0f\n\x07\x63ommand\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\"m\n\x0cJobIDRequest\x12>\n\x0ejob_id_request\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x0cjobIDRequest\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"#\n\x11JobOutputResponse\x12\x0e\n\x06output\x18\x01 \x01(\x0c\"\xa8\x04\n\x0bJobResponse\x12@\n\x0fjob_id_response\x18\x01 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\rjobIDResponse\x12\x17\n\x07job_msg\x18\x02 \x01(\tR\x06jobMsg\x12\x0e\n\x06\x63lient\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12*\n\x05state\x18\x05 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x1b\n\texit_code\x18\x06 \x01(\x11R\x08\x65xitCode\x12\x1d\n\nsignal_str\x18\x07 \x01(\tR\tsignalStr\x12\x30\n\x03\x63md\x18\x08 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12+\n\x07started\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x65nded\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x05\x63\x61use\x18\x0b \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x11\n\toom_kills\x18\x0c \x01(\x04\x12(\n\x06limits\x18\r \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x12\x14\n\x0coutput_bytes\x18\x0e \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x0f \x01(\x04\x12\x18\n\x10\x63md_args_omitted\x18\x10 \x01(\r\"\xd4\x06\n\x05\x43\x61use\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x33\n\x07stopped\x18\x03 \x01(\x0b\x32 .jobmaster.jobs.v1.Cause.StoppedH\x00\x12\x38\n\noom_killed\x18\x04 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.OomKilledH\x00\x12\x41\n\x0f\x66\x61iled_to_start\x18\x05 \x01(\x0b\x32&.jobmaster.jobs.v1.Cause.FailedToStartH\x00\x12\x42\n\x0fserver_shutdown\x18\x06 \x01(\x0b\x32\'.jobmaster.jobs.v1.Cause.ServerShutdownH\x00\x12:\n\x0bserver_lost\x18\x07 \x01(\x0b\x32#.jobmaster.jobs.v1.Cause.ServerLostH\x00\x1a\x16\n\x06\x45xited\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x1a\x30\n\tSignalled\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x12\x13\n\x0b\x63ore_dumped\x18\x02 \x01(\x08\x1a\x99\x01\n\x07Stopped\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06signal\x18\x03 \x01(\x05\x12\x0e\n\x06killed\x18\x04 \x01(\x08\x12\x10\n\x08returned\x18\x05 \x01(\x08\x12\x11\n\texit_code\x18\x06 \x01(\x05\x12\x0e\n\x06reason\x18\x07 \x01(\t\x1a\x39\n\tOomKilled\x12\x12\n\nmemory_max\x18\x01 \x01(\x04\x12\x18\n\x10processes_killed\x18\x02 \x01(\x04\x1a\x1f\n\rFailedToStart\x12\x0e\n\x06reason\x18\x01 \x01(\t\x1a\x45\n\x0eServerShutdown\x12\x0e\n\x06signal\x18\x01 \x01(\x05\x12\x10\n\x08returned\x18\x02 \x01(\x08\x12\x11\n\texit_code\x18\x03 \x01(\x05\x1a\x1c\n\nServerLost\x12\x0e\n\x06reason\x18\x01 \x01(\tB\x06\n\x04kind\"F\n\x05Limit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x10\n\x08\x65nforced\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\"\x86\x02\n\x0bListRequest\x12\x0e\n\x06\x63lient\x18\x01 \x01(\t\x12+\n\x06states\x18\x02 \x03(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12,\n\x06\x63\x61uses\x18\x03 \x03(\x0e\x32\x1c.jobmaster.jobs.v1.CauseKind\x12\x31\n\rstarted_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estarted_before\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x06 \x01(\r\x12\x12\n\npage_token\x18\x07 \x01(\t\"U\n\x0cListResponse\x12,\n\x04jobs\x18\x01 \x03(\x0b\x32\x1e.jobmaster.jobs.v1.JobResponse\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"/\n\x0cWatchRequest\x12\r\n\x05\x61\x66ter\x18\x01 \x01(\x04\x12\x10\n\x08only_new\x18\x02 \x01(\x08\"\x9d\x0c\n\x0fJobEventMessage\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x06job_id\x18\x03 \x01(\x0b\x32\x18.jobmaster.jobs.v1.JobIDR\x05jobID\x12\x0e\n\x06\x63lient\x18\x04 \x01(\t\x12?\n\x08launched\x18\x05 \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.LaunchedH\x00\x12?\n\x08\x65xecuted\x18\x06 \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.ExecutedH\x00\x12\x46\n\x0cstop_ordered\x18\x07 \x01(\x0b\x32..jobmaster.jobs.v1.JobEventMessage.StopOrderedH\x00\x12J\n\x0estop_signalled\x18\x08 \x01(\x0b\x32\x30.jobmaster.jobs.v1.JobEventMessage.StopSignalledH\x00\x12@\n\tkill_sent\x18\t \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.KillSentH\x00\x12O\n\x11main_process_died\x18\n \x01(\x0b\x32\x32.jobmaster.jobs.v1.JobEventMessage.MainProcessDiedH\x00\x12O\n\x11oom_kills_counted\x18\x0b \x01(\x0b\x32\x32.jobmaster.jobs.v1.JobEventMessage.OomKillsCountedH\x00\x12\x44\n\x0boutput_lost\x18\x0c \x01(\x0b\x32-.jobmaster.jobs.v1.JobEventMessage.OutputLostH\x00\x12?\n\x08\x66inished\x18\r \x01(\x0b\x32+.jobmaster.jobs.v1.JobEventMessage.FinishedH\x00\x12=\n\x07removed\x18\x0e \x01(\x0b\x32*.jobmaster.jobs.v1.JobEventMessage.RemovedH\x00\x1a\x8d\x01\n\x08Launched\x12\x30\n\x03\x63md\x18\x01 \x01(\x0b\x32#.jobmaster.jobs.v1.JobCreateRequest\x12\x18\n\x10\x63md_args_omitted\x18\x02 \x01(\r\x12\x0b\n\x03pid\x18\x03 \x01(\x05\x12(\n\x06limits\x18\x04 \x03(\x0b\x32\x18.jobmaster.jobs.v1.Limit\x1a\n\n\x08\x45xecuted\x1aX\n\x0bStopOrdered\x12\n\n\x02\x62y\x18\x01 \x01(\t\x12-\n\trequested\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x1a\x0f\n\rStopSignalled\x1a\n\n\x08KillSent\x1a\xa1\x01\n\x0fMainProcessDied\x12\x31\n\x06\x65xited\x18\x01 \x01(\x0b\x32\x1f.jobmaster.jobs.v1.Cause.ExitedH\x00\x12\x37\n\tsignalled\x18\x02 \x01(\x0b\x32\".jobmaster.jobs.v1.Cause.SignalledH\x00\x12\x19\n\x11killed_for_memory\x18\x03 \x01(\x08\x42\x07\n\x05\x64\x65\x61th\x1a \n\x0fOomKillsCounted\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\x1a\x1b\n\nOutputLost\x12\r\n\x05\x62ytes\x18\x01 \x01(\x04\x1a\xc8\x01\n\x08\x46inished\x12*\n\x05state\x18\x01 \x01(\x0e\x32\x1b.jobmaster.jobs.v1.JobState\x12\x11\n\texit_code\x18\x02 \x01(\x11\x12\x12\n\nsignal_str\x18\x03 \x01(\t\x12\x0f\n\x07job_msg\x18\x04 \x01(\t\x12\'\n\x05\x63\x61use\x18\x05 \x01(\x0b\x32\x18.jobmaster.jobs.v1.Cause\x12\x14\n\x0coutput_bytes\x18\x06 \x01(\x04\x12\x19\n\x11output_bytes_lost\x18\x07 \x01(\x04\x1a\t\n\x07RemovedB\x06\n\x04kind\"\x0f\n\rBackupRequest\"\x1b\n\x0b\x42\x61\x63kupChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*r\n\x08JobState\x12\x18\n\x14JOBSTATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOBSTATE_RUNNING\x10\x01\x12\x1e\n\x1aJOBSTATE_TERMINATED_BY_API\x10\x02\x12\x16\n\x12JOBSTATE_COMPLETED\x10\x03*\xdf\x01\n\tCauseKind\x12\x19\n\x15\x43\x41USEKIND_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43\x41USEKIND_EXITED\x10\x01\x12\x17\n\x13\x43\x41USEKIND_SIGNALLED\x10\x02\x12\x15\n\x11\x43\x41USEKIND_STOPPED\x10\x03\x12\x18\n\x14\x43\x41USEKIND_OOM_KILLED\x10\x04\x12\x1d\n\x19\x43\x41USEKIND_FAILED_TO_START\x10\x05\x12\x1d\n\x19\x43\x41USEKIND_SERVER_SHUTDOWN\x10\x06\x12\x19\n\x15\x43\x41USEKIND_SERVER_LOST\x10\x07\x32\xf1\x04\n\nJobService\x12\x46\n\x05Start\x12#.jobmaster.jobs.v1.JobCreateRequest\x1a\x18.jobmaster.jobs.v1.JobID\x12G\n\x04Stop\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12I\n\x06Status\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12W\n\x0cStreamOutput\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a$.jobmaster.jobs.v1.JobOutputResponse0\x01\x12G\n\x04Wait\x12\x1f.jobmaster.jobs.v1.JobIDRequest\x1a\x1e.jobmaster.jobs.v1.JobResponse\x12G\n\x04List\x12\x1e.jobmaster.jobs.v1.ListRequest\x1a\x1f.jobmaster.jobs.v1.ListResponse\x12N\n\x05Watch\x12\x1f.jobmaster.jobs.v1.WatchRequest\x1a\".jobmaster.jobs.v1.JobEventMessage0\x01\x12L\n\x06\x42\x61\x63kup\x12 .jobmaster.jobs.v1.BackupRequest\x1a\x1e.jobmaster.jobs.v1.BackupChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'jobmaster.jobs.v1.jobs_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=3795
-  _globals['_JOBSTATE']._serialized_end=3909
-  _globals['_CAUSEKIND']._serialized_start=3912
-  _globals['_CAUSEKIND']._serialized_end=4135
+  _globals['_JOBSTATE']._serialized_start=3832
+  _globals['_JOBSTATE']._serialized_end=3946
+  _globals['_CAUSEKIND']._serialized_start=3949
+  _globals['_CAUSEKIND']._serialized_end=4172
   _globals['_JOBID']._serialized_start=84
   _globals['_JOBID']._serialized_end=114
   _globals['_JOBCREATEREQUEST']._serialized_start=116
@@ -47,7 +47,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_JOBRESPONSE']._serialized_start=336
   _globals['_JOBRESPONSE']._serialized_end=888
   _globals['_CAUSE']._serialized_start=891
-  _globals['_CAUSE']._serialized_end=1706
+  _globals['_CAUSE']._serialized_end=1743
   _globals['_CAUSE_EXITED']._serialized_start=1314
   _globals['_CAUSE_EXITED']._serialized_end=1336
   _globals['_CAUSE_SIGNALLED']._serialized_start=1338
@@ -59,43 +59,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CAUSE_FAILEDTOSTART']._serialized_start=1603
   _globals['_CAUSE_FAILEDTOSTART']._serialized_end=1634
   _globals['_CAUSE_SERVERSHUTDOWN']._serialized_start=1636
-  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_end=1668
-  _globals['_CAUSE_SERVERLOST']._serialized_start=1670
-  _globals['_CAUSE_SERVERLOST']._serialized_end=1698
-  _globals['_LIMIT']._serialized_start=1708
-  _globals['_LIMIT']._serialized_end=1778
-  _globals['_LISTREQUEST']._serialized_start=1781
-  _globals['_LISTREQUEST']._serialized_end=2043
-  _globals['_LISTRESPONSE']._serialized_start=2045
-  _globals['_LISTRESPONSE']._serialized_end=2130
-  _globals['_WATCHREQUEST']._serialized_start=2132
-  _globals['_WATCHREQUEST']._serialized_end=2179
-  _globals['_JOBEVENTMESSAGE']._serialized_start=2182
-  _globals['_JOBEVENTMESSAGE']._serialized_end=3747
-  _globals['_JOBEVENTMESSAGE_LAUNCHED']._serialized_start=3026
-  _globals['_JOBEVENTMESSAGE_LAUNCHED']._serialized_end=3167
-  _globals['_JOBEVENTMESSAGE_EXECUTED']._serialized_start=3169
-  _globals['_JOBEVENTMESSAGE_EXECUTED']._serialized_end=3179
-  _globals['_JOBEVENTMESSAGE_STOPORDERED']._serialized_start=3181
-  _globals['_JOBEVENTMESSAGE_STOPORDERED']._serialized_end=3269
-  _globals['_JOBEVENTMESSAGE_STOPSIGNALLED']._serialized_start=3271
-  _globals['_JOBEVENTMESSAGE_STOPSIGNALLED']._serialized_end=3286
-  _globals['_JOBEVENTMESSAGE_KILLSENT']._serialized_start=3288
-  _globals['_JOBEVENTMESSAGE_KILLSENT']._serialized_end=3298
-  _globals['_JOBEVENTMESSAGE_MAINPROCESSDIED']._serialized_start=3301
-  _globals['_JOBEVENTMESSAGE_MAINPROCESSDIED']._serialized_end=3462
-  _globals['_JOBEVENTMESSAGE_OOMKILLSCOUNTED']._serialized_start=3464
-  _globals['_JOBEVENTMESSAGE_OOMKILLSCOUNTED']._serialized_end=3496
-  _globals['_JOBEVENTMESSAGE_OUTPUTLOST']._serialized_start=3498
-  _globals['_JOBEVENTMESSAGE_OUTPUTLOST']._serialized_end=3525
-  _globals['_JOBEVENTMESSAGE_FINISHED']._serialized_start=3528
-  _globals['_JOBEVENTMESSAGE_FINISHED']._serialized_end=3728
-  _globals['_JOBEVENTMESSAGE_REMOVED']._serialized_start=3730
-  _globals['_JOBEVENTMESSAGE_REMOVED']._serialized_end=3739
-  _globals['_BACKUPREQUEST']._serialized_start=3749
-  _globals['_BACKUPREQUEST']._serialized_end=3764
-  _globals['_BACKUPCHUNK']._serialized_start=3766
-  _globals['_BACKUPCHUNK']._serialized_end=3793
-  _globals['_JOBSERVICE']._serialized_start=4138
-  _globals['_JOBSERVICE']._serialized_end=4763
+  _globals['_CAUSE_SERVERSHUTDOWN']._serialized_end=1705
+  _globals['_CAUSE_SERVERLOST']._serialized_start=1707
+  _globals['_CAUSE_SERVERLOST']._serialized_end=1735
+  _globals['_LIMIT']._serialized_start=1745
+  _globals['_LIMIT']._serialized_end=1815
+  _globals['_LISTREQUEST']._serialized_start=1818
+  _globals['_LISTREQUEST']._serialized_end=2080
+  _globals['_LISTRESPONSE']._serialized_start=2082
+  _globals['_LISTRESPONSE']._serialized_end=2167
+  _globals['_WATCHREQUEST']._serialized_start=2169
+  _globals['_WATCHREQUEST']._serialized_end=2216
+  _globals['_JOBEVENTMESSAGE']._serialized_start=2219
+  _globals['_JOBEVENTMESSAGE']._serialized_end=3784
+  _globals['_JOBEVENTMESSAGE_LAUNCHED']._serialized_start=3063
+  _globals['_JOBEVENTMESSAGE_LAUNCHED']._serialized_end=3204
+  _globals['_JOBEVENTMESSAGE_EXECUTED']._serialized_start=3206
+  _globals['_JOBEVENTMESSAGE_EXECUTED']._serialized_end=3216
+  _globals['_JOBEVENTMESSAGE_STOPORDERED']._serialized_start=3218
+  _globals['_JOBEVENTMESSAGE_STOPORDERED']._serialized_end=3306
+  _globals['_JOBEVENTMESSAGE_STOPSIGNALLED']._serialized_start=3308
+  _globals['_JOBEVENTMESSAGE_STOPSIGNALLED']._serialized_end=3323
+  _globals['_JOBEVENTMESSAGE_KILLSENT']._serialized_start=3325
+  _globals['_JOBEVENTMESSAGE_KILLSENT']._serialized_end=3335
+  _globals['_JOBEVENTMESSAGE_MAINPROCESSDIED']._serialized_start=3338
+  _globals['_JOBEVENTMESSAGE_MAINPROCESSDIED']._serialized_end=3499
+  _globals['_JOBEVENTMESSAGE_OOMKILLSCOUNTED']._serialized_start=3501
+  _globals['_JOBEVENTMESSAGE_OOMKILLSCOUNTED']._serialized_end=3533
+  _globals['_JOBEVENTMESSAGE_OUTPUTLOST']._serialized_start=3535
+  _globals['_JOBEVENTMESSAGE_OUTPUTLOST']._serialized_end=3562
+  _globals['_JOBEVENTMESSAGE_FINISHED']._serialized_start=3565
+  _globals['_JOBEVENTMESSAGE_FINISHED']._serialized_end=3765
+  _globals['_JOBEVENTMESSAGE_REMOVED']._serialized_start=3767
+  _globals['_JOBEVENTMESSAGE_REMOVED']._serialized_end=3776
+  _globals['_BACKUPREQUEST']._serialized_start=3786
+  _globals['_BACKUPREQUEST']._serialized_end=3801
+  _globals['_BACKUPCHUNK']._serialized_start=3803
+  _globals['_BACKUPCHUNK']._serialized_end=3830
+  _globals['_JOBSERVICE']._serialized_start=4175
+  _globals['_JOBSERVICE']._serialized_end=4800
 # @@protoc_insertion_point(module_scope)

@@ -152,10 +152,14 @@ class Cause(_message.Message):
         reason: str
         def __init__(self, reason: _Optional[str] = ...) -> None: ...
     class ServerShutdown(_message.Message):
-        __slots__ = ("signal",)
+        __slots__ = ("signal", "returned", "exit_code")
         SIGNAL_FIELD_NUMBER: _ClassVar[int]
+        RETURNED_FIELD_NUMBER: _ClassVar[int]
+        EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
         signal: int
-        def __init__(self, signal: _Optional[int] = ...) -> None: ...
+        returned: bool
+        exit_code: int
+        def __init__(self, signal: _Optional[int] = ..., returned: _Optional[bool] = ..., exit_code: _Optional[int] = ...) -> None: ...
     class ServerLost(_message.Message):
         __slots__ = ("reason",)
         REASON_FIELD_NUMBER: _ClassVar[int]

@@ -171,10 +171,11 @@ async def test_restart(service: Service) -> None:
         await service.systemctl("restart")
     async with service.connect(patience=0) as jobs:
         assert await jobs.status(ended) == before
-        for job_id, signalled in ((sleeper, "terminated"), (trapper, "terminated")):
+        for job_id, has_returned in ((sleeper, False), (trapper, True)):
             record = await jobs.status(job_id)
-            assert record.cause == pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=signal.SIGTERM))
-            assert (record.state, record.signal_str) == (pb.JOBSTATE_TERMINATED_BY_API, signalled)
+            shutdown = record.cause.server_shutdown
+            assert (shutdown.signal, shutdown.returned) == (signal.SIGTERM, has_returned)
+            assert (record.state, record.signal_str) == (pb.JOBSTATE_TERMINATED_BY_API, "terminated")
             assert not service.cgroup_of(job_id).exists()
         async with jobs.stream_output(trapper) as chunks:
             assert b"".join([chunk async for chunk in chunks]) == b"up\ntold\n"
