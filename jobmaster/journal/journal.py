@@ -73,7 +73,7 @@ class Journal:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     async def record(
-        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, keep: bool = False
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
     ) -> int:
         """Returns the event's sequence number once it is durable.
 
@@ -84,23 +84,23 @@ class Journal:
             job_id: whose.
             event: what happened.
             request_error: of a job that was never executed: what its request id is to be answered from now on.
-            keep: a job that was never executed is kept with its end, instead of being forgotten.
+            forget: the job and its request id are forgotten with this event, its end: nobody was told of it.
 
         Raises:
             JournalUnavailable: it is not durable. A launch will not be either; any other event is tried again.
             EntryRefused, InvalidTransition: a bug: it cannot happen to this job.
         """
-        return await self._writer.record(Entry.of(job_id, event, request_error=request_error, keep=keep))
+        return await self._writer.record(Entry.of(job_id, event, request_error=request_error, forget=forget))
 
     def post(
-        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, keep: bool = False
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
     ) -> None:
         """Has an event written in its turn, and does not wait for it; arguments as of `record`.
 
         Raises:
             JournalUnavailable: MAX_QUEUED events wait already; it will not be written.
         """
-        self._writer.post(Entry.of(job_id, event, request_error=request_error, keep=keep))
+        self._writer.post(Entry.of(job_id, event, request_error=request_error, forget=forget))
 
     async def settle(self) -> None:
         """Returns when everything that was given until now is written, or cannot be."""

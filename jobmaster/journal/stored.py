@@ -48,7 +48,7 @@ class Entry:
         type: of the event, as it is written.
         doc: the event's document.
         request_error: what the request id of a job that was never executed is to be answered from now on.
-        keep: whether a job that was never executed is kept with its end.
+        forget: whether the job and its request id are forgotten with this event, its end.
         written: its sequence number, or why it cannot be; None until that is known.
     """
 
@@ -58,12 +58,12 @@ class Entry:
     type: str
     doc: str
     request_error: RequestError | None = None
-    keep: bool = False
+    forget: bool = False
     written: Written | None = None
 
     @classmethod
     def of(
-        cls, job_id: JobId, event: JobEvent, *, request_error: RequestError | None = None, keep: bool = False
+        cls, job_id: JobId, event: JobEvent, *, request_error: RequestError | None = None, forget: bool = False
     ) -> Entry:
         """The entry for an event that happens now.
 
@@ -82,7 +82,7 @@ class Entry:
             type=name,
             doc=doc,
             request_error=request_error,
-            keep=keep,
+            forget=forget,
         )
 
 

@@ -67,7 +67,7 @@ class Batch:
         job = self._job(entry.job_id)
         before = job.record
         job.record = apply(before, entry.event)
-        if _is_end_of_nothing(before, job.record) and not entry.keep:
+        if entry.forget or _is_end_of_nothing(before, job.record):
             return self._forget(entry, job)
         job.has_changed = True
         return self._insert_event(entry, job.key)

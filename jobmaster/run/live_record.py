@@ -128,9 +128,9 @@ class LiveRecord:
         if self.is_in_journal:
             await self._recorder.settle()
 
-    def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:
+    def _post(self, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False) -> None:
         with self.failures_logged("recording what happens"):
-            self._recorder.post(self._record.id, event, request_error)
+            self._recorder.post(self._record.id, event, request_error, forget=forget)
 
     @contextmanager
     def failures_logged(self, what: str) -> Iterator[None]:
@@ -185,17 +185,18 @@ class LiveRecord:
                     await self._record_end(end)
             raise
 
-    async def end_unknown(self, cause: Cause, request_error: RequestError | None) -> None:
+    async def end_unknown(self, cause: Cause, request_error: RequestError | None, *, forget: bool) -> None:
         """As `end`, of a job that nobody was told of: its end is recorded in its turn, or later.
 
         Args:
             cause: of the end.
             request_error: what its request id is to be answered from now on, if anything.
+            forget: the journal is to forget it, though its command was executed.
         """
         end = self._finished(cause)
         with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
             if self.is_in_journal:  # else the journal itself sees to it that it never is
-                self._post(end, request_error)
+                self._post(end, request_error, forget=forget)
                 await self._recorder.settle()
         self._accept(end)
         self.is_end_settled = not waiting.cancelled_caught

@@ -24,13 +24,16 @@ class Recorder(Protocol):
             JournalUnavailable: it is not durable. Any event but a launch may become so.
         """
 
-    def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
+    def post(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
+    ) -> None:
         """Has an event written in its turn, and does not wait for it. An event of a job that is not there is nothing.
 
         Args:
             job_id: whose.
             event: what happened.
             request_error: of a job that was never executed: what its request id is to be answered from now on.
+            forget: the job and its request id are forgotten with this event, its end: nobody was told of it.
 
         Raises:
             JournalUnavailable: too many events wait to be written.

@@ -330,7 +330,7 @@ class Supervisor:
             if self._record.was_executed and not self._is_given_up:
                 await self._record.end(cause)
             else:
-                await self._record.end_unknown(cause, departure.request_error)
+                await self._record.end_unknown(cause, departure.request_error, forget=self._is_given_up)
         finally:
             self._tell_end()
 

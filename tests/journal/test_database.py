@@ -158,13 +158,14 @@ def test_an_error_that_is_to_be_repeated(database: Database) -> None:
     assert [type(result) for result in write(database, launched(request=key("r")))] == [RequestTaken]
 
 
-def test_what_was_never_executed_is_kept_if_wanted(database: Database) -> None:
-    """Its caller may have been told of it."""
+def test_a_job_that_nobody_was_told_of_is_gone_with_its_end(database: Database) -> None:
+    """There is no moment at which it has ended and is there; its request id is free."""
     first = launched(request=key("r"))
-    write(database, first)
-    assert database.write([Entry.of(first.id, NEVER_EXECUTED, keep=True)]) == [2]
-    assert records(database) == [record_after(first, NEVER_EXECUTED)]
-    assert database.request("client1", "r") is not None
+    write(database, first, Executed())
+    assert database.write([Entry.of(first.id, finished(), forget=True)]) == [3]
+    assert records(database) == []
+    assert [event.event for event in database.events(0).events] == [Removed()]
+    assert database.request("client1", "r") is None
 
 
 def test_a_job_that_was_executed_stays(database: Database) -> None:

@@ -63,7 +63,7 @@ class MemoryRecords:
     settle_seconds: float = 0.0
     is_writable: bool = True
     posts_wait: bool = False
-    posted: list[tuple[JobId, JobEvent, RequestError | None]] = field(default_factory=list)
+    posted: list[tuple[JobId, JobEvent, RequestError | None, bool]] = field(default_factory=list)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
     launched: dict[JobId, Launched] = field(default_factory=dict)
     written: list[tuple[JobId, JobEvent]] = field(default_factory=list)
@@ -85,18 +85,22 @@ class MemoryRecords:
         self._write(job_id, event, None)
         return self.last_seq
 
-    def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
+    def post(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
+    ) -> None:
         """Writes an event at once, unless posts wait."""
-        self.posted.append((job_id, event, request_error))
+        self.posted.append((job_id, event, request_error, forget))
         if not self.posts_wait:
             self._write_posted()
 
     def _write_posted(self) -> None:
         posted, self.posted = self.posted, []
-        for job_id, event, request_error in posted:
-            self._write(job_id, event, request_error)
+        for job_id, event, request_error, forget in posted:
+            self._write(job_id, event, request_error, forget=forget)
 
-    def _write(self, job_id: JobId, event: JobEvent, request_error: RequestError | None) -> None:
+    def _write(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None, *, forget: bool = False
+    ) -> None:
         record = self.jobs.get(job_id)
         if isinstance(event, Launched):
             self.jobs[job_id] = record_of(event)
@@ -108,7 +112,7 @@ class MemoryRecords:
         elif record is None:
             return
         else:
-            self._change(apply(record, event), request_error)
+            self._change(apply(record, event), request_error, forget=forget)
         self.written.append((job_id, event))
         owner = event.owner if isinstance(event, Launched) else record.owner if record is not None else ""
         self._note(job_id, owner, event if job_id in self.jobs else Removed())
@@ -118,9 +122,9 @@ class MemoryRecords:
         self.happened.append(JournalledEvent(seq=self.last_seq + 1, at=at, job_id=job_id, owner=owner, event=event))
         self.grown.unpark_all()
 
-    def _change(self, record: JobRecord, request_error: RequestError | None) -> None:
+    def _change(self, record: JobRecord, request_error: RequestError | None, *, forget: bool) -> None:
         match record.state:
-            case Ended(cause=FailedToStart()):
+            case Ended(cause=cause) if forget or isinstance(cause, FailedToStart):
                 del self.jobs[record.id]
                 self._release(record.id, request_error)
             case Ended():

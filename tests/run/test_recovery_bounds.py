@@ -34,10 +34,12 @@ class FullRecords(MemoryRecords):
             await trio.sleep_forever()
         return await MemoryRecords.record(self, job_id, event)
 
-    def post(self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None) -> None:
+    def post(
+        self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
+    ) -> None:
         """Writes it where there is space."""
         if not self.is_full:
-            MemoryRecords.post(self, job_id, event, request_error)
+            MemoryRecords.post(self, job_id, event, request_error, forget=forget)
 
     async def settle(self) -> None:
         """Waits for space."""
