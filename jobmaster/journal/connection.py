@@ -39,12 +39,14 @@ class JournalFault(HostError):
     Attributes:
         words: what a client may know of it.
         is_doubtful: what was to be written may be there all the same, and the file has to be opened again.
+        lacks_space: more space on the disk would have helped.
     """
 
-    def __init__(self, text: str, *, words: str, is_doubtful: bool = False) -> None:
+    def __init__(self, text: str, *, words: str, is_doubtful: bool = False, lacks_space: bool = False) -> None:
         super().__init__(text)
         self.words = words
         self.is_doubtful = is_doubtful
+        self.lacks_space = lacks_space
 
 
 def fault_of(error: apsw.Error | ConfigurationError) -> JournalFault:
@@ -56,9 +58,9 @@ def fault_of(error: apsw.Error | ConfigurationError) -> JournalFault:
     text = f"the journal's database failed: {error}"
     match error:
         case apsw.FullError():
-            return JournalFault(text, words="its disk is full")
+            return JournalFault(text, words="its disk is full", lacks_space=True)
         case apsw.IOError() if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_WRITE:
-            return JournalFault(text, words="its disk takes nothing")
+            return JournalFault(text, words="its disk takes nothing", lacks_space=True)
         case apsw.CorruptError() | apsw.NotADBError():
             return JournalFault(text, words="it is damaged", is_doubtful=True)
         case _:

@@ -271,7 +271,8 @@ class Writer:
             await self._in_thread(self._database.write, self._taken)
         except (JournalFault, NoThread) as fault:
             self._fail(fault)
-            await self._make_space()
+            if isinstance(fault, JournalFault) and fault.lacks_space:
+                await self._make_space()
             return
         taken, self._taken = self._taken, []
         self._recover()

@@ -75,6 +75,16 @@ async def test_ends_are_written_with_the_ballast(tmp_path: Path, journal: Journa
     await journal.record(second.id, second)
 
 
+async def test_an_error_that_no_space_helps_against(tmp_path: Path, journal: Journal, disk: FaultyDisk) -> None:
+    """The ballast stays where the disk fails in another way: when that has passed, jobs are started at once."""
+    first = launched()
+    await journal.record(first.id, first)
+    disk.on_sync = times(1, does_not_sync)
+    await journal.record(first.id, Executed())
+    assert journal.is_writable
+    assert (tmp_path / BALLAST).stat().st_size == BALLAST_BYTES
+
+
 async def test_a_journal_that_never_rests(journal: Journal, disk: FaultyDisk) -> None:
     """The ballast is filled again also while there is always something to write."""
     jobs = [launched() for _ in range(2)]
