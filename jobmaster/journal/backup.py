@@ -6,14 +6,15 @@ What is written meanwhile by this process goes into the copy too, which so equal
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import apsw
 
 from jobmaster.errors import JournalUnavailable
-from jobmaster.journal.connection import damages
+from jobmaster.journal.connection import JournalFault, damages
 from jobmaster.journal.database import Database
 
 COPY: Final = "journal.copy"
@@ -53,10 +54,11 @@ class Copy:
         if space.f_bavail * space.f_frsize < self._database.path.stat().st_size + SPARE_BYTES:
             raise JournalUnavailable("the server's journal cannot be copied: its disk has no space for that")
         os.close(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        self._target = apsw.Connection(str(self._path))
-        self._target.pragma("journal_mode", "OFF")
-        self._target.pragma("synchronous", "OFF")
-        self._backup = self._database.begin_backup(self._target)
+        with _faults_named():
+            self._target = apsw.Connection(str(self._path))
+            self._target.pragma("journal_mode", "OFF")
+            self._target.pragma("synchronous", "OFF")
+            self._backup = self._database.begin_backup(self._target)
 
     def step(self) -> bool:
         """Copies some pages; returns whether all are copied."""
@@ -66,13 +68,14 @@ class Copy:
     def damages(self) -> list[str]:
         """What a check of the finished copy finds: what the database has, for its pages are the same."""
         self._finish()
-        connection = apsw.Connection(
-            f"{self._path.as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        )
-        try:
-            return damages(connection)
-        finally:
-            connection.close()
+        with _faults_named():
+            connection = apsw.Connection(
+                f"{self._path.as_uri()}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            )
+            try:
+                return damages(connection)
+            finally:
+                connection.close()
 
     def open(self) -> None:
         """Opens the finished copy, for `take`; the file has no name any more, and another copy may be begun."""
@@ -96,8 +99,19 @@ class Copy:
             os.close(self._descriptor)
 
     def _finish(self) -> None:
-        if self._backup is not None:
-            self._database.end_backup(self._backup)
-        if self._target is not None:
-            self._target.close()
+        backup, target = self._backup, self._target
         self._backup = self._target = None
+        with _faults_named():
+            if backup is not None:
+                self._database.end_backup(backup)
+            if target is not None:
+                target.close()
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """An error of SQLite about the copy says nothing of the journal itself."""
+    try:
+        yield
+    except apsw.Error as error:
+        raise JournalFault(f"the copy of the journal failed: {error}", words="a copy of it failed") from error

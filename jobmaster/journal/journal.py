@@ -218,7 +218,11 @@ class Journal:
             ServerBusy, JournalUnavailable: as `backup`.
         """
         async with self._copied() as copy:
-            return await run_in_thread(COPIERS, copy.damages, abandon=True)
+            try:
+                return await run_in_thread(COPIERS, copy.damages, abandon=True)
+            except (JournalFault, OSError) as error:
+                logger.error("%s", error)
+                raise _unreadable("a copy of it failed") from error
 
     async def look_for_damages(self) -> None:
         """Checks the file once, when the server's start is over; where that cannot be, later."""
@@ -252,7 +256,10 @@ class Journal:
         finally:
             self._is_copying = False
             with trio.move_on_after(READ_SECONDS, shield=True):
-                await run_in_thread(COPIERS, copy.discard, abandon=True)
+                try:
+                    await run_in_thread(COPIERS, copy.discard, abandon=True)
+                except (JournalFault, OSError) as error:  # the next copy takes its place
+                    logger.error("a copy of the journal is left behind: %s", error)
 
 
 async def _ask(limiter: trio.CapacityLimiter, question: Callable[..., T], *args: Any) -> T:

@@ -126,6 +126,12 @@ class ExecutionHost(Protocol):
             JobError, HostError: its output or its cgroup cannot be used; its processes are killed.
         """
 
+    def known_death(self, job_id: JobId) -> Death | None:
+        """How the main process of a job that cannot be adopted has died by itself, where that is known.
+
+        To be asked before `end_others`, which kills it.
+        """
+
     async def end_others(self) -> Sequence[JobId]:
         """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged.
 

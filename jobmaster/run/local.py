@@ -301,6 +301,13 @@ class LocalHost:
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
+    def known_death(self, job_id: JobId) -> Death | None:
+        """By the wait status that the launcher has kept, of what was executed."""
+        inherited = self._launcher.inherited.children.get(job_id)
+        if inherited is None or inherited.child.outcome != Executed() or inherited.child.status is None:
+            return None
+        return death_of(inherited.child.status)
+
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""
         children = self._launcher.inherited.children

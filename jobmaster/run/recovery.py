@@ -6,15 +6,16 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from signal import SIGKILL
 from typing import Final
 
 import trio
 
 from jobmaster.errors import JobmasterError
-from jobmaster.job.cause import cause_of
+from jobmaster.job.cause import Death, Signalled, cause_of
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, evidence_of
-from jobmaster.job.state import Finished, Held
+from jobmaster.job.record import JobRecord, apply, evidence_of
+from jobmaster.job.state import Finished, Held, MainProcessDied, Running, Stopping
 from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
@@ -85,12 +86,13 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
         async with trio.open_nursery() as nursery:
             for job in found:
                 nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
+    deaths = {job.record.id: host.known_death(job.record.id) for job in found}
     ended = await host.end_others()
     _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
-        await _end_lost(host, records, job, is_gone=job.record.id in gone)
+        await _end_lost(host, records, job, death=deaths[job.record.id], is_gone=job.record.id in gone)
     with trio.move_on_after(RECORD_SECONDS):
         await records.settle()
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
@@ -125,9 +127,14 @@ async def _adopt(
             adopted.append((record, spawned))
 
 
-async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_gone: bool) -> None:
+async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, death: Death | None, is_gone: bool) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record = job.record
+    # SIGKILL may have been the kernel's, for memory: what the job's cgroup has counted nobody knows.
+    if death is not None and death != Signalled(SIGKILL) and isinstance(record.state, Running | Stopping):
+        died = MainProcessDied(death=death, killed_for_memory=False)
+        records.post(record.id, died)
+        record = apply(record, died)
     evidence = evidence_of(
         record, lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(record.state, Held) else _RUNNING
     )

@@ -205,3 +205,23 @@ async def test_damage_is_found_in_the_copy(
                 await trio.sleep(0.001)
         await record_jobs(journal, 1)
     assert "is damaged" in caplog.text
+
+
+async def test_a_copy_that_vanishes(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever befalls a copy is an error of its own, and the journal goes on."""
+
+    def step_and_vanish(copy: backup.Copy) -> bool:
+        is_done = step(copy)
+        if is_done:
+            copy._path.unlink()
+        return is_done
+
+    step = backup.Copy.step
+    monkeypatch.setattr(backup.Copy, "step", step_and_vanish)
+    with pytest.raises(JournalUnavailable, match="a copy of it failed"):
+        await journal.check()
+    with pytest.raises(JournalUnavailable):
+        async with journal.backup():
+            pass
+    monkeypatch.setattr(backup.Copy, "step", step)
+    assert await journal.check() == []

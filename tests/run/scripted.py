@@ -476,6 +476,11 @@ class ScriptedHost:
             execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
         )
 
+    def known_death(self, job_id: JobId) -> Death | None:
+        """How its main process has died."""
+        execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
+        return execution.truth.death if execution is not None and execution.has_died() else None
+
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 import pytest
+import trio
 
-from jobmaster.job.cause import Exited, ServerLost, StopOrder, Stopped
+from jobmaster.job.cause import Death, Exited, ServerLost, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobEvent, Launched
 from jobmaster.job.request import RequestKey
@@ -15,7 +16,8 @@ from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, StopOrdered, StopSignalled
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
-from tests.run.identities import CLIENT1
+from tests.run.identities import CLIENT1, ended
+from tests.run.scripted import Script
 
 SPECIFICATION: Final = JobSpecification(command="gone")
 REQUEST_ID: Final = "once"
@@ -82,6 +84,20 @@ async def test_a_job_whose_main_process_was_seen_to_die(
         state = (await registry.find(CLIENT1, job_id)).record.state
         assert isinstance(state, Ended)
         assert state.cause == cause
+
+
+@pytest.mark.parametrize(("death", "is_told"), [(Exited(42), True), (Signalled(11), True), (Signalled(9), False)])
+async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, death: Death, is_told: bool) -> None:
+    """How its main process died without a server is told, where that alone says why."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=death))
+        await registry.hand_over()
+    await trio.sleep(3)
+    machine.plan(Fault(point="adopt", call=1))
+    async with machine.registry() as registry:
+        await registry.recover()
+        cause = await ended(registry, job_id)
+        assert cause == death if is_told else isinstance(cause, ServerLost)
 
 
 @pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])
