@@ -68,7 +68,7 @@ class Writer:
         self._counts: dict[tuple[JobId, str], Entry] = {}  # of the queue; a later count takes an earlier one's place
         self._waiters: dict[Entry, _Waiter] = {}
         self._due: dict[Entry, float] = {}  # launches and their deadlines, the earliest first
-        self._disowned: list[Entry] = []
+        self._disowned: list[Entry] = []  # of batches that are being written or have failed: none is taken meanwhile
         self._changed = trio.Event()
         self._has_waiters = trio.Event()
         self._grown = trio.lowlevel.ParkingLot()
@@ -295,14 +295,15 @@ class Writer:
         launches = [entry for entry in (*self._taken, *self._queue) if isinstance(entry.event, Launched)]
         self._taken = [entry for entry in self._taken if not isinstance(entry.event, Launched)]
         for entry in launches:
-            self._queue.pop(entry, None)
             self._disown(entry, self._reason())
         self.has_grown()
 
     def _disown(self, entry: Entry, reason: str) -> None:
-        """Tells who waits that the entry is not written; where it is a launch, and gets written all the same, undoes it."""
+        """Tells who waits for a launch that it is not written; where it is being written all the same, that is undone."""
         self._release(entry, _unavailable(reason))
-        if isinstance(entry.event, Launched):
+        if entry in self._queue:
+            del self._queue[entry]
+        else:
             self._disowned.append(entry)
 
     def _remove_disowned(self) -> None:
@@ -345,7 +346,6 @@ class Writer:
             if deadline > trio.current_time():
                 await trio.sleep_until(deadline)
                 continue
-            self._queue.pop(entry, None)
             self._disown(entry, self._reason())
             self.has_grown()
 

@@ -92,7 +92,7 @@ def prepare_output_folder(folder: Path) -> None:
 
 def _account(run_as: str | None) -> Account:
     if os.geteuid() == 0:
-        return look_up(run_as or DEFAULT_ACCOUNT)
+        return look_up(DEFAULT_ACCOUNT if run_as is None else run_as)
     account = own_account()
     if run_as is not None and look_up(run_as) != account:
         raise ConfigurationError(f"--run-as {run_as}: only a server that runs as root can run jobs as another user")

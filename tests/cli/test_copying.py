@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.cli.copying import save_backup
 from jobmaster.client import RpcFailedError
 from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.client.scripted import LOST, OK, Ends, Part, Script
+from tests.client.scripted import LOST, OK, Ends, Part, Quiet, Script
 
 PIECES: Final[list[Part]] = [pb.BackupChunk(data=b"one"), pb.BackupChunk(data=b"two")]
 
@@ -26,6 +28,29 @@ async def test_a_whole_backup(tmp_path: Path) -> None:
     assert file.read_bytes() == b"onetwo"
     assert file.stat().st_mode & 0o777 == 0o600
     assert list(tmp_path.iterdir()) == [file]
+
+
+async def test_a_file_system_without_unnamed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the part has a name until the backup is whole or broken."""
+    monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # which opens a folder for reading: EISDIR for writing
+    file = tmp_path / "backup.db"
+    await save_backup(Script([[*PIECES, OK]]).jobs(), file)
+    assert file.read_bytes() == b"onetwo"
+    assert file.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(RpcFailedError):
+        await save_backup(Script([[*PIECES, Ends("PERMISSION_DENIED", "no")]]).jobs(), file)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+async def test_nothing_is_left_of_a_program_that_is_killed(tmp_path: Path) -> None:
+    """While a backup comes, there is no file that somebody would have to remove."""
+    quiet = Quiet()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(save_backup, Script([[*PIECES, quiet, OK]]).jobs(), tmp_path / "backup.db")
+        await wait_all_tasks_blocked(0.05)
+        assert list(tmp_path.iterdir()) == []
+        quiet.until.set()
+    assert (tmp_path / "backup.db").read_bytes() == b"onetwo"
 
 
 @pytest.mark.parametrize("end", [LOST, Ends("UNAVAILABLE", "draining"), Ends("PERMISSION_DENIED", "no")], ids=str)

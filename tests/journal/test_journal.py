@@ -344,6 +344,21 @@ async def jump_when_blocked(clock: MockClock, *seconds: float) -> None:
         clock.jump(each)
 
 
+async def test_nothing_is_kept_of_launches_that_were_never_taken(
+    journal: Journal, disk: Disk, mock_clock: MockClock
+) -> None:
+    """However many launches a stalled disk refuses in time, no more of them is kept than is being written."""
+    await disk.stall(journal)
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(is_refused, journal, launched())
+        await wait_all_tasks_blocked()
+        mock_clock.jump(writer.DURABLE_SECONDS)
+    assert len(journal._writer._disowned) <= 1
+    assert len(journal._writer._queue) == 0
+    disk.thaw()
+
+
 async def test_the_queue_is_bounded(journal: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Launches that do not fit are refused; what happens to jobs that are there is taken and written."""
     monkeypatch.setattr(writer, "MAX_QUEUED", 3)

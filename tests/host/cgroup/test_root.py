@@ -137,7 +137,9 @@ def test_a_root_outside_the_mount_is_refused(tmp_path: Path, kernel_mount: Path)
     for root in (tmp_path, tmp_path / "not" / "there"):
         with pytest.raises(ConfigurationError, match="is not in the cgroup v2 mount"):
             require_cgroup2(root, mount)
-    assert require_cgroup2(kernel_mount / "not" / "there", mount) == mount
+    assert require_cgroup2(kernel_mount / "new", mount) == mount
+    with pytest.raises(ConfigurationError, match=r"there is no .*/not: make that, or name another with --cgroup-root"):
+        require_cgroup2(kernel_mount / "not" / "there", mount)
 
 
 def test_a_mount_is_known_by_place_and_device(tmp_path: Path) -> None:
