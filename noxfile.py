@@ -151,6 +151,11 @@ def may_be_async(file: Path) -> bool:
     return file.parent not in GENERATED and ASYNC_WORDS.search(file.read_text()) is not None
 
 
+def compile_code(session: nox.Session, python: str = "python") -> None:
+    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode."""
+    session.run(python, "-m", "compileall", "-q", "-x", "/test_", "jobmaster", "tests", external=python != "python")
+
+
 def check_style(session: nox.Session) -> None:
     """Run ruff and flake8-async."""
     session.run("ruff", "check", *CODE)
@@ -210,6 +215,7 @@ def tests(session: nox.Session) -> None:
     provide_h2spec(session)
     provide_sslyze(session)
     session.install("-e", ".", *groups("tests", "proto", "bench"))
+    compile_code(session)
     session.run("python", "-m", "pytest", "-m", "not kernel and not faults", *(session.posargs or PARALLEL))
 
 
@@ -224,6 +230,7 @@ def versions(session: nox.Session) -> None:
         python = str(folder / "bin" / "python")
         session.run(sys.executable, "-m", "virtualenv", "-q", "-p", base, str(folder), external=True)
         session.run(python, "-m", "pip", "install", "-q", "-e", ".", *groups("tests"), external=True)
+        compile_code(session, python)
         options = ["-m", "not kernel and not faults", *PARALLEL, *units()]
         session.run(python, "-m", "pytest", "-p", "no:cacheprovider", *options, external=True)
 
@@ -236,6 +243,7 @@ def kernel(session: nox.Session) -> None:
     install_debian(session, absent(KERNEL_NEEDS))
     provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
+    compile_code(session)
     session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
 
 
