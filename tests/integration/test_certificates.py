@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,9 @@ async def test_unknown_client_is_unauthenticated(server: Server, certificates: P
 
 async def test_nobody_answers(certificates: Path) -> None:
     """Where nobody listens the client says where it tried and why it failed."""
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listeners[0].socket.getsockname()[1]
-    await listeners[0].aclose()
-    with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
-        async with connect("127.0.0.1", port, folder=certificates, name="client1"):
-            pass
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there either
+        port = nobody.getsockname()[1]
+        with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
+            async with connect("127.0.0.1", port, folder=certificates, name="client1"):
+                pass
