@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,9 @@ GENERATED = (Path("jobmaster/jobs/v1"), Path("jobmaster/standard"))
 ASYNC_DISABLED = "ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 # Tests wait for what the kernel tells by no event, and start programs that live as long as a block.
 ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC110,ASYNC121,ASYNC220"
+
+# What a file has in which any rule of flake8-async can find something: asynchronous code, or what catches Cancelled.
+ASYNC_WORDS = re.compile(r"async|await|trio|nursery|BaseException|ExceptionGroup|except\s*[:*]")
 
 # The newest grpcurl that Debian 12's Go 1.19 builds; newer Go builds it as well.
 GRPCURL = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.1"
@@ -142,13 +146,23 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+def may_be_async(file: Path) -> bool:
+    """Whether flake8-async has to read this file, which takes it long."""
+    return file.parent not in GENERATED and ASYNC_WORDS.search(file.read_text()) is not None
+
+
+def compile_code(session: nox.Session, python: str = "python") -> None:
+    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode."""
+    session.run(python, "-m", "compileall", "-q", "-x", "/test_", "jobmaster", "tests", external=python != "python")
+
+
 def check_style(session: nox.Session) -> None:
     """Run ruff and flake8-async."""
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
     shares = []
     for folder, disabled in (("jobmaster", ASYNC_DISABLED), ("tests", ASYNC_DISABLED_IN_TESTS)):
-        files = sorted(str(file) for file in Path(folder).rglob("*.py") if file.parent not in GENERATED)
+        files = [str(file) for file in sorted(Path(folder).rglob("*.py")) if may_be_async(file)]
         options = ["--startable-in-context-manager=run,_run,_obey,serve,start", f"--disable={disabled}"]
         shares += [[*options, *files[start::2]] for start in range(2)]
     with ThreadPoolExecutor(2) as pool:  # a process each: it reads a file in 0.2 s and knows no jobs of its own
@@ -201,6 +215,7 @@ def tests(session: nox.Session) -> None:
     provide_h2spec(session)
     provide_sslyze(session)
     session.install("-e", ".", *groups("tests", "proto", "bench"))
+    compile_code(session)
     session.run("python", "-m", "pytest", "-m", "not kernel and not faults", *(session.posargs or PARALLEL))
 
 
@@ -215,6 +230,7 @@ def versions(session: nox.Session) -> None:
         python = str(folder / "bin" / "python")
         session.run(sys.executable, "-m", "virtualenv", "-q", "-p", base, str(folder), external=True)
         session.run(python, "-m", "pip", "install", "-q", "-e", ".", *groups("tests"), external=True)
+        compile_code(session, python)
         options = ["-m", "not kernel and not faults", *PARALLEL, *units()]
         session.run(python, "-m", "pytest", "-p", "no:cacheprovider", *options, external=True)
 
@@ -227,6 +243,7 @@ def kernel(session: nox.Session) -> None:
     install_debian(session, absent(KERNEL_NEEDS))
     provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
+    compile_code(session)
     session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
 
 

@@ -211,12 +211,18 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
 
 
 def servers_of(launcher: int) -> list[int]:
-    """The pids of the servers that a launcher has started and that live; its other children are jobs."""
+    """The pids of the servers that a launcher has started and that live; its other children are jobs.
+
+    What it has forked and not executed yet has its own command line, which names the server's program, too.
+    """
+    own = command_line(launcher)
     children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(pid) for pid in children if b"jobmaster.server" in _command_line(pid)]
+    lines = {pid: command_line(pid) for pid in map(int, children)}
+    return [pid for pid, line in lines.items() if b"jobmaster.server" in line and line != own]
 
 
-def _command_line(pid: str) -> bytes:
+def command_line(pid: int) -> bytes:
+    """The command line of a process, as the kernel has it; empty where it is dead."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

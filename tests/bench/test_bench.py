@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.measurements import MEASUREMENTS
-from tests.harness import REPOSITORY, cgroup_mount
+from tests.harness import REPOSITORY, cgroup_mount, command_line
 
 pytest.importorskip("grpc", reason="grpcio, of the dependency group bench, is not installed")
 
@@ -45,11 +45,8 @@ def bench(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def left_behind(process: subprocess.Popen[str], folder: Path) -> tuple[list[Path], list[str]]:
     """Cgroups of this run, and command lines of its processes, which all name its folder or its cgroup."""
     name = f"jobmaster-bench-{process.pid}-"
-    commands = [
-        path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if path.exists()
-    ]
+    pids = (int(entry) for entry in os.listdir("/proc") if entry.isdecimal())
+    commands = [command_line(pid).replace(b"\0", b" ").decode(errors="replace") for pid in pids]
     return list(cgroup_mount().glob(f"{name}*")), [command for command in commands if name in command]
 
 

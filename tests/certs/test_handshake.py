@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Stream = trio.SSLStream[trio.SocketStream]
 
-DEADLINE = 20  # seconds; only a hang reaches it
+DEADLINE = 60  # seconds; only a hang reaches it
 GREETING = b"!"
 
 

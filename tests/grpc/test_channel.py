@@ -50,11 +50,12 @@ async def test_connects_again(tmp_path: Path, certificates: Path) -> None:
 async def test_an_open_call_is_not_repeated(tmp_path: Path, certificates: Path) -> None:
     """A call whose server is killed fails where it is not to be repeated, and says that the connection was lost."""
     async with (
-        serving_program(tmp_path, certificates, "--grace", "3") as (server, _process),
+        serving_program(tmp_path, certificates, "--grace", "3000") as (server, _process),
         server.connect(patience=0) as jobs,
     ):
         job_id = await jobs.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done")
         await until_output(jobs, job_id, b"up\n")
+        main = (await jobs.status(job_id)).pid
 
         async def kill_server() -> None:
             while "stopping" not in (await jobs.status(job_id)).job_msg:
@@ -65,6 +66,7 @@ async def test_an_open_call_is_not_repeated(tmp_path: Path, certificates: Path) 
             nursery.start_soon(kill_server)
             with pytest.raises(TransportError, match="connection to the server was lost"):
                 await jobs.stop(job_id)
+        os.kill(main, signal.SIGKILL)
 
 
 async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,14 @@ LINES: Final = 60
 COUNTS: Final = f"i=0; while [ $i -lt {LINES} ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 42"
 WHOLE: Final = "".join(f"{number}\n" for number in range(LINES)).encode()
 DEADLINE: Final = 60.0
+HASTY: Final = """
+import sys
+from jobmaster.server import succession
+from jobmaster.server.program import main
+succession.LOCK_SECONDS = 0.2
+main((), sys.argv[1:])
+"""
+"""A server that does not wait long for an old one to end."""
 
 
 async def wait_for_successor(server: Server, old: int) -> None:
@@ -175,7 +183,7 @@ async def test_a_second_server_is_refused(tmp_path: Path, certificates: Path) ->
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         with own_cgroup_root() as root:
-            command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
+            command = [sys.executable, "-c", HASTY, *command_line_for(tmp_path, certificates, root)]
             second = await trio.to_thread.run_sync(
                 lambda: subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
             )

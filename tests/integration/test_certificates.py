@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ async def call_over_any_alpn(server: Server, context: object) -> str:
         async with trio.open_nursery() as nursery:
             await nursery.start(connection.run)
             try:
-                return await Jobs(OneConnection(connection)).start("true")
+                return await Jobs(OneConnection(connection), patience=0).start("true")
             except (TransportError, RpcFailedError) as error:
                 return f"refused: {error}"
             finally:
@@ -121,9 +122,9 @@ async def test_unknown_client_is_unauthenticated(server: Server, certificates: P
 
 async def test_nobody_answers(certificates: Path) -> None:
     """Where nobody listens the client says where it tried and why it failed."""
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-    port = listeners[0].socket.getsockname()[1]
-    await listeners[0].aclose()
-    with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
-        async with connect("127.0.0.1", port, folder=certificates, name="client1"):
-            pass
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # so that nobody else listens there either
+        port = nobody.getsockname()[1]
+        with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
+            async with connect("127.0.0.1", port, folder=certificates, name="client1"):
+                pass

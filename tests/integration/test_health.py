@@ -53,7 +53,9 @@ async def test_watch_through_the_shutdown(tmp_path: Path, certificates: Path) ->
         await read_until(watcher, b'"SERVING"')
         process.send_signal(signal.SIGTERM)
         await read_until(watcher, b'"NOT_SERVING"')
-        assert (await jobs.status(job_id)).job_msg.startswith("stopping")
+        with trio.fail_after(60):
+            while not (await jobs.status(job_id)).job_msg.startswith("stopping"):
+                await trio.lowlevel.checkpoint()
         process.send_signal(signal.SIGTERM)  # ends the grace period
         with trio.fail_after(60):
             assert await watcher.wait() == 64 + UNAVAILABLE

@@ -114,7 +114,7 @@ async def do(certificates: Path, *calls: Call, probe: Probe | None = None) -> li
                 env=os.environ | {"GRPC_VERBOSITY": "ERROR"},
             )
         if probe is not None:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await probe.cancelled.wait()
     return [Outcome(**outcome) for outcome in json.loads(done.stdout)]
 

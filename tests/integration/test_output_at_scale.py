@@ -42,7 +42,7 @@ async def digest(jobs: Jobs, job_id: str, digests: list[str]) -> None:
 async def test_a_gibibyte_to_three_followers(roomy_folder: Path, certificates: Path) -> None:
     """Followers that join at the start, in the middle and after the end receive all of 1 GiB; the server stays small."""
     digests: list[str] = []
-    async with serving_program(roomy_folder, certificates) as (server, process):
+    async with serving_program(roomy_folder, certificates) as (server, _process):
         async with server.connect() as early, server.connect() as late, server.connect() as after:
             job_id = await early.start("sh", "-c", WRITER)
             async with trio.open_nursery() as nursery:
@@ -52,7 +52,7 @@ async def test_a_gibibyte_to_three_followers(roomy_folder: Path, certificates: P
                 nursery.start_soon(digest, late, job_id, digests)
             record = await after.status(job_id)
             await digest(after, job_id, digests)
-        memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+        memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
         with (server.output / f"{job_id}.log").open("rb") as log:
             kept = hashlib.file_digest(log, "sha256").hexdigest()
     assert (record.output_bytes, record.output_bytes_lost) == (GIBIBYTE, 0)

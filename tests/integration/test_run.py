@@ -187,7 +187,10 @@ async def test_list_on_a_terminal(server: Server) -> None:
         await trio.run_process(
             command(server, "list"), stdout=follower, cwd=REPOSITORY, env={**os.environ, "COLUMNS": "90"}
         )
-        shown = os.read(leader, 65536).decode().splitlines()
+        text = b""
+        while text.count(b"\n") < 2:  # a terminal hands on what it has by and by
+            text += os.read(leader, 65536)
+        shown = text.decode().splitlines()
     finally:
         os.close(leader)
         os.close(follower)
@@ -243,7 +246,7 @@ async def replace(server: Server, process: subprocess.Popen[bytes], how: str) ->
                 os.kill(pid, signal.SIGKILL)
         case "upgraded":
             process.send_signal(signal.SIGUSR2)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not set(servers_of(server.launcher)) - old:
             await trio.sleep(0.01)
 

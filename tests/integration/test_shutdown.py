@@ -97,7 +97,7 @@ async def test_stop_while_starts_are_in_flight(tmp_path: Path, certificates: Pat
         answers: list[str] = []
 
         async def start_again_and_again() -> None:
-            async with server.connect() as jobs:
+            async with server.connect(patience=0) as jobs:
                 with suppress(RpcFailedError, TransportError):
                     while True:
                         answers.append(await jobs.start("sleep", "1000"))

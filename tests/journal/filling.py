@@ -41,7 +41,7 @@ async def fill_up(folder: Path) -> None:
             await journal.record(job.id, finished())
         print("ends: written")
         filler.unlink()
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not journal.is_writable:
                 await trio.sleep(0.01)
         print("a launch:", await outcome(journal, launched()))

@@ -200,7 +200,7 @@ async def test_damage_is_found_in_the_copy(
         file.write(b"\xff" * 64)
     monkeypatch.setattr(journal_module, "CHECK_AFTER_SECONDS", 0.0)
     async with open_journal(path) as journal:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             while not journal.damages:
                 await trio.sleep(0.001)
         await record_jobs(journal, 1)

@@ -47,7 +47,7 @@ async def record_launch(journal: Journal, job: Launched) -> int:
 
 async def until(journal: Journal, *, is_writable: bool) -> None:
     """Waits until the journal is writable, or is not."""
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while journal.is_writable != is_writable:
             await trio.sleep(0.001)
 

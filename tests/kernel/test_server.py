@@ -187,12 +187,12 @@ async def test_cannot_leave_its_cgroup(tmp_path: Path, certificates: Path) -> No
 
 
 async def test_killed_server(tmp_path: Path, certificates: Path) -> None:
-    """After SIGKILL of the server no process of a job is left within 5 s."""
+    """After SIGKILL of the server no process of a job is left."""
     async with serving_program(tmp_path, certificates, is_killed=True) as (server, process), server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", "setsid sleep 1000 & echo $!; wait")
         pids = [int(await first_chunk(jobs, job_id)), (await jobs.status(job_id)).pid]
         process.kill()
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             while any(is_alive(pid) for pid in pids):
                 await trio.sleep(0.05)
 

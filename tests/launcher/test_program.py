@@ -82,13 +82,13 @@ def test_a_server_that_does_not_die() -> None:
     program = f"""
 import sys
 from jobmaster.launcher import program, servers
-servers.END_SECONDS = 2
+servers.END_SECONDS = 0.5
 sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
 """
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False)
     assert ended.returncode == 128 + signal.SIGKILL
-    assert ended.stderr.startswith(b"jobmaster: the server has not died within 2 s of its end")
+    assert ended.stderr.startswith(b"jobmaster: the server has not died within 0.5 s of its end")
 
 
 def test_a_server_that_cannot_be_executed() -> None:

@@ -19,7 +19,7 @@ from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
 from tests.output.stretches import bytes_of
 
-DEADLINE: Final = 20.0
+DEADLINE: Final = 60.0
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from tests.output.stretches import bytes_of
 
-DEADLINE: Final = 30.0
+DEADLINE: Final = 60.0
 MIB: Final = 2**20
 SAMPLES: Final = {
     "nothing": b"",

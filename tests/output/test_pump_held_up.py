@@ -25,7 +25,7 @@ from jobmaster.threads import NoThread
 
 RUN_IN_THREAD: Final = trio.to_thread.run_sync
 """Trio's own, whatever a test puts in its place."""
-REAL_SECONDS: Final = 30.0
+REAL_SECONDS: Final = 60.0
 """How long a thread may really take."""
 KIB: Final = 1024
 Clock = trio.testing.MockClock

@@ -32,6 +32,7 @@ from jobmaster.run.launcher import (
     inherited_launcher,
     use_launcher,
 )
+from tests.harness import command_line
 from tests.run.launching import DEADLINE, ENVIRONMENT, Folder, Host, jobs_folder, parent_of, read_line, wait_gone
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -168,7 +169,7 @@ def _server_of(launcher: int) -> int:
     """The pid of a launcher's server; children that are held still have the launcher's own command line."""
     start = f"{sys.executable}\0-c\0".encode()
     pids = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    (server,) = (int(pid) for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(start))
+    (server,) = (pid for pid in map(int, pids) if command_line(pid).startswith(start))
     return server
 
 

@@ -22,7 +22,7 @@ from jobmaster.run import job_files
 from jobmaster.run.job_files import ACQUIRE_SECONDS, UNDO_SECONDS, JobFiles, acquire, discard
 from tests.harness import own_cgroup_root
 
-REAL_SECONDS: Final = 30.0
+REAL_SECONDS: Final = 60.0
 """How long a thread may really take."""
 
 

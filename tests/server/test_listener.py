@@ -29,7 +29,7 @@ from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimit
 from tests.certs.hostile_certificates import make
 
 SERVICE: Final = "test.Service"
-HANG_GUARD: Final = 20.0
+HANG_GUARD: Final = 60.0
 
 
 def echo(message: BytesValue, request: object) -> BytesValue:  # as purerpc calls it

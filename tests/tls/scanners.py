@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +23,9 @@ from tests.scale.frames import GOAWAY, OPENING, connection_frame
 
 SCAN_SECONDS: Final = 180
 """How long one scan may take; on two cores sslyze takes 1 s and testssl.sh 12 s."""
+OF_PROTOCOLS: Final = ("--protocols", "--cipher-per-proto")
+OF_ALL: Final = (*OF_PROTOCOLS, "--server-defaults", "--renegotiation", "--compression")
+"""What testssl.sh is asked for."""
 SECONDS_EACH: Final = "5"
 """How long testssl.sh waits for one connection."""
 _SSLYZE_OLD_PROTOCOLS: Final = ("ssl_2_0", "ssl_3_0", "tls_1_0", "tls_1_1", "tls_1_2")
@@ -89,12 +93,12 @@ class Finding(NamedTuple):
     text: str
 
 
-async def scan_by_testssl(server: Server, report: Path) -> dict[str, Finding]:
-    """What testssl.sh found, by its id; each cipher of a protocol is an entry of its own."""
+async def scan_by_testssl(server: Server, report: Path, checks: Sequence[str] = OF_ALL) -> dict[str, Finding]:
+    """What testssl.sh found of what it was asked for, by its id; each cipher of a protocol is an entry of its own."""
     await _run(
         *(_program("testssl", "Debian's package testssl.sh"), "--quiet", "--warnings=off", "--color=0"),
         *(f"--connect-timeout={SECONDS_EACH}", f"--openssl-timeout={SECONDS_EACH}", "--ip=127.0.0.1", "--nodns=none"),
-        *("--protocols", "--cipher-per-proto", "--server-defaults", "--renegotiation", "--compression"),
+        *checks,
         f"--add-ca={certificate_path(server.certificates, SERVER_AUTHORITY)}",
         f"--jsonfile={report}",
         f"localhost:{server.port}",

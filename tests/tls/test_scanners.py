@@ -13,7 +13,7 @@ import trio
 from jobmaster.certs.contexts import client_context, server_context
 from tests.harness import Server, serving, serving_program
 from tests.scale.frames import OPENING, SETTINGS, take_frames
-from tests.tls.scanners import Finding, openssl_session, scan_by_sslyze, scan_by_testssl
+from tests.tls.scanners import OF_PROTOCOLS, Finding, openssl_session, scan_by_sslyze, scan_by_testssl
 
 NAME = "client1"
 AEAD = {"TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256", "TLS_CHACHA20_POLY1305_SHA256"}
@@ -81,7 +81,7 @@ async def test_testssl(strict: Server, tmp_path: Path) -> None:
 
 async def test_testssl_sees(lax: Server, tmp_path: Path) -> None:
     """Where an older protocol is spoken, testssl.sh finds it, and ciphers that only it has."""
-    found = await scan_by_testssl(lax, tmp_path / "testssl.json")
+    found = await scan_by_testssl(lax, tmp_path / "testssl.json", OF_PROTOCOLS)
     assert found["TLS1_2"].text == "offered"
     assert _cipher_suites(found) > AEAD
 

@@ -76,7 +76,7 @@ async def test_who_waits_for_the_network_has_no_slot() -> None:
         await trio.testing.wait_all_tasks_blocked()
         near, far = ends[-1]
         await near.send_all(b"x")
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await TcpStream(far, slot=pace.slot()).receive_some(1) == b"x"
         nursery.cancel_scope.cancel()
     for pair in ends:
@@ -103,7 +103,7 @@ async def test_a_slot_is_released_once(end: str) -> None:
         case _:
             paced.handshake_done()
     paced.handshake_done()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await pace.slot().acquire()
     with trio.move_on_after(0.01) as scope:
         await pace.slot().acquire()
@@ -126,7 +126,7 @@ async def test_a_cancelled_wait_takes_no_slot() -> None:
         nursery.cancel_scope.cancel()
     paced.handshake_done()
     taken.release()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await pace.slot().acquire()
     await near.aclose()
     await far.aclose()

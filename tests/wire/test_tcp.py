@@ -12,7 +12,7 @@ import trio.testing
 
 from jobmaster.wire.tcp import TcpStream
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 BULK = hashlib.shake_128(b"").digest(8 * 1024 * 1024)
 """Bytes that no socket's buffers hold."""
 

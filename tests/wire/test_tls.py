@@ -178,7 +178,7 @@ class Ends:
             except trio.BrokenResourceError as error:
                 alerts[name] = alert_in(error)
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(shake, "client", self.client)
                 nursery.start_soon(shake, "server", self.server)
