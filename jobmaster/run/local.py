@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +30,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.protocol import KILL
-from jobmaster.output.pump import Pump
+from jobmaster.output.pump import CLOSERS, Pump
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -224,6 +225,14 @@ def death_of(status: ChildStatus) -> Death:
     return Signalled(number, core_dumped=bool(status.wait_status & _CORE_DUMPED))
 
 
+async def _close_outputs(descriptors: Sequence[int]) -> None:
+    """Closes the read ends of pipes whose writers are killed; one that a writer holds up is left to its thread."""
+    with trio.move_on_after(CLEARING_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for descriptor in descriptors:
+                nursery.start_soon(partial(run_in_thread, CLOSERS, os.close, descriptor, abandon=True))
+
+
 def _stop_order(order: Order) -> StopOrder:
     return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
 
@@ -318,15 +327,15 @@ class LocalHost:
         ]
         for inherited in children.values():
             inherited.child.release()
-        with trio.move_on_after(CLEARING_SECONDS):
-            for inherited in children.values():
-                await inherited.child.wait_forgotten()
-                await run_in_thread(STARTERS, os.close, inherited.output_read)
-        children.clear()
         left: tuple[Path, ...] = ()
         with trio.move_on_after(CLEARING_SECONDS):
             while left := await run_in_thread(STARTERS, self.terms.tree.sweep, tuple(self._adopted)):  # noqa: ASYNC110  # the kernel has no event for it
                 await trio.sleep(0.02)
+        with trio.move_on_after(CLEARING_SECONDS):
+            for inherited in children.values():
+                await inherited.child.wait_forgotten()
+        await _close_outputs([inherited.output_read for inherited in children.values()])
+        children.clear()
         for path in left:
             logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
         return running

@@ -20,7 +20,8 @@ from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import FileRemover
-from jobmaster.threads import run_in_thread
+from jobmaster.run.start_errors import EXHAUSTED
+from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ RECORD_SECONDS: Final = 10.0
 """How long the journal may take for the ends of jobs that are lost; a full disk does not keep the server from serving."""
 ADOPTERS: Final = 8
 """Jobs that are adopted at a time: what each of them may take is no time in which it waits for others."""
+ADOPTION_PAUSES: Final = (0.1, 0.5, 1.0, 2.0)
+"""Seconds between tries to adopt a job for which the host has no thread, descriptor or memory; one lives that long
+without a reader of its output, for which a pipe has room."""
 _RUNNING: Final = "the launcher died or gave up, or the host was restarted, while it ran"
 _HELD: Final = "the launcher died or gave up, or the host was restarted, as it was started: its command may have run"
 """Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
@@ -117,7 +121,7 @@ async def _adopt(
 ) -> None:
     try:
         async with turns:
-            spawned = await host.adopt(record)
+            spawned = await _patiently(host, record)
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
     else:
@@ -125,6 +129,18 @@ async def _adopt(
             gone.add(record.id)
         else:
             adopted.append((record, spawned))
+
+
+async def _patiently(host: ExecutionHost, record: JobRecord) -> Spawned | None:
+    """As `adopt`; where the host lacks something for now, tried again."""
+    for pause in ADOPTION_PAUSES:
+        try:
+            return await host.adopt(record)
+        except (JobmasterError, OSError) as error:
+            if not isinstance(error, NoThread) and getattr(error, "errno", None) not in EXHAUSTED:
+                raise
+        await trio.sleep(pause)
+    return await host.adopt(record)
 
 
 async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, death: Death | None, is_gone: bool) -> None:

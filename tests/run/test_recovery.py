@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from datetime import UTC, datetime
 from typing import Final
 
@@ -13,7 +14,7 @@ from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobEvent, Launched
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Ended, Executed, MainProcessDied, StopOrdered, StopSignalled
+from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended
@@ -98,6 +99,19 @@ async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, deat
         await registry.recover()
         cause = await ended(registry, job_id)
         assert cause == death if is_told else isinstance(cause, ServerLost)
+
+
+@pytest.mark.parametrize(("number", "lives"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.ENOENT, False)])
+async def test_a_host_that_lacks_something_for_now(machine: Machine, number: int, lives: bool) -> None:
+    """A job that cannot be adopted for want of a descriptor or of memory is tried again before it is ended."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        await registry.hand_over()
+    machine.plan(Fault(point="adopt", call=1, times=3, number=number))
+    async with machine.registry() as registry:
+        await registry.recover()
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job.record.state, Running) == lives
 
 
 @pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])
