@@ -183,9 +183,9 @@ async def test_cancel_after_begin(certificates: Path) -> None:
 async def test_timeout_on_sleeping_server(certificates: Path) -> None:
     """A call past its deadline ends so for the client, and is cancelled in the server; the connection goes on."""
     call = Call(method=method("Hang"), requests=ask(), kind="server_streaming", seconds=0.3)
-    late, alive = await do(certificates, call, ALIVE, probe=Probe())
+    connected, late, alive = await do(certificates, ALIVE, call, ALIVE, probe=Probe())
     assert late.code == "DEADLINE_EXCEEDED"
-    assert alive.code == "OK"
+    assert connected.code == alive.code == "OK"
 
 
 @pytest.mark.parametrize("text", ["test status message", SPECIAL_TEXT, "100 % of it", ""])

@@ -114,12 +114,12 @@ async def test_a_close_that_does_not_end(
     log.advance(6)
     disk, closers = Disk(), trio.CapacityLimiter(1)
     monkeypatch.setattr(log_module, "CLOSERS", closers)
-    timer = threading.Timer(10, disk.answers.set)  # where the event loop is held up
+    timer = threading.Timer(60, disk.answers.set)  # where the event loop is held up
     timer.start()
     async with aclosing(log.follow()) as stretches:
         await anext(stretches)
         disk.hold_up("close", monkeypatch)
-    assert disk.asked.wait(10)  # the clock may have jumped before the thread began
+    assert disk.asked.wait(60)  # the clock may have jumped before the thread began
     assert not disk.answered
     timer.cancel()
     disk.answers.set()
