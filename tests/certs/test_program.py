@@ -11,9 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
-from jobmaster.certs.__main__ import main
 from jobmaster.certs.authority import load_pair
 from jobmaster.certs.folder import SERVER, certificate_path, key_path
+from jobmaster.certs.program import main
 from tests.certs.hostile_certificates import CLIENT_ROWS, make_server, mint
 
 if TYPE_CHECKING:
@@ -205,3 +205,32 @@ def test_as_a_program(folder: Path) -> None:
     missing = subprocess.run([*command, str(folder / "no")], capture_output=True, text=True, check=False, timeout=60)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert "Traceback" not in missing.stderr
+
+
+def test_closed_standard_streams(folder: Path) -> None:
+    """Where there is no standard output, that is said, if there is anybody to say it to."""
+    command = f'exec "{sys.executable}" -m jobmaster.certs show "$1"'
+    for redirection, words in ((">&-", "jobmaster.certs: standard output is closed"), (">&- 2>&-", "")):
+        shell = ["sh", "-c", f"{command} {redirection}", "sh", str(folder)]
+        done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.startswith(words)
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["argparse", "cryptography", "jobmaster.certs.authority"])
+def test_interrupted_at_the_start(module: str) -> None:
+    """Ctrl-C while the program still imports ends it with 130 and without a word."""
+    program = f"""
+import signal, sys
+
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == {module!r}:
+        signal.raise_signal(signal.SIGINT)
+
+sys.addaudithook(interrupt)
+from jobmaster.certs.__main__ import run
+run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
