@@ -21,6 +21,7 @@ from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
 from jobmaster.run.supervisor import Supervisor, Terms
+from jobmaster.run.turns import Turns
 
 if TYPE_CHECKING:
     from jobmaster.job.request import RequestKey
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STARTS_OF_CLIENT: Final = 32
+"""Starts of one client that are under way at a time; what others ask for does not come behind hundreds of them."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -54,6 +57,7 @@ class JobTasks:
         self._live = live
         self._ended = ended
         self._shutdown = shutdown
+        self._turns = Turns(STARTS_OF_CLIENT)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
         self.unrecorded = 0
@@ -73,6 +77,10 @@ class JobTasks:
             ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
             JobError, RequestError, HostError: this one cannot be started.
         """
+        async with self._turns.of(owner):
+            return await self._start(owner, specification, request)
+
+    async def _start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(owner)

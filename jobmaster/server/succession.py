@@ -87,6 +87,7 @@ async def hold_folders(launcher: Launcher, tree: CgroupTree, state_folder: Path,
     Raises:
         ConfigurationError: another server has one of them.
     """
+    await _require_outside(tree)
     take_state = partial(take_lock, state_folder)
     state = await _lock(launcher, STATE_LOCK, state_folder, take_state, closing)  # first, for it makes nothing
     jobs = await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing)
@@ -112,6 +113,19 @@ async def _lock(launcher: Launcher, name: str, folder: Path, take: Callable[[], 
         raise ConfigurationError(f"another jobmaster server has the {kind} {folder}; give this one its own {option}")
     closing.callback(os.close, lock)
     return lock
+
+
+async def _require_outside(tree: CgroupTree) -> None:
+    """Refuses a root among the jobs of another server, which would end them with its own."""
+    for folder in (tree.root, *tree.root.parents):
+        if folder.name != tree.jobs.name or not folder.is_dir():
+            continue
+        lock = await run_in_thread(_LOCKERS, take_lock, folder, abandon=True)
+        if lock is None:
+            raise ConfigurationError(
+                f"the cgroup {tree.root} is among the jobs of another server: give this one its own --cgroup-root"
+            )
+        os.close(lock)
 
 
 def _try_to_lock_jobs(tree: CgroupTree) -> int | None:

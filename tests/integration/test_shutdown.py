@@ -246,6 +246,10 @@ async def test_one_server_for_a_cgroup_root(
         )
         with pytest.RaisesGroup(refusal, flatten_subgroups=True):
             await program.serve(options_for(tmp_path / "second", certificates, server.cgroup_root))
+        among = pytest.RaisesExc(ConfigurationError, match=r"is among the jobs of another server: .* --cgroup-root")
+        with pytest.RaisesGroup(among, flatten_subgroups=True):
+            await program.serve(options_for(tmp_path / "second", certificates, server.cgroup_root / "jobs" / "mine"))
+        assert not (server.cgroup_root / "jobs" / "mine").exists()
         assert is_alive((await jobs.status(job_id)).pid)
 
 

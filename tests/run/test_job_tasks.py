@@ -11,6 +11,7 @@ from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.job.cause import Exited, ServerLost, ServerShutdown
 from jobmaster.job.specification import JobSpecification
 from jobmaster.run.bounds import Bounds
+from jobmaster.run.job_tasks import STARTS_OF_CLIENT
 from jobmaster.run.registry import Registry
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
@@ -32,6 +33,20 @@ async def test_what_cannot_be_started_leaves_nothing(machine: Machine) -> None:
         await trio.sleep(1)
         assert machine.logs() == set()
         await machine.start(registry, CLIENT1)
+
+
+async def test_the_starts_of_one_client_wait_for_each_other(machine: Machine) -> None:
+    """However many Starts a client has in flight, so many are under way; another client's does not come behind them."""
+    slow = Script(execute_seconds=5)
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        for _ in range(STARTS_OF_CLIENT + 5):
+            nursery.start_soon(machine.start, registry, CLIENT1, slow)
+        await trio.sleep(1)
+        assert len(machine.host.spawned) == STARTS_OF_CLIENT
+        await machine.start(registry, CLIENTS[1])
+        assert trio.current_time() < 2
+        await trio.sleep(10)
+        assert len(machine.host.spawned) == STARTS_OF_CLIENT + 6
 
 
 @pytest.mark.parametrize("rounds", range(24))
