@@ -20,7 +20,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.run.local import LocalHost
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server.preparation import prepare
-from jobmaster.server.succession import hold_folders, own_launcher
+from jobmaster.server.succession import hold_jobs, hold_state, own_launcher
 from tests.harness import options_for, own_cgroup_root
 from tests.output.stretches import bytes_of
 from tests.run.records import MemoryRecords
@@ -79,7 +79,8 @@ async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncItera
     terms = prepare(options_for(folder, certificates, root)).terms
     with ExitStack() as closing:
         async with own_launcher() as held:
-            await hold_folders(held.launcher, terms.tree, terms.output_folder, closing)
+            state = await hold_state(held.launcher, terms.output_folder, closing)
+            await hold_jobs(held.launcher, terms.tree, state, closing)
             yield LocalHost(terms, held.launcher)
 
 

@@ -67,6 +67,16 @@ def prepare(options: ServerOptions) -> Prepared:
     return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
 
 
+def prepare_folder(options: ServerOptions) -> None:
+    """Makes the output folder, if there is a user to run jobs as; nothing else is made where another server has it.
+
+    Raises:
+        ConfigurationError: as `prepare`.
+    """
+    _account(options.run_as)
+    prepare_output_folder(options.output_folder)
+
+
 def prepare_output_folder(folder: Path) -> None:
     """Makes the output folder, 0700, or checks the one there is.
 

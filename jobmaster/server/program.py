@@ -39,7 +39,7 @@ from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.serving import Ending, Serving
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
-from jobmaster.server.succession import HeldLauncher, hold_folders, listen, own_launcher, require_same_folder
+from jobmaster.server.succession import HeldLauncher, hold_jobs, hold_state, listen, own_launcher, require_same_folder
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -116,8 +116,10 @@ async def serve(
         async with own_launcher() as held:
             listeners = await listen(held.launcher, options.host, options.port, closing)
             require_same_folder(held.launcher, options.output_folder)
-            prepared = preparation.prepare(options)  # after it: where the address is taken, no cgroup is made
-            await hold_folders(held.launcher, prepared.terms.tree, options.output_folder, closing)
+            preparation.prepare_folder(options)
+            state = await hold_state(held.launcher, options.output_folder, closing)
+            prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
+            await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
             plan = _plan(options)
             async with _registry(options, prepared.terms, plan, held) as registry:
                 recovered = await registry.recover()

@@ -81,21 +81,26 @@ def require_same_folder(launcher: Launcher, state_folder: Path) -> None:
         )
 
 
-async def hold_folders(launcher: Launcher, tree: CgroupTree, state_folder: Path, closing: ExitStack) -> None:
-    """Locks both folders of the server, which the launcher then holds, too, with the file that kills all jobs.
+async def hold_state(launcher: Launcher, folder: Path, closing: ExitStack) -> int:
+    """Locks the folder of journal and output, before anything else is made; returns the lock.
 
     Raises:
-        ConfigurationError: another server has one of them.
+        ConfigurationError: another server has it.
     """
-    await _require_outside(tree)
-    take_state = partial(take_lock, state_folder)
-    state = await _lock(launcher, STATE_LOCK, state_folder, take_state, closing)  # first, for it makes nothing
-    jobs = await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing)
-    locks = {JOBS_LOCK: jobs, STATE_LOCK: state}
+    return await _lock(launcher, STATE_LOCK, folder, partial(take_lock, folder), closing)
+
+
+async def hold_jobs(launcher: Launcher, tree: CgroupTree, state: int, closing: ExitStack) -> None:
+    """Locks the cgroup of the jobs; the launcher then holds both locks, too, and the file that kills all jobs.
+
+    Raises:
+        ConfigurationError: another server has it.
+    """
+    lock = await _lock(launcher, JOBS_LOCK, tree.jobs, partial(_try_to_lock_jobs, tree), closing)
     tree.prepare()
     kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
     closing.callback(os.close, kill)
-    launcher.keep(kill_fd=kill, locks=locks)
+    launcher.keep(kill_fd=kill, locks={JOBS_LOCK: lock, STATE_LOCK: state})
 
 
 async def _lock(launcher: Launcher, name: str, folder: Path, take: Callable[[], int | None], closing: ExitStack) -> int:
@@ -113,19 +118,6 @@ async def _lock(launcher: Launcher, name: str, folder: Path, take: Callable[[], 
         raise ConfigurationError(f"another jobmaster server has the {kind} {folder}; give this one its own {option}")
     closing.callback(os.close, lock)
     return lock
-
-
-async def _require_outside(tree: CgroupTree) -> None:
-    """Refuses a root among the jobs of another server, which would end them with its own."""
-    for folder in (tree.root, *tree.root.parents):
-        if folder.name != tree.jobs.name or not folder.is_dir():
-            continue
-        lock = await run_in_thread(_LOCKERS, take_lock, folder, abandon=True)
-        if lock is None:
-            raise ConfigurationError(
-                f"the cgroup {tree.root} is among the jobs of another server: give this one its own --cgroup-root"
-            )
-        os.close(lock)
 
 
 def _try_to_lock_jobs(tree: CgroupTree) -> int | None:

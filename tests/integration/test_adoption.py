@@ -183,10 +183,12 @@ async def test_a_second_server_is_refused(tmp_path: Path, certificates: Path) ->
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         with own_cgroup_root() as root:
-            command = [sys.executable, "-c", HASTY, *command_line_for(tmp_path, certificates, root)]
+            within = root / "within"
+            command = [sys.executable, "-c", HASTY, *command_line_for(tmp_path, certificates, within)]
             second = await trio.to_thread.run_sync(
                 lambda: subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
             )
+            assert not within.exists()
         assert second.returncode == 2
         assert "another jobmaster server has the folder" in second.stderr
         assert (await jobs.status(job_id)).state == 1

@@ -14,7 +14,7 @@ import trio.testing
 
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.server.succession import hold_folders, own_launcher
+from jobmaster.server.succession import hold_jobs, hold_state, own_launcher
 from tests.harness import REPOSITORY, command_line_for, own_cgroup_root
 
 DEADLINE = 60.0
@@ -24,7 +24,8 @@ async def hold(tree: CgroupTree, folder: Path, held: trio.Event) -> None:
     """Holds a launcher until cancelled."""
     async with own_launcher() as launcher:
         with ExitStack() as closing:
-            await hold_folders(launcher.launcher, tree, folder, closing)
+            state = await hold_state(launcher.launcher, folder, closing)
+            await hold_jobs(launcher.launcher, tree, state, closing)
             held.set()
             await trio.sleep_forever()
 

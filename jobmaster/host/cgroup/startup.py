@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.controllers import Enforcement, enable_controllers
+from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.mounts import PROC
 from jobmaster.host.cgroup.root import CgroupRoot, choose_root, move_to_supervisor, read_host, require_cgroup2
 from jobmaster.host.cgroup.tree import CgroupTree
@@ -38,9 +41,22 @@ def open_cgroups(explicit: Path | None, *, proc: Path = PROC) -> OpenedCgroups:
     root = choose_root(explicit, host)
     mount = require_cgroup2(root.path, host.mount)
     bare = CgroupTree(root=root.path)
+    _require_no_jobs_around(bare)
     bare.prepare()
     if host.own == root.path:
         move_to_supervisor(root.path)  # or the kernel would refuse to enable a controller there
     enforcement = enable_controllers(mount.mount_point, bare.jobs, proc=proc)
     tree = CgroupTree(root=root.path, controllers=enforcement.controllers)
     return OpenedCgroups(root=root, enforcement=enforcement, tree=tree)
+
+
+def _require_no_jobs_around(tree: CgroupTree) -> None:
+    """Refuses a root among the jobs of another server: this one's end would be theirs."""
+    for folder in (tree.root, *tree.root.parents):
+        if folder.name == tree.jobs.name and folder.is_dir():
+            lock = take_lock(folder)
+            if lock is None:
+                raise ConfigurationError(
+                    f"the cgroup {tree.root} is among the jobs of another server: give this one its own --cgroup-root"
+                )
+            os.close(lock)
