@@ -27,8 +27,8 @@ async def save_backup(jobs: Jobs, file: Path) -> None:
         ConfigurationError: the file cannot be written; says why.
     """
     try:
-        file = file.resolve()
-        if file.exists() and not file.is_file():
+        file = Path(os.path.realpath(file))
+        if file.is_symlink() or (file.exists() and not file.is_file()):
             raise ConfigurationError(f"cannot write {file}: it is there, and no regular file: name another one")
         with ExitStack() as stack:
             descriptor, name = _open_part(file, stack)

@@ -223,7 +223,8 @@ def describe_state(state: State) -> str:
         case Running():
             return "running"
         case Stopping(order=order):
-            return f"stopping, as {order.by or 'the shutting-down server'} asked"
+            by = "the shutting-down server" if order.by is None else order.by or "the server"
+            return f"stopping, as {by} asked"
         case Closing():
             return "ending: its main process has died"
         case Ended(cause=cause):

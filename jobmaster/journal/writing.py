@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -227,42 +227,43 @@ def purge(connection: apsw.Connection, now: datetime, *, limit: int = 500) -> bo
 
 
 def _purge_requests(connection: apsw.Connection, before: int, limit: int) -> bool:
-    owner, surplus = _surplus(
-        connection, "SELECT owner, count(*) FROM request WHERE removed IS NOT NULL GROUP BY owner", MAX_FREED_REQUESTS
-    )
-    surplus = min(limit, surplus)
-    connection.execute(
-        "DELETE FROM request WHERE rowid IN ("
-        "SELECT rowid FROM request WHERE owner = ? AND removed IS NOT NULL ORDER BY removed LIMIT ?)",
-        (owner, surplus),
-    )
+    counts = rows(connection, "SELECT owner, count(*) FROM request WHERE removed IS NOT NULL GROUP BY owner")
+    done = 0
+    for owner, surplus in surpluses(dict(counts), MAX_FREED_REQUESTS).items():
+        connection.execute(
+            "DELETE FROM request WHERE rowid IN ("
+            "SELECT rowid FROM request WHERE owner = ? AND removed IS NOT NULL ORDER BY removed LIMIT ?)",
+            (owner, min(surplus, limit - done)),
+        )
+        done += connection.changes()
     connection.execute(
         "DELETE FROM request WHERE rowid IN (SELECT rowid FROM request WHERE removed < ? ORDER BY removed LIMIT ?)",
-        (before, limit),
+        (before, limit - done),
     )
-    return connection.changes() == limit or surplus > 0
+    return done + connection.changes() == limit
 
 
 def _purge_removals(connection: apsw.Connection, limit: int) -> bool:
-    owner, surplus = _surplus(connection, "SELECT owner, count(*) FROM removal GROUP BY owner", MAX_REMOVALS)
-    surplus = min(limit, surplus)
-    if not surplus:
-        return False
-    last = value(
-        connection, "SELECT seq FROM removal WHERE owner = ? ORDER BY seq LIMIT 1 OFFSET ?", owner, surplus - 1
-    )
-    connection.execute("DELETE FROM removal WHERE owner = ? AND seq <= ?", (owner, last))
-    connection.execute("INSERT OR REPLACE INTO horizon VALUES (?, ?)", (owner, last))
-    return True
+    done = 0
+    counts = dict(rows(connection, "SELECT owner, count(*) FROM removal GROUP BY owner"))
+    for owner, surplus in surpluses(counts, MAX_REMOVALS).items():
+        if not (share := min(surplus, limit - done)):
+            break
+        last = value(
+            connection, "SELECT seq FROM removal WHERE owner = ? ORDER BY seq LIMIT 1 OFFSET ?", owner, share - 1
+        )
+        connection.execute("DELETE FROM removal WHERE owner = ? AND seq <= ?", (owner, last))
+        connection.execute("INSERT OR REPLACE INTO horizon VALUES (?, ?)", (owner, last))
+        done += share
+    return done == limit
 
 
-def _surplus(connection: apsw.Connection, counts_by_owner: str, most: int) -> tuple[str, int]:
-    """The client that has most, and how many of its rows are to go first: nobody loses rows to the many of another."""
-    counts = sorted(((count, owner) for owner, count in rows(connection, counts_by_owner)), reverse=True)
-    if not counts:
-        return "", 0
-    count, owner = counts[0]
-    too_many = sum(each for each, _ in counts) - most
-    next_one = counts[1][0] if len(counts) > 1 else 0
-    share = -(-too_many // len(counts))
-    return owner, max(0, min(too_many, max(share, count - next_one)))
+def surpluses(counts: Mapping[str, int], most: int) -> dict[str, int]:
+    """How much of each client's is above the level that all can have together; nobody loses to the many of another."""
+    left, level = most, 0
+    for others, count in enumerate(sorted(counts.values())):
+        level = left // (len(counts) - others)
+        if count > level:
+            return {owner: count - level for owner, count in counts.items() if count > level}
+        left -= count
+    return {}

@@ -102,6 +102,19 @@ class Spawned:
     is_killed: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownEnd:
+    """What is known of a job's end besides its record.
+
+    Attributes:
+        death: of its main process.
+        order: the stop order that was noted before it died, if one was.
+    """
+
+    death: Death
+    order: StopOrder | None = None
+
+
 class ExecutionHost(Protocol):
     """Makes executions."""
 
@@ -126,8 +139,8 @@ class ExecutionHost(Protocol):
             JobError, HostError: its output or its cgroup cannot be used; its processes are killed.
         """
 
-    def known_death(self, job_id: JobId) -> Death | None:
-        """How the main process of a job that cannot be adopted has died by itself, where that is known.
+    def known_end(self, job_id: JobId) -> KnownEnd | None:
+        """How the main process of a job that cannot be adopted has died already, where that is known.
 
         To be asked before `end_others`, which kills it.
         """

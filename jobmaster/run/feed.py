@@ -41,6 +41,19 @@ class News:
     is_current: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who watches.
+
+    Attributes:
+        client: by whose turns it reads.
+        owner: to whose jobs happens what it is told; None for those of all.
+    """
+
+    client: str
+    owner: str | None
+
+
 class Feed:
     """The events of one server's journal."""
 
@@ -60,8 +73,8 @@ class Feed:
         self._has_ended = True
         self._waiting.cancel()
 
-    async def begin(self, after: int, owner: str | None) -> int:
-        """Returns if all that happened after the sequence number `after`, to jobs of `owner`, can be told.
+    async def begin(self, after: int, watcher: Watcher) -> int:
+        """Returns if all that happened after the sequence number `after` can be told to a watcher.
 
         Returns: up to which sequence number it is not told of removed jobs.
 
@@ -73,17 +86,17 @@ class Feed:
             raise EventsForgotten(
                 f"no event has a number as high as {after}; was the server's journal replaced? List the jobs, and watch anew"
             )
-        horizon = (await self._read(after, owner, 1)).horizon
+        horizon = (await self._read(after, watcher, 1)).horizon
         if after and after < horizon:
             raise _forgotten(after, horizon)
         return max(after, horizon)
 
-    async def after(self, position: int, owner: str | None, horizon: int = 0) -> News:
-        """What was recorded after `position`, to jobs of `owner` (None: of anybody); waits until there is something.
+    async def after(self, position: int, watcher: Watcher, horizon: int = 0) -> News:
+        """What was recorded after `position` for a watcher; waits until there is something.
 
         Args:
             position: as of the news before.
-            owner: as of `begin`.
+            watcher: as of `begin`.
             horizon: what `begin` returned.
 
         Raises:
@@ -93,11 +106,11 @@ class Feed:
         """
         while True:
             if self._floor <= position < self._position:
-                return self._latest_after(position, owner)
+                return self._latest_after(position, watcher.owner)
             if position == self._position:
                 await self._read_more(position)
                 continue
-            found = await self._read(position, owner, BATCH)
+            found = await self._read(position, watcher, BATCH)
             if found.horizon > max(position, horizon):
                 raise _forgotten(position, found.horizon)
             if found.position > position:
@@ -117,9 +130,9 @@ class Feed:
                 events.append(event)
         return self._news(tuple(events), self._position)
 
-    async def _read(self, position: int, owner: str | None, limit: int) -> Events:
-        async with self._turns.of(owner):
-            return await self._records.events(position, owner, limit)
+    async def _read(self, position: int, watcher: Watcher, limit: int) -> Events:
+        async with self._turns.of(watcher.client):
+            return await self._records.events(position, watcher.owner, limit)
 
     def _news(self, events: tuple[JournalledEvent, ...], position: int) -> News:
         return News(events=events, position=position, is_current=position >= self._records.last_seq)
@@ -136,7 +149,12 @@ class Feed:
             if self._records.last_seq <= position:
                 raise ServerDraining("the server is shutting down")
             found = await self._records.events(position, None, BATCH)
-            if self._position == position:
+            if self._position != position:
+                return
+            if found.horizon > position:  # of somebody's removed jobs not all can be told: each reads for itself
+                self._latest.clear()
+                self._floor = self._position = found.position
+            else:
                 self._keep(found)
 
     def _keep(self, found: Events) -> None:

@@ -13,16 +13,17 @@ from jobmaster.errors import PermissionRefused
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Held
+from jobmaster.journal.journal import MOST_COPIES
 from jobmaster.journal.stored import JobQuery, Page, StoredJob
-from jobmaster.run.feed import Feed, News
+from jobmaster.run.feed import Feed, News, Watcher
 from jobmaster.run.recorder import Records
 from jobmaster.run.turns import Turns
 from jobmaster.threads import run_in_thread
 
 CHUNK: Final = 256 * 1024
 """Bytes of a backup that are read at a time."""
-_READERS: Final = trio.CapacityLimiter(1)
-"""Threads that read a backup; there is one at a time."""
+_READERS: Final = trio.CapacityLimiter(MOST_COPIES)
+"""Threads that read backups: one for each that there may be."""
 
 
 class History:
@@ -64,13 +65,13 @@ class History:
             JournalUnavailable: the journal cannot be read.
             ServerDraining: the server ends; raised after the last event.
         """
-        owner = None if caller.role is Role.ADMIN else caller.name
+        watcher = Watcher(caller.name, None if caller.role is Role.ADMIN else caller.name)
         position = self._records.last_seq if after is None else after
-        horizon = await self._feed.begin(position, owner)
+        horizon = await self._feed.begin(position, watcher)
         if position == self._records.last_seq:
             yield News(events=(), position=position, is_current=True)
         while True:
-            news = await self._feed.after(position, owner, horizon)
+            news = await self._feed.after(position, watcher, horizon)
             position = news.position
             yield news
 

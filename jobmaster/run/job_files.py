@@ -189,11 +189,15 @@ def _remove(remove: Callable[[], bool]) -> None:
         raise CgroupError("a cgroup of a job that did not start is in use, and is left behind")
 
 
+class HostTooSlow(ServerBusy):
+    """The host did not answer in time: more of that time is not to be spent on one job."""
+
+
 async def acquire(make: Callable[[], F]) -> F:
     """Makes files in a thread; where the caller is cancelled or out of patience, they are taken back.
 
     Raises:
-        ServerBusy: the host did not answer in time.
+        HostTooSlow: the host did not answer in time.
     """
     making = _Making(make)
     try:
@@ -201,7 +205,7 @@ async def acquire(make: Callable[[], F]) -> F:
             await run_in_thread(STARTERS, making.run, abandon=True)
             return making.take()
     except trio.TooSlowError:
-        raise ServerBusy(
+        raise HostTooSlow(
             f"the server's host did not make room for a new job within {ACQUIRE_SECONDS:.0f} s "
             "(does the disk of its output folder answer?); try again later"
         ) from None

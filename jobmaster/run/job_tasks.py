@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 STARTS_OF_CLIENT: Final = 32
 """Starts of one client that are under way at a time; what others ask for does not come behind hundreds of them."""
+START_WAIT_SECONDS: Final = 60.0
+"""How long a Start waits for those before it: each takes at most half a minute, on a host that does not answer."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -57,7 +59,7 @@ class JobTasks:
         self._live = live
         self._ended = ended
         self._shutdown = shutdown
-        self._turns = Turns(STARTS_OF_CLIENT)
+        self._turns = Turns(STARTS_OF_CLIENT, wait_seconds=START_WAIT_SECONDS)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
         self.unrecorded = 0
@@ -209,6 +211,5 @@ class JobTasks:
 
 
 def _may_have_run(live: LiveJob, error: BaseException) -> bool:
-    """Whether a Start that has failed by itself, and not because its caller left, may have had its command executed."""
-    was_executed = live.supervisor is not None and not live.supervisor.was_never_executed
-    return isinstance(error, ExecutionUnknown) or (isinstance(error, JobmasterError) and was_executed)
+    """Whether a Start that failed by itself, also where its caller left since, may have had its command executed."""
+    return isinstance(error, ExecutionUnknown) or (live.supervisor is not None and live.supervisor.has_failed)

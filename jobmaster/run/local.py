@@ -42,7 +42,7 @@ from jobmaster.run.child import (
     NeverExecuted,
     Order,
 )
-from jobmaster.run.execution import Spawned
+from jobmaster.run.execution import KnownEnd, Spawned
 from jobmaster.run.job_files import (
     STARTERS,
     UNDO_SECONDS,
@@ -310,12 +310,13 @@ class LocalHost:
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
-    def known_death(self, job_id: JobId) -> Death | None:
+    def known_end(self, job_id: JobId) -> KnownEnd | None:
         """By the wait status that the launcher has kept, of what was executed."""
         inherited = self._launcher.inherited.children.get(job_id)
         if inherited is None or inherited.child.outcome != Executed() or inherited.child.status is None:
             return None
-        return death_of(inherited.child.status)
+        order = None if inherited.order is None else _stop_order(inherited.order)
+        return KnownEnd(death=death_of(inherited.child.status), order=order)
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from signal import SIGKILL
@@ -11,17 +11,17 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import JobmasterError
-from jobmaster.job.cause import Death, Signalled, cause_of
+from jobmaster.errors import JobmasterError, ServerBusy
+from jobmaster.job.cause import Signalled, cause_of
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, apply, evidence_of
-from jobmaster.job.state import Finished, Held, MainProcessDied, Running, Stopping
+from jobmaster.job.state import Event, Finished, Held, MainProcessDied, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.journal.stored import OpenJob
-from jobmaster.run.execution import ExecutionHost, Spawned
+from jobmaster.run.execution import ExecutionHost, KnownEnd, Spawned
+from jobmaster.run.job_files import HostTooSlow
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import FileRemover
-from jobmaster.run.start_errors import EXHAUSTED
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +90,13 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
         async with trio.open_nursery() as nursery:
             for job in found:
                 nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
-    deaths = {job.record.id: host.known_death(job.record.id) for job in found}
+    ends = {job.record.id: host.known_end(job.record.id) for job in found}
     ended = await host.end_others()
     _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     for job in lost:
-        await _end_lost(host, records, job, death=deaths[job.record.id], is_gone=job.record.id in gone)
+        await _end_lost(host, records, job, known=ends[job.record.id], is_gone=job.record.id in gone)
     with trio.move_on_after(RECORD_SECONDS):
         await records.settle()
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
@@ -136,21 +136,21 @@ async def _patiently(host: ExecutionHost, record: JobRecord) -> Spawned | None:
     for pause in ADOPTION_PAUSES:
         try:
             return await host.adopt(record)
-        except (JobmasterError, OSError) as error:
-            if not isinstance(error, NoThread) and getattr(error, "errno", None) not in EXHAUSTED:
-                raise
-        await trio.sleep(pause)
+        except HostTooSlow:
+            raise
+        except ServerBusy:
+            await trio.sleep(pause)
     return await host.adopt(record)
 
 
-async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, death: Death | None, is_gone: bool) -> None:
+async def _end_lost(
+    host: ExecutionHost, records: Records, job: OpenJob, *, known: KnownEnd | None, is_gone: bool
+) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record = job.record
-    # SIGKILL may have been the kernel's, for memory: what the job's cgroup has counted nobody knows.
-    if death is not None and death != Signalled(SIGKILL) and isinstance(record.state, Running | Stopping):
-        died = MainProcessDied(death=death, killed_for_memory=False)
-        records.post(record.id, died)
-        record = apply(record, died)
+    for event in () if known is None else _what_is_known(record, known):
+        records.post(record.id, event)
+        record = apply(record, event)
     evidence = evidence_of(
         record, lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(record.state, Held) else _RUNNING
     )
@@ -161,6 +161,18 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, deat
             cause=cause_of(evidence), at=kept.at, output_bytes=kept.size, output_bytes_lost=record.output_bytes_lost
         ),
     )
+
+
+def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:
+    """What happened to a job that ran, as its record does not have it yet."""
+    # SIGKILL may have been the kernel's, for memory: what the job's cgroup has counted nobody knows.
+    if known.death == Signalled(SIGKILL) or not isinstance(record.state, Running | Stopping):
+        return
+    if known.order is not None:
+        if isinstance(record.state, Running):
+            yield StopOrdered(order=known.order)
+        yield StopSignalled()
+    yield MainProcessDied(death=known.death, killed_for_memory=False)
 
 
 @dataclass(frozen=True, slots=True)

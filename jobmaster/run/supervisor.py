@@ -132,6 +132,8 @@ class Supervisor:
         self.executed = trio.Event()
         """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
+        self.has_failed = False
+        """Whether its command could not be executed, or too late: it is no caller's wish that it ends."""
         self.is_told = False
         """Whether the caller of Start has been told that the command is executed."""
 
@@ -248,9 +250,11 @@ class Supervisor:
         try:
             yield
         except ExecutionUnknown:
+            self.has_failed = True
             self._record.take_for_executed()
             raise
         except JobmasterError as error:
+            self.has_failed = True
             departure = _Departure(not_executed=str(error), request_error=request_error_of(error))
             raise
         except Exception:

@@ -56,6 +56,8 @@ class Termination:
             self._record.apply(StopOrdered(order=order))
         if is_killed:
             self._hurry.set()
+        if isinstance(self._record.state, Stopping | Closing) and self._record.state.order is not None:
+            self._grace_seconds = rest_of_grace(self._record.state.order, datetime.now(UTC), self._grace_seconds)
         if self.has_others_to_end:
             self._is_ordered.set()
         if not isinstance(self._record.state, Stopping):
@@ -113,3 +115,11 @@ class Termination:
             self._record.apply(KillSent())
         with self._record.failures_logged("killing its processes"):
             self._execution.kill()
+
+
+def rest_of_grace(order: StopOrder, now: datetime, seconds: float) -> float:
+    """What is left of a grace period of so many seconds that began with an order, of an earlier server's too.
+
+    A clock that was set gives no more than the whole of it.
+    """
+    return min(max(0.0, seconds - (now - order.requested_at).total_seconds()), seconds)

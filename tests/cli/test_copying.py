@@ -87,6 +87,14 @@ async def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], object]) -
     assert sorted(tmp_path.iterdir()) == [link, other]
 
 
+async def test_links_that_lead_nowhere(tmp_path: Path) -> None:
+    """A loop of links is told as any other file that cannot be written."""
+    link = tmp_path / "link"
+    link.symlink_to(link)
+    with pytest.raises(ConfigurationError, match=r"link: it is there, and no regular file"):
+        await save_backup(Script([]).jobs(), link)
+
+
 async def test_a_link_to_a_file(tmp_path: Path) -> None:
     """The file is replaced, and the link stays."""
     (tmp_path / "folder").mkdir()

@@ -54,7 +54,7 @@ class MemoryRecords:
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
         happened: the same with who owns the job, and the removals.
-        horizon: the last event of which removals are not told any more.
+        horizon: of each client, the last event of which removals are not told any more.
         reads: how often events were read.
     """
 
@@ -70,7 +70,7 @@ class MemoryRecords:
     requests: dict[tuple[str, str], StoredRequest] = field(default_factory=dict)
     keys: dict[JobId, tuple[str, str]] = field(default_factory=dict)
     happened: list[JournalledEvent] = field(default_factory=list)
-    horizon: int = 0
+    horizon: dict[str, int] = field(default_factory=dict)
     reads: int = 0
     grown: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
@@ -219,7 +219,11 @@ class MemoryRecords:
             and owner in {None, each.owner}
         )
         position = max(after, self.last_seq) if len(found) <= limit else found[limit - 1].seq
-        return Events(events=found[:limit], position=position, horizon=self.horizon)
+        return Events(
+            events=found[:limit],
+            position=position,
+            horizon=max((seq for name, seq in self.horizon.items() if owner in {None, name}), default=0),
+        )
 
     @property
     def last_seq(self) -> int:

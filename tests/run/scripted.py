@@ -27,8 +27,9 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
-from jobmaster.run.execution import Spawned
+from jobmaster.run.execution import KnownEnd, Spawned
 from jobmaster.run.job_files import empty_outputs
+from jobmaster.run.start_errors import host_errors_translated
 from tests.run.faults import Faults
 
 NEVER: Final = math.inf
@@ -465,7 +466,8 @@ class ScriptedHost:
     async def adopt(self, record: JobRecord) -> Spawned | None:
         """The execution of a job that was handed over; None where there is none any more."""
         await trio.lowlevel.checkpoint()
-        self.faults.meet("adopt", record.id)
+        with host_errors_translated():  # as LocalHost
+            self.faults.meet("adopt", record.id)
         execution = next((each for each in self.spawned.values() if each.job_id == record.id), None)
         if execution is None or execution.is_closed or not execution.is_left:
             return None
@@ -476,10 +478,12 @@ class ScriptedHost:
             execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
         )
 
-    def known_death(self, job_id: JobId) -> Death | None:
+    def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How its main process has died."""
         execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
-        return execution.truth.death if execution is not None and execution.has_died() else None
+        if execution is None or execution.truth.death is None or not execution.has_died():
+            return None
+        return KnownEnd(death=execution.truth.death, order=execution.order)
 
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""

@@ -17,9 +17,11 @@ from jobmaster.job.record import Launched, OomKillsCounted
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished
 from jobmaster.journal.stored import EVENTS_CHARACTERS, JournalledEvent
-from jobmaster.run.feed import BATCH, KEPT, Feed
+from jobmaster.run.feed import BATCH, KEPT, Feed, Watcher
 from tests.run.records import MemoryRecords
 
+ADMIN: Final = Watcher("superuser", None)
+CLIENT1: Final = Watcher("client1", "client1")
 NOW: Final = datetime(2026, 1, 2, tzinfo=UTC)
 
 
@@ -39,10 +41,10 @@ def end(records: MemoryRecords, job_id: JobId) -> None:
 
 async def watch(feed: Feed, position: int, owner: str | None, seen: list[int]) -> None:
     """Notes the numbers of all events until the server ends."""
-    horizon = await feed.begin(position, owner)
+    horizon = await feed.begin(position, Watcher("watcher", owner))
     while True:
         try:
-            news = await feed.after(position, owner, horizon)
+            news = await feed.after(position, Watcher("watcher", owner), horizon)
         except ServerDraining:
             return
         seen.extend(event.seq for event in news.events)
@@ -121,7 +123,7 @@ async def test_a_slow_watcher_misses_nothing(records: MemoryRecords, autojump_cl
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, feed, 0, None, fast)
         await trio.sleep(1)
-        slow = await feed.after(1, None)
+        slow = await feed.after(1, ADMIN)
         for count in range(3 * KEPT):
             records.post(job_id, OomKillsCounted(count=count))
             if count % BATCH == 0:
@@ -130,7 +132,7 @@ async def test_a_slow_watcher_misses_nothing(records: MemoryRecords, autojump_cl
         seen = [event.seq for event in slow.events]
         position = slow.position
         while position < records.last_seq:
-            slow = await feed.after(position, None)
+            slow = await feed.after(position, ADMIN)
             seen += [event.seq for event in slow.events]
             position = slow.position
         feed.end()
@@ -162,17 +164,17 @@ async def test_a_feed_that_nobody_used_for_long(records: MemoryRecords, autojump
 async def test_what_cannot_be_told(records: MemoryRecords, after: int, words: str) -> None:
     """A number below what is kept, or above all that was given, is refused with what to do."""
     end(records, launch(records))
-    records.horizon = 2
+    records.horizon = {"client1": 2}
     with pytest.raises(EventsForgotten, match=f"{words}.*atch anew"):
-        await Feed(records).begin(after, None)
+        await Feed(records).begin(after, ADMIN)
 
 
 @pytest.mark.parametrize("after", [0, 2, 3])
 async def test_what_can_be_told(records: MemoryRecords, after: int) -> None:
     """From the beginning, the horizon or the end on, all that is kept is told."""
     end(records, launch(records))
-    records.horizon = 2
-    await Feed(records).begin(after, None)
+    records.horizon = {"client1": 2}
+    await Feed(records).begin(after, ADMIN)
 
 
 async def test_a_removed_job(records: MemoryRecords, autojump_clock: MockClock) -> None:
@@ -181,7 +183,7 @@ async def test_a_removed_job(records: MemoryRecords, autojump_clock: MockClock) 
     gone = launch(records)
     end(records, gone)
     await records.remove([gone])
-    events: list[JournalledEvent] = list((await feed.after(0, "client1")).events)
+    events: list[JournalledEvent] = list((await feed.after(0, CLIENT1)).events)
     assert [(event.seq, event.job_id) for event in events] == [(4, gone)]
 
 
@@ -189,11 +191,11 @@ async def test_removals_that_a_slow_watcher_was_not_told_of(records: MemoryRecor
     """A watcher behind which removals are forgotten is told so, as one who begins there is; one before them is not."""
     feed = Feed(records)
     end(records, launch(records))
-    horizon = await feed.begin(1, "client1")
-    records.horizon = 2
+    horizon = await feed.begin(1, CLIENT1)
+    records.horizon = {"client1": 2}
     with pytest.raises(EventsForgotten, match=r"only what happened after event 2"):
-        await feed.after(1, "client1", horizon)
-    assert (await feed.after(0, "client1", await feed.begin(0, "client1"))).events
+        await feed.after(1, CLIENT1, horizon)
+    assert (await feed.after(0, CLIENT1, await feed.begin(0, CLIENT1))).events
 
 
 @pytest.mark.parametrize("has_caught_up", [False, True])
@@ -211,7 +213,7 @@ async def test_an_answer_is_bounded(records: MemoryRecords, autojump_clock: Mock
     else:
         for _ in range(BATCH):
             launch(records)
-    news = await feed.after(0, None)
+    news = await feed.after(0, ADMIN)
     assert [event.seq for event in news.events] == list(range(1, BATCH + 1))
     assert (news.position, news.is_current) == (BATCH, False)
 
@@ -227,5 +229,25 @@ async def test_large_events_come_in_small_answers(records: MemoryRecords, autoju
         records.happened = [replace(event, characters=EVENTS_CHARACTERS) for event in records.happened]
         await trio.sleep(1)
         feed.end()
-    pieces = [(await feed.after(position, None)).position for position in range(5)]
+    pieces = [(await feed.after(position, ADMIN)).position for position in range(5)]
     assert pieces == [1, 2, 3, 4, 5]
+
+
+async def test_removals_that_the_slowest_watcher_of_all_was_not_told_of(
+    records: MemoryRecords, autojump_clock: MockClock
+) -> None:
+    """Also who had seen everything, and came back after removals had been forgotten, is told so; another goes on."""
+    feed = Feed(records)
+    first, other = launch(records), launch(records, "client2")
+    horizon = await feed.begin(1, CLIENT1)
+    position = (await feed.after(1, CLIENT1, horizon)).position
+    with trio.move_on_after(1):
+        await feed.after(position, CLIENT1, horizon)
+    assert position == records.last_seq == feed._position
+    end(records, first)
+    end(records, other)
+    records.horizon = {"client1": records.last_seq}
+    with pytest.raises(EventsForgotten):
+        await feed.after(position, CLIENT1, horizon)
+    news = await feed.after(position, Watcher("client2", "client2"), horizon)
+    assert [event.job_id for event in news.events] == [other]

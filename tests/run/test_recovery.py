@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import errno
+import os
 from datetime import UTC, datetime
-from typing import Final
+from pathlib import Path
+from typing import Final, NoReturn
 
 import pytest
 import trio
 
+from jobmaster.errors import HostError, ServerBusy
+from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.cause import Death, Exited, ServerLost, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobEvent, Launched
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
+from jobmaster.run import job_files
+from jobmaster.run.job_files import AdoptedFiles, acquire
+from jobmaster.run.start_errors import EXHAUSTED
+from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended
-from tests.run.scripted import Script
+from tests.run.scripted import OnTerm, Script
 
 SPECIFICATION: Final = JobSpecification(command="gone")
 REQUEST_ID: Final = "once"
@@ -101,6 +109,19 @@ async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, deat
         assert cause == death if is_told else isinstance(cause, ServerLost)
 
 
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT])
+async def test_what_the_host_says_of_an_adoption(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A descriptor or memory that is wanted for now is ServerBusy, as in the scripts of these tests."""
+
+    def fail(_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(job_files, "OpenedCgroup", fail)
+    kind = ServerBusy if number in EXHAUSTED else HostError
+    with pytest.raises(kind):
+        await acquire(lambda: AdoptedFiles(CgroupTree(root=tmp_path), tmp_path, job_id=new_job_id(), owner="a", lost=0))
+
+
 @pytest.mark.parametrize(("number", "lives"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.ENOENT, False)])
 async def test_a_host_that_lacks_something_for_now(machine: Machine, number: int, lives: bool) -> None:
     """A job that cannot be adopted for want of a descriptor or of memory is tried again before it is ended."""
@@ -112,6 +133,25 @@ async def test_a_host_that_lacks_something_for_now(machine: Machine, number: int
         await registry.recover()
         job = await registry.find(CLIENT1, job_id)
         assert isinstance(job.record.state, Running) == lives
+
+
+async def test_a_stop_that_was_noted_and_not_recorded(machine: Machine) -> None:
+    """A job that died of it, and cannot be adopted, was stopped by who asked, and did not die of a stranger's signal."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm(after=1)))
+        recorded = machine.records.jobs[job_id]
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1", "enough")
+        await registry.hand_over()
+    machine.records.jobs[job_id] = recorded  # as where the server was killed instead
+    await trio.sleep(3)
+    machine.plan(Fault(point="adopt", call=1))
+    async with machine.registry() as registry:
+        await registry.recover()
+        cause = await ended(registry, job_id)
+        assert isinstance(cause, Stopped)
+        assert (cause.by, cause.signal, cause.reason) == ("client1", 15, "enough")
 
 
 @pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])

@@ -128,6 +128,17 @@ async def test_a_command_that_was_executed_too_late(machine: Machine, caplog: py
     assert "a bug" not in caplog.text
 
 
+async def test_who_leaves_while_a_late_command_is_ended(machine: Machine) -> None:
+    """A caller that leaves between the deadline and the answer does not have the command run a second time."""
+    late = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5, death_seconds=3)
+    machine.scripts["command"] = late
+    async with machine.registry() as registry:
+        with trio.move_on_after(EXECUTE_SECONDS + 1):
+            await start(registry)
+        machine.scripts["command"] = SLEEPER
+        assert isinstance(await ended(registry, await start(registry)), Stopped)
+
+
 async def test_a_command_that_was_executed_too_late_for_nobody(machine: Machine) -> None:
     """Without a request id, nothing of it is left but the error."""
     machine.scripts["command"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -15,6 +15,7 @@ from jobmaster.job.cause import Exited, ServerShutdown, Signalled, StopOrder
 from jobmaster.job.record import JobEvent
 from jobmaster.job.state import Closing, Executed, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.run.supervisor import Supervisor, Terms
+from jobmaster.run.termination import rest_of_grace
 from tests.run.conftest import (
     ALWAYS,
     GRACE_SECONDS,
@@ -229,6 +230,13 @@ async def test_others_keep_their_grace_period_over_a_hand_over(
         assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGTERM, None, False)
         assert trio.current_time() - started == pytest.approx(seconds, abs=SOON)
         assert record_of(registry, job_id).output_bytes == 20
+
+
+@pytest.mark.parametrize(("passed", "rest"), [(0, 5), (2, 3), (5, 0), (3600, 0), (-3600, 5)])
+def test_the_rest_of_a_grace_period(passed: float, rest: float) -> None:
+    """It began with the order, whichever server was there then; a clock that was set back makes it no longer."""
+    order = StopOrder(by="client1", requested_at=datetime.now(UTC))
+    assert rest_of_grace(order, order.requested_at + timedelta(seconds=passed), 5.0) == rest
 
 
 async def test_a_kill_is_noted(machine: Machine) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from jobmaster.run.turns import Turns
+from jobmaster.errors import ServerBusy
+from jobmaster.run.turns import WAIT_SECONDS, Turns
 
 
 async def test_a_client_waits_for_itself_alone() -> None:
@@ -33,6 +35,26 @@ async def test_a_client_waits_for_itself_alone() -> None:
         assert sorted(begun) == ["a1", "a2", "b1"]
         let_go.set()
     assert sorted(begun) == ["a1", "a2", "a4", "b1"]
+
+
+async def test_the_wait_is_bounded(autojump_clock: MockClock) -> None:
+    """A call whose turn does not come in time is told that its client asks too much, and leaves the queue."""
+    turns = Turns(1)
+
+    async def hold() -> None:
+        async with turns.of("a"):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold)
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        with pytest.raises(ServerBusy, match=r"a has more calls under way than are answered in 10 s"):
+            async with turns.of("a"):
+                pass
+        assert trio.current_time() - began == WAIT_SECONDS
+        nursery.cancel_scope.cancel()
+    assert turns.clients == set()
 
 
 async def test_nothing_is_kept_of_a_client_without_calls() -> None:
