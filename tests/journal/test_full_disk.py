@@ -75,14 +75,27 @@ async def test_ends_are_written_with_the_ballast(tmp_path: Path, journal: Journa
     await journal.record(second.id, second)
 
 
-async def test_an_error_that_no_space_helps_against(tmp_path: Path, journal: Journal, disk: FaultyDisk) -> None:
+async def test_an_error_that_no_space_helps_against(
+    tmp_path: Path, journal: Journal, disk: FaultyDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The ballast stays where the disk fails in another way: when that has passed, jobs are started at once."""
     first = launched()
     await journal.record(first.id, first)
-    disk.on_sync = times(1, does_not_sync)
-    await journal.record(first.id, Executed())
-    assert journal.is_writable
+    given_up = False
+
+    def free(_: Ballast) -> bool:
+        nonlocal given_up
+        given_up = True
+        return False
+
+    monkeypatch.setattr(Ballast, "free", free)
+    journal.post(first.id, Executed())
+    disk.on_sync, disk.on_open = times(1, does_not_sync), does_not_sync
+    await until(journal, is_writable=False)
+    disk.works()
+    await until(journal, is_writable=True)
     assert (tmp_path / BALLAST).stat().st_size == BALLAST_BYTES
+    assert not given_up
 
 
 async def test_a_journal_that_never_rests(journal: Journal, disk: FaultyDisk) -> None:

@@ -10,6 +10,7 @@ import trio
 from jobmaster.errors import JobNotFound
 from jobmaster.job.identifier import JobId
 from jobmaster.run.bounds import Bounds
+from jobmaster.run.retention import forget_expired
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
@@ -58,6 +59,18 @@ async def test_the_journals_disk_is_full(machine: Machine) -> None:
             await ended(registry, job_id)
         await trio.sleep(60)
         assert machine.logs() == {job_ids[1]}
+
+
+@pytest.mark.parametrize("settles", [True, False])
+async def test_a_job_that_was_given_up(machine: Machine, settles: bool) -> None:
+    """It is forgotten when the journal has its end, not before: it would be there again with that."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        await ended(registry, job_id)
+        machine.records.settle_seconds = 0 if settles else 1e9
+        forgotten = await forget_expired(machine.host, machine.records, Bounds().retention, [job_id])
+        assert (job_id in forgotten, job_id in machine.records.jobs) == (settles, not settles)
+        machine.records.settle_seconds = 0
 
 
 async def test_an_unlink_that_fails_ends_nothing(machine: Machine) -> None:

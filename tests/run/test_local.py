@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
+from jobmaster.errors import CgroupError, CommandNotRunnableNow, HostError
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
@@ -89,7 +89,7 @@ class CountingCgroup:
         return MemoryEvents(oom_kill=self._kills)
 
 
-@pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnable), (0, HostError)])
+@pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnableNow), (0, HostError)])
 async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[Exception]) -> None:
     """The caller is told of a memory limit that is too small; any other end before the execution is the host's."""
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))

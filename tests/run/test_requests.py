@@ -101,7 +101,7 @@ async def test_a_command_that_cannot_be_run_for_now(machine: Machine) -> None:
 
 async def test_a_caller_that_leaves_while_its_start_is_recorded(machine: Machine) -> None:
     """Where the disk takes its time, a command whose caller has left meanwhile is not executed, and the next Start's is."""
-    machine.scripts["command"] = Script(execute_checkpoints=0)
+    machine.scripts["command"] = Script(execute_checkpoints=0, is_executed_unheard=True)
     machine.records.commits_are_shielded = True
     machine.records.commit_seconds = 2
     async with machine.registry() as registry:
