@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
+import pytest
 import trio
 import trio.testing
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.client import ClientStream
 from jobmaster.grpc.server_call import ServerCall
+from jobmaster.journal import journal
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
 from jobmaster.run.supervisor import Supervisor
@@ -89,6 +92,13 @@ async def every_kind_of_job(jobs: Jobs) -> None:
         await jobs.stop(job_id)
 
 
+@pytest.fixture
+def _unchecked_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal whose check, a minute after the start, does not end in the middle of a long test."""
+    monkeypatch.setattr(journal, "CHECK_AFTER_SECONDS", math.inf)
+
+
+@pytest.mark.usefixtures("_unchecked_journal")
 async def test_nothing_is_left_of_jobs(server: Server) -> None:
     """Twenty rounds of every kind of job leave the server with the descriptors, tasks, children and cgroups of one."""
     async with server.connect() as jobs:
