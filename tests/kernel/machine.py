@@ -63,9 +63,9 @@ LIFE_OF_JOBS: Final = (
         "tests/host/cgroup/test_kernel.py",
         "tests/server/test_preparation.py",
         "tests/test_cancellation.py",
-        "tests/test_readme.py",
+        "tests/test_leaks.py",
     ),
-    ("tests/integration", "tests/test_leaks.py"),
+    ("tests/integration", "tests/test_readme.py"),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
