@@ -115,7 +115,7 @@ class Pump:
         if self._is_at_end:
             return
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
-            self._log.lose(await _in_closer(_bytes_in, self._pipe), left_in_pipe=True)
+            self._log.lose(await _in_closer(bytes_in, self._pipe), left_in_pipe=True)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipe stays there.
@@ -217,7 +217,7 @@ class Move:
         if not self._enter(_Step.MOVING, only_from=_Step.WAITING):
             return
         with suppress(OSError):
-            self._found = _bytes_in(self._pipe)
+            self._found = bytes_in(self._pipe)
         try:
             self.moved = self._transfer()
         except (OSError, MemoryError) as error:
@@ -314,7 +314,7 @@ class _Step(enum.Enum):
     ABANDONED = enum.auto()
 
 
-def _bytes_in(pipe: int) -> int:
+def bytes_in(pipe: int) -> int:
     """Bytes in a pipe now (FIONREAD of pipe(7))."""
     (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
     return int(count)

@@ -109,10 +109,12 @@ class KnownEnd:
     Attributes:
         death: of its main process.
         order: the stop order that was noted before it died, if one was.
+        left_in_pipe: bytes of its output that nobody has taken, and nobody will.
     """
 
     death: Death
     order: StopOrder | None = None
+    left_in_pipe: int = 0
 
 
 class ExecutionHost(Protocol):
@@ -139,7 +141,7 @@ class ExecutionHost(Protocol):
             JobError, HostError: its output or its cgroup cannot be used; its processes are killed.
         """
 
-    def known_end(self, job_id: JobId) -> KnownEnd | None:
+    async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How the main process of a job that cannot be adopted has died already, where that is known.
 
         To be asked before `end_others`, which kills it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.protocol import KILL
-from jobmaster.output.pump import CLOSERS, Pump
+from jobmaster.output.pump import CLOSERS, Pump, bytes_in
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -310,13 +311,16 @@ class LocalHost:
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
-    def known_end(self, job_id: JobId) -> KnownEnd | None:
+    async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """By the wait status that the launcher has kept, of what was executed."""
         inherited = self._launcher.inherited.children.get(job_id)
         if inherited is None or inherited.child.outcome != Executed() or inherited.child.status is None:
             return None
         order = None if inherited.order is None else _stop_order(inherited.order)
-        return KnownEnd(death=death_of(inherited.child.status), order=order)
+        left = 0
+        with trio.move_on_after(CLEARING_SECONDS), suppress(OSError):
+            left = await run_in_thread(CLOSERS, bytes_in, inherited.output_read, abandon=True)
+        return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""

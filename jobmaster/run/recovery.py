@@ -12,10 +12,20 @@ from typing import Final
 import trio
 
 from jobmaster.errors import JobmasterError, ServerBusy
-from jobmaster.job.cause import Signalled, cause_of
+from jobmaster.job.cause import Signalled, cause_of, describe
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, apply, evidence_of
-from jobmaster.job.state import Event, Finished, Held, MainProcessDied, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.job.state import (
+    Closing,
+    Event,
+    Finished,
+    Held,
+    MainProcessDied,
+    Running,
+    StopOrdered,
+    Stopping,
+    StopSignalled,
+)
 from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, KnownEnd, Spawned
 from jobmaster.run.job_files import HostTooSlow
@@ -38,6 +48,7 @@ _RUNNING: Final = "the launcher died or gave up, or the host was restarted, whil
 _HELD: Final = "the launcher died or gave up, or the host was restarted, as it was started: its command may have run"
 """Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
+_CUT: Final = "before all of its output was kept; how much is missing is not known"
 _UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
@@ -90,11 +101,11 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
         async with trio.open_nursery() as nursery:
             for job in found:
                 nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
-    ends = {job.record.id: host.known_end(job.record.id) for job in found}
-    ended = await host.end_others()
-    _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
+    ends = {job.record.id: await host.known_end(job.record.id) for job in lost}
+    ended = await host.end_others()
+    _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     for job in lost:
         await _end_lost(host, records, job, known=ends[job.record.id], is_gone=job.record.id in gone)
     with trio.move_on_after(RECORD_SECONDS):
@@ -151,16 +162,29 @@ async def _end_lost(
     for event in () if known is None else _what_is_known(record, known):
         records.post(record.id, event)
         record = apply(record, event)
-    evidence = evidence_of(
-        record, lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(record.state, Held) else _RUNNING
-    )
+    # With the launcher went what was in the pipe: that a job returned 0 must not be told of output that is cut.
+    is_whole = not is_gone or not isinstance(record.state, Closing)
+    evidence = evidence_of(record, lost_because=_why_lost(record, is_gone=is_gone), is_death_known=is_whole)
     kept = await _look(host, record, job.last_event_at)
     records.post(
         record.id,
         Finished(
-            cause=cause_of(evidence), at=kept.at, output_bytes=kept.size, output_bytes_lost=record.output_bytes_lost
+            cause=cause_of(evidence),
+            at=kept.at,
+            output_bytes=kept.size,
+            output_bytes_lost=record.output_bytes_lost + (known.left_in_pipe if known is not None else 0),
         ),
     )
+
+
+def _why_lost(record: JobRecord, *, is_gone: bool) -> str:
+    match record.state:
+        case Held() if is_gone:
+            return _HELD
+        case Closing(death=death) if is_gone:
+            return f"its main process {describe(death)}, but the launcher died, or the host was restarted, {_CUT}"
+        case _:
+            return _RUNNING if is_gone else _UNUSABLE
 
 
 def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:

@@ -192,7 +192,7 @@ async def test_a_pipe_that_tells_nothing(
         disk.wait()
         return 0
 
-    monkeypatch.setattr(pump_module, "_bytes_in", held)
+    monkeypatch.setattr(pump_module, "bytes_in", held)
     with job(tmp_path / "log", disk) as (pump, log, write_end):
         os.write(write_end, b"unknown")
         await hold_up(pump, disk)

@@ -26,7 +26,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.output.pump import Pump, bytes_in, open_pipe
 from jobmaster.run.execution import KnownEnd, Spawned
 from jobmaster.run.job_files import empty_outputs
 from jobmaster.run.start_errors import host_errors_translated
@@ -295,6 +295,10 @@ class ScriptedExecution:
         self.is_removed = True
         self._close()
 
+    def left_in_pipe(self) -> int:
+        """Bytes of its output that nobody has taken."""
+        return bytes_in(self._kept_read_end)
+
     def take_read_end(self) -> int:
         """A read end of the output pipe for another server."""
         return os.dup(self._kept_read_end)
@@ -478,12 +482,13 @@ class ScriptedHost:
             execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
         )
 
-    def known_end(self, job_id: JobId) -> KnownEnd | None:
+    async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How its main process has died."""
+        await trio.lowlevel.checkpoint()
         execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
         if execution is None or execution.truth.death is None or not execution.has_died():
             return None
-        return KnownEnd(death=execution.truth.death, order=execution.order)
+        return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
 
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""

@@ -25,7 +25,7 @@ from jobmaster.run.start_errors import EXHAUSTED
 from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
-from tests.run.identities import CLIENT1, ended
+from tests.run.identities import CLIENT1, ended, record_of
 from tests.run.scripted import OnTerm, Script
 
 SPECIFICATION: Final = JobSpecification(command="gone")
@@ -72,34 +72,25 @@ async def test_a_job_whose_end_nobody_saw_is_lost(machine: Machine, events: tupl
         assert await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID) == job_id
 
 
-@pytest.mark.parametrize(
-    ("events", "cause"),
-    [
-        ((MainProcessDied(death=Exited(3)),), Exited(3)),
-        (
-            (StopOrdered(order=ORDER), StopSignalled(), MainProcessDied(death=Exited(3))),
-            Stopped(by="client1", requested_at=ORDER.requested_at, signal=15, exit_code=3, killed=False),
-        ),
-    ],
-    ids=["returned", "stopped"],
-)
-async def test_a_job_whose_main_process_was_seen_to_die(
-    machine: Machine, events: tuple[JobEvent, ...], cause: Exited | Stopped
-) -> None:
-    """It ends as its main process did, though nobody saw the rest."""
-    job_id = write(machine, Executed(), *events)
+@pytest.mark.parametrize("before", [(), (StopOrdered(order=ORDER), StopSignalled())], ids=["returned", "stopped"])
+async def test_a_job_whose_main_process_was_seen_to_die(machine: Machine, before: tuple[JobEvent, ...]) -> None:
+    """How it did is told, and that nobody knows what of its output was in the pipe then: this is no success."""
+    job_id = write(machine, Executed(), *before, MainProcessDied(death=Exited(0)))
     async with machine.registry() as registry:
         await registry.recover()
         state = (await registry.find(CLIENT1, job_id)).record.state
         assert isinstance(state, Ended)
-        assert state.cause == cause
+        assert isinstance(state.cause, ServerLost)
+        assert state.cause.reason.startswith("its main process exited with code 0, but the launcher died")
+        assert "how much is missing is not known" in state.cause.reason
 
 
 @pytest.mark.parametrize(("death", "is_told"), [(Exited(42), True), (Signalled(11), True), (Signalled(9), False)])
 async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, death: Death, is_told: bool) -> None:
     """How its main process died without a server is told, where that alone says why."""
     async with machine.registry(hands_over=lambda: True) as registry:
-        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=death))
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=death, writes=((1.5, 1000),)))
+        await trio.sleep(1)
         await registry.hand_over()
     await trio.sleep(3)
     machine.plan(Fault(point="adopt", call=1))
@@ -107,6 +98,8 @@ async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, deat
         await registry.recover()
         cause = await ended(registry, job_id)
         assert cause == death if is_told else isinstance(cause, ServerLost)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (0, 1000)
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT])
