@@ -7,6 +7,7 @@ import secrets
 from typing import Final
 
 from jobmaster.errors import (
+    AuditUnavailable,
     CommandNotRunnable,
     EventsForgotten,
     HandedOver,
@@ -37,6 +38,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     ServerDraining: StatusCode.UNAVAILABLE,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     JournalUnavailable: StatusCode.UNAVAILABLE,
+    AuditUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
 }
 
