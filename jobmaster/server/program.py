@@ -23,6 +23,8 @@ import trio
 from jobmaster import __version__
 from jobmaster.api.services import Api
 from jobmaster.api.statuses import status_of
+from jobmaster.audit.audit import open_audit
+from jobmaster.audit.file import FileBounds
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
@@ -137,6 +139,9 @@ async def serve(
             )
             async with (
                 open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
+                open_audit(
+                    options.audit, FileBounds(size=options.audit_size, kept=options.audit_files), journal, __version__
+                ) as audit,
                 open_registry(
                     LocalHost(prepared.terms, launcher),
                     journal,
@@ -149,7 +154,8 @@ async def serve(
                 api = Api(registry, most_followers=plan.followers)
                 dispatcher = Dispatcher(services=api.services, status_of=status_of)
                 limits = ConnectionLimits(total=plan.connections)
-                listener = Listener(Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher), limits)
+                admission = Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, audit=audit)
+                listener = Listener(admission, limits)
                 report = (*prepared.report, *filter(None, [plan.warning]), *recovered.report)
                 for line in (f"jobmaster {__version__}", *report):
                     _say(line)
