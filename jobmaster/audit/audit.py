@@ -108,8 +108,10 @@ async def _locked(folder: Path) -> AsyncIterator[None]:
     lock = None
     try:
         with trio.move_on_after(LOCK_SECONDS):
-            while (lock := await run_in_thread(limiter, lock_folder, folder)) is None:
-                await trio.sleep(0.05)  # flock(2) tells by no event
+            while lock is None:
+                lock = await run_in_thread(limiter, lock_folder, folder)
+                if lock is None:
+                    await trio.sleep(0.05)  # flock(2) tells by no event
     except OSError as error:
         raise ConfigurationError(f"the audit folder {folder} cannot be used: {error.strerror}") from error
     if lock is None:

@@ -194,6 +194,7 @@ async def test_a_call_that_has_to_be_admitted(is_late: bool) -> None:
         assert answers == [b"x"]
 
         async def refuse() -> None:
+            await trio.lowlevel.checkpoint()
             raise LookupError("not now")
 
         watch.admission = refuse
