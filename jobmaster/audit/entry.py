@@ -249,9 +249,9 @@ def masked(text: str, secrets: frozenset[bytes]) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def shortened(text: str) -> str:
-    """At most MAX_TEXT characters of a text."""
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+def shortened(text: str, most: int = MAX_TEXT) -> str:
+    """At most so many characters of a text."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _call(entry: Call) -> dict[str, Any]:

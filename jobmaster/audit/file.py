@@ -65,6 +65,11 @@ class Line:
         self.cost = cost_of(self.entry)
 
     @property
+    def is_urgent(self) -> bool:
+        """Whether it is to be written at once: somebody waits for it, or its call changes something, or lasts."""
+        return self.done is not None or self.begun is not None or isinstance(self.entry, Begun)
+
+    @property
     def begun_number(self) -> int | None:
         """The number of the beginning; None where there is none, or it was never written."""
         return self.begun.number if isinstance(self.begun, Line) else self.begun

@@ -3,7 +3,7 @@
 Whoever reaches the port can be refused as often as he likes. So at most ENTRIES_A_MINUTE are written one by one, at most
 ENTRIES_OF_ADDRESS of them for one address, and the rest of a minute becomes one entry with its count, by reason and by
 address. With entries of 500 bytes that is some 45 MB a day, whatever happens: files of 64 MiB, 16 of them, hold three
-weeks of an unbroken flood. No other trail gets an entry by it.
+weeks of an unbroken flood. Calls are in another trail, in which a stranger gets no entry.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MINUTE: Final = 60.0
 MOST_NAMES: Final = 20
 """Reasons, and addresses, that are counted by name."""
 OTHER: Final = "other"
+MAX_REASON: Final = 200
+"""Characters of a reason; some repeat what a certificate says."""
 
 
 class RefusedConnections:
@@ -37,7 +39,7 @@ class RefusedConnections:
         """A connection from an address has been refused."""
         if trio.current_time() >= self._minute.ends:
             self._begin_minute()
-        why = shortened(why)
+        why = shortened(why, MAX_REASON)
         if self._minute.takes(address):
             self._put(Handshake(at=datetime.now(UTC), caller=caller, why=why))
         else:

@@ -41,6 +41,8 @@ MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 MOST_IN_BATCH: Final = 256
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
+GATHER_SECONDS: Final = 0.02
+"""How long entries gather that nobody waits for and that have no beginning: a thread for each would cost ten times as much."""
 START_SECONDS: Final = 2.0
 """How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
 RETRY_SECONDS: Final = 1.0
@@ -69,6 +71,7 @@ class Trail:
         self._next_try = 0.0
         self._is_finishing = False
         self._work = trio.Event()
+        self._is_urgent = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._unsynced = trio.Event()
         self._scope = trio.CancelScope(shield=True)
@@ -163,6 +166,8 @@ class Trail:
         self._queue.append(line)
         self._queued_bytes += line.cost
         self._work.set()
+        if line.is_urgent or len(self._queue) >= MOST_IN_BATCH:
+            self._is_urgent.set()
 
     def _lose(self) -> None:
         if not self._lost:
@@ -206,6 +211,7 @@ class Trail:
         self._push(Line(Closed(at=datetime.now(UTC))))  # whether there is room or not
         self._scope.deadline = trio.current_time() + CLOSE_SECONDS
         self._work.set()
+        self._is_urgent.set()
 
     async def fill_ballast(self) -> None:
         """Takes the space that is given up when the disk is full."""
@@ -244,6 +250,9 @@ class Trail:
                 await self._work.wait()
             if idle.cancelled_caught:
                 return
+        with trio.move_on_after(GATHER_SECONDS):
+            await self._is_urgent.wait()
+        self._is_urgent = trio.Event()
 
     async def _write_batch(self) -> None:
         batch = self._take()
