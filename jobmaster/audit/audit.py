@@ -89,13 +89,13 @@ def _cut_off(line: bytes | None, now: datetime) -> Call:
         fingerprint=found.get("fingerprint"),
         peer=found.get("peer", ""),
     )
-    words = found.get("command")
+    words, omitted = found.get("command"), found.get("command_omitted")
     return Call(
         at=now,
         caller=caller,
         method=found.get("method"),
         job=found.get("job"),
-        command=None if words is None else Command(tuple(words), found.get("command_omitted", 0)),
+        command=Command(tuple(map(str, words)), omitted or 0) if isinstance(words, list) else None,
         outcome=UNKNOWN,
         why=_CUT_OFF,
     )

@@ -255,8 +255,11 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
 
 
 def _call(entry: Call) -> dict[str, Any]:
-    seconds = entry.seconds if entry.seconds is None else round(entry.seconds, 6)
-    return {**_asked(entry), "outcome": entry.outcome, "why": entry.why, "seconds": seconds}
+    document = _asked(entry)
+    document["outcome"] = entry.outcome
+    document["why"] = entry.why
+    document["seconds"] = None if entry.seconds is None else round(entry.seconds, 6)
+    return document
 
 
 def _asked(entry: Begun | Call) -> dict[str, Any]:
@@ -302,4 +305,5 @@ def _counted(entry: RefusalsCounted) -> dict[str, Any]:
 
 
 def _time(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
+    in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{in_utc.isoformat(timespec='microseconds')[:-6]}Z"  # without +00:00

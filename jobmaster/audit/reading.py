@@ -60,14 +60,16 @@ class TrailReader:
         self._wanted = wanted
         self._file: IO[bytes] | None = None
         self._last = 0
+        self._known = 0
+        """The number up to which entries have been told, where files are read again."""
         self.unreadable = 0
-        """Lines that are no entries."""
+        """Lines that are no entries, or of a later version of this program."""
 
     def entries(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """The wanted entries, each with its line; called again, those that were added since.
 
         Raises:
-            ConfigurationError: the files cannot be read, or are those of a later version of this program.
+            ConfigurationError: the files cannot be read.
         """
         try:
             if self._file is not None:
@@ -89,6 +91,7 @@ class TrailReader:
     def _all(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """All entries that have not been read."""
         self.close()
+        self._known = self._last
         current = current_file(self._folder, self._trail)
         with suppress(FileNotFoundError):
             self._file = current.open("rb")
@@ -106,7 +109,7 @@ class TrailReader:
             with suppress(FileNotFoundError), path.open("rb") as file:
                 head = document_of(file.readline()) or {}
                 begins = time_of(head)
-                is_read = isinstance(head.get("sequence"), int) and head["sequence"] <= self._last
+                is_read = head.get("sequence", self._known + 1) <= self._known
                 if is_read or (begins is not None and self._wanted.since and begins < self._wanted.since):
                     first = number
         return files[first:]
@@ -118,14 +121,10 @@ class TrailReader:
             if entry is None and not line.endswith(b"\n"):
                 file.seek(-len(line), os.SEEK_CUR)
                 return
-            if entry is None:
+            if entry is None or entry.get("version") != VERSION:
                 self.unreadable += line != b"\n"
                 continue
-            if entry.get("version", 0) > VERSION:
-                raise ConfigurationError(
-                    f"{file.name} has entries of version {entry['version']}; this program reads {VERSION}: use the newer one"
-                )
-            if entry["sequence"] <= self._last:
+            if entry["sequence"] <= self._known:
                 continue
             self._last = entry["sequence"]
             if self._wanted.takes(entry):

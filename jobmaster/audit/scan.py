@@ -50,11 +50,12 @@ class Position:
             case b"job" | b"opened" if number is not None:
                 self.journal_sequence = int(number)
             case b"rotated":
-                document = document_of(line)
-                if document is None:
-                    return False
-                self.journal_sequence = int(document["journal_sequence"])
-                self.begun = {int(each): self.begun.get(each) for each in document["open"]}
+                try:
+                    document = json.loads(line)
+                    begun = {int(each): self.begun.get(int(each)) for each in document["open"]}
+                    self.journal_sequence, self.begun = int(document["journal_sequence"]), begun
+                except (ValueError, LookupError, TypeError, RecursionError):
+                    return False  # a disk has changed it
             case _:
                 pass
         self.sequence = sequence
@@ -80,7 +81,8 @@ def document_of(line: bytes) -> dict[str, Any] | None:
         document = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) and "sequence" in document and "kind" in document else None
+    is_entry = isinstance(document, dict) and type(document.get("sequence")) is int and "kind" in document
+    return document if is_entry else None
 
 
 def scan(files: Sequence[Path]) -> tuple[Position, FileEnd]:

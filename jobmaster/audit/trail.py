@@ -304,7 +304,10 @@ class Trail:
         self._has_ballast = False
         self._next_try = trio.current_time() + RETRY_SECONDS
         logger.error("the audit's disk is full: jobs cannot be started")
-        return await self._in_thread(self._ballast.free)
+        try:
+            return await self._in_thread(self._ballast.free)
+        except NoThread:
+            return False
 
     def _tell(self, lines: Sequence[Line]) -> None:
         for line in lines:

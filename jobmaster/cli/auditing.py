@@ -45,7 +45,7 @@ def show_audit(asked: Audit) -> None:
         time.sleep(FOLLOW_SECONDS)  # a file that is appended to tells nobody
         _show_new(reader, as_json=as_json)
     if reader.unreadable:
-        complain(f"jobmaster: {reader.unreadable} lines could not be read and are left out\n")
+        complain(f"jobmaster: {reader.unreadable} lines are damaged or of a later version, and left out\n")
 
 
 def _show_new(reader: TrailReader, *, as_json: bool) -> None:
@@ -75,7 +75,7 @@ def entry_line(entry: dict[str, Any], width: int) -> str:
     moment = "?" if at is None else at.astimezone().replace(tzinfo=None).isoformat(" ", "milliseconds")
     what, outcome, more = _told(entry)
     line = (
-        f"{entry['sequence']:>8}  {moment:<23}  {entry.get('client') or '-':<10}  {what:<17}  {entry.get('job') or '-':<27}  "
+        f"{entry['sequence']:>8}  {moment:<23}  {entry.get('client') or '-'!s:<10}  {what:<17}  {entry.get('job') or '-'!s:<27}  "
         f"{outcome:<18}  {more}"
     ).rstrip()
     line = visible(line)
@@ -97,7 +97,7 @@ def _told(entry: dict[str, Any]) -> tuple[str, str, str]:
         case "handshake":
             return "refused", "", f"{entry.get('peer')}: {why}"
         case "counted":
-            reasons = ", ".join(f"{count} of {reason!r}" for reason, count in entry.get("reasons", {}).items())
+            reasons = ", ".join(f"{count} of {reason!r}" for reason, count in dict(entry.get("reasons") or {}).items())
             return "refused", "", f"{entry.get('count')} more since {entry.get('since')}: {reasons}"
         case "gap":
             return "GAP", "", f"{entry.get('count')} entries are missing since {entry.get('since')}: {why}"

@@ -153,7 +153,7 @@ def test_a_torn_line_is_told(tmp_path: Path) -> None:
         file.write(b'{"version":1,"seq\n')
     done = audit("--audit-folder", str(tmp_path))
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
-    assert done.stderr == "jobmaster: 1 lines could not be read and are left out\n"
+    assert done.stderr == "jobmaster: 1 lines are damaged or of a later version, and left out\n"
 
 
 def test_no_audit(tmp_path: Path) -> None:
