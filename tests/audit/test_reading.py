@@ -151,4 +151,4 @@ def test_a_disk_that_changes_bytes(tmp_path_factory: pytest.TempPathFactory, dat
     again.append(lines)
     again.close()
     assert line.sequence is not None
-    assert [entry["outcome"] for entry in calls_in(folder)][-1] == "AFTER"
+    assert entries_in(folder)[-1]["outcome"] == "AFTER"
