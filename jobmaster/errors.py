@@ -86,6 +86,10 @@ class JournalUnavailable(JobError):
     """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know."""
 
 
+class AuditUnavailable(JobError):
+    """The server cannot write down who starts what, and so starts nothing; the text says why as far as clients may know."""
+
+
 class HandedOver(JobError):
     """This server has left the job to the one that comes after it; the same question to that one is answered."""
 

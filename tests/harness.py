@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,20 +130,36 @@ async def serving(folder: Path, certificates: Path, *arguments: str) -> AsyncIte
 
 @asynccontextmanager
 async def serving_program(
-    folder: Path, certificates: Path, *arguments: str, is_killed: bool = False, stderr: int | None = None
+    folder: Path,
+    certificates: Path,
+    *arguments: str,
+    is_killed: bool = False,
+    stderr: int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
-    """The server as a program of its own; told to end at the end of the block, if it still runs."""
+    """The server as a program of its own, executed by the command `under`; told to end at the end of the block, if it still runs."""
     with own_cgroup_root(may_be_left=is_killed) as root:
-        async with started(folder, certificates, root, *arguments, stderr=stderr) as running:
+        async with started(folder, certificates, root, *arguments, stderr=stderr, under=under) as running:
             yield running
 
 
 @asynccontextmanager
 async def started(
-    folder: Path, certificates: Path, root: Path, *arguments: str, stderr: int | None = None
+    folder: Path,
+    certificates: Path,
+    root: Path,
+    *arguments: str,
+    stderr: int | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
     """As `serving_program`, with a cgroup root that outlives it."""
-    command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(folder, certificates, root, *arguments)]
+    command = [
+        *under,
+        sys.executable,
+        "-m",
+        "jobmaster.serve",
+        *command_line_for(folder, certificates, root, *arguments),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=REPOSITORY) as process:
         try:
             port = await trio.to_thread.run_sync(_read_port, process)

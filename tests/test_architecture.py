@@ -19,6 +19,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "__init__": set(),
     "address": set(),
     "errors": set(),
+    "places": {"errors"},
     "jobs": set(),
     "standard": set(),
     "identity": {"errors"},
@@ -29,17 +30,18 @@ ARROWS: Final[dict[str, set[str]]] = {
     "grpc": {"errors", "http2", "wire"},
     "job": {"errors"},
     "journal": {"errors", "job", "threads"},
+    "audit": {"errors", "job", "journal", "threads"},
     "host": {"errors", "job"},
     "launcher": set(),
     "threads": {"errors"},
     "run": {"errors", "host", "identity", "job", "journal", "launcher", "output", "threads"},
-    "api": {"errors", "grpc", "identity", "job", "jobs", "journal", "output", "run", "standard"},
+    "api": {"audit", "errors", "grpc", "identity", "job", "jobs", "journal", "output", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
     "server": {
-        *{"__init__", "address", "api", "certs", "errors", "grpc", "host", "identity", "job", "journal", "run"},
-        *{"threads", "wire"},
+        *{"__init__", "address", "api", "audit", "certs", "errors", "grpc", "host", "identity", "job", "journal"},
+        *{"places", "run", "threads", "wire"},
     },
-    "cli": {"__init__", "address", "certs", "client", "errors", "grpc", "jobs"},
+    "cli": {"__init__", "address", "audit", "certs", "client", "errors", "grpc", "jobs", "places"},
     "serve": set(),
     "__main__": {"cli"},
 }
@@ -57,6 +59,7 @@ DOORS: Final[dict[str, set[str]]] = {
 PURE: Final = (
     "address.py",
     "errors.py",
+    "places.py",
     "cli/actions.py",
     "cli/arguments.py",
     "cli/exit_status.py",
@@ -69,6 +72,9 @@ PURE: Final = (
     "job/state.py",
     "job/record.py",
     "job/request.py",
+    "audit/entry.py",
+    "audit/names.py",
+    "audit/scan.py",
     "journal/codec.py",
     "journal/stored.py",
     "host/account.py",
@@ -91,6 +97,7 @@ PURE: Final = (
     "api/queries.py",
     "api/requests.py",
     "api/statuses.py",
+    "api/subjects.py",
 )
 
 

@@ -7,10 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
+import pytest
 import trio
 
+from jobmaster.audit.entry import KEPT_CHARACTERS, Begun, Call, Caller, Command, Entry, JobChange, encode
+from jobmaster.audit.handshakes import ENTRIES_A_MINUTE, ENTRIES_OF_ADDRESS
+from jobmaster.audit.trail import MAX_QUEUED, MAX_QUEUED_BYTES, START_SECONDS
+from jobmaster.journal.ballast import BALLAST_BYTES
+from tests.audit.test_entry import FIELDS
 from tests.harness import REPOSITORY, cgroup_mount, serving_program
 
 README = (REPOSITORY / "README.md").read_text()
@@ -109,3 +117,52 @@ def test_files_exist() -> None:
     paths = re.findall(r"`(jobmaster/[\w/]+\.py)`", README)
     assert paths
     assert [path for path in paths if not (REPOSITORY / path).is_file()] == []
+
+
+SECTION: Final = README.partition("## The audit")[2].partition("## How it works")[0]
+
+
+def test_audit_example_is_what_the_code_writes() -> None:
+    """Each line of the example is, byte for byte, what its entry becomes."""
+    (example,) = blocks("json")
+    begun, call, change = example.splitlines()
+    caller = Caller(
+        client="client1",
+        serial="56637a1836bbb7b6f50dab60139e29c1cb527453",
+        fingerprint="d70d6f1f62f141845dc68b88263b6ea8c805b43da7db3dc342f78838955c1353",
+        peer="127.0.0.1:46594",
+    )
+    asked = {"caller": caller, "method": "jobmaster.jobs.v1.JobService/Start", "command": Command(("sleep", "1000"))}
+    job = "3MmEfnxT9UObYv7lmYDMwKM3Rmn"
+
+    def at(microsecond: int) -> datetime:
+        return datetime(2026, 11, 29, 10, 17, 28, microsecond, UTC)
+
+    written = [
+        encode(Begun(at=at(937661), **asked), 2),  # type: ignore[arg-type]  # as a dict has them
+        encode(Call(at=at(960906), job=job, outcome="OK", seconds=0.023456, **asked), 3, begun=2),  # type: ignore[arg-type]
+        encode(JobChange(journal_sequence=1, at=at(951528), client="client1", job=job, event="launched"), 4),
+    ]
+    assert [begun, call, change] == [line.decode().rstrip("\n") for line in written]
+
+
+@pytest.mark.parametrize(("entry", "kind", "names"), FIELDS, ids=[kind for _, kind, _ in FIELDS])
+def test_audit_fields_are_documented(entry: Entry, kind: str, names: list[str]) -> None:
+    """The table has a row for each kind of entry, and that names each of its fields (of a beginning: those of a call)."""
+    del entry
+    (row,) = re.findall(rf"^\| `{kind}` \|.*$", SECTION, re.MULTILINE)
+    (of_call,) = re.findall(r"^\| `call` \|.*$", SECTION, re.MULTILINE)
+    told = set(re.findall(r"`(\w+)`", row if kind != "begun" else row + of_call)) | {"time"}
+    assert set(names) <= told
+
+
+def test_audit_bounds_are_documented() -> None:
+    """The numbers of the section are the code's."""
+    for words in (
+        f"within {START_SECONDS:.0f} s",
+        f"{MAX_QUEUED:,} of them, {MAX_QUEUED_BYTES // 2**20} MiB",
+        f"a ballast of {BALLAST_BYTES // 2**20} MiB",
+        f"{KEPT_CHARACTERS:,} characters",
+        f"at most {ENTRIES_A_MINUTE} entries a minute, {ENTRIES_OF_ADDRESS} of them for one address",
+    ):
+        assert words in " ".join(SECTION.split()), words

@@ -7,6 +7,7 @@ import secrets
 from typing import Final
 
 from jobmaster.errors import (
+    AuditUnavailable,
     CgroupsRemoved,
     CommandNotRunnable,
     EventsForgotten,
@@ -39,6 +40,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     ServerDraining: StatusCode.UNAVAILABLE,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     JournalUnavailable: StatusCode.UNAVAILABLE,
+    AuditUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
 }
 

@@ -128,6 +128,29 @@ class Command:
     action: Action
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """`audit`: of this host, without a server.
+
+    Attributes:
+        as_json: None: where standard output is no terminal.
+        folder: None for the default one.
+        handshakes: the refused connections, instead of calls and jobs.
+        client, job: of these alone; empty: of all.
+        since, until: a time, or how long ago.
+        follow: go on with what is added.
+    """
+
+    as_json: bool | None = None
+    folder: Path | None = None
+    handshakes: bool = False
+    client: str = ""
+    job: str = ""
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
+    follow: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """What `--help` or `--version` is to print."""

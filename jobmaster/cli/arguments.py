@@ -11,6 +11,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import (
     Action,
+    Audit,
     Backup,
     Command,
     Events,
@@ -69,17 +70,20 @@ class _TextAsked(Exception):  # it takes argparse's way out of a parser that pri
     """The command line asks for a text and nothing else."""
 
 
-def parse(arguments: Sequence[str]) -> Command | Text:
+def parse(arguments: Sequence[str]) -> Command | Audit | Text:
     """What a command line asks for.
 
     Raises:
         UsageError: it is wrong.
     """
-    parser = _parser()
     words = list(arguments)
+    place = _verb_place(words)
+    parser = _parser(needs_name=place is None or words[place] != "audit")
     end, begin = _command_place(words)
     try:
         given = parser.parse_args(words[:end])
+        if given.verb == "audit":
+            return _audit(given)
         _require_text(parser, "the name", given.name)
         host, port = given.server
         target = Target(host=host, port=port, name=given.name.lower(), certificates=given.certs_dir)
@@ -136,6 +140,19 @@ def _list(parser: argparse.ArgumentParser, given: argparse.Namespace) -> List:
         until=given.until,
         limit=given.limit,
         only_ids=given.quiet,
+    )
+
+
+def _audit(given: argparse.Namespace) -> Audit:
+    return Audit(
+        as_json=given.json,
+        folder=given.audit_folder,
+        handshakes=given.handshakes,
+        client=given.client,
+        job=given.job,
+        since=given.since,
+        until=given.until,
+        follow=given.follow,
     )
 
 
@@ -236,7 +253,7 @@ class _Version(argparse.Action):
         raise _TextAsked(f"jobmaster {__version__}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, needs_name: bool) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="jobmaster",
         description="Runs commands on another Linux machine and follows them.",
@@ -245,7 +262,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    parser.add_argument(*NAME, metavar="CLIENT", required=True, help="who you are: CLIENT_cert.pem is used")
+    parser.add_argument(
+        *NAME,
+        metavar="CLIENT",
+        required=needs_name,
+        help="who you are: CLIENT_cert.pem is used; only `audit` needs it not",
+    )
     parser.add_argument(
         SERVER,
         metavar="HOST:PORT",
@@ -266,6 +288,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_events(verbs)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
+    _add_audit(verbs)
     backup.add_argument("file", metavar="FILE", type=Path, help="where to; replaced only when the copy is whole")
     return parser
 
@@ -347,6 +370,31 @@ def _add_events(verbs: Verbs[_Parser]) -> None:
         help="begin after this event (default: with the next one)",
     )
     begin.add_argument("--all", action="store_const", const=0, dest="after", help="begin with the first that is kept")
+    _add_form(sub)
+
+
+def _add_audit(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser(
+        "audit",
+        help="who asked this host's server for what; for its administrator",
+        description="Reads the audit from its files on this host; no server is asked, and no certificate needed.",
+        allow_abbrev=False,
+    )
+    moment = argument(parse_moment)
+    sub.add_argument(
+        "--client", metavar="CLIENT", default="", help="what one client did, and what happened to its jobs"
+    )
+    sub.add_argument("--job", metavar="JOB", default="", help="what was done to one job")
+    sub.add_argument("--since", metavar="WHEN", type=moment, help="from then on: a time, or 10m ago")
+    sub.add_argument("--until", metavar="WHEN", type=moment, help="before then")
+    sub.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
+    sub.add_argument("--handshakes", action="store_true", help="the connections that were refused, instead")
+    sub.add_argument(
+        "--audit-folder",
+        metavar="DIR",
+        type=Path,
+        help="the server's --audit-folder (default: `audit` in its default output folder)",
+    )
     _add_form(sub)
 
 

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from typing import assert_never
 
-from jobmaster.cli.actions import Command, Text
+from jobmaster.cli.actions import Audit, Command, Text
 from jobmaster.cli.arguments import UsageError, is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
@@ -24,6 +24,10 @@ def run(arguments: Sequence[str]) -> int:
                 write_text(text)
             case Command():
                 return _perform(asked)
+            case Audit():
+                from jobmaster.cli.auditing import show_audit
+
+                show_audit(asked)
             case unreachable:
                 assert_never(unreachable)
     except UsageError as error:

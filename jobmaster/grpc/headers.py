@@ -91,6 +91,11 @@ def _parse_grpc_request(fields: dict[bytes, bytes]) -> RequestHead | BadCall:
     return RequestHead(service=path[1].decode(), method=path[2].decode(), timeout=timeout)
 
 
+def method_name(request: RequestHead | NotGrpc | BadCall) -> str | None:
+    """The method that a request names, in the form `service/name`; None where it names none."""
+    return f"{request.service}/{request.method}" if isinstance(request, RequestHead) else None
+
+
 def parse_timeout(text: bytes) -> float | None:
     """Seconds meant by a grpc-timeout value (1 to 8 digits and a unit); None when it is malformed."""
     match = _TIMEOUT.fullmatch(text)

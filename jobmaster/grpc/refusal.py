@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from jobmaster.grpc.headers import RESPONSE_HEADERS, NotGrpc, parse_request, status_trailers
+from jobmaster.grpc.headers import RESPONSE_HEADERS, NotGrpc, method_name, parse_request, status_trailers
 from jobmaster.grpc.purerpc_adapter import Status, StatusCode
 from jobmaster.http2 import frames
 from jobmaster.http2.frames import ErrorCode
@@ -20,6 +20,7 @@ from jobmaster.wire.lifetime import LifetimePolicy
 if TYPE_CHECKING:
     import trio
 
+    from jobmaster.grpc.watch import ConnectionWatch
     from jobmaster.http2.events import DataReceived, GoawayReceived, HeadersReceived
 
 MAX_CALLS: Final = 20
@@ -37,10 +38,15 @@ _FORBIDDEN: Final = encode_block([(b":status", b"403")])
 
 
 class RefusingConnection:
-    """The `StreamHandler` of such a connection on `stream`, which the caller closes. `text` is for the client."""
+    """The `StreamHandler` of such a connection on `stream`, which the caller closes.
 
-    def __init__(self, stream: trio.abc.Stream, text: str) -> None:
+    `text` is for the client; `watch` is told of every call.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, text: str, watch: ConnectionWatch | None = None) -> None:
         self.connection = Connection(stream, _CONFIGURATION, POLICY)
+        self._text = text
+        self._watch = watch
         status = Status(StatusCode.UNAUTHENTICATED, text)
         self._answer = encode_block([*RESPONSE_HEADERS, *status_trailers(status)])
         self._answered = 0
@@ -51,7 +57,11 @@ class RefusingConnection:
 
     def on_headers(self, event: HeadersReceived) -> None:
         """A call, refused whatever it is."""
-        is_grpc = not isinstance(event.headers.parsed, NotGrpc)
+        request = event.headers.parsed
+        is_grpc = not isinstance(request, NotGrpc)
+        if self._watch is not None:
+            outcome = StatusCode.UNAUTHENTICATED.name if is_grpc else "HTTP_403"
+            self._watch.refused(method_name(request), outcome, self._text)
         block = self._answer if is_grpc else _FORBIDDEN
         self.connection.send_headers(event.stream_id, block, end_stream=True)
         if not event.ended:

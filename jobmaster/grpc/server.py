@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from jobmaster.grpc.call import StreamGone
-from jobmaster.grpc.headers import RESPONSE_HEADERS, BadCall, NotGrpc, RequestHead, parse_request, status_trailers
+from jobmaster.grpc.headers import (
+    RESPONSE_HEADERS,
+    BadCall,
+    NotGrpc,
+    RequestHead,
+    method_name,
+    parse_request,
+    status_trailers,
+)
 from jobmaster.grpc.memory import CallAccount, CallerLoad, ServerLoad
 from jobmaster.grpc.methods import Method, methods_of
 from jobmaster.grpc.purerpc_adapter import (
@@ -42,6 +50,7 @@ from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
+    from jobmaster.grpc.watch import ConnectionWatch
     from jobmaster.http2.events import DataReceived, GoawayReceived, HeadersReceived
     from jobmaster.http2.header_blocks import Field
 
@@ -60,6 +69,8 @@ _TOO_LARGE: Final = Status(
     StatusCode.RESOURCE_EXHAUSTED, f"the request's headers are more than {MAX_HEADER_LIST // 1024} KiB"
 )
 _NO_SUCH_METHOD: Final = Status(StatusCode.UNIMPLEMENTED, "no such service or method")
+_NOT_NOW: Final = "refused unread, to be tried again: as many calls are open as may be, or the connection is ending"
+_NO_OUTCOME: Final = Status(StatusCode.UNAVAILABLE, "the server ended the connection")
 _ONE_MESSAGE: Final = Status(StatusCode.UNIMPLEMENTED, "this method takes exactly one request message")
 _CONFIGURATION: Final = Configuration(
     is_client=False,
@@ -98,7 +109,7 @@ class Dispatcher:
 class ServerConnection:
     """Serves one client's connection: the `StreamHandler` of a `Connection` on `stream`, which the caller closes.
 
-    `caller` is passed to each handler as its `request` argument.
+    `caller` is passed to each handler as its `request` argument; `watch` is told of every call.
     """
 
     def __init__(
@@ -108,10 +119,12 @@ class ServerConnection:
         caller: object,
         *,
         policy: LifetimePolicy = SERVER_POLICY,
+        watch: ConnectionWatch | None = None,
     ) -> None:
         self.connection = Connection(stream, _CONFIGURATION, policy)
         self._dispatcher = dispatcher
         self._caller = caller
+        self._watch = watch
         self._load = dispatcher.load.of(caller)
         self._calls: dict[int, ServerCall] = {}
         self._open_calls = 0
@@ -152,8 +165,9 @@ class ServerConnection:
             or self._dispatcher.is_full_for(self._load)
         ):
             self.connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
+            self._tell_refused(method_name(headers.parsed), StatusCode.UNAVAILABLE.name, _NOT_NOW)
         elif headers.too_large:
-            self._refuse(stream_id, [*RESPONSE_HEADERS, *status_trailers(_TOO_LARGE)], ended=ended)
+            self._refuse_with(stream_id, _TOO_LARGE, ended=ended)
         else:
             self._on_request(stream_id, headers.parsed, ended=ended)
 
@@ -161,8 +175,9 @@ class ServerConnection:
         match request:
             case NotGrpc(http_status):
                 self._refuse(stream_id, [(b":status", b"%d" % http_status)], ended=ended)
+                self._tell_refused(None, f"HTTP_{http_status}", "the request is no gRPC")
             case BadCall(status):
-                self._refuse(stream_id, [*RESPONSE_HEADERS, *status_trailers(status)], ended=ended)
+                self._refuse_with(stream_id, status, ended=ended)
             case RequestHead(service=service, method=name, timeout=timeout):
                 call = ServerCall(
                     self.connection,
@@ -170,6 +185,7 @@ class ServerConnection:
                     method=self._dispatcher.methods.get((service, name)),
                     timeout=timeout,
                     account=CallAccount(self._dispatcher.load, self._load),
+                    watch=None if self._watch is None else self._watch.open(f"{service}/{name}"),
                 )
                 self._calls[stream_id] = self._without_task[stream_id] = call
                 self._open_calls += 1
@@ -178,6 +194,14 @@ class ServerConnection:
                 self.connection.mark_busy()
                 if ended:
                     self._on_request_end(call)
+
+    def _refuse_with(self, stream_id: int, status: Status, *, ended: bool) -> None:
+        self._refuse(stream_id, [*RESPONSE_HEADERS, *status_trailers(status)], ended=ended)
+        self._tell_refused(None, status.status_code.name, status.status_message)
+
+    def _tell_refused(self, method: str | None, outcome: str, why: str) -> None:
+        if self._watch is not None:
+            self._watch.refused(method, outcome, why)
 
     def _refuse(self, stream_id: int, headers: list[Field], *, ended: bool) -> None:
         self.connection.send_headers(stream_id, encode_block(headers), end_stream=True)
@@ -247,10 +271,15 @@ class ServerConnection:
         try:
             request = call.take_request()
             self._handled_bytes += call.request_cost
+            if call.waits_for_admission:
+                self._start_task(call, partial(self._answer_when_admitted, call, method, request))
+                return
             result: Message | Awaitable[Message] = method.handler(request, request=self._caller)
             if isinstance(result, Awaitable):
                 self._start_task(call, partial(_await_answer, call, result))
                 return
+            if call.watch is not None:
+                call.watch.on_answer(result)
             data = result.SerializeToString()
             self._handled_bytes += len(data)
             if not call.send_now(data):
@@ -287,8 +316,12 @@ class ServerConnection:
         if method.cardinality is not Cardinality.UNARY_UNARY:
             await STREAMING_CALLS[method.cardinality](handler, call)
             return
-        result = handler(await call.receive_single_message())
-        await call.send_message(await result if isinstance(result, Awaitable) else result)
+        await self._answer_when_admitted(call, method, await call.receive_single_message())
+
+    async def _answer_when_admitted(self, call: ServerCall, method: Method, request: Message) -> None:
+        await call.wait_admitted()
+        result: Message | Awaitable[Message] = method.handler(request, request=self._caller)
+        await _send_answer(call, await result if isinstance(result, Awaitable) else result)
 
     def _finish_with(self, call: ServerCall, error: Exception) -> None:
         match error:
@@ -304,6 +337,8 @@ class ServerConnection:
 
     def _end_call(self, call: ServerCall) -> None:
         """The handler has ended."""
+        if call.watch is not None:
+            call.watch.on_end(call.outcome or _NO_OUTCOME)
         call.release()
         self._calls.pop(call.stream_id, None)
         self._open_calls -= 1
@@ -314,7 +349,13 @@ class ServerConnection:
 
 
 async def _await_answer(call: ServerCall, answer: Awaitable[Message]) -> None:
-    await call.send_bytes((await answer).SerializeToString())
+    await _send_answer(call, await answer)
+
+
+async def _send_answer(call: ServerCall, answer: Message) -> None:
+    if call.watch is not None:
+        call.watch.on_answer(answer)
+    await call.send_bytes(answer.SerializeToString())
 
 
 def drop_tracebacks(error: BaseException | None) -> None:

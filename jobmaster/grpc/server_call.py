@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from jobmaster.grpc.memory import CallAccount
     from jobmaster.grpc.methods import Method
+    from jobmaster.grpc.watch import Admission, CallWatch
     from jobmaster.http2.events import DataReceived
     from jobmaster.wire.connection import Connection
 
@@ -43,23 +44,28 @@ class ServerCall:
         scope: of the task that runs the handler, once there is one.
         status_when_cancelled: what the client is told when that scope is cancelled.
         end_stream_event: for purerpc, once the client has ended its side.
+        watch: is told of the call; None where nobody is.
+        outcome: how the call has ended; None as long as it has not.
     """
 
     __slots__ = (
         "_abandoned",
         "_account",
+        "_admission",
         "_connection",
         "_finished",
         "_response_started",
         "_sent_once",
         "end_stream_event",
         "method",
+        "outcome",
         "receiver",
         "request_cost",
         "scope",
         "status_when_cancelled",
         "stream_id",
         "timeout",
+        "watch",
     )
 
     def __init__(
@@ -70,6 +76,7 @@ class ServerCall:
         method: Method | None,
         timeout: float | None,
         account: CallAccount,
+        watch: CallWatch | None = None,
     ) -> None:
         self._connection = connection
         self._account = account
@@ -81,6 +88,9 @@ class ServerCall:
         self.status_when_cancelled = Status(StatusCode.DEADLINE_EXCEEDED, "the call's deadline passed")
         self.end_stream_event: RequestEnded | None = None
         self.request_cost = 0
+        self.watch = watch
+        self.outcome: Status | None = None
+        self._admission: Admission | None = None
         self._abandoned = False
         self._finished = False
         self._response_started = False
@@ -96,6 +106,8 @@ class ServerCall:
     def abandon(self, reason: str) -> None:
         """The client is gone, or not interested any more: the handler is cancelled, and nothing is sent."""
         self._abandoned = True
+        if self.outcome is None:
+            self.outcome = Status(StatusCode.CANCELLED, reason)
         self.receiver.fail(partial(StreamGone, reason))
         if self.scope is not None:
             self.scope.cancel()
@@ -138,7 +150,21 @@ class ServerCall:
         if not self._account.set(self.receiver.held + self.request_cost):
             self.request_cost = 0
             raise RpcFailedError(_TOO_MUCH_HELD)
-        return parse(self.method.request_type, data)
+        message = parse(self.method.request_type, data)
+        if self.watch is not None:
+            self._admission = self.watch.on_request(message)
+        return message
+
+    @property
+    def waits_for_admission(self) -> bool:
+        """Whether the handler may not be called yet."""
+        return self._admission is not None
+
+    async def wait_admitted(self) -> None:
+        """Returns when the handler may be called. Raises where the call is refused."""
+        admission, self._admission = self._admission, None
+        if admission is not None:
+            await admission()
 
     def expect_message_type(self, message_type: type[Message]) -> None:
         """For purerpc; the type is that of the method."""
@@ -240,6 +266,7 @@ class ServerCall:
         if self._finished or self._abandoned:
             return
         self._finished = True
+        self.outcome = status
         if status.status_code is StatusCode.OK and self._response_started:
             block = OK_BLOCK
         else:

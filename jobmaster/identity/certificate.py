@@ -17,6 +17,7 @@ parser and where each of its failures becomes a refusal; :func:`identify` judges
 from __future__ import annotations
 
 import enum
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -66,6 +67,7 @@ class Validity(enum.Enum):
 class CertificateFacts:
     """What is read from one certificate. `extended_key_usages` is None when the extension is absent."""
 
+    serial: int
     signature: str
     key: Key
     extended_key_usages: frozenset[x509.ObjectIdentifier] | None
@@ -120,6 +122,15 @@ def valid_until(der: bytes) -> datetime.datetime:
     return read_certificate(der).not_after
 
 
+def names_of(der: bytes) -> tuple[str | None, str]:
+    """The serial number of a certificate, None where it cannot be read, and its SHA-256 fingerprint; both hexadecimal."""
+    fingerprint = hashlib.sha256(der).hexdigest()
+    try:
+        return f"{read_certificate(der).serial:x}", fingerprint
+    except CertificateRefused:
+        return None, fingerprint
+
+
 def _require_accepted_signature(signature: str) -> None:
     if signature != _ED25519_SIGNATURE and signature not in ACCEPTED_HASHES:
         raise CertificateRefused(
@@ -156,6 +167,7 @@ def _name(common_names: tuple[str, ...]) -> str:
 def _read(certificate: x509.Certificate) -> CertificateFacts:
     extensions = certificate.extensions
     return CertificateFacts(
+        serial=certificate.serial_number,
         signature=_signature(certificate),
         key=_key(certificate.public_key()),
         extended_key_usages=_extended_key_usages(extensions),

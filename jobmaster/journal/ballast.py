@@ -1,4 +1,4 @@
-"""Space on the journal's disk that is given up when the disk is full, so that the ends of jobs can still be written."""
+"""Space on a disk that is given up when the disk is full, so that what has happened can still be written."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import os
 from pathlib import Path
 from typing import Final
 
-from jobmaster.journal.connection import BALLAST
-
 BALLAST_BYTES: Final = 1024 * 1024
 
 
 class Ballast:
-    """A file beside the database that only takes space. Its methods block."""
+    """A file that only takes space. Its methods block."""
 
-    def __init__(self, database: Path) -> None:
-        self._path = database.with_name(BALLAST)
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def fill(self) -> None:
         """Takes the space, where it is not taken.
@@ -37,7 +35,7 @@ class Ballast:
     def free(self) -> bool:
         """Gives the space back; returns whether there was any.
 
-        The file stays, without content: it also tells that there is a journal.
+        The file stays, without content: the journal's also tells that there is a journal.
         """
         try:
             if self._path.stat().st_size == 0:

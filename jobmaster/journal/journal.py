@@ -18,7 +18,7 @@ from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
 from jobmaster.journal.backup import Copy, remove_left_copy
 from jobmaster.journal.ballast import Ballast
-from jobmaster.journal.connection import JournalFault, Synchronous, damaged
+from jobmaster.journal.connection import BALLAST, JournalFault, Synchronous, damaged
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     AsideJob,
@@ -292,7 +292,7 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
     opener = trio.CapacityLimiter(1)
     await run_in_thread(opener, remove_left_copy, path)
     database = await run_in_thread(opener, partial(Database.open, path, synchronous=synchronous))
-    writer = Writer(database, Ballast(path))
+    writer = Writer(database, Ballast(path.with_name(BALLAST)))
     try:
         await writer.fill_ballast()
         for job in await _ask(READERS, database.aside):

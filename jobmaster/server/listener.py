@@ -20,12 +20,15 @@ from typing import Any, Final
 
 import trio
 
+from jobmaster.api.audited_calls import AuditedConnection
+from jobmaster.audit.audit import Audit
+from jobmaster.audit.entry import Caller
 from jobmaster.certs.contexts import peer_identity
 from jobmaster.certs.credentials import ALPN_PROTOCOL
 from jobmaster.errors import CertificateRefused
 from jobmaster.grpc.refusal import RefusingConnection
 from jobmaster.grpc.server import Dispatcher, ServerConnection
-from jobmaster.identity.certificate import valid_until
+from jobmaster.identity.certificate import names_of, valid_until
 from jobmaster.identity.policy import Identity, Policy
 from jobmaster.wire.connection import refuse
 from jobmaster.wire.handshakes import HandshakePace
@@ -75,11 +78,12 @@ DEFAULT_LIMITS: Final = ConnectionLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """How connections are admitted, and what serves them."""
+    """How connections are admitted, what serves them, and where all that is written down (None: nowhere)."""
 
     context: ssl.SSLContext
     policy: Policy
     dispatcher: Dispatcher
+    audit: Audit | None = None
     lifetime: LifetimePolicy = SERVER_POLICY
 
 
@@ -93,7 +97,7 @@ class Listener:
         self._by_host: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
         self._serving: set[ServerConnection] = set()
-        self._unserved: dict[trio.CancelScope, str] = {}
+        self._unserved: dict[trio.CancelScope, Peer] = {}
         self._refusing = 0
         self._is_shutting_down = False
         self._change = trio.lowlevel.ParkingLot()
@@ -138,88 +142,105 @@ class Listener:
 
     async def _serve_connection(self, tcp: trio.SocketStream) -> None:
         """Serves one connection. Whatever happens on it stays on it."""
-        host = _peer_host(tcp)
-        if not self._make_room(host):
-            self._refusals.log("too many connections", host)
+        peer = _peer_of(tcp)
+        if not self._make_room(peer):
+            self._refuse("too many connections", peer)
             return
         self._open += 1
-        with counted(self._by_host, host):
+        with counted(self._by_host, peer.host):
             try:
                 wire = TcpStream(tcp, slot=self._pace.slot())
                 async with closing(tls_stream(wire, self._admission.context)) as tls:
-                    await self._admit(wire, tls, host)
+                    await self._admit(wire, tls, peer)
             except Exception:
                 logger.exception("a bug in the server ended a connection")
             finally:
                 self._open -= 1
                 self._change.unpark_all()
 
-    def _make_room(self, host: str) -> bool:
+    def _make_room(self, peer: Peer) -> bool:
         """Whether there is room for one more connection from an address, by ending a handshake where need be."""
-        is_address_full = self._by_host[host] >= self._limits.per_address
+        is_address_full = self._by_host[peer.host] >= self._limits.per_address
         if not is_address_full and self._open < self._limits.total:
             return True
-        for scope, peer in self._unserved.items():  # the oldest first
-            if peer == host or not is_address_full:
+        for scope, other in self._unserved.items():  # the oldest first
+            if other.host == peer.host or not is_address_full:
                 del self._unserved[scope]
                 scope.cancel()
-                self._refusals.log("too many connections; of those in their handshakes it was the oldest", peer)
+                self._refuse("too many connections; of those in their handshakes it was the oldest", other)
                 return True
         return False
 
-    async def _admit(self, wire: TcpStream, tls: TlsStream, host: str) -> None:
+    async def _admit(self, wire: TcpStream, tls: TlsStream, peer: Peer) -> None:
         """Does the handshake and serves the client, or refuses it."""
         admitted = None
         with trio.CancelScope() as scope:
             if self._is_shutting_down:
                 return
-            self._unserved[scope] = host
+            self._unserved[scope] = peer
             try:
-                admitted = await self._identify(wire, tls, host)
+                admitted = await self._identify(wire, tls, peer)
             finally:
                 self._unserved.pop(scope, None)
                 wire.handshake_done()
         if not scope.cancelled_caught and admitted is not None:
-            await self._serve(tls, host, *admitted)
+            await self._serve(tls, peer, *admitted)
 
-    async def _identify(self, wire: TcpStream, tls: TlsStream, host: str) -> tuple[Identity, float] | None:
-        """The client, and for how many more seconds its certificate is valid; None for one that has been refused."""
+    async def _identify(self, wire: TcpStream, tls: TlsStream, peer: Peer) -> tuple[Identity, bytes] | None:
+        """The client and its certificate; None for one that has been refused."""
         try:
             wire.watch_peer()
             with trio.fail_after(HANDSHAKE_SECONDS):
                 await do_handshake(tls)
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as refusal:
-            self._refusals.log(_reason(refusal), host)
+            self._refuse(_reason(refusal), peer)
             return None
         finally:
             wire.handshake_done()
+        leaf = tls.getpeercert(binary_form=True)
         try:
             identity = peer_identity(tls, self._admission.policy)
         except CertificateRefused as refusal:
-            self._refusals.log(str(refusal), host)
+            self._refuse(str(refusal), peer, leaf)
             if tls.selected_alpn_protocol() == ALPN_PROTOCOL:
-                await self._answer_unauthenticated(tls)
+                await self._answer_unauthenticated(tls, self._watch(_caller_of(peer, leaf)))
             return None
         if self._by_client[identity.name] >= self._limits.per_client:
             reason = f"{identity.name} has {self._limits.per_client} connections, as many as it may"
-            self._refusals.log(reason, host)
+            self._refuse(reason, peer, leaf, identity)
             await refuse(tls, reason)
             return None
-        leaf = tls.getpeercert(binary_form=True)
-        return identity, (valid_until(leaf) - datetime.now(UTC)).total_seconds()
+        return identity, leaf
 
-    async def _answer_unauthenticated(self, tls: TlsStream) -> None:
+    def _refuse(self, reason: str, peer: Peer, leaf: bytes | None = None, identity: Identity | None = None) -> None:
+        """Writes down that a connection is refused."""
+        self._refusals.log(reason, peer.host)
+        if self._admission.audit is not None:
+            self._admission.audit.refusals.refused(_caller_of(peer, leaf, identity), peer.host, reason)
+
+    def _watch(self, caller: Caller) -> AuditedConnection | None:
+        audit = self._admission.audit
+        return None if audit is None else AuditedConnection(audit.trail, caller)
+
+    async def _answer_unauthenticated(self, tls: TlsStream, watch: AuditedConnection | None) -> None:
         if self._refusing >= MAX_REFUSING:
             return
         self._refusing += 1
         try:
-            await RefusingConnection(tls, _unknown_client(tls.getpeercert())).run()
+            await RefusingConnection(tls, _unknown_client(tls.getpeercert()), watch).run()
         finally:
             self._refusing -= 1
 
-    async def _serve(self, tls: TlsStream, host: str, identity: Identity, seconds_left: float) -> None:
-        logger.info("connection from %s is %s", host, identity.name)
-        connection = ServerConnection(tls, self._admission.dispatcher, identity, policy=self._admission.lifetime)
+    async def _serve(self, tls: TlsStream, peer: Peer, identity: Identity, leaf: bytes) -> None:
+        logger.info("connection from %s is %s", peer.host, identity.name)
+        connection = ServerConnection(
+            tls,
+            self._admission.dispatcher,
+            identity,
+            policy=self._admission.lifetime,
+            watch=self._watch(_caller_of(peer, leaf, identity)),
+        )
+        seconds_left = (valid_until(leaf) - datetime.now(UTC)).total_seconds()
         self._serving.add(connection)
         try:
             with counted(self._by_client, identity.name), trio.move_on_after(seconds_left):
@@ -262,11 +283,31 @@ def counted(counter: Counter[str], key: str) -> Iterator[None]:
             del counter[key]
 
 
-def _peer_host(tcp: trio.SocketStream) -> str:
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _peer_of(tcp: trio.SocketStream) -> Peer:
     try:
-        return str(tcp.socket.getpeername()[0])
+        host, port, *_ = tcp.socket.getpeername()
     except OSError:
-        return "a peer that is gone"
+        return Peer("a peer that is gone", 0)
+    return Peer(str(host), int(port))
+
+
+def _caller_of(peer: Peer, leaf: bytes | None, identity: Identity | None = None) -> Caller:
+    """A peer as the audit has it; without an identity it is nobody whom the server knows."""
+    serial, fingerprint = (None, None) if leaf is None else names_of(leaf)
+    return Caller(
+        client=None if identity is None else identity.name, serial=serial, fingerprint=fingerprint, peer=str(peer)
+    )
 
 
 def _unknown_client(certificate: Mapping[str, Any]) -> str:

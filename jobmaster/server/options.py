@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +13,11 @@ from typing import IO, TYPE_CHECKING, Final, cast
 
 from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
+from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
 from jobmaster.journal.connection import Synchronous
+from jobmaster.places import default_output_folder
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -28,11 +30,15 @@ DEFAULT_KEPT_JOBS: Final = 10_000
 DEFAULT_KEPT_DAYS: Final = 30
 DEFAULT_MAX_GAP: Final = 300
 DEFAULT_MAX_CRASHES: Final = 5
+DEFAULT_AUDIT_SIZE: Final = 64 * 1024 * 1024
+DEFAULT_AUDIT_FILES: Final = 16
+LEAST_AUDIT_SIZE: Final = 64 * 1024
 _MOST_JOBS: Final = 100_000
 _MOST_KEPT: Final = 1_000_000
 _MOST_DAYS: Final = 3_650
 _MOST_GAP: Final = 86_400
 _MOST_CRASHES: Final = 1_000
+_MOST_AUDIT_FILES: Final = 100_000
 _MAX_GRACE_SECONDS: Final = 3600.0
 
 _DESCRIPTION: Final = """\
@@ -75,6 +81,9 @@ class ServerOptions:
         keep_for: how long after its end a job is kept.
         max_gap_seconds: how long jobs may be without a server, while it is started again.
         max_crashes: deaths of the server in five minutes, at which its jobs are ended.
+        audit_folder: where the audit is kept; None for the default one.
+        audit_size: bytes at which a file of the audit is complete.
+        audit_files: complete files that are kept of each trail; 0: all.
     """
 
     output_folder: Path
@@ -94,11 +103,20 @@ class ServerOptions:
     keep_for: timedelta | None = timedelta(days=DEFAULT_KEPT_DAYS)
     max_gap_seconds: int = DEFAULT_MAX_GAP
     max_crashes: int = DEFAULT_MAX_CRASHES
+    audit_folder: Path | None = None
+    audit_size: int = DEFAULT_AUDIT_SIZE
+    audit_files: int = DEFAULT_AUDIT_FILES
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        if not self.output_folder.is_absolute() or ".." in self.output_folder.parts:
-            raise ConfigurationError(f"--output-dir {self.output_folder}: must be an absolute path without '..'")
+        for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
+            if folder is not None and (not folder.is_absolute() or ".." in folder.parts):
+                raise ConfigurationError(f"{option} {folder}: must be an absolute path without '..'")
+
+    @property
+    def audit(self) -> Path:
+        """The folder of the audit."""
+        return self.audit_folder or self.output_folder / AUDIT_FOLDER
 
 
 def parse(arguments: Sequence[str]) -> ServerOptions:
@@ -136,27 +154,13 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
             max_gap_seconds=given.max_gap,
             max_crashes=given.max_crashes,
+            audit_folder=given.audit_folder,
+            audit_size=given.audit_size,
+            audit_files=given.audit_files,
             verbose=given.verbose,
         )
     except (ConfigurationError, ValueError) as error:
         parser.error(str(error))
-
-
-def default_output_folder(environment: Mapping[str, str], *, is_root: bool) -> Path:
-    """Where output is kept unless the user says so (XDG Base Directory Specification for users).
-
-    Raises:
-        ConfigurationError: the user has no home folder.
-    """
-    if is_root:
-        return Path("/var/lib/jobmaster")
-    state = Path(environment.get("XDG_STATE_HOME", ""))
-    if state.is_absolute():
-        return state / "jobmaster"
-    home = Path(environment.get("HOME", ""))
-    if home.is_absolute():
-        return home / ".local" / "state" / "jobmaster"
-    raise ConfigurationError("HOME and XDG_STATE_HOME name no folder: give --output-dir")
 
 
 def _grace(text: str) -> float:
@@ -177,6 +181,13 @@ def _number(what: str, low: int, high: int) -> Callable[[str], int]:
         return count
 
     return parse_number
+
+
+def _audit_size(text: str) -> int:
+    size = parse_size(text)
+    if size is None or size < LEAST_AUDIT_SIZE:
+        raise ValueError(f"{text!r} is not a size of {LEAST_AUDIT_SIZE // 1024}K or more")
+    return size
 
 
 class _Parser(argparse.ArgumentParser):
@@ -205,6 +216,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_place_options(parser.add_argument_group("places"))
     _add_job_options(parser.add_argument_group("jobs"))
     _add_record_options(parser.add_argument_group("records and restarts"))
+    _add_audit_options(parser.add_argument_group("audit"))
     _add_limit_options(parser.add_argument_group("default limits of every job"))
     return parser
 
@@ -313,6 +325,31 @@ def _add_record_options(group: argparse._ArgumentGroup) -> None:
         type=argument(_number("crashes", 1, _MOST_CRASHES)),
         default=DEFAULT_MAX_CRASHES,
         help=f"crashes of the server in five minutes at which the jobs are killed (default {DEFAULT_MAX_CRASHES})",
+    )
+
+
+def _add_audit_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--audit-folder",
+        metavar="DIR",
+        type=Path,
+        help=f"absolute path of the folder for the audit (default `{AUDIT_FOLDER}` in the output folder); made if missing, "
+        "0700; refused as the output folder is",
+    )
+    group.add_argument(
+        "--audit-size",
+        metavar="SIZE",
+        type=argument(_audit_size),
+        default=DEFAULT_AUDIT_SIZE,
+        help="size at which a file of the audit is complete and the next one begins (default 64M)",
+    )
+    group.add_argument(
+        "--audit-files",
+        metavar="N",
+        type=argument(_number("files", 0, _MOST_AUDIT_FILES)),
+        default=DEFAULT_AUDIT_FILES,
+        help=f"complete files that are kept (default {DEFAULT_AUDIT_FILES}), as many again of refused connections; 0 keeps "
+        "all: whoever removes them then is you",
     )
 
 

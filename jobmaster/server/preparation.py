@@ -45,7 +45,8 @@ def prepare(options: ServerOptions) -> Prepared:
     """
     account = _account(options.run_as)
     soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    prepare_output_folder(options.output_folder)
+    prepare_folder("output", options.output_folder)
+    prepare_folder("audit", options.audit)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -67,18 +68,18 @@ def prepare(options: ServerOptions) -> Prepared:
     return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
 
 
-def prepare_folder(options: ServerOptions) -> None:
+def prepare_output_folder(options: ServerOptions) -> None:
     """Makes the output folder, if there is a user to run jobs as; nothing else is made where another server has it.
 
     Raises:
         ConfigurationError: as `prepare`.
     """
     _account(options.run_as)
-    prepare_output_folder(options.output_folder)
+    prepare_folder("output", options.output_folder)
 
 
-def prepare_output_folder(folder: Path) -> None:
-    """Makes the output folder, 0700, or checks the one there is.
+def prepare_folder(what: str, folder: Path) -> None:
+    """Makes the output or audit folder, 0700, or checks the one there is.
 
     Raises:
         ConfigurationError: it is a symbolic link, no folder, somebody else's, or others may write it.
@@ -89,15 +90,15 @@ def prepare_output_folder(folder: Path) -> None:
             folder.mkdir(mode=0o700)
         details = folder.lstat()
     except OSError as error:
-        raise ConfigurationError(f"output folder {folder}: cannot be made: {error.strerror}") from None
+        raise ConfigurationError(f"{what} folder {folder}: cannot be made: {error.strerror}") from None
     if stat.S_ISLNK(details.st_mode):
-        raise ConfigurationError(f"output folder {folder} is a symbolic link; name the folder itself")
+        raise ConfigurationError(f"{what} folder {folder} is a symbolic link; name the folder itself")
     if not stat.S_ISDIR(details.st_mode):
-        raise ConfigurationError(f"output folder {folder} is not a folder; name another")
+        raise ConfigurationError(f"{what} folder {folder} is not a folder; name another")
     if details.st_uid != os.geteuid():
-        raise ConfigurationError(f"output folder {folder} belongs to another user (uid {details.st_uid}); name another")
+        raise ConfigurationError(f"{what} folder {folder} belongs to another user (uid {details.st_uid}); name another")
     if details.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"output folder {folder} can be written by others; chmod go-w it or name another")
+        raise ConfigurationError(f"{what} folder {folder} can be written by others; chmod go-w it or name another")
 
 
 def _account(run_as: str | None) -> Account:

@@ -21,6 +21,8 @@ import trio
 from jobmaster import __version__
 from jobmaster.api.services import Api
 from jobmaster.api.statuses import status_of
+from jobmaster.audit.audit import Audit, open_audit
+from jobmaster.audit.file import FileBounds
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
@@ -116,12 +118,12 @@ async def serve(
         async with own_launcher() as held:
             listeners = await listen(held.launcher, options.host, options.port, closing)
             require_same_folder(held.launcher, options.output_folder)
-            preparation.prepare_folder(options)
+            preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
             prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
             plan = _plan(options)
-            async with _registry(options, prepared.terms, plan, held) as registry:
+            async with _registry(options, prepared.terms, plan, held) as (registry, audit):
                 recovered = await registry.recover()
                 _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
                 api = Api(registry, most_followers=plan.followers)
@@ -132,7 +134,7 @@ async def serve(
                     registry=registry,
                     api=api,
                     listeners=listeners,
-                    listener=_listener(context, api, plan),
+                    listener=_listener(context, api, audit, plan),
                 )
                 ending = await serving.serve(task_status, is_wanted=not early)
             if ending is Ending.HAND_OVER:
@@ -161,10 +163,12 @@ def _plan(options: ServerOptions) -> DescriptorPlan:
 @asynccontextmanager
 async def _registry(
     options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher
-) -> AsyncIterator[Registry]:
-    """The jobs and their journal, for the block; as of `open_registry`."""
+) -> AsyncIterator[tuple[Registry, Audit]]:
+    """The jobs with their journal, and the audit, for the block; as of `open_registry`."""
+    audit_bounds = FileBounds(size=options.audit_size, kept=options.audit_files)
     async with (
         open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
+        open_audit(options.audit, audit_bounds, journal, __version__) as audit,
         open_registry(
             LocalHost(terms, held.launcher),
             journal,
@@ -173,12 +177,12 @@ async def _registry(
             hands_over=held.can_hand_over,
         ) as registry,
     ):
-        yield registry
+        yield registry, audit
 
 
-def _listener(context: ssl.SSLContext, api: Api, plan: DescriptorPlan) -> Listener:
+def _listener(context: ssl.SSLContext, api: Api, audit: Audit, plan: DescriptorPlan) -> Listener:
     dispatcher = Dispatcher(services=api.services, status_of=status_of)
-    admission = Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher)
+    admission = Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, audit=audit)
     return Listener(admission, ConnectionLimits(total=plan.connections))
 
 

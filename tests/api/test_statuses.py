@@ -11,6 +11,7 @@ from purerpc import StatusCode
 from jobmaster import errors
 from jobmaster.api.statuses import OutputIncomplete, status_of
 from jobmaster.errors import (
+    AuditUnavailable,
     CertificateRefused,
     CgroupError,
     CgroupsRemoved,
@@ -50,6 +51,7 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     ServerDraining: StatusCode.UNAVAILABLE,
     JournalUnavailable: StatusCode.UNAVAILABLE,
+    AuditUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
     ExecutionUnknown: StatusCode.UNAVAILABLE,
 }

@@ -13,6 +13,7 @@ from jobmaster import __version__
 from jobmaster.cli import arguments as module
 from jobmaster.cli.actions import (
     Action,
+    Audit,
     Backup,
     Command,
     Events,
@@ -98,6 +99,25 @@ def test_actions(arguments: list[str], action: Action) -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["audit"], Audit()),
+        (["-n", "client1", "--server", "here:1", "audit", "--json"], Audit(as_json=True)),
+        (
+            ["audit", "--client", "client2", "--job", JOB, "-f", "--table"],
+            Audit(client="client2", job=JOB, follow=True, as_json=False),
+        ),
+        (["audit", "--since", "2h", "--until", "1h"], Audit(since=timedelta(hours=2), until=timedelta(hours=1))),
+        (["audit", "--handshakes", "--audit-folder", "/a"], Audit(handshakes=True, folder=Path("/a"))),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_audit_needs_no_name(arguments: list[str], expected: Audit) -> None:
+    """It is read on the host; who asks is nobody's client."""
+    assert parse(arguments) == expected
+
+
+@pytest.mark.parametrize(
     ("options", "target"),
     [
         (["-n", "client1"], DEFAULT),
@@ -131,7 +151,7 @@ def options_with_a_value(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_options_with_a_value_are_known() -> None:
     """What finds the verb, and the command of `run`, knows every option before it that has a value."""
-    parser = module._parser()
+    parser = module._parser(needs_name=True)
     assert options_with_a_value(parser) == module._WITH_VALUE
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert options_with_a_value(verbs.choices["run"]) == module._WITH_VALUE_OF_RUN
@@ -203,6 +223,8 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "events", "--all", "--after", "1"], "not allowed with argument"),
         (["-n", "client1", "events", JOB], "unrecognized arguments"),
         (["-n", "client1", "backup"], "required: FILE"),
+        (["audit", JOB], "unrecognized arguments"),
+        (["audit", "--since", "soon"], "'soon' is no time"),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str) -> None:
@@ -260,6 +282,7 @@ def test_help_has_everything() -> None:
         "wait",
         "events",
         "backup",
+        "audit",
         "stop",
         "status",
         "streamoutput",
@@ -274,7 +297,8 @@ def test_help_has_everything() -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize(
-    "verb", ["start", "run", "stop", "status", "wait", "streamoutput", "logs", "list", "ps", "events", "backup"]
+    "verb",
+    ["start", "run", "stop", "status", "wait", "streamoutput", "logs", "list", "ps", "events", "backup", "audit"],
 )
 def test_help_of_each_verb(verb: str, option: str) -> None:
     """Each verb explains itself."""

@@ -19,6 +19,8 @@ OF_OTHER_VERBS: Final = {
     "jobmaster.cli.tables",
     "jobmaster.cli.copying",
     "jobmaster.cli.running",
+    "jobmaster.cli.auditing",
+    "jobmaster.audit",
 }
 
 USAGE: Final = ["-n", "client1", "dance"]

@@ -31,6 +31,7 @@ from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
 from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
+from jobmaster.grpc.watch import ConnectionWatch
 from jobmaster.http2 import frames
 from jobmaster.http2.header_blocks import encode_block
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -119,11 +120,13 @@ def status_of(error: Exception) -> Status:
 
 
 @asynccontextmanager
-async def connected(probe: Probe) -> AsyncIterator[tuple[ClientConnection, trio.Nursery, ServerConnection]]:
-    """A client connected to a server that serves `probe`; the nursery is the server's."""
+async def connected(
+    probe: Probe, watch: ConnectionWatch | None = None
+) -> AsyncIterator[tuple[ClientConnection, trio.Nursery, ServerConnection]]:
+    """A client connected to a server that serves `probe`, watched by `watch`; the nursery is the server's."""
     near, far = trio.testing.memory_stream_pair()
     dispatcher = Dispatcher(services={SERVICE: probe.service}, status_of=status_of)
-    server = ServerConnection(far, dispatcher, caller=None)
+    server = ServerConnection(far, dispatcher, caller=None, watch=watch)
     client = ClientConnection(near)
     deliver = far.send_stream.send_all_hook
 

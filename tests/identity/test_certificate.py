@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jobmaster.errors import CertificateRefused
-from jobmaster.identity.certificate import identify, valid_until
+from jobmaster.identity.certificate import identify, names_of, valid_until
 from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Role
 from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
@@ -276,3 +276,13 @@ def test_mutated_certificate(edits: list[tuple[int, bytes, int]]) -> None:
     except CertificateRefused:
         return
     assert identity in DEFAULT_POLICY.identities
+
+
+def test_what_a_certificate_is_called() -> None:
+    """Its serial number and its SHA-256 fingerprint, in hexadecimal; what is no certificate has no serial."""
+    der = good()
+    assert names_of(der) == (
+        f"{x509.load_der_x509_certificate(der).serial_number:x}",
+        x509.load_der_x509_certificate(der).fingerprint(hashes.SHA256()).hex(),
+    )
+    assert names_of(b"x") == (None, "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881")

@@ -208,7 +208,8 @@ async def test_a_full_disk_at_the_end(
 
 def test_the_ballast(tmp_path: Path) -> None:
     """It takes real space, gives it back once, and a file that only looks like it is filled."""
-    ballast, path = Ballast(tmp_path / "journal.db"), tmp_path / BALLAST
+    path = tmp_path / BALLAST
+    ballast = Ballast(path)
     with path.open("wb") as file:
         file.truncate(BALLAST_BYTES)
     for _ in range(2):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import h2.config
 import h2.connection
@@ -17,15 +18,22 @@ from google.protobuf.wrappers_pb2 import BytesValue
 from purerpc import Cardinality, Client, RPCSignature, Service, Status, StatusCode
 from purerpc.grpclib.exceptions import UnauthenticatedError
 
+from jobmaster.audit.audit import Audit, open_audit
+from jobmaster.audit.file import FileBounds
+from jobmaster.audit.handshakes import ENTRIES_OF_ADDRESS
+from jobmaster.audit.names import HANDSHAKES
 from jobmaster.certs.contexts import client_context, server_context
 from jobmaster.errors import TransportError
 from jobmaster.grpc.channel import Channel, open_channel
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.refusal import MAX_CALLS, RefusingConnection
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.identity.certificate import names_of
 from jobmaster.identity.policy import DEFAULT_POLICY
+from jobmaster.journal.stored import Events
 from jobmaster.server import listener
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
+from tests.audit.entries import calls_in, entries_in
 from tests.certs.hostile_certificates import make
 
 SERVICE: Final = "test.Service"
@@ -37,15 +45,43 @@ def echo(message: BytesValue, request: object) -> BytesValue:  # as purerpc call
     return message
 
 
+class NoJobs:
+    """A journal in which nothing happens."""
+
+    last_seq = 0
+
+    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:  # noqa: ARG002
+        """None."""
+        return Events(events=(), position=after, horizon=0)
+
+    async def wait_after(self, seq: int) -> None:  # noqa: ARG002  # as the journal has it
+        """Never returns."""
+        await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def auditing(folder: Path) -> AsyncIterator[Audit]:
+    """The audit of a server without jobs."""
+    async with open_audit(folder, FileBounds(size=1 << 20, kept=1), NoJobs(), "1") as audit:
+        yield audit
+
+
+def refusals_in(folder: Path) -> list[dict[str, Any]]:
+    """The refused connections that have entries of their own."""
+    return [entry for entry in entries_in(folder, HANDSHAKES) if entry["kind"] == "handshake"]
+
+
 @asynccontextmanager
 async def listening(
-    certificates: Path, limits: ConnectionLimits = DEFAULT_LIMITS
+    certificates: Path, limits: ConnectionLimits = DEFAULT_LIMITS, *, audit: Audit | None = None
 ) -> AsyncIterator[tuple[Listener, int, trio.Nursery]]:
     """A listener, its port and the nursery of its connections; all is cancelled at the end."""
     service = Service(SERVICE)
     service.add_method("Echo", echo, RPCSignature(Cardinality.UNARY_UNARY, BytesValue, BytesValue))
     dispatcher = Dispatcher({SERVICE: service}, lambda _error: Status(StatusCode.INTERNAL, "internal error"))
-    admission = Admission(context=server_context(certificates), policy=DEFAULT_POLICY, dispatcher=dispatcher)
+    admission = Admission(
+        context=server_context(certificates), policy=DEFAULT_POLICY, dispatcher=dispatcher, audit=audit
+    )
     served = Listener(admission, limits)
     sockets = await open_listeners("127.0.0.1", 0)
     with trio.fail_after(HANG_GUARD):
@@ -168,3 +204,71 @@ async def test_a_shutdown_waits_for_no_handshake(
 def test_limits_within_descriptors(descriptors: int, limits: ConnectionLimits) -> None:
     """No more connections than there are descriptors for, at least one, and no more than are allowed anyway."""
     assert DEFAULT_LIMITS.within(descriptors) == limits
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ("no certificate", "TLS: peer did not return a certificate"),
+        ("other authority", "certificate: "),
+        ("expired", "certificate: certificate has expired"),
+        ("TLS 1.2", "TLS: unsupported protocol"),
+        ("no ALPN", "the client agreed on no protocol by ALPN"),
+        ("RSA 2048", "the certificate's key is RSA 2048"),
+        ("unknown name", "the policy knows no client named 'nobody'"),
+    ],
+)
+async def test_each_refusal_is_in_the_audit(certificates: Path, tmp_path: Path, row: str, why: str) -> None:
+    """With its reason, the address, and the certificate where the handshake gave one; and not among the calls."""
+    context = make(certificates, row).context()
+    async with auditing(tmp_path) as audit, listening(certificates, audit=audit) as (_, port, _connections):
+        with suppress(Exception):
+            async with open_channel("127.0.0.1", port, context) as channel:
+                await call(channel)
+        while not (refused := refusals_in(tmp_path)):
+            await trio.sleep(0.01)
+    (entry,) = refused
+    assert why in entry["why"]
+    assert entry["peer"].startswith("127.0.0.1:")
+    assert entry["client"] is None
+    has_certificate = not entry["why"].startswith(("TLS: ", "certificate: "))
+    assert (entry["serial"] is not None, entry["fingerprint"] is not None) == (has_certificate, has_certificate)
+    calls = [(each["outcome"], each["client"]) for each in calls_in(tmp_path)]
+    assert calls == ([("UNAUTHENTICATED", None)] if row in {"RSA 2048", "unknown name"} else [])
+
+
+async def test_a_flood_of_refusals_costs_no_call_its_entry(certificates: Path, tmp_path: Path) -> None:
+    """However many strangers are refused, their files stay small, they are all counted, and calls are there."""
+    context = client_context(certificates, "client1")
+    async with (
+        auditing(tmp_path) as audit,
+        listening(certificates, audit=audit) as (_, port, _connections),
+        open_channel("127.0.0.1", port, context) as channel,
+    ):
+        await call(channel)
+        for _ in range(300):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as stranger:
+                await stranger.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                while await stranger.receive_some():
+                    pass
+        await call(channel)
+    counted = [entry for entry in entries_in(tmp_path, HANDSHAKES) if entry["kind"] == "counted"]
+    assert len(refusals_in(tmp_path)) == ENTRIES_OF_ADDRESS
+    assert [entry["count"] for entry in counted] == [300 - ENTRIES_OF_ADDRESS]
+    assert [entry["outcome"] for entry in calls_in(tmp_path)] == ["OK", "OK"]
+
+
+async def test_who_calls_is_in_the_audit(certificates: Path, tmp_path: Path) -> None:
+    """The client's name, its certificate's serial number and fingerprint, and its address."""
+    context = client_context(certificates, "client1")
+    serial, fingerprint = names_of(ssl.PEM_cert_to_DER_cert((certificates / "client1_cert.pem").read_text()))
+    async with (
+        auditing(tmp_path) as audit,
+        listening(certificates, audit=audit) as (_, port, _connections),
+        open_channel("127.0.0.1", port, context) as channel,
+    ):
+        await call(channel)
+    (entry,) = calls_in(tmp_path)
+    assert (entry["client"], entry["serial"], entry["fingerprint"]) == ("client1", serial, fingerprint)
+    assert entry["method"] == f"{SERVICE}/Echo"
+    assert entry["peer"].startswith("127.0.0.1:")

@@ -16,7 +16,8 @@ from jobmaster import __version__
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
 from jobmaster.journal.connection import Synchronous
-from jobmaster.server.options import ServerOptions, default_output_folder, parse
+from jobmaster.places import default_output_folder
+from jobmaster.server.options import ServerOptions, parse
 
 BASE: Final = ("--output-dir", "/srv/output")
 DEFAULTS: Final = ServerOptions(output_folder=Path("/srv/output"))
@@ -51,6 +52,9 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--keep-days": (["7"], {"keep_for": timedelta(days=7)}),
     "--max-gap": (["60"], {"max_gap_seconds": 60}),
     "--max-crashes": (["9"], {"max_crashes": 9}),
+    "--audit-folder": (["/audit"], {"audit_folder": Path("/audit")}),
+    "--audit-size": (["1M"], {"audit_size": 2**20}),
+    "--audit-files": (["0"], {"audit_files": 0}),
     "--oom-policy": (["process"], {"oom_policy": OomPolicy.PROCESS}),
     "--require-limits": ([], {"require_limits": True}),
     "--cpu-max": (["0.5"], limited(cpu_max=0.5)),
@@ -125,6 +129,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--listen"], "argument --listen: expected one argument"),
         (["--output-dir", "relative"], "--output-dir relative: must be an absolute path"),
         (["--output-dir", "/a/../b"], "--output-dir /a/../b: must be an absolute path without '..'"),
+        (["--audit-folder", "relative"], "--audit-folder relative: must be an absolute path"),
+        (["--audit-size", "1K"], "'1K' is not a size of 64K or more"),
+        (["--audit-size", "max"], "'max' is not a size of 64K or more"),
+        (["--audit-files", "100001"], "'100001' is not a number of files from 0 to 100000"),
         (["--grace", "-1"], "'-1' is not a number of seconds from 0 to 3600"),
         (["--grace", "3601"], "'3601' is not a number of seconds"),
         (["--grace", "nan"], "'nan' is not a number of seconds"),

@@ -11,7 +11,7 @@ import pytest
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.server.options import ServerOptions
-from jobmaster.server.preparation import prepare, prepare_output_folder
+from jobmaster.server.preparation import prepare, prepare_folder
 
 
 def mode(path: Path) -> int:
@@ -29,7 +29,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[None]:
 
 def test_a_missing_output_folder_is_made(tmp_path: Path, umask: None) -> None:
     """The folder is made with its parents, and is for its owner alone, whatever the umask."""
-    prepare_output_folder(tmp_path / "a" / "b" / "output")
+    prepare_folder("output", tmp_path / "a" / "b" / "output")
     assert mode(tmp_path / "a" / "b" / "output") == 0o700
 
 
@@ -40,7 +40,7 @@ def test_an_output_folder_that_others_cannot_write_is_taken(tmp_path: Path, perm
     folder.mkdir()
     folder.chmod(permissions)
     (folder / "old.log").write_text("old")
-    prepare_output_folder(folder)
+    prepare_folder("output", folder)
     assert mode(folder) == permissions
     assert (folder / "old.log").read_text() == "old"
 
@@ -52,7 +52,7 @@ def test_an_output_folder_that_others_can_write_is_refused(tmp_path: Path, permi
     folder.mkdir()
     folder.chmod(permissions)
     with pytest.raises(ConfigurationError, match=f"{folder} can be written by others; chmod go-w"):
-        prepare_output_folder(folder)
+        prepare_folder("output", folder)
     assert mode(folder) == permissions
 
 
@@ -64,7 +64,7 @@ def test_a_link_in_place_of_the_output_folder_is_refused(tmp_path: Path, target_
         target.mkdir(mode=0o700)
     (tmp_path / "output").symlink_to(target)
     with pytest.raises(ConfigurationError, match="symbolic link"):
-        prepare_output_folder(tmp_path / "output")
+        prepare_folder("output", tmp_path / "output")
     assert target.exists() is target_exists
 
 
@@ -72,7 +72,7 @@ def test_a_file_in_place_of_the_output_folder_is_refused(tmp_path: Path) -> None
     """A file is no folder."""
     (tmp_path / "output").touch()
     with pytest.raises(ConfigurationError, match="is not a folder"):
-        prepare_output_folder(tmp_path / "output")
+        prepare_folder("output", tmp_path / "output")
 
 
 @pytest.mark.parametrize("below", ["output", "a/output", "a/b/output"])
@@ -80,13 +80,13 @@ def test_an_output_folder_below_a_file_is_refused(tmp_path: Path, below: str) ->
     """A path through a file is a mistake of configuration, however deep below it."""
     (tmp_path / "file").touch()
     with pytest.raises(ConfigurationError, match="output folder"):
-        prepare_output_folder(tmp_path / "file" / below)
+        prepare_folder("output", tmp_path / "file" / below)
 
 
 def test_an_output_folder_that_cannot_be_made_is_refused() -> None:
     """The kernel's reason is in the text."""
     with pytest.raises(ConfigurationError, match="/proc/jobmaster: cannot be made: "):
-        prepare_output_folder(Path("/proc/jobmaster"))
+        prepare_folder("output", Path("/proc/jobmaster"))
 
 
 def test_an_output_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_an_output_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatc
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {owner}\)"):
-        prepare_output_folder(tmp_path)
+        prepare_folder("output", tmp_path)
 
 
 def options(tmp_path: Path, run_as: str | None = None) -> ServerOptions:

@@ -184,7 +184,12 @@ async def test_restart(service: Service) -> None:
     await service.systemctl("stop")
     assert await service.property("ActiveState") == "inactive"
     assert not CGROUP.exists()
-    left = {file.name for file in service.output.iterdir()} - {"journal.db", "journal.ballast", "journal.db-wal"}
+    left = {file.name for file in service.output.iterdir()} - {
+        "journal.db",
+        "journal.ballast",
+        "journal.db-wal",
+        "audit",
+    }
     assert left == {f"{job_id}.log" for job_id in (ended, sleeper, trapper)}
 
 

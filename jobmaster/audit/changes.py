@@ -1,0 +1,120 @@
+"""What happens to jobs, copied from the journal into the audit: each event once, in the journal's order.
+
+How far the audit has come is what its own last entries say; so nothing is written twice or left out when a server was
+killed between reading an event and writing it, or the disk did not take it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final, Protocol
+
+import trio
+
+from jobmaster.audit.entry import Entry, JobChange, shortened
+from jobmaster.audit.trail import CLOSE_SECONDS, Trail
+from jobmaster.errors import JournalUnavailable
+from jobmaster.job.cause import describe
+from jobmaster.job.state import Finished, StopOrdered
+from jobmaster.journal.codec import encode_event
+from jobmaster.journal.stored import Events, JournalledEvent, Removed
+
+logger = logging.getLogger(__name__)
+
+BATCH: Final = 100
+"""Events that are read at a time."""
+PAUSE_SECONDS: Final = 0.02
+"""How long events gather before they are read, so that many small commits are not as many reads."""
+RETRY_SECONDS: Final = 1.0
+"""Between two tries of a journal that cannot be read."""
+
+
+class JobEvents(Protocol):
+    """What is needed of the journal."""
+
+    @property
+    def last_seq(self) -> int:
+        """The greatest sequence number that was given."""
+
+    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
+        """What happened after a sequence number. Raises JournalUnavailable."""
+
+    async def wait_after(self, seq: int) -> None:
+        """Returns when there are events after a sequence number. Raises JournalUnavailable at the journal's end."""
+
+
+class JobChanges:
+    """The copying from a journal to a trail, from the journal's event `after` on."""
+
+    def __init__(self, journal: JobEvents, trail: Trail, after: int) -> None:
+        self._journal = journal
+        self._trail = trail
+        self._position = after
+        self._is_finishing = False
+        self._idle = trio.CancelScope()
+        self._scope = trio.CancelScope(shield=True)
+
+    async def copy(self) -> None:
+        """Copies what happens, until `finish` was called and all is copied; being cancelled does not end it.
+
+        Cancelled in the middle, it would not know what of its last batch will be written.
+        """
+        with self._scope:
+            while not self._is_finishing or self._position < self._journal.last_seq:
+                if self._position < self._journal.last_seq:
+                    await self._copy_some()
+                else:
+                    await self._wait()
+
+    def finish(self) -> None:
+        """Lets `copy` end when all is copied, or CLOSE_SECONDS from now."""
+        self._is_finishing = True
+        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._idle.cancel()
+
+    async def _wait(self) -> None:
+        with trio.CancelScope() as self._idle:
+            if self._is_finishing:
+                self._idle.cancel()
+            await self._journal.wait_after(self._position)
+            await trio.sleep(PAUSE_SECONDS)
+
+    async def _copy_some(self) -> None:
+        try:
+            found = await self._journal.events(self._position, None, BATCH)
+        except JournalUnavailable as error:
+            logger.warning("the audit waits for the journal: %s", error)
+            await trio.sleep(RETRY_SECONDS)
+            return
+        written = await self._trail.record([change_of(event) for event in found.events])
+        if written == len(found.events):
+            self._position = found.position
+        else:
+            self._position = found.events[written - 1].seq if written else self._position
+            await self._trail.wait_writable()
+
+
+def change_of(event: JournalledEvent) -> Entry:
+    """The entry of an event. The command is left out: the entry of its Start has it, with what is secret masked."""
+    by, why = None, ""
+    match event.event:
+        case Removed():
+            name = "removed"
+        case happened:
+            name, _ = encode_event(happened)
+            match happened:
+                case StopOrdered(order=order):
+                    by, why = order.by, order.reason
+                case Finished(cause=cause):
+                    why = describe(cause)
+                case _:
+                    pass
+    return JobChange(
+        journal_sequence=event.seq,
+        at=event.at,
+        client=event.owner,
+        job=event.job_id,
+        event=name,
+        by=by,
+        why=shortened(why),
+    )

@@ -1,0 +1,394 @@
+"""The task that writes a trail, and the queue before it.
+
+Nobody waits for the disk but a Start, whose beginning has to be written before anything is executed, and the reader of the
+journal. Everybody else puts an entry into the queue and goes on. What the disk does not take stays in the queue and is
+tried again; where the queue is full, entries are lost, and counted in a gap that is written in their place.
+
+When the disk is full, the ballast is given up first: what has happened can then still be written, and Starts are refused.
+
+What was written is in the kernel's hands: it outlives the server. At most SYNC_SECONDS later it is on the disk, by a
+thread of its own, and at a file's end. What a power cut takes of the last second is not made up for, but for the changes
+of jobs, which are read from the journal again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from jobmaster.audit.entry import Closed, Entry, Gap
+from jobmaster.audit.file import NO_SPACE, AuditFile, FileBounds, Line
+from jobmaster.audit.scan import Position
+from jobmaster.errors import AuditUnavailable
+from jobmaster.journal.ballast import Ballast
+from jobmaster.threads import NoThread, run_in_thread
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_QUEUED: Final = 10_000
+"""Entries that wait to be written: those of some seconds of the fastest clients."""
+MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
+"""Bytes of memory that they may hold, commands included."""
+MOST_IN_BATCH: Final = 256
+BATCH_BYTES: Final = 512 * 1024
+"""Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
+GATHER_SECONDS: Final = 0.02
+"""How long entries gather that nobody waits for and that have no beginning: a thread for each would cost ten times as much."""
+START_SECONDS: Final = 2.0
+"""How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
+RETRY_SECONDS: Final = 1.0
+"""Between two tries of a disk that does not take what is to be written."""
+SYNC_SECONDS: Final = 1.0
+"""How long what was written may not be on the disk."""
+CLOSE_SECONDS: Final = 5.0
+"""How long the last entries may take."""
+
+_TOO_MANY: Final = "more came than could be written"
+
+
+class Trail:
+    """What is written to one trail. Made by `open_trail`."""
+
+    def __init__(self, file: AuditFile, ballast: Ballast | None) -> None:
+        self._file = file
+        self._ballast = ballast
+        self._queue: deque[Line] = deque()
+        self._queued_bytes = 0
+        self._lost = 0
+        self._lost_since: datetime | None = None
+        self._fault: str | None = None
+        self._has_ballast = ballast is not None
+        self._writing_since = float("inf")
+        self._next_try = 0.0
+        self._is_finishing = False
+        self._work = trio.Event()
+        self._is_urgent = trio.Event()
+        self._written = trio.lowlevel.ParkingLot()
+        self._unsynced = trio.Event()
+        self._scope = trio.CancelScope(shield=True)
+        self._writers = trio.CapacityLimiter(1)
+        self._syncers = trio.CapacityLimiter(1)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether entries are written as they come, and not at the cost of the ballast."""
+        return self._why_not() is None
+
+    @property
+    def position(self) -> Position:
+        """How far the files have come."""
+        return self._file.position
+
+    # --- what is to be written ----------------------------------------------------------------------------------------
+
+    def put(self, entry: Entry, *, begun: Line | int | None = None) -> Line:
+        """Has an entry written, and does not wait for it; where there is no room, it is counted as lost.
+
+        Args:
+            entry: what happened.
+            begun: of a call's end, its beginning.
+        """
+        line = Line(entry, begun)
+        self._append(line)
+        return line
+
+    def admit(self, entry: Entry) -> Line:
+        """Has an entry written for which somebody will `wait_written`.
+
+        Raises:
+            AuditUnavailable: it would not be written now.
+        """
+        if (reason := self._why_not()) is not None:
+            raise _unavailable(reason)
+        if not self._has_room:
+            raise _unavailable("too many entries wait to be written")
+        line = Line(entry, done=trio.Event())
+        self._append(line)
+        return line
+
+    async def wait_written(self, line: Line) -> None:
+        """Returns when an entry that was admitted is written.
+
+        Raises:
+            AuditUnavailable: it is not, or not in time; it may still be.
+        """
+        assert line.done is not None  # noqa: S101  # it was admitted
+        with trio.move_on_after(START_SECONDS):
+            await line.done.wait()
+        if line.sequence is None:
+            raise _unavailable(self._why_not() or "its disk does not answer")
+
+    async def record(self, entries: Sequence[Entry]) -> int:
+        """Returns when entries are written, and how many of them: where it is not all, the first ones.
+
+        None of them counts as lost: whoever calls this has them still.
+        """
+        lines: list[Line] = []
+        for entry in entries:
+            while not self._has_room:
+                await self._written.park()
+            lines.append(Line(entry, done=trio.Event()))
+            self._append(lines[-1])
+        for line in lines:
+            assert line.done is not None  # noqa: S101  # for the type checker
+            await line.done.wait()
+            if line.sequence is None:
+                break
+        return sum(line.sequence is not None for line in lines)
+
+    async def wait_writable(self) -> None:
+        """Returns when entries are written again."""
+        while self._fault is not None:
+            await self._written.park()
+
+    def _append(self, line: Line) -> None:
+        if not self._has_room:
+            self._lose()
+            return
+        if self._lost:
+            self._put_gap()
+        self._push(line)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
+
+    def _push(self, line: Line) -> None:
+        self._queue.append(line)
+        self._queued_bytes += line.cost
+        self._work.set()
+        if line.is_urgent or len(self._queue) >= MOST_IN_BATCH:
+            self._is_urgent.set()
+
+    def _lose(self) -> None:
+        if not self._lost:
+            self._lost_since = datetime.now(UTC)
+            logger.error("entries of the audit are lost, and counted: %s", self._why_not() or _TOO_MANY)
+        self._lost += 1
+
+    def _put_gap(self) -> None:
+        why = self._why_not() or _TOO_MANY
+        now = datetime.now(UTC)
+        gap = Gap(at=now, since=self._lost_since or now, count=self._lost, why=why)
+        self._lost = 0
+        self._push(Line(gap))
+
+    def _why_not(self) -> str | None:
+        if self._fault is not None:
+            return self._fault
+        if self._ballast is not None and not self._has_ballast:
+            return "its disk is nearly full"
+        if trio.current_time() - self._writing_since > START_SECONDS:
+            return "its disk does not answer"
+        return None
+
+    # --- the task -----------------------------------------------------------------------------------------------------
+
+    async def keep_writing(self) -> None:
+        """Writes until `finish` was called and all is written; being cancelled does not end it."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_syncing)
+                await self._write_all()
+                nursery.cancel_scope.cancel()
+        if unwritten := len(self._queue) + self._lost:
+            logger.error("%d entries of the audit were not written", unwritten)
+
+    def finish(self) -> None:
+        """Lets the task end when all is written, or CLOSE_SECONDS from now."""
+        self._is_finishing = True
+        if self._lost:
+            self._put_gap()
+        self._push(Line(Closed(at=datetime.now(UTC))))  # whether there is room or not
+        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._work.set()
+        self._is_urgent.set()
+
+    async def fill_ballast(self) -> None:
+        """Takes the space that is given up when the disk is full."""
+        if self._ballast is None:
+            return
+        had, self._has_ballast = self._has_ballast, False
+        self._next_try = trio.current_time() + RETRY_SECONDS
+        try:
+            await self._in_thread(self._ballast.fill)
+        except (OSError, NoThread) as error:
+            if had:
+                logger.error("the audit's disk is nearly full (%s): jobs cannot be started", error)
+        else:
+            self._has_ballast = True
+            if not had:
+                logger.warning("the audit's disk has space again")
+
+    async def _write_all(self) -> None:
+        while True:
+            await self._wait_for_work()
+            if self._queue:
+                await self._write_batch()
+            elif self._is_finishing and not self._lost:
+                await self._sync()
+                return
+            else:
+                await self._try_disk()
+
+    async def _wait_for_work(self) -> None:
+        """Returns when there is something to write, or a disk to try, or the end has come."""
+        if self._fault is not None:
+            await trio.sleep(RETRY_SECONDS)
+        while not (self._queue or self._is_finishing or self._fault is not None):
+            self._work = trio.Event()
+            with trio.move_on_after(float("inf") if self.is_writable else RETRY_SECONDS) as idle:
+                await self._work.wait()
+            if idle.cancelled_caught:
+                return
+        with trio.move_on_after(GATHER_SECONDS):
+            await self._is_urgent.wait()
+        self._is_urgent = trio.Event()
+
+    async def _write_batch(self) -> None:
+        batch = self._take()
+        self._writing_since = trio.current_time()
+        try:
+            await self._in_thread(self._file.append, batch)
+        except (OSError, NoThread) as error:
+            self._put_back(batch)
+            await self._fail(error)
+        else:
+            self._recover()
+        finally:
+            self._writing_since = float("inf")
+        self._tell(batch)
+        if not self.is_writable and self._fault is None and trio.current_time() >= self._next_try:
+            await self.fill_ballast()
+
+    def _take(self) -> list[Line]:
+        batch: list[Line] = []
+        size = 0
+        while self._queue and len(batch) < MOST_IN_BATCH and size < BATCH_BYTES:
+            line = self._queue.popleft()
+            batch.append(line)
+            size += line.cost
+        self._queued_bytes -= size
+        return batch
+
+    def _put_back(self, batch: Sequence[Line]) -> None:
+        """Has what was not written tried again, but for entries that somebody waits for."""
+        for line in reversed(batch):
+            if line.sequence is None and line.done is None:
+                self._queue.appendleft(line)
+                self._queued_bytes += line.cost
+
+    async def _fail(self, error: OSError | NoThread) -> None:
+        if isinstance(error, OSError) and error.errno in NO_SPACE and await self._free_ballast():
+            return
+        if self._fault is None:
+            logger.error("the audit cannot be written: %s", error)
+        self._fault = _words(error)
+        waited_for = [line for line in self._queue if line.done is not None]
+        self._queue = deque(line for line in self._queue if line.done is None)
+        self._queued_bytes = sum(line.cost for line in self._queue)
+        self._tell(waited_for)
+
+    async def _free_ballast(self) -> bool:
+        if self._ballast is None or not self._has_ballast:
+            return False
+        self._has_ballast = False
+        self._next_try = trio.current_time() + RETRY_SECONDS
+        logger.error("the audit's disk is full: jobs cannot be started")
+        try:
+            return await self._in_thread(self._ballast.free)
+        except NoThread:
+            return False
+
+    def _tell(self, lines: Sequence[Line]) -> None:
+        for line in lines:
+            if line.done is not None:
+                line.done.set()
+        self._unsynced.set()
+        self._written.unpark_all()
+
+    def _recover(self) -> None:
+        if self._fault is not None:
+            logger.warning("the audit is written again")
+        self._fault = None
+        if self._lost and self._has_room:
+            self._put_gap()
+
+    async def _try_disk(self) -> None:
+        try:
+            await self._in_thread(self._file.probe)
+        except (OSError, NoThread) as error:
+            self._fault = _words(error)
+            return
+        if not self._has_ballast:
+            await self.fill_ballast()
+        self._recover()
+        self._written.unpark_all()
+
+    # --- the disk -----------------------------------------------------------------------------------------------------
+
+    async def _keep_syncing(self) -> None:
+        while True:
+            await self._unsynced.wait()
+            await trio.sleep(SYNC_SECONDS)
+            self._unsynced = trio.Event()
+            await self._sync()
+
+    async def _sync(self) -> None:
+        try:
+            await run_in_thread(self._syncers, self._file.sync, abandon=True)
+        except (OSError, NoThread) as error:
+            logger.error("the audit's disk did not take what was written: %s", error)
+            self._fault = _words(error)
+            self._work.set()
+
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Only the end of CLOSE_SECONDS leaves a thread that a disk holds to itself."""
+        return await run_in_thread(self._writers, function, *args, abandon=True)
+
+
+def _words(error: OSError | NoThread) -> str:
+    if isinstance(error, NoThread):
+        return "the server's host has no thread left"
+    return "its disk is full" if error.errno in NO_SPACE else "its disk fails"
+
+
+def _unavailable(reason: str) -> AuditUnavailable:
+    return AuditUnavailable(
+        f"the server's audit cannot be written: {reason}, and so nothing is started; try again later"
+    )
+
+
+@asynccontextmanager
+async def open_trail(
+    folder: Path, name: str, bounds: FileBounds, *, ballast: Ballast | None = None
+) -> AsyncIterator[Trail]:
+    """A trail for the block, in a folder that is there; at its end what is queued is written, for CLOSE_SECONDS at most.
+
+    Raises:
+        ConfigurationError: its files cannot be read or written.
+    """
+    opener = trio.CapacityLimiter(1)
+    file = await run_in_thread(opener, AuditFile.open, folder, name, bounds)
+    trail = Trail(file, ballast)
+    try:
+        await trail.fill_ballast()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trail.keep_writing)
+            try:
+                yield trail
+            finally:
+                trail.finish()
+                nursery.cancel_scope.cancel()  # which does not end the writer
+    finally:
+        with trio.move_on_after(CLOSE_SECONDS, shield=True):
+            await run_in_thread(opener, file.close, abandon=True)

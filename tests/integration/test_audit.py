@@ -1,0 +1,256 @@
+"""The audit of a real server: every call of a script, once, in order, with its outcome."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+from purerpc.grpclib.exceptions import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    RpcFailedError,
+    UnavailableError,
+)
+
+from jobmaster.audit.names import HANDSHAKES
+from jobmaster.errors import TransportError
+from jobmaster.grpc.channel import open_channel
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
+from tests.audit.entries import entries_in
+from tests.certs.hostile_certificates import make
+from tests.harness import Server, first_chunk, output_of, serving, serving_program, until_output
+from tests.integration.test_adoption import wait_for_successor
+from tests.integration.test_grpcurl import about, command_line
+
+DEADLINE: Final = 60.0
+ON_SMALL_DISK: Final = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    'mkdir -p "$0" && mount -t tmpfs -o size=6m,mode=700 none "$0" && exec "$@"',
+)
+
+
+def told(folder: Path, client: str | None = "client1") -> list[tuple[str, str]]:
+    """The methods and outcomes of a client's calls."""
+    return [
+        (str(entry["method"]).rpartition("/")[2], entry["outcome"])
+        for entry in entries_in(folder)
+        if entry["kind"] == "call" and entry["client"] == client
+    ]
+
+
+def no_number_is_missing(folder: Path) -> bool:
+    """Whether the entries' numbers have no hole, and none is there twice."""
+    numbers = [entry["sequence"] for entry in entries_in(folder)]
+    return numbers == list(range(1, len(numbers) + 1))
+
+
+async def fails(kind: type[Exception], call: Callable[[], Any]) -> None:
+    """A call that is refused."""
+    with pytest.raises(kind):
+        await call()
+
+
+async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> None:
+    """Allowed or refused, by our client or another's, long or short: once, in order, with its outcome, job and command."""
+    audit = tmp_path / "output" / "audit"
+    async with serving(tmp_path, certificates) as server:
+        async with server.connect(patience=0) as jobs:
+            job_id = await jobs.start("sh", "-c", "echo ready; sleep 1000")
+            await first_chunk(jobs, job_id)
+            await until_told(audit, "call", "StreamOutput")  # the server hears of a caller who leaves a moment later
+            await jobs.status(job_id)
+            await fails(NotFoundError, partial(jobs.status, "nope"))
+            await fails(FailedPreconditionError, partial(jobs.start, "/no/such/program"))
+            await fails(InvalidArgumentError, partial(jobs.start, "x\0"))
+            await jobs.stop(job_id, "enough")
+            await jobs.wait(job_id)
+            await output_of(jobs, job_id)
+            assert [record async for record in jobs.list(pb.ListRequest())]
+        async with server.connect("client2", patience=0) as jobs:
+            await fails(NotFoundError, partial(jobs.stop, job_id))
+        for method, request in (("Nope", {}), ("Status", about(job_id))):
+            line = command_line(server, "Status" if method == "Nope" else method, request, name="client3")
+            line[-1] = line[-1].replace("Status", method)
+            await trio.run_process(line, capture_stdout=True, capture_stderr=True, check=False)
+    assert told(audit) == [
+        ("Start", "OK"),
+        ("StreamOutput", "CANCELLED"),
+        ("Status", "OK"),
+        ("Status", "NOT_FOUND"),
+        ("Start", "FAILED_PRECONDITION"),
+        ("Start", "INVALID_ARGUMENT"),
+        ("Stop", "OK"),
+        ("Wait", "OK"),
+        ("StreamOutput", "OK"),
+        ("List", "OK"),
+    ]
+    assert told(audit, "client2") == [("Stop", "NOT_FOUND")]
+    assert told(audit, "client3") == [("Status", "NOT_FOUND")]  # grpcurl knows that there is no Nope
+    found = entries_in(audit)
+    starts = [entry for entry in found if entry["kind"] == "call" and entry["method"].endswith("/Start")]
+    assert [(entry["job"], entry["command"]) for entry in starts] == [
+        (job_id, ["sh", "-c", "echo ready; sleep 1000"]),
+        (None, ["/no/such/program"]),
+        (None, ["x\0"]),
+    ]
+    begun = {entry["sequence"]: entry for entry in found if entry["kind"] == "begun"}
+    assert all(begun[entry["begun"]]["method"] == entry["method"] for entry in starts)
+    changes = [(entry["event"], entry["by"]) for entry in found if entry["kind"] == "job" and entry["job"] == job_id]
+    assert changes[:3] == [("launched", None), ("executed", None), ("stop_ordered", "client1")]
+    assert changes[-1] == ("finished", None)
+    assert no_number_is_missing(audit)
+
+
+async def test_whom_the_server_does_not_know(tmp_path: Path, certificates: Path) -> None:
+    """Each of its calls is refused and told, with its certificate; and a stranger's handshake in a file of its own."""
+    audit = tmp_path / "output" / "audit"
+    async with serving(tmp_path, certificates) as server:
+        for row in ("unknown name", "expired"):
+            with suppress(RpcFailedError, TransportError):
+                async with open_channel("localhost", server.port, make(certificates, row).context()) as channel:
+                    await JobServiceStub(channel).Status(pb.JobIDRequest())  # type: ignore[no-untyped-call]  # generated
+    (call,) = [entry for entry in entries_in(audit) if entry["kind"] == "call"]
+    assert (call["client"], call["outcome"]) == (None, "UNAUTHENTICATED")
+    assert call["method"].endswith("/Status")
+    refused = [entry for entry in entries_in(audit, HANDSHAKES) if entry["kind"] == "handshake"]
+    assert [entry["fingerprint"] for entry in refused] == [call["fingerprint"], None]
+    assert "expired" in refused[1]["why"]
+
+
+async def test_calls_that_a_killed_server_cut_off(tmp_path: Path, certificates: Path) -> None:
+    """They are told by the next one, as unknown; what our client repeats is another call; each change is there once."""
+    audit = tmp_path / "output" / "audit"
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 1; done")
+        await until_output(jobs, job_id, b"ready\n")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(jobs.wait, job_id)
+            await until_told(audit, "begun", "Wait")
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            await jobs.stop(job_id, force=True)
+        last = [entry["journal_sequence"] for entry in await until_told(audit, "job", "finished")]
+    assert last == list(range(1, len(last) + 1))
+    calls = Counter(told(audit))
+    assert calls[("Wait", "unknown")] == 1
+    assert calls[("Wait", "OK")] == 1
+    assert calls[("Stop", "OK")] == 1
+    opened = [entry["before"] for entry in entries_in(audit) if entry["kind"] == "opened"]
+    assert opened == ["nothing", "cut off"]
+    assert no_number_is_missing(audit)
+
+
+async def until_told(folder: Path, kind: str, what: str) -> list[dict[str, Any]]:
+    """The entries of a kind, once one of them is of this method or event."""
+    with trio.fail_after(DEADLINE):
+        while True:
+            found = [entry for entry in entries_in(folder) if entry["kind"] == kind]
+            if any(what in {entry.get("event"), str(entry.get("method")).rpartition("/")[2]} for entry in found):
+                return found
+            await trio.sleep(0.02)
+
+
+async def test_calls_over_an_upgrade(tmp_path: Path, certificates: Path) -> None:
+    """A call that the old server gave up is told as such, and the new one goes on where the old one stopped."""
+    audit = tmp_path / "output" / "audit"
+    async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(jobs.wait, job_id)
+            await until_told(audit, "begun", "Wait")
+            old = server.pid
+            process.send_signal(signal.SIGUSR2)
+            await wait_for_successor(server, old)
+            await jobs.stop(job_id)
+    calls = Counter(told(audit))
+    assert calls[("Wait", "OK")] == 1
+    assert calls[("Wait", "UNAVAILABLE")] == 1
+    assert ("Wait", "unknown") not in calls
+    assert [entry["before"] for entry in entries_in(audit) if entry["kind"] == "opened"] == ["nothing", "closed"]
+    assert no_number_is_missing(audit)
+
+
+async def test_files_that_follow_each_other_under_load(tmp_path: Path, certificates: Path) -> None:
+    """Of many calls of some clients none is lost, whatever file its entry is in."""
+    audit = tmp_path / "elsewhere"
+    options = ("--audit-folder", str(audit), "--audit-size", "64K", "--audit-files", "0")
+
+    async def ask(server: Server, name: str) -> None:
+        async with server.connect(name) as jobs:
+            for number in range(300):
+                await fails(NotFoundError, partial(jobs.status, f"{number:027d}"))
+
+    async with serving(tmp_path, certificates, *options) as server, trio.open_nursery() as nursery:
+        for name in ("client1", "client2", "client3"):
+            nursery.start_soon(ask, server, name)
+    assert len(list(audit.glob("audit-*.jsonl"))) > 3
+    for name in ("client1", "client2", "client3"):
+        own = [entry["job"] for entry in entries_in(audit) if entry["kind"] == "call" and entry["client"] == name]
+        assert own == [f"{number:027d}" for number in range(300)]
+    assert no_number_is_missing(audit)
+
+
+async def test_a_full_disk(tmp_path: Path, certificates: Path) -> None:
+    """It refuses Starts, in words that say why, and nothing else; all is told, and Starts are taken when there is space."""
+    audit = tmp_path / "small"
+    under = (*ON_SMALL_DISK, str(audit))
+    async with (
+        serving_program(tmp_path, certificates, "--audit-folder", str(audit), under=under) as (server, process),
+        server.connect(patience=0) as jobs,
+    ):
+        inside = Path(f"/proc/{process.pid}/root{audit}")
+        job_id = await jobs.start("sh", "-c", "echo ready; sleep 1000")
+        filler = inside / "filler"
+        fill(filler)
+        with trio.fail_after(DEADLINE):
+            while await is_taken(jobs.start, "true"):
+                fill(filler)
+        with pytest.raises(
+            UnavailableError, match=r"audit cannot be written: its disk is .*full, and so nothing is st"
+        ):
+            await jobs.start("true")
+        assert await first_chunk(jobs, job_id) == b"ready\n"
+        await jobs.status(job_id)
+        assert [record async for record in jobs.list(pb.ListRequest())]
+        assert (await jobs.stop(job_id)).state == pb.JOBSTATE_TERMINATED_BY_API
+        filler.unlink()
+        with trio.fail_after(DEADLINE):
+            while not await is_taken(jobs.start, "true"):
+                await trio.sleep(0.05)
+            while (calls := told(inside))[-1] != ("Start", "OK"):  # its entry is written after its answer
+                await trio.sleep(0.05)
+        assert no_number_is_missing(inside)
+    refused = calls.index(("Start", "UNAVAILABLE"))
+    assert {call for call in calls[:refused] if call[0] == "Start"} == {("Start", "OK")}
+    for call in (("StreamOutput", "CANCELLED"), ("Status", "OK"), ("List", "OK"), ("Stop", "OK")):
+        assert call in calls[refused:]
+
+
+def fill(file: Path) -> None:
+    """Takes all the space there is on a file's disk."""
+    with file.open("ab", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+
+
+async def is_taken(start: Callable[..., Any], *argv: str) -> bool:
+    """Whether a Start is taken."""
+    try:
+        await start(*argv)
+    except UnavailableError:
+        return False
+    return True
