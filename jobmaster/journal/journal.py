@@ -78,7 +78,8 @@ class Journal:
         """Returns the event's sequence number once it is durable.
 
         A caller that is cancelled before the event is taken for writing has it withdrawn, and nothing is written. Later
-        the call returns as if it had not been cancelled, and the next checkpoint raises Cancelled.
+        the call returns as if it had not been cancelled, or raises JournalUnavailable where the disk does not take the event
+        in time, which may then still be written; and the next checkpoint raises Cancelled.
 
         Args:
             job_id: whose.

@@ -8,11 +8,13 @@ again, because they tell what has happened already. The ballast is given up for 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import trio
@@ -39,6 +41,8 @@ MOST_IN_BATCH: Final = 256
 """Entries of one transaction: more hold Trio's loop up when all who wait are told."""
 DURABLE_SECONDS: Final = 10.0
 """How long a caller waits for a launch to be written; what has happened already is waited for until the journal's end."""
+LEAVE_SECONDS: Final = 2.0
+"""How long a caller that is cancelled waits for what is being written: a disk that fails or hangs keeps nobody."""
 CLOSE_SECONDS: Final = 10.0
 """How long the journal's end waits for what is still to be written."""
 FIRST_RETRY_SECONDS: Final = 0.5
@@ -67,7 +71,7 @@ class Writer:
         self._taken: list[Entry] = []
         self._counts: dict[tuple[JobId, str], Entry] = {}  # of the queue; a later count takes an earlier one's place
         self._waiters: dict[Entry, _Waiter] = {}
-        self._due: dict[Entry, float] = {}  # launches and their deadlines, the earliest first
+        self._due: dict[Entry, float] = {}  # until when launches, and callers who were cancelled, wait
         self._disowned: list[Entry] = []  # of batches that are being written or have failed: none is taken meanwhile
         self._changed = trio.Event()
         self._has_waiters = trio.Event()
@@ -97,7 +101,8 @@ class Writer:
         """Returns the entry's sequence number when it is durable.
 
         Raises:
-            JournalUnavailable: it cannot be written now; a launch is not written later either, anything else may be.
+            JournalUnavailable: it cannot be written now, or not within LEAVE_SECONDS after the caller was cancelled; a
+                launch is not written later either, anything else may be.
             EntryRefused, InvalidTransition: it cannot be.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -110,6 +115,8 @@ class Writer:
 
         def withdraw(_: object) -> trio.lowlevel.Abort:
             if entry not in self._queue:
+                self._due[entry] = min(self._due.get(entry, math.inf), trio.current_time() + LEAVE_SECONDS)
+                self._has_waiters.set()
                 return trio.lowlevel.Abort.FAILED
             del self._queue[entry], self._waiters[entry]
             self._due.pop(entry, None)
@@ -342,11 +349,16 @@ class Writer:
                 self._has_waiters = trio.Event()
                 await self._has_waiters.wait()
                 continue
-            entry, deadline = next(iter(self._due.items()))
+            entry, deadline = min(self._due.items(), key=itemgetter(1))
             if deadline > trio.current_time():
-                await trio.sleep_until(deadline)
+                self._has_waiters = trio.Event()
+                with trio.move_on_at(deadline):
+                    await self._has_waiters.wait()  # for one that is to be released earlier
                 continue
-            self._disown(entry, self._reason())
+            if isinstance(entry.event, Launched):
+                self._disown(entry, self._reason())
+            else:
+                self._release(entry, _unavailable(self._reason()))
             self.has_grown()
 
     # --- the disk -----------------------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ class Supervisor:
         self._on_end = on_end
         self._pump = pump
         self._is_given_up = False
+        self._is_to_be_found = False
         self._record = LiveRecord(record, recorder, log, hands_over=hands_over)
         self._death_watch = DeathWatch(self._record, execution)
         self._termination = Termination(self._record, execution, self._death_watch, grace_seconds=terms.grace_seconds)
@@ -214,6 +215,7 @@ class Supervisor:
         Raises:
             JobError, RequestError, HostError: it was not executed; nothing of it is left.
         """
+        self._is_to_be_found = launched.request is not None
         async with self._to_its_end():
             await self._record.record_launch(launched)
             await (
@@ -234,6 +236,7 @@ class Supervisor:
         Raises:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
         """
+        self._is_to_be_found = True  # its request may have an id
         async with self._to_its_end():
             if isinstance(self._record.state, Held):
                 await self._execute()
@@ -331,10 +334,11 @@ class Supervisor:
         """Has the end recorded, and then tells it; what cannot be recorded any more is left to another server."""
         try:
             cause = self._cause(departure)
-            if self._record.was_executed and not self._is_given_up:
+            is_nobodys = self._is_given_up or (self.has_failed and not self._is_to_be_found)
+            if self._record.was_executed and not is_nobodys:
                 await self._record.end(cause)
             else:
-                await self._record.end_unknown(cause, departure.request_error, forget=self._is_given_up)
+                await self._record.end_unknown(cause, departure.request_error, forget=is_nobodys)
         finally:
             self._tell_end()
 

@@ -221,6 +221,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse_path(text: str) -> Path:
+    """A path that can be told in every text: in UTF-8.
+
+    Raises:
+        ValueError: it is empty, or no UTF-8.
+    """
+    if not text:
+        raise ValueError("a folder has a name")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{text!r} is not UTF-8: name another folder") from None
+    return Path(text)
+
+
 def _add_place_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--listen",
@@ -233,21 +248,21 @@ def _add_place_options(group: argparse._ArgumentGroup) -> None:
         "-o",
         "--output-dir",
         metavar="DIR",
-        type=Path,
+        type=argument(parse_path),
         help="absolute path of the folder for the jobs' output (default /var/lib/jobmaster as root, otherwise "
         "$XDG_STATE_HOME/jobmaster); made if missing, 0700; refused when it is a symbolic link or others may write it",
     )
     group.add_argument(
         "--certs-dir",
         metavar="DIR",
-        type=Path,
+        type=argument(parse_path),
         help="the certificate folder (default: certs/ of a checkout, /etc/jobmaster/certs as root, otherwise "
         "$XDG_CONFIG_HOME/jobmaster/certs); an absent default one is made, see `python -m jobmaster.certs`",
     )
     group.add_argument(
         "--cgroup-root",
         metavar="DIR",
-        type=Path,
+        type=argument(parse_path),
         help="cgroup v2 folder for the jobs' cgroups (default: the delegated cgroup of this service, else "
         "`jobmaster` at the top of the cgroup v2 mount)",
     )

@@ -74,7 +74,11 @@ def require_same_folder(launcher: Launcher, state_folder: Path) -> None:
         ConfigurationError: the server before had another folder under this name: the journal of its jobs is in that one.
     """
     lock = launcher.inherited.locks.get(STATE_LOCK)
-    if lock is not None and not is_lock_of(state_folder, lock):
+    try:
+        is_same = lock is None or is_lock_of(state_folder, lock)
+    except OSError as error:
+        raise ConfigurationError(f"{state_folder} cannot be looked at: {error.strerror}: see to its disk") from None
+    if not is_same:
         raise ConfigurationError(
             f"{state_folder} is not the folder that the server before had, or is not there: put that one back, "
             "with the journal and the output of its jobs"

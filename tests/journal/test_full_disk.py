@@ -19,8 +19,8 @@ from jobmaster.journal.ballast import BALLAST_BYTES, Ballast
 from jobmaster.journal.connection import BALLAST
 from jobmaster.journal.database import Database
 from jobmaster.journal.journal import Journal, open_journal
-from tests.journal.faulty import NAME, FaultyDisk, does_not_sync, faulty_disk, full, times
-from tests.journal.jobs import RETURNED, database_in, launched, record_after, records
+from tests.journal.faulty import NAME, Fault, FaultyDisk, does_not_sync, faulty_disk, full, times
+from tests.journal.jobs import RETURNED, database_in, finished, launched, record_after, records
 
 
 @pytest.fixture
@@ -96,6 +96,25 @@ async def test_an_error_that_no_space_helps_against(
     await until(journal, is_writable=True)
     assert (tmp_path / BALLAST).stat().st_size == BALLAST_BYTES
     assert not given_up
+
+
+@pytest.mark.parametrize("fault", [full, does_not_sync])
+async def test_who_waits_on_a_disk_that_fails_can_leave(
+    journal: Journal, disk: FaultyDisk, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end that is tried again and again keeps no caller that is cancelled; it is written when the disk works."""
+    monkeypatch.setattr(writer, "LEAVE_SECONDS", 0.1)
+    first = launched()
+    await journal.record(first.id, first)
+    disk.on_write, disk.on_open = fault, fault
+    with trio.fail_after(30), trio.move_on_after(0.1) as leaving:
+        with pytest.raises(JournalUnavailable):
+            await journal.record(first.id, finished())
+        await trio.lowlevel.checkpoint()
+    assert leaving.cancelled_caught
+    disk.works()
+    await journal.wait_after(1)
+    assert [event.event for event in (await journal.events(0)).events] == [first, finished()]
 
 
 async def test_a_journal_that_never_rests(journal: Journal, disk: FaultyDisk) -> None:

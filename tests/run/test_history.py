@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from contextlib import aclosing, suppress
+from typing import TypeVar
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from jobmaster.errors import CommandNotRunnable, PermissionRefused, ServerDraining
 from jobmaster.identity.policy import Identity
 from jobmaster.job.cause import Stopped
 from jobmaster.job.record import Launched
 from jobmaster.job.state import Ended, Running
-from jobmaster.journal.stored import JobQuery, JournalledEvent, Removed
+from jobmaster.journal.stored import Events, JobQuery, JournalledEvent, Page, Removed
+from jobmaster.run.history import History
 from jobmaster.run.registry import Registry
+from jobmaster.run.turns import OF_CLIENT
 from tests.run.conftest import Machine
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2
+from tests.run.records import MemoryRecords
 from tests.run.scripted import Script
+
+T = TypeVar("T")
 
 DEAF = Script(on_term=None)
 
@@ -36,6 +44,51 @@ async def test_a_user_lists_its_own(machine: Machine) -> None:
         assert await listed(registry, ADMIN, JobQuery(owner="client2")) == [second]
         with pytest.raises(PermissionRefused, match="leave client empty"):
             await registry.history.page(CLIENT1, JobQuery(owner="client2"))
+
+
+class SlowRecords(MemoryRecords):
+    """Records that take a second to answer, and count who asks."""
+
+    most_at_once = 0
+    at_once = 0
+
+    async def page(self, query: JobQuery) -> Page:
+        """A page."""
+        return await self._slowly(MemoryRecords.page(self, query))
+
+    async def events(self, after: int, owner: str | None, limit: int) -> Events:
+        """Events."""
+        return await self._slowly(MemoryRecords.events(self, after, owner, limit))
+
+    async def _slowly(self, answer: Awaitable[T]) -> T:
+        SlowRecords.at_once += 1
+        SlowRecords.most_at_once = max(SlowRecords.most_at_once, SlowRecords.at_once)
+        await trio.sleep(1)
+        SlowRecords.at_once -= 1
+        return await answer
+
+
+@pytest.mark.parametrize("caller", [CLIENT1, ADMIN])
+async def test_one_client_asks_a_few_questions_at_a_time(autojump_clock: MockClock, caller: Identity) -> None:
+    """Pages and events that a client asks for wait for each other; another client's come at once."""
+    SlowRecords.most_at_once = SlowRecords.at_once = 0
+    history = History(SlowRecords(), lambda record: record)
+    other_waited = 0.0
+
+    async def watch() -> None:
+        async with aclosing(history.events(caller, 0)) as news:
+            await anext(news)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(history.page, caller, JobQuery())
+            nursery.start_soon(watch)
+        await trio.sleep(0.5)
+        began = trio.current_time()
+        await history.page(CLIENT2, JobQuery())
+        other_waited = trio.current_time() - began
+    assert SlowRecords.most_at_once == OF_CLIENT + 1
+    assert other_waited == 1
 
 
 async def test_pages_stay_right_while_jobs_arrive(machine: Machine) -> None:

@@ -13,6 +13,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.job_tasks import STARTS_OF_CLIENT
 from jobmaster.run.registry import Registry
+from jobmaster.run.supervisor import EXECUTE_SECONDS
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, CLIENTS, ended, record_of
@@ -33,6 +34,17 @@ async def test_what_cannot_be_started_leaves_nothing(machine: Machine) -> None:
         await trio.sleep(1)
         assert machine.logs() == set()
         await machine.start(registry, CLIENT1)
+
+
+async def test_a_start_that_is_given_up_is_gone_with_its_end(machine: Machine) -> None:
+    """A server that is killed before it has removed the job leaves no record of it: the end itself forgot it."""
+    machine.scripts["late"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)
+    async with machine.registry() as registry:
+        machine.records.settle_seconds = 1e9
+        with pytest.raises(CommandNotRunnable), trio.fail_after(60):
+            await registry.start(CLIENT1, JobSpecification(command="late"))
+        assert machine.records.jobs == {}
+        machine.records.settle_seconds = 0
 
 
 async def test_the_starts_of_one_client_wait_for_each_other(machine: Machine) -> None:
