@@ -43,7 +43,7 @@ MOST_IN_BATCH: Final = 100
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
 GATHER_SECONDS: Final = 0.02
-"""How long entries gather that nobody waits for and that have no beginning: a thread for each would cost ten times as much."""
+"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread."""
 START_SECONDS: Final = 2.0
 """How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
 RETRY_SECONDS: Final = 1.0
