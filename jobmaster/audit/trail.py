@@ -38,11 +38,12 @@ MAX_QUEUED: Final = 10_000
 """Entries that wait to be written: those of some seconds of the fastest clients."""
 MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 """Bytes of memory that they may hold, commands included."""
-MOST_IN_BATCH: Final = 256
+MOST_IN_BATCH: Final = 100
+"""Entries that are written at once: making their lines, which holds up the event loop, takes a millisecond."""
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
 GATHER_SECONDS: Final = 0.02
-"""How long entries gather that nobody waits for and that have no beginning: a thread for each would cost ten times as much."""
+"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread."""
 START_SECONDS: Final = 2.0
 """How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
 RETRY_SECONDS: Final = 1.0
@@ -64,7 +65,8 @@ class Trail:
         self._queue: deque[Line] = deque()
         self._queued_bytes = 0
         self._lost = 0
-        self._lost_since: datetime | None = None
+        self._lost_since = datetime.now(UTC)
+        self._lost_because = ""
         self._fault: str | None = None
         self._has_ballast = ballast is not None
         self._writing_since = float("inf")
@@ -172,13 +174,12 @@ class Trail:
     def _lose(self) -> None:
         if not self._lost:
             self._lost_since = datetime.now(UTC)
-            logger.error("entries of the audit are lost, and counted: %s", self._why_not() or _TOO_MANY)
+            self._lost_because = self._why_not() or _TOO_MANY
+            logger.error("entries of the audit are lost, and counted: %s", self._lost_because)
         self._lost += 1
 
     def _put_gap(self) -> None:
-        why = self._why_not() or _TOO_MANY
-        now = datetime.now(UTC)
-        gap = Gap(at=now, since=self._lost_since or now, count=self._lost, why=why)
+        gap = Gap(at=datetime.now(UTC), since=self._lost_since, count=self._lost, why=self._lost_because)
         self._lost = 0
         self._push(Line(gap))
 

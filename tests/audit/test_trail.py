@@ -167,10 +167,11 @@ async def test_what_is_lost_is_counted(tmp_path: Path, disk: Disk) -> None:
     """Where the queue is full, a gap says how many entries are missing, after those before them; and Starts are refused."""
     async with writing(tmp_path) as trail:
         disk.error = errno.EIO
-        for number in range(MAX_QUEUED + 25):
-            trail.put(call(f"N{number}"))
+        trail.put(call("N0"))
         while trail.is_writable:
             await trio.sleep(0.01)
+        for number in range(1, MAX_QUEUED + 25):
+            trail.put(call(f"N{number}"))
         disk.error = None
         await until_admitted(trail)
         while trail._queue:
@@ -178,7 +179,7 @@ async def test_what_is_lost_is_counted(tmp_path: Path, disk: Disk) -> None:
         trail.put(call("AFTER"))
     found = [entry for entry in entries_in(tmp_path) if entry["kind"] in {"call", "gap"}]
     assert [entry["kind"] for entry in found] == ["call"] * MAX_QUEUED + ["gap", "call"]
-    assert (found[-2]["count"], found[-1]["outcome"]) == (25, "AFTER")
+    assert (found[-2]["count"], found[-2]["why"], found[-1]["outcome"]) == (25, "its disk fails", "AFTER")
     assert found[-2]["since"] <= found[-2]["time"]
 
 

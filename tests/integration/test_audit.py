@@ -17,6 +17,7 @@ from purerpc.grpclib.exceptions import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     RpcFailedError,
     UnavailableError,
 )
@@ -66,17 +67,18 @@ async def fails(kind: type[Exception], call: Callable[[], Any]) -> None:
 async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> None:
     """Allowed or refused, by our client or another's, long or short: once, in order, with its outcome, job and command."""
     audit = tmp_path / "output" / "audit"
-    async with serving(tmp_path, certificates) as server:
+    async with serving(tmp_path, certificates, "--max-jobs", "4") as server:  # one of each client
         async with server.connect(patience=0) as jobs:
             job_id = await jobs.start("sh", "-c", "echo ready; sleep 1000")
             await first_chunk(jobs, job_id)
             await until_told(audit, "call", "StreamOutput")  # the server hears of a caller who leaves a moment later
             await jobs.status(job_id)
             await fails(NotFoundError, partial(jobs.status, "nope"))
-            await fails(FailedPreconditionError, partial(jobs.start, "/no/such/program"))
+            await fails(ResourceExhaustedError, partial(jobs.start, "true"))
             await fails(InvalidArgumentError, partial(jobs.start, "x\0"))
             await jobs.stop(job_id, "enough")
             await jobs.wait(job_id)
+            await fails(FailedPreconditionError, partial(jobs.start, "/no/such/program"))
             await output_of(jobs, job_id)
             assert [record async for record in jobs.list(pb.ListRequest())]
         async with server.connect("client2", patience=0) as jobs:
@@ -90,10 +92,11 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
         ("StreamOutput", "CANCELLED"),
         ("Status", "OK"),
         ("Status", "NOT_FOUND"),
-        ("Start", "FAILED_PRECONDITION"),
+        ("Start", "RESOURCE_EXHAUSTED"),
         ("Start", "INVALID_ARGUMENT"),
         ("Stop", "OK"),
         ("Wait", "OK"),
+        ("Start", "FAILED_PRECONDITION"),
         ("StreamOutput", "OK"),
         ("List", "OK"),
     ]
@@ -103,8 +106,9 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
     starts = [entry for entry in found if entry["kind"] == "call" and entry["method"].endswith("/Start")]
     assert [(entry["job"], entry["command"]) for entry in starts] == [
         (job_id, ["sh", "-c", "echo ready; sleep 1000"]),
-        (None, ["/no/such/program"]),
+        (None, ["true"]),
         (None, ["x\0"]),
+        (None, ["/no/such/program"]),
     ]
     begun = {entry["sequence"]: entry for entry in found if entry["kind"] == "begun"}
     assert all(begun[entry["begun"]]["method"] == entry["method"] for entry in starts)
