@@ -22,13 +22,14 @@ from jobmaster.grpc.methods import checked
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
+from jobmaster.journal.stored import Page
 from jobmaster.run.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 LIST_BYTES: Final = 1024 * 1024
 """Bytes of a page's jobs, at most: clients take messages of 4 MiB."""
-AT_ONCE: Final = 100
+AT_ONCE: Final = 10
 """Jobs of a page that are written before other tasks have a turn."""
 POSITION_EVERY: Final = 1_000
 """Others' events after which a watcher is told how far it has come, so that it need not look at them again."""
@@ -107,20 +108,9 @@ class JobService(JobServiceServicer):
         self, message: pb.ListRequest, request: Identity
     ) -> pb.ListResponse:
         """Jobs, the newest first."""
-        page = await self._registry.history.page(request, query_of(message))
-        response = pb.ListResponse(next_page_token=page_token(page.next))
-        size = 0
-        for before, job in pairwise((None, *page.jobs)):
-            assert job is not None  # noqa: S101  # for the type checker
-            record = response_of(job.record)
-            size += record.ByteSize()
-            if before is not None and size > LIST_BYTES:
-                response.next_page_token = page_token(before.key)
-                break
-            response.jobs.append(record)
-            if len(response.jobs) % AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
-        return response
+        query = query_of(message)
+        async with self._registry.history.turn(request):
+            return await _answer(await self._registry.history.page(request, query))
 
     @checked(check_query)
     async def Watch(  # type: ignore[override]  # as above, and it is an async generator
@@ -154,3 +144,20 @@ class JobService(JobServiceServicer):
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""
         self._registry.history.end()
+
+
+async def _answer(page: Page) -> pb.ListResponse:
+    """As much of a page as one message may have."""
+    response = pb.ListResponse(next_page_token=page_token(page.next))
+    size = 0
+    for before, job in pairwise((None, *page.jobs)):
+        assert job is not None  # noqa: S101  # for the type checker
+        record = response_of(job.record)
+        size += record.ByteSize()
+        if before is not None and size > LIST_BYTES:
+            response.next_page_token = page_token(before.key)
+            break
+        response.jobs.append(record)
+        if len(response.jobs) % AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
 
@@ -36,8 +37,12 @@ class History:
         self._turns = Turns()
         self._feed = Feed(records, self._turns)
 
+    def turn(self, caller: Identity) -> AbstractAsyncContextManager[None]:
+        """A turn of the caller's at a page, for as long as that is read and written to an answer."""
+        return self._turns.of(caller.name)
+
     async def page(self, caller: Identity, query: JobQuery) -> Page:
-        """Jobs that a query wants, as they are now; a user's are its own alone.
+        """Jobs that a query wants, as they are now; a user's are its own alone. To be called in a `turn`.
 
         Raises:
             PermissionRefused: a user asks for another client's.
@@ -47,8 +52,7 @@ class History:
             if query.owner not in {None, caller.name}:
                 raise PermissionRefused("only an admin may list another client's jobs; leave client empty for your own")
             query = replace(query, owner=caller.name)
-        async with self._turns.of(caller.name):
-            page = await self._records.page(query)
+        page = await self._records.page(query)
         return replace(page, jobs=tuple(self._told(page)))
 
     def _told(self, page: Page) -> Iterator[StoredJob]:

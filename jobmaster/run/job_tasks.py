@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STARTS_OF_CLIENT: Final = 32
+STARTS_OF_CLIENT: Final = 8
 """Starts of one client that are under way at a time; what others ask for does not come behind hundreds of them."""
 START_WAIT_SECONDS: Final = 60.0
 """How long a Start waits for those before it: each takes at most half a minute, on a host that does not answer."""

@@ -61,6 +61,8 @@ from jobmaster.threads import run_in_thread
 logger = logging.getLogger(__name__)
 
 WORKING_FOLDER: Final = "/"
+SWEEPERS: Final = trio.CapacityLimiter(1)
+"""The thread that kills what nobody has adopted; the disk that holds up adoptions is none of its."""
 CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
 LAUNCH_SECONDS: Final = 10.0
@@ -332,9 +334,9 @@ class LocalHost:
         ]
         for inherited in children.values():
             inherited.child.release()
-        left: tuple[Path, ...] = ()
+        left: tuple[Path, ...] = (self.terms.tree.jobs,)
         with trio.move_on_after(CLEARING_SECONDS):
-            while left := await run_in_thread(STARTERS, self.terms.tree.sweep, tuple(self._adopted)):  # noqa: ASYNC110  # the kernel has no event for it
+            while left := await run_in_thread(SWEEPERS, self.terms.tree.sweep, tuple(self._adopted), abandon=True):  # noqa: ASYNC110  # the kernel has no event for it
                 await trio.sleep(0.02)
         with trio.move_on_after(CLEARING_SECONDS):
             for inherited in children.values():

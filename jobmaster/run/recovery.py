@@ -50,6 +50,8 @@ _HELD: Final = "the launcher died or gave up, or the host was restarted, as it w
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
 _CUT: Final = "before all of its output was kept; how much is missing is not known"
 _UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
+LOOK_SECONDS: Final = 5.0
+"""How long the disks of the outputs of all lost jobs may take to tell their sizes; else what was recorded last is told."""
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
 
@@ -104,13 +106,37 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
     ends = {job.record.id: await host.known_end(job.record.id) for job in lost}
+    kept = await _look_at_all(host, lost)
+
+    def end(job: OpenJob) -> None:
+        job_id = job.record.id
+        _end_lost(records, job, known=ends[job_id], kept=kept[job_id], is_gone=job_id in gone)
+
+    known_ends = [job for job in lost if ends[job.record.id] is not None]
+    for job in known_ends:
+        end(job)
+    if known_ends:
+        await _settle(records)  # the launcher forgets them with the others
     ended = await host.end_others()
     _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     for job in lost:
-        await _end_lost(host, records, job, known=ends[job.record.id], is_gone=job.record.id in gone)
+        if ends[job.record.id] is None:
+            end(job)
+    await _settle(records)
+    return Recovered(adopted=adopted, lost=[job.record for job in lost])
+
+
+async def _settle(records: Records) -> None:
     with trio.move_on_after(RECORD_SECONDS):
         await records.settle()
-    return Recovered(adopted=adopted, lost=[job.record for job in lost])
+
+
+async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[JobId, _Kept]:
+    kept = {job.record.id: _Kept(size=job.record.output_bytes, at=job.last_event_at) for job in lost}
+    with trio.move_on_after(LOOK_SECONDS):
+        for job in lost:
+            kept[job.record.id] = await _look(host, job.record, job.last_event_at)
+    return kept
 
 
 def _complain_of_unknown(job_ids: Sequence[JobId]) -> None:
@@ -154,9 +180,7 @@ async def _patiently(host: ExecutionHost, record: JobRecord) -> Spawned | None:
     return await host.adopt(record)
 
 
-async def _end_lost(
-    host: ExecutionHost, records: Records, job: OpenJob, *, known: KnownEnd | None, is_gone: bool
-) -> None:
+def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _Kept, is_gone: bool) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record = job.record
     for event in () if known is None else _what_is_known(record, known):
@@ -165,7 +189,6 @@ async def _end_lost(
     # With the launcher went what was in the pipe: that a job returned 0 must not be told of output that is cut.
     is_whole = not is_gone or not isinstance(record.state, Closing)
     evidence = evidence_of(record, lost_because=_why_lost(record, is_gone=is_gone), is_death_known=is_whole)
-    kept = await _look(host, record, job.last_event_at)
     records.post(
         record.id,
         Finished(

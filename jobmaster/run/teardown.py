@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.job.state import Closing
+from jobmaster.job.state import Closing, Ended
 
 if TYPE_CHECKING:
     from jobmaster.output.pump import Pump
@@ -122,6 +122,8 @@ class Teardown:
         self.is_removed = True
 
     async def _release_execution(self) -> None:
+        if isinstance(self._record.state, Ended) and not self.is_removed:
+            return  # whoever goes on removing it closes it
         if not self._record.is_end_settled:
             self._execution.leave()  # a server that finds the job without its end is told of it
         elif self.is_removed:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Final, cast
 
 import pytest
+import trio
 
 from jobmaster.api.followers import Followers
 from jobmaster.api.jobs import LIST_BYTES, POSITION_EVERY, JobService
@@ -40,6 +42,12 @@ class ScriptedHistory:
         self.begun_after: int | None = -1
         self._jobs = jobs
         self._news = news
+
+    @asynccontextmanager
+    async def turn(self, _caller: Identity) -> AsyncIterator[None]:
+        """As `History.turn`."""
+        await trio.lowlevel.checkpoint()
+        yield
 
     async def page(self, _caller: Identity, query: JobQuery) -> Page:
         """As `History.page`."""

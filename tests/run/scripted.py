@@ -425,6 +425,7 @@ class ScriptedHost:
     Attributes:
         nursery: what happens on the host, which outlives the engine.
         spawned: every execution made.
+        before_sweep: called before what nobody has adopted is ended.
     """
 
     folder: Path
@@ -434,6 +435,7 @@ class ScriptedHost:
     limits: tuple[LimitReport, ...] = ()
     pids: count[int] = field(default_factory=count)
     spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
+    before_sweep: Callable[[], None] = lambda: None
     _steps: count[int] = field(default_factory=count)
 
     def step(self) -> int:
@@ -493,6 +495,7 @@ class ScriptedHost:
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()
+        self.before_sweep()
         others = [each for each in self.spawned.values() if not each.is_adopted and not each.is_closed]
         running = [each.job_id for each in others if each.is_left and not each.has_died()]
         for each in others:

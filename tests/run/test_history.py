@@ -75,17 +75,21 @@ async def test_one_client_asks_a_few_questions_at_a_time(autojump_clock: MockClo
     history = History(SlowRecords(), lambda record: record)
     other_waited = 0.0
 
+    async def ask(client: Identity) -> None:
+        async with history.turn(client):
+            await history.page(client, JobQuery())
+
     async def watch() -> None:
         async with aclosing(history.events(caller, 0)) as news:
             await anext(news)
 
     async with trio.open_nursery() as nursery:
         for _ in range(4):
-            nursery.start_soon(history.page, caller, JobQuery())
+            nursery.start_soon(ask, caller)
             nursery.start_soon(watch)
         await trio.sleep(0.5)
         began = trio.current_time()
-        await history.page(CLIENT2, JobQuery())
+        await ask(CLIENT2)
         other_waited = trio.current_time() - began
     assert SlowRecords.most_at_once == OF_CLIENT + 1
     assert other_waited == 1

@@ -7,8 +7,9 @@ import errno
 import pytest
 import trio
 
-from jobmaster.errors import ServerBusy
+from jobmaster.errors import CommandNotRunnable, ServerBusy
 from jobmaster.job.cause import ServerLost
+from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Running
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.leftovers import LEFTOVER_SECONDS
@@ -60,3 +61,17 @@ async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str
         assert registry._leftovers.executions == ()
         assert machine.execution(job_id).is_closed
         assert isinstance(record_of(registry, other).state, Running)
+
+
+async def test_a_leftover_whose_end_is_not_settled_stays_open(machine: Machine) -> None:
+    """What is killed and looked at again and again is not closed by who could not have its end recorded."""
+    machine.scripts["stuck"] = Script(execute_seconds=NEVER, death_seconds=NEVER)
+    async with machine.registry() as registry:
+        machine.records.settle_seconds = 1e9
+        with pytest.raises(CommandNotRunnable):
+            await registry.start(CLIENT1, JobSpecification(command="stuck"))
+        await trio.sleep(2 * LEFTOVER_SECONDS)
+        execution = machine.host.spawned["stuck"]
+        assert not execution.is_left
+        assert not execution.is_closed
+        machine.records.settle_seconds = 0

@@ -19,8 +19,9 @@ from jobmaster.job.record import JobEvent, Launched
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
-from jobmaster.run import job_files
+from jobmaster.run import job_files, recovery
 from jobmaster.run.job_files import AdoptedFiles, acquire
+from jobmaster.run.recovery import LOOK_SECONDS
 from jobmaster.run.start_errors import EXHAUSTED
 from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
@@ -158,3 +159,33 @@ async def test_a_job_that_cannot_be_adopted(machine: Machine, events: tuple[JobE
         assert isinstance(state, Ended)
         assert isinstance(state.cause, ServerLost)
         assert "could not open its output or its cgroup" in state.cause.reason
+
+
+async def test_a_disk_that_does_not_tell_the_sizes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lost jobs are told with what was recorded of their output, and the server serves."""
+    job_id = write(machine, Executed())
+
+    async def hang(*_: object) -> NoReturn:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(recovery, "_look", hang)
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert isinstance(await ended(registry, job_id), ServerLost)
+        assert trio.current_time() <= LOOK_SECONDS + 1
+
+
+async def test_what_is_known_is_recorded_before_the_launcher_forgets_it(machine: Machine) -> None:
+    """The known end of a job that cannot be adopted is durable before its child is released with the others."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=Exited(42)))
+        await registry.hand_over()
+    await trio.sleep(3)
+    machine.plan(Fault(point="adopt", call=1))
+    machine.records.posts_wait = True
+    recorded_at_sweep: list[bool] = []
+    machine.host.before_sweep = lambda: recorded_at_sweep.append(isinstance(machine.records.jobs[job_id].state, Ended))
+    async with machine.registry() as registry:
+        await registry.recover()
+    assert recorded_at_sweep == [True]

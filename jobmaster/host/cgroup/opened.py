@@ -45,6 +45,7 @@ class OpenedCgroup:
             self._folder = undo.enter_context(ExitStack())
             self.folder = _open(cgroup.path, os.O_PATH | os.O_DIRECTORY, self._folder)
             self._open = undo.pop_all()
+        self._is_closed = False
 
     @property
     def path(self) -> Path:
@@ -57,6 +58,9 @@ class OpenedCgroup:
         Raises:
             CgroupFileError: the kernel refuses.
         """
+        if self._is_closed:
+            self._cgroup.kill()
+            return
         try:
             if self._kill is not None:
                 os.pwrite(self._kill, b"1", 0)
@@ -74,6 +78,8 @@ class OpenedCgroup:
         Raises:
             CgroupError: the file can't be read or makes no sense.
         """
+        if self._is_closed:
+            return self._cgroup.populated()
         text = self._read(self._events, "cgroup.events")
         return text is not None and parse_cgroup_events(text).populated
 
@@ -83,6 +89,8 @@ class OpenedCgroup:
         Raises:
             CgroupError: the file can't be read or makes no sense.
         """
+        if self._is_closed:
+            return self._cgroup.memory_events()
         text = None if self._memory is None else self._read(self._memory, "memory.events")
         return None if text is None else parse_memory_events(text)
 
@@ -99,7 +107,8 @@ class OpenedCgroup:
         self._folder.close()
 
     def close(self) -> None:
-        """Closes the files. Idempotent."""
+        """Closes the files. Idempotent. What is asked afterwards is asked by path: the numbers may be other files' by then."""
+        self._is_closed = True
         self._open.close()
 
     def _read(self, descriptor: int, name: str) -> str | None:

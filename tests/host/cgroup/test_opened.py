@@ -6,7 +6,7 @@ import errno
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -14,13 +14,14 @@ import pytest
 from jobmaster.errors import CgroupError
 from jobmaster.host.cgroup.interface import CgroupFileError
 from jobmaster.host.cgroup.opened import DESCRIPTORS, OpenedCgroup
+from jobmaster.host.cgroup.tree import CgroupTree
 from tests.host.cgroup.fake import fake_tree
-from tests.host.cgroup.kernel import family_in, wait_until_empty
+from tests.host.cgroup.kernel import family_in, join, sleeper, wait_until_empty
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup
+    from jobmaster.host.cgroup.tree import JobCgroup
 
 ID: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 
@@ -177,3 +178,27 @@ def test_what_makes_no_sense_is_an_error(plain: JobCgroup) -> None:
     with pytest.raises(CgroupError):
         opened.populated()
     opened.close()
+
+
+def test_what_is_closed_writes_into_no_other_file(kernel_root: Path, tmp_path: Path) -> None:
+    """After it is closed, a kill and a look go by path: its numbers may be those of another job's files."""
+    tree = CgroupTree(root=kernel_root / "closed")
+    tree.prepare()
+    opened = OpenedCgroup(tree.create("client1", "a", ()))
+    opened.close_folder()
+    opened.close()
+    other = tmp_path / "other"
+    other.write_bytes(b"output")
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.callback(os.close, os.open(other, os.O_RDWR))
+        with sleeper() as process:
+            join(opened.path, process)
+            assert opened.populated()
+            opened.memory_events()
+            opened.kill()
+            assert process.wait() == -9
+    assert other.read_bytes() == b"output"
+    while not opened.remove():
+        pass
+    tree.dispose()
