@@ -71,6 +71,8 @@ PURE: Final = (
     "job/request.py",
     "journal/codec.py",
     "journal/stored.py",
+    "output/index.py",
+    "output/index_search.py",
     "host/account.py",
     "host/process.py",
     "grpc/framing.py",
