@@ -356,8 +356,13 @@ class Supervisor:
             pause = min(2 * pause, MOST_LOSS_SECONDS)
 
     def _note_losses(self) -> None:
-        if self.output.lost > self._record.output_bytes_lost:
-            self._apply(OutputLost(count=self.output.lost))
+        """Records what is lost for good.
+
+        What was left in the pipe is told with the end alone: until that is durable, the next server finds it there.
+        """
+        lost = self.output.lost - self.output.left_in_pipe
+        if lost > self._record.output_bytes_lost:
+            self._apply(OutputLost(count=lost))
 
     async def _persist(self, what: str, task: Callable[[], Awaitable[None]]) -> None:
         """Runs a task to its end; a bug in it does not end the job."""

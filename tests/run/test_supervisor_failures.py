@@ -13,7 +13,7 @@ from jobmaster.job.cause import (
     ServerLost,
     Stopped,
 )
-from jobmaster.job.state import Ended, Running
+from jobmaster.job.state import Closing, Ended, Running
 from jobmaster.output.pump import Pump
 from jobmaster.run.supervisor import (
     CLOSING_SECONDS,
@@ -291,3 +291,23 @@ async def test_losses_outlive_the_server(machine: Machine) -> None:
         assert await ended(registry, job_id) == Exited(0)
         record = record_of(registry, job_id)
         assert (record.output_bytes, record.output_bytes_lost) == (1000, 2000)
+
+
+@pytest.mark.parametrize(("has_threads", "kept"), [(True, 1000), (False, 0)])
+async def test_what_stays_in_the_pipe_is_counted_once(machine: Machine, has_threads: bool, kept: int) -> None:
+    """A server that ends while it records an end leaves the rest of the pipe, uncounted, to the one that follows."""
+    no_threads = Fault(point="pump thread", call=1, times=ALWAYS)
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(no_threads)
+        job_id = await machine.start(registry, CLIENT1, Script(writes=((1, 1000),), ends_at=2))
+        machine.records.commit_seconds = 3600
+        await trio.sleep(2 + OUTPUT_SECONDS)
+        assert isinstance(machine.records.jobs[job_id].state, Closing)
+        await registry.hand_over()
+    machine.records.commit_seconds = 0
+    machine.plan(*(() if has_threads else (no_threads,)))
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == Exited(0)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (kept, 1000 - kept)
