@@ -15,11 +15,11 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from jobmaster.output.holes import BLOCK, NOT_OFFERED, allocate, punch
 from jobmaster.output.index import (
@@ -45,6 +45,8 @@ SOON: Final = 10_000
 LATE: Final = 100_000
 """Microseconds between two entries of one stream: SOON where MANY bytes came, at the latest LATE."""
 MANY: Final = 256
+
+T = TypeVar("T")
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -300,20 +302,30 @@ class Reader:
         return os.pread(self.fd, count * ENTRY_SIZE, _position(number))
 
 
-def open_index(path: Path) -> int:
-    """A descriptor to read an index by.
+def with_index(path: Path, function: Callable[[int], T]) -> T | None:
+    """Calls a function with a descriptor of an index, to be read; None where there is none.
 
     Raises:
-        OSError: it is not there, cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or the function raises it.
     """
-    fd = os.open(path, _READ)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise FileExistsError(f"{path} is no regular file")
-    except BaseException:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        return None
+    try:
+        return function(fd)
+    finally:
         os.close(fd)
-        raise
-    return fd
+
+
+def unlink_output(path: Path) -> None:
+    """Removes an output with its index, as far as they are there. Blocks as long as the disk does.
+
+    Raises:
+        OSError: one of them cannot be removed.
+    """
+    index_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def stored_view(fd: int) -> IndexView | None:

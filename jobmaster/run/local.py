@@ -65,8 +65,8 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
-"""Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 4
+"""Descriptors of a running job: its cgroup's, its pidfd, its pipe, its log and the log's index."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80

@@ -448,7 +448,7 @@ class Registry:
 
     def _ended(self, record: JobRecord) -> EndedJob:
         path = self._host.output_path(record.id)
-        return EndedJob(record, StoredOutput(path=path, size=record.output_bytes, lost=record.output_bytes_lost))
+        return EndedJob(record, StoredOutput(path=path, kept=record.output_bytes, lost=record.output_bytes_lost))
 
     def _as_of_now(self, record: JobRecord) -> JobRecord | None:
         """A record of the journal, with what is newer; None for a job that nobody was told of, nor will be."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jobmaster.output import index_file
 from jobmaster.output.holes import BLOCK
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, SLOT_SIZE, SLOTS, Entry, GapReason, Stream
-from jobmaster.output.index_file import CLOSING, LATE, MANY, RESERVED, SOON, Gap, IndexFile, open_index, stored_view
+from jobmaster.output.index_file import CLOSING, LATE, MANY, RESERVED, SOON, Gap, IndexFile, stored_view
 from jobmaster.output.index_search import IndexView, Run
 
 EPOCH = 1_790_000_000_000_000
@@ -394,8 +394,6 @@ def test_what_is_no_index(tmp_path: Path, made: str) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match=r"job\.index"):
         IndexFile.reopen(path, 0, EPOCH)
-    with pytest.raises(OSError, match=r"job\.index"):
-        open_index(path)
     assert os.listdir("/proc/self/fd") == before
     assert made == "fifo" or (tmp_path / "target").read_bytes() == b"precious"
 
