@@ -30,9 +30,10 @@ from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
+from jobmaster.run.bounds import Bounds
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost
-from jobmaster.run.registry import Bounds, Registry, open_registry
+from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import plan_descriptors, raise_file_limit, require_descriptors
