@@ -71,6 +71,7 @@ PURE: Final = (
     "job/request.py",
     "journal/codec.py",
     "journal/stored.py",
+    "output/cap.py",
     "output/index.py",
     "output/index_search.py",
     "host/account.py",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 import trio
 
 from jobmaster.errors import OutputCut
-from jobmaster.output.followed_file import READERS, FollowedFile, Stretch, unreadable_named
+from jobmaster.output.cap import Range
+from jobmaster.output.dropping import PUNCHERS, punch_file
+from jobmaster.output.followed_file import CLOSE_SECONDS, READERS, FollowedFile, Stretch, unreadable_named
 from jobmaster.output.index import GapReason, Header, Stream
 from jobmaster.output.index_file import Reader, index_path, stored_view, with_index
 from jobmaster.output.index_search import IndexView, Run
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
     from jobmaster.output.log import OutputLog, StoredOutput
@@ -75,6 +78,12 @@ class Follower(Protocol):
 
     async def in_index(self, function: Callable[[IndexView], T], view: IndexView) -> T | None:
         """Calls a function with the index, in a thread; None where it is gone."""
+
+    def pin(self, range_: Range) -> None:
+        """Keeps a range in the file until `unpin`."""
+
+    async def unpin(self) -> None:
+        """Lets go of the range that was pinned last, if any; shielded and bounded."""
 
     async def wait_growth(self) -> None:
         """Waits until there is more, or will be no more."""
@@ -132,6 +141,7 @@ class LiveFollower:
     def __init__(self, log: OutputLog) -> None:
         self._log = log
         self._index = _Index(log.path)
+        self._pinned: Range | None = None
         self.file = FollowedFile(log.path)
 
     @property
@@ -152,10 +162,18 @@ class LiveFollower:
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the log itself, where that knows it; else from the index."""
         log = self._log
+        start, end = log.dropped_range
+        if start <= offset < end:
+            return Run(start, end, None, GapReason.CAPPED)
         if offset >= log.size:
             assert log.gap is not None  # noqa: S101  # for the type checker
             return Run(offset, log.end, log.gap.gap.time, log.gap.gap.reason)
-        if not in_detail and not log.has_gaps:
+        run = await self._run_in_file(offset, in_detail=in_detail)
+        return replace(run, end=min(_end(run, log.size), start)) if offset < start else run
+
+    async def _run_in_file(self, offset: int, *, in_detail: bool) -> Run:
+        log = self._log
+        if not in_detail and not log.has_lost_inside:
             return Run(offset, log.size, None, Stream.BOTH)
         last, state = log.last_entry, log.index_state()
         if last is not None and last.offset <= offset:
@@ -163,6 +181,18 @@ class LiveFollower:
         if state is None:
             return Run(offset, log.size, None, Stream.BOTH)
         return await self._index.run_at(offset, log.size, *state)
+
+    def pin(self, range_: Range) -> None:
+        """In the log."""
+        self._pinned = range_
+        self._log.pin(range_)
+
+    async def unpin(self) -> None:
+        """Makes the holes that were held back for this follower alone."""
+        pinned, self._pinned = self._pinned, None
+        if pinned is not None and (holes := self._log.unpin(pinned)):
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS), suppress(NoThread):
+                await run_in_thread(PUNCHERS, punch_file, self._log.path, holes, abandon=True)
 
     async def view(self) -> IndexView | None:
         """Without a way to read it."""
@@ -249,6 +279,12 @@ class StoredFollower:
         """In a thread."""
         return await self._index.read(function, view)
 
+    def pin(self, range_: Range) -> None:
+        """It stays as it is."""
+
+    async def unpin(self) -> None:
+        """Nothing to do."""
+
     async def wait_growth(self) -> None:
         """It does not grow."""
         raise AssertionError("nobody waits for the growth of a sealed log")
@@ -279,7 +315,9 @@ async def follow(follower: Follower, offset: int) -> AsyncGenerator[Stretch, Non
                 end = _end(run, follower.size)
                 if isinstance(run.what, Stream):
                     end = min(end, offset + STRETCH_SIZE)
+                    follower.pin((offset, end))
                     yield Stretch(follower.file, offset, end - offset)
+                    await follower.unpin()
                 offset = end
             elif follower.is_complete:
                 if missing := follower.missing:
@@ -290,4 +328,5 @@ async def follow(follower: Follower, offset: int) -> AsyncGenerator[Stretch, Non
             else:
                 await follower.wait_growth()
     finally:
+        await follower.unpin()  # noqa: ASYNC102  # shields itself, with a deadline
         await follower.close()  # noqa: ASYNC102  # shields itself, with a deadline

@@ -15,6 +15,7 @@ The index is the pump's thread's alone; followers read it by descriptors of thei
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -24,11 +25,16 @@ from typing import Final
 
 import trio
 
+from jobmaster.output.cap import Cap, Range, without
+from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
+from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
-from jobmaster.output.transfer import Plan, Transferred, now
+from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 1.0
 """Between two attempts to write what a disk has not taken."""
@@ -54,20 +60,26 @@ class OutputLog:
         size: where the file ends; what comes next and can be kept is written there, or behind the open gap.
         gap: the open one.
         left_in_pipe: of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there.
-        has_lost: set when some of the output could not be kept.
+        has_lost: set when some of the output is not kept.
+        is_full: set when the cap is reached of a job that is ended then.
+        dropped_range: what followers pass over, and why they do.
         index: None as long as there is none; for the pump's thread.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cap: Cap | None = None) -> None:
         """Creates the file, 0600. Blocks as long as the disk does.
+
+        Args:
+            path: of the file.
+            cap: how much of the output is kept; None: all.
 
         Raises:
             OSError: the file exists already, or cannot be made.
         """
-        self._use(path, os.open(path, _CREATE, 0o600), size=0)
+        self._use(path, os.open(path, _CREATE, 0o600), cap, size=0)
 
     @classmethod
-    def reopen(cls, path: Path, *, lost: int) -> OutputLog:
+    def reopen(cls, path: Path, *, lost: int, dropped: int = 0, cap: Cap | None = None) -> OutputLog:
         """The log of a job that an earlier server ran. Blocks as long as the disk does.
 
         What splice(2) has moved is in the file, whenever the one who called it was killed, so its size tells how far the
@@ -76,6 +88,8 @@ class OutputLog:
         Args:
             path: of the file.
             lost: bytes that the earlier server could not keep, as far as it was recorded.
+            dropped: likewise, bytes that it had dropped.
+            cap: as of a new one.
 
         Raises:
             OSError: the file or its index cannot be opened, or is none.
@@ -83,14 +97,14 @@ class OutputLog:
         log = cls.__new__(cls)
         fd = os.open(path, _CONTINUE)
         try:
-            log._use(path, fd, size=os.fstat(fd).st_size)
-            log._continue(lost)
+            log._use(path, fd, cap, size=os.fstat(fd).st_size)
+            log._continue(lost, dropped)
         except BaseException:
             os.close(fd)
             raise
         return log
 
-    def _use(self, path: Path, fd: int, *, size: int) -> None:
+    def _use(self, path: Path, fd: int, cap: Cap | None, *, size: int) -> None:
         self.path = path
         self.fd = fd
         self.size = size
@@ -102,34 +116,59 @@ class OutputLog:
         self._index_again_at = 0
         self._again_at = 0.0
         self._lost_before = 0
+        self._cap = cap
+        self._cap_is_hard = cap is not None and cap.ends_job
+        self._drop_again_at = 0.0
+        self._can_drop = False
+        self._dropped_before = 0
+        self._pins: list[Range] = []
+        self._held_back: list[Range] = []
+        self.dropped_range: Range = (0, 0)
+        self.is_full = trio.Event()
         self._growth = trio.lowlevel.ParkingLot()
 
-    def _continue(self, lost: int) -> None:
-        open_bytes = lost
-        if lost or index_path(self.path).exists():
-            index = IndexFile.reopen(index_path(self.path), self.size, now())
-            self.index = index
+    def _continue(self, lost: int, dropped: int) -> None:
+        if lost or dropped or index_path(self.path).exists():
+            self.index = index = IndexFile.reopen(index_path(self.path), self.size, now())
             if index.output_size < self.size:
                 os.ftruncate(self.fd, index.output_size)
                 self.size = index.output_size
-            self._lost_before = index.lost
-            open_bytes = max(lost - index.lost, index.unclosed)
-        if open_bytes > 0:
-            self.gap = OpenGap(Gap(self.size, now(), GapReason.DISK_FAILED), open_bytes)
-        if self.lost:
+            self._lost_before, self._dropped_before = index.lost, index.header.dropped
+            self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+            with suppress(OSError):  # what was held back for a follower, or for a server that died
+                punch(self.fd, *self.dropped_range)
+            self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
+            self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _open_gap(self, count: int, reason: GapReason) -> None:
+        if count > 0:
+            gap = self.gap or OpenGap(Gap(self.size, now(), reason), 0)
+            self.gap = replace(gap, length=gap.length + count)
 
     # --- what is where ------------------------------------------------------------------------------------------------
 
     @property
     def kept(self) -> int:
         """Bytes that can be read."""
-        return self.size - self._lost_before
+        return self.size - self._lost_before - self._dropped_before
 
     @property
     def lost(self) -> int:
         """Bytes that could not be written."""
-        return self._lost_before + (self.gap.length if self.gap else 0)
+        return self._lost_before + (0 if self.gap is None or self._is_capped else self.gap.length)
+
+    @property
+    def dropped(self) -> int:
+        """Bytes that are not kept because of the cap."""
+        return self._dropped_before + (self.gap.length if self.gap and self._is_capped else 0)
+
+    @property
+    def gone_for_good(self) -> tuple[int, int]:
+        """How many bytes are lost and dropped, but for those that were left in the pipe."""
+        left = self.left_in_pipe
+        return (self.lost, self.dropped - left) if self._is_capped else (self.lost - left, self.dropped)
 
     @property
     def end(self) -> int:
@@ -137,9 +176,13 @@ class OutputLog:
         return self.size + (self.gap.length if self.gap else 0)
 
     @property
-    def has_gaps(self) -> bool:
-        """Whether bytes are missing before `size`."""
+    def has_lost_inside(self) -> bool:
+        """Whether bytes are lost before `size`."""
         return self._lost_before > 0
+
+    @property
+    def _is_capped(self) -> bool:
+        return self.gap is not None and self.gap.gap.reason is GapReason.CAPPED
 
     @property
     def last_entry(self) -> Entry | None:
@@ -154,11 +197,53 @@ class OutputLog:
 
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
-        gap = self.gap
-        if gap is None:
-            return Plan(offset=self.size)
-        is_kept = trio.current_time() >= self._again_at
-        return Plan(offset=self.end, gap=gap.gap, is_kept=is_kept, reason=gap.gap.reason)
+        at_most, cap = PIPE_SIZE, self._cap
+        if cap is not None:
+            at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
+            if at_most <= 0:
+                return Plan(offset=self.end, is_kept=False, reason=GapReason.CAPPED)
+            if not self._cap_is_hard and self.kept >= cap.size + cap.chunk:  # the disk does not let anything be dropped
+                return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
+        if self.gap is None:
+            return Plan(offset=self.size, at_most=at_most)
+        gap, is_kept = self.gap.gap, trio.current_time() >= self._again_at
+        return Plan(offset=self.end, gap=gap, is_kept=is_kept, reason=gap.reason, at_most=at_most)
+
+    def plan_drop(self) -> DropPlan | None:
+        """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
+        if self._cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
+            return None
+        end = self._cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        if end is None:
+            return None
+        start = self._cap.head
+        begin = max(start, self.dropped_range[1])
+        if not self._can_drop:
+            return DropPlan(
+                start=start, begin=begin, end=begin
+            )  # it is tried whether that goes, before it is announced
+        self.dropped_range = (start, end)
+        holes, held_back = without((begin, end), self._pins)
+        return DropPlan(start=start, begin=begin, end=end, holes=tuple(holes), held_back=tuple(held_back))
+
+    def record_drop(self, plan: DropPlan, dropped: Dropped) -> None:
+        """Says what has come of a plan."""
+        if not dropped.is_offered:
+            logger.warning(
+                "the file system of %s makes no holes: what is behind the first %d bytes is not kept",
+                self.path,
+                self.kept,
+            )
+            self._cap_is_hard = True
+        elif dropped.count is None:
+            self._drop_again_at = trio.current_time() + RETRY_SECONDS
+            self.dropped_range = (plan.start, plan.begin) if plan.begin > plan.start else (0, 0)
+        else:
+            self._can_drop = True
+            self._dropped_before += dropped.count
+            self._held_back += plan.held_back
+            if self._dropped_before:
+                self.has_lost.set()
 
     def index_at(self, time: int) -> IndexFile | None:
         """The index, which is made where there is none. To be called in the pump's thread.
@@ -211,6 +296,8 @@ class OutputLog:
         if left_in_pipe:
             self.left_in_pipe += count
         self.has_lost.set()
+        if reason is GapReason.CAPPED and self._cap is not None and self._cap.ends_job:
+            self.is_full.set()
         self._growth.unpark_all()
 
     def seal(self) -> None:
@@ -234,7 +321,22 @@ class OutputLog:
 
     def stored(self) -> StoredOutput:
         """The log of a job that has ended."""
-        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost)
+        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped)
+
+    def pin(self, range_: Range) -> None:
+        """Says that a follower is being sent a range: it is not given back until `unpin`."""
+        self._pins.append(range_)
+
+    def unpin(self, range_: Range) -> tuple[Range, ...]:
+        """Says that a range was sent; returns what is to be given back now."""
+        self._pins.remove(range_)
+        ranges, self._held_back = self._held_back, []
+        free: list[Range] = []
+        for each in ranges:
+            now_free, still_held = without(each, self._pins)
+            free += now_free
+            self._held_back += still_held
+        return tuple(free)
 
     # --- followers ----------------------------------------------------------------------------------------------------
 
@@ -260,12 +362,13 @@ class StoredOutput:
     path: Path
     kept: int
     lost: int
+    dropped: int = 0
     sealed: bool = True
 
     @property
     def end(self) -> int:
         """The offset behind all bytes, kept or not."""
-        return self.kept + self.lost
+        return self.kept + self.lost + self.dropped
 
     async def wait_growth(self) -> None:
         """It does not grow."""

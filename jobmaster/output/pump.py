@@ -29,6 +29,7 @@ import os
 import struct
 import termios
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
@@ -104,13 +106,14 @@ class Pump:
         else:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
-        self._move: Move | None = None
+        self._work: Work | None = None
         self._turn = trio.Lock()
         self._splice_works = True
         self._is_finished = False
         """Whether the descriptors are to be closed: after `finish` or `hand_over`."""
-        self._left_to_thread: Source | None = None
-        """The source whose move was abandoned, with its pipe and the log's files."""
+        self._is_log_left = False
+        self._left_source: Source | None = None
+        """What was left to a thread, to be closed by it."""
 
     async def run(self) -> None:
         """Pumps until every writer has closed the pipes."""
@@ -147,13 +150,13 @@ class Pump:
         with trio.move_on_after(FINISH_SECONDS):
             for source in self._sources:
                 await self._move_rest(source)
-        if self._move is not None and (found := self._move.abandon()) is not None:
-            self._left_to_thread = self._move.source
+        if self._work is not None and (found := self._work.abandon()) is not None:
+            self._leave(self._work)
             self._log.lose(found, left_in_pipe=True)
         self._is_finished = True
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
-                if source is not self._left_to_thread and not source.is_at_end:
+                if source is not self._left_source and not source.is_at_end:
                     self._log.lose(await _in_closer(_bytes_in, source.pipe), left_in_pipe=True)
 
     async def hand_over(self) -> None:
@@ -161,12 +164,16 @@ class Pump:
 
         A move that a disk holds up is left to its thread. Takes at most `FINISH_SECONDS`. `close` follows.
         """
-        if self._move is not None:
+        if self._work is not None:
             with trio.move_on_after(FINISH_SECONDS):
-                await self._move.done.wait()
-            if self._move.abandon() is not None:
-                self._left_to_thread = self._move.source
+                await self._work.done.wait()
+            if self._work.abandon() is not None:
+                self._leave(self._work)
         self._is_finished = True
+
+    def _leave(self, work: Work) -> None:
+        self._is_log_left = True
+        self._left_source = work.source
 
     async def _move_rest(self, source: Source) -> None:
         while not source.is_at_end:
@@ -184,8 +191,8 @@ class Pump:
         """
         if self._is_finished:
             self._is_finished = False
-            pipes = [source.pipe for source in self._sources if source is not self._left_to_thread]
-            log = None if self._left_to_thread else self._log
+            pipes = [source.pipe for source in self._sources if source is not self._left_source]
+            log = None if self._is_log_left else self._log
             if pipes:
                 with trio.move_on_after(FINISH_SECONDS):
                     await _in_closer(_close, pipes, log)
@@ -199,54 +206,63 @@ class Pump:
             NoThread, NotRead: nothing was moved.
         """
         async with self._turn:
-            if (left := self._move) is not None and left.source is not source:
-                await self._see_through(left)  # its own next call finds the pipe as it is then
-            while self._move is None:
-                await self._begin_move(source)
-            return await self._see_through(self._move)
+            if self._work is not None and self._work.source is not source:
+                await self._see_through(self._work)
+            if self._work is None:
+                await self._drop_excess()
+            while (move := self._work) is None:
+                await self._begin(Move(source, self._log, splice=self._splice_works))
+            await self._see_through(move)
+            assert isinstance(move, Move)  # noqa: S101  # for the type checker
+            if move.result is None:
+                raise NotRead from move.error
+            return move.result.taken
 
-    async def _see_through(self, move: Move) -> int | None:
-        if not move.done.is_set():
-            move.count_apart()
-            await move.done.wait()
-        self._move = None
-        if move.result is None:
-            raise NotRead from move.error
-        self._splice_works = move.result.splice_works
-        move.source.is_at_end = move.result.taken == 0
-        return move.result.taken
+    async def _drop_excess(self) -> None:
+        while (plan := self._log.plan_drop()) is not None:
+            drop = Drop(self._log, plan)
+            await self._begin(drop)
+            if self._work is drop:
+                await self._see_through(drop)
 
-    async def _begin_move(self, source: Source) -> None:
-        move = Move(source, self._log, splice=self._splice_works)
-        self._move = move
+    async def _see_through(self, work: Work) -> None:
+        if not work.done.is_set():
+            work.count_apart()
+            await work.done.wait()
+        self._work = None
+        if isinstance(work, Move) and work.result is not None:
+            self._splice_works = work.result.splice_works
+            work.source.is_at_end = work.result.taken == 0
+
+    async def _begin(self, work: Work) -> None:
+        self._work = work
         try:
             with trio.move_on_after(STALL_SECONDS):
-                await run_in_thread(PUMPS, move.run, abandon=True)
+                await run_in_thread(work.limiter, work.run, abandon=True)
         finally:
-            if move.withdraw():  # no thread took it
-                self._move = None
+            if work.withdraw():  # no thread took it
+                self._work = None
 
 
 class NotRead(Exception):
     """The pipe could not be read, for want of memory."""
 
 
-class Move:
-    """One move of bytes by a worker thread; the event loop brings its result to the log.
+class Work(ABC):
+    """What a worker thread does to a log; the event loop brings its result to the log.
 
     Attributes:
         done: set when the result is in the log.
-        result: None where the pipe could not be read; nothing was moved.
-        error: why.
+        limiter: of its threads.
+        source: the pipe that it needs, if any.
     """
 
-    def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
+    source: Source | None = None
+
+    def __init__(self, log: OutputLog, limiter: trio.CapacityLimiter) -> None:
         self.done = trio.Event()
-        self.error: OSError | MemoryError | None = None
-        self.result: Transferred | None = None
-        self.source = source
+        self.limiter = limiter
         self._log = log
-        self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
         self._loop = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._step = _Step.WAITING
@@ -256,20 +272,18 @@ class Move:
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Moves, unless it was withdrawn meanwhile."""
-        if not self._enter(_Step.MOVING, only_from=_Step.WAITING):
+        """Works, unless it was withdrawn meanwhile."""
+        if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
             return
-        with suppress(OSError):
-            self._found = _bytes_in(self.source.pipe)
-        try:
-            self.result = self._transfer.run(self._found)
-        except (OSError, MemoryError) as error:
-            self.error = error
-        is_wanted = self._enter(_Step.MOVED, only_from=_Step.MOVING)
+        self._work()
+        is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
-            _close([self.source.pipe], self._log)
+            _close([] if self.source is None else [self.source.pipe], self._log)
         with suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
+
+    @abstractmethod
+    def _work(self) -> None: ...
 
     def _enter(self, step: _Step, *, only_from: _Step) -> bool:
         with self._lock:
@@ -289,36 +303,91 @@ class Move:
 
         Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
         """
-        if self._enter(_Step.ABANDONED, only_from=_Step.MOVING):
+        if self._enter(_Step.ABANDONED, only_from=_Step.WORKING):
             self.count_apart()
             return self._found
         self._report()
         return None
 
     def count_apart(self) -> None:
-        """From now on until it ends, its thread is one more than `PUMPS` allows. Idempotent."""
+        """From now on until it ends, its thread is one more than its limiter allows. Idempotent."""
         if not self._is_apart:
             self._is_apart = True
-            PUMPS.total_tokens += 1
+            self.limiter.total_tokens += 1
 
     def _count_again(self) -> None:
         if self._is_apart:
             self._is_apart = False
-            PUMPS.total_tokens -= 1
+            self.limiter.total_tokens -= 1
 
     def _report(self) -> None:
         if self.done.is_set():
             return
         self._count_again()
+        self._record()
+        self.done.set()
+
+    @abstractmethod
+    def _record(self) -> None: ...
+
+
+class Move(Work):
+    """One transfer of bytes from a pipe.
+
+    Attributes:
+        result: None where the pipe could not be read; nothing was moved.
+        error: why.
+    """
+
+    source: Source
+
+    def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
+        super().__init__(log, PUMPS)
+        self.error: OSError | MemoryError | None = None
+        self.result: Transferred | None = None
+        self.source = source
+        self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
+
+    def _work(self) -> None:
+        with suppress(OSError):
+            self._found = _bytes_in(self.source.pipe)
+        try:
+            self.result = self._transfer.run(self._found)
+        except (OSError, MemoryError) as error:
+            self.error = error
+
+    def _record(self) -> None:
         if self.result is not None:
             self._log.record(self.result)
-        self.done.set()
+
+
+class Drop(Work):
+    """The dropping of one range."""
+
+    def __init__(self, log: OutputLog, plan: DropPlan) -> None:
+        super().__init__(log, PUNCHERS)
+        self._plan = plan
+        self._dropped = Dropped()
+
+    def _work(self) -> None:
+        with suppress(OSError):  # then it is not dropped
+            self._dropped = drop(self._log, self._plan)
+
+    def abandon(self) -> int | None:
+        """As of any work. What the thread may still do counts as done: nobody is told of those bytes any more."""
+        found = super().abandon()
+        if found is not None:
+            self._log.record_drop(self._plan, Dropped(count=self._plan.end - self._plan.begin))
+        return found
+
+    def _record(self) -> None:
+        self._log.record_drop(self._plan, self._dropped)
 
 
 class _Step(enum.Enum):
     WAITING = enum.auto()
-    MOVING = enum.auto()
-    MOVED = enum.auto()
+    WORKING = enum.auto()
+    DONE = enum.auto()
     ABANDONED = enum.auto()
 
 

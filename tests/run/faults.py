@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.output import followed_file, following, log, pump, transfer
+from jobmaster.output import dropping, followed_file, following, log, pump, transfer
 from jobmaster.run import recovery, removal, retention
 from jobmaster.threads import NoThread
 
@@ -31,6 +31,7 @@ OS_CALLS: Final = {
 OF_PURPOSE: Final = {
     id(pump.PUMPS): "pump",
     id(pump.CLOSERS): "closer",
+    id(dropping.PUNCHERS): "puncher",
     id(followed_file.READERS): "reader",
     id(followed_file.CLOSERS): "leaver",
     id(removal.REMOVERS): "remover",
