@@ -48,8 +48,12 @@ class Follower(Protocol):
         """The offset as far as there is something, bytes or gaps, that can be told now."""
 
     @property
+    def end(self) -> int:
+        """The offset behind all bytes as of now, kept or not."""
+
+    @property
     def is_complete(self) -> bool:
-        """Whether nothing will come behind that."""
+        """Whether nothing will come behind `size`."""
 
     @property
     def missing(self) -> int:
@@ -150,6 +154,11 @@ class LiveFollower:
         return self._log.end if self._log.sealed else self._log.size
 
     @property
+    def end(self) -> int:
+        """With the gap that is open."""
+        return self._log.end
+
+    @property
     def is_complete(self) -> bool:
         """Whether the log is sealed."""
         return self._log.sealed
@@ -229,6 +238,11 @@ class StoredFollower:
     @property
     def size(self) -> int:
         """All of it."""
+        return self._output.end
+
+    @property
+    def end(self) -> int:
+        """As `size`."""
         return self._output.end
 
     @property

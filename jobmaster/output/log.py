@@ -32,6 +32,7 @@ from jobmaster.output.following import LiveFollower, StoredFollower, follow
 from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
+from jobmaster.output.reading import GapPiece, Piece, Selection, read
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
 logger = logging.getLogger(__name__)
@@ -354,6 +355,10 @@ class OutputLog:
         """
         return follow(LiveFollower(self), offset)
 
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+        """Yields what is selected, bytes and gaps, as `follow` does; a gap that is open when it is closed."""
+        return read(LiveFollower(self), selection)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOutput:
@@ -380,6 +385,10 @@ class StoredOutput:
         A record is on the disk when the job has ended, its output some time later: a power cut can take what was between.
         """
         return follow(StoredFollower(self), offset)
+
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+        """As that of `OutputLog`; what a power cut has taken is a gap."""
+        return read(StoredFollower(self), selection)
 
 
 def _close_index(index: IndexFile, gap: OpenGap | None) -> None:
