@@ -87,11 +87,11 @@ class JobService(JobServiceServicer):
             await self._registry.find(request, job_id)  # noqa: ASYNC120  # a call that is cancelled has no answer
             if isinstance(error, OutputCut):
                 logger.warning("%s", error)
-                raise OutputIncomplete(job.output.lost, missing=error.missing) from error
+                raise OutputIncomplete(job.output.lost, dropped=job.output.dropped, missing=error.missing) from error
             raise
         await job.wait_ended()
-        if job.output.lost:
-            raise OutputIncomplete(job.output.lost)
+        if job.output.lost or job.output.dropped:
+            raise OutputIncomplete(job.output.lost, dropped=job.output.dropped)
 
     @checked(check_job_id)
     async def Wait(  # type: ignore[override]  # purerpc hands over the caller too

@@ -7,12 +7,14 @@ from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.lazy_messages import Content, StoredMessages
 from jobmaster.job.cause import (
     Cause,
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -35,7 +37,14 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
     Raises:
         InvalidRequest: it cannot be run on any host.
     """
-    return JobSpecification(command=message.command, args=tuple(message.args))
+    if message.output_full not in pb.OutputFull.values():
+        raise InvalidRequest(f"{message.output_full} is nothing that can happen to an output", field="output_full")
+    return JobSpecification(
+        command=message.command,
+        args=tuple(message.args),
+        output_max=message.output_max,
+        ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
+    )
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:
@@ -50,6 +59,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         limits=map(limit_message, record.limits),
         output_bytes=record.output_bytes,
         output_bytes_lost=record.output_bytes_lost,
+        output_bytes_dropped=record.output_bytes_dropped,
     )
     match record.state:
         case Held() | Running() | Stopping() | Closing() as state:
@@ -96,7 +106,7 @@ def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cau
             response.state = pb.JOBSTATE_TERMINATED_BY_API
         case OomKilled():
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, "killed"
-        case Stopped(signal=number) | ServerShutdown(signal=number):
+        case Stopped(signal=number) | ServerShutdown(signal=number) | OutputCapped(signal=number):
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, signal_words(number)
         case unreachable:
             assert_never(unreachable)
@@ -117,6 +127,8 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
         case ServerLost(reason):
             return pb.Cause(server_lost=pb.Cause.ServerLost(reason=reason))
+        case OutputCapped(output_max=limit, signal=number):
+            return pb.Cause(output_capped=pb.Cause.OutputCapped(output_max=limit, signal=number))
         case ServerShutdown(signal=number):
             return pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=number))
         case unreachable:

@@ -20,7 +20,9 @@ MAX_QUERY: Final = 1024
 MAX_REASON: Final = 200
 """Characters of a stop's reason, which the job's record keeps."""
 _REQUEST_ID_BYTES: Final = 256
-"""Bytes of a Start that are not its command: more than a request id may have."""
+"""Bytes of a Start that are not its command: more than a request id and the options may have."""
+_OTHER_FIELDS: Final = 4
+"""Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
 
@@ -34,8 +36,8 @@ def check_start(serialized: bytes) -> int:
     """
     if len(serialized) > MAX_ARGUMENT_BYTES + _REQUEST_ID_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + 2)
-    if count > MAX_ARGUMENTS + 2:  # the command and the request id
+    count = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS)
+    if count > MAX_ARGUMENTS + _OTHER_FIELDS:
         raise too_many_arguments()
     return len(serialized) + _OBJECT_BYTES * count
 

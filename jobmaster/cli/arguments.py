@@ -57,7 +57,16 @@ JOBS_OF_JOB: Final = frozenset({"run", "wait"})
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
-CAUSES: Final = ("exited", "signalled", "stopped", "oom-killed", "failed-to-start", "server-shutdown", "server-lost")
+CAUSES: Final = (
+    "exited",
+    "signalled",
+    "stopped",
+    "oom-killed",
+    "failed-to-start",
+    "server-shutdown",
+    "server-lost",
+    "output-capped",
+)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 

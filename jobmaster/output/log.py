@@ -58,6 +58,7 @@ class OutputLog:
     """Where a running job's output is kept. Made with its file, which its owner closes after `seal`.
 
     Attributes:
+        cap: how much of the output is kept; None: all.
         size: where the file ends; what comes next and can be kept is written there, or behind the open gap.
         gap: the open one.
         left_in_pipe: of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there.
@@ -117,7 +118,7 @@ class OutputLog:
         self._index_again_at = 0
         self._again_at = 0.0
         self._lost_before = 0
-        self._cap = cap
+        self.cap = cap
         self._cap_is_hard = cap is not None and cap.ends_job
         self._drop_again_at = 0.0
         self._can_drop = False
@@ -198,7 +199,7 @@ class OutputLog:
 
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
-        at_most, cap = PIPE_SIZE, self._cap
+        at_most, cap = PIPE_SIZE, self.cap
         if cap is not None:
             at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
@@ -212,12 +213,12 @@ class OutputLog:
 
     def plan_drop(self) -> DropPlan | None:
         """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
-        if self._cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
+        if self.cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
             return None
-        end = self._cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        end = self.cap.dropped_end(self.dropped_range[1], self.kept, self.size)
         if end is None:
             return None
-        start = self._cap.head
+        start = self.cap.head
         begin = max(start, self.dropped_range[1])
         if not self._can_drop:
             return DropPlan(
@@ -297,7 +298,7 @@ class OutputLog:
         if left_in_pipe:
             self.left_in_pipe += count
         self.has_lost.set()
-        if reason is GapReason.CAPPED and self._cap is not None and self._cap.ends_job:
+        if reason is GapReason.CAPPED and self.cap is not None and self.cap.ends_job:
             self.is_full.set()
         self._growth.unpark_all()
 

@@ -246,7 +246,7 @@ async def _look(follower: Follower, run: Run, wanted: _Bytes | _Lines) -> int | 
         try:
             place = wanted.look(await _bytes_of(Stretch(follower.file, low, high - low)))
         finally:
-            await follower.unpin()
+            await follower.unpin()  # noqa: ASYNC102  # shields itself, with a deadline
         if place is not None:
             return low + place
         high = low

@@ -58,7 +58,7 @@ async def test_output_that_a_power_cut_has_taken(tmp_path: Path, there: int | No
     if there is not None:
         (tmp_path / "job.log").write_bytes(bytes(there))
     output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost)
-    with pytest.raises(OutputIncomplete, match=f"{gone} bytes of this job's output are gone"):
+    with pytest.raises(OutputIncomplete, match=f"does not have {gone} bytes of this job's output"):
         await follow(ChangingRegistry(output, 2))
 
 
