@@ -12,9 +12,10 @@ import trio
 
 from jobmaster.api.events import event_message, position_message
 from jobmaster.api.followers import Followers
+from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
-from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.requests import check_follow, check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
@@ -92,6 +93,15 @@ class JobService(JobServiceServicer):
         await job.wait_ended()
         if job.output.lost or job.output.dropped:
             raise OutputIncomplete(job.output.lost, dropped=job.output.dropped)
+
+    @checked(check_follow)
+    async def FollowOutput(  # type: ignore[override]  # as above
+        self, message: pb.FollowOutputRequest, request: Identity
+    ) -> AsyncIterator[pb.OutputChunk | StoredMessages]:
+        """A part of the output, with times, streams and gaps."""
+        async with aclosing(follow_output(self._registry, self._followers, request, message)) as chunks:
+            async for chunk in chunks:
+                yield chunk  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
 
     @checked(check_job_id)
     async def Wait(  # type: ignore[override]  # purerpc hands over the caller too

@@ -31,6 +31,10 @@ OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 memory."""
 
 
+_OUTPUT_TAG: Final = 0x0A
+"""Field 1 of a JobOutputResponse, length-delimited."""
+
+
 def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
     """What a caller asks to run.
 
@@ -79,12 +83,12 @@ def response_of(record: JobRecord) -> pb.JobResponse:
 
 def output_messages(content: Content) -> StoredMessages:
     """JobOutputResponses around bytes that are read when they are sent."""
-    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _output_head)
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, lambda length: data_head(_OUTPUT_TAG, length))
 
 
-def _output_head(length: int) -> bytes:
-    """What a JobOutputResponse with so many bytes of output begins with: field 1, length-delimited."""
-    head = bytearray(b"\x0a")
+def data_head(tag: int, length: int) -> bytes:
+    """What comes before the last field of a message, which is length-delimited and has so many bytes."""
+    head = bytearray([tag])
     while length > 0x7F:
         head.append(length & 0x7F | 0x80)
         length >>= 7

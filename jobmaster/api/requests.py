@@ -54,6 +54,19 @@ def check_job_id(serialized: bytes) -> int:
     return len(serialized)
 
 
+def check_follow(serialized: bytes) -> int:
+    """What a request for a part of an output holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such request.
+    """
+    if len(serialized) > MAX_JOB_ID_REQUEST:
+        raise InvalidRequest(
+            f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id", field="jobID"
+        )
+    return len(serialized)
+
+
 def check_query(serialized: bytes) -> int:
     """What a request for a list of jobs or their events holds in memory, in bytes.
 

@@ -32,7 +32,7 @@ from jobmaster.output.following import LiveFollower, StoredFollower, follow
 from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
-from jobmaster.output.reading import GapPiece, Piece, Selection, read
+from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
 logger = logging.getLogger(__name__)
@@ -356,7 +356,7 @@ class OutputLog:
         """
         return follow(LiveFollower(self), offset)
 
-    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """Yields what is selected, bytes and gaps, as `follow` does; a gap that is open when it is closed."""
         return read(LiveFollower(self), selection)
 
@@ -387,7 +387,7 @@ class StoredOutput:
         """
         return follow(StoredFollower(self), offset)
 
-    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """As that of `OutputLog`; what a power cut has taken is a gap."""
         return read(StoredFollower(self), selection)
 

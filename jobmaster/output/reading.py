@@ -98,7 +98,14 @@ class GapPiece:
     time: int | None = None
 
 
-async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where what is selected begins: comes first, where that was not named by its offset."""
+
+    offset: int
+
+
+async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
     """Yields what is selected, in the order of its offsets. A piece can be read until the next one is asked for.
 
     Raises:
@@ -108,6 +115,8 @@ async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece
         await follower.open()
         present_end = follower.end
         offset = await _begin(follower, selection)
+        if not isinstance(selection.start, FromOffset):
+            yield Position(offset)
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             limit = follower.size if selection.follows else present_end

@@ -18,7 +18,7 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.log import OutputLog, StoredOutput
-from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Selection, Since
+from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 
@@ -72,6 +72,9 @@ async def told(output: OutputLog | StoredOutput, selection: Selection) -> list[T
     found: list[Told] = []
     async with aclosing(output.read(selection)) as pieces:
         async for piece in pieces:
+            if isinstance(piece, Position):
+                assert not found
+                continue
             seconds = None if piece.time is None else (piece.time - START) // SECOND
             match piece:
                 case Piece(stream=stream, stretch=stretch):
