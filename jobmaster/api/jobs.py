@@ -78,10 +78,12 @@ class JobService(JobServiceServicer):
         """All output from the first byte, then live, until the job has ended."""
         job_id = message.job_id_request.job_id
         job = await self._registry.find(request, job_id)
+        sent = 0
         try:
             with self._followers.counted(request.name):
                 async with aclosing(job.output.follow()) as stretches:
                     async for stretch in stretches:
+                        sent += stretch.length
                         yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable as error:
             # Its file went with it, where it was forgotten meanwhile.
@@ -91,8 +93,10 @@ class JobService(JobServiceServicer):
                 raise OutputIncomplete(job.output.lost, dropped=job.output.dropped, missing=error.missing) from error
             raise
         await job.wait_ended()
-        if job.output.lost or job.output.dropped:
-            raise OutputIncomplete(job.output.lost, dropped=job.output.dropped)
+        lost = job.output.lost
+        dropped = job.output.end - sent - lost  # before it was sent
+        if lost or dropped > 0:
+            raise OutputIncomplete(lost, dropped=max(0, dropped))
 
     @checked(check_follow)
     async def FollowOutput(  # type: ignore[override]  # as above

@@ -14,6 +14,9 @@ from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_search import Run
 from jobmaster.output.transfer import now
 
+PIECE_SIZE: Final = STRETCH_SIZE - 64
+"""Bytes of a piece, at most: the messages that carry it have an offset and a time each, beside what those of a stretch
+have, and are to be as many TLS records."""
 MOST_SEARCHED: Final = 16 * 1024 * 1024
 """Bytes at the end of an output in which its last lines, or bytes of one stream, are looked for."""
 _FIRST_SEARCHED: Final = 64 * 1024
@@ -155,7 +158,7 @@ async def _next(follower: Follower, selection: Selection, offset: int, limit: in
     run = await follower.run_at(offset, in_detail=True)
     if isinstance(run.what, GapReason) or not selection.has(run):
         return run
-    end, most = _end(run, limit), min(limit, offset + STRETCH_SIZE)
+    end, most = _end(run, limit), min(limit, offset + PIECE_SIZE)
     while end < most and not selection.in_time:
         following = await follower.run_at(end, in_detail=True)
         if following.what is not run.what or selection.is_over(following):
