@@ -20,7 +20,9 @@ MAX_QUERY: Final = 1024
 MAX_REASON: Final = 200
 """Characters of a stop's reason, which the job's record keeps."""
 _REQUEST_ID_BYTES: Final = 256
-"""Bytes of a Start that are not its command: more than a request id may have."""
+"""Bytes of a Start that are not its command: more than a request id and the options may have."""
+_OTHER_FIELDS: Final = 4
+"""Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
 
@@ -34,8 +36,8 @@ def check_start(serialized: bytes) -> int:
     """
     if len(serialized) > MAX_ARGUMENT_BYTES + _REQUEST_ID_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + 2)
-    if count > MAX_ARGUMENTS + 2:  # the command and the request id
+    count = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS)
+    if count > MAX_ARGUMENTS + _OTHER_FIELDS:
         raise too_many_arguments()
     return len(serialized) + _OBJECT_BYTES * count
 
@@ -49,6 +51,19 @@ def check_job_id(serialized: bytes) -> int:
     if len(serialized) > MAX_JOB_ID_REQUEST:
         text = f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id, and a reason in {MAX_REASON} characters"
         raise InvalidRequest(text, field="jobIDRequest")
+    return len(serialized)
+
+
+def check_follow(serialized: bytes) -> int:
+    """What a request for a part of an output holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such request.
+    """
+    if len(serialized) > MAX_JOB_ID_REQUEST:
+        raise InvalidRequest(
+            f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id", field="jobID"
+        )
     return len(serialized)
 
 

@@ -37,6 +37,8 @@ def exit_status(record: pb.JobResponse) -> int:
         case "server_shutdown":
             shutdown = cause.server_shutdown
             return shutdown.exit_code if shutdown.returned else OF_SIGNAL + shutdown.signal
+        case "output_capped":
+            return OF_SIGNAL + cause.output_capped.signal
         case "failed_to_start" | "server_lost":
             return OURS
         case _:

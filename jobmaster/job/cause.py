@@ -72,7 +72,15 @@ class ServerLost:
     reason: str
 
 
-Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputCapped:
+    """The job was to end when its output had `output_max` bytes; `signal` as in :class:`Stopped`."""
+
+    output_max: int
+    signal: int
+
+
+Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost | OutputCapped
 
 Death = Exited | Signalled
 """What wait(2) tells of a process."""
@@ -83,11 +91,15 @@ class StopOrder:
     """Somebody wants the job to end; `reason` is in the words of who does.
 
     `by` is a client; None where the server shuts down; empty where the server gives the job up and goes on itself.
+
+    Attributes:
+        for_output: the server wants it because the job's output is as large as it may be, not because it shuts down.
     """
 
     by: str | None
     requested_at: datetime
     reason: str = ""
+    for_output: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +114,7 @@ class Evidence:
         killed_for_memory: the kernel's OOM killer was seen at work when the main process died.
         oom_kills: processes of the job that the kernel has killed for memory in its whole life.
         memory_max: the job's own memory limit in bytes, if it had one.
+        output_max: bytes of output that are kept of it.
         lost_because: why the death is not known; for people.
     """
 
@@ -112,6 +125,7 @@ class Evidence:
     killed_for_memory: bool = False
     oom_kills: int = 0
     memory_max: int | None = None
+    output_max: int = 0
     lost_because: str = "its main process did not die when it was killed"
 
 
@@ -139,6 +153,8 @@ def cause_of(evidence: Evidence) -> Cause:
                 exit_code=_exit_code(death),
                 killed=evidence.killed,
             )
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True)):
+            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death))
         case Evidence(death=Exited() | Signalled() as death):
             return ServerShutdown(signal=_final_signal(death), exit_code=_exit_code(death))
         case _:
@@ -184,6 +200,8 @@ def describe(cause: Cause) -> str:
             return f"ended by the server's shutdown ({signal_words(number)}{_returned(code)})"
         case ServerLost(reason):
             return f"lost by the server: {reason}"
+        case OutputCapped(output_max=limit, signal=number):
+            return f"ended because its output had {limit} bytes, as many as are kept ({signal_words(number)})"
         case unreachable:
             assert_never(unreachable)
 

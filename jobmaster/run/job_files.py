@@ -24,7 +24,10 @@ from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import JobId, parse_job_id
+from jobmaster.job.record import JobRecord
 from jobmaster.launcher.packets import close_all
+from jobmaster.output.cap import Cap
+from jobmaster.output.index_file import unlink_output
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated
@@ -44,6 +47,16 @@ STARTERS: Final = trio.CapacityLimiter(8)
 def output_path(folder: Path, job_id: JobId) -> Path:
     """Where the output of a job is kept."""
     return folder / f"{job_id}.log"
+
+
+def reopened_log(path: Path, record: JobRecord) -> OutputLog:
+    """The log of a job of an earlier server, as it was recorded.
+
+    Raises:
+        OSError: as `OutputLog.reopen`.
+    """
+    cap = Cap(record.output_max, ends_job=record.ends_when_full) if record.output_max else None
+    return OutputLog.reopen(path, lost=record.output_bytes_lost, dropped=record.output_bytes_dropped, cap=cap)
 
 
 def empty_outputs(folder: Path) -> list[JobId]:
@@ -82,20 +95,19 @@ class AdoptedFiles:
     A cgroup that is gone, with all its processes, is made anew: then there is nothing in it.
     """
 
-    def __init__(self, tree: CgroupTree, output_folder: Path, *, job_id: JobId, owner: str, lost: int) -> None:
+    def __init__(self, tree: CgroupTree, output_folder: Path, record: JobRecord) -> None:
         with ExitStack() as undo, host_errors_translated():
-            self.cgroup = _opened(tree, owner, job_id)
+            self.cgroup = _opened(tree, record.owner, record.id)
             undo.callback(self.cgroup.close)
             self.cgroup.close_folder()
-            self.log = OutputLog.reopen(output_path(output_folder, job_id), lost=lost)
+            self.log = reopened_log(output_path(output_folder, record.id), record)
             undo.pop_all()
 
     def discard(self) -> None:
         """Closes everything. Idempotent."""
         self.cgroup.close()
-        if self.log.fd >= 0:
-            os.close(self.log.fd)
-            self.log.fd = -1
+        with suppress(OSError):  # nothing was written by it
+            self.log.close()
 
     def discard_at_once(self) -> None:
         """As `discard`."""
@@ -115,16 +127,23 @@ class JobFiles:
     """What a job needs of the host's file systems: all or nothing. Made in a thread."""
 
     def __init__(
-        self, tree: CgroupTree, limits: Sequence[LimitWrite], output_folder: Path, *, job_id: JobId, owner: str
+        self,
+        tree: CgroupTree,
+        limits: Sequence[LimitWrite],
+        output_folder: Path,
+        *,
+        job_id: JobId,
+        owner: str,
+        cap: Cap | None = None,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
             made = tree.create(owner, job_id, limits)
             undo.callback(_remove_soon, made.remove)
             self.cgroup = OpenedCgroup(made)
             undo.callback(self.cgroup.close)
-            self.log = OutputLog(output_path(output_folder, job_id))
-            undo.callback(self.log.path.unlink, missing_ok=True)
-            undo.callback(os.close, self.log.fd)
+            self.log = OutputLog(output_path(output_folder, job_id), cap)
+            undo.callback(unlink_output, self.log.path)
+            undo.callback(self.log.close)
             self.read_end, self.write_end = open_pipe()
             undo.pop_all()
         self._lock = threading.Lock()
@@ -137,7 +156,7 @@ class JobFiles:
             with _leftover_logged():
                 _remove_soon(self.cgroup.remove)
             with _leftover_logged():
-                self.log.path.unlink(missing_ok=True)
+                unlink_output(self.log.path)
 
     def discard_at_once(self) -> None:
         """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""
@@ -153,7 +172,9 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end, self.log.fd))
+        close_all((self.read_end, self.write_end))
+        with suppress(OSError):  # nothing was written by it
+            self.log.close()
         self.cgroup.close()
 
 

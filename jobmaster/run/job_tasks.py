@@ -149,6 +149,8 @@ class JobTasks:
             at=datetime.now(UTC),
             limits=self._host.limits,
             request=request,
+            output_max=spawned.log.cap.size if spawned.log.cap else 0,
+            ends_when_full=spawned.log.cap is not None and spawned.log.cap.ends_job,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched

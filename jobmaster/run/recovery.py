@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from signal import SIGKILL
 from typing import Final
@@ -27,6 +27,7 @@ from jobmaster.job.state import (
     StopSignalled,
 )
 from jobmaster.journal.stored import OpenJob
+from jobmaster.output.survey import survey
 from jobmaster.run.execution import ExecutionHost, KnownEnd, Spawned
 from jobmaster.run.job_files import HostTooSlow
 from jobmaster.run.recorder import Records
@@ -195,7 +196,9 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
             cause=cause_of(evidence),
             at=kept.at,
             output_bytes=kept.size,
-            output_bytes_lost=record.output_bytes_lost + (known.left_in_pipe if known is not None else 0),
+            output_bytes_lost=max(record.output_bytes_lost, kept.lost)
+            + (known.left_in_pipe if known is not None else 0),
+            output_bytes_dropped=max(record.output_bytes_dropped, kept.dropped),
         ),
     )
 
@@ -224,20 +227,23 @@ def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    size: int
     at: datetime
+    size: int = 0
+    lost: int = 0
+    dropped: int = 0
 
 
 async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime) -> _Kept:
     """The size of the output that is kept, and when the job was last known to be there or to write any."""
-    seen = _Kept(size=0, at=last_event_at)
+    seen = _Kept(at=last_event_at)
     path = host.output_path(record.id)
     try:
-        status = await run_in_thread(LOOKERS, path.stat, abandon=True)
+        found = await run_in_thread(LOOKERS, survey, path, abandon=True)
     except OSError as error:
         logger.error("the output of job %s is not there: %s", record.id, error)
         return seen
-    return replace(seen, size=status.st_size, at=max(seen.at, datetime.fromtimestamp(status.st_mtime, UTC)))
+    at = max(seen.at, datetime.fromtimestamp(found.modified, UTC))
+    return _Kept(at=at, size=found.kept, lost=found.lost, dropped=found.dropped)
 
 
 async def remove_half_made(

@@ -16,6 +16,7 @@ from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
 
@@ -28,6 +29,7 @@ DEFAULT_GRACE_SECONDS: Final = 10.0
 DEFAULT_MAX_JOBS: Final = 1_000
 DEFAULT_KEPT_JOBS: Final = 10_000
 DEFAULT_KEPT_DAYS: Final = 30
+DEFAULT_OUTPUT_MAX: Final = 1024 * 1024 * 1024
 DEFAULT_MAX_GAP: Final = 300
 DEFAULT_MAX_CRASHES: Final = 5
 DEFAULT_AUDIT_SIZE: Final = 64 * 1024 * 1024
@@ -76,6 +78,7 @@ class ServerOptions:
         run_as: the user of the jobs, None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
         max_jobs: running jobs, of all clients together.
+        output_max: bytes that are kept of a job's output, at most; None: all.
         durability: how the journal is written.
         keep_jobs: ended jobs that are kept, of all clients together.
         keep_for: how long after its end a job is kept.
@@ -98,6 +101,7 @@ class ServerOptions:
     limits: Limits = DEFAULT_LIMITS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     max_jobs: int = DEFAULT_MAX_JOBS
+    output_max: int | None = DEFAULT_OUTPUT_MAX
     durability: Synchronous = Synchronous.FULL
     keep_jobs: int = DEFAULT_KEPT_JOBS
     keep_for: timedelta | None = timedelta(days=DEFAULT_KEPT_DAYS)
@@ -149,6 +153,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             limits=limits,
             grace_seconds=given.grace,
             max_jobs=given.max_jobs,
+            output_max=given.output_max or None,
             durability=Synchronous[given.durability.upper()],
             keep_jobs=given.keep_jobs,
             keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
@@ -187,6 +192,13 @@ def _audit_size(text: str) -> int:
     size = parse_size(text)
     if size is None or size < LEAST_AUDIT_SIZE:
         raise ValueError(f"{text!r} is not a size of {LEAST_AUDIT_SIZE // 1024}K or more")
+    return size
+
+
+def _output_max(text: str) -> int:
+    size = 0 if text == "0" else parse_size(text)
+    if size is None or 0 < size < SMALLEST_OUTPUT:
+        raise ValueError(f"{text!r} is not a size of {SMALLEST_OUTPUT // 1024}K or more, or 0 to keep all")
     return size
 
 
@@ -295,6 +307,14 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         type=argument(_number("jobs", 1, _MOST_JOBS)),
         default=DEFAULT_MAX_JOBS,
         help=f"jobs that may run at a time (default {DEFAULT_MAX_JOBS}); a client may have a quarter of them",
+    )
+    group.add_argument(
+        "--output-max",
+        metavar="SIZE",
+        type=argument(_output_max),
+        default=DEFAULT_OUTPUT_MAX,
+        help="output that is kept of a job (default 1G): of more, the first quarter and the newest rest; 0 keeps all. A "
+        "job may be started with less",
     )
     group.add_argument(
         "--oom-policy",

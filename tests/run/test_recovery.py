@@ -15,7 +15,7 @@ from jobmaster.errors import HostError, ServerBusy
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.cause import Death, Exited, ServerLost, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
-from jobmaster.job.record import JobEvent, Launched
+from jobmaster.job.record import JobEvent, JobRecord, Launched
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
@@ -112,8 +112,11 @@ async def test_what_the_host_says_of_an_adoption(tmp_path: Path, number: int, mo
 
     monkeypatch.setattr(job_files, "OpenedCgroup", fail)
     kind = ServerBusy if number in EXHAUSTED else HostError
+    command = CommandLine.of(SPECIFICATION)
+    state = Running(pid=1, started_at=datetime.now(UTC))
+    record = JobRecord(id=new_job_id(), owner="client1", command=command, state=state)
     with pytest.raises(kind):
-        await acquire(lambda: AdoptedFiles(CgroupTree(root=tmp_path), tmp_path, job_id=new_job_id(), owner="a", lost=0))
+        await acquire(lambda: AdoptedFiles(CgroupTree(root=tmp_path), tmp_path, record))
 
 
 @pytest.mark.parametrize(("number", "lives"), [(errno.EMFILE, True), (errno.ENOMEM, True), (errno.ENOENT, False)])
