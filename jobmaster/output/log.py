@@ -98,11 +98,11 @@ class OutputLog:
         """
         log = cls.__new__(cls)
         fd = os.open(path, _CONTINUE)
+        log._use(path, fd, cap, size=os.fstat(fd).st_size)
         try:
-            log._use(path, fd, cap, size=os.fstat(fd).st_size)
             log._continue(lost, dropped)
         except BaseException:
-            os.close(fd)
+            log.close()
             raise
         return log
 
@@ -130,19 +130,33 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        if lost or dropped or index_path(self.path).exists():
-            self.index = index = IndexFile.reopen(index_path(self.path), self.size, now())
-            if index.output_size < self.size:
-                os.ftruncate(self.fd, index.output_size)
-                self.size = index.output_size
-            self._lost_before, self._dropped_before = index.lost, index.header.dropped
-            self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
-            with suppress(OSError):  # what was held back for a follower, or for a server that died
-                punch(self.fd, *self.dropped_range)
-            self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
-            self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        index = self.index = self._index_if_any(is_needed=lost + dropped > 0)
+        if index is None:
+            return
+        if index.output_size < self.size:
+            os.ftruncate(self.fd, index.output_size)
+            self.size = index.output_size
+        if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
+            index.presume_lost(min(lost + dropped, self.size))
+            lost, dropped = lost + dropped, 0
+        self._lost_before, self._dropped_before = index.lost, index.header.dropped
+        self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+        with suppress(OSError):  # what was held back for a follower, or for a server that died
+            punch(self.fd, *self.dropped_range)
+        self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
+        self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _index_if_any(self, *, is_needed: bool) -> IndexFile | None:
+        path = index_path(self.path)
+        try:
+            return IndexFile.reopen(path, self.size, now()) if is_needed or path.exists() else None
+        except OSError as error:
+            if is_needed:
+                raise
+            logger.warning("%s cannot be used, so that nothing tells when the output came: %s", path, error.strerror)
+            return None
 
     def _open_gap(self, count: int, reason: GapReason) -> None:
         if count > 0:

@@ -17,6 +17,7 @@ import trio
 from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.dropping import DropPlan
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
@@ -228,3 +229,43 @@ async def test_times_after_a_drop(tmp_path: Path) -> None:
     runs = list(job.log.index.view.runs(0))
     assert all(run.what is Stream.BOTH for run in runs if (run.end or end) <= start or run.start >= end)
     await job.end_all()
+
+
+class Died(BaseException):
+    """The server, at a call of the kernel."""
+
+
+@pytest.mark.parametrize("call", range(3))
+async def test_a_server_that_dies_while_it_drops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Before the header is written, between its slots, or before the hole is made: nothing passes for output that is none."""
+    job = Job(tmp_path / "job.log")
+    await job.write(sample(2 * CAP.size))
+    left = [call]
+
+    def die(*_: object) -> int:
+        if left[0] == 0:
+            raise Died
+        left[0] -= 1
+        return whole_write(*_)  # type: ignore[arg-type]  # as it was called
+
+    whole_write = os.pwrite
+    plan = DropPlan(
+        start=CAP.head,
+        begin=job.log.dropped_range[1],
+        end=job.log.dropped_range[1] + CAP.chunk,
+        holes=((job.log.dropped_range[1], job.log.dropped_range[1] + CAP.chunk),),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", die)
+        patch.setattr(dropping, "punch", die)
+        with pytest.raises(Died):
+            dropping.drop(job.log, plan)
+    job.log.close()
+    followed = OutputLog.reopen(job.log.path, lost=0, cap=CAP)
+    job.log = job.pump._log = followed
+    assert followed.kept + followed.dropped == followed.size == len(job.written)
+    assert followed.dropped_range == ((CAP.head, plan.end) if call else (CAP.head, plan.begin))
+    await job.write(sample(CAP.size))
+    await job.end_all()
+    assert job.on_disk() <= CAP.size + CAP.chunk + ROOM
+    assert await read_all(followed.stored()) == job.expected()
