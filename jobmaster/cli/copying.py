@@ -27,9 +27,7 @@ async def save_backup(jobs: Jobs, file: Path) -> None:
         ConfigurationError: the file cannot be written; says why.
     """
     try:
-        file = Path(os.path.realpath(file))
-        if file.is_symlink() or (file.exists() and not file.is_file()):
-            raise ConfigurationError(f"cannot write {file}: it is there, and no regular file: name another one")
+        file = _replaceable(file)
         with ExitStack() as stack:
             descriptor, name = _open_part(file, stack)
             await _copy(jobs, descriptor)
@@ -38,6 +36,18 @@ async def save_backup(jobs: Jobs, file: Path) -> None:
             part.replace(file)
     except OSError as error:
         raise _refusal(file, error) from error
+
+
+def _replaceable(file: Path) -> Path:
+    """What a name leads to.
+
+    Raises:
+        ConfigurationError: it is there, and no regular file.
+    """
+    place = Path(os.path.realpath(file))
+    if place.is_symlink() or (place.exists() and not place.is_file()):
+        raise ConfigurationError(f"cannot write {place}: it is there, and no regular file: name another one")
+    return place
 
 
 def _open_part(file: Path, stack: ExitStack) -> tuple[int, Path | None]:
