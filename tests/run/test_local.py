@@ -143,11 +143,17 @@ async def test_a_kill_where_the_cgroup_fails(host: Host) -> None:
         execution = LocalExecution(host.launcher, child, cgroup, "sleep", own_account())
         child.go()
         await child.wait_executed()
-        cgroup.close()
-        with pytest.raises(CgroupError):
-            execution.kill()
+        number = cgroup._kill
+        assert number is not None
+        os.close(number)
+        try:
+            with pytest.raises(CgroupError):
+                execution.kill()
+        finally:
+            os.dup2(cgroup.folder, number)  # for its owner to close
         with trio.fail_after(DEADLINE):
             assert await execution.wait_death() == Signalled(signal.SIGKILL)
+    cgroup.close()
 
 
 async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
