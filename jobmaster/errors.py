@@ -62,6 +62,10 @@ class LimitNotEnforceable(JobError):
     """A limit was asked for that this host cannot enforce; the text names the controller."""
 
 
+class LauncherOutdated(JobError):
+    """The launcher is of an older version, which cannot do what the job asks for; one that is replaced can."""
+
+
 class ServerBusy(JobError):
     """A bound of the server is reached (jobs, handlers); trying again later may help."""
 

@@ -28,6 +28,7 @@ from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.pump import Pump
 from jobmaster.run.child import (
@@ -314,7 +315,7 @@ class LocalHost:
         with trio.move_on_after(CLEARING_SECONDS):
             for inherited in children.values():
                 await inherited.child.wait_forgotten()
-                await run_in_thread(STARTERS, os.close, inherited.output_read)
+                await run_in_thread(STARTERS, close_all, inherited.descriptors)
         children.clear()
         left: tuple[Path, ...] = ()
         with trio.move_on_after(CLEARING_SECONDS):
