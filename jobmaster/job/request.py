@@ -38,6 +38,8 @@ class RequestKey:
         digest = sha256()
         for word in specification.argv:
             digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
+        if specification.stdin:  # what is not asked for is left out, so that older requests keep their digests
+            digest.update(b"\0stdin")
         return cls(id=request_id, digest=digest.digest())
 
 

@@ -22,12 +22,16 @@ KEPT_BYTES: Final = 16 * 1024
 class JobSpecification:
     """A command and its arguments, as the caller wrote them; no shell is involved.
 
+    Attributes:
+        stdin: whether it has an input that clients can write; else that is /dev/null.
+
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
     """
 
     command: str
     args: tuple[str, ...] = ()
+    stdin: bool = False
 
     def __post_init__(self) -> None:
         if not self.command.strip():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -28,6 +28,7 @@ from jobmaster.launcher.packets import close_all
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated
+from jobmaster.run.stdin import open_input_pipe, open_queue
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,28 @@ class Files(Protocol):
 F = TypeVar("F", bound=Files)
 
 
+class StdinFiles(NamedTuple):
+    """What a job's input needs: the job's end of its pipe, the server's, and the queue."""
+
+    read_end: int
+    write_end: int
+    queue: int
+
+    @staticmethod
+    def open() -> StdinFiles:
+        """Makes them.
+
+        Raises:
+            OSError: they cannot be made; none is left.
+        """
+        queue = open_queue()
+        try:
+            return StdinFiles(*open_input_pipe(), queue)
+        except OSError:
+            os.close(queue)
+            raise
+
+
 class AdoptedFiles:
     """What a server needs of a job that an earlier one made. Opened in a thread.
 
@@ -115,7 +138,14 @@ class JobFiles:
     """What a job needs of the host's file systems: all or nothing. Made in a thread."""
 
     def __init__(
-        self, tree: CgroupTree, limits: Sequence[LimitWrite], output_folder: Path, *, job_id: JobId, owner: str
+        self,
+        tree: CgroupTree,
+        limits: Sequence[LimitWrite],
+        output_folder: Path,
+        *,
+        job_id: JobId,
+        owner: str,
+        has_stdin: bool = False,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
             made = tree.create(owner, job_id, limits)
@@ -126,6 +156,8 @@ class JobFiles:
             undo.callback(self.log.path.unlink, missing_ok=True)
             undo.callback(os.close, self.log.fd)
             self.read_end, self.write_end = open_pipe()
+            undo.callback(close_all, (self.read_end, self.write_end))
+            self.stdin = StdinFiles.open() if has_stdin else None
             undo.pop_all()
         self._lock = threading.Lock()
         self._is_discarded = False
@@ -153,7 +185,7 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end, self.log.fd))
+        close_all((self.read_end, self.write_end, self.log.fd, *(self.stdin or ())))
         self.cgroup.close()
 
 

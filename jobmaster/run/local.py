@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -55,6 +56,7 @@ from jobmaster.run.job_files import (
 )
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
+from jobmaster.run.stdin import Stdin
 from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -66,8 +68,11 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3
-"""Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 5
+"""Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log, and its input's pipe and queue."""
+STDIN: Final = "stdin"
+QUEUE: Final = "stdin_queue"
+"""Names of what the launcher keeps of a job's input: the pipe's write end, and the queue before it."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
@@ -117,12 +122,22 @@ class LocalTerms:
 class LocalExecution:
     """An `Execution`: a child of the launcher and its cgroup."""
 
-    def __init__(self, launcher: Launcher, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        child: Child,
+        cgroup: OpenedCgroup,
+        command: str,
+        account: Account,
+        *,
+        stdin: Stdin | None = None,
+    ) -> None:
         self._launcher = launcher
         self._child = child
         self._cgroup = cgroup
         self._command = command
         self._account = account
+        self._stdin = stdin
         self._may_execute = False
 
     @property
@@ -210,10 +225,14 @@ class LocalExecution:
         self._cgroup.close()
         self._child.release()
         await self._child.wait_forgotten()
+        if self._stdin is not None:
+            await self._stdin.close()
 
     def leave(self) -> None:
         """Closes what this server has of the cgroup and of the child, which the launcher keeps."""
         self._cgroup.close()
+        if self._stdin is not None:
+            self._stdin.leave()
         self._child.leave()
 
 
@@ -254,7 +273,14 @@ class LocalHost:
         """
         terms = self.terms
         files = await acquire(
-            lambda: JobFiles(terms.tree, terms.limit_writes, terms.output_folder, job_id=job_id, owner=owner)
+            lambda: JobFiles(
+                terms.tree,
+                terms.limit_writes,
+                terms.output_folder,
+                job_id=job_id,
+                owner=owner,
+                has_stdin=specification.stdin,
+            )
         )
         try:
             child = await self._hold(terms.launch(job_id, owner, specification), files)
@@ -264,11 +290,17 @@ class LocalHost:
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
-        execution = LocalExecution(self._launcher, child, files.cgroup, specification.command, terms.account)
+        stdin = None
+        if files.stdin is not None:
+            os.close(files.stdin.read_end)
+            stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
         return Spawned(
-            execution=execution,
+            execution=LocalExecution(
+                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+            ),
             log=files.log,
             pump=Pump(files.read_end, files.log),
+            stdin=stdin,
             start_time=child.start_time,
         )
 
@@ -291,16 +323,22 @@ class LocalHost:
         )
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
+        queue, pipe = inherited.keeps.pop(QUEUE, None), inherited.keeps.pop(STDIN, None)
+        stdin = None if queue is None else self._stdin(inherited.child, queue, pipe)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account
+                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
             ),
             log=files.log,
             pump=Pump(inherited.output_read, files.log),
+            stdin=stdin,
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
+
+    def _stdin(self, child: Child, queue: int, pipe: int | None) -> Stdin:
+        return Stdin(queue, pipe, close_kept=partial(self._launcher.close_kept, child.id, STDIN))
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""
@@ -332,8 +370,14 @@ class LocalHost:
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:
             with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+                stdin = files.stdin
                 return await self._launcher.start(
-                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
+                    launch,
+                    cgroup=files.cgroup.folder,
+                    output_read=files.read_end,
+                    output_write=files.write_end,
+                    streams={} if stdin is None else {STDIN: stdin.read_end},
+                    keeps={} if stdin is None else {QUEUE: stdin.queue, STDIN: stdin.write_end},
                 )
         except trio.TooSlowError:
             logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)

@@ -337,6 +337,7 @@ class Registry:
             spawned.pump,
             self._terms,
             self._records,
+            stdin=spawned.stdin,
             hands_over=self._hands_over,
             on_end=partial(self._retire, record.id, live),
         )

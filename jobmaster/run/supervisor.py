@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from jobmaster.output.pump import Pump
     from jobmaster.run.execution import Execution
     from jobmaster.run.recorder import Recorder
+    from jobmaster.run.stdin import Stdin
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,7 @@ class Supervisor:
         terms: Terms,
         recorder: Recorder,
         *,
+        stdin: Stdin | None = None,
         hands_over: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = _nothing,
     ) -> None:
@@ -142,6 +144,7 @@ class Supervisor:
             pump: of its output.
             terms: on which it ends.
             recorder: makes its events durable.
+            stdin: its input, which the execution closes; None where it has none.
             hands_over: whether the whole server is being cancelled and another one goes on with its jobs; asked when this
                 supervisor is cancelled, a round of the event loop later.
             on_end: called when the record is final, or the job handed over, before who waits is woken.
@@ -168,6 +171,7 @@ class Supervisor:
         self._request_error: RequestError | None = None
         self._complaints: set[str] = set()
         self.output = log
+        self.stdin = stdin
         self.executed = trio.Event()
         """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
@@ -338,6 +342,8 @@ class Supervisor:
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._persist, "the output", self._pump.run)
+            if self.stdin is not None:
+                nursery.start_soon(self._persist, "the input", self.stdin.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._watch_memory)
             nursery.start_soon(self._watch_losses)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)

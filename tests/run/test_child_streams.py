@@ -32,8 +32,7 @@ async def started(
     packets.close_all((write, *streams.values()))
     child.go()
     try:
-        with trio.fail_after(DEADLINE):
-            yield child, read
+        yield child, read
     finally:
         child.release()
         os.close(read)
