@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine
-from jobmaster.job.state import Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.state import Closing, Event, Finished, Held, InvalidTransition, State, transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,3 +127,27 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             )
         case _:
             return replace(record, state=transition(record.state, event))
+
+
+def evidence_of(
+    record: JobRecord, *, lost_because: str, never_executed: str | None = None, is_death_known: bool = True
+) -> Evidence:
+    """What a record tells of its job's end.
+
+    Args:
+        record: as of the end.
+        lost_because: why the main process's death is not known, where it is not.
+        never_executed: why the command was not executed, if it was not.
+        is_death_known: false where the death that is recorded is not to be relied upon.
+    """
+    closing = record.state if isinstance(record.state, Closing) else None
+    return Evidence(
+        death=closing.death if closing is not None and is_death_known else None,
+        never_executed=never_executed,
+        order=closing.order if closing is not None else None,
+        killed=closing is not None and closing.killed,
+        killed_for_memory=closing is not None and closing.killed_for_memory,
+        oom_kills=record.oom_kills,
+        memory_max=record.memory_max,
+        lost_because=lost_because,
+    )

@@ -124,6 +124,8 @@ class OutputLog:
         self.fd = fd
         self.size = size
         self.lost = 0
+        self.left_in_pipe = 0
+        """Of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there."""
         self.has_lost = trio.Event()
         """Set when some of the output could not be kept."""
         self.lose(lost)
@@ -135,9 +137,11 @@ class OutputLog:
         self.size += count
         self._growth.unpark_all()
 
-    def lose(self, count: int) -> None:
+    def lose(self, count: int, *, left_in_pipe: bool = False) -> None:
         """Says that `count` bytes could not be written. What comes after them is not kept either: no gap inside."""
         self.lost += count
+        if left_in_pipe:
+            self.left_in_pipe += count
         if self.lost:
             self.has_lost.set()
 

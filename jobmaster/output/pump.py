@@ -109,13 +109,13 @@ class Pump:
         with trio.move_on_after(FINISH_SECONDS):
             await self._move_rest()
         if self._move is not None and (found := self._move.abandon()) is not None:
-            self._log.lose(found)
+            self._log.lose(found, left_in_pipe=True)
             return
         self._is_ours = True
         if self._is_at_end:
             return
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
-            self._log.lose(await _in_closer(_bytes_in, self._pipe))
+            self._log.lose(await _in_closer(_bytes_in, self._pipe), left_in_pipe=True)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipe stays there.

@@ -11,10 +11,10 @@ from typing import Final
 import trio
 
 from jobmaster.errors import JobmasterError
-from jobmaster.job.cause import Evidence, cause_of
+from jobmaster.job.cause import cause_of
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord
-from jobmaster.job.state import Closing, Finished, Held
+from jobmaster.job.record import JobRecord, evidence_of
+from jobmaster.job.state import Finished, Held
 from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
@@ -126,16 +126,9 @@ async def _adopt(
 
 async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_gone: bool) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
-    record, state = job.record, job.record.state
-    closing = state if isinstance(state, Closing) else None
-    evidence = Evidence(
-        death=closing.death if closing else None,
-        order=closing.order if closing else None,
-        killed=closing is not None and closing.killed,
-        killed_for_memory=closing is not None and closing.killed_for_memory,
-        oom_kills=record.oom_kills,
-        memory_max=record.memory_max,
-        lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(state, Held) else _RUNNING,
+    record = job.record
+    evidence = evidence_of(
+        record, lost_because=_UNUSABLE if not is_gone else _HELD if isinstance(record.state, Held) else _RUNNING
     )
     kept = await _look(host, record, job.last_event_at)
     records.post(

@@ -46,12 +46,14 @@ from jobmaster.journal.stored import Retention
 from jobmaster.output.log import StoredOutput
 from jobmaster.run.execution import Execution, ExecutionHost, Spawned
 from jobmaster.run.history import History
+from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.retention import forget_expired
-from jobmaster.run.supervisor import GONE_ON, MOST_SECONDS, RECORD_SECONDS, Supervisor, Terms
+from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
+from jobmaster.run.teardown import MOST_SECONDS
 
 logger = logging.getLogger(__name__)
 

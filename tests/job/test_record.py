@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.job.cause import Exited, FailedToStart, Signalled, StopOrder, Stopped
+from jobmaster.job.cause import Evidence, Exited, FailedToStart, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, apply
+from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, apply, evidence_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import (
     TRANSITIONS,
@@ -120,3 +120,24 @@ def test_a_replay_gives_the_same(lived: list[Event | OomKillsCounted]) -> None:
             with pytest.raises(InvalidTransition):
                 apply(record, event)
         assert reduce(apply, happened, RECORD) == record
+
+
+@pytest.mark.parametrize("is_death_known", [True, False])
+def test_the_evidence_of_a_record(is_death_known: bool) -> None:
+    """What happened to a job is the evidence of its cause, but for a death that is not to be relied upon."""
+    record = reduce(apply, STOP[:-1], RECORD)
+    assert evidence_of(record, lost_because="a bug", is_death_known=is_death_known) == Evidence(
+        death=Signalled(9) if is_death_known else None,
+        order=ORDER,
+        killed=True,
+        oom_kills=2,
+        memory_max=1,
+        lost_because="a bug",
+    )
+
+
+@pytest.mark.parametrize("never_executed", [None, "no such file"])
+def test_the_evidence_of_a_job_that_has_not_died(never_executed: str | None) -> None:
+    """Nothing is known of its death, and why is told."""
+    evidence = evidence_of(RECORD, lost_because="lost", never_executed=never_executed)
+    assert evidence == Evidence(death=None, never_executed=never_executed, memory_max=1, lost_because="lost")

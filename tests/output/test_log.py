@@ -243,11 +243,11 @@ async def test_no_file_is_needed_for_no_output(log: OutputLog) -> None:
 
 
 def test_losses_add_up(log: OutputLog) -> None:
-    """What is lost is counted beside what is kept."""
+    """What is lost is counted beside what is kept, and which of it is still in the pipe."""
     write(log, b"kept")
     log.lose(3)
-    log.lose(4)
-    assert (log.size, log.lost) == (4, 7)
+    log.lose(4, left_in_pipe=True)
+    assert (log.size, log.lost, log.left_in_pipe) == (4, 7, 4)
 
 
 async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:

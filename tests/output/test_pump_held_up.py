@@ -137,7 +137,7 @@ async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mo
             await trio.testing.wait_all_tasks_blocked()
             assert log.lost == 0
             mock_clock.jump(0.1)
-        assert (log.size, log.lost) == (0, 7)
+        assert (log.size, log.lost, log.left_in_pipe) == (0, 7, 7)
         os.fstat(log.fd)  # the thread has it
         disk.released.set()
         assert disk.closed.acquire(timeout=REAL_SECONDS)
@@ -337,7 +337,7 @@ async def test_no_thread_at_the_end(
         refuse_threads(monkeypatch, 10**9)
         disk.released.set()
         await end(pump)
-        assert (log.size, log.lost) == (0, 4)
+        assert (log.size, log.lost, log.left_in_pipe) == (0, 4, 4)
         assert disk.closed.acquire(timeout=0)
 
 

@@ -29,8 +29,9 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
+from jobmaster.run.death_watch import SETTLE_SECONDS
 from jobmaster.run.registry import LOOK_SECONDS
-from jobmaster.run.supervisor import CLOSING_SECONDS, REMOVAL_SECONDS, SETTLE_SECONDS
+from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
 from tests.run.play import History, Left, play
 from tests.run.schedules import POINTS, Ending, Follow, Start, Stop, name_of, schedule
 from tests.run.scripted import NEVER, ScriptedExecution, output

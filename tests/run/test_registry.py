@@ -14,7 +14,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Running, Stopping
 from jobmaster.run.registry import LEFTOVER_SECONDS, Bounds, Registry
-from jobmaster.run.supervisor import CLOSING_SECONDS
+from jobmaster.run.teardown import CLOSING_SECONDS
 from tests.run.conftest import KILLED, Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of

@@ -10,8 +10,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
+from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import START_SECONDS, Registry
-from jobmaster.run.supervisor import MOST_SECONDS, RECORD_SECONDS
+from jobmaster.run.teardown import MOST_SECONDS
 from tests.run.conftest import GRACE_SECONDS, SOON, Machine
 from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, ended
 from tests.run.scripted import NEVER, OnTerm, Script

@@ -1,0 +1,108 @@
+"""How a job's main process dies, and whom the kernel's OOM killer hits meanwhile.
+
+memory.events counts OOM kills, not whom they hit. A count that has risen is held against the main process only until
+that is seen to live on: at the first look at which it neither has died nor is dying (by a SIGKILL of which it has not
+died yet), the kill was another's.
+"""
+
+from __future__ import annotations
+
+import signal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.errors import HostError
+from jobmaster.job.cause import Death, Signalled, StopOrder
+from jobmaster.job.record import OomKillsCounted
+from jobmaster.job.state import KillSent, MainProcessDied, StopOrdered
+
+if TYPE_CHECKING:
+    from jobmaster.run.execution import Execution
+    from jobmaster.run.live_record import LiveRecord
+
+SETTLE_SECONDS: Final = 0.1
+"""Between an OOM kill and the look whether the main process lives on."""
+
+
+class DeathWatch:
+    """Looks at the main process and at memory.events of one job, and applies what it sees to the record."""
+
+    def __init__(self, record: LiveRecord, execution: Execution) -> None:
+        self._record = record
+        self._execution = execution
+        self._memory_changed = trio.Event()
+        self._others_oom_kills = record.oom_kills
+        self._unknown_because = ""
+
+    # --- the main process ---------------------------------------------------------------------------------------------
+
+    def has_died(self) -> bool:
+        """Whether the main process has died, as far as can be seen."""
+        has_died = False
+        with self._record.failures_logged("looking at its main process"):
+            has_died = self._execution.has_died()
+        return has_died  # noqa: RET504  # a failure that is logged leaves it as it was
+
+    async def see_death(self) -> None:
+        """Waits until the main process has died and applies how, or until it is sure that nobody will know."""
+        try:
+            death = await self._execution.wait_death()
+        except (HostError, OSError) as error:
+            self._unknown_because = str(error)
+            if self._execution.was_executed():
+                self._record.take_for_executed()
+            return
+        if not self._record.was_executed and self._execution.was_executed():
+            self._note_late_execution(death)
+        kills = self._oom_kills()
+        self._record.apply(MainProcessDied(death=death, killed_for_memory=kills > self._others_oom_kills))
+        self._note(kills)
+
+    def _note_late_execution(self, death: Death) -> None:
+        """The command was executed while its start was being given up."""
+        self._record.note_executed()
+        if death == Signalled(signal.SIGKILL):
+            self._record.apply(StopOrdered(order=StopOrder(by=None, requested_at=datetime.now(UTC))))
+            self._record.apply(KillSent())
+
+    def why_unknown(self) -> str:
+        """Why it is not known how the main process died, where it is not."""
+        if self._unknown_because:
+            return self._unknown_because
+        if self.has_died():
+            return "its main process died, but nobody told how"
+        return "its main process did not die when it was killed"
+
+    # --- memory.events ------------------------------------------------------------------------------------------------
+
+    def memory_has_changed(self) -> None:
+        """Says that the counters of memory.events are not what they were."""
+        self._memory_changed.set()
+
+    async def watch_memory(self) -> None:
+        """Records OOM kills that the main process lives on after, each time that the counters have changed."""
+        while True:
+            await self._memory_changed.wait()
+            self._memory_changed = trio.Event()
+            kills = self._oom_kills()
+            await trio.sleep(SETTLE_SECONDS)
+            with self._record.failures_logged("looking whether its main process is dying"):
+                if kills > self._others_oom_kills and not self._execution.is_dying():
+                    self._others_oom_kills = kills
+                    self._note(kills)
+
+    def note_oom_kills(self) -> None:
+        """Records how many there have been until now."""
+        self._note(self._oom_kills())
+
+    def _oom_kills(self) -> int:
+        kills = 0
+        with self._record.failures_logged("reading memory.events"):
+            kills = self._execution.oom_kills()
+        return max(kills, self._record.oom_kills)
+
+    def _note(self, kills: int) -> None:
+        if kills > self._record.oom_kills:
+            self._record.apply(OomKillsCounted(count=kills))

@@ -1,0 +1,224 @@
+"""The record of a job that has not ended: as of now in memory, and after it in the journal.
+
+The pieces of a supervisor change a job by events, which are applied here and posted to the journal in the order in which
+they happened. Two of them are waited for: the launch, before the command is executed, and the end, before anybody is
+told of it.
+
+Of a job whose command was never executed the journal is told nothing but its launch and its end: a server that comes
+after this one would take the death of the process that held it for the command's.
+
+A failure of the host or of the journal keeps no job from its end: `failures_logged` is for every step of a supervisor
+that may fail.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.errors import HostError, JobError, JournalUnavailable
+from jobmaster.job.cause import describe
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, apply
+from jobmaster.job.state import Ended, Executed, Finished, Held, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from jobmaster.job.cause import Cause
+    from jobmaster.job.request import RequestError
+    from jobmaster.output.log import OutputLog
+    from jobmaster.run.recorder import Recorder
+
+logger = logging.getLogger(__name__)
+
+LOSS_SECONDS: Final = 1.0
+MOST_LOSS_SECONDS: Final = 60.0
+"""Between two records of how much output could not be kept, at first and at last."""
+RECORD_SECONDS: Final = 10.0
+"""How long, when the server ends, the journal may take for the end of a job."""
+
+
+class LiveRecord:
+    """One job's record. Nothing here blocks, and what is not asynchronous may be called from any task."""
+
+    def __init__(
+        self, record: JobRecord, recorder: Recorder, output: OutputLog, *, hands_over: Callable[[], bool]
+    ) -> None:
+        """Begins with what was recorded last.
+
+        Args:
+            record: as it was recorded last; of a new job, as it will be.
+            recorder: makes its events durable.
+            output: of the job; its size is a part of the record.
+            hands_over: as of `Supervisor`.
+        """
+        self._record = record
+        self._recorder = recorder
+        self._output = output
+        self._hands_over = hands_over
+        self._complaints: set[str] = set()
+        self._recording_end = trio.CancelScope()
+        self.was_executed = not isinstance(record.state, Held)
+        """Whether its command was executed, or may have been."""
+        self.is_in_journal = True
+        """Whether its launch is durable."""
+        self.is_end_settled = False
+        """Whether the journal has its end, or will never know of it."""
+        self.ends_with_server = False
+        """Whether the server ends it, and hands it over no more."""
+
+    def __repr__(self) -> str:
+        return f"<job {self._record.id} of {self._record.owner}: {type(self._record.state).__name__}>"
+
+    @property
+    def now(self) -> JobRecord:
+        """The record as of now."""
+        if isinstance(self._record.state, Ended):
+            return self._record
+        return replace(self._record, output_bytes=self._output.size, output_bytes_lost=self._output.lost)
+
+    @property
+    def state(self) -> State:
+        """The state as of now."""
+        return self._record.state
+
+    @property
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel is known to have killed for memory."""
+        return self._record.oom_kills
+
+    # --- what happens -------------------------------------------------------------------------------------------------
+
+    async def record_launch(self, launched: Launched) -> None:
+        """Returns when the first event is durable.
+
+        Raises:
+            JournalUnavailable: it is not.
+        """
+        self.is_in_journal = False
+        await self._recorder.record(self._record.id, launched)
+        self.is_in_journal = True
+
+    def apply(self, event: JobEvent) -> None:
+        """Changes the record, and has the journal follow.
+
+        Raises:
+            InvalidTransition: a bug: it cannot happen in this state.
+        """
+        self._record = apply(self._record, event)
+        if self.is_in_journal and self.was_executed:
+            self._post(event)
+
+    def note_executed(self) -> None:
+        """The command is executed."""
+        self.was_executed = True
+        self.apply(Executed())
+
+    def take_for_executed(self) -> None:
+        """For all that anybody knows, the command may have been executed."""
+        self.was_executed = True
+
+    def _post(self, event: JobEvent, request_error: RequestError | None = None) -> None:
+        with self.failures_logged("recording what happens"):
+            self._recorder.post(self._record.id, event, request_error)
+
+    @contextmanager
+    def failures_logged(self, what: str) -> Iterator[None]:
+        """Goes on after the block whatever that meets; of each step, named by `what`, the first failure is logged."""
+        try:
+            yield
+        except Exception as error:  # nothing may keep a job from its end
+            if what not in self._complaints:
+                self._complaints.add(what)
+                is_a_bug = not isinstance(error, HostError | OSError | JobError)
+                logger.error("%r: %s failed: %s", self, what, error, exc_info=is_a_bug)
+
+    # --- output that is lost ------------------------------------------------------------------------------------------
+
+    async def watch_losses(self) -> None:
+        """Records that output is lost: a server that comes after this one must not write behind the gap."""
+        await self._output.has_lost.wait()
+        pause = LOSS_SECONDS
+        while True:
+            self.note_losses()
+            await trio.sleep(pause)
+            pause = min(2 * pause, MOST_LOSS_SECONDS)
+
+    def note_losses(self) -> None:
+        """Records what is lost for good.
+
+        What was left in the pipe is told with the end alone: until that is durable, the next server finds it there.
+        """
+        lost = self._output.lost - self._output.left_in_pipe
+        if lost > self._record.output_bytes_lost:
+            self.apply(OutputLost(count=lost))
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def end_with_server(self) -> None:
+        """The server ends the job: from now on the journal has RECORD_SECONDS for its end."""
+        self.ends_with_server = True
+        self._recording_end.deadline = trio.current_time() + RECORD_SECONDS
+
+    async def end(self, cause: Cause) -> None:
+        """Has the end recorded and then applies it: when this returns, the job has ended or is another server's.
+
+        A cancelled caller withdraws it from the journal, where the jobs are handed over.
+        """
+        end = self._finished(cause)
+        try:
+            await self._record_end(end)
+        except BaseException:  # cancelled
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if not self._hands_over():
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_SECONDS):
+                    await self._record_end(end)
+            raise
+
+    async def end_unknown(self, cause: Cause, request_error: RequestError | None) -> None:
+        """As `end`, of a job that nobody was told of: its end is recorded in its turn, or later.
+
+        Args:
+            cause: of the end.
+            request_error: what its request id is to be answered from now on, if anything.
+        """
+        end = self._finished(cause)
+        self._post(end, request_error)
+        with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
+            if self.is_in_journal:
+                await self._recorder.settle()
+        self._accept(end)
+        self.is_end_settled = not waiting.cancelled_caught
+
+    def _finished(self, cause: Cause) -> Finished:
+        return Finished(
+            cause=cause, at=datetime.now(UTC), output_bytes=self._output.size, output_bytes_lost=self._output.lost
+        )
+
+    async def _record_end(self, end: Finished) -> None:
+        why: object = "its disk does not answer"
+        with self._new_recording():
+            try:
+                await self._recorder.record(self._record.id, end)
+            except JournalUnavailable as error:
+                why = error
+            else:
+                self._accept(end)
+                self.is_end_settled = True
+                return
+        logger.error("%r: the journal has not recorded that it %s: %s", self, describe(end.cause), why)
+
+    def _new_recording(self) -> trio.CancelScope:
+        self._recording_end = trio.CancelScope()
+        if self.ends_with_server:
+            self._recording_end.deadline = trio.current_time() + RECORD_SECONDS
+        return self._recording_end
+
+    def _accept(self, end: Finished) -> None:
+        self._record = apply(self._record, end)
+        self._output.seal()

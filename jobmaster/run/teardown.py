@@ -1,0 +1,132 @@
+"""How a job gives back what it has of the host, step by step.
+
+What is left of its processes is killed until the cgroup is empty, the pipe is drained and what remains in it counted, the
+cgroup is removed; when the end is recorded, the descriptors are closed. Or, where another server goes on with the job,
+all is left to that one as it is. Each step has a deadline and none depends on another's success; everything here is
+shielded from cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.errors import HostError
+from jobmaster.job.state import Closing
+
+if TYPE_CHECKING:
+    from jobmaster.output.pump import Pump
+    from jobmaster.run.death_watch import DeathWatch
+    from jobmaster.run.execution import Execution
+    from jobmaster.run.live_record import LiveRecord
+    from jobmaster.run.termination import Termination
+
+CLOSING_SECONDS: Final = 20.0
+"""How long killed processes may take to die; only uninterruptible sleep takes so long."""
+REMOVAL_SECONDS: Final = 1.0
+"""How long the kernel may find an empty cgroup busy."""
+OUTPUT_SECONDS: Final = 10.0
+"""How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
+RELEASE_SECONDS: Final = 5.0
+"""How long the execution may take to close what it holds of the output."""
+KILL_AGAIN_SECONDS: Final = 0.5
+MOST_SECONDS: Final = CLOSING_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
+"""How long a job may take to be closed, in all."""
+_FIRST_POLL: Final = 0.0005
+_LAST_POLL: Final = 0.05
+
+
+class Teardown:
+    """The end of one job's execution and output: `end_execution_and_output` and then `release`; or `hand_over`."""
+
+    def __init__(
+        self,
+        record: LiveRecord,
+        execution: Execution,
+        pump: Pump,
+        death_watch: DeathWatch,
+        termination: Termination,
+    ) -> None:
+        self._record = record
+        self._execution = execution
+        self._pump = pump
+        self._death_watch = death_watch
+        self._termination = termination
+        self.is_removed = False
+        """Whether nothing of it is left on the host."""
+
+    async def end_execution_and_output(self) -> None:
+        """Kills what is left of the processes, takes the rest of the output, and removes the cgroup."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+            self._termination.kill()
+            await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
+            await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
+            self._record.note_losses()
+            self._death_watch.note_oom_kills()
+            await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
+
+    async def release(self) -> None:
+        """Closes all descriptors, when the end is recorded or cannot be."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+            await self._step("closing its execution", self._release_execution, RELEASE_SECONDS)
+            await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)  # the last, as it says
+
+    async def hand_over(self) -> None:
+        """Leaves the processes, the pipe and the log as they are, to another server."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+            await self._step("handing over its output", self._pump.hand_over, OUTPUT_SECONDS)
+            self._record.note_losses()
+            with self._record.failures_logged("leaving its execution"):
+                self._execution.leave()
+            await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)
+
+    async def wait_empty(self) -> None:
+        """Waits until no process is left."""
+        await _poll(self._is_empty)
+
+    async def _step(self, what: str, step: Callable[[], Awaitable[None]], seconds: float) -> None:
+        with self._record.failures_logged(what):
+            with trio.move_on_after(seconds) as scope:
+                await step()
+            if scope.cancelled_caught:
+                raise HostError(f"it took longer than {seconds:.0f} s")
+
+    async def _see_all_die(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._kill_again)
+            if not isinstance(self._record.state, Closing):
+                with self._record.failures_logged("waiting for its main process to die"):
+                    await self._death_watch.see_death()
+            await self.wait_empty()
+            nursery.cancel_scope.cancel()
+
+    async def _kill_again(self) -> None:
+        while True:
+            await trio.sleep(KILL_AGAIN_SECONDS)
+            self._termination.kill()
+
+    def _is_empty(self) -> bool:
+        is_empty = False
+        with self._record.failures_logged("looking for its processes"):
+            is_empty = not self._execution.is_populated()
+        return is_empty  # noqa: RET504  # a failure that is logged leaves it False
+
+    async def _remove(self) -> None:
+        await _poll(self._execution.remove)
+        self.is_removed = True
+
+    async def _release_execution(self) -> None:
+        if not self._record.is_end_settled:
+            self._execution.leave()  # a server that finds the job without its end is told of it
+        elif self.is_removed:
+            await self._execution.close()
+
+
+async def _poll(condition: Callable[[], bool]) -> None:
+    """Waits until a condition of the kernel holds that no event tells of."""
+    pause = _FIRST_POLL
+    while not condition():
+        await trio.sleep(pause)
+        pause = min(pause * 2, _LAST_POLL)

@@ -1,0 +1,83 @@
+"""What is told of a job while it lives: failures to the operator, lost output to the journal."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+
+from jobmaster.job.cause import Exited
+from jobmaster.job.state import Closing
+from jobmaster.run.teardown import OUTPUT_SECONDS
+from tests.run.conftest import ALWAYS, Machine, launched_of
+from tests.run.faults import Fault
+from tests.run.identities import CLIENT1, ended, record_of
+from tests.run.scripted import NEVER, Script
+
+
+async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a step that fails again and again the first failure is logged, without a traceback where it is the host's."""
+    supervisor = await machine.running(Script(ends_at=1, others_end_at=NEVER))
+    machine.plan(Fault(point="is_populated", call=1, times=100, number=errno.EMFILE))
+    await supervisor.wait_ended()
+    complaints = [record for record in caplog.records if "looking for its processes" in record.message]
+    assert len(complaints) == 1
+    assert not complaints[0].exc_info
+
+
+# --- output that is lost ----------------------------------------------------------------------------------------------
+
+
+async def test_lost_output_is_recorded_at_once(machine: Machine) -> None:
+    """That a disk does not take the output is recorded while the job runs, at first at once and then from time to time."""
+    supervisor = await machine.held(Script(writes=((1, 1000), (2, 1000), (3, 1000), (100, 1000))))
+    machine.plan(
+        *(Fault(point=f"pump.{call}", call=1, times=ALWAYS, number=errno.ENOSPC) for call in ("splice", "pwrite"))
+    )
+    await machine.nursery.start(supervisor.run, launched_of(supervisor.record))
+    counts = []
+    for seconds in (1.5, 10, 200):
+        await trio.sleep(seconds)
+        counts.append(machine.records.jobs[supervisor.record.id].output_bytes_lost)
+    assert counts == [1000, 3000, 4000]
+
+
+async def test_losses_outlive_the_server(machine: Machine) -> None:
+    """A server that dies after output was lost is followed by one that writes nothing behind the gap."""
+    script = Script(writes=((1, 1000), (2, 1000), (5, 1000)), ends_at=10)
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(
+            Fault(point="pump.splice", call=2, number=errno.ENOSPC),
+            Fault(point="pump.pwrite", call=1, number=errno.ENOSPC),
+        )
+        job_id = await machine.start(registry, CLIENT1, script)
+        await trio.sleep(3)
+        recorded = machine.records.jobs[job_id]
+        await registry.hand_over()
+    machine.records.jobs[job_id] = recorded  # as where the server was killed instead
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == Exited(0)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (1000, 2000)
+
+
+@pytest.mark.parametrize(("has_threads", "kept"), [(True, 1000), (False, 0)])
+async def test_what_stays_in_the_pipe_is_counted_once(machine: Machine, has_threads: bool, kept: int) -> None:
+    """A server that ends while it records an end leaves the rest of the pipe, uncounted, to the one that follows."""
+    no_threads = Fault(point="pump thread", call=1, times=ALWAYS)
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(no_threads)
+        job_id = await machine.start(registry, CLIENT1, Script(writes=((1, 1000),), ends_at=2))
+        machine.records.commit_seconds = 3600
+        await trio.sleep(2 + OUTPUT_SECONDS)
+        assert isinstance(machine.records.jobs[job_id].state, Closing)
+        await registry.hand_over()
+    machine.records.commit_seconds = 0
+    machine.plan(*(() if has_threads else (no_threads,)))
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == Exited(0)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (kept, 1000 - kept)
