@@ -10,15 +10,17 @@ from typing import Any, Final
 
 import trio
 
+from jobmaster.api.attachments import attach
 from jobmaster.api.events import event_message, position_message
 from jobmaster.api.followers import Followers
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
-from jobmaster.api.requests import check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.requests import check_attach, check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
-from jobmaster.grpc.methods import checked
+from jobmaster.grpc.methods import checked, takes_call
+from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
@@ -92,6 +94,14 @@ class JobService(JobServiceServicer):
         await job.wait_ended()
         if job.output.lost:
             raise OutputIncomplete(job.output.lost)
+
+    @takes_call
+    @checked(check_attach)
+    async def Attach(  # type: ignore[override]  # a handler of the call itself
+        self, call: ServerCall, request: Identity
+    ) -> None:
+        """The job's input and output."""
+        await attach(call, request, self._registry, self._followers)
 
     @checked(check_job_id)
     async def Wait(  # type: ignore[override]  # purerpc hands over the caller too

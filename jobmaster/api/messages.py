@@ -35,7 +35,7 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
     Raises:
         InvalidRequest: it cannot be run on any host.
     """
-    return JobSpecification(command=message.command, args=tuple(message.args))
+    return JobSpecification(command=message.command, args=tuple(message.args), stdin=message.stdin)
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:
@@ -74,12 +74,33 @@ def output_messages(content: Content) -> StoredMessages:
 
 def _output_head(length: int) -> bytes:
     """What a JobOutputResponse with so many bytes of output begins with: field 1, length-delimited."""
-    head = bytearray(b"\x0a")
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head)
+    return b"\x0a" + _varint(length)
+
+
+def chunk_messages(content: Content, offset: int) -> StoredMessages:
+    """AttachResponses with OutputChunks around bytes that are read when they are sent; `offset` is that of the first."""
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _ChunkHead(offset))
+
+
+class _ChunkHead:
+    """What an AttachResponse with the next so many bytes of output begins with; called for one after the other."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def __call__(self, length: int) -> bytes:
+        chunk = b"\x08" + _varint(self._offset) + b"\x2a" + _varint(length)
+        self._offset += length
+        return b"\x0a" + _varint(len(chunk) + length) + chunk
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cause) -> None:

@@ -33,7 +33,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
+from jobmaster.errors import HandedOver, InputClosed, InputRefused, InvalidRequest
 from jobmaster.launcher.packets import close_all
 from jobmaster.threads import NoThread, run_in_thread
 
@@ -78,6 +78,7 @@ class Stdin:
         self._base = self._moved()
         self._has_ended = bool(fcntl.fcntl(queue, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW)
         self._is_open = pipe is not None
+        self._is_left = False
         self._news = trio.Event()
         """Something was accepted, or the end."""
         self._has_space = trio.lowlevel.ParkingLot()
@@ -113,7 +114,9 @@ class Stdin:
 
         Raises:
             InputRefused: somebody else writes.
+            HandedOver: this server has left the job to the next one.
         """
+        self._check_not_left()
         if self._writer is not None:
             name, scope = self._writer
             if name != writer:
@@ -137,6 +140,7 @@ class Stdin:
         Raises:
             InvalidRequest: bytes before them are missing.
             InputClosed: the job reads no more, or the input has ended.
+            HandedOver: this server has left the job to the next one.
         """
         self._check_offset(offset)
         view, end = memoryview(data), offset + len(data)
@@ -155,6 +159,7 @@ class Stdin:
         Raises:
             InvalidRequest: bytes before the offset are missing.
             InputClosed: the job reads no more.
+            HandedOver: this server has left the job to the next one.
         """
         self._check_offset(offset)
         if self._has_ended:
@@ -170,7 +175,12 @@ class Stdin:
                 f"input from byte {offset} on, but the bytes from {self._accepted} on have not come", field="offset"
             )
 
+    def _check_not_left(self) -> None:
+        if self._is_left:
+            raise HandedOver("the server has handed the job over to the one that comes after it; attach again")
+
     def _check_open(self) -> None:
+        self._check_not_left()
         if self._has_ended:
             raise InputClosed("the input of this job has been ended")
         if not self._is_open:
@@ -241,6 +251,7 @@ class Stdin:
 
     def leave(self) -> None:
         """Closes what this server has of it; the launcher keeps it, so that nothing has to wait. Idempotent."""
+        self._is_left = True
         self._stop()
         self._ends.close()
 

@@ -10,6 +10,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INPUTSTATUS_UNSPECIFIED: _ClassVar[InputStatus]
+    INPUTSTATUS_OPEN: _ClassVar[InputStatus]
+    INPUTSTATUS_ENDED: _ClassVar[InputStatus]
+    INPUTSTATUS_NOT_READ: _ClassVar[InputStatus]
+
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     JOBSTATE_UNSPECIFIED: _ClassVar[JobState]
@@ -27,6 +34,10 @@ class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSEKIND_FAILED_TO_START: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
+INPUTSTATUS_UNSPECIFIED: InputStatus
+INPUTSTATUS_OPEN: InputStatus
+INPUTSTATUS_ENDED: InputStatus
+INPUTSTATUS_NOT_READ: InputStatus
 JOBSTATE_UNSPECIFIED: JobState
 JOBSTATE_RUNNING: JobState
 JOBSTATE_TERMINATED_BY_API: JobState
@@ -47,14 +58,16 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id")
+    __slots__ = ("command", "args", "request_id", "stdin")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    STDIN_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ...) -> None: ...
+    stdin: bool
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., stdin: _Optional[bool] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -71,6 +84,58 @@ class JobOutputResponse(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     output: bytes
     def __init__(self, output: _Optional[bytes] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("start", "input")
+    START_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    start: AttachStart
+    input: AttachInput
+    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ...) -> None: ...
+
+class AttachStart(_message.Message):
+    __slots__ = ("job_id", "output_offset", "writer")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    output_offset: int
+    writer: str
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
+
+class AttachInput(_message.Message):
+    __slots__ = ("offset", "data", "end")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    end: bool
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("output", "input")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    output: OutputChunk
+    input: InputState
+    def __init__(self, output: _Optional[_Union[OutputChunk, _Mapping]] = ..., input: _Optional[_Union[InputState, _Mapping]] = ...) -> None: ...
+
+class OutputChunk(_message.Message):
+    __slots__ = ("offset", "data")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class InputState(_message.Message):
+    __slots__ = ("offset", "status")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    status: InputStatus
+    def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
     __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted")
