@@ -136,7 +136,9 @@ class _Attachment:
         """Tells the client how far its input has come."""
         self._told = stdin.accepted
         state = pb.InputState(offset=stdin.accepted, status=_status_of(stdin))
-        await self._send(pb.AttachResponse(input=state))
+        message = pb.AttachResponse(input=state)
+        if self._turn.locked() or not self._call.send_now(message.SerializeToString()):
+            await self._send(message)
 
     # --- output ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from jobmaster.errors import JobmasterError
 
 MOST_KEPT: Final = 256 * 1024
 """Bytes that are kept before more is read; more than a server and its flow-control window hold, so that it never waits."""
-PIECE_SIZE: Final = 32 * 1024
+PIECE_SIZE: Final = 64 * 1024 - 256
 """Bytes of one message."""
 
 

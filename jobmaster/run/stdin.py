@@ -39,6 +39,8 @@ from jobmaster.threads import NoThread, run_in_thread
 
 CAPACITY: Final = 64 * 1024
 """Bytes that are accepted beyond what the pipe has taken, at most."""
+PIPE_SIZE: Final = 128 * 1024
+"""Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once."""
 FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
@@ -58,6 +60,8 @@ def open_input_pipe() -> tuple[int, int]:
     """A pipe for a job's input: its read end for the job, its non-blocking write end for the server."""
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(write_end, False)
+    with suppress(OSError):  # EPERM above the user's pipe quota: the default of 64 KiB works as well, slower
+        fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     return read_end, write_end
 
 
@@ -131,7 +135,9 @@ class Stdin:
                     self._writer = None
 
     async def write(self, offset: int, data: bytes) -> None:
-        """Accepts bytes of the input; waits while there is no space. What was accepted before is passed over.
+        """Accepts bytes of the input; waits while there is no space for all of them, or for `CAPACITY`.
+
+        What was accepted before is passed over. Yields only when it waits.
 
         Args:
             offset: of the first of them in the whole input.
@@ -146,12 +152,13 @@ class Stdin:
         view, end = memoryview(data), offset + len(data)
         while self._accepted < end:
             self._check_open()
-            if (space := self._space()) == 0:
+            space = self._base + CAPACITY - self._accepted
+            if space < min(end - self._accepted, CAPACITY):
                 await self._has_space.park()
             else:
                 start = self._accepted - offset  # the same bytes may have come from the same writer's other connection
                 self._append(view[start : start + space])
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
 
     def end(self, offset: int) -> None:
         """Ends the input: the job reads end-of-file when it has read all. Idempotent.
@@ -186,9 +193,6 @@ class Stdin:
         if not self._is_open:
             raise InputClosed("the job reads no more of its input")
 
-    def _space(self) -> int:
-        return self._base + CAPACITY - self._accepted
-
     def _append(self, view: memoryview) -> None:
         self._accepted += os.pwrite(self._ends.queue, view, self._accepted)
         self._news.set()
@@ -210,12 +214,12 @@ class Stdin:
     async def _move(self) -> bool:
         """Moves some bytes; False where nobody reads them any more."""
         try:
-            await trio.lowlevel.wait_writable(self._ends.pipe)
             await run_in_thread(FEEDERS, self._ends.move, self._accepted, abandon=True)
         except BrokenPipeError:
             return False
-        except (BlockingIOError, trio.ClosedResourceError):
-            pass
+        except BlockingIOError:
+            with suppress(trio.ClosedResourceError):
+                await trio.lowlevel.wait_writable(self._ends.pipe)
         except (NoThread, MemoryError):
             await trio.sleep(_RETRY_SECONDS)
         except OSError as error:

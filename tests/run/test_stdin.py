@@ -16,12 +16,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
-from jobmaster.run.stdin import CAPACITY, Stdin, open_input_pipe, open_queue
+from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, Stdin, open_input_pipe, open_queue
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
-PIPE: Final = 64 * 1024
-"""Bytes of a pipe, by default (pipe(7))."""
 KILLS: Final = 15
 
 
@@ -98,10 +96,10 @@ async def test_a_job_that_reads_nothing(fed: Fed) -> None:
     """No more than the pipe and `CAPACITY` is taken for it, and the writer waits for the rest."""
     async with moving(fed.stdin), trio.open_nursery() as nursery:
         nursery.start_soon(write_pieces, fed.stdin, [1_000_000])
-        while fed.stdin.accepted < PIPE + CAPACITY:
+        while fed.stdin.accepted < PIPE_SIZE + CAPACITY:
             await wait_all_tasks_blocked(0.001)
         await wait_all_tasks_blocked(0.01)
-        assert fed.stdin.accepted == PIPE + CAPACITY
+        assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
         assert await read_exactly(fed.read_end, 1_000_000) == input_at(0, 1_000_000)
     assert fed.stdin.accepted == 1_000_000
 
@@ -202,16 +200,15 @@ async def test_a_writer_that_comes_again(fed: Fed) -> None:
 
 async def test_the_next_server_goes_on(fed: Fed) -> None:
     """It finds how much was accepted, moves what was not moved, and the end that was not reached."""
-    data = input_at(0, PIPE + 1_000)
-    with trio.move_on_after(0):
-        await fed.stdin.write(0, data[:CAPACITY])
+    data = input_at(0, CAPACITY)
+    await fed.stdin.write(0, data)
     fed.stdin.end(CAPACITY)
     queue, pipe = os.dup(fed.queue), os.dup(fed.pipe)
     fed.stdin.leave()
     heir = fed.another_server(queue, pipe)
     assert (heir.accepted, heir.has_ended, heir.is_read) == (CAPACITY, True, True)
     async with moving(heir):
-        assert await read_to_end(fed.read_end) == data[:CAPACITY]
+        assert await read_to_end(fed.read_end) == data
     assert fed.told == 1
     heir.leave()
 
