@@ -15,7 +15,7 @@ pipe count as lost.
 
 Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
 thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
-most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.registry`).
+most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.leftovers`).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -18,6 +18,7 @@ from jobmaster.job.state import Finished, Held
 from jobmaster.journal.stored import OpenJob
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
+from jobmaster.run.removal import FileRemover
 from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -155,3 +156,22 @@ async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime)
         logger.error("the output of job %s is not there: %s", record.id, error)
         return seen
     return replace(seen, size=status.st_size, at=max(seen.at, datetime.fromtimestamp(status.st_mtime, UTC)))
+
+
+async def remove_half_made(
+    host: ExecutionHost, records: Records, remover: FileRemover, is_live: Callable[[JobId], bool]
+) -> None:
+    """Removes the files of jobs that an earlier server had not recorded when it died; what fails is logged.
+
+    Args:
+        host: where the files are.
+        records: of all jobs.
+        remover: of files.
+        is_live: whether a job is being started by this server; asked before and after the journal is.
+    """
+    try:
+        for job_id in await host.empty_outputs():
+            if not is_live(job_id) and await records.find(job_id) is None and not is_live(job_id):
+                remover.remove(host.output_path(job_id))
+    except (JobmasterError, OSError) as error:
+        logger.warning("files of jobs that were never recorded may be left: %s", error)

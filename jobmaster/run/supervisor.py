@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HandedOver, JobmasterError
-from jobmaster.job.cause import Cause, cause_of
+from jobmaster.job.cause import Cause, FailedToStart, cause_of
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held
@@ -147,6 +147,15 @@ class Supervisor:
     def record(self) -> JobRecord:
         """The job as of now."""
         return self._record.now
+
+    @property
+    def was_never_executed(self) -> bool:
+        """Whether its command has not been executed (yet)."""
+        match self._record.state:
+            case Held() | Ended(cause=FailedToStart()):
+                return True
+            case _:
+                return False
 
     @property
     def is_handed_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""The server's log: lines to standard error that never hold up the event loop.
+"""What the server says: lines to standard output, and its log to standard error, which never holds up the event loop.
 
 Whoever reads standard error may stop reading: a terminal after Ctrl-S, a pager, a log collector that hangs. A write would
 then wait, and with it every call of every client, and the signal that is to end the server. So what standard error does
@@ -20,6 +20,8 @@ LISTENER: Final = "trio.serve_listeners"
 """Trio's logger of failed accepts: ten a second, with a traceback each, as long as there is no descriptor."""
 ACCEPT_SECONDS: Final = 60.0
 """Between two lines of it."""
+STREAM_SECONDS: Final = 1.0
+"""How long stdout may take for a line, and stderr for what the program says at its end."""
 
 
 def open_log(*, verbose: bool) -> None:
@@ -28,6 +30,26 @@ def open_log(*, verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.getLogger(LISTENER).addFilter(SeldomWithoutTraceback(ACCEPT_SECONDS))
+
+
+def say(line: str) -> None:
+    """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that reads no more.
+
+    A pipe that nobody reads is full after so many servers of one launcher, and the next one has to serve all the same.
+    """
+    if not _is_said(STDOUT, line):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, STDOUT)
+        os.close(null)
+
+
+def say_error(line: str) -> None:
+    """Writes a line to stderr, or as much of it as that takes."""
+    _is_said(STDERR, line)
+
+
+def _is_said(descriptor: int, line: str) -> bool:
+    return write_within(descriptor, f"{line}\n".encode(errors="backslashreplace"), seconds=STREAM_SECONDS)
 
 
 def write_within(descriptor: int, data: bytes, *, seconds: float = 0.0) -> bool:

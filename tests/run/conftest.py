@@ -22,8 +22,9 @@ from jobmaster.job.record import JobRecord, Launched, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.pump import Pump
+from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
 from jobmaster.run.launcher import attached_launcher, use_launcher
-from jobmaster.run.registry import Bounds, Registry, open_registry
+from jobmaster.run.registry import Registry, open_registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from tests.run.faults import Fault, Faults, Threads, installed
 from tests.run.launching import Folder, Host, jobs_folder
@@ -38,7 +39,6 @@ ALWAYS: Final = 10**9
 SOON: Final = 0.2
 """Seconds: the kernel is polled, at most 0.05 s late each time."""
 KILLED: Final = Signalled(signal.SIGKILL)
-DEFAULT_BOUNDS: Final = Bounds()
 SLEEPER: Final = Script()
 """Runs until SIGTERM."""
 

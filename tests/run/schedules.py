@@ -13,7 +13,7 @@ from typing import Final
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.cause import Exited, Signalled
-from jobmaster.run.registry import Bounds
+from jobmaster.run.bounds import Bounds
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, OnTerm, Script
 

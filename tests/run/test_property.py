@@ -30,7 +30,7 @@ from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
 from jobmaster.run.death_watch import SETTLE_SECONDS
-from jobmaster.run.registry import LOOK_SECONDS
+from jobmaster.run.oom_counters import LOOK_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
 from tests.run.play import History, Left, play
 from tests.run.schedules import POINTS, Ending, Follow, Start, Stop, name_of, schedule
@@ -248,7 +248,7 @@ def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
 
 def check_what_is_left(history: History) -> None:
     """Of executions and files nothing is left but what could not be removed, and what belongs to a record."""
-    leftovers = {id(execution) for _, execution in history.registry._leftovers}
+    leftovers = {id(execution) for execution in history.registry._leftovers.executions}
     for execution in history.host.spawned.values():
         if id(execution) in leftovers:
             assert may_be_left(history, execution), f"{execution} is left"

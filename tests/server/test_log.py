@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from jobmaster.server.log import SeldomWithoutTraceback, UnhurriedHandler, write_within
+from jobmaster.server import log
+from jobmaster.server.log import SeldomWithoutTraceback, UnhurriedHandler, say, say_error, write_within
 
 
 @pytest.fixture
@@ -77,3 +78,24 @@ def test_a_flood_of_failed_accepts_is_a_line_a_minute() -> None:
     passed = [each for each in flood if seldom.filter(each)]
     assert len(passed) == 1
     assert passed[0].exc_info is None
+
+
+def test_a_line_that_nobody_takes(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stdout that does not take a line is /dev/null from then on: the next one costs no time."""
+    fill(pipe)
+    stdout = os.dup(pipe[1])
+    monkeypatch.setattr(log, "STDOUT", stdout)
+    monkeypatch.setattr(log, "STREAM_SECONDS", 0.0)
+    say("lost")
+    assert os.readlink(f"/proc/self/fd/{stdout}") == os.devnull
+    say("lost, too")
+    os.close(stdout)
+
+
+def test_a_line_that_is_no_unicode(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file name that is no UTF-8 is told all the same, on either stream."""
+    monkeypatch.setattr(log, "STDOUT", pipe[1])
+    monkeypatch.setattr(log, "STDERR", pipe[1])
+    say("made \udcff")
+    say_error("jobmaster: \udcff")
+    assert os.read(pipe[0], 100) == b"made \\udcff\njobmaster: \\udcff\n"

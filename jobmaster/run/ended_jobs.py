@@ -1,0 +1,112 @@
+"""What is kept of the jobs that have ended: a record in the journal and a file, and the last ones in memory.
+
+A job that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told of it, nor is.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from jobmaster.output.log import StoredOutput
+from jobmaster.run.retention import forget_expired
+
+if TYPE_CHECKING:
+    from jobmaster.job.identifier import JobId
+    from jobmaster.job.record import JobRecord
+    from jobmaster.journal.stored import Retention
+    from jobmaster.run.execution import ExecutionHost
+    from jobmaster.run.recorder import Records
+    from jobmaster.run.removal import FileRemover
+    from jobmaster.run.supervisor import Supervisor
+
+RETENTION_SECONDS: Final = 60.0
+"""Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+RECENT: Final = 1_000
+"""Records of ended jobs that are kept in memory, too: those that ended, or were asked for, last."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """What is kept of a job that has ended."""
+
+    record: JobRecord
+    output: StoredOutput
+
+    async def wait_ended(self) -> None:
+        """Returns at once."""
+
+
+class EndedJobs:
+    """Those in memory, and those that are to be forgotten."""
+
+    def __init__(self, host: ExecutionHost, records: Records, remover: FileRemover, retention: Retention) -> None:
+        self._host = host
+        self._records = records
+        self._remover = remover
+        self._retention = retention
+        self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
+        self._given_up: set[JobId] = set()
+        self._have_changed = trio.Event()
+
+    def get(self, job_id: JobId) -> EndedJob | None:
+        """The job called so, where it is in memory."""
+        return self._recent.get(job_id)
+
+    def is_given_up(self, job_id: JobId) -> bool:
+        """Whether nobody was told of it, and its record is still to be removed."""
+        return job_id in self._given_up
+
+    def add(self, supervisor: Supervisor) -> None:
+        """A job has ended."""
+        self._remember(EndedJob(supervisor.record, supervisor.output.stored()))
+        self._have_changed.set()
+
+    def recall(self, record: JobRecord) -> EndedJob:
+        """The job of a record of the journal; it is kept in memory from now on."""
+        path = self._host.output_path(record.id)
+        job = EndedJob(record, StoredOutput(path=path, size=record.output_bytes, lost=record.output_bytes_lost))
+        self._remember(job)
+        return job
+
+    def _remember(self, job: EndedJob) -> None:
+        self._recent[job.record.id] = job
+        self._recent.move_to_end(job.record.id)
+        if len(self._recent) > RECENT:
+            self._recent.popitem(last=False)
+
+    def give_up(self, supervisor: Supervisor) -> None:
+        """A job has ended of which nobody was told, nor is to be."""
+        job_id = supervisor.record.id
+        self._recent.pop(job_id, None)
+        self._remover.remove(supervisor.output.path)
+        if not supervisor.was_never_executed:  # of which the journal keeps nothing
+            self._given_up.add(job_id)
+            self._have_changed.set()
+
+    async def forget_given_up(self, job_id: JobId) -> None:
+        """Removes the record of one that was given up, whose end is recorded.
+
+        Raises:
+            JournalUnavailable: it cannot be removed now.
+        """
+        await self._records.remove((job_id,), with_requests=True)
+        self._given_up.discard(job_id)
+
+    async def forget_expired(self) -> None:
+        """Removes what is not to be kept; what fails is logged and left for another time."""
+        forgotten = await forget_expired(self._host, self._records, self._retention, tuple(self._given_up))
+        self._given_up.difference_update(forgotten)
+        for job_id in forgotten:
+            self._recent.pop(job_id, None)
+
+    async def keep_within_bounds(self) -> NoReturn:
+        """Does so whenever a job has ended, and from time to time, until cancelled."""
+        while True:
+            with trio.move_on_after(RETENTION_SECONDS):
+                await self._have_changed.wait()
+            self._have_changed = trio.Event()
+            await self.forget_expired()

@@ -1,0 +1,202 @@
+"""The task of each job that has not ended: started or adopted, it lives in the registry's nursery until the end.
+
+A job belongs to the server, not to the call that started it. A Start that its caller gives up leaves nothing: until the
+command is executed, its task is the caller's to cancel; the instant after, the job is ended and forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.errors import ExecutionUnknown, ServerDraining
+from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.record import JobRecord, Launched, record_of
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.run.live_jobs import LiveJob, LiveJobs
+from jobmaster.run.supervisor import Supervisor, Terms
+
+if TYPE_CHECKING:
+    from jobmaster.job.request import RequestKey
+    from jobmaster.run.ended_jobs import EndedJobs
+    from jobmaster.run.execution import ExecutionHost, Spawned
+    from jobmaster.run.recorder import Recorder
+    from jobmaster.run.shutdown import Shutdown
+
+logger = logging.getLogger(__name__)
+
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class JobTasks:
+    """Starts and adopts jobs, and moves each from the live to the ended ones when it has ended."""
+
+    def __init__(
+        self,
+        host: ExecutionHost,
+        recorder: Recorder,
+        nursery: trio.Nursery,
+        *,
+        live: LiveJobs,
+        ended: EndedJobs,
+        shutdown: Shutdown,
+        terms: Terms,
+    ) -> None:
+        self._host = host
+        self._recorder = recorder
+        self._nursery = nursery
+        self._live = live
+        self._ended = ended
+        self._shutdown = shutdown
+        self._boot_id = BOOT_ID.read_text().strip()
+        self._terms = terms
+        self.unrecorded = 0
+        """How many jobs have ended without the journal having recorded it."""
+
+    # --- start --------------------------------------------------------------------------------------------------------
+
+    async def start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
+        """Starts a job; returns when its command is executed.
+
+        Args:
+            owner: the client whose job it is.
+            specification: what to run.
+            request: the client's own name for this Start, if there is one.
+
+        Raises:
+            ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
+            JobError, RequestError, HostError: this one cannot be started.
+        """
+        if self._shutdown.has_begun:
+            raise ServerDraining("the server is shutting down")
+        self._live.admit(owner)
+        job_id = new_job_id()
+        live = LiveJob(owner, specification, trio.CancelScope())
+        self._live.add(job_id, live)
+        with self._live.start_under_way():
+            try:
+                await self._nursery.start(partial(self._run, job_id, live, request))
+                await trio.lowlevel.checkpoint_if_cancelled()
+            except BaseException as error:  # where the command was being executed, a group of Cancelled
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                is_unknown = isinstance(error, ExecutionUnknown)
+                is_to_be_found = request is not None and (self._shutdown.is_draining or is_unknown)
+                if not self._shutdown.hands_over() and not is_to_be_found:
+                    self._give_up(job_id, live)
+                raise
+        logger.info("job %s started by %s: %r", job_id, owner, specification)
+        return job_id
+
+    def _give_up(self, job_id: JobId, live: LiveJob) -> None:
+        live.give_up()
+        # Trio leaves a task that calls started() when its caller is already cancelled to the caller: it has ended.
+        if job_id not in self._live and live.supervisor is not None:
+            self._ended.give_up(live.supervisor)
+
+    async def _run(
+        self, job_id: JobId, live: LiveJob, request: RequestKey | None, *, task_status: trio.TaskStatus[Supervisor]
+    ) -> None:
+        """Runs a job to its end. A bug in one job's tasks is logged and ends that job, never the others.
+
+        Raises:
+            ServerDraining: the server is shutting down.
+            JobError, RequestError, HostError: it could not be started.
+        """
+        try:
+            with live.scope:
+                launched = await self._spawn(job_id, live, request)
+                if live.supervisor is not None:
+                    await live.supervisor.run(launched, task_status=task_status)
+        except ExecutionUnknown:
+            raise
+        except Exception:
+            if live.supervisor is None or live.supervisor.was_never_executed:
+                raise
+            logger.exception("%r: a bug in the server ended this job", live.supervisor)
+        finally:
+            self._retire(job_id)  # where it never had a supervisor
+        if self._shutdown.has_begun and (live.supervisor is None or not live.supervisor.is_told):
+            raise ServerDraining("the server is shutting down")
+
+    async def _spawn(self, job_id: JobId, live: LiveJob, request: RequestKey | None) -> Launched:
+        specification, live.specification = live.specification, None
+        assert specification is not None  # noqa: S101  # for the type checker: it is taken once
+        spawned = await self._host.spawn(job_id, live.owner, specification)
+        launched = Launched(
+            id=job_id,
+            owner=live.owner,
+            command=CommandLine.of(specification),
+            pid=spawned.execution.pid,
+            start_time=spawned.start_time,
+            boot_id=self._boot_id,
+            at=datetime.now(UTC),
+            limits=self._host.limits,
+            request=request,
+        )
+        self._supervise(live, record_of(launched), spawned)
+        return launched
+
+    # --- jobs of an earlier server ------------------------------------------------------------------------------------
+
+    def adopt(self, record: JobRecord, spawned: Spawned) -> None:
+        """Goes on with a job of an earlier server."""
+        live = LiveJob(record.owner, None, trio.CancelScope())
+        self._live.add(record.id, live)
+        supervisor = self._supervise(live, record, spawned)
+        self._nursery.start_soon(self._resume, live, supervisor, spawned)
+
+    async def _resume(self, live: LiveJob, supervisor: Supervisor, spawned: Spawned) -> None:
+        try:
+            with live.scope:
+                await supervisor.resume(spawned.order, is_killed=spawned.is_killed)
+        except ExecutionUnknown:
+            pass  # that the launcher is lost is logged
+        except Exception as error:
+            if not supervisor.was_never_executed:
+                logger.exception("%r: a bug in the server ended this job", supervisor)
+            else:
+                logger.warning("%r of an earlier server was not executed: %s", supervisor, error)
+        finally:
+            self._retire(supervisor.record.id)
+
+    # --- supervisors --------------------------------------------------------------------------------------------------
+
+    def hurry(self) -> None:
+        """As `Registry.hurry`."""
+        self._terms = replace(self._terms, grace_seconds=0.0)
+        for live in self._live.all():
+            if live.supervisor is not None:
+                live.supervisor.hurry()
+
+    def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
+        live.supervisor = Supervisor(
+            record,
+            spawned.execution,
+            spawned.log,
+            spawned.pump,
+            self._terms,
+            self._recorder,
+            stdin=spawned.stdin,
+            hands_over=self._shutdown.hands_over,
+            on_end=partial(self._retire, record.id),
+        )
+        return live.supervisor
+
+    def _retire(self, job_id: JobId) -> None:
+        live = self._live.retire(job_id)
+        if live is None or live.supervisor is None:
+            return
+        supervisor = live.supervisor
+        if supervisor.is_handed_over:
+            self.unrecorded += not self._shutdown.hands_over()
+        elif live.is_given_up or supervisor.was_never_executed:
+            self._ended.give_up(supervisor)
+        else:
+            logger.info("job %s of %s has ended: %r", job_id, live.owner, supervisor.record.state)
+            self._ended.add(supervisor)

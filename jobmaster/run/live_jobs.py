@@ -1,0 +1,115 @@
+"""The jobs that have not ended, and who may start one more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from jobmaster.job.identifier import JobId
+    from jobmaster.job.specification import JobSpecification
+    from jobmaster.run.bounds import Bounds
+    from jobmaster.run.leftovers import Leftovers
+    from jobmaster.run.supervisor import Supervisor
+
+
+@dataclass(slots=True, eq=False)
+class LiveJob:
+    """A job that has not ended.
+
+    Attributes:
+        specification: until the command is on its way: its arguments may be large, and the job may run for days.
+        scope: of its task; cancelled to give it up.
+        supervisor: None until its execution is there.
+        is_given_up: its caller has left, and does not have its id.
+    """
+
+    owner: str
+    specification: JobSpecification | None
+    scope: trio.CancelScope
+    supervisor: Supervisor | None = None
+    is_given_up: bool = False
+
+    def give_up(self) -> None:
+        """Its caller has left: nobody was told of it, nor will be."""
+        self.is_given_up = True
+        if self.supervisor is not None:
+            self.supervisor.give_up()
+        self.scope.cancel()
+
+
+class LiveJobs:
+    """Those jobs by id, within the bounds on their number."""
+
+    def __init__(self, bounds: Bounds, leftovers: Leftovers) -> None:
+        self._bounds = bounds
+        self._leftovers = leftovers
+        self._jobs: dict[JobId, LiveJob] = {}
+        self._of_client: Counter[str] = Counter()
+        self._starts = 0
+        self._change = trio.lowlevel.ParkingLot()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job_id: JobId) -> bool:
+        return job_id in self._jobs
+
+    def get(self, job_id: JobId) -> LiveJob | None:
+        """The job called so, where it has not ended."""
+        return self._jobs.get(job_id)
+
+    def all(self) -> tuple[LiveJob, ...]:
+        """All of them now."""
+        return tuple(self._jobs.values())
+
+    def admit(self, owner: str) -> None:
+        """Returns where `owner` may start one more.
+
+        Raises:
+            ServerBusy: there are as many as may be.
+        """
+        left = self._leftovers.of_clients()
+        self._bounds.admit(owner, running=len(self._jobs) + left.total(), of_owner=self._of_client[owner] + left[owner])
+
+    def add(self, job_id: JobId, live: LiveJob) -> None:
+        """A job is started or adopted."""
+        self._jobs[job_id] = live
+        self._of_client[live.owner] += 1
+
+    def retire(self, job_id: JobId) -> LiveJob | None:
+        """The job called so has ended, or another server goes on with it. None where that is known already."""
+        live = self._jobs.pop(job_id, None)
+        if live is None:
+            return None
+        self._of_client[live.owner] -= 1
+        supervisor = live.supervisor
+        if supervisor is not None and not supervisor.is_handed_over and not supervisor.is_removed:
+            self._leftovers.add(live.owner, supervisor.execution)
+        self._change.unpark_all()
+        return live
+
+    @contextmanager
+    def start_under_way(self) -> Iterator[None]:
+        """For the time in which a caller of Start waits."""
+        self._starts += 1
+        try:
+            yield
+        finally:
+            self._starts -= 1
+            self._change.unpark_all()
+
+    async def wait_no_start_under_way(self) -> None:
+        """Returns when every Start has come to its end."""
+        while self._starts:
+            await self._change.park()
+
+    async def wait_none(self) -> None:
+        """Returns when there is no such job any more."""
+        while self._jobs:
+            await self._change.park()

@@ -1,0 +1,105 @@
+"""Starts that fail or are given up leave nothing, and no job's failure is another's."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+
+from jobmaster.errors import CommandNotRunnable, HostError
+from jobmaster.job.cause import Exited, ServerLost, ServerShutdown
+from jobmaster.job.specification import JobSpecification
+from jobmaster.run.bounds import Bounds
+from jobmaster.run.registry import Registry
+from tests.run.conftest import Machine
+from tests.run.faults import Fault
+from tests.run.identities import CLIENT1, CLIENTS, ended, record_of
+from tests.run.scripted import NEVER, Script
+
+
+async def test_what_cannot_be_started_leaves_nothing(machine: Machine) -> None:
+    """An error of the spawning or of the execution is the caller's, and no record, file or share is left."""
+    async with machine.registry(bounds=Bounds(running=4, ended=4)) as registry:
+        machine.plan(Fault(point="spawn", call=1, times=3))
+        for _ in range(3):
+            with pytest.raises(HostError, match="scripted"):
+                await machine.start(registry, CLIENT1)
+        for _ in range(3):
+            with pytest.raises(CommandNotRunnable):
+                await machine.start(registry, CLIENT1, Script(execute_error=CommandNotRunnable("not found")))
+        assert registry.running == 0
+        await trio.sleep(1)
+        assert machine.logs() == set()
+        await machine.start(registry, CLIENT1)
+
+
+@pytest.mark.parametrize("rounds", range(24))
+async def test_a_start_that_is_given_up_leaves_nothing(machine: Machine, rounds: int) -> None:
+    """In whatever round of the event loop a caller leaves, there is a job with an id that it has, or none at all."""
+    script = Script(execute_checkpoints=3, on_term=None, others_end_at=NEVER, writes=((0, 100),))
+    job_ids = []
+
+    async def call(registry: Registry) -> None:
+        job_ids.append(await machine.start(registry, CLIENT1, script))
+
+    async with machine.registry() as registry:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, registry)
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+        assert registry.running == len(job_ids)
+        assert machine.logs() == set(job_ids)
+        assert [record_of(registry, job_id).owner for job_id in job_ids] == ["client1"] * len(job_ids)
+        if not job_ids:
+            assert all(each.is_closed and each.is_removed for each in machine.host.spawned.values())
+            assert machine.records.jobs == {}
+
+
+async def test_a_start_that_is_given_up_takes_no_share(machine: Machine) -> None:
+    """Callers that leave during their Starts can start as many jobs afterwards as before."""
+    async with machine.registry(bounds=Bounds(running=4)) as registry:
+        for _ in range(5):
+            with trio.move_on_after(1):
+                await machine.start(registry, CLIENT1, Script(spawn_seconds=NEVER))
+            with trio.move_on_after(1):
+                await machine.start(registry, CLIENT1, Script(execute_seconds=NEVER))
+        await machine.start(registry, CLIENT1)
+
+
+async def test_a_large_specification_is_not_kept(machine: Machine) -> None:
+    """A running and an ended job keep a bounded part of their arguments."""
+    async with machine.registry() as registry:
+        machine.scripts["large"] = Script(ends_at=1)
+        job_id = await registry.start(CLIENT1, JobSpecification(command="large", args=("x" * 999,) * 1000))
+        for _ in ("running", "ended"):
+            command = record_of(registry, job_id).command
+            assert sum(map(len, command.args)) <= 16 * 1024
+            assert len(command.args) + command.omitted == 1000
+            await trio.sleep(2)
+
+
+# --- failures of one job ----------------------------------------------------------------------------------------------
+
+
+async def test_a_bug_in_one_job_leaves_the_others_alone(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception that nobody expects ends that job as lost and is logged; the others run on."""
+    async with machine.registry() as registry:
+        well = await machine.start(registry, CLIENT1, Script(ends_at=10))
+        ill = await machine.start(registry, CLIENT1, Script(ends_at=1, bug=RuntimeError("a bug, scripted")))
+        assert await ended(registry, ill) == ServerLost("a bug in the server ended it")
+        assert await ended(registry, well) == Exited(0)
+        assert "a bug in the server ended this job" in caplog.text
+
+
+@pytest.mark.parametrize("point", ["has_died", "signal_main"])
+async def test_a_failing_host_does_not_keep_a_drain_from_any_job(machine: Machine, point: str) -> None:
+    """An error at the first job is neither the drain's nor the end of its way through the jobs."""
+    async with machine.registry() as registry:
+        job_ids = [await machine.start(registry, client, Script()) for client in CLIENTS]
+        machine.plan(Fault(point=point, call=1, number=errno.EMFILE))
+        await registry.drain()
+        for job_id in job_ids:
+            assert isinstance(await ended(registry, job_id), ServerShutdown)

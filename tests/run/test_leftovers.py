@@ -1,0 +1,62 @@
+"""What could not be killed or removed holds a place, and is tried again."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import trio
+
+from jobmaster.errors import ServerBusy
+from jobmaster.job.cause import ServerLost
+from jobmaster.job.state import Ended, Running
+from jobmaster.run.bounds import Bounds
+from jobmaster.run.leftovers import LEFTOVER_SECONDS
+from jobmaster.run.teardown import CLOSING_SECONDS
+from tests.run.conftest import Machine
+from tests.run.faults import Fault
+from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, record_of
+from tests.run.scripted import NEVER, Script
+
+
+async def test_leftovers_count_and_are_tried_again(machine: Machine) -> None:
+    """A job that could not be killed holds its client's place after its end, until it has died and is removed."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=4)) as registry:
+        stuck = Script(on_term=None, death_seconds=CLOSING_SECONDS + LEFTOVER_SECONDS)
+        job_id = await machine.start(registry, CLIENT1, stuck)
+        record = await registry.stop(CLIENT1, job_id)
+        assert isinstance(record.state, Ended)
+        assert isinstance(record.state.cause, ServerLost)
+        assert registry.running == 0
+        with pytest.raises(ServerBusy, match="client1 runs 1 jobs"):
+            await machine.start(registry, CLIENT1)
+        await machine.start(registry, CLIENT2)
+        await trio.sleep(3 * LEFTOVER_SECONDS)
+        assert machine.execution(job_id).is_closed
+        await machine.start(registry, CLIENT1)
+
+
+async def test_leftovers_count_for_all_clients_together(machine: Machine) -> None:
+    """What could not be killed of one client's takes a place of those that all clients share."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=8)) as registry:
+        stuck = await machine.start(registry, CLIENT1, Script(on_term=None, death_seconds=NEVER))
+        await registry.stop(CLIENT1, stuck)
+        for client in (CLIENT1, *CLIENTS[1:4] * 2):
+            await machine.start(registry, client)
+        with pytest.raises(ServerBusy, match="the server runs 8 jobs, as many as it may"):
+            await machine.start(registry, CLIENTS[4])
+
+
+@pytest.mark.parametrize("point", ["kill", "remove", "close"])
+async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str) -> None:
+    """An error at a leftover is logged, ends nothing else, and the leftover is tried again."""
+    async with machine.registry(grace_seconds=0) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=None, busy_seconds=3))
+        other = await machine.start(registry, CLIENT2)
+        await registry.stop(CLIENT1, job_id)
+        assert not machine.execution(job_id).is_removed
+        machine.plan(Fault(point=point, call=1, times=2, number=errno.EBUSY))
+        await trio.sleep(4 * LEFTOVER_SECONDS)
+        assert registry._leftovers.executions == ()
+        assert machine.execution(job_id).is_closed
+        assert isinstance(record_of(registry, other).state, Running)
