@@ -20,14 +20,14 @@ from jobmaster.api.requests import MAX_WRITER
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.run.registry import EndedJob, Job
+from jobmaster.run.ended_jobs import EndedJob
 
 if TYPE_CHECKING:
     from jobmaster.api.followers import Followers
     from jobmaster.grpc.lazy_messages import StoredMessages
     from jobmaster.grpc.server_call import ServerCall
     from jobmaster.identity.policy import Identity
-    from jobmaster.run.registry import Registry
+    from jobmaster.run.registry import Job, Registry
     from jobmaster.run.stdin import Stdin
 
 logger = logging.getLogger(__name__)

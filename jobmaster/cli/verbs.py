@@ -9,6 +9,7 @@ import trio
 from jobmaster.certs.folder import certificate_folder
 from jobmaster.cli.actions import (
     Action,
+    Attach,
     Backup,
     Command,
     Events,
@@ -55,14 +56,15 @@ def _require_writable(action: Action) -> None:
     match action:
         case Start() | Run(detach=True):
             what = "the id of a job"
-        case Run():
+        case Run() | Attach():
             what = "the output of a job"
         case _:
             return
     try:
         require_writable()
     except OutputFailed as failure:
-        raise CommandFailed(f"{failure}: there is nowhere to print {what}, so none was started") from failure
+        so = "" if isinstance(action, Attach) else ", so none was started"
+        raise CommandFailed(f"{failure}: there is nowhere to print {what}{so}") from failure
 
 
 def _deliver(action: Action, text: str) -> None:
@@ -97,19 +99,23 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
         case StreamOutput(job_id):
             await _copy_output(jobs, job_id)
             return DONE, ""
-        case Run() | List() | Events() | Backup():
+        case Run() | Attach() | List() | Events() | Backup():
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
 
 
-async def _do_more(jobs: Jobs, action: Run | List | Events | Backup) -> tuple[int, str]:
+async def _do_more(jobs: Jobs, action: Run | Attach | List | Events | Backup) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
         case Run():
             from jobmaster.cli.running import Runner
 
             return await Runner(jobs, action).run()
+        case Attach():
+            from jobmaster.cli.attaching import attach
+
+            return await attach(jobs, action)
         case List():
             from jobmaster.cli.listing import list_jobs
 
