@@ -63,11 +63,11 @@ class OutputIncomplete(Exception):
         """
         if missing:
             text = (
-                f"the last {missing + lost} bytes of this job's output are gone: "
-                "the server's host went down before they were on its disk, or they were removed"
+                f"{missing + lost} bytes of this job's output are gone, the last {missing} of those that were kept among "
+                "them: the server's host went down before they were on its disk, or they were removed"
             )
         else:
-            text = f"the server's disk did not take the last {lost} bytes of this job's output"
+            text = f"the server's disk did not take {lost} bytes of this job's output; all others were sent"
         super().__init__(text)
 
 

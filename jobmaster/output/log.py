@@ -1,292 +1,399 @@
-"""The output log of one job, and its followers.
+"""The output log of one job.
 
-Theory of operation: the log is a file that only grows while its job runs, so an offset means the same byte for ever.
-One writer (the pump) puts bytes at `size` and then calls `advance`; followers hold an offset each and read the file,
-never the pipe, so a slow one costs nobody anything. A follower that has read all there is parks until the log grows
-or is sealed: an idle job costs no wake-up.
+Theory of operation: the log is a file in which a byte's place is its offset: how many bytes the job had written before it,
+kept or not. So an offset means the same byte for ever, and what is missing are holes. One writer (the pump) asks for a
+`plan`, transfers bytes in a thread, and tells the log by `record`; followers hold an offset each and read the file, never
+the pipe, so a slow one costs nobody anything. A follower that has read all there is parks until the log grows or is sealed:
+an idle job costs no wake-up.
 
-A follower is handed stretches of the log, not bytes: whoever sends them reads when the flow-control window allows it,
-straight into the frames. So a follower whose client takes nothing holds nothing. Reading does not hold up the event
-loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker thread. Nobody has to wait
-for that thread: a follower that leaves while a disk holds it up leaves the file to it as well.
+While the file cannot be written, bytes are counted in an *open gap* behind its end, and once in RETRY_SECONDS writing is
+tried again. The gap is closed, in the index beside the file and by extending the file over it, when a byte can be written
+behind it. Always: kept + lost + dropped = written.
+
+The index is the pump's thread's alone; followers read it by descriptors of their own, as far as `index_state` says.
 """
 
 from __future__ import annotations
 
-import errno
-import math
+import logging
 import os
-import threading
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from jobmaster.errors import OutputCut, OutputUnreadable
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.output.cap import Cap, Range, without
+from jobmaster.output.dropping import Dropped, DropPlan
+from jobmaster.output.followed_file import Stretch
+from jobmaster.output.following import LiveFollower, StoredFollower, follow
+from jobmaster.output.holes import punch
+from jobmaster.output.index import Entry, GapReason, Header, Stream
+from jobmaster.output.index_file import Gap, IndexFile, index_path
+from jobmaster.output.reading import GapPiece, Piece, Selection, read
+from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
-STRETCH_SIZE: Final = 192 * 1024 - 32
-"""Bytes of a stretch, at most; with the messages' own bytes, two of which carry it, a round number of TLS records."""
-READERS: Final = trio.CapacityLimiter(16)
-"""Threads that open and read the files of followers; a disk that stalls delays followers alone."""
-CLOSERS: Final = trio.CapacityLimiter(math.inf)
-"""Threads that close these files, one for each at most."""
-CLOSE_SECONDS: Final = 1.0
-"""How long a follower waits for that: the last descriptor of a large file that was removed frees its blocks, and a file
-system in user space may not answer."""
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+"""Between two attempts to write what a disk has not taken."""
+INDEX_RETRY: Final = 1_000_000
+"""Microseconds between two attempts to make an index."""
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
-class Stretch:
-    """Bytes of a log that are in its file, to be read while its follower lives.
+@dataclass(frozen=True, slots=True)
+class OpenGap:
+    """A gap that ends where the output does for now; it has `length` bytes so far."""
 
-    Both ways of reading raise OutputUnreadable where the file cannot be read (any more).
-    """
-
-    __slots__ = ("_file", "_offset", "length")
-
-    def __init__(self, file: _FollowedFile, offset: int, length: int) -> None:
-        self._file = file
-        self._offset = offset
-        self.length = length
-
-    def read_at_once(self, buffers: Sequence[memoryview], start: int) -> bool:
-        """Fills the buffers from byte `start` on, at most to the end; False when that would have to wait for a disk."""
-        try:
-            count = os.preadv(self._file.fd, buffers, self._offset + start, os.RWF_NOWAIT)
-        except OSError as error:
-            if error.errno not in _NOT_AT_ONCE:
-                raise _unreadable(self._file.path, error) from error
-            return False
-        return count == sum(map(len, buffers))
-
-    async def read(self, start: int, count: int) -> bytes:
-        """`count` bytes from byte `start` on, less where it ends."""
-        count = min(count, self.length - start)
-        with _unreadable_named(self._file.path):
-            data = await run_in_thread(READERS, self._file.pread, count, self._offset + start, abandon=True)
-            if len(data) < count:
-                raise OSError(errno.EIO, "it is shorter than what was written to it")
-            return data
-
-
-@contextmanager
-def _unreadable_named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> OutputUnreadable:
-    return OutputUnreadable(f"the output in {path} cannot be read: {error.strerror}")
+    gap: Gap
+    length: int
 
 
 class OutputLog:
-    """Where a running job's output is kept. Made with its file, which its owner closes after `seal`."""
+    """Where a running job's output is kept. Made with its file, which its owner closes after `seal`.
 
-    def __init__(self, path: Path) -> None:
+    Attributes:
+        size: where the file ends; what comes next and can be kept is written there, or behind the open gap.
+        gap: the open one.
+        left_in_pipe: of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there.
+        has_lost: set when some of the output is not kept.
+        is_full: set when the cap is reached of a job that is ended then.
+        dropped_range: what followers pass over, and why they do.
+        index: None as long as there is none; for the pump's thread.
+    """
+
+    def __init__(self, path: Path, cap: Cap | None = None) -> None:
         """Creates the file, 0600. Blocks as long as the disk does.
+
+        Args:
+            path: of the file.
+            cap: how much of the output is kept; None: all.
 
         Raises:
             OSError: the file exists already, or cannot be made.
         """
-        self._use(path, os.open(path, _CREATE, 0o600), size=0, lost=0)
+        self._use(path, os.open(path, _CREATE, 0o600), cap, size=0)
 
     @classmethod
-    def reopen(cls, path: Path, *, lost: int) -> OutputLog:
+    def reopen(cls, path: Path, *, lost: int, dropped: int = 0, cap: Cap | None = None) -> OutputLog:
         """The log of a job that an earlier server ran. Blocks as long as the disk does.
 
-        What splice(2) has moved is in the file, whenever the one who called it was killed, so its size tells how much
-        of the output is kept.
+        What splice(2) has moved is in the file, whenever the one who called it was killed, so its size tells how far the
+        output is there. What was lost and is in no gap of the index is an open gap at its end.
 
         Args:
             path: of the file.
-            lost: bytes that the earlier server could not keep.
+            lost: bytes that the earlier server could not keep, as far as it was recorded.
+            dropped: likewise, bytes that it had dropped.
+            cap: as of a new one.
 
         Raises:
-            OSError: the file cannot be opened, or is none.
+            OSError: the file or its index cannot be opened, or is none.
         """
         log = cls.__new__(cls)
         fd = os.open(path, _CONTINUE)
-        log._use(path, fd, size=os.fstat(fd).st_size, lost=lost)
+        try:
+            log._use(path, fd, cap, size=os.fstat(fd).st_size)
+            log._continue(lost, dropped)
+        except BaseException:
+            os.close(fd)
+            raise
         return log
 
-    def _use(self, path: Path, fd: int, *, size: int, lost: int) -> None:
+    def _use(self, path: Path, fd: int, cap: Cap | None, *, size: int) -> None:
         self.path = path
         self.fd = fd
         self.size = size
-        self.lost = 0
+        self.gap: OpenGap | None = None
         self.left_in_pipe = 0
-        """Of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there."""
         self.has_lost = trio.Event()
-        """Set when some of the output could not be kept."""
-        self.lose(lost)
         self.sealed = False
+        self.index: IndexFile | None = None
+        self._index_again_at = 0
+        self._again_at = 0.0
+        self._lost_before = 0
+        self._cap = cap
+        self._cap_is_hard = cap is not None and cap.ends_job
+        self._drop_again_at = 0.0
+        self._can_drop = False
+        self._dropped_before = 0
+        self._pins: list[Range] = []
+        self._held_back: list[Range] = []
+        self.dropped_range: Range = (0, 0)
+        self.is_full = trio.Event()
         self._growth = trio.lowlevel.ParkingLot()
+
+    def _continue(self, lost: int, dropped: int) -> None:
+        if lost or dropped or index_path(self.path).exists():
+            self.index = index = IndexFile.reopen(index_path(self.path), self.size, now())
+            if index.output_size < self.size:
+                os.ftruncate(self.fd, index.output_size)
+                self.size = index.output_size
+            self._lost_before, self._dropped_before = index.lost, index.header.dropped
+            self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+            with suppress(OSError):  # what was held back for a follower, or for a server that died
+                punch(self.fd, *self.dropped_range)
+            self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
+            self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        if self.lost or self.dropped:
+            self.has_lost.set()
+
+    def _open_gap(self, count: int, reason: GapReason) -> None:
+        if count > 0:
+            gap = self.gap or OpenGap(Gap(self.size, now(), reason), 0)
+            self.gap = replace(gap, length=gap.length + count)
+
+    # --- what is where ------------------------------------------------------------------------------------------------
+
+    @property
+    def kept(self) -> int:
+        """Bytes that can be read."""
+        return self.size - self._lost_before - self._dropped_before
+
+    @property
+    def lost(self) -> int:
+        """Bytes that could not be written."""
+        return self._lost_before + (0 if self.gap is None or self._is_capped else self.gap.length)
+
+    @property
+    def dropped(self) -> int:
+        """Bytes that are not kept because of the cap."""
+        return self._dropped_before + (self.gap.length if self.gap and self._is_capped else 0)
+
+    @property
+    def gone_for_good(self) -> tuple[int, int]:
+        """How many bytes are lost and dropped, but for those that were left in the pipe."""
+        left = self.left_in_pipe
+        return (self.lost, self.dropped - left) if self._is_capped else (self.lost - left, self.dropped)
+
+    @property
+    def end(self) -> int:
+        """The offset behind all bytes, kept or not."""
+        return self.size + (self.gap.length if self.gap else 0)
+
+    @property
+    def has_lost_inside(self) -> bool:
+        """Whether bytes are lost before `size`."""
+        return self._lost_before > 0
+
+    @property
+    def _is_capped(self) -> bool:
+        return self.gap is not None and self.gap.gap.reason is GapReason.CAPPED
+
+    @property
+    def last_entry(self) -> Entry | None:
+        """The last entry of the index."""
+        return None if self.index is None else self.index.last
+
+    def index_state(self) -> tuple[Header, int] | None:
+        """The header and the number of entries by which a follower may read the index; None where there is none."""
+        return None if self.index is None else (self.index.header, self.index.count)
+
+    # --- the writer ---------------------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """What is to become of the next bytes."""
+        at_most, cap = PIPE_SIZE, self._cap
+        if cap is not None:
+            at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
+            if at_most <= 0:
+                return Plan(offset=self.end, is_kept=False, reason=GapReason.CAPPED)
+            if not self._cap_is_hard and self.kept >= cap.size + cap.chunk:  # the disk does not let anything be dropped
+                return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
+        if self.gap is None:
+            return Plan(offset=self.size, at_most=at_most)
+        gap, is_kept = self.gap.gap, trio.current_time() >= self._again_at
+        return Plan(offset=self.end, gap=gap, is_kept=is_kept, reason=gap.reason, at_most=at_most)
+
+    def plan_drop(self) -> DropPlan | None:
+        """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
+        if self._cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
+            return None
+        end = self._cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        if end is None:
+            return None
+        start = self._cap.head
+        begin = max(start, self.dropped_range[1])
+        if not self._can_drop:
+            return DropPlan(
+                start=start, begin=begin, end=begin
+            )  # it is tried whether that goes, before it is announced
+        self.dropped_range = (start, end)
+        holes, held_back = without((begin, end), self._pins)
+        return DropPlan(start=start, begin=begin, end=end, holes=tuple(holes), held_back=tuple(held_back))
+
+    def record_drop(self, plan: DropPlan, dropped: Dropped) -> None:
+        """Says what has come of a plan."""
+        if not dropped.is_offered:
+            logger.warning(
+                "the file system of %s makes no holes: what is behind the first %d bytes is not kept",
+                self.path,
+                self.kept,
+            )
+            self._cap_is_hard = True
+        elif dropped.count is None:
+            self._drop_again_at = trio.current_time() + RETRY_SECONDS
+            self.dropped_range = (plan.start, plan.begin) if plan.begin > plan.start else (0, 0)
+        else:
+            self._can_drop = True
+            self._dropped_before += dropped.count
+            self._held_back += plan.held_back
+            if self._dropped_before:
+                self.has_lost.set()
+
+    def index_at(self, time: int) -> IndexFile | None:
+        """The index, which is made where there is none. To be called in the pump's thread.
+
+        Args:
+            time: microseconds since the Unix epoch.
+        """
+        if self.index is None and time >= self._index_again_at:
+            try:
+                self.index = IndexFile(index_path(self.path), time)
+            except OSError:
+                self._index_again_at = time + INDEX_RETRY
+        return self.index
+
+    def closed_gap(self, end: int, stream: Stream, time: int) -> None:
+        """Says that there are bytes behind the gap. To be called in the pump's thread, before `record` on the loop."""
+        if self.index is None:
+            raise AssertionError("a gap was closed that is not in the index")
+        self.index.confirm_gap(end, stream, time)
+
+    def record(self, transferred: Transferred) -> None:
+        """Says what has become of the bytes of a plan."""
+        if transferred.has_closed_gap and self.gap is not None:
+            self._lost_before += self.gap.length
+            self.size, self.gap = self.end, None
+        self.advance(transferred.kept)
+        if transferred.lost:
+            self.lose(transferred.lost, transferred.reason, transferred.time)
+        if transferred.has_failed:
+            self._again_at = trio.current_time() + RETRY_SECONDS
 
     def advance(self, count: int) -> None:
         """Says that `count` more bytes are in the file, and wakes the followers that wait for them."""
         self.size += count
         self._growth.unpark_all()
 
-    def lose(self, count: int, *, left_in_pipe: bool = False) -> None:
-        """Says that `count` bytes could not be written. What comes after them is not kept either: no gap inside."""
-        self.lost += count
+    def lose(
+        self,
+        count: int,
+        reason: GapReason = GapReason.DISK_FAILED,
+        time: int | None = None,
+        *,
+        left_in_pipe: bool = False,
+    ) -> None:
+        """Says that `count` bytes are lost, and why, if that was not lost already what came before them."""
+        if count <= 0:
+            return
+        gap = self.gap or OpenGap(Gap(self.size, now() if time is None else time, reason), 0)
+        self.gap = replace(gap, length=gap.length + count)
         if left_in_pipe:
             self.left_in_pipe += count
-        if self.lost:
-            self.has_lost.set()
+        self.has_lost.set()
+        if reason is GapReason.CAPPED and self._cap is not None and self._cap.ends_job:
+            self.is_full.set()
+        self._growth.unpark_all()
 
     def seal(self) -> None:
         """Says that nothing more will come; followers end when they have read what there is. Idempotent."""
         self.sealed = True
         self._growth.unpark_all()
 
+    def close(self) -> None:
+        """Closes the files; a gap at the end is noted in the index. Blocks as long as the disk does. Idempotent.
+
+        Raises:
+            OSError: the file system says only now that it has not kept what it had taken.
+        """
+        fd, self.fd = self.fd, -1
+        try:
+            if self.index is not None:
+                _close_index(self.index, self.gap)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
     def stored(self) -> StoredOutput:
         """The log of a job that has ended."""
-        return StoredOutput(path=self.path, size=self.size, lost=self.lost)
+        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped)
+
+    def pin(self, range_: Range) -> None:
+        """Says that a follower is being sent a range: it is not given back until `unpin`."""
+        self._pins.append(range_)
+
+    def unpin(self, range_: Range) -> tuple[Range, ...]:
+        """Says that a range was sent; returns what is to be given back now."""
+        self._pins.remove(range_)
+        ranges, self._held_back = self._held_back, []
+        free: list[Range] = []
+        for each in ranges:
+            now_free, still_held = without(each, self._pins)
+            free += now_free
+            self._held_back += still_held
+        return tuple(free)
+
+    # --- followers ----------------------------------------------------------------------------------------------------
 
     async def wait_growth(self) -> None:
         """Waits until the log grows or is sealed."""
         await self._growth.park()
 
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
-        """Yields all from `offset` on, in stretches, then follows live until the log is sealed.
+        """Yields all that is kept from `offset` on, in stretches, then follows live until the log is sealed.
 
         A stretch can be read until the next one is asked for. Close the follower (`contextlib.aclosing`) to leave early.
 
         Raises:
             OutputUnreadable: the file cannot be opened (any more).
         """
-        return _follow(self, offset)
+        return follow(LiveFollower(self), offset)
+
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+        """Yields what is selected, bytes and gaps, as `follow` does; a gap that is open when it is closed."""
+        return read(LiveFollower(self), selection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredOutput:
-    """The output of a job that has ended: a file, of which `size` bytes are the job's."""
+    """The output of a job that has ended: a file, and how many of the job's bytes are in it and are not."""
 
     path: Path
-    size: int
+    kept: int
     lost: int
+    dropped: int = 0
     sealed: bool = True
+
+    @property
+    def end(self) -> int:
+        """The offset behind all bytes, kept or not."""
+        return self.kept + self.lost + self.dropped
 
     async def wait_growth(self) -> None:
         """It does not grow."""
         raise AssertionError("nobody waits for the growth of a sealed log")
 
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
-        """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than `size` bytes.
+        """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than it should have.
 
         A record is on the disk when the job has ended, its output some time later: a power cut can take what was between.
         """
-        return _follow(self, offset)
+        return follow(StoredFollower(self), offset)
+
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+        """As that of `OutputLog`; what a power cut has taken is a gap."""
+        return read(StoredFollower(self), selection)
 
 
-class _FollowedFile:
-    """The file of one follower: closed after `leave`, or by the last thread in it where that comes later."""
-
-    def __init__(self, path: Path) -> None:
-        self.fd = -1
-        self.path = path
-        self._lock = threading.Lock()
-        self._threads = 0
-        self._is_closed = False
-
-    def open(self) -> int:
-        """To be called in a thread; returns the size of the file.
-
-        Raises:
-            OSError: there is no such file (any more).
-        """
-        with self._used():
-            self.fd = os.open(self.path, _READ)
-            return os.fstat(self.fd).st_size
-
-    def pread(self, count: int, offset: int) -> bytes:
-        """To be called in a thread; raises OSError where the disk fails."""
-        with self._used():
-            return os.pread(self.fd, count, offset)
-
-    def leave(self) -> int | None:
-        """Its descriptor, now the caller's to close, or None where there is none or a thread will close it.
-
-        A thread that comes later gets EBADF.
-        """
-        with self._lock:
-            self._is_closed = True
-            return self._take_unused()
-
-    @contextmanager
-    def _used(self) -> Iterator[None]:
-        with self._lock:
-            if self._is_closed:
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            self._threads += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._threads -= 1
-                unused = self._take_unused()
-            if unused is not None:
-                _close(unused)
-
-    def _take_unused(self) -> int | None:
-        if not self._is_closed or self._threads or self.fd < 0:
-            return None
-        fd, self.fd = self.fd, -1
-        return fd
-
-
-async def _follow(log: OutputLog | StoredOutput, offset: int) -> AsyncGenerator[Stretch, None]:
-    file = _FollowedFile(log.path)
-    try:
-        missing = await _open(file, log)
-        while True:
-            await trio.lowlevel.checkpoint_if_cancelled()  # sending is what waits, where there is much to send
-            if offset < log.size - missing:
-                length = min(STRETCH_SIZE, log.size - missing - offset)
-                yield Stretch(file, offset, length)
-                offset += length
-            elif log.sealed:
-                if missing:
-                    raise OutputCut(f"the output in {log.path} has {missing} bytes less than was recorded", missing)
-                return
-            else:
-                await log.wait_growth()
-    finally:
-        if (fd := file.leave()) is not None:
-            await _close_in_thread(fd)  # noqa: ASYNC102  # shields itself, with a deadline
-
-
-async def _open(file: _FollowedFile, log: OutputLog | StoredOutput) -> int:
-    """Opens the file; returns how many bytes it lacks at its end, which those of running jobs never do."""
-    with _unreadable_named(log.path):
-        try:
-            there = await run_in_thread(READERS, file.open, abandon=True)
-        except FileNotFoundError:
-            if isinstance(log, OutputLog):
-                raise
-            there = 0
-    return max(0, log.size - there) if isinstance(log, StoredOutput) else 0
-
-
-async def _close_in_thread(fd: int) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
-        try:
-            await run_in_thread(CLOSERS, _close, fd, abandon=True)
-        except NoThread:
-            _close(fd)
-
-
-def _close(fd: int) -> None:
-    with suppress(OSError):  # nothing was written by it
-        os.close(fd)
+def _close_index(index: IndexFile, gap: OpenGap | None) -> None:
+    with suppress(OSError):  # it is complete as it is; only why bytes are missing at the end, nobody will know
+        if gap is not None and index.fd >= 0:
+            index.end_with_gap(gap.gap)
+    with suppress(OSError):
+        index.close()

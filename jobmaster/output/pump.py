@@ -2,10 +2,12 @@
 
 Theory of operation
 -------------------
-The pump waits until the pipe is readable (epoll through Trio), then moves what is there with splice(2) in a worker
+The pump waits until a pipe is readable (epoll through Trio), then moves what is there with splice(2) in a worker
 thread: a disk that is slow throttles the thread that writes, never the event loop. Where the file system refuses splice
-(EINVAL), bytes are read and written instead. When the file cannot be written at all (ENOSPC, EDQUOT, EIO), the pump
-goes on emptying the pipe, so that the job is not blocked, and the log counts what was lost.
+(EINVAL), bytes are read and written instead. When the file cannot be written (ENOSPC, EDQUOT, EIO), the pump goes on
+emptying the pipe, so that the job is not blocked; the log counts what was lost, and says when to try again.
+
+A job has one pipe, or one for stdout and one for stderr: then whichever is readable first is moved first, one at a time.
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
 writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
@@ -21,28 +23,30 @@ most one move for each job, and the jobs that leave a process behind are bounded
 from __future__ import annotations
 
 import enum
-import errno
 import fcntl
 import logging
 import os
 import struct
 import termios
 import threading
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 
 import trio
 
+from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
+from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
+from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PIPE_SIZE: Final = 1024 * 1024
-"""Bytes the job can be ahead of the pump, where the kernel grants them (fs.pipe-max-size is 1 MiB by default)."""
 GATHER_BELOW: Final = 64 * 1024
 GATHER_SECONDS: Final = 0.002
 """After a move of fewer than `GATHER_BELOW` bytes the pump lets this much time pass, so that a job that writes byte by
@@ -59,7 +63,10 @@ _LAST_PAUSE: Final = 1.0
 
 
 def open_pipe() -> tuple[int, int]:
-    """A pipe for a job's output: its non-blocking read end for the pump, its write end for the job."""
+    """A pipe for a job's output: its non-blocking read end for the pump, its write end for the job.
+
+    The job can be PIPE_SIZE ahead of the pump, where the kernel grants that (fs.pipe-max-size is 1 MiB by default).
+    """
     read_end, write_end = os.pipe2(os.O_CLOEXEC)
     os.set_blocking(read_end, False)
     with suppress(OSError):  # EPERM above the user's pipe quota: the default of 64 KiB works as well, slower
@@ -67,88 +74,130 @@ def open_pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
+@dataclass(slots=True)
+class Source:
+    """A pipe of a job.
+
+    Attributes:
+        is_at_end: every writer had closed it, and it was empty, when it was last looked at.
+    """
+
+    pipe: int
+    stream: Stream
+    is_at_end: bool = False
+
+
 class Pump:
-    """Owns the read end of a job's pipe and the descriptor of its log.
+    """Owns the read ends of a job's pipes and the files of its log.
 
     `run`, `finish` and `close` it, in this order; or `hand_over` instead of `finish`, where another server goes on.
     """
 
-    def __init__(self, pipe: int, log: OutputLog) -> None:
-        self._pipe = pipe
+    def __init__(self, pipe: int, log: OutputLog, *, stderr: int | None = None) -> None:
+        """Takes over the descriptors.
+
+        Args:
+            pipe: of stdout, or of both.
+            log: where to.
+            stderr: the pipe of stderr, where that has one of its own.
+        """
+        if stderr is None:
+            self._sources: tuple[Source, ...] = (Source(pipe, Stream.BOTH),)
+        else:
+            self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
-        self._move: Move | None = None
+        self._work: Work | None = None
+        self._turn = trio.Lock()
         self._splice_works = True
-        self._is_at_end = False
-        """Whether every writer has closed the pipe, and it was empty then."""
-        self._is_ours = False
-        """Whether the descriptors are ours to close: after `finish`, and where no move was abandoned with them."""
+        self._is_finished = False
+        """Whether the descriptors are to be closed: after `finish` or `hand_over`."""
+        self._is_log_left = False
+        self._left_source: Source | None = None
+        """What was left to a thread, to be closed by it."""
 
     async def run(self) -> None:
-        """Pumps until every writer has closed the pipe."""
+        """Pumps until every writer has closed the pipes."""
+        if len(self._sources) == 1:
+            await self._run(self._sources[0])
+            return
+        async with trio.open_nursery() as nursery:
+            for source in self._sources:
+                nursery.start_soon(self._run, source)
+
+    async def _run(self, source: Source) -> None:
         pause = _FIRST_PAUSE
         while True:
-            await trio.lowlevel.wait_readable(self._pipe)
+            await trio.lowlevel.wait_readable(source.pipe)
             try:
-                moved = await self._move_some()
+                moved = await self._move_some(source)
             except (NoThread, NotRead):
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LAST_PAUSE)
                 continue
             pause = _FIRST_PAUSE
-            if self._is_at_end:
+            if source.is_at_end:
                 return
             if moved is not None and moved < GATHER_BELOW:
                 await trio.sleep(GATHER_SECONDS)
 
     async def finish(self) -> None:
-        """Moves what is in the pipe now, and counts what cannot be moved as lost; nothing waits for a writer.
+        """Moves what is in the pipes now, and counts what cannot be moved as lost; nothing waits for a writer.
 
         Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
         """
-        self._is_at_end = False  # a job that had opened the read end too could make new writers of it
+        for source in self._sources:
+            source.is_at_end = False  # a job that had opened the read end too could make new writers of it
         with trio.move_on_after(FINISH_SECONDS):
-            await self._move_rest()
-        if self._move is not None and (found := self._move.abandon()) is not None:
+            for source in self._sources:
+                await self._move_rest(source)
+        if self._work is not None and (found := self._work.abandon()) is not None:
+            self._leave(self._work)
             self._log.lose(found, left_in_pipe=True)
-            return
-        self._is_ours = True
-        if self._is_at_end:
-            return
+        self._is_finished = True
         with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
-            self._log.lose(await _in_closer(_bytes_in, self._pipe), left_in_pipe=True)
+            for source in self._sources:
+                if source is not self._left_source and not source.is_at_end:
+                    self._log.lose(await _in_closer(_bytes_in, source.pipe), left_in_pipe=True)
 
     async def hand_over(self) -> None:
-        """Waits for a move that is under way, and begins no other; what is in the pipe stays there.
+        """Waits for a move that is under way, and begins no other; what is in the pipes stays there.
 
         A move that a disk holds up is left to its thread. Takes at most `FINISH_SECONDS`. `close` follows.
         """
-        if self._move is not None:
+        if self._work is not None:
             with trio.move_on_after(FINISH_SECONDS):
-                await self._move.done.wait()
-            if self._move.abandon() is not None:
-                return
-        self._is_ours = True
+                await self._work.done.wait()
+            if self._work.abandon() is not None:
+                self._leave(self._work)
+        self._is_finished = True
 
-    async def _move_rest(self) -> None:
-        while not self._is_at_end:
+    def _leave(self, work: Work) -> None:
+        self._is_log_left = True
+        self._left_source = work.source
+
+    async def _move_rest(self, source: Source) -> None:
+        while not source.is_at_end:
             try:
-                if await self._move_some() is None:
+                if await self._move_some(source) is None:
                     return
             except (NoThread, NotRead):  # for now
                 await trio.sleep(_FIRST_PAUSE)
 
     async def close(self) -> None:
-        """Closes the pipe and the log's file, where no thread does; others may hold the pipe up, but not us. Idempotent.
+        """Closes the pipes and the log's files, where no thread does; others may hold a pipe up, but not us. Idempotent.
 
         The kernel takes the pipe's lock for the last descriptor of its read end. Any process that can write to the pipe
         can hold that lock, so everybody else who has a descriptor of it closes that before.
         """
-        if self._is_ours:
-            self._is_ours = False
-            with trio.move_on_after(FINISH_SECONDS):
-                await _in_closer(_close, self._pipe, self._log.fd)
+        if self._is_finished:
+            self._is_finished = False
+            pipes = [source.pipe for source in self._sources if source is not self._left_source]
+            log = None if self._is_log_left else self._log
+            if pipes:
+                with trio.move_on_after(FINISH_SECONDS):
+                    await _in_closer(_close, pipes, log)
 
-    async def _move_some(self) -> int | None:
+    async def _move_some(self, source: Source) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
 
         A wait that is cancelled leaves the move to go on; the next call waits for that one.
@@ -156,77 +205,85 @@ class Pump:
         Raises:
             NoThread, NotRead: nothing was moved.
         """
-        while self._move is None:
-            await self._begin_move()
-        move = self._move
-        if not move.done.is_set():
-            move.count_apart()
-            await move.done.wait()
-        self._move = None
-        self._splice_works = move.splice_works
-        if move.error is not None:
-            raise NotRead from move.error
-        self._is_at_end = move.moved == 0
-        return move.moved
+        async with self._turn:
+            if self._work is not None and self._work.source is not source:
+                await self._see_through(self._work)
+            if self._work is None:
+                await self._drop_excess()
+            while (move := self._work) is None:
+                await self._begin(Move(source, self._log, splice=self._splice_works))
+            await self._see_through(move)
+            assert isinstance(move, Move)  # noqa: S101  # for the type checker
+            if move.result is None:
+                raise NotRead from move.error
+            return move.result.taken
 
-    async def _begin_move(self) -> None:
-        move = Move(self._pipe, self._log, splice=self._splice_works)
-        self._move = move
+    async def _drop_excess(self) -> None:
+        while (plan := self._log.plan_drop()) is not None:
+            drop = Drop(self._log, plan)
+            await self._begin(drop)
+            if self._work is drop:
+                await self._see_through(drop)
+
+    async def _see_through(self, work: Work) -> None:
+        if not work.done.is_set():
+            work.count_apart()
+            await work.done.wait()
+        self._work = None
+        if isinstance(work, Move) and work.result is not None:
+            self._splice_works = work.result.splice_works
+            work.source.is_at_end = work.result.taken == 0
+
+    async def _begin(self, work: Work) -> None:
+        self._work = work
         try:
             with trio.move_on_after(STALL_SECONDS):
-                await run_in_thread(PUMPS, move.run, abandon=True)
+                await run_in_thread(work.limiter, work.run, abandon=True)
         finally:
-            if move.withdraw():  # no thread took it
-                self._move = None
+            if work.withdraw():  # no thread took it
+                self._work = None
 
 
 class NotRead(Exception):
     """The pipe could not be read, for want of memory."""
 
 
-class Move:
-    """One move of bytes by a worker thread; the event loop brings its result to the log.
+class Work(ABC):
+    """What a worker thread does to a log; the event loop brings its result to the log.
 
     Attributes:
-        error: why the pipe could not be read; nothing was moved.
         done: set when the result is in the log.
-        moved: bytes taken from the pipe; 0 where every writer has closed it, None where it was empty.
-        splice_works: False once the file system has refused splice(2).
+        limiter: of its threads.
+        source: the pipe that it needs, if any.
     """
 
-    def __init__(self, pipe: int, log: OutputLog, *, splice: bool) -> None:
+    source: Source | None = None
+
+    def __init__(self, log: OutputLog, limiter: trio.CapacityLimiter) -> None:
         self.done = trio.Event()
-        self.error: OSError | MemoryError | None = None
-        self.moved: int | None = None
-        self.splice_works = splice
-        self._pipe = pipe
+        self.limiter = limiter
         self._log = log
-        self._offset = log.size
-        self._is_log_writable = log.lost == 0
         self._loop = trio.lowlevel.current_trio_token()
         self._lock = threading.Lock()
         self._step = _Step.WAITING
         self._is_apart = False
         self._found = 0
-        self._lost = 0
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Moves, unless it was withdrawn meanwhile."""
-        if not self._enter(_Step.MOVING, only_from=_Step.WAITING):
+        """Works, unless it was withdrawn meanwhile."""
+        if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
             return
-        with suppress(OSError):
-            self._found = _bytes_in(self._pipe)
-        try:
-            self.moved = self._transfer()
-        except (OSError, MemoryError) as error:
-            self.error = error
-        is_wanted = self._enter(_Step.MOVED, only_from=_Step.MOVING)
+        self._work()
+        is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
-            _close(self._pipe, self._log.fd)
+            _close([] if self.source is None else [self.source.pipe], self._log)
         with suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
+
+    @abstractmethod
+    def _work(self) -> None: ...
 
     def _enter(self, step: _Step, *, only_from: _Step) -> bool:
         with self._lock:
@@ -234,40 +291,6 @@ class Move:
                 return False
             self._step = step
             return True
-
-    def _transfer(self) -> int | None:
-        if not self._is_log_writable:
-            data = self._read()
-            self._lost = len(data or b"")
-            return None if data is None else len(data)
-        if not self.splice_works:
-            return self._copy()
-        try:
-            return os.splice(self._pipe, self._log.fd, PIPE_SIZE, offset_dst=self._offset)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            if error.errno == errno.EINVAL:
-                self.splice_works = False
-            return self._copy()  # the error, if it lasts, shows where the lost bytes can be counted
-
-    def _copy(self) -> int | None:
-        data = self._read()
-        if not data:
-            return None if data is None else 0
-        written = 0
-        try:
-            while written < len(data):
-                written += os.pwrite(self._log.fd, memoryview(data)[written:], self._offset + written)
-        except OSError:
-            self._lost = len(data) - written
-        return len(data)
-
-    def _read(self) -> bytes | None:
-        try:
-            return os.read(self._pipe, PIPE_SIZE)
-        except BlockingIOError:
-            return None
 
     # --- on the event loop --------------------------------------------------------------------------------------------
 
@@ -280,37 +303,91 @@ class Move:
 
         Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
         """
-        if self._enter(_Step.ABANDONED, only_from=_Step.MOVING):
+        if self._enter(_Step.ABANDONED, only_from=_Step.WORKING):
             self.count_apart()
             return self._found
         self._report()
         return None
 
     def count_apart(self) -> None:
-        """From now on until it ends, its thread is one more than `PUMPS` allows. Idempotent."""
+        """From now on until it ends, its thread is one more than its limiter allows. Idempotent."""
         if not self._is_apart:
             self._is_apart = True
-            PUMPS.total_tokens += 1
+            self.limiter.total_tokens += 1
 
     def _count_again(self) -> None:
         if self._is_apart:
             self._is_apart = False
-            PUMPS.total_tokens -= 1
+            self.limiter.total_tokens -= 1
 
     def _report(self) -> None:
         if self.done.is_set():
             return
         self._count_again()
-        self._log.advance((self.moved or 0) - self._lost)
-        if self._lost:
-            self._log.lose(self._lost)
+        self._record()
         self.done.set()
+
+    @abstractmethod
+    def _record(self) -> None: ...
+
+
+class Move(Work):
+    """One transfer of bytes from a pipe.
+
+    Attributes:
+        result: None where the pipe could not be read; nothing was moved.
+        error: why.
+    """
+
+    source: Source
+
+    def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
+        super().__init__(log, PUMPS)
+        self.error: OSError | MemoryError | None = None
+        self.result: Transferred | None = None
+        self.source = source
+        self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
+
+    def _work(self) -> None:
+        with suppress(OSError):
+            self._found = _bytes_in(self.source.pipe)
+        try:
+            self.result = self._transfer.run(self._found)
+        except (OSError, MemoryError) as error:
+            self.error = error
+
+    def _record(self) -> None:
+        if self.result is not None:
+            self._log.record(self.result)
+
+
+class Drop(Work):
+    """The dropping of one range."""
+
+    def __init__(self, log: OutputLog, plan: DropPlan) -> None:
+        super().__init__(log, PUNCHERS)
+        self._plan = plan
+        self._dropped = Dropped()
+
+    def _work(self) -> None:
+        with suppress(OSError):  # then it is not dropped
+            self._dropped = drop(self._log, self._plan)
+
+    def abandon(self) -> int | None:
+        """As of any work. What the thread may still do counts as done: nobody is told of those bytes any more."""
+        found = super().abandon()
+        if found is not None:
+            self._log.record_drop(self._plan, Dropped(count=self._plan.end - self._plan.begin))
+        return found
+
+    def _record(self) -> None:
+        self._log.record_drop(self._plan, self._dropped)
 
 
 class _Step(enum.Enum):
     WAITING = enum.auto()
-    MOVING = enum.auto()
-    MOVED = enum.auto()
+    WORKING = enum.auto()
+    DONE = enum.auto()
     ABANDONED = enum.auto()
 
 
@@ -320,7 +397,7 @@ def _bytes_in(pipe: int) -> int:
     return int(count)
 
 
-async def _in_closer(function: Callable[..., T], *args: int) -> T:
+async def _in_closer(function: Callable[..., T], *args: Any) -> T:
     """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
     try:
         return await run_in_thread(CLOSERS, function, *args, abandon=True)
@@ -328,10 +405,12 @@ async def _in_closer(function: Callable[..., T], *args: int) -> T:
         return function(*args)
 
 
-def _close(pipe: int, file: int) -> None:
-    with suppress(OSError):
-        os.close(pipe)
+def _close(pipes: Iterable[int], log: OutputLog | None) -> None:
+    for pipe in pipes:
+        with suppress(OSError):
+            os.close(pipe)
     try:
-        os.close(file)
+        if log is not None:
+            log.close()
     except OSError as error:  # a network file system says so late that it did not keep what it had taken
         logger.error("the output of a job may be incomplete: %s", error.strerror)

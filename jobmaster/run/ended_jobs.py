@@ -68,7 +68,7 @@ class EndedJobs:
     def recall(self, record: JobRecord) -> EndedJob:
         """The job of a record of the journal; it is kept in memory from now on."""
         path = self._host.output_path(record.id)
-        job = EndedJob(record, StoredOutput(path=path, size=record.output_bytes, lost=record.output_bytes_lost))
+        job = EndedJob(record, StoredOutput(path=path, kept=record.output_bytes, lost=record.output_bytes_lost))
         self._remember(job)
         return job
 

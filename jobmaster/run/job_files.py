@@ -25,6 +25,7 @@ from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import JobId, parse_job_id
 from jobmaster.launcher.packets import close_all
+from jobmaster.output.index_file import unlink_output
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated
@@ -116,9 +117,8 @@ class AdoptedFiles:
     def discard(self) -> None:
         """Closes everything. Idempotent."""
         self.cgroup.close()
-        if self.log.fd >= 0:
-            os.close(self.log.fd)
-            self.log.fd = -1
+        with suppress(OSError):  # nothing was written by it
+            self.log.close()
 
     def discard_at_once(self) -> None:
         """As `discard`."""
@@ -153,8 +153,8 @@ class JobFiles:
             self.cgroup = OpenedCgroup(made)
             undo.callback(self.cgroup.close)
             self.log = OutputLog(output_path(output_folder, job_id))
-            undo.callback(self.log.path.unlink, missing_ok=True)
-            undo.callback(os.close, self.log.fd)
+            undo.callback(unlink_output, self.log.path)
+            undo.callback(self.log.close)
             self.read_end, self.write_end = open_pipe()
             undo.callback(close_all, (self.read_end, self.write_end))
             self.stdin = StdinFiles.open() if has_stdin else None
@@ -169,7 +169,7 @@ class JobFiles:
             with _leftover_logged():
                 _remove_soon(self.cgroup.remove)
             with _leftover_logged():
-                self.log.path.unlink(missing_ok=True)
+                unlink_output(self.log.path)
 
     def discard_at_once(self) -> None:
         """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""
@@ -185,7 +185,9 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end, self.log.fd, *(self.stdin or ())))
+        close_all((self.read_end, self.write_end, *(self.stdin or ())))
+        with suppress(OSError):  # nothing was written by it
+            self.log.close()
         self.cgroup.close()
 
 

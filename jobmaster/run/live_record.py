@@ -80,7 +80,7 @@ class LiveRecord:
         """The record as of now."""
         if isinstance(self._record.state, Ended):
             return self._record
-        return replace(self._record, output_bytes=self._output.size, output_bytes_lost=self._output.lost)
+        return replace(self._record, output_bytes=self._output.kept, output_bytes_lost=self._output.lost)
 
     @property
     def state(self) -> State:
@@ -141,7 +141,7 @@ class LiveRecord:
     # --- output that is lost ------------------------------------------------------------------------------------------
 
     async def watch_losses(self) -> None:
-        """Records that output is lost: a server that comes after this one must not write behind the gap."""
+        """Records that output is lost: a server that comes after this one goes on behind the gap."""
         await self._output.has_lost.wait()
         pause = LOSS_SECONDS
         while True:
@@ -197,7 +197,7 @@ class LiveRecord:
 
     def _finished(self, cause: Cause) -> Finished:
         return Finished(
-            cause=cause, at=datetime.now(UTC), output_bytes=self._output.size, output_bytes_lost=self._output.lost
+            cause=cause, at=datetime.now(UTC), output_bytes=self._output.kept, output_bytes_lost=self._output.lost
         )
 
     async def _record_end(self, end: Finished) -> None:

@@ -68,8 +68,9 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 5
-"""Descriptors of a running job: its cgroup's, its pidfd, its pipe and its log, and its input's pipe and queue."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 6
+"""Descriptors of a running job: its cgroup's, its pidfd, its pipe, its log and the log's index, and its input's pipe and
+queue."""
 STDIN: Final = "stdin"
 QUEUE: Final = "stdin_queue"
 """Names of what the launcher keeps of a job's input: the pipe's write end, and the queue before it."""

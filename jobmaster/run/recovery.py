@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,6 +16,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, evidence_of
 from jobmaster.job.state import Finished, Held
 from jobmaster.journal.stored import OpenJob
+from jobmaster.output.survey import survey
 from jobmaster.run.execution import ExecutionHost, Spawned
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import FileRemover
@@ -135,27 +136,31 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_g
     records.post(
         record.id,
         Finished(
-            cause=cause_of(evidence), at=kept.at, output_bytes=kept.size, output_bytes_lost=record.output_bytes_lost
+            cause=cause_of(evidence),
+            at=kept.at,
+            output_bytes=kept.size,
+            output_bytes_lost=max(record.output_bytes_lost, kept.lost),
         ),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    size: int
     at: datetime
+    size: int = 0
+    lost: int = 0
 
 
 async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime) -> _Kept:
     """The size of the output that is kept, and when the job was last known to be there or to write any."""
-    seen = _Kept(size=0, at=last_event_at)
+    seen = _Kept(at=last_event_at)
     path = host.output_path(record.id)
     try:
-        status = await run_in_thread(LOOKERS, path.stat, abandon=True)
+        found = await run_in_thread(LOOKERS, survey, path, abandon=True)
     except OSError as error:
         logger.error("the output of job %s is not there: %s", record.id, error)
         return seen
-    return replace(seen, size=status.st_size, at=max(seen.at, datetime.fromtimestamp(status.st_mtime, UTC)))
+    return _Kept(at=max(seen.at, datetime.fromtimestamp(found.modified, UTC)), size=found.kept, lost=found.lost)
 
 
 async def remove_half_made(

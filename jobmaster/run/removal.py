@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 import trio
 
+from jobmaster.output.index_file import unlink_output
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class FileRemover:
         while self._pending:
             path, tries = self._pending[0]  # which stays there where this is cancelled
             try:
-                await run_in_thread(REMOVERS, path.unlink, True, abandon=True)  # missing_ok, by position
+                await run_in_thread(REMOVERS, unlink_output, path, abandon=True)
             except (OSError, NoThread) as error:
                 level = logging.ERROR if tries == 1 else logging.WARNING
                 logger.log(level, "%s cannot be removed: %s%s", path, error, "; it is left" if tries == 1 else "")

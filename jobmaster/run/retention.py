@@ -10,6 +10,7 @@ import trio
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.identifier import JobId
 from jobmaster.journal.stored import Retention
+from jobmaster.output.index_file import unlink_output
 from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import LAST_SECONDS, REMOVERS
@@ -57,7 +58,7 @@ async def _forget(host: ExecutionHost, records: Records, job_ids: Sequence[JobId
 async def _is_removed(host: ExecutionHost, job_id: JobId) -> bool:
     path = host.output_path(job_id)
     try:
-        await run_in_thread(REMOVERS, path.unlink, True, abandon=True)  # missing_ok, by position
+        await run_in_thread(REMOVERS, unlink_output, path, abandon=True)
     except OSError as error:
         logger.warning("%s cannot be removed: %s", path, error)
         return False

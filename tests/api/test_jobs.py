@@ -47,7 +47,7 @@ async def follow(registry: ChangingRegistry, followers: Followers | None = None)
 async def test_output_whose_file_cannot_be_read(tmp_path: Path, questions: int, answer: type[Exception]) -> None:
     """A job forgotten between the question and the opening of its file is not found; else it is the host's error."""
     (tmp_path / "job.log").symlink_to("another")
-    output = StoredOutput(path=tmp_path / "job.log", size=5, lost=0)
+    output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=0)
     with pytest.raises(answer):
         await follow(ChangingRegistry(output, questions))
 
@@ -57,15 +57,15 @@ async def test_output_that_a_power_cut_has_taken(tmp_path: Path, there: int | No
     """A follower of an ended job is told how much of its output is not there any more."""
     if there is not None:
         (tmp_path / "job.log").write_bytes(bytes(there))
-    output = StoredOutput(path=tmp_path / "job.log", size=5, lost=lost)
-    with pytest.raises(OutputIncomplete, match=f"the last {gone} bytes of this job's output are gone"):
+    output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost)
+    with pytest.raises(OutputIncomplete, match=f"{gone} bytes of this job's output are gone"):
         await follow(ChangingRegistry(output, 2))
 
 
 async def test_no_more_followers_than_files(tmp_path: Path) -> None:
     """Where a client follows as many outputs as it may, a further call is refused; it may call again when one has ended."""
     (tmp_path / "job.log").write_bytes(b"x")
-    output = StoredOutput(path=tmp_path / "job.log", size=1, lost=0)
+    output = StoredOutput(path=tmp_path / "job.log", kept=1, lost=0)
     followers = Followers(4)
     with followers.counted("client1"), pytest.raises(ServerBusy, match="client1 follows 1 outputs"):
         await follow(ChangingRegistry(output, 1), followers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jobmaster.output.log import Stretch
+from jobmaster.output.followed_file import Stretch
 
 
 async def bytes_of(stretch: Stretch) -> bytes:

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.output import log as log_module
+from jobmaster.output import followed_file, following
 from jobmaster.output.log import OutputLog
 from jobmaster.threads import NoThread
 
@@ -24,7 +24,8 @@ from jobmaster.threads import NoThread
 def readers(monkeypatch: pytest.MonkeyPatch) -> trio.CapacityLimiter:
     """The threads of readers, for the test alone."""
     limiter = trio.CapacityLimiter(1)
-    monkeypatch.setattr(log_module, "READERS", limiter)
+    for module in (followed_file, following):
+        monkeypatch.setattr(module, "READERS", limiter)
     return limiter
 
 
@@ -113,7 +114,7 @@ async def test_a_close_that_does_not_end(
     os.close(log.fd)
     log.advance(6)
     disk, closers = Disk(), trio.CapacityLimiter(1)
-    monkeypatch.setattr(log_module, "CLOSERS", closers)
+    monkeypatch.setattr(followed_file, "CLOSERS", closers)
     timer = threading.Timer(10, disk.answers.set)  # where the event loop is held up
     timer.start()
     async with aclosing(log.follow()) as stretches:
@@ -141,7 +142,7 @@ async def test_closing_without_a_thread(tmp_path: Path, monkeypatch: pytest.Monk
 
     async with aclosing(log.follow()) as stretches:
         await anext(stretches)
-        monkeypatch.setattr(log_module, "run_in_thread", no_thread)
+        monkeypatch.setattr(followed_file, "run_in_thread", no_thread)
     assert open_files() == before
 
 
@@ -149,7 +150,7 @@ def test_a_thread_that_comes_too_late(tmp_path: Path) -> None:
     """What was closed before its thread began is not opened, and not read: its number may be another file's."""
     (tmp_path / "job.log").write_bytes(b"output")
     before = open_files()
-    file = log_module._FollowedFile(tmp_path / "job.log")
+    file = followed_file.FollowedFile(tmp_path / "job.log")
     assert file.leave() is None
     for late in (file.open, lambda: file.pread(1, 0)):
         with pytest.raises(OSError, match="Bad file descriptor"):

@@ -16,7 +16,9 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import OutputCut, OutputUnreadable
-from jobmaster.output.log import STRETCH_SIZE, OutputLog, StoredOutput, Stretch
+from jobmaster.output.followed_file import Stretch
+from jobmaster.output.following import STRETCH_SIZE
+from jobmaster.output.log import OutputLog, StoredOutput
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 20.0
@@ -204,7 +206,7 @@ async def test_what_is_kept_of_an_ended_job(log: OutputLog) -> None:
     log.seal()
     os.pwrite(log.fd, b"came late", len(data))  # by a thread that was given up
     stored = log.stored()
-    assert (stored.size, stored.lost, stored.sealed) == (len(data), 7, True)
+    assert (stored.kept, stored.lost, stored.sealed) == (len(data), 7, True)
     assert [await read_all(stored), await read_all(stored, 5), await read_all(stored, 2**30)] == [data, data[5:], b""]
 
 

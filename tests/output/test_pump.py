@@ -11,14 +11,19 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from jobmaster.output.log import OutputLog
+from jobmaster.output import pump as pump_module
+from jobmaster.output.index import Stream
+from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from tests.output.stretches import bytes_of
+
+T = TypeVar("T")
 
 DEADLINE: Final = 30.0
 MIB: Final = 2**20
@@ -199,9 +204,10 @@ async def test_finishing_a_closed_pipe(log: OutputLog, line: Line, sample: str) 
     """Finishing after the last writer has closed moves what is left; both descriptors are closed."""
     line.write(SAMPLES[sample])
     line.hang_up()
+    theirs = (line.read_end, log.fd)
     await line.finish()
     assert log.path.read_bytes() == SAMPLES[sample]
-    assert not any(is_open(number) for number in (line.read_end, log.fd))
+    assert not any(is_open(number) for number in theirs)
 
 
 def is_open(descriptor: int) -> bool:
@@ -215,9 +221,10 @@ def is_open(descriptor: int) -> bool:
 
 async def test_closing_again_closes_nothing_else(log: OutputLog, line: Line, tmp_path: Path) -> None:
     """A second close leaves alone what has the descriptors' numbers by then."""
+    theirs = {line.read_end, log.fd}
     await line.finish()
     others = [os.open(tmp_path, os.O_RDONLY) for _ in range(10)]
-    assert {line.read_end, log.fd} <= {*others}
+    assert theirs <= {*others}
     await line.pump.close()
     assert all(is_open(other) for other in others)
     for other in others:
@@ -274,22 +281,109 @@ async def test_a_disk_that_fills_up(log: OutputLog, line: Line, flags: int) -> N
     assert seen == data[:fits]
 
 
-async def test_no_gap_inside(log: OutputLog, line: Line) -> None:
-    """After a loss nothing more is kept, though the disk may have room again: what is kept is a beginning."""
-    with trio.fail_after(DEADLINE):
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads take no time, so that the clock may jump."""
+
+    async def run(_: trio.CapacityLimiter, function: Callable[..., T], *args: object, abandon: bool = False) -> T:
+        await trio.lowlevel.checkpoint()
+        return function(*args)
+
+    monkeypatch.setattr(pump_module, "run_in_thread", run)
+
+
+async def test_a_disk_that_has_room_again(log: OutputLog, line: Line, at_once: None, autojump_clock: MockClock) -> None:
+    """What comes RETRY_SECONDS after a loss is kept, at its offset; until then nothing is tried; what is between is a gap."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(line.pump.run)
+        line.write(b"kept")
+        await trio.sleep(1)
+        with file_size_limit(4):
+            line.write(b"lost")
+            await trio.sleep(RETRY_SECONDS / 2)
+        line.write(b"lost too")
+        await trio.sleep(RETRY_SECONDS / 2 + 0.1)
+        assert (log.kept, log.lost) == (4, 12)
+        line.write(b"kept too")
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    await line.finish()
+    log.seal()
+    seen = bytearray()
+    await collect(log, seen)
+    assert (bytes(seen), log.size, log.lost, log.end) == (b"keptkept too", 24, 12, 24)
+    assert log.path.read_bytes() == b"kept" + bytes(12) + b"kept too"
+
+
+async def test_a_disk_that_stays_full_is_one_gap(
+    log: OutputLog, line: Line, at_once: None, autojump_clock: MockClock
+) -> None:
+    """However often it is tried, what is lost in a row is one gap, and the file ends before it."""
+    fits = b"x" * 50_000  # more than an index has by then
+    with file_size_limit(len(fits)):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(line.pump.run)
-            line.write(b"kept")
-            await until(lambda: log.size == 4)
-            with file_size_limit(4):
+            line.write(fits)
+            for _ in range(5):
+                await trio.sleep(2 * RETRY_SECONDS)
                 line.write(b"lost")
-                await until(lambda: log.lost == 4)
-            line.write(b"lost too")
-            await until(lambda: log.lost == 12)
+            await trio.sleep(1)
             nursery.cancel_scope.cancel()
+    assert (log.path.read_bytes(), log.kept, log.lost) == (fits, len(fits), 20)
+    assert log.index is not None
+    assert log.index.count == 1
     await line.finish()
-    assert log.path.read_bytes() == b"kept"
-    assert (log.size, log.lost) == (4, 12)
+
+
+async def test_two_pipes(log: OutputLog, at_once: None, autojump_clock: MockClock) -> None:
+    """Of stdout and stderr that have a pipe each, all comes in its order of arrival, each byte with its stream."""
+    (out_read, out), (err_read, err) = open_pipe(), open_pipe()
+    pump = Pump(out_read, log, stderr=err_read)
+    pieces = [
+        (out, b"out 1\n"),
+        (err, b"err 1\n"),
+        (err, b"err 2\n"),
+        (out, b"out 2\n"),
+        (out, b"out 3\n"),
+        (err, b"e"),
+    ]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        for end, piece in pieces[:-1]:
+            os.write(end, piece)
+            await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    os.write(err, b"e")
+    await pump.finish()
+    assert log.path.read_bytes() == b"".join(piece for _, piece in pieces)
+    assert log.index is not None
+    assert [(run.start, run.what) for run in log.index.view.runs(0)] == [
+        (0, Stream.STDOUT),
+        (6, Stream.STDERR),
+        (18, Stream.STDOUT),
+        (30, Stream.STDERR),
+    ]
+    await pump.close()
+    for end in (out, err):
+        with pytest.raises(BrokenPipeError):
+            os.write(end, b"x")
+        os.close(end)
+
+
+async def test_two_pipes_run_until_both_are_closed(log: OutputLog) -> None:
+    """The end of one of them does not end the other."""
+    (out_read, out), (err_read, err) = open_pipe(), open_pipe()
+    pump = Pump(out_read, log, stderr=err_read)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            os.close(out)
+            await trio.sleep(0.01)
+            os.write(err, b"still here")
+            os.close(err)
+    await pump.finish()
+    await pump.close()
+    assert (log.path.read_bytes(), log.lost) == (b"still here", 0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -18,7 +18,9 @@ import pytest
 import trio
 import trio.testing
 
+from jobmaster.output import log as log_module
 from jobmaster.output import pump as pump_module
+from jobmaster.output import transfer
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
 from jobmaster.threads import NoThread
@@ -72,7 +74,8 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """The disk of the pumps, released at the end."""
     made = Disk()
-    monkeypatch.setattr(pump_module, "os", made)
+    for module in (pump_module, transfer, log_module):
+        monkeypatch.setattr(module, "os", made)
     # One's own: a thread that ends after its test's loop can't give its token back.
     monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(int(pump_module.PUMPS.total_tokens)))
     yield made
@@ -466,7 +469,7 @@ async def test_a_move_that_is_withdrawn_is_not_made(tmp_path: Path, disk: Disk) 
     """A move that no thread has begun can be taken back; one that comes too late does nothing."""
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"data")
-        move = Move(pump._pipe, log, splice=True)
+        move = Move(pump._sources[0], log, splice=True)
         assert move.withdraw()
         await trio.to_thread.run_sync(move.run)
         assert not move.done.is_set()
@@ -474,15 +477,21 @@ async def test_a_move_that_is_withdrawn_is_not_made(tmp_path: Path, disk: Disk) 
         assert (log.size, log.lost) == (4, 0)
 
 
+def taken_by(move: Move) -> int | None:
+    """How many bytes it has taken."""
+    assert move.result is not None
+    return move.result.taken
+
+
 async def test_a_move_that_ends_as_it_is_abandoned(tmp_path: Path, disk: Disk) -> None:
     """A move whose thread has ended and whose result the loop has not yet seen is brought to the log, once."""
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"data")
-        move = Move(pump._pipe, log, splice=True)
+        move = Move(pump._sources[0], log, splice=True)
         move.run()
         assert not move.withdraw()
         assert move.abandon() is None
-        assert (log.size, log.lost, move.moved) == (4, 0, 4)
+        assert (log.size, log.lost, taken_by(move)) == (4, 0, 4)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (log.size, log.lost) == (4, 0)
         await pump.finish()

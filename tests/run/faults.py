@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.output import log, pump
+from jobmaster.output import dropping, followed_file, following, log, pump, transfer
 from jobmaster.run import recovery, removal, retention
 from jobmaster.threads import NoThread
 
@@ -31,8 +31,9 @@ OS_CALLS: Final = {
 OF_PURPOSE: Final = {
     id(pump.PUMPS): "pump",
     id(pump.CLOSERS): "closer",
-    id(log.READERS): "reader",
-    id(log.CLOSERS): "leaver",
+    id(dropping.PUNCHERS): "puncher",
+    id(followed_file.READERS): "reader",
+    id(followed_file.CLOSERS): "leaver",
     id(removal.REMOVERS): "remover",
     id(recovery.LOOKERS): "looker",
 }
@@ -137,7 +138,7 @@ class Threads:
 
     def _call(self, function: Callable[..., T], args: tuple[Any, ...]) -> Callable[[], T]:
         def call() -> T:
-            if function.__name__ == "unlink":
+            if function.__name__ == "unlink_output":
                 self.faults.meet("unlink")
             return function(*args)
 
@@ -163,8 +164,9 @@ def installed(threads: Threads) -> Iterator[None]:
     """In this block the engine uses these threads, and the os module with their faults."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (pump, log, removal, recovery, retention):
+        for module in (pump, followed_file, following, removal, recovery, retention):
             patch.setattr(module, "run_in_thread", threads.run)
-        patch.setattr(pump, "os", FaultyOs("pump", threads.faults))
-        patch.setattr(log, "os", FaultyOs("log", threads.faults))
+        for module in (pump, transfer, log):
+            patch.setattr(module, "os", FaultyOs("pump", threads.faults))
+        patch.setattr(followed_file, "os", FaultyOs("log", threads.faults))
         yield

@@ -29,6 +29,8 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
+from jobmaster.output.index import Stream
+from jobmaster.output.index_file import index_path, stored_view, with_index
 from jobmaster.run.death_watch import SETTLE_SECONDS
 from jobmaster.run.oom_counters import LOOK_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
@@ -147,21 +149,40 @@ def check_hand_over(history: History, number: int, execution: ScriptedExecution)
 
 
 def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
-    """Kept and lost bytes are those written, what is kept is their beginning, and followers saw that."""
+    """Kept and lost bytes are those written, each kept one is at its offset, and followers saw these."""
     kept, lost, written = record.output_bytes, record.output_bytes_lost, execution.truth.written
     file = history.folder / f"{execution.job_id}.log"
     if "remover" in history.schedule.delays and history.schedule.ending is not Ending.DRAIN and not file.exists():
         return  # it was to be forgotten, and its record goes with the next look
-    stored = file.read_bytes()
-    assert stored[:kept] == output(written)[:kept], f"{execution}: what is kept is not what was written"
-    assert len(stored) >= kept
+    stored, expected = file.read_bytes(), output(written)
+    runs = runs_of(file, kept + lost)
+    for start, end in runs:
+        assert stored[start:end] == expected[start:end], f"{execution}: what is kept is not what was written"
+    assert sum(end - start for start, end in runs) >= kept
     if dies_in_time(execution):
         assert kept + lost == written, f"{execution}: kept {kept}, lost {lost}, written {written}"
     assert kept + lost <= written
     for index, step in enumerate(history.schedule.steps):
         seen = history.outcomes.get(index)
         if isinstance(step, Follow) and step.job == number and isinstance(seen, bytes):
-            assert seen == stored[step.offset : kept], f"{step} saw {len(seen)} bytes of {kept}"
+            told = b"".join(stored[max(start, step.offset) : end] for start, end in runs)
+            assert seen == told, f"{step} saw {len(seen)} bytes of {kept}"
+
+
+def runs_of(file: Path, end: int) -> list[tuple[int, int]]:
+    """The ranges of an output that has so many bytes, kept and lost, of which the bytes are there."""
+    size = min(end, file.stat().st_size)
+
+    def runs(fd: int) -> list[tuple[int, int]]:
+        view, found, run_end = stored_view(fd), list[tuple[int, int]](), 0
+        for run in view.runs(0) if view else ():
+            run_end = size if run.end is None else min(run.end, size)
+            found += [(run.start, run_end)] * isinstance(run.what, Stream)
+            if run_end == size:
+                break
+        return found
+
+    return with_index(index_path(file), runs) or [(0, size)]
 
 
 def dies_in_time(execution: ScriptedExecution) -> bool:

@@ -1,0 +1,95 @@
+"""Dropping the middle of an output, in a thread: first its index says so, then the file has a hole there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.output.cap import Range
+from jobmaster.output.holes import can_punch, punch
+from jobmaster.output.transfer import now
+
+if TYPE_CHECKING:
+    from jobmaster.output.log import OutputLog
+
+logger = logging.getLogger(__name__)
+
+PUNCHERS: Final = trio.CapacityLimiter(8)
+"""Threads that make holes, besides those that a disk holds up."""
+
+_WRITE: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropPlan:
+    """What is to be dropped.
+
+    Attributes:
+        start, end: the whole dropped range, by then.
+        begin: where in it that begins which was not dropped before; the end, where it is only asked whether that goes.
+        holes: what can be given back now.
+        held_back: what followers are being sent.
+    """
+
+    start: int
+    begin: int
+    end: int
+    holes: tuple[Range, ...] = ()
+    held_back: tuple[Range, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropped:
+    """What came of it.
+
+    Attributes:
+        count: bytes that were kept before, in the range; None where it could not be dropped now.
+        is_offered: False where the file system makes no holes.
+    """
+
+    count: int | None = None
+    is_offered: bool = True
+
+
+def drop(log: OutputLog, plan: DropPlan) -> Dropped:
+    """Drops a range. Blocks as long as the disk does."""
+    if not can_punch(log.fd):
+        return Dropped(is_offered=False)
+    if plan.begin == plan.end:
+        return Dropped(count=0)
+    index = log.index_at(now())
+    if index is None:
+        return Dropped()
+    before = index.header.dropped
+    try:
+        index.drop(plan.start, plan.end)
+    except OSError:
+        return Dropped()
+    for start, end in plan.holes:
+        _punch(log.fd, log.path, start, end)
+    return Dropped(count=index.header.dropped - before)
+
+
+def punch_file(path: Path, holes: Iterable[Range]) -> None:
+    """Gives ranges back that were dropped before. Blocks as long as the disk does; what fails is logged."""
+    with suppress(FileNotFoundError):
+        fd = os.open(path, _WRITE)
+        try:
+            for start, end in holes:
+                _punch(fd, path, start, end)
+        finally:
+            os.close(fd)
+
+
+def _punch(fd: int, path: Path, start: int, end: int) -> None:
+    try:
+        punch(fd, start, end)
+    except OSError as error:
+        logger.warning("%d bytes of %s that were dropped take up space on: %s", end - start, path, error.strerror)

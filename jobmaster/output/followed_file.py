@@ -1,0 +1,153 @@
+"""The file of one follower, and the stretches of it that the follower is handed.
+
+Reading does not hold up the event loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker
+thread. Nobody has to wait for that thread: a follower that leaves while a disk holds it up leaves the file to it as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from jobmaster.errors import OutputUnreadable
+from jobmaster.threads import NoThread, run_in_thread
+
+READERS: Final = trio.CapacityLimiter(16)
+"""Threads that open and read the files of followers; a disk that stalls delays followers alone."""
+CLOSERS: Final = trio.CapacityLimiter(math.inf)
+"""Threads that close these files, one for each at most."""
+CLOSE_SECONDS: Final = 1.0
+"""How long a follower waits for that: the last descriptor of a large file that was removed frees its blocks, and a file
+system in user space may not answer."""
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class Stretch:
+    """Bytes of a log that are in its file, to be read while its follower lives.
+
+    Both ways of reading raise OutputUnreadable where the file cannot be read (any more).
+    """
+
+    __slots__ = ("_file", "length", "offset")
+
+    def __init__(self, file: FollowedFile, offset: int, length: int) -> None:
+        self._file = file
+        self.offset = offset
+        self.length = length
+
+    def read_at_once(self, buffers: Sequence[memoryview], start: int) -> bool:
+        """Fills the buffers from byte `start` on, at most to the end; False when that would have to wait for a disk."""
+        try:
+            count = os.preadv(self._file.fd, buffers, self.offset + start, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in _NOT_AT_ONCE:
+                raise unreadable(self._file.path, error) from error
+            return False
+        return count == sum(map(len, buffers))
+
+    async def read(self, start: int, count: int) -> bytes:
+        """`count` bytes from byte `start` on, less where it ends."""
+        count = min(count, self.length - start)
+        with unreadable_named(self._file.path):
+            data = await run_in_thread(READERS, self._file.pread, count, self.offset + start, abandon=True)
+            if len(data) < count:
+                raise OSError(errno.EIO, "it is shorter than what was written to it")
+            return data
+
+
+@contextmanager
+def unreadable_named(path: Path) -> Iterator[None]:
+    """Raises OutputUnreadable for what the disk says in the block."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> OutputUnreadable:
+    """Says that a file cannot be read, and why."""
+    return OutputUnreadable(f"the output in {path} cannot be read: {error.strerror}")
+
+
+class FollowedFile:
+    """A file that is read: closed after `leave`, or by the last thread in it where that comes later."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = -1
+        self.path = path
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._is_closed = False
+
+    def open(self) -> int:
+        """To be called in a thread; returns the size of the file.
+
+        Raises:
+            OSError: there is no such file (any more).
+        """
+        with self._used():
+            self.fd = os.open(self.path, _READ)
+            return os.fstat(self.fd).st_size
+
+    def pread(self, count: int, offset: int) -> bytes:
+        """To be called in a thread; raises OSError where the disk fails."""
+        with self._used():
+            return os.pread(self.fd, count, offset)
+
+    async def leave_and_close(self) -> None:
+        """Closes it in a thread; shielded, and bounded by CLOSE_SECONDS."""
+        if (fd := self.leave()) is not None:
+            await _close_in_thread(fd)
+
+    def leave(self) -> int | None:
+        """Its descriptor, now the caller's to close, or None where there is none or a thread will close it.
+
+        A thread that comes later gets EBADF.
+        """
+        with self._lock:
+            self._is_closed = True
+            return self._take_unused()
+
+    @contextmanager
+    def _used(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_closed:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            self._threads += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._threads -= 1
+                unused = self._take_unused()
+            if unused is not None:
+                _close(unused)
+
+    def _take_unused(self) -> int | None:
+        if not self._is_closed or self._threads or self.fd < 0:
+            return None
+        fd, self.fd = self.fd, -1
+        return fd
+
+
+async def _close_in_thread(fd: int) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+        try:
+            await run_in_thread(CLOSERS, _close, fd, abandon=True)
+        except NoThread:
+            _close(fd)
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # nothing was written by it
+        os.close(fd)

@@ -1,0 +1,395 @@
+"""The file of an index: written by the pump's thread alone, read by whoever follows the output.
+
+Theory of operation: entries are appended, never changed. The writer says by `count` how many there are; what lies behind them
+is no entry yet. Where something must not be half done (a gap that is closed, a range that is dropped), it is in the index,
+and where a power cut could tear it apart from the output, on the disk, before the output's file is touched. Room for the
+next entries is allocated ahead, so that a gap can be told on a disk that has become full.
+
+What a crash leaves is put right by `reopen`, by the size of the output's file: entries of bytes that never came, and of a
+gap that was not closed, are cut off.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from jobmaster.output.holes import BLOCK, NOT_OFFERED, allocate, punch
+from jobmaster.output.index import (
+    ENTRY_SIZE,
+    HEADER_SIZE,
+    SLOTS,
+    Entry,
+    GapReason,
+    Header,
+    Stream,
+    closing_entries,
+    decode_header,
+    encode_entry,
+    encode_header,
+)
+from jobmaster.output.index_search import IndexView
+
+CLOSING: Final = 4
+"""Entries that close a gap."""
+RESERVED: Final = 16
+"""Entries for which there is always room, as far as the disk had any: those of gaps."""
+SOON: Final = 10_000
+LATE: Final = 100_000
+"""Microseconds between two entries of one stream: SOON where MANY bytes came, at the latest LATE."""
+MANY: Final = 256
+
+T = TypeVar("T")
+
+_CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+def index_path(output: Path) -> Path:
+    """Where the index of an output is kept."""
+    return output.with_suffix(".index")
+
+
+class IndexFile:
+    """An index that is being written. One thread at a time may use it; all of it blocks as long as the disk does.
+
+    Attributes:
+        header: as it was written last.
+        count: entries, the last of which is `last`.
+        output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
+        unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
+    """
+
+    def __init__(self, path: Path, epoch: int) -> None:
+        """Creates the file, 0600.
+
+        Args:
+            path: of the file.
+            epoch: the time, in microseconds since the Unix epoch.
+
+        Raises:
+            OSError: there is one already, or the disk fails.
+        """
+        fd = os.open(path, _CREATE, 0o600)
+        try:
+            self._begin(fd, epoch)
+        except BaseException:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+
+    def _begin(self, fd: int, epoch: int, output_size: int = 0) -> None:
+        self.fd = fd
+        self.count = 0
+        self.last: Entry | None = None
+        self.output_size = output_size
+        self.unclosed = 0
+        self._room = 0
+        self.header = self._announced = Header(epoch=epoch)
+        self.put_header(self.header)
+
+    @classmethod
+    def reopen(cls, path: Path, output_size: int, epoch: int) -> IndexFile:
+        """The index of an output that an earlier server kept, put right.
+
+        One that is not there, or unusable, is begun anew: what is in the output by then has no times.
+
+        Args:
+            path: of the file.
+            output_size: the size of the output's file.
+            epoch: the time, in microseconds since the Unix epoch, for a new one.
+
+        Raises:
+            OSError: the file cannot be opened or written, or is none.
+        """
+        try:
+            fd = os.open(path, _CONTINUE)
+        except FileNotFoundError:
+            return cls(path, epoch)
+        index = cls.__new__(cls)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileExistsError(f"{path} is no regular file")
+            index._continue(fd, status.st_size, output_size, epoch)
+        except BaseException:
+            os.close(fd)
+            raise
+        return index
+
+    def _continue(self, fd: int, size: int, output_size: int, epoch: int) -> None:
+        header = decode_header(os.pread(fd, HEADER_SIZE, 0))
+        if header is None:
+            os.ftruncate(fd, 0)
+            self._begin(fd, epoch, output_size)
+            return
+        self.fd = fd
+        self._room = 0
+        found = _intact(view_of(fd, header, size), output_size)
+        self.count, self.last, self.output_size = found.count, found.last, found.output_size
+        os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
+        self.unclosed = 0
+        self.header = self._announced = header
+        if header.gap_start > self.output_size:  # somebody has cut it off
+            self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0))
+        elif header.gap_end > self.output_size:
+            self.unclosed = header.gap_end - header.gap_start
+            self.header = replace(header, gap_start=0, gap_end=0)
+        if header.dropped_end > self.output_size:
+            self.put_header(_shortened(self.header, self.output_size))
+
+    def _gaps_there(self) -> int:
+        header, view = self.header, self.view
+        head = _gaps_of(view, 0, header.dropped_start) if header.dropped_start else ()
+        return sum(head) + sum(_gaps_of(view, header.dropped_end, self.output_size))
+
+    @property
+    def view(self) -> IndexView:
+        """The entries of now."""
+        return IndexView(self.header, self.count, Reader(self.fd))
+
+    @property
+    def lost(self) -> int:
+        """Bytes in all gaps that were closed."""
+        return self.header.lost + self.header.gap_end - self.header.gap_start
+
+    def close(self) -> None:
+        """Closes the file. Idempotent."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def is_due(self, offset: int, stream: Stream, time: int, count: int) -> bool:
+        """Whether an entry is to be written before `count` bytes that come now."""
+        last = self.last
+        if last is None or last.what is not stream:
+            return True
+        passed = time - last.time
+        return passed >= LATE or (passed >= SOON and offset + count - last.offset >= MANY)
+
+    def note(self, offset: int, stream: Stream, time: int, count: int) -> None:
+        """Writes an entry for `count` bytes that are about to be written, if one is due; not into the room of gaps.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        if self.is_due(offset, stream, time, count) and self._has_room(1 + RESERVED):
+            self._append([Entry(offset, self._not_before_last(time), stream)])
+
+    def announce_gap(self, gap: Gap, end: int, stream: Stream, time: int) -> None:
+        """Has it on the disk that a gap is about to be closed at `end`; `confirm_gap` follows, or nothing has happened.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        self._has_room(CLOSING)
+        self._announced = replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end)
+        _write_header(self.fd, self._next(self._announced))
+        gap_time = self._not_before_last(gap.time)
+        self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
+        os.fdatasync(self.fd)
+
+    def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
+        """The gap is closed: there are bytes behind it."""
+        self.header = self._next(self._announced)
+        self.count += CLOSING
+        self.last = Entry(end, self._not_before_last(time), stream, ends_gap=True)
+
+    def end_with_gap(self, gap: Gap) -> None:
+        """Notes a gap with which the output ends.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        entry = Entry(gap.start, self._not_before_last(gap.time), gap.reason)
+        self._has_room(2)
+        self._append([entry, entry])
+
+    def drop(self, start: int, end: int) -> None:
+        """Notes that a range is dropped, which begins where the one does that was dropped before.
+
+        The entries in it are given back.
+
+        Raises:
+            OSError: the disk fails; the range counts as dropped only where its header is written.
+        """
+        header, view = self.header, self.view
+        is_first = header.dropped_end == header.dropped_start
+        begin = start if is_first else header.dropped_end
+        lost = sum(_gaps_of(view, begin, end)) if self.lost else 0
+        head_entries = view.entries_before(start) if is_first else header.head_entries
+        changed = replace(
+            header,
+            dropped_start=start,
+            dropped_end=end,
+            dropped=header.dropped + end - begin - lost,
+            head_entries=head_entries,
+            first_entry=max(head_entries, view.entry_number_at(end)),
+        )
+        self.put_header(changed)
+        first, last = _position(head_entries), _position(changed.first_entry)
+        with suppress(OSError):  # it costs a few bytes
+            punch(self.fd, -(-first // BLOCK) * BLOCK, last // BLOCK * BLOCK)
+
+    def put_header(self, header: Header) -> None:
+        """Writes the header.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        header = self._next(header)
+        _write_header(self.fd, header)
+        self.header = header
+
+    def _next(self, header: Header) -> Header:
+        return replace(header, sequence=self.header.sequence + 1)
+
+    def _not_before_last(self, time: int) -> int:
+        """Times never go back, as clocks do."""
+        return max(time, self.header.epoch if self.last is None else self.last.time)
+
+    def _has_room(self, count: int) -> bool:
+        """Whether there is room for so many entries; asks for some where there is not."""
+        end = _position(self.count + count)
+        if end > self._room:
+            room = -(-end // BLOCK) * BLOCK
+            try:
+                allocate(self.fd, 0, room)
+            except OSError as error:
+                if error.errno not in NOT_OFFERED:
+                    return False
+                room = sys.maxsize  # it will be seen
+            self._room = room
+        return end <= self._room
+
+    def _append(self, entries: Sequence[Entry]) -> None:
+        self._write(entries)
+        self.count += len(entries)
+        self.last = entries[-1]
+
+    def _write(self, entries: Sequence[Entry]) -> None:
+        epoch = self.header.epoch
+        data = b"".join(encode_entry(entry, number, epoch) for number, entry in enumerate(entries, self.count))
+        if os.pwrite(self.fd, data, _position(self.count)) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A gap that begins at an offset; `time` in microseconds since the Unix epoch."""
+
+    start: int
+    time: int
+    reason: GapReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads entries of an open file."""
+
+    fd: int
+
+    def __call__(self, number: int, count: int) -> bytes:
+        """As `ReadEntries`; raises OSError where the disk fails."""
+        return os.pread(self.fd, count * ENTRY_SIZE, _position(number))
+
+
+def with_index(path: Path, function: Callable[[int], T]) -> T | None:
+    """Calls a function with a descriptor of an index, to be read; None where there is none.
+
+    Raises:
+        OSError: it cannot be opened, or the function raises it.
+    """
+    try:
+        fd = os.open(path, _READ)
+    except FileNotFoundError:
+        return None
+    try:
+        return function(fd)
+    finally:
+        os.close(fd)
+
+
+def unlink_output(path: Path) -> None:
+    """Removes an output with its index, as far as they are there. Blocks as long as the disk does.
+
+    Raises:
+        OSError: one of them cannot be removed.
+    """
+    index_path(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def stored_view(fd: int) -> IndexView | None:
+    """The index of an output that does not grow any more; None where its header is unusable.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    header = decode_header(os.pread(fd, HEADER_SIZE, 0))
+    return None if header is None else view_of(fd, header, os.fstat(fd).st_size)
+
+
+def view_of(fd: int, header: Header, size: int) -> IndexView:
+    """All that a file of this size has room for."""
+    return IndexView(header, max(0, size - HEADER_SIZE) // ENTRY_SIZE, Reader(fd))
+
+
+def _position(number: int) -> int:
+    return HEADER_SIZE + number * ENTRY_SIZE
+
+
+def _write_header(fd: int, header: Header) -> None:
+    """Writes it twice: whenever that is interrupted, one of the two is whole, this one or the one before."""
+    data = encode_header(header)
+    for slot in SLOTS:
+        if os.pwrite(fd, data, slot) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@dataclass(frozen=True, slots=True)
+class _Intact:
+    """Entries of which the last is no gap; where they end, the output ends at `output_size` at the latest."""
+
+    count: int
+    last: Entry | None
+    output_size: int
+
+
+def _intact(view: IndexView, output_size: int) -> _Intact:
+    """What of an index is to be kept.
+
+    None of the entries at its end that are damaged, that are of bytes that never came, or of a gap behind which there is
+    nothing.
+    """
+    lowest = min(view.header.first_entry, view.count)
+    for number, entry in view.backwards():
+        if entry.offset <= output_size:
+            if not entry.is_gap:
+                return _Intact(number + 1, entry, output_size)
+            output_size = entry.offset
+    return _Intact(lowest, None, output_size)
+
+
+def _gaps_of(view: IndexView, start: int, end: int) -> Iterator[int]:
+    """How many bytes of a range each gap in it has, by the entries."""
+    for run in view.runs(start):
+        if run.start >= end:
+            return
+        if isinstance(run.what, GapReason):
+            yield max(0, min(end, end if run.end is None else run.end) - max(start, run.start))
+
+
+def _shortened(header: Header, output_size: int) -> Header:
+    """The header of an output that somebody has cut off in the range that was dropped."""
+    start = min(header.dropped_start, output_size)
+    dropped = min(header.dropped, output_size - start)
+    return replace(header, dropped_start=start, dropped_end=output_size, dropped=dropped)

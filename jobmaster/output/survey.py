@@ -1,0 +1,41 @@
+"""What is there of the output of a job that was lost: how much of it, and when the last byte came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobmaster.output.index_file import index_path, stored_view, with_index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """An output that nobody writes any more.
+
+    Attributes:
+        kept, lost, dropped: bytes, as far as file and index tell.
+        modified: when its file was written last, in seconds since the Unix epoch.
+    """
+
+    kept: int
+    lost: int
+    dropped: int
+    modified: float
+
+
+def survey(path: Path) -> Survey:
+    """Looks at an output. Blocks as long as the disk does.
+
+    Raises:
+        OSError: it is not there, or its index cannot be read.
+    """
+    status = path.stat(follow_symlinks=False)
+    view = with_index(index_path(path), stored_view)
+    if view is None:
+        return Survey(kept=status.st_size, lost=0, dropped=0, modified=status.st_mtime)
+    header, size = view.header, status.st_size
+    last = header.gap_end - header.gap_start
+    is_closed = header.gap_end <= size
+    size = size if is_closed else min(size, header.gap_start)
+    kept = max(0, size - header.lost - header.dropped - (last if is_closed else 0))
+    return Survey(kept=kept, lost=header.lost + last, dropped=header.dropped, modified=status.st_mtime)

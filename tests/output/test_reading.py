@@ -1,0 +1,284 @@
+"""Reading parts of an output, on real files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from jobmaster.output import dropping, reading, transfer
+from jobmaster.output import log as log_module
+from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.following import STRETCH_SIZE
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Selection, Since
+from jobmaster.output.transfer import Transfer
+from tests.output.stretches import bytes_of
+
+SECOND = 1_000_000
+START = 1_790_000_000 * SECOND
+BOTH, OUT, ERR = Stream.BOTH, Stream.STDOUT, Stream.STDERR
+Told = tuple[int, int | None, str, bytes | int]
+"""Offset, seconds since the start, stream or reason, and the bytes or how many are missing."""
+
+
+@dataclass
+class Writer:
+    """Writes as a pump does."""
+
+    log: OutputLog
+    now: int = START
+    written: bytes = b""
+    pipe: tuple[int, int] = field(default_factory=lambda: os.pipe2(os.O_NONBLOCK))
+
+    def write(self, data: bytes, stream: Stream = BOTH, *, seconds: float = 0, is_lost: bool = False) -> None:
+        """After so many seconds."""
+        self.now += int(seconds * SECOND)
+        self.written += data
+        if is_lost:
+            self.log.lose(len(data), GapReason.NO_SPACE, self.now)
+            return
+        os.write(self.pipe[1], data)
+        while True:
+            if (drop := self.log.plan_drop()) is not None:
+                self.log.record_drop(drop, dropping.drop(self.log, drop))
+            moved = Transfer(self.pipe[0], stream, self.log, self.log.plan(), splice=True).run(len(data))
+            if moved.taken is None:
+                return
+            self.log.record(moved)
+
+
+@pytest.fixture
+def writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock) -> Iterator[Writer]:
+    """Of a fresh log."""
+    made = Writer(OutputLog(tmp_path / "job.log"))
+    for module in (transfer, log_module, reading):
+        monkeypatch.setattr(module, "now", lambda: made.now)
+    yield made
+    made.log.close()
+    for end in made.pipe:
+        os.close(end)
+
+
+async def told(output: OutputLog | StoredOutput, selection: Selection) -> list[Told]:
+    """What is read."""
+    found: list[Told] = []
+    async with aclosing(output.read(selection)) as pieces:
+        async for piece in pieces:
+            seconds = None if piece.time is None else (piece.time - START) // SECOND
+            match piece:
+                case Piece(stream=stream, stretch=stretch):
+                    found.append((stretch.offset, seconds, stream.name, await bytes_of(stretch)))
+                case GapPiece(start=start, end=end, reason=reason):
+                    found.append((start, seconds, reason.name, end - start))
+    return found
+
+
+def once(start: reading.Start = FromOffset(), **keywords: object) -> Selection:  # noqa: B008  # a frozen value
+    """A selection that ends at the present end."""
+    return Selection(start=start, follows=False, **keywords)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def story(writer: Writer) -> Writer:
+    """An output with two streams, and a gap in it."""
+    writer.write(b"out 1\n", OUT)
+    writer.write(b"out 2\n", OUT, seconds=1)
+    writer.write(b"err 3\n", ERR, seconds=1)
+    writer.write(b"lost\n", seconds=1, is_lost=True)
+    writer.write(b"out 4\n", OUT, seconds=1)
+    writer.write(b"out 5\n", OUT, seconds=1)
+    return writer
+
+
+STORY: list[Told] = [
+    (0, 0, "STDOUT", b"out 1\n"),
+    (6, 1, "STDOUT", b"out 2\n"),
+    (12, 2, "STDERR", b"err 3\n"),
+    (18, 3, "NO_SPACE", 5),
+    (23, 4, "STDOUT", b"out 4\n"),
+    (29, 5, "STDOUT", b"out 5\n"),
+]
+
+
+async def test_each_time(story: Writer) -> None:
+    """With times, each that is known has a piece of its own; live and stored are the same."""
+    for output in (story.log, story.log.stored()):
+        assert await told(output, once(in_time=True)) == STORY
+
+
+async def test_without_times(story: Writer) -> None:
+    """Without, what comes from one stream in a row is one piece, with the time of its first byte."""
+    assert await told(story.log, once()) == [
+        (0, 0, "STDOUT", b"out 1\nout 2\n"),
+        (12, 2, "STDERR", b"err 3\n"),
+        (18, 3, "NO_SPACE", 5),
+        (23, 4, "STDOUT", b"out 4\nout 5\n"),
+    ]
+
+
+@pytest.mark.parametrize("offset", [0, 1, 6, 14, 18, 20, 22, 23, 34, 35, 100])
+async def test_from_an_offset(story: Writer, offset: int) -> None:
+    """From any byte on all comes, and of a gap what is left of it."""
+    for output in (story.log, story.log.stored()):
+        parts = await told(output, once(FromOffset(offset), in_time=True))
+        sizes = [what if isinstance(what, int) else len(what) for *_, what in parts]
+        assert sum(sizes) == max(0, len(story.written) - offset)
+        expected = offset
+        for (begin, _, _, what), size in zip(parts, sizes, strict=True):
+            assert begin == expected
+            assert isinstance(what, int) or what == story.written[begin : begin + size]
+            expected += size
+
+
+@pytest.mark.parametrize(
+    ("start", "stream", "first"),
+    [
+        (LastBytes(7), None, 28),
+        (LastBytes(0), None, None),
+        (LastBytes(1000), None, 0),
+        (LastBytes(3), ERR, 15),
+        (LastBytes(13), OUT, 11),
+        (LastLines(1), None, 29),
+        (LastLines(2), None, 18),  # with the gap before it
+        (LastLines(3), None, 12),
+        (LastLines(100), None, 0),
+        (LastLines(0), None, None),
+        (LastLines(1), ERR, 12),
+        (LastLines(3), OUT, 6),
+        (Since(START - SECOND), None, 0),
+        (Since(START + SECOND), None, 6),
+        (Since(START + SECOND + 10), None, 12),
+        (Since(START + 3 * SECOND), None, 18),
+        (Since(START + 6 * SECOND), None, None),
+    ],
+)
+async def test_where_it_begins(story: Writer, start: reading.Start, stream: Stream | None, first: int | None) -> None:
+    """Bytes, lines and times are counted from the present end, of the stream that is asked for."""
+    for output in (story.log, story.log.stored()):
+        parts = await told(output, once(start, stream=stream))
+        assert (parts[0][0] if parts else None) == first
+
+
+async def test_one_stream(story: Writer) -> None:
+    """Of one stream its own bytes come, and every gap, which may have had some."""
+    assert await told(story.log, once(stream=ERR)) == [(12, 2, "STDERR", b"err 3\n"), (18, 3, "NO_SPACE", 5)]
+
+
+async def test_until(story: Writer) -> None:
+    """What came then or later is left out."""
+    until = START + 2 * SECOND
+    assert [part[0] for part in await told(story.log, once(until=until, in_time=True))] == [0, 6]
+
+
+async def test_until_a_time_to_come(writer: Writer, mock_clock: MockClock) -> None:
+    """A follower waits no longer than that, also where nothing more comes."""
+    writer.write(b"first")
+    found: list[Told] = []
+
+    async def follow() -> None:
+        found.extend(await told(writer.log, Selection(until=START + 10 * SECOND)))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        await wait_all_tasks_blocked(0.01)
+        mock_clock.jump(9.9)
+        await wait_all_tasks_blocked(0.01)
+        assert found == []
+        mock_clock.jump(0.2)
+    assert found == [(0, 0, "BOTH", b"first")]
+
+
+async def test_live(writer: Writer) -> None:
+    """A follower has each byte as it comes, and a gap when it is closed, or at the end."""
+    found: list[Told] = []
+
+    async def follow() -> None:
+        async with aclosing(writer.log.read(Selection())) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case Piece(stretch=stretch):
+                        found.append((stretch.offset, None, "", await bytes_of(stretch)))
+                    case GapPiece(start=start, end=end):
+                        found.append((start, None, "", end - start))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        for step in range(3):
+            writer.write(b"kept")
+            await _until(lambda: bool(found) and found[-1][3] == b"kept")
+            writer.write(b"lost" * (step + 1), is_lost=True)
+            await wait_all_tasks_blocked(0.01)
+            assert found[-1][3] == b"kept"
+        writer.log.seal()
+    assert [what for *_, what in found] == [b"kept", 4, b"kept", 8, b"kept", 12]
+
+
+async def _until(condition: object) -> None:
+    while not condition():  # type: ignore[operator]  # a function
+        await trio.lowlevel.checkpoint()
+
+
+async def test_long_outputs(writer: Writer) -> None:
+    """Pieces are a stretch long at most, and lines are found far back, but not farther than MOST_SEARCHED."""
+    line = b"x" * 999 + b"\n"
+    for _ in range(60):
+        writer.write(line * 50, seconds=0.02)
+    parts = await told(writer.log, once())
+    assert b"".join(what for *_, what in parts if isinstance(what, bytes)) == writer.written
+    assert max(len(what) for *_, what in parts if isinstance(what, bytes)) == STRETCH_SIZE
+    for count in (1, 70, 2999, 3000):
+        assert (await told(writer.log, once(LastLines(count))))[0][0] == len(writer.written) - count * len(line)
+
+
+async def test_how_far_lines_are_searched(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is longer than that is told from so far back."""
+    monkeypatch.setattr(reading, "MOST_SEARCHED", 50_000)
+    monkeypatch.setattr(reading, "_FIRST_SEARCHED", 1_000)
+    writer.write(b"line\n" + b"x" * 60_000)
+    assert (await told(writer.log, once(LastLines(1))))[0][0] == 60_005 - 50_000
+
+
+async def test_an_output_without_an_index(tmp_path: Path) -> None:
+    """One that an earlier version kept has no times; what it lost is a gap at the end."""
+    (tmp_path / "job.log").write_bytes(b"a\nb\n")
+    stored = StoredOutput(path=tmp_path / "job.log", kept=4, lost=3)
+    assert await told(stored, once()) == [(0, None, "BOTH", b"a\nb\n"), (4, None, "DISK_FAILED", 3)]
+    assert await told(stored, once(LastLines(1))) == [(2, None, "BOTH", b"b\n"), (4, None, "DISK_FAILED", 3)]
+    assert await told(stored, once(Since(START))) == await told(stored, once())
+
+
+async def test_what_a_power_cut_has_taken(story: Writer) -> None:
+    """Bytes that were recorded and are not in the file are a gap of that reason, beside those that were never kept."""
+    story.write(b"at end", is_lost=True)
+    story.log.close()
+    os.truncate(story.log.path, 31)
+    assert (await told(story.log.stored(), once()))[-3:] == [
+        (23, 4, "STDOUT", b"out 4\nou"),
+        (31, None, "NOT_SYNCED", 4),
+        (35, None, "NO_SPACE", 6),
+    ]
+
+
+async def test_what_was_dropped(tmp_path: Path, writer: Writer) -> None:
+    """What the cap has taken is one gap, to every byte; live and stored are the same."""
+    capped = Writer(OutputLog(tmp_path / "capped.log", Cap(SMALLEST)), pipe=writer.pipe)
+    for number in range(100):
+        writer.now += SECOND
+        capped.write(bytes([number]) * 9_000)
+    start, end = capped.log.dropped_range
+    for output in (capped.log, capped.log.stored()):
+        parts = await told(output, once())
+        assert [(begin, what) for begin, _, name, what in parts if name == "CAPPED"] == [(start, end - start)]
+        kept = b"".join(what for *_, what in parts if isinstance(what, bytes))
+        assert kept == capped.written[:start] + capped.written[end:]
+        assert (await told(output, once(FromOffset(end - 1))))[0] == (end - 1, None, "CAPPED", 1)
+        assert (await told(output, once(Since(START + 100 * SECOND))))[0][:2] == (99 * 9_000, 100)
+    capped.log.close()
