@@ -7,19 +7,18 @@ messages, in turn. The end of the output is the end of the call.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
-from jobmaster.api.messages import chunk_messages
+from jobmaster.api.messages import attach_gap, attach_messages
 from jobmaster.api.requests import MAX_WRITER
-from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputCut, OutputUnreadable
+from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputUnreadable
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.reading import FromOffset, GapPiece, Piece, Selection
 from jobmaster.run.ended_jobs import EndedJob
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from jobmaster.identity.policy import Identity
     from jobmaster.run.registry import Job, Registry
     from jobmaster.run.stdin import Stdin
-
-logger = logging.getLogger(__name__)
 
 TOLD_BYTES: Final = 64 * 1024
 """Bytes of input that a client that sends without a pause is told of together."""
@@ -43,7 +40,7 @@ async def attach(call: ServerCall, caller: Identity, registry: Registry, followe
     Raises:
         InvalidRequest, InputRefused: it asks for what cannot be; nothing was taken.
         JobmasterError: as `Registry.find`.
-        OutputIncomplete: all was sent that there is of an output that is not whole.
+        OutputUnreadable: the output cannot be read.
     """
     start = await _start_of(call)
     job = await registry.find(caller, start.job_id.job_id)
@@ -52,11 +49,8 @@ async def attach(call: ServerCall, caller: Identity, registry: Registry, followe
         attachment = _Attachment(call, job, start)
         try:
             await attachment.run(stdin)
-        except OutputUnreadable as error:
+        except OutputUnreadable:
             await registry.find(caller, start.job_id.job_id)  # noqa: ASYNC120  # a call that is cancelled has no answer
-            if isinstance(error, OutputCut):
-                logger.warning("%s", error)
-                raise OutputIncomplete(job.output.lost, missing=error.missing) from error
             raise
 
 
@@ -143,14 +137,17 @@ class _Attachment:
     # --- output ---------------------------------------------------------------------------------------------------
 
     async def _send_output(self) -> None:
-        output, offset = self._job.output, self._start.output_offset
-        async with aclosing(output.follow(offset)) as stretches:
-            async for stretch in stretches:
-                await self._send(chunk_messages(stretch, offset))
-                offset += stretch.length
+        selection = Selection(start=FromOffset(self._start.output_offset))
+        async with aclosing(self._job.output.read(selection)) as pieces:
+            async for piece in pieces:
+                match piece:
+                    case Piece(stream=stream, stretch=stretch):
+                        await self._send(attach_messages(stretch, stretch.offset, stream))
+                    case GapPiece():
+                        await self._send(attach_gap(piece))
+                    case unreachable:
+                        assert_never(unreachable)
         await self._job.wait_ended()
-        if output.lost:
-            raise OutputIncomplete(output.lost)
 
     async def _send(self, message: pb.AttachResponse | StoredMessages) -> None:
         async with self._turn:

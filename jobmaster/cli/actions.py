@@ -36,12 +36,14 @@ class Run:
         request_id: None for one that nothing else has.
         stdin: whether the job has an input, which is standard input unless it is detached; None: where that is a pipe or
             a file.
+        separate: the job's stderr is standard error; else all of its output is standard output.
     """
 
     argv: tuple[str, ...]
     detach: bool = False
     request_id: str | None = None
     stdin: bool | None = None
+    separate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,6 +106,7 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
                 detach=given.detach,
                 request_id=given.request_id,
                 stdin=given.stdin,
+                separate=given.separate_streams,
             )
         case "list" | "ps":
             return _list(parser, given)
@@ -284,7 +285,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--request-id ID] COMMAND [ARG…]",
+        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it.",
@@ -292,6 +293,11 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     )
     run.add_argument("-d", "--detach", action="store_true", help="print the job's id and leave it running")
     _add_stdin(run, "with -d, the job's is kept open for `attach`")
+    run.add_argument(
+        "--separate-streams",
+        action="store_true",
+        help="the command's stderr comes to stderr; else both come to stdout, in the order of their writing",
+    )
     run.add_argument(
         REQUEST_ID,
         metavar="ID",

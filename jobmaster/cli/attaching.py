@@ -15,11 +15,13 @@ from jobmaster.cli.descriptors import (
     complain,
     is_stdin_given,
     read_input,
+    write_error,
     write_output,
 )
 from jobmaster.cli.exit_status import OURS, ended_by_itself, exit_status
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError
 from jobmaster.errors import TransportError
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
     from jobmaster.cli.actions import Attach
@@ -36,7 +38,7 @@ def say(text: str) -> None:
 async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     """Attaches to a job until it has ended: the exit status, and nothing that is still to be written."""
     wants_stdin = (is_stdin_given() or os.isatty(STDIN)) if action.stdin is None else action.stdin
-    offset = 0 if action.from_start else (await jobs.status(action.job_id)).output_bytes
+    offset = 0 if action.from_start else _end_of_output(await jobs.status(action.job_id))
     try:
         await copy(jobs, action.job_id, offset, with_input=wants_stdin, is_needed=action.stdin is True)
         record = await jobs.wait(action.job_id)
@@ -49,6 +51,11 @@ async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     if not ended_by_itself(record):
         say(f"job {action.job_id}: {record.job_msg}")
     return exit_status(record), ""
+
+
+def _end_of_output(record: pb.JobResponse) -> int:
+    """Offsets count what is not kept, too."""
+    return record.output_bytes + record.output_bytes_lost
 
 
 async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_needed: bool) -> None:
@@ -100,8 +107,13 @@ async def _copy_both_ways(attachment: Attachment) -> None:
 
 
 async def _copy_output(attachment: Attachment) -> None:
-    async for data in attachment:
-        await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)
+    async for chunk in attachment:
+        if chunk.HasField("gap"):
+            say(f"{chunk.gap.length} bytes of the output are missing here")
+        elif chunk.stream == pb.OUTPUTSTREAM_STDERR:
+            await trio.to_thread.run_sync(write_error, chunk.data, abandon_on_cancel=True)
+        else:
+            await trio.to_thread.run_sync(write_output, chunk.data, abandon_on_cancel=True)
 
 
 async def _copy_input(attachment: Attachment) -> None:

@@ -104,6 +104,12 @@ def write_output(data: bytes) -> None:
         raise OutputFailed(error) from error
 
 
+def write_error(data: bytes) -> None:
+    """Write all of `data` to standard error. Where that is not possible, nobody is there to read it."""
+    with suppress(OSError):
+        _write_all(STDERR, data)
+
+
 def write_text(text: str) -> None:
     """Write `text` to standard output, in its encoding; what that lacks is escaped.
 

@@ -37,6 +37,7 @@ class Runner:
         self._argv = action.argv
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
+        self._separate = action.separate
         self._needs_stdin = action.stdin is True
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
@@ -65,7 +66,12 @@ class Runner:
     async def _start(self) -> int:
         """Starts the job; returns the exit status, where that is all."""
         try:
-            self._job_id = await self._jobs.start(*self._argv, request_id=self._request_id, stdin=self._has_stdin)
+            self._job_id = await self._jobs.start(
+                *self._argv,
+                request_id=self._request_id,
+                stdin=self._has_stdin,
+                separate_streams=self._separate,
+            )
         except RpcFailedError as error:
             say(_words(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:
@@ -111,8 +117,8 @@ class Runner:
 
     async def _copy(self) -> None:
         """Copies the output to stdout, and where the job has a stdin, standard input to that."""
-        if self._has_stdin:
-            await copy(self._jobs, self._job_id, 0, with_input=True, is_needed=self._needs_stdin)
+        if self._has_stdin or self._separate:
+            await copy(self._jobs, self._job_id, 0, with_input=self._has_stdin, is_needed=self._needs_stdin)
             return
         async with self._jobs.stream_output(self._job_id) as chunks:
             async for chunk in chunks:

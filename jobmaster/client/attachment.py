@@ -41,8 +41,8 @@ class Attachment:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes:
-        """The next bytes of the output.
+    async def __anext__(self) -> pb.OutputChunk:
+        """The next bytes of the output, or the next gap in it.
 
         Raises:
             RpcFailedError: the server refused; UNAVAILABLE, which may pass, only when patience is over.
@@ -53,9 +53,10 @@ class Attachment:
         while (message := await self._receive()) is not None:
             self._stream.patience.progress()
             match message.WhichOneof("kind"):
-                case "output" if message.output.data:
-                    self.received = message.output.offset + len(message.output.data)
-                    return message.output.data
+                case "output":
+                    chunk = message.output
+                    self.received = chunk.offset + len(chunk.data) + chunk.gap.length
+                    return chunk
                 case "input":
                     self._on_input(message.input)
         self._end_input()

@@ -52,7 +52,14 @@ class Jobs:
         self._patience = patience
         self._following_patience = FOLLOWING * patience
 
-    async def start(self, command: str, *args: str, request_id: str | None = None, stdin: bool = False) -> str:
+    async def start(
+        self,
+        command: str,
+        *args: str,
+        request_id: str | None = None,
+        stdin: bool = False,
+        separate_streams: bool = False,
+    ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
         Args:
@@ -61,9 +68,14 @@ class Jobs:
             request_id: the caller's own name for this start, so that the same one, made again, finds the same job; a new
                 one by default.
             stdin: whether it has an input, for `attach`; else that is /dev/null.
+            separate_streams: whether its stdout and stderr are told apart.
         """
         request = pb.JobCreateRequest(
-            command=command, args=args, request_id=request_id or new_request_id(), stdin=stdin
+            command=command,
+            args=args,
+            request_id=request_id or new_request_id(),
+            stdin=stdin,
+            separate_streams=separate_streams,
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

@@ -38,8 +38,9 @@ class RequestKey:
         digest = sha256()
         for word in specification.argv:
             digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
-        if specification.stdin:  # what is not asked for is left out, so that older requests keep their digests
-            digest.update(b"\0stdin")
+        for option in ("stdin", "separate_streams"):
+            if getattr(specification, option):  # what is not asked for is left out: older requests keep their digests
+                digest.update(b"\0" + option.encode())
         return cls(id=request_id, digest=digest.digest())
 
 

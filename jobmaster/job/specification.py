@@ -24,6 +24,7 @@ class JobSpecification:
 
     Attributes:
         stdin: whether it has an input that clients can write; else that is /dev/null.
+        separate_streams: whether its stdout and stderr are told apart; else they share one pipe.
 
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
@@ -32,6 +33,7 @@ class JobSpecification:
     command: str
     args: tuple[str, ...] = ()
     stdin: bool = False
+    separate_streams: bool = False
 
     def __post_init__(self) -> None:
         if not self.command.strip():

@@ -146,6 +146,7 @@ class JobFiles:
         job_id: JobId,
         owner: str,
         has_stdin: bool = False,
+        has_stderr: bool = False,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
             made = tree.create(owner, job_id, limits)
@@ -157,6 +158,8 @@ class JobFiles:
             undo.callback(self.log.close)
             self.read_end, self.write_end = open_pipe()
             undo.callback(close_all, (self.read_end, self.write_end))
+            self.stderr = open_pipe() if has_stderr else None
+            undo.callback(close_all, self.stderr or ())
             self.stdin = StdinFiles.open() if has_stdin else None
             undo.pop_all()
         self._lock = threading.Lock()
@@ -185,7 +188,7 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end, *(self.stdin or ())))
+        close_all((self.read_end, self.write_end, *(self.stdin or ()), *(self.stderr or ())))
         with suppress(OSError):  # nothing was written by it
             self.log.close()
         self.cgroup.close()

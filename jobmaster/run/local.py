@@ -68,12 +68,13 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 6
-"""Descriptors of a running job: its cgroup's, its pidfd, its pipe, its log and the log's index, and its input's pipe and
-queue."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 7
+"""Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, the pipes of its output and its
+stderr, its input's pipe and queue."""
 STDIN: Final = "stdin"
 QUEUE: Final = "stdin_queue"
-"""Names of what the launcher keeps of a job's input: the pipe's write end, and the queue before it."""
+STDERR: Final = "stderr"
+"""Names of what the launcher keeps of a job: its input's pipe and the queue before it, and the pipe of its stderr."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
@@ -237,6 +238,18 @@ class LocalExecution:
         self._child.leave()
 
 
+def _streams_of(files: JobFiles) -> tuple[dict[str, int], dict[str, int]]:
+    """What a child gets of its own streams, and what the launcher keeps of them."""
+    streams: dict[str, int] = {}
+    keeps: dict[str, int] = {}
+    if files.stdin is not None:
+        streams[STDIN] = files.stdin.read_end
+        keeps |= {QUEUE: files.stdin.queue, STDIN: files.stdin.write_end}
+    if files.stderr is not None:
+        keeps[STDERR], streams[STDERR] = files.stderr
+    return streams, keeps
+
+
 def death_of(status: ChildStatus) -> Death:
     """The death that a wait status tells of (wait(2))."""
     number = status.wait_status & 0x7F
@@ -281,6 +294,7 @@ class LocalHost:
                 job_id=job_id,
                 owner=owner,
                 has_stdin=specification.stdin,
+                has_stderr=specification.separate_streams,
             )
         )
         try:
@@ -291,6 +305,10 @@ class LocalHost:
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
+        stderr = None
+        if files.stderr is not None:
+            stderr, write_end = files.stderr
+            os.close(write_end)
         stdin = None
         if files.stdin is not None:
             os.close(files.stdin.read_end)
@@ -300,7 +318,7 @@ class LocalHost:
                 self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
             ),
             log=files.log,
-            pump=Pump(files.read_end, files.log),
+            pump=Pump(files.read_end, files.log, stderr=stderr),
             stdin=stdin,
             start_time=child.start_time,
         )
@@ -331,7 +349,7 @@ class LocalHost:
                 self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
             ),
             log=files.log,
-            pump=Pump(inherited.output_read, files.log),
+            pump=Pump(inherited.output_read, files.log, stderr=inherited.keeps.pop(STDERR, None)),
             stdin=stdin,
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
@@ -371,14 +389,14 @@ class LocalHost:
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:
             with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
-                stdin = files.stdin
+                streams, keeps = _streams_of(files)
                 return await self._launcher.start(
                     launch,
                     cgroup=files.cgroup.folder,
                     output_read=files.read_end,
                     output_write=files.write_end,
-                    streams={} if stdin is None else {STDIN: stdin.read_end},
-                    keeps={} if stdin is None else {QUEUE: stdin.queue, STDIN: stdin.write_end},
+                    streams=streams,
+                    keeps=keeps,
                 )
         except trio.TooSlowError:
             logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)

@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict, MessageToJson
 
-from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE, chunk_messages, response_of, specification_of
+from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE, attach_gap, attach_messages, response_of, specification_of
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.framing import MessageDecoder
 from jobmaster.job.cause import (
@@ -31,6 +31,8 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.reading import GapPiece
 from tests.grpc.test_lazy_messages import Memory, whole_of
 
 START: Final = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
@@ -294,12 +296,21 @@ def test_chunks_of_an_output(offset: int, length: int) -> None:
     decoder = MessageDecoder(OUTPUT_MESSAGE_SIZE * 2)
     messages = [
         pb.AttachResponse.FromString(raw)
-        for raw in decoder.feed(whole_of(chunk_messages(Memory(data[:length]), offset)))
+        for raw in decoder.feed(whole_of(attach_messages(Memory(data[:length]), offset, Stream.STDERR)))
     ]
     assert b"".join(message.output.data for message in messages) == data[:length]
+    assert {message.output.stream for message in messages} == {pb.OUTPUTSTREAM_STDERR}
     assert [message.output.offset for message in messages] == [
         offset + start for start in range(0, length, OUTPUT_MESSAGE_SIZE)
     ]
+
+
+@pytest.mark.parametrize("reason", GapReason)
+def test_a_gap_in_an_output(reason: GapReason) -> None:
+    """It has its extent and its reason, each of which has a name of its own."""
+    chunk = attach_gap(GapPiece(start=5, end=12, reason=reason)).output
+    assert (chunk.offset, chunk.gap.length, chunk.data) == (5, 7, b"")
+    assert pb.GapReason.Name(chunk.gap.reason) == f"GAPREASON_{reason.name}"
 
 
 @pytest.mark.parametrize("request_", [pb.JobCreateRequest(), pb.JobCreateRequest(command="ls", args=["\0"])])

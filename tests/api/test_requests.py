@@ -28,7 +28,9 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 def start(*args: str, stdin: bool = False) -> bytes:
     """A serialized Start."""
-    return pb.JobCreateRequest(command="true", args=args, request_id="x" * 128, stdin=stdin).SerializeToString()
+    return pb.JobCreateRequest(
+        command="true", args=args, request_id="x" * 128, stdin=stdin, separate_streams=stdin
+    ).SerializeToString()
 
 
 def test_as_many_arguments_as_are_allowed() -> None:

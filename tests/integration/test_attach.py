@@ -15,6 +15,7 @@ import trio
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.purerpc_adapter import StatusCode
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import Server, output_of, run, serving_program, until_output
 from tests.integration.test_adoption import wait_for_successor
 
@@ -47,7 +48,7 @@ async def fed(jobs: Jobs, job_id: str, source: AsyncIterator[bytes], *, ends: bo
     with trio.fail_after(DEADLINE):
         async with jobs.attach(job_id) as attachment, trio.open_nursery() as nursery:
             nursery.start_soon(send)
-            return_value = b"".join([data async for data in attachment])
+            return_value = b"".join([chunk.data async for chunk in attachment])
     return taken, return_value
 
 
@@ -72,7 +73,7 @@ async def test_no_stdin(server: Server) -> None:
         assert refused.value.status.status_code is StatusCode.FAILED_PRECONDITION
         await jobs.stop(job_id, force=True)
         async with jobs.attach(job_id, with_input=False) as attachment:
-            assert [data async for data in attachment] == []
+            assert [chunk async for chunk in attachment] == []
 
 
 async def test_a_job_that_reads_no_more(server: Server) -> None:
@@ -98,13 +99,13 @@ async def test_one_writer_and_many_readers(server: Server) -> None:
         job_id = await jobs.start("cat", stdin=True)
         async with jobs.attach(job_id) as first, trio.open_nursery() as nursery:
             nursery.start_soon(first.send, blocks(1))
-            assert await anext(first)
+            assert (await anext(first)).data
             async with others.attach(job_id) as second:
                 with pytest.raises(RpcFailedError, match="another client is attached") as refused:
                     await anext(second)
             assert refused.value.status.status_code is StatusCode.FAILED_PRECONDITION
             async with others.attach(job_id, with_input=False) as reader:
-                assert await anext(reader)
+                assert (await anext(reader)).data
             nursery.cancel_scope.cancel()
         await jobs.stop(job_id, force=True)
 
@@ -117,15 +118,19 @@ async def test_attaching_again(server: Server) -> None:
             nursery.start_soon(lambda: first.send(blocks(1), ends=False))
             received = 0
             while received < len(BLOCK):
-                received += len(await anext(first))
+                received += len((await anext(first)).data)
         async with jobs.attach(job_id, output_offset=first.received) as second, trio.open_nursery() as nursery:
             nursery.start_soon(second.send, blocks(2))
-            rest = b"".join([data async for data in second])
+            rest = b"".join([chunk.data async for chunk in second])
         assert (received, rest == BLOCK * 2) == (len(BLOCK), True)
 
 
+WAITS: Final = "trap : USR1; echo ready; sleep 1000 & wait; sha256sum"
+"""Reads its input when it gets SIGUSR1."""
+
+
 async def test_a_job_that_does_not_read(server: Server) -> None:
-    """No more is taken for it than its pipe, the server's 64 KiB and what is on the way; when it reads, it gets all."""
+    """Only what its pipe, the server and its client hold is taken for it; when it reads, it gets all."""
     sent = 0
 
     async def count(_number: int) -> None:
@@ -134,24 +139,19 @@ async def test_a_job_that_does_not_read(server: Server) -> None:
         await trio.lowlevel.checkpoint()
 
     async with server.connect() as jobs, trio.open_nursery() as nursery:
-        job_id = await jobs.start("sh", "-c", "read line; sha256sum", stdin=True)
+        job_id = await jobs.start("sh", "-c", WAITS, stdin=True)
+        await until_output(jobs, job_id, b"ready")
         output: list[bytes] = []
 
         async def feed() -> None:
-            output.append((await fed(jobs, job_id, with_newline(blocks(50, count))))[1])
+            output.append((await fed(jobs, job_id, blocks(50, count)))[1])
 
         nursery.start_soon(feed)
-        with trio.move_on_after(0.5):
-            await trio.sleep_forever()
-        assert sent < 10 or output
-    assert output[0].split()[0].decode() == digest(BLOCK * 50)
-
-
-async def with_newline(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """A line before the rest."""
-    yield b"line\n"
-    async for data in source:
-        yield data
+        for _ in range(50):
+            await jobs.status(job_id)  # a message there and back
+        assert sent < 10
+        os.kill((await jobs.status(job_id)).pid, signal.SIGUSR1)
+    assert output[0].split()[1].decode() == digest(BLOCK * 50)
 
 
 @pytest.mark.parametrize("kills", [1, 4])
@@ -175,7 +175,7 @@ async def test_a_server_that_is_killed(tmp_path: Path, certificates: Path, kills
 async def test_the_end_outlives_the_server(tmp_path: Path, certificates: Path) -> None:
     """Input that a client has ended, and left, is read to its end though the server that took it is killed."""
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
-        job_id = await jobs.start("sh", "-c", "trap : USR1; echo ready; sleep 1000 & wait; wc -c", stdin=True)
+        job_id = await jobs.start("sh", "-c", WAITS.replace("sha256sum", "wc -c"), stdin=True)
         await until_output(jobs, job_id, b"ready")
         async with jobs.attach(job_id) as attachment, trio.open_nursery() as nursery:
 
@@ -206,3 +206,44 @@ async def test_an_upgrade(tmp_path: Path, certificates: Path) -> None:
         job_id = await jobs.start("cat", stdin=True)
         taken, output = await fed(jobs, job_id, blocks(BLOCKS, hand_over))
         assert (taken, digest(output)) == (True, digest(BLOCK * BLOCKS))
+
+
+ALTERNATING: Final = "i=0; while [ $i -lt 40 ]; do echo out $i; echo err $i >&2; i=$((i+1)); sleep 0.05; done"
+
+
+async def streams_of(jobs: Jobs, job_id: str) -> dict[int, bytes]:
+    """The output of a job by stream."""
+    found: dict[int, bytes] = {}
+    end = 0
+    async with jobs.attach(job_id, with_input=False) as attachment:
+        async for chunk in attachment:
+            assert chunk.offset == end
+            end += len(chunk.data)
+            found[chunk.stream] = found.get(chunk.stream, b"") + chunk.data
+    return found
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_streams_apart(tmp_path: Path, certificates: Path, *, is_killed: bool) -> None:
+    """Each stream is exact and told apart, live and stored, also where a server goes on with the job of another."""
+    expected = {
+        stream: "".join(f"{name} {number}\n" for number in range(40)).encode()
+        for stream, name in ((pb.OUTPUTSTREAM_STDOUT, "out"), (pb.OUTPUTSTREAM_STDERR, "err"))
+    }
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", ALTERNATING, separate_streams=True)
+        if is_killed:
+            await until_output(jobs, job_id, b"err 5")
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+        assert await streams_of(jobs, job_id) == expected
+        assert await streams_of(jobs, job_id) == expected
+        assert (await jobs.wait(job_id)).output_bytes == sum(map(len, expected.values()))
+
+
+async def test_streams_together(server: Server) -> None:
+    """By default both share one pipe, and are of no stream."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "echo out; echo err >&2")
+        assert await streams_of(jobs, job_id) == {pb.OUTPUTSTREAM_UNSPECIFIED: b"out\nerr\n"}

@@ -374,3 +374,10 @@ async def test_attached_to_a_job_without_stdin(server: Server) -> None:
         assert await output_of(process).receive_some() == b"out\n"
         await jobs.stop(job_id, force=True)
         assert await exit_status(process) in {137, 143}  # whichever signal came first
+
+
+async def test_stderr_apart(server: Server) -> None:
+    """With `--separate-streams` the command's stderr is `run`'s own."""
+    script = "echo out; echo err >&2; cat; exit 3"
+    result = await with_input(server, b"typed", "run", "--separate-streams", "sh", "-c", script)
+    assert (result.returncode, result.stdout, result.stderr) == (3, b"out\ntyped", b"err\n")

@@ -10,12 +10,19 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+class OutputStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
-    INPUTSTATUS_UNSPECIFIED: _ClassVar[InputStatus]
-    INPUTSTATUS_OPEN: _ClassVar[InputStatus]
-    INPUTSTATUS_ENDED: _ClassVar[InputStatus]
-    INPUTSTATUS_NOT_READ: _ClassVar[InputStatus]
+    OUTPUTSTREAM_UNSPECIFIED: _ClassVar[OutputStream]
+    OUTPUTSTREAM_STDOUT: _ClassVar[OutputStream]
+    OUTPUTSTREAM_STDERR: _ClassVar[OutputStream]
+
+class GapReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    GAPREASON_UNSPECIFIED: _ClassVar[GapReason]
+    GAPREASON_DISK_FAILED: _ClassVar[GapReason]
+    GAPREASON_NO_SPACE: _ClassVar[GapReason]
+    GAPREASON_CAPPED: _ClassVar[GapReason]
+    GAPREASON_NOT_SYNCED: _ClassVar[GapReason]
 
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,10 +41,21 @@ class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSEKIND_FAILED_TO_START: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
-INPUTSTATUS_UNSPECIFIED: InputStatus
-INPUTSTATUS_OPEN: InputStatus
-INPUTSTATUS_ENDED: InputStatus
-INPUTSTATUS_NOT_READ: InputStatus
+
+class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INPUTSTATUS_UNSPECIFIED: _ClassVar[InputStatus]
+    INPUTSTATUS_OPEN: _ClassVar[InputStatus]
+    INPUTSTATUS_ENDED: _ClassVar[InputStatus]
+    INPUTSTATUS_NOT_READ: _ClassVar[InputStatus]
+OUTPUTSTREAM_UNSPECIFIED: OutputStream
+OUTPUTSTREAM_STDOUT: OutputStream
+OUTPUTSTREAM_STDERR: OutputStream
+GAPREASON_UNSPECIFIED: GapReason
+GAPREASON_DISK_FAILED: GapReason
+GAPREASON_NO_SPACE: GapReason
+GAPREASON_CAPPED: GapReason
+GAPREASON_NOT_SYNCED: GapReason
 JOBSTATE_UNSPECIFIED: JobState
 JOBSTATE_RUNNING: JobState
 JOBSTATE_TERMINATED_BY_API: JobState
@@ -50,6 +68,10 @@ CAUSEKIND_OOM_KILLED: CauseKind
 CAUSEKIND_FAILED_TO_START: CauseKind
 CAUSEKIND_SERVER_SHUTDOWN: CauseKind
 CAUSEKIND_SERVER_LOST: CauseKind
+INPUTSTATUS_UNSPECIFIED: InputStatus
+INPUTSTATUS_OPEN: InputStatus
+INPUTSTATUS_ENDED: InputStatus
+INPUTSTATUS_NOT_READ: InputStatus
 
 class JobID(_message.Message):
     __slots__ = ("job_id",)
@@ -58,16 +80,18 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "stdin")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "stdin")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SEPARATE_STREAMS_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
+    separate_streams: bool
     stdin: bool
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., stdin: _Optional[bool] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., stdin: _Optional[bool] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -85,57 +109,27 @@ class JobOutputResponse(_message.Message):
     output: bytes
     def __init__(self, output: _Optional[bytes] = ...) -> None: ...
 
-class AttachRequest(_message.Message):
-    __slots__ = ("start", "input")
-    START_FIELD_NUMBER: _ClassVar[int]
-    INPUT_FIELD_NUMBER: _ClassVar[int]
-    start: AttachStart
-    input: AttachInput
-    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ...) -> None: ...
-
-class AttachStart(_message.Message):
-    __slots__ = ("job_id", "output_offset", "writer")
-    JOB_ID_FIELD_NUMBER: _ClassVar[int]
-    OUTPUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
-    WRITER_FIELD_NUMBER: _ClassVar[int]
-    job_id: JobID
-    output_offset: int
-    writer: str
-    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
-
-class AttachInput(_message.Message):
-    __slots__ = ("offset", "data", "end")
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
-    offset: int
-    data: bytes
-    end: bool
-    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
-
-class AttachResponse(_message.Message):
-    __slots__ = ("output", "input")
-    OUTPUT_FIELD_NUMBER: _ClassVar[int]
-    INPUT_FIELD_NUMBER: _ClassVar[int]
-    output: OutputChunk
-    input: InputState
-    def __init__(self, output: _Optional[_Union[OutputChunk, _Mapping]] = ..., input: _Optional[_Union[InputState, _Mapping]] = ...) -> None: ...
-
 class OutputChunk(_message.Message):
-    __slots__ = ("offset", "data")
+    __slots__ = ("offset", "time", "stream", "gap", "data")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    GAP_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     offset: int
+    time: _timestamp_pb2.Timestamp
+    stream: OutputStream
+    gap: OutputGap
     data: bytes
-    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, offset: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream: _Optional[_Union[OutputStream, str]] = ..., gap: _Optional[_Union[OutputGap, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
-class InputState(_message.Message):
-    __slots__ = ("offset", "status")
-    OFFSET_FIELD_NUMBER: _ClassVar[int]
-    STATUS_FIELD_NUMBER: _ClassVar[int]
-    offset: int
-    status: InputStatus
-    def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...
+class OutputGap(_message.Message):
+    __slots__ = ("length", "reason")
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    length: int
+    reason: GapReason
+    def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
     __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted")
@@ -397,3 +391,47 @@ class BackupChunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("start", "input")
+    START_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    start: AttachStart
+    input: AttachInput
+    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ...) -> None: ...
+
+class AttachStart(_message.Message):
+    __slots__ = ("job_id", "output_offset", "writer")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    output_offset: int
+    writer: str
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
+
+class AttachInput(_message.Message):
+    __slots__ = ("offset", "data", "end")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    end: bool
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("output", "input")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    output: OutputChunk
+    input: InputState
+    def __init__(self, output: _Optional[_Union[OutputChunk, _Mapping]] = ..., input: _Optional[_Union[InputState, _Mapping]] = ...) -> None: ...
+
+class InputState(_message.Message):
+    __slots__ = ("offset", "status")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    status: InputStatus
+    def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...
