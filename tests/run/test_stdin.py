@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Final
@@ -60,6 +60,12 @@ async def moving(stdin: Stdin) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when this holds, which threads and the kernel bring about."""
+    while not condition():
+        await trio.lowlevel.checkpoint()
+
+
 async def read_exactly(fd: int, count: int) -> bytes:
     """So many bytes of a pipe."""
     data = b""
@@ -96,8 +102,7 @@ async def test_a_job_that_reads_nothing(fed: Fed) -> None:
     """No more than the pipe and `CAPACITY` is taken for it, and the writer waits for the rest."""
     async with moving(fed.stdin), trio.open_nursery() as nursery:
         nursery.start_soon(write_pieces, fed.stdin, [1_000_000])
-        while fed.stdin.accepted < PIPE_SIZE + CAPACITY:
-            await wait_all_tasks_blocked(0.001)
+        await until(lambda: fed.stdin.accepted >= PIPE_SIZE + CAPACITY)
         await wait_all_tasks_blocked(0.01)
         assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
         assert await read_exactly(fed.read_end, 1_000_000) == input_at(0, 1_000_000)
@@ -110,9 +115,8 @@ async def test_what_is_moved_costs_no_memory(fed: Fed) -> None:
         for _ in range(5):
             await fed.stdin.write(fed.stdin.accepted, bytes(10_000))
             await read_exactly(fed.read_end, 10_000)
-        await wait_all_tasks_blocked()
-        status = os.fstat(fed.queue)
-        assert (status.st_size, status.st_blocks) == (50_000, 0)
+        await until(lambda: os.fstat(fed.queue).st_blocks == 0)
+        assert os.fstat(fed.queue).st_size == 50_000
 
 
 async def test_what_is_in_the_pipe_stays_when_the_queue_is_freed(fed: Fed) -> None:
@@ -120,8 +124,7 @@ async def test_what_is_in_the_pipe_stays_when_the_queue_is_freed(fed: Fed) -> No
     async with moving(fed.stdin):
         for _ in range(10):
             await fed.stdin.write(fed.stdin.accepted, input_at(fed.stdin.accepted, 1_000))
-            await wait_all_tasks_blocked()
-        assert os.fstat(fed.queue).st_blocks == 0
+            await until(lambda: os.fstat(fed.queue).st_blocks == 0)
         assert await read_exactly(fed.read_end, 10_000) == input_at(0, 10_000)
 
 
@@ -138,8 +141,8 @@ async def test_the_job_reads_no_more(fed: Fed) -> None:
             await fed.stdin.write(fed.stdin.accepted, b"more")
         with pytest.raises(InputClosed):
             fed.stdin.end(fed.stdin.accepted)
-        await wait_all_tasks_blocked(0.01)
-    assert (fed.told, fed.stdin.is_read, fed.stdin.has_ended) == (1, False, False)
+        await until(lambda: fed.told == 1)
+    assert (fed.stdin.is_read, fed.stdin.has_ended) == (False, False)
 
 
 async def test_nothing_after_the_end(fed: Fed) -> None:
