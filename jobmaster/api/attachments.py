@@ -18,7 +18,7 @@ from jobmaster.api.messages import attach_gap, attach_messages
 from jobmaster.api.requests import MAX_WRITER
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputUnreadable
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.output.reading import FromOffset, GapPiece, Piece, Selection
+from jobmaster.output.reading import FromOffset, GapPiece, Piece, Position, Selection
 from jobmaster.run.ended_jobs import EndedJob
 
 if TYPE_CHECKING:
@@ -145,6 +145,8 @@ class _Attachment:
                         await self._send(attach_messages(stretch, stretch.offset, stream))
                     case GapPiece():
                         await self._send(attach_gap(piece))
+                    case Position():
+                        pass  # where it begins was named
                     case unreachable:
                         assert_never(unreachable)
         await self._job.wait_ended()

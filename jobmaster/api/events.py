@@ -47,8 +47,9 @@ def _put_kind(message: pb.JobEventMessage, event: JobEvent | Removed) -> None:
             message.main_process_died.killed_for_memory = for_memory
         case OomKillsCounted(count=count):
             message.oom_kills_counted.count = count
-        case OutputLost(count=count):
+        case OutputLost(count=count, dropped=dropped):
             message.output_lost.bytes = count
+            message.output_lost.bytes_dropped = dropped
         case Finished():
             message.finished.CopyFrom(_finished(event))
         case Removed():
@@ -82,6 +83,7 @@ def _finished(event: Finished) -> pb.JobEventMessage.Finished:
         cause=cause_message(event.cause),
         output_bytes=event.output_bytes,
         output_bytes_lost=event.output_bytes_lost,
+        output_bytes_dropped=event.output_bytes_dropped,
     )
     put_cause(message, event.cause)
     return message

@@ -13,9 +13,10 @@ import trio
 from jobmaster.api.attachments import attach
 from jobmaster.api.events import event_message, position_message
 from jobmaster.api.followers import Followers
+from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
-from jobmaster.api.requests import check_attach, check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
@@ -79,21 +80,34 @@ class JobService(JobServiceServicer):
         """All output from the first byte, then live, until the job has ended."""
         job_id = message.job_id_request.job_id
         job = await self._registry.find(request, job_id)
+        sent = 0
         try:
             with self._followers.counted(request.name):
                 async with aclosing(job.output.follow()) as stretches:
                     async for stretch in stretches:
+                        sent += stretch.length
                         yield output_messages(stretch)  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
         except OutputUnreadable as error:
             # Its file went with it, where it was forgotten meanwhile.
             await self._registry.find(request, job_id)  # noqa: ASYNC120  # a call that is cancelled has no answer
             if isinstance(error, OutputCut):
                 logger.warning("%s", error)
-                raise OutputIncomplete(job.output.lost, missing=error.missing) from error
+                raise OutputIncomplete(job.output.lost, dropped=job.output.dropped, missing=error.missing) from error
             raise
         await job.wait_ended()
-        if job.output.lost:
-            raise OutputIncomplete(job.output.lost)
+        lost = job.output.lost
+        dropped = job.output.end - sent - lost  # before it was sent
+        if lost or dropped > 0:
+            raise OutputIncomplete(lost, dropped=max(0, dropped))
+
+    @checked(check_follow)
+    async def FollowOutput(  # type: ignore[override]  # as above
+        self, message: pb.FollowOutputRequest, request: Identity
+    ) -> AsyncIterator[pb.OutputChunk | StoredMessages]:
+        """A part of the output, with times, streams and gaps."""
+        async with aclosing(follow_output(self._registry, self._followers, request, message)) as chunks:
+            async for chunk in chunks:
+                yield chunk  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
 
     @takes_call
     @checked(check_attach)

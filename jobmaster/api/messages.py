@@ -7,12 +7,14 @@ from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.lazy_messages import Content, StoredMessages
 from jobmaster.job.cause import (
     Cause,
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -42,15 +44,23 @@ OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 memory."""
 
 
+_OUTPUT_TAG: Final = 0x0A
+"""Field 1 of a JobOutputResponse, length-delimited."""
+
+
 def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
     """What a caller asks to run.
 
     Raises:
         InvalidRequest: it cannot be run on any host.
     """
+    if message.output_full not in pb.OutputFull.values():
+        raise InvalidRequest(f"{message.output_full} is nothing that can happen to an output", field="output_full")
     return JobSpecification(
         command=message.command,
         args=tuple(message.args),
+        output_max=message.output_max,
+        ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
         stdin=message.stdin,
         separate_streams=message.separate_streams,
     )
@@ -68,6 +78,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         limits=map(limit_message, record.limits),
         output_bytes=record.output_bytes,
         output_bytes_lost=record.output_bytes_lost,
+        output_bytes_dropped=record.output_bytes_dropped,
     )
     match record.state:
         case Held() | Running() | Stopping() | Closing() as state:
@@ -87,12 +98,17 @@ def response_of(record: JobRecord) -> pb.JobResponse:
 
 def output_messages(content: Content) -> StoredMessages:
     """JobOutputResponses around bytes that are read when they are sent."""
-    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _output_head)
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, lambda length: data_head(_OUTPUT_TAG, length))
 
 
-def _output_head(length: int) -> bytes:
-    """What a JobOutputResponse with so many bytes of output begins with: field 1, length-delimited."""
-    return b"\x0a" + _varint(length)
+def data_head(tag: int, length: int) -> bytes:
+    """What comes before the last field of a message, which is length-delimited and has so many bytes."""
+    head = bytearray([tag])
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    head.append(length)
+    return bytes(head)
 
 
 def attach_messages(content: Content, offset: int, stream: Stream) -> StoredMessages:
@@ -142,7 +158,7 @@ def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cau
             response.state = pb.JOBSTATE_TERMINATED_BY_API
         case OomKilled():
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, "killed"
-        case Stopped(signal=number) | ServerShutdown(signal=number):
+        case Stopped(signal=number) | ServerShutdown(signal=number) | OutputCapped(signal=number):
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, signal_words(number)
         case unreachable:
             assert_never(unreachable)
@@ -163,6 +179,8 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
         case ServerLost(reason):
             return pb.Cause(server_lost=pb.Cause.ServerLost(reason=reason))
+        case OutputCapped(output_max=limit, signal=number):
+            return pb.Cause(output_capped=pb.Cause.OutputCapped(output_max=limit, signal=number))
         case ServerShutdown(signal=number):
             return pb.Cause(server_shutdown=pb.Cause.ServerShutdown(signal=number))
         case unreachable:

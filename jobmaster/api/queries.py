@@ -20,7 +20,9 @@ CAUSE_NAMES: Final = {field.number: field.name for field in pb.Cause.DESCRIPTOR.
 """The name of each cause, by the number of its kind."""
 _CAUSES_OF_STATE: Final[dict[int, frozenset[str]]] = {
     pb.JOBSTATE_RUNNING: frozenset(),
-    pb.JOBSTATE_TERMINATED_BY_API: frozenset({"stopped", "oom_killed", "server_shutdown", "server_lost"}),
+    pb.JOBSTATE_TERMINATED_BY_API: frozenset(
+        {"stopped", "oom_killed", "server_shutdown", "server_lost", "output_capped"}
+    ),
     pb.JOBSTATE_COMPLETED: frozenset({"exited", "signalled", "failed_to_start"}),
 }
 """How the jobs in each state have ended."""

@@ -24,8 +24,8 @@ MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
 _REQUEST_ID_BYTES: Final = 256
-"""Bytes of a Start that are not its command: more than a request id may have."""
-_OTHER_FIELDS: Final = 4
+"""Bytes of a Start that are not its command: more than a request id and the options may have."""
+_OTHER_FIELDS: Final = 6
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -67,6 +67,19 @@ def check_attach(serialized: bytes) -> int:
     if len(serialized) > MAX_ATTACH_REQUEST:
         raise InvalidRequest(f"a message with more than {MAX_ATTACH_REQUEST} bytes: send input in smaller pieces")
     return 2 * len(serialized)
+
+
+def check_follow(serialized: bytes) -> int:
+    """What a request for a part of an output holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such request.
+    """
+    if len(serialized) > MAX_JOB_ID_REQUEST:
+        raise InvalidRequest(
+            f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id", field="jobID"
+        )
+    return len(serialized)
 
 
 def check_query(serialized: bytes) -> int:

@@ -52,23 +52,25 @@ class ServiceUnknown(Exception):
 
 
 class OutputIncomplete(Exception):
-    """The server does not have part of a job's output: its disk did not take it, or does not have it any more."""
+    """The server does not have part of a job's output."""
 
-    def __init__(self, lost: int, *, missing: int = 0) -> None:
-        """Names what is lost.
+    def __init__(self, lost: int, *, dropped: int = 0, missing: int = 0) -> None:
+        """Names what is not there.
 
         Args:
             lost: bytes that were never kept.
-            missing: bytes before those that were.
+            dropped: bytes that were too many to be kept.
+            missing: bytes at the end of those that were kept, which are gone.
         """
-        if missing:
-            text = (
-                f"{missing + lost} bytes of this job's output are gone, the last {missing} of those that were kept among "
-                "them: the server's host went down before they were on its disk, or they were removed"
-            )
-        else:
-            text = f"the server's disk did not take {lost} bytes of this job's output; all others were sent"
-        super().__init__(text)
+        gone = lost + dropped + missing
+        reasons = [
+            f"{lost} that its disk did not take" * (lost > 0),
+            f"{dropped} that are more than is kept of an output" * (dropped > 0),
+            f"{missing} at the end that its disk did not have when the host went down, or that were removed"
+            * (missing > 0),
+        ]
+        named = ", ".join(filter(None, reasons))
+        super().__init__(f"the server does not have {gone} bytes of this job's output: {named}; all others were sent")
 
 
 _CODES[ServiceUnknown] = StatusCode.NOT_FOUND

@@ -88,9 +88,36 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class StreamOutput:
-    """`streamoutput JOB`, also called `logs`."""
+    """`streamoutput JOB`."""
 
     job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Logs:
+    """`logs JOB`.
+
+    Attributes:
+        follow: go on until the job has ended; else end at the present end.
+        from_offset, tail, since: where to begin: at a byte, so many lines before the end, or at a time; one of them at most.
+        until: where to end, by time.
+        timestamps: put its time before each line.
+        stream: "stdout" or "stderr"; empty: both.
+    """
+
+    job_id: str
+    follow: bool = True
+    from_offset: int | None = None
+    tail: int | None = None
+    since: datetime | timedelta | None = None
+    until: datetime | timedelta | None = None
+    timestamps: bool = False
+    stream: str = ""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether all of the output is wanted, and nothing else."""
+        return self == Logs(job_id=self.job_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +163,7 @@ class Backup:
     file: Path
 
 
-Action = Start | Run | Attach | Stop | Status | Wait | StreamOutput | List | Events | Backup
+Action = Start | Run | Attach | Stop | Status | Wait | StreamOutput | Logs | List | Events | Backup
 
 
 @dataclass(frozen=True, slots=True)

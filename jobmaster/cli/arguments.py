@@ -16,6 +16,7 @@ from jobmaster.cli.actions import (
     Command,
     Events,
     List,
+    Logs,
     Run,
     Start,
     Status,
@@ -58,7 +59,16 @@ JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
-CAUSES: Final = ("exited", "signalled", "stopped", "oom-killed", "failed-to-start", "server-shutdown", "server-lost")
+CAUSES: Final = (
+    "exited",
+    "signalled",
+    "stopped",
+    "oom-killed",
+    "failed-to-start",
+    "server-shutdown",
+    "server-lost",
+    "output-capped",
+)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -130,6 +140,17 @@ def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -
             return Attach(job_id=given.job, stdin=given.stdin, from_start=given.from_start)
         case "wait":
             return Wait(job_id=given.job, as_json=given.json)
+        case "logs":
+            return Logs(
+                job_id=given.job,
+                follow=given.follow,
+                from_offset=given.from_offset,
+                tail=given.tail,
+                since=given.since,
+                until=given.until,
+                timestamps=given.timestamps,
+                stream=given.stream,
+            )
         case _:
             return StreamOutput(given.job)
 
@@ -341,9 +362,34 @@ def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
     attach.add_argument("--from-start", action="store_true", help="all of the output, from its first byte on")
     attach.add_argument("job", metavar="JOB")
     output = verbs.add_parser(
-        "streamoutput", aliases=["logs"], help="a job's output from its first byte, live", allow_abbrev=False
+        "streamoutput", help="a job's output from its first byte, live, and nothing else", allow_abbrev=False
     )
     output.add_argument("job", metavar="JOB")
+    _add_logs(verbs)
+
+
+def _add_logs(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser(
+        "logs",
+        help="a job's output, or a part of it, live",
+        description="Copies a job's output to stdout as it comes, from its first byte until the job has ended. What of it "
+        "is not there is told on stderr.",
+        allow_abbrev=False,
+    )
+    follow = sub.add_mutually_exclusive_group()
+    follow.add_argument("-f", "--follow", action="store_true", default=True, help="until the job has ended (default)")
+    follow.add_argument("--no-follow", action="store_false", dest="follow", help="end at the present end")
+    number, moment = argument(parse_number), argument(parse_moment)
+    begin = sub.add_mutually_exclusive_group()
+    begin.add_argument("--tail", metavar="N", type=number, help="begin with the last N lines")
+    begin.add_argument("--since", metavar="WHEN", type=moment, help="begin with what came then: a time, or 10m ago")
+    begin.add_argument("--from-offset", metavar="N", type=number, help="begin with this byte, counted from 0")
+    sub.add_argument("--until", metavar="WHEN", type=moment, help="end with what came before then")
+    sub.add_argument("-t", "--timestamps", action="store_true", help="put its time before each line")
+    sub.add_argument(
+        "--stream", choices=["stdout", "stderr"], default="", help="one of them, of a job that has them apart"
+    )
+    sub.add_argument("job", metavar="JOB")
 
 
 def _add_list(verbs: Verbs[_Parser]) -> None:

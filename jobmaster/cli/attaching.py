@@ -55,7 +55,7 @@ async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
 
 def _end_of_output(record: pb.JobResponse) -> int:
     """Offsets count what is not kept, too."""
-    return record.output_bytes + record.output_bytes_lost
+    return record.output_bytes + record.output_bytes_lost + record.output_bytes_dropped
 
 
 async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_needed: bool) -> None:

@@ -36,6 +36,8 @@ def exit_status(record: pb.JobResponse) -> int:
             return OF_SIGNAL + signal.SIGKILL
         case "server_shutdown":
             return OF_SIGNAL + cause.server_shutdown.signal
+        case "output_capped":
+            return OF_SIGNAL + cause.output_capped.signal
         case "failed_to_start" | "server_lost":
             return OURS
         case _:

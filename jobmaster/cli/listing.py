@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
 from jobmaster.cli.actions import Events, List
 from jobmaster.cli.descriptors import STDOUT, complain, write_text
+from jobmaster.cli.moments import utc_of
 from jobmaster.cli.presentation import as_json
 from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, event_line, job_line
 from jobmaster.client import Jobs
@@ -58,14 +59,10 @@ def query_of(action: List) -> pb.ListRequest:
         causes=[f"CAUSEKIND_{cause}" for cause in action.causes],
     )
     if action.since is not None:
-        query.started_after.FromDatetime(_time(action.since))
+        query.started_after.FromDatetime(utc_of(action.since))
     if action.until is not None:
-        query.started_before.FromDatetime(_time(action.until))
+        query.started_before.FromDatetime(utc_of(action.until))
     return query
-
-
-def _time(moment: datetime | timedelta) -> datetime:
-    return (datetime.now(UTC) - moment if isinstance(moment, timedelta) else moment).astimezone(UTC)
 
 
 def _line_of_job(action: List) -> Callable[[pb.JobResponse], str]:

@@ -52,6 +52,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "output", f"{record.output_bytes} bytes"
     if record.output_bytes_lost:
         yield "lost", f"{record.output_bytes_lost} bytes of output that the server's disk did not take"
+    if record.output_bytes_dropped:
+        yield "dropped", f"{record.output_bytes_dropped} bytes from the middle of an output that was too large"
 
 
 def _state(record: pb.JobResponse) -> str:
@@ -66,7 +68,9 @@ def _has_ended(record: pb.JobResponse) -> bool:
 
 def _knows_sizes(record: pb.JobResponse) -> bool:
     """Whether 0 bytes of output are a fact: whoever tells limits or a cause tells sizes too, and 0 is not sent as such."""
-    return bool(record.limits) or record.HasField("cause") or bool(record.output_bytes_lost)
+    return (
+        bool(record.limits) or record.HasField("cause") or bool(record.output_bytes_lost or record.output_bytes_dropped)
+    )
 
 
 def _moment(timestamp: Timestamp) -> str:

@@ -103,7 +103,11 @@ def _happening(event: pb.JobEventMessage) -> str:
         case "oom_kills_counted":
             return f"processes killed for memory: {event.oom_kills_counted.count}"
         case "output_lost":
-            return f"bytes of output lost: {event.output_lost.bytes}"
+            lost, dropped = event.output_lost.bytes, event.output_lost.bytes_dropped
+            told = [f"bytes of output lost: {lost}"] * bool(lost or not dropped) + [f"dropped: {dropped}"] * bool(
+                dropped
+            )
+            return ", ".join(told)
         case "finished":
             return visible(f"ended: {event.finished.job_msg}")
         case "removed":

@@ -14,6 +14,7 @@ from jobmaster.cli.actions import (
     Command,
     Events,
     List,
+    Logs,
     Run,
     Start,
     Status,
@@ -21,7 +22,7 @@ from jobmaster.cli.actions import (
     StreamOutput,
     Wait,
 )
-from jobmaster.cli.descriptors import OutputFailed, require_writable, write_output, write_text
+from jobmaster.cli.descriptors import OutputFailed, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, exit_status
 from jobmaster.cli.presentation import as_block, as_json
 from jobmaster.client import Jobs, RpcFailedError, connect
@@ -96,16 +97,13 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
         case Wait(job_id=job_id, as_json=wants_json):
             record = await jobs.wait(job_id)
             return exit_status(record), _shown(record, wants_json=wants_json)
-        case StreamOutput(job_id):
-            await _copy_output(jobs, job_id)
-            return DONE, ""
-        case Run() | Attach() | List() | Events() | Backup():
+        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup():
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
 
 
-async def _do_more(jobs: Jobs, action: Run | Attach | List | Events | Backup) -> tuple[int, str]:
+async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
         case Run():
@@ -116,6 +114,14 @@ async def _do_more(jobs: Jobs, action: Run | Attach | List | Events | Backup) ->
             from jobmaster.cli.attaching import attach
 
             return await attach(jobs, action)
+        case StreamOutput(job_id):
+            from jobmaster.cli.logs import copy_output
+
+            await copy_output(jobs, job_id)
+        case Logs():
+            from jobmaster.cli.logs import show_logs
+
+            await show_logs(jobs, action)
         case List():
             from jobmaster.cli.listing import list_jobs
 
@@ -135,13 +141,3 @@ async def _do_more(jobs: Jobs, action: Run | Attach | List | Events | Backup) ->
 
 def _shown(record: pb.JobResponse, *, wants_json: bool) -> str:
     return f"{as_json(record) if wants_json else as_block(record)}\n"
-
-
-async def _copy_output(jobs: Jobs, job_id: str) -> None:
-    """Copy a job's output to stdout as it comes.
-
-    Writing blocks in a thread, so that a reader who stalls does not keep the connection from answering the server.
-    """
-    async with jobs.stream_output(job_id) as chunks:
-        async for chunk in chunks:
-            await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)

@@ -13,6 +13,7 @@ import trio
 from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
+from jobmaster.client.following import FollowedOutput
 from jobmaster.client.patience import Patience
 from jobmaster.client.resumption import OutputIncomplete, Resumption
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
@@ -158,6 +159,31 @@ class Jobs:
             yield attachment
         finally:
             attachment.abandon()
+
+    @asynccontextmanager
+    async def follow_output(
+        self, job_id: str, query: pb.FollowOutputRequest | None = None
+    ) -> AsyncIterator[AsyncIterator[pb.OutputChunk]]:
+        """A part of a job's output, with times, streams and gaps. Leaving the block ends the call.
+
+        Each byte comes once, or is in the extent of a gap, whatever becomes of the connection and the server: where a call
+        breaks, the next one goes on at the next offset.
+
+        Args:
+            job_id: the job.
+            query: what of its output, and whether to follow it; all of it, until the job has ended, by default.
+
+        While iterating, raises:
+            RpcFailedError, TransportError, OutputIncomplete: as `stream_output`.
+        """
+        request = pb.FollowOutputRequest()
+        request.CopyFrom(query or request)
+        request.job_id.job_id = job_id
+        output = FollowedOutput(self._calls, request, self._patience if request.no_follow else self._following_patience)
+        try:
+            yield output
+        finally:
+            output.abandon()
 
     @asynccontextmanager
     async def watch(self, after: int | None = None) -> AsyncIterator[AsyncIterator[pb.JobEventMessage]]:

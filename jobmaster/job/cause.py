@@ -71,7 +71,15 @@ class ServerLost:
     reason: str
 
 
-Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputCapped:
+    """The job was to end when its output had `output_max` bytes; `signal` as in :class:`Stopped`."""
+
+    output_max: int
+    signal: int
+
+
+Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost | OutputCapped
 
 Death = Exited | Signalled
 """What wait(2) tells of a process."""
@@ -79,11 +87,16 @@ Death = Exited | Signalled
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrder:
-    """Somebody wants the job to end: the client `by`, or the server itself (None); `reason` is the client's own word."""
+    """Somebody wants the job to end: the client `by`, or the server itself (None); `reason` is the client's own word.
+
+    Attributes:
+        for_output: the server wants it because the job's output is as large as it may be, not because it shuts down.
+    """
 
     by: str | None
     requested_at: datetime
     reason: str = ""
+    for_output: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +111,7 @@ class Evidence:
         killed_for_memory: the kernel's OOM killer was seen at work when the main process died.
         oom_kills: processes of the job that the kernel has killed for memory in its whole life.
         memory_max: the job's own memory limit in bytes, if it had one.
+        output_max: bytes of output that are kept of it.
         lost_because: why the death is not known; for people.
     """
 
@@ -108,6 +122,7 @@ class Evidence:
     killed_for_memory: bool = False
     oom_kills: int = 0
     memory_max: int | None = None
+    output_max: int = 0
     lost_because: str = "its main process did not die when it was killed"
 
 
@@ -135,6 +150,8 @@ def cause_of(evidence: Evidence) -> Cause:
                 exit_code=death.code if isinstance(death, Exited) else None,
                 killed=evidence.killed,
             )
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True)):
+            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death))
         case Evidence(death=Exited() | Signalled() as death):
             return ServerShutdown(signal=_final_signal(death))
         case _:
@@ -174,6 +191,8 @@ def describe(cause: Cause) -> str:
             return f"ended by the server's shutdown ({signal_words(number)})"
         case ServerLost(reason):
             return f"lost by the server: {reason}"
+        case OutputCapped(output_max=limit, signal=number):
+            return f"ended because its output had {limit} bytes, as many as are kept ({signal_words(number)})"
         case unreachable:
             assert_never(unreachable)
 

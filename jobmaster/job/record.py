@@ -35,6 +35,8 @@ class Launched:
         start_time: field 22 of /proc/PID/stat, in clock ticks since boot: with `pid` and `boot_id`, this process alone.
         boot_id: of the kernel that runs it (/proc/sys/kernel/random/boot_id).
         request: the caller's own name for this Start, if there was one.
+        output_max: bytes of output that are kept; 0: all.
+        ends_when_full: the job is ended when there are more.
     """
 
     id: JobId
@@ -46,13 +48,16 @@ class Launched:
     at: datetime
     limits: tuple[LimitReport, ...] = ()
     request: RequestKey | None = None
+    output_max: int = 0
+    ends_when_full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputLost:
-    """So many bytes of output could not be kept until now; nothing that comes after them is."""
+    """So many bytes of output could not be kept until now, and so many were too many to be kept."""
 
     count: int
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +74,9 @@ class JobRecord:
     Attributes:
         oom_kills: processes of the job that the kernel has killed for memory, also where the job went on.
         output_bytes: bytes of output kept.
-        output_bytes_lost: bytes of output that are not kept.
+        output_bytes_lost: bytes of output that could not be kept.
+        output_bytes_dropped: bytes of output that were too many to be kept.
+        output_max, ends_when_full: as in `Launched`.
     """
 
     id: JobId
@@ -80,6 +87,9 @@ class JobRecord:
     oom_kills: int = 0
     output_bytes: int = 0
     output_bytes_lost: int = 0
+    output_bytes_dropped: int = 0
+    output_max: int = 0
+    ends_when_full: bool = False
 
     @property
     def memory_max(self) -> int | None:
@@ -102,6 +112,8 @@ def record_of(launched: Launched) -> JobRecord:
         command=launched.command,
         state=Held(pid=launched.pid, started_at=launched.at),
         limits=launched.limits,
+        output_max=launched.output_max,
+        ends_when_full=launched.ends_when_full,
     )
 
 
@@ -116,14 +128,19 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             raise InvalidTransition(record.state, event)
         case OomKillsCounted(count=count):
             return replace(record, oom_kills=max(record.oom_kills, count))
-        case OutputLost(count=count):
-            return replace(record, output_bytes_lost=max(record.output_bytes_lost, count))
+        case OutputLost(count=count, dropped=dropped):
+            return replace(
+                record,
+                output_bytes_lost=max(record.output_bytes_lost, count),
+                output_bytes_dropped=max(record.output_bytes_dropped, dropped),
+            )
         case Finished():
             return replace(
                 record,
                 state=transition(record.state, event),
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,
+                output_bytes_dropped=event.output_bytes_dropped,
             )
         case _:
             return replace(record, state=transition(record.state, event))
@@ -149,5 +166,6 @@ def evidence_of(
         killed_for_memory=closing is not None and closing.killed_for_memory,
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
+        output_max=record.output_max,
         lost_because=lost_because,
     )

@@ -14,6 +14,8 @@ MAX_ARGUMENT_BYTES: Final = 2 * 1024 * 1024
 """Bytes of all arguments with their NULs: a quarter of the default stack limit of 8 MiB (execve(2), ARG_MAX)."""
 MAX_COMMAND_BYTES: Final = 4095
 """PATH_MAX of Linux, without its NUL."""
+SMALLEST_OUTPUT: Final = 256 * 1024
+"""Bytes of output that are kept, at least, where only a part is kept."""
 KEPT_BYTES: Final = 16 * 1024
 """Bytes of the arguments that a record keeps, so that 10,000 records are bounded whatever was run."""
 
@@ -25,6 +27,8 @@ class JobSpecification:
     Attributes:
         stdin: whether it has an input that clients can write; else that is /dev/null.
         separate_streams: whether its stdout and stderr are told apart; else they share one pipe.
+        output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
+        ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
 
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
@@ -34,8 +38,14 @@ class JobSpecification:
     args: tuple[str, ...] = ()
     stdin: bool = False
     separate_streams: bool = False
+    output_max: int = 0
+    ends_when_full: bool = False
 
     def __post_init__(self) -> None:
+        if 0 < self.output_max < SMALLEST_OUTPUT:
+            raise InvalidRequest(
+                f"output_max is {SMALLEST_OUTPUT} bytes at least, or 0 for what the server keeps", field="output_max"
+            )
         if not self.command.strip():
             raise InvalidRequest("command is empty: name the program to run", field="command")
         if len(_encode(self.command)) > MAX_COMMAND_BYTES:

@@ -123,13 +123,15 @@ class Finished:
 
     Attributes:
         output_bytes: bytes of its output that are kept.
-        output_bytes_lost: bytes that are not.
+        output_bytes_lost: bytes that could not be kept.
+        output_bytes_dropped: bytes that were too many to be kept.
     """
 
     cause: Cause
     at: datetime
     output_bytes: int
     output_bytes_lost: int
+    output_bytes_dropped: int = 0
 
 
 Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
@@ -222,6 +224,8 @@ def describe_state(state: State) -> str:
             return "starting"
         case Running():
             return "running"
+        case Stopping(order=StopOrder(for_output=True)):
+            return "stopping: its output is as large as it may be"
         case Stopping(order=order):
             return f"stopping, as {order.by or 'the shutting-down server'} asked"
         case Closing():

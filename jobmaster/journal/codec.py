@@ -22,6 +22,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -161,6 +162,7 @@ _CAUSES: Final[dict[type, str]] = {
     FailedToStart: "failed_to_start",
     ServerShutdown: "server_shutdown",
     ServerLost: "server_lost",
+    OutputCapped: "output_capped",
 }
 _STATES: Final[dict[type, str]] = {
     Held: "held",
@@ -203,9 +205,10 @@ _CAUSE: Final = _variant(
         FailedToStart: _structure(FailedToStart, reason=_TEXT),
         ServerShutdown: _structure(ServerShutdown, signal=_INTEGER),
         ServerLost: _structure(ServerLost, reason=_TEXT),
+        OutputCapped: _structure(OutputCapped, output_max=_INTEGER, signal=_INTEGER),
     },
 )
-_ORDER: Final = _structure(StopOrder, by=_optional(_TEXT), requested_at=_TIME, reason=_TEXT)
+_ORDER: Final = _structure(StopOrder, by=_optional(_TEXT), requested_at=_TIME, reason=_TEXT, for_output=_FLAG)
 _STATE: Final = _variant(
     _STATES,
     {
@@ -237,15 +240,24 @@ _EVENTS: Final[dict[type, Codec]] = {
         at=_TIME,
         limits=_LIMITS,
         request=_optional(_structure(RequestKey, id=_TEXT, digest=_BYTES)),
+        output_max=_INTEGER,
+        ends_when_full=_FLAG,
     ),
     Executed: _structure(Executed),
     StopOrdered: _structure(StopOrdered, order=_ORDER),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
     MainProcessDied: _structure(MainProcessDied, death=_DEATH, killed_for_memory=_FLAG),
-    Finished: _structure(Finished, cause=_CAUSE, at=_TIME, output_bytes=_INTEGER, output_bytes_lost=_INTEGER),
+    Finished: _structure(
+        Finished,
+        cause=_CAUSE,
+        at=_TIME,
+        output_bytes=_INTEGER,
+        output_bytes_lost=_INTEGER,
+        output_bytes_dropped=_INTEGER,
+    ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
-    OutputLost: _structure(OutputLost, count=_INTEGER),
+    OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
 }
 _RECORD: Final = _structure(
     JobRecord,
@@ -257,6 +269,9 @@ _RECORD: Final = _structure(
     oom_kills=_INTEGER,
     output_bytes=_INTEGER,
     output_bytes_lost=_INTEGER,
+    output_bytes_dropped=_INTEGER,
+    output_max=_INTEGER,
+    ends_when_full=_FLAG,
 )
 
 _REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)

@@ -34,8 +34,9 @@ T = TypeVar("T")
 
 STRETCH_SIZE: Final = 192 * 1024 - 32
 """Bytes of a stretch, at most; with the messages' own bytes, two of which carry it, a round number of TLS records."""
-RUNS_AT_A_TIME: Final = 4_096
-"""Runs that a follower reads at a time, and holds."""
+FIRST_RUNS: Final = 32
+MOST_RUNS: Final = 4_096
+"""Runs that a follower reads at first, so that its first byte comes soon, and at most at a time; it holds these."""
 
 
 class Follower(Protocol):
@@ -102,6 +103,7 @@ class _Index:
     def __init__(self, output: Path) -> None:
         self._path = index_path(output)
         self._runs: deque[Run] = deque()
+        self._at_a_time = FIRST_RUNS
 
     async def use(self, function: Callable[[int], T]) -> T | None:
         """Calls a function with a descriptor of the file, in a thread; None where there is none."""
@@ -115,8 +117,9 @@ class _Index:
             runs.popleft()
         if not runs or runs[0].start > offset:
             runs.clear()
-            view = IndexView(header, count, Reader(-1))
-            runs.extend(await self.read(lambda view: _runs(view, offset, size), view) or ())
+            view, most = IndexView(header, count, Reader(-1)), self._at_a_time
+            self._at_a_time = min(8 * most, MOST_RUNS)
+            runs.extend(await self.read(lambda view: _runs(view, offset, size, most), view) or ())
         return runs[0] if runs else Run(offset, size, None, Stream.BOTH)
 
     async def read(self, function: Callable[[IndexView], T], view: IndexView) -> T | None:
@@ -124,10 +127,10 @@ class _Index:
         return await self.use(lambda fd: function(replace(view, read=Reader(fd))))
 
 
-def _runs(view: IndexView, offset: int, size: int) -> list[Run]:
+def _runs(view: IndexView, offset: int, size: int, most: int) -> list[Run]:
     found: list[Run] = []
     for run in view.runs(offset):
-        if run.start >= size or len(found) == RUNS_AT_A_TIME:
+        if run.start >= size or len(found) == most:
             break
         found.append(replace(run, end=_end(run, size)))
     return found

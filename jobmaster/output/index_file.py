@@ -66,32 +66,36 @@ class IndexFile:
         count: entries, the last of which is `last`.
         output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
         unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
+        was_unusable: there was one that nothing could be learnt from.
     """
 
-    def __init__(self, path: Path, epoch: int) -> None:
+    def __init__(self, path: Path, epoch: int, output_size: int = 0) -> None:
         """Creates the file, 0600.
 
         Args:
             path: of the file.
             epoch: the time, in microseconds since the Unix epoch.
+            output_size: the size of the output's file.
 
         Raises:
             OSError: there is one already, or the disk fails.
         """
         fd = os.open(path, _CREATE, 0o600)
         try:
-            self._begin(fd, epoch)
+            self._begin(fd, epoch, output_size)
         except BaseException:
             os.close(fd)
             path.unlink(missing_ok=True)
             raise
 
-    def _begin(self, fd: int, epoch: int, output_size: int = 0) -> None:
+    def _begin(self, fd: int, epoch: int, output_size: int) -> None:
         self.fd = fd
         self.count = 0
         self.last: Entry | None = None
         self.output_size = output_size
         self.unclosed = 0
+        self.was_unusable = False
+        self._slots = SLOTS
         self._room = 0
         self.header = self._announced = Header(epoch=epoch)
         self.put_header(self.header)
@@ -113,7 +117,7 @@ class IndexFile:
         try:
             fd = os.open(path, _CONTINUE)
         except FileNotFoundError:
-            return cls(path, epoch)
+            return cls(path, epoch, output_size)
         index = cls.__new__(cls)
         try:
             status = os.fstat(fd)
@@ -126,17 +130,22 @@ class IndexFile:
         return index
 
     def _continue(self, fd: int, size: int, output_size: int, epoch: int) -> None:
-        header = decode_header(os.pread(fd, HEADER_SIZE, 0))
+        block = os.pread(fd, HEADER_SIZE, 0)
+        header = decode_header(block)
         if header is None:
             os.ftruncate(fd, 0)
             self._begin(fd, epoch, output_size)
+            self.was_unusable = True
             return
         self.fd = fd
+        self._slots = SLOTS
+        self._mend_slots(block, header)
         self._room = 0
         found = _intact(view_of(fd, header, size), output_size)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
+        self.was_unusable = False
         self.header = self._announced = header
         if header.gap_start > self.output_size:  # somebody has cut it off
             self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0))
@@ -192,7 +201,7 @@ class IndexFile:
         """
         self._has_room(CLOSING)
         self._announced = replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end)
-        _write_header(self.fd, self._next(self._announced))
+        self._write_header(self._next(self._announced))
         gap_time = self._not_before_last(gap.time)
         self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         os.fdatasync(self.fd)
@@ -212,6 +221,14 @@ class IndexFile:
         entry = Entry(gap.start, self._not_before_last(gap.time), gap.reason)
         self._has_room(2)
         self._append([entry, entry])
+
+    def presume_lost(self, count: int) -> None:
+        """Says that so many bytes of the output are missing somewhere.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        self.put_header(replace(self.header, lost=count))
 
     def drop(self, start: int, end: int) -> None:
         """Notes that a range is dropped, which begins where the one does that was dropped before.
@@ -246,8 +263,26 @@ class IndexFile:
             OSError: the disk fails.
         """
         header = self._next(header)
-        _write_header(self.fd, header)
+        self._write_header(header)
         self.header = header
+
+    def _write_header(self, header: Header) -> None:
+        """Writes it twice: whenever that is interrupted, one of the two is whole, this one or the one before.
+
+        It begins with the slot that was not whole when it was interrupted last.
+        """
+        data = encode_header(header)
+        first, second = self._slots
+        _write_slot(self.fd, data, first)
+        self._slots = (second, first)
+        _write_slot(self.fd, data, second)
+
+    def _mend_slots(self, block: bytes, header: Header) -> None:
+        """Gives both slots the header that counts, where a server died between them."""
+        data = encode_header(header)
+        for slot in SLOTS:
+            if block[slot : slot + len(data)] != data:
+                _write_slot(self.fd, data, slot)
 
     def _next(self, header: Header) -> Header:
         return replace(header, sequence=self.header.sequence + 1)
@@ -347,12 +382,9 @@ def _position(number: int) -> int:
     return HEADER_SIZE + number * ENTRY_SIZE
 
 
-def _write_header(fd: int, header: Header) -> None:
-    """Writes it twice: whenever that is interrupted, one of the two is whole, this one or the one before."""
-    data = encode_header(header)
-    for slot in SLOTS:
-        if os.pwrite(fd, data, slot) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def _write_slot(fd: int, data: bytes, slot: int) -> None:
+    if os.pwrite(fd, data, slot) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from jobmaster.output.following import LiveFollower, StoredFollower, follow
 from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
-from jobmaster.output.reading import GapPiece, Piece, Selection, read
+from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class OutputLog:
     """Where a running job's output is kept. Made with its file, which its owner closes after `seal`.
 
     Attributes:
+        cap: how much of the output is kept; None: all.
         size: where the file ends; what comes next and can be kept is written there, or behind the open gap.
         gap: the open one.
         left_in_pipe: of `lost`, bytes that were left in the pipe: a server that goes on with the job finds them there.
@@ -97,11 +98,11 @@ class OutputLog:
         """
         log = cls.__new__(cls)
         fd = os.open(path, _CONTINUE)
+        log._use(path, fd, cap, size=os.fstat(fd).st_size)
         try:
-            log._use(path, fd, cap, size=os.fstat(fd).st_size)
             log._continue(lost, dropped)
         except BaseException:
-            os.close(fd)
+            log.close()
             raise
         return log
 
@@ -117,7 +118,7 @@ class OutputLog:
         self._index_again_at = 0
         self._again_at = 0.0
         self._lost_before = 0
-        self._cap = cap
+        self.cap = cap
         self._cap_is_hard = cap is not None and cap.ends_job
         self._drop_again_at = 0.0
         self._can_drop = False
@@ -129,19 +130,33 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        if lost or dropped or index_path(self.path).exists():
-            self.index = index = IndexFile.reopen(index_path(self.path), self.size, now())
-            if index.output_size < self.size:
-                os.ftruncate(self.fd, index.output_size)
-                self.size = index.output_size
-            self._lost_before, self._dropped_before = index.lost, index.header.dropped
-            self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
-            with suppress(OSError):  # what was held back for a follower, or for a server that died
-                punch(self.fd, *self.dropped_range)
-            self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
-            self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        index = self.index = self._index_if_any(is_needed=lost + dropped > 0)
+        if index is None:
+            return
+        if index.output_size < self.size:
+            os.ftruncate(self.fd, index.output_size)
+            self.size = index.output_size
+        if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
+            index.presume_lost(min(lost + dropped, self.size))
+            lost, dropped = lost + dropped, 0
+        self._lost_before, self._dropped_before = index.lost, index.header.dropped
+        self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+        with suppress(OSError):  # what was held back for a follower, or for a server that died
+            punch(self.fd, *self.dropped_range)
+        self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
+        self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _index_if_any(self, *, is_needed: bool) -> IndexFile | None:
+        path = index_path(self.path)
+        try:
+            return IndexFile.reopen(path, self.size, now()) if is_needed or path.exists() else None
+        except OSError as error:
+            if is_needed:
+                raise
+            logger.warning("%s cannot be used, so that nothing tells when the output came: %s", path, error.strerror)
+            return None
 
     def _open_gap(self, count: int, reason: GapReason) -> None:
         if count > 0:
@@ -198,7 +213,7 @@ class OutputLog:
 
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
-        at_most, cap = PIPE_SIZE, self._cap
+        at_most, cap = PIPE_SIZE, self.cap
         if cap is not None:
             at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
@@ -212,12 +227,12 @@ class OutputLog:
 
     def plan_drop(self) -> DropPlan | None:
         """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
-        if self._cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
+        if self.cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
             return None
-        end = self._cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        end = self.cap.dropped_end(self.dropped_range[1], self.kept, self.size)
         if end is None:
             return None
-        start = self._cap.head
+        start = self.cap.head
         begin = max(start, self.dropped_range[1])
         if not self._can_drop:
             return DropPlan(
@@ -297,7 +312,7 @@ class OutputLog:
         if left_in_pipe:
             self.left_in_pipe += count
         self.has_lost.set()
-        if reason is GapReason.CAPPED and self._cap is not None and self._cap.ends_job:
+        if reason is GapReason.CAPPED and self.cap is not None and self.cap.ends_job:
             self.is_full.set()
         self._growth.unpark_all()
 
@@ -355,7 +370,7 @@ class OutputLog:
         """
         return follow(LiveFollower(self), offset)
 
-    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """Yields what is selected, bytes and gaps, as `follow` does; a gap that is open when it is closed."""
         return read(LiveFollower(self), selection)
 
@@ -386,7 +401,7 @@ class StoredOutput:
         """
         return follow(StoredFollower(self), offset)
 
-    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """As that of `OutputLog`; what a power cut has taken is a gap."""
         return read(StoredFollower(self), selection)
 

@@ -14,6 +14,9 @@ from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_search import Run
 from jobmaster.output.transfer import now
 
+PIECE_SIZE: Final = STRETCH_SIZE - 64
+"""Bytes of a piece, at most: the messages that carry it have an offset and a time each, beside what those of a stretch
+have, and are to be as many TLS records."""
 MOST_SEARCHED: Final = 16 * 1024 * 1024
 """Bytes at the end of an output in which its last lines, or bytes of one stream, are looked for."""
 _FIRST_SEARCHED: Final = 64 * 1024
@@ -98,7 +101,14 @@ class GapPiece:
     time: int | None = None
 
 
-async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece | GapPiece, None]:
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where what is selected begins: comes first, where that was not named by its offset."""
+
+    offset: int
+
+
+async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
     """Yields what is selected, in the order of its offsets. A piece can be read until the next one is asked for.
 
     Raises:
@@ -108,6 +118,8 @@ async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece
         await follower.open()
         present_end = follower.end
         offset = await _begin(follower, selection)
+        if not isinstance(selection.start, FromOffset):
+            yield Position(offset)
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             limit = follower.size if selection.follows else present_end
@@ -146,7 +158,7 @@ async def _next(follower: Follower, selection: Selection, offset: int, limit: in
     run = await follower.run_at(offset, in_detail=True)
     if isinstance(run.what, GapReason) or not selection.has(run):
         return run
-    end, most = _end(run, limit), min(limit, offset + STRETCH_SIZE)
+    end, most = _end(run, limit), min(limit, offset + PIECE_SIZE)
     while end < most and not selection.in_time:
         following = await follower.run_at(end, in_detail=True)
         if following.what is not run.what or selection.is_over(following):
@@ -246,7 +258,7 @@ async def _look(follower: Follower, run: Run, wanted: _Bytes | _Lines) -> int | 
         try:
             place = wanted.look(await _bytes_of(Stretch(follower.file, low, high - low)))
         finally:
-            await follower.unpin()
+            await follower.unpin()  # noqa: ASYNC102  # shields itself, with a deadline
         if place is not None:
             return low + place
         high = low

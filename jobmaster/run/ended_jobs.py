@@ -68,7 +68,13 @@ class EndedJobs:
     def recall(self, record: JobRecord) -> EndedJob:
         """The job of a record of the journal; it is kept in memory from now on."""
         path = self._host.output_path(record.id)
-        job = EndedJob(record, StoredOutput(path=path, kept=record.output_bytes, lost=record.output_bytes_lost))
+        output = StoredOutput(
+            path=path,
+            kept=record.output_bytes,
+            lost=record.output_bytes_lost,
+            dropped=record.output_bytes_dropped,
+        )
+        job = EndedJob(record, output)
         self._remember(job)
         return job
 

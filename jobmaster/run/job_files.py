@@ -24,7 +24,9 @@ from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import JobId, parse_job_id
+from jobmaster.job.record import JobRecord
 from jobmaster.launcher.packets import close_all
+from jobmaster.output.cap import Cap
 from jobmaster.output.index_file import unlink_output
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
@@ -46,6 +48,16 @@ STARTERS: Final = trio.CapacityLimiter(8)
 def output_path(folder: Path, job_id: JobId) -> Path:
     """Where the output of a job is kept."""
     return folder / f"{job_id}.log"
+
+
+def reopened_log(path: Path, record: JobRecord) -> OutputLog:
+    """The log of a job of an earlier server, as it was recorded.
+
+    Raises:
+        OSError: as `OutputLog.reopen`.
+    """
+    cap = Cap(record.output_max, ends_job=record.ends_when_full) if record.output_max else None
+    return OutputLog.reopen(path, lost=record.output_bytes_lost, dropped=record.output_bytes_dropped, cap=cap)
 
 
 def empty_outputs(folder: Path) -> list[JobId]:
@@ -106,12 +118,12 @@ class AdoptedFiles:
     A cgroup that is gone, with all its processes, is made anew: then there is nothing in it.
     """
 
-    def __init__(self, tree: CgroupTree, output_folder: Path, *, job_id: JobId, owner: str, lost: int) -> None:
+    def __init__(self, tree: CgroupTree, output_folder: Path, record: JobRecord) -> None:
         with ExitStack() as undo, host_errors_translated():
-            self.cgroup = _opened(tree, owner, job_id)
+            self.cgroup = _opened(tree, record.owner, record.id)
             undo.callback(self.cgroup.close)
             self.cgroup.close_folder()
-            self.log = OutputLog.reopen(output_path(output_folder, job_id), lost=lost)
+            self.log = reopened_log(output_path(output_folder, record.id), record)
             undo.pop_all()
 
     def discard(self) -> None:
@@ -147,13 +159,14 @@ class JobFiles:
         owner: str,
         has_stdin: bool = False,
         has_stderr: bool = False,
+        cap: Cap | None = None,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
             made = tree.create(owner, job_id, limits)
             undo.callback(_remove_soon, made.remove)
             self.cgroup = OpenedCgroup(made)
             undo.callback(self.cgroup.close)
-            self.log = OutputLog(output_path(output_folder, job_id))
+            self.log = OutputLog(output_path(output_folder, job_id), cap)
             undo.callback(unlink_output, self.log.path)
             undo.callback(self.log.close)
             self.read_end, self.write_end = open_pipe()

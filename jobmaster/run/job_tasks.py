@@ -95,9 +95,11 @@ class JobTasks:
 
     def _give_up(self, job_id: JobId, live: LiveJob) -> None:
         live.give_up()
-        # Trio leaves a task that calls started() when its caller is already cancelled to the caller: it has ended.
-        if job_id not in self._live and live.supervisor is not None:
-            self._ended.give_up(live.supervisor)
+        # Trio leaves a task that calls started() when its caller is already cancelled to the caller: it has ended, as a job
+        # that somebody was told of. One that was never executed is given up by then.
+        supervisor = live.supervisor
+        if job_id not in self._live and supervisor is not None and not supervisor.was_never_executed:
+            self._ended.give_up(supervisor)
 
     async def _run(
         self, job_id: JobId, live: LiveJob, request: RequestKey | None, *, task_status: trio.TaskStatus[Supervisor]
@@ -138,6 +140,8 @@ class JobTasks:
             at=datetime.now(UTC),
             limits=self._host.limits,
             request=request,
+            output_max=spawned.log.cap.size if spawned.log.cap else 0,
+            ends_when_full=spawned.log.cap is not None and spawned.log.cap.ends_job,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched

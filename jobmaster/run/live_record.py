@@ -80,7 +80,13 @@ class LiveRecord:
         """The record as of now."""
         if isinstance(self._record.state, Ended):
             return self._record
-        return replace(self._record, output_bytes=self._output.kept, output_bytes_lost=self._output.lost)
+        output = self._output
+        return replace(
+            self._record,
+            output_bytes=output.kept,
+            output_bytes_lost=output.lost,
+            output_bytes_dropped=output.dropped,
+        )
 
     @property
     def state(self) -> State:
@@ -150,13 +156,13 @@ class LiveRecord:
             pause = min(2 * pause, MOST_LOSS_SECONDS)
 
     def note_losses(self) -> None:
-        """Records what is lost for good.
+        """Records what is lost for good, and that something was dropped: how much, the output's index tells.
 
         What was left in the pipe is told with the end alone: until that is durable, the next server finds it there.
         """
-        lost = self._output.lost - self._output.left_in_pipe
-        if lost > self._record.output_bytes_lost:
-            self.apply(OutputLost(count=lost))
+        record, (lost, dropped) = self._record, self._output.gone_for_good
+        if lost > record.output_bytes_lost or dropped > 0 == record.output_bytes_dropped:
+            self.apply(OutputLost(count=max(0, lost), dropped=max(0, dropped)))
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -197,7 +203,11 @@ class LiveRecord:
 
     def _finished(self, cause: Cause) -> Finished:
         return Finished(
-            cause=cause, at=datetime.now(UTC), output_bytes=self._output.kept, output_bytes_lost=self._output.lost
+            cause=cause,
+            at=datetime.now(UTC),
+            output_bytes=self._output.kept,
+            output_bytes_lost=self._output.lost,
+            output_bytes_dropped=self._output.dropped,
         )
 
     async def _record_end(self, end: Finished) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HostError, ServerBusy
+from jobmaster.errors import CommandNotRunnable, ExecutionUnknown, HostError, InvalidRequest, ServerBusy
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -31,6 +31,7 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
+from jobmaster.output.cap import Cap
 from jobmaster.output.pump import Pump
 from jobmaster.run.child import (
     Child,
@@ -77,6 +78,8 @@ STDERR: Final = "stderr"
 """Names of what the launcher keeps of a job: its input's pipe and the queue before it, and the pipe of its stderr."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
+_FOR_OUTPUT: Final = "output_max"
+"""The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
 """The bit of a wait status beside the signal (wait(2))."""
 
@@ -94,6 +97,7 @@ class LocalTerms:
         account: whom the jobs run as.
         drops_privileges: the server is root, so that jobs have to be turned into `account`.
         open_files: soft RLIMIT_NOFILE of the jobs.
+        output_max: bytes that are kept of a job's output, at most; None: all.
     """
 
     tree: CgroupTree
@@ -104,6 +108,19 @@ class LocalTerms:
     account: Account
     drops_privileges: bool
     open_files: int
+    output_max: int | None = None
+
+    def cap(self, specification: JobSpecification) -> Cap | None:
+        """How much of a job's output is kept.
+
+        Raises:
+            InvalidRequest: it asks for more than the server keeps.
+        """
+        most = self.output_max
+        if most is not None and specification.output_max > most:
+            raise InvalidRequest(f"output_max is {most} bytes at most on this server", field="output_max")
+        size = specification.output_max or most
+        return None if size is None else Cap(size, ends_job=specification.ends_when_full)
 
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification) -> Launch:
         """What the launcher is told of a job."""
@@ -194,7 +211,7 @@ class LocalExecution:
         self._note(KILL, order)
 
     def _note(self, kind: str, order: StopOrder) -> None:
-        self._launcher.order(self._child.id, Order(kind=kind, at=order.requested_at, by=order.by, reason=order.reason))
+        self._launcher.order(self._child.id, _order(kind, order))
 
     def signal_main(self, number: int) -> bool:
         """By the pidfd."""
@@ -258,7 +275,14 @@ def death_of(status: ChildStatus) -> Death:
     return Signalled(number, core_dumped=bool(status.wait_status & _CORE_DUMPED))
 
 
+def _order(kind: str, order: StopOrder) -> Order:
+    reason = _FOR_OUTPUT if order.for_output else order.reason
+    return Order(kind=kind, at=order.requested_at, by=order.by, reason=reason)
+
+
 def _stop_order(order: Order) -> StopOrder:
+    if order.by is None and order.reason == _FOR_OUTPUT:
+        return StopOrder(by=None, requested_at=order.at, for_output=True)
     return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
 
 
@@ -286,6 +310,7 @@ class LocalHost:
             JobError, RequestError, HostError: it cannot be made; nothing is left.
         """
         terms = self.terms
+        cap = terms.cap(specification)
         files = await acquire(
             lambda: JobFiles(
                 terms.tree,
@@ -293,6 +318,7 @@ class LocalHost:
                 terms.output_folder,
                 job_id=job_id,
                 owner=owner,
+                cap=cap,
                 has_stdin=specification.stdin,
                 has_stderr=specification.separate_streams,
             )
@@ -335,11 +361,7 @@ class LocalHost:
         if inherited is None:
             return None
         terms = self.terms
-        files = await acquire(
-            lambda: AdoptedFiles(
-                terms.tree, terms.output_folder, job_id=record.id, owner=record.owner, lost=record.output_bytes_lost
-            )
-        )
+        files = await acquire(lambda: AdoptedFiles(terms.tree, terms.output_folder, record))
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
         queue, pipe = inherited.keeps.pop(QUEUE, None), inherited.keeps.pop(STDIN, None)

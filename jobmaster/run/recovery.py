@@ -140,6 +140,7 @@ async def _end_lost(host: ExecutionHost, records: Records, job: OpenJob, *, is_g
             at=kept.at,
             output_bytes=kept.size,
             output_bytes_lost=max(record.output_bytes_lost, kept.lost),
+            output_bytes_dropped=max(record.output_bytes_dropped, kept.dropped),
         ),
     )
 
@@ -149,6 +150,7 @@ class _Kept:
     at: datetime
     size: int = 0
     lost: int = 0
+    dropped: int = 0
 
 
 async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime) -> _Kept:
@@ -160,7 +162,8 @@ async def _look(host: ExecutionHost, record: JobRecord, last_event_at: datetime)
     except OSError as error:
         logger.error("the output of job %s is not there: %s", record.id, error)
         return seen
-    return _Kept(at=max(seen.at, datetime.fromtimestamp(found.modified, UTC)), size=found.kept, lost=found.lost)
+    at = max(seen.at, datetime.fromtimestamp(found.modified, UTC))
+    return _Kept(at=at, size=found.kept, lost=found.lost, dropped=found.dropped)
 
 
 async def remove_half_made(

@@ -288,6 +288,7 @@ class Supervisor:
                 nursery.start_soon(self._persist, "the input", self.stdin.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._death_watch.watch_memory)
             nursery.start_soon(self._record.watch_losses)
+            nursery.start_soon(self._end_when_full)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             await self._death_watch.see_death()
             if isinstance(self._record.state, Closing) and self._record.state.order is not None:
@@ -302,6 +303,10 @@ class Supervisor:
             except Exception:
                 logger.exception("%r: a bug in %s", self, what)
             await trio.sleep(RETRY_SECONDS)
+
+    async def _end_when_full(self) -> None:
+        await self.output.is_full.wait()
+        self._termination.order(None, for_output=True)
 
     async def _carry_out_stop(self, life: trio.CancelScope) -> None:
         await self._termination.carry_out()

@@ -36,10 +36,10 @@ class Termination:
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
-    def order(self, by: str | None, reason: str = "") -> None:
-        """As `Supervisor.order_stop`."""
+    def order(self, by: str | None, reason: str = "", *, for_output: bool = False) -> None:
+        """As `Supervisor.order_stop`; `for_output` as of `StopOrder`."""
         if isinstance(self._record.state, Running) and not self._death_watch.has_died():
-            order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason)
+            order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output)
             with self._record.failures_logged("noting the stop order"):
                 self._execution.note_order(order)
             self._record.apply(StopOrdered(order=order))

@@ -15,6 +15,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ DEFAULT_GRACE_SECONDS: Final = 10.0
 DEFAULT_MAX_JOBS: Final = 1_000
 DEFAULT_KEPT_JOBS: Final = 10_000
 DEFAULT_KEPT_DAYS: Final = 30
+DEFAULT_OUTPUT_MAX: Final = 1024 * 1024 * 1024
 DEFAULT_MAX_GAP: Final = 300
 DEFAULT_MAX_CRASHES: Final = 5
 _MOST_JOBS: Final = 100_000
@@ -70,6 +72,7 @@ class ServerOptions:
         run_as: the user of the jobs, None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
         max_jobs: running jobs, of all clients together.
+        output_max: bytes that are kept of a job's output, at most; None: all.
         durability: how the journal is written.
         keep_jobs: ended jobs that are kept, of all clients together.
         keep_for: how long after its end a job is kept.
@@ -89,6 +92,7 @@ class ServerOptions:
     limits: Limits = DEFAULT_LIMITS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     max_jobs: int = DEFAULT_MAX_JOBS
+    output_max: int | None = DEFAULT_OUTPUT_MAX
     durability: Synchronous = Synchronous.FULL
     keep_jobs: int = DEFAULT_KEPT_JOBS
     keep_for: timedelta | None = timedelta(days=DEFAULT_KEPT_DAYS)
@@ -131,6 +135,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             limits=limits,
             grace_seconds=given.grace,
             max_jobs=given.max_jobs,
+            output_max=given.output_max or None,
             durability=Synchronous[given.durability.upper()],
             keep_jobs=given.keep_jobs,
             keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
@@ -177,6 +182,13 @@ def _number(what: str, low: int, high: int) -> Callable[[str], int]:
         return count
 
     return parse_number
+
+
+def _output_max(text: str) -> int:
+    size = 0 if text == "0" else parse_size(text)
+    if size is None or 0 < size < SMALLEST_OUTPUT:
+        raise ValueError(f"{text!r} is not a size of {SMALLEST_OUTPUT // 1024}K or more, or 0 to keep all")
+    return size
 
 
 class _Parser(argparse.ArgumentParser):
@@ -268,6 +280,14 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         type=argument(_number("jobs", 1, _MOST_JOBS)),
         default=DEFAULT_MAX_JOBS,
         help=f"jobs that may run at a time (default {DEFAULT_MAX_JOBS}); a client may have a quarter of them",
+    )
+    group.add_argument(
+        "--output-max",
+        metavar="SIZE",
+        type=argument(_output_max),
+        default=DEFAULT_OUTPUT_MAX,
+        help="output that is kept of a job (default 1G): of more, the first quarter and the newest rest; 0 keeps all. A "
+        "job may be started with less",
     )
     group.add_argument(
         "--oom-policy",

@@ -60,6 +60,7 @@ def prepare(options: ServerOptions) -> Prepared:
         limit_reports=reports,
         memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
         output_folder=options.output_folder,
+        output_max=options.output_max,
         account=account,
         drops_privileges=os.geteuid() == 0,
         open_files=soft_files,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.api.followers import Followers
 from jobmaster.api.jobs import JobService
@@ -17,14 +19,16 @@ from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import JobNotFound, OutputUnreadable, ServerBusy
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from jobmaster.output.log import StoredOutput
+from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.dropping import drop
+from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.run.registry import Registry
 
 
 class ChangingRegistry:
     """One that knows a job whose file is gone, for the first so many questions."""
 
-    def __init__(self, output: StoredOutput, questions: int) -> None:
+    def __init__(self, output: StoredOutput | OutputLog, questions: int) -> None:
         self._output = output
         self._answers: Iterable[bool] = iter([True] * questions)
 
@@ -58,8 +62,40 @@ async def test_output_that_a_power_cut_has_taken(tmp_path: Path, there: int | No
     if there is not None:
         (tmp_path / "job.log").write_bytes(bytes(there))
     output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost)
-    with pytest.raises(OutputIncomplete, match=f"{gone} bytes of this job's output are gone"):
+    with pytest.raises(OutputIncomplete, match=f"does not have {gone} bytes of this job's output"):
         await follow(ChangingRegistry(output, 2))
+
+
+@pytest.mark.parametrize(
+    ("lost", "dropped", "named"), [(3, 0, "3 that its disk"), (0, 7, "7 that are more"), (3, 7, "10 bytes")]
+)
+async def test_output_that_is_not_all_there(tmp_path: Path, lost: int, dropped: int, named: str) -> None:
+    """A follower that was sent all there is is told how much there is not, and why."""
+    (tmp_path / "job.log").write_bytes(bytes(5))
+    output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost, dropped=dropped)
+    with pytest.raises(OutputIncomplete, match=named):
+        await follow(ChangingRegistry(output, 2))
+
+
+async def test_output_that_was_dropped_after_it_was_sent(tmp_path: Path) -> None:
+    """A follower that has had every byte is told of none that is missing, though some are no longer kept."""
+    log = OutputLog(tmp_path / "job.log", Cap(SMALLEST))
+    os.write(log.fd, bytes(2 * SMALLEST))
+    log.advance(SMALLEST)
+
+    async def grow() -> None:
+        await wait_all_tasks_blocked()
+        log.advance(SMALLEST)
+        await wait_all_tasks_blocked()
+        while (plan := log.plan_drop()) is not None:
+            log.record_drop(plan, drop(log, plan))
+        log.seal()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(grow)
+        await follow(ChangingRegistry(log, 2))
+    assert log.dropped > 0
+    log.close()
 
 
 async def test_no_more_followers_than_files(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -227,6 +228,11 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         (TERMINATED, -1, ""),
         {"serverLost": {"reason": "the launcher was killed"}},
     ),
+    "output": (
+        OutputCapped(output_max=2**40, signal=15),
+        (TERMINATED, -1, "terminated"),
+        {"outputCapped": {"outputMax": str(2**40), "signal": 15}},
+    ),
     "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
 }
 
@@ -256,10 +262,25 @@ def test_limits_and_counts() -> None:
     )
     answer = response_of(replace(RECORD, limits=limits, oom_kills=2, output_bytes=2**40, output_bytes_lost=2**33))
     assert (answer.oom_kills, answer.output_bytes, answer.output_bytes_lost) == (2, 2**40, 2**33)
+    assert response_of(replace(RECORD, output_bytes_dropped=2**41)).output_bytes_dropped == 2**41
+
     assert list(answer.limits) == [
         pb.Limit(name="memory", value="memory.max 52428800", enforced=True),
         pb.Limit(name="io", value="io.max 8:0 rbps=1", enforced=False, reason="no io controller"),
     ]
+
+
+def test_how_much_output_is_wanted() -> None:
+    """What a Start says of its output is passed on; what it cannot mean is refused, and named."""
+    asked = pb.JobCreateRequest(command="x", output_max=2**20, output_full=pb.OUTPUTFULL_END_JOB)
+    assert specification_of(asked) == JobSpecification(command="x", output_max=2**20, ends_when_full=True)
+    assert specification_of(pb.JobCreateRequest(command="x", output_full=pb.OUTPUTFULL_DROP)).ends_when_full is False
+    for field, value in (("output_max", 1000), ("output_full", 3)):
+        message = pb.JobCreateRequest(command="x")
+        setattr(message, field, value)
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(message)
+        assert refused.value.field == field
 
 
 def test_arguments_that_are_not_kept_are_counted() -> None:

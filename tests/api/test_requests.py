@@ -28,9 +28,16 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 def start(*args: str, stdin: bool = False) -> bytes:
     """A serialized Start."""
-    return pb.JobCreateRequest(
-        command="true", args=args, request_id="x" * 128, stdin=stdin, separate_streams=stdin
-    ).SerializeToString()
+    message = pb.JobCreateRequest(
+        command="true",
+        args=args,
+        request_id="x" * 128,
+        output_max=2**40,
+        output_full=pb.OUTPUTFULL_END_JOB,
+        stdin=stdin,
+        separate_streams=stdin,
+    )
+    return message.SerializeToString()
 
 
 def test_as_many_arguments_as_are_allowed() -> None:
@@ -91,7 +98,7 @@ def test_a_query_is_short() -> None:
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(0, 30))
 def test_fields_are_counted_as_protobuf_has_them(args: list[str], most: int) -> None:
     """Each field of a message is counted, up to one more than is asked for."""
-    assert count_fields(start(*args), most) == min(2 + len(args), most + 1)
+    assert count_fields(start(*args), most) == min(4 + len(args), most + 1)
 
 
 @given(st.binary(max_size=40))

@@ -18,6 +18,7 @@ from jobmaster.cli.actions import (
     Command,
     Events,
     List,
+    Logs,
     Run,
     Start,
     Status,
@@ -60,7 +61,19 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["status", JOB], Status(job_id=JOB, as_json=False)),
         (["status", JOB, "--json"], Status(job_id=JOB, as_json=True)),
         (["streamoutput", JOB], StreamOutput(JOB)),
-        (["logs", JOB], StreamOutput(JOB)),
+        (["logs", JOB], Logs(job_id=JOB)),
+        (["logs", "-f", JOB], Logs(job_id=JOB)),
+        (["logs", "--no-follow", "--tail", "10", JOB], Logs(job_id=JOB, follow=False, tail=10)),
+        (["logs", "--from-offset", "0", "-t", JOB], Logs(job_id=JOB, from_offset=0, timestamps=True)),
+        (
+            ["logs", "--since", "10m", "--until", "2026-01-02T03:04:05Z", "--stream", "stderr", JOB],
+            Logs(
+                job_id=JOB,
+                since=timedelta(minutes=10),
+                until=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+                stream="stderr",
+            ),
+        ),
         (
             ["stop", "--reason", "too old", "--force", JOB],
             Stop(job_id=JOB, as_json=False, reason="too old", force=True),
@@ -193,6 +206,9 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "stop"], "required: JOB"),
         (["-n", "client1", "status", JOB, "more"], "unrecognized arguments: more"),
         (["-n", "client1", "logs", "--json", JOB], "unrecognized arguments: --json"),
+        (["-n", "client1", "logs", "--tail", "1", "--since", "1m", JOB], "not allowed with argument --tail"),
+        (["-n", "client1", "logs", "--tail", "all", JOB], "'all' is no number"),
+        (["-n", "client1", "logs", "--stream", "both", JOB], "invalid choice: 'both'"),
         (["-n", "client1", "--server", "here", "status", JOB], "'here' is not HOST:PORT"),
         (["-n", "client1", "--serv", "here:1", "status", JOB], "--serv"),
         (["-n", "client1", "run"], "run: name the command"),
@@ -282,7 +298,7 @@ def test_help_has_everything() -> None:
 )
 def test_help_of_each_verb(verb: str, option: str) -> None:
     """Each verb explains itself."""
-    own = {"logs": "streamoutput", "ps": "list"}.get(verb, verb)
+    own = {"ps": "list"}.get(verb, verb)
     assert text_of("-n", "client1", verb, option).startswith(f"usage: jobmaster {own} ")
 
 

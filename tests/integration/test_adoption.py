@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 import trio
 
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import (
     REPOSITORY,
     Server,
@@ -164,3 +165,33 @@ async def test_a_second_server_is_refused(tmp_path: Path, certificates: Path) ->
         assert second.returncode == 2
         assert "another jobmaster server has the folder" in second.stderr
         assert (await jobs.status(job_id)).state == 1
+
+
+async def test_a_part_of_an_output_outlives_servers(tmp_path: Path, certificates: Path) -> None:
+    """Over servers that die, each byte comes once, in order, at its offset, with its time; and later parts are found."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", COUNTS)
+        received: list[pb.OutputChunk] = []
+
+        async def follow() -> None:
+            async with jobs.follow_output(job_id, pb.FollowOutputRequest(timestamps=True)) as chunks:
+                async for chunk in chunks:
+                    received.append(chunk)  # noqa: PERF401  # what has come counts as it comes
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follow)
+            for _ in range(2):
+                assert await first_chunk(jobs, job_id)
+                old = server.pid
+                os.kill(old, signal.SIGKILL)
+                await wait_for_successor(server, old)
+        offset = 0
+        for chunk in received:
+            assert (chunk.offset, chunk.HasField("gap"), chunk.HasField("time")) == (offset, False, True)
+            offset += len(chunk.data)
+        assert b"".join(chunk.data for chunk in received) == WHOLE
+        times = [chunk.time.ToMicroseconds() for chunk in received]
+        assert times == sorted(times)
+        query = pb.FollowOutputRequest(last_lines=3, no_follow=True)
+        async with jobs.follow_output(job_id, query) as chunks:
+            assert b"".join([chunk.data async for chunk in chunks]) == b"".join(WHOLE.splitlines(keepends=True)[-3:])

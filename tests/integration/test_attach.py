@@ -242,6 +242,16 @@ async def test_streams_apart(tmp_path: Path, certificates: Path, *, is_killed: b
         assert (await jobs.wait(job_id)).output_bytes == sum(map(len, expected.values()))
 
 
+async def test_one_of_two_streams(server: Server) -> None:
+    """Who follows one stream gets that alone, at the offsets that it has among both."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "echo out; sleep 0.1; echo err >&2", separate_streams=True)
+        for stream, data in ((pb.OUTPUTSTREAM_STDOUT, b"out\n"), (pb.OUTPUTSTREAM_STDERR, b"err\n")):
+            async with jobs.follow_output(job_id, pb.FollowOutputRequest(stream=stream)) as chunks:
+                found = [(chunk.offset, chunk.stream, chunk.data) async for chunk in chunks]
+            assert found == [(0 if data == b"out\n" else 4, stream, data)]
+
+
 async def test_streams_together(server: Server) -> None:
     """By default both share one pipe, and are of no stream."""
     async with server.connect() as jobs:

@@ -16,6 +16,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -28,6 +29,7 @@ from jobmaster.job.cause import (
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BY_CLIENT: Final = StopOrder(by="client1", requested_at=NOON)
+FOR_OUTPUT = StopOrder(by=None, requested_at=NOON, for_output=True)
 BY_SERVER: Final = StopOrder(by=None, requested_at=NOON)
 KILLED: Final = Signalled(signal.SIGKILL)
 TERMINATED: Final = Signalled(signal.SIGTERM)
@@ -105,6 +107,14 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
         ServerLost("the launcher was killed"),
     ),
     "the server's shutdown": (Evidence(death=TERMINATED, order=BY_SERVER), ServerShutdown(signal=signal.SIGTERM)),
+    "an output that is as large as it may be": (
+        Evidence(death=TERMINATED, order=FOR_OUTPUT, output_max=MIB),
+        OutputCapped(output_max=MIB, signal=signal.SIGTERM),
+    ),
+    "an output that is as large as it may be, killed after the grace": (
+        Evidence(death=KILLED, order=FOR_OUTPUT, killed=True, output_max=MIB),
+        OutputCapped(output_max=MIB, signal=signal.SIGKILL),
+    ),
     "the server's shutdown, SIGTERM handled": (
         Evidence(death=Exited(0), order=BY_SERVER),
         ServerShutdown(signal=signal.SIGTERM),
@@ -123,7 +133,10 @@ evidence = st.builds(
     Evidence,
     death=st.none() | deaths,
     never_executed=st.none() | st.text(),
-    order=st.none() | st.builds(StopOrder, by=st.none() | st.text(min_size=1), requested_at=st.just(NOON)),
+    order=st.none()
+    | st.just(FOR_OUTPUT)
+    | st.builds(StopOrder, by=st.none() | st.text(min_size=1), requested_at=st.just(NOON)),
+    output_max=st.integers(min_value=1),
     killed=st.booleans(),
     killed_for_memory=st.booleans(),
     oom_kills=st.integers(min_value=0, max_value=10),
@@ -177,6 +190,9 @@ def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
         case ServerShutdown():
             assert seen.order is not None
             assert seen.order.by is None
+        case OutputCapped(output_max=limit):
+            assert seen.order is not None
+            assert (seen.order.by, seen.order.for_output, limit) == (None, True, seen.output_max)
         case FailedToStart(reason):
             assert seen.never_executed == reason
         case ServerLost(reason):
@@ -215,6 +231,10 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
         ),
         (FailedToStart("no interpreter"), "failed to start: no interpreter"),
         (ServerShutdown(signal=15), "ended by the server's shutdown (terminated)"),
+        (
+            OutputCapped(output_max=MIB, signal=15),
+            "ended because its output had 1048576 bytes, as many as are kept (terminated)",
+        ),
         (ServerLost("the launcher was killed"), "lost by the server: the launcher was killed"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import tempfile
@@ -246,6 +247,40 @@ def test_a_gap_that_was_not_closed() -> None:
                 assert told(index.view, 14) == made.truth
 
 
+def test_a_header_whose_writing_is_interrupted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the one server and the next are interrupted, or the disk fails in between, a header is left."""
+    for torn in itertools.product(range(2), repeat=3):
+        with written([Data(10, 0)]) as made:
+            index = made.index
+            for is_second in torn:
+                _tear(index, is_second, monkeypatch)
+                with reopened(path_of(made), 10) as index:
+                    assert not index.was_unusable
+                    _tear(index, not is_second, monkeypatch)
+                    _tear(index, is_second, monkeypatch)
+                with reopened(path_of(made), 10) as index:
+                    assert not index.was_unusable
+                index = made.index
+
+
+def _tear(index: IndexFile, is_second: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupts the writing of a header in one of its slots."""
+    left = [is_second]
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if left[0] == 0:
+            os_pwrite(fd, data[: len(data) // 2], offset)
+            raise OSError(5, "torn")
+        left[0] -= 1
+        return os_pwrite(fd, data, offset)
+
+    os_pwrite = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", pwrite)
+        with pytest.raises(OSError, match="torn"):
+            index.put_header(index.header)
+
+
 def test_a_gap_that_was_closed() -> None:
     """The output's size tells that it was, also where the server died before the first byte behind it."""
     with written([Data(10, 0)]) as made:
@@ -405,3 +440,4 @@ def test_an_index_that_is_not_there(tmp_path: Path) -> None:
         index.note(100, Stream.STDERR, EPOCH, 5)
         assert list(index.view.runs(0)) == [Run(0, 100, None, Stream.BOTH), Run(100, None, EPOCH, Stream.STDERR)]
         assert index.last == Entry(100, EPOCH, Stream.STDERR)
+        assert (index.output_size, index.was_unusable) == (100, False)

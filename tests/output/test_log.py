@@ -29,7 +29,7 @@ def log(tmp_path: Path) -> Iterator[OutputLog]:
     """A fresh log, whose file is closed at the end."""
     fresh = OutputLog(tmp_path / "job.log")
     yield fresh
-    os.close(fresh.fd)
+    fresh.close()
 
 
 def write(log: OutputLog, data: bytes) -> None:
@@ -328,3 +328,59 @@ async def test_a_disk_error_is_an_error(log: OutputLog, monkeypatch: pytest.Monk
     write(log, b"lost")
     with pytest.raises(OutputUnreadable, match=os.strerror(errno.EIO)):
         await read_all(log)
+
+
+# --- a server that follows --------------------------------------------------------------------------------------------
+
+
+def broken_index(log: OutputLog, data: bytes) -> Path:
+    """Closes a log whose index somebody has damaged."""
+    log.close()
+    path = log.path.with_suffix(".index")
+    path.write_bytes(data)
+    return path
+
+
+async def test_an_index_that_is_unusable(log: OutputLog) -> None:
+    """What is there is read, what was lost counts as lost somewhere in it, and what comes is kept with its time."""
+    write(log, b"0123456789")
+    broken_index(log, b"not an index")
+    followed = OutputLog.reopen(log.path, lost=3)
+    assert (followed.kept, followed.lost, followed.end) == (7, 3, 10)
+    write(followed, b"more")
+    followed.seal()
+    assert await read_all(followed) == b"0123456789more"
+    followed.close()
+    assert await read_all(followed.stored()) == b"0123456789more"
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+async def test_an_index_that_cannot_be_opened(log: OutputLog, caplog: pytest.LogCaptureFixture, lost: int) -> None:
+    """Where nothing is missing the output goes on without one, and that is told; else nobody could tell what is true."""
+    write(log, b"0123456789")
+    broken_index(log, b"").unlink()
+    log.path.with_suffix(".index").mkdir()
+    before = os.listdir("/proc/self/fd")
+    if lost:
+        with pytest.raises(IsADirectoryError):
+            OutputLog.reopen(log.path, lost=lost)
+        assert os.listdir("/proc/self/fd") == before
+        return
+    followed = OutputLog.reopen(log.path, lost=0)
+    assert (followed.kept, followed.lost) == (10, 0)
+    followed.seal()
+    assert await read_all(followed) == b"0123456789"
+    followed.close()
+    assert "nothing tells when the output came" in caplog.text
+
+
+async def test_an_output_of_an_earlier_version(log: OutputLog) -> None:
+    """Where there never was an index, all that is there is kept, and what was lost is a gap at its end."""
+    write(log, b"0123456789")
+    log.close()
+    followed = OutputLog.reopen(log.path, lost=3)
+    assert (followed.kept, followed.lost, followed.size, followed.end) == (10, 3, 10, 13)
+    followed.seal()
+    assert await read_all(followed) == b"0123456789"
+    followed.close()
+    assert log.path.read_bytes() == b"0123456789"

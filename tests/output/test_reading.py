@@ -15,10 +15,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.output import dropping, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
-from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.log import OutputLog, StoredOutput
-from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Selection, Since
+from jobmaster.output.reading import (
+    PIECE_SIZE,
+    FromOffset,
+    GapPiece,
+    LastBytes,
+    LastLines,
+    Piece,
+    Position,
+    Selection,
+    Since,
+)
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 
@@ -72,6 +81,9 @@ async def told(output: OutputLog | StoredOutput, selection: Selection) -> list[T
     found: list[Told] = []
     async with aclosing(output.read(selection)) as pieces:
         async for piece in pieces:
+            if isinstance(piece, Position):
+                assert not found
+                continue
             seconds = None if piece.time is None else (piece.time - START) // SECOND
             match piece:
                 case Piece(stream=stream, stretch=stretch):
@@ -227,13 +239,13 @@ async def _until(condition: object) -> None:
 
 
 async def test_long_outputs(writer: Writer) -> None:
-    """Pieces are a stretch long at most, and lines are found far back, but not farther than MOST_SEARCHED."""
+    """Pieces are PIECE_SIZE long at most, and lines are found far back, but not farther than MOST_SEARCHED."""
     line = b"x" * 999 + b"\n"
     for _ in range(60):
         writer.write(line * 50, seconds=0.02)
     parts = await told(writer.log, once())
     assert b"".join(what for *_, what in parts if isinstance(what, bytes)) == writer.written
-    assert max(len(what) for *_, what in parts if isinstance(what, bytes)) == STRETCH_SIZE
+    assert max(len(what) for *_, what in parts if isinstance(what, bytes)) == PIECE_SIZE
     for count in (1, 70, 2999, 3000):
         assert (await told(writer.log, once(LastLines(count))))[0][0] == len(writer.written) - count * len(line)
 

@@ -21,6 +21,7 @@ from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobRecord, Launched, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
+from jobmaster.output.cap import Cap
 from jobmaster.output.pump import Pump
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
 from jobmaster.run.launcher import attached_launcher, use_launcher
@@ -113,11 +114,18 @@ class Machine:
         ) as registry:
             yield registry
 
-    async def start(self, registry: Registry, caller: Identity, script: Script = SLEEPER) -> JobId:
+    async def start(
+        self, registry: Registry, caller: Identity, script: Script = SLEEPER, *, cap: Cap | None = None
+    ) -> JobId:
         """Starts a job with a script."""
         command = f"command-{len(self.scripts)}"
         self.scripts[command] = script
-        return await registry.start(caller, JobSpecification(command=command))
+        specification = JobSpecification(
+            command=command,
+            output_max=0 if cap is None else cap.size,
+            ends_when_full=cap is not None and cap.ends_job,
+        )
+        return await registry.start(caller, specification)
 
     def logs(self) -> set[str]:
         """The ids of the jobs whose output is there."""

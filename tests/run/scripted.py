@@ -25,10 +25,11 @@ from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.run.execution import Spawned
-from jobmaster.run.job_files import empty_outputs
+from jobmaster.run.job_files import empty_outputs, reopened_log
 from tests.run.faults import Faults
 
 NEVER: Final = math.inf
@@ -451,7 +452,8 @@ class ScriptedHost:
         script = self.scripts[specification.command]
         await trio.sleep(script.spawn_seconds)
         self.faults.meet("spawn", job_id)
-        log = OutputLog(self.folder / f"{job_id}.log")
+        cap = Cap(specification.output_max, ends_job=specification.ends_when_full) if specification.output_max else None
+        log = OutputLog(self.folder / f"{job_id}.log", cap)
         read_end, write_end = open_pipe()
         os.set_blocking(write_end, False)
         execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
@@ -470,7 +472,7 @@ class ScriptedHost:
         if execution is None or execution.is_closed or not execution.is_left:
             return None
         execution.is_left, execution.is_adopted = False, True
-        log = OutputLog.reopen(self.output_path(record.id), lost=record.output_bytes_lost)
+        log = reopened_log(self.output_path(record.id), record)
         pump = Pump(execution.take_read_end(), log)
         return Spawned(
             execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted

@@ -69,6 +69,19 @@ async def test_a_start_that_is_given_up_takes_no_share(machine: Machine) -> None
         await machine.start(registry, CLIENT1)
 
 
+async def test_a_start_that_is_given_up_has_one_file_to_be_removed(
+    machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Callers that leave, as many as files may wait to be removed, leave none: each file waits once."""
+    async with machine.registry(bounds=Bounds(ended=4)) as registry, trio.open_nursery() as callers:
+        for client in CLIENTS[:4]:
+            callers.start_soon(machine.start, registry, client, Script(execute_seconds=NEVER))
+        await trio.sleep(1)
+        callers.cancel_scope.cancel()
+    assert machine.logs() == set()
+    assert caplog.messages == []
+
+
 async def test_a_large_specification_is_not_kept(machine: Machine) -> None:
     """A running and an ended job keep a bounded part of their arguments."""
     async with machine.registry() as registry:

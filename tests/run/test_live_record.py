@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import errno
+import signal
 
 import pytest
 import trio
 
-from jobmaster.job.cause import Exited
-from jobmaster.job.state import Closing
+from jobmaster.job.cause import Exited, OutputCapped
+from jobmaster.job.state import Closing, Stopping
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run.teardown import OUTPUT_SECONDS
 from tests.run.conftest import ALWAYS, Machine, launched_of
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended, record_of
-from tests.run.scripted import NEVER, Script
+from tests.run.scripted import NEVER, OnTerm, Script
 
 
 async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,6 +63,48 @@ async def test_losses_outlive_the_server(machine: Machine) -> None:
         assert await ended(registry, job_id) == Exited(0)
         record = record_of(registry, job_id)
         assert (record.output_bytes, record.output_bytes_lost) == (2000, 1000)
+
+
+async def test_an_output_that_is_larger_than_its_cap(machine: Machine) -> None:
+    """What is dropped is recorded, also over a server that hands over, and every byte of the job's is accounted for."""
+    writes = tuple((second / 10, 50_000) for second in range(1, 31))
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(writes=writes, ends_at=10), cap=Cap(SMALLEST))
+        await trio.sleep(1.95)
+        assert machine.records.jobs[job_id].output_bytes_dropped > 0
+        assert (machine.records.jobs[job_id].output_max, machine.records.jobs[job_id].ends_when_full) == (
+            SMALLEST,
+            False,
+        )
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == Exited(0)
+        record = record_of(registry, job_id)
+        written = 50_000 * len(writes)
+        assert (record.output_bytes_lost, record.output_bytes + record.output_bytes_dropped) == (0, written)
+        assert SMALLEST - Cap(SMALLEST).chunk <= record.output_bytes <= SMALLEST + Cap(SMALLEST).chunk
+
+
+@pytest.mark.parametrize("is_handed_over", [False, True])
+async def test_a_job_that_ends_when_its_output_is_full(machine: Machine, is_handed_over: bool) -> None:
+    """It is stopped as anybody would stop it, and its cause says why, also where another server sees it to its end."""
+    script = Script(writes=tuple((second, 100_000) for second in range(1, 60)), on_term=OnTerm(after=5))
+    async with machine.registry(hands_over=lambda: is_handed_over) as registry:
+        job_id = await machine.start(registry, CLIENT1, script, cap=Cap(SMALLEST, ends_job=True))
+        await trio.sleep(4)
+        assert isinstance(record_of(registry, job_id).state, Stopping)
+        if is_handed_over:
+            await registry.hand_over()
+        else:
+            await ended(registry, job_id)
+    async with machine.registry() as registry:
+        await registry.recover()
+        cause = await ended(registry, job_id)
+        record = record_of(registry, job_id)
+    assert cause == OutputCapped(output_max=SMALLEST, signal=signal.SIGTERM)
+    assert (record.output_bytes, record.output_bytes_lost) == (SMALLEST, 0)
+    assert record.output_bytes_dropped > 0
 
 
 @pytest.mark.parametrize(("has_threads", "kept"), [(True, 1000), (False, 0)])

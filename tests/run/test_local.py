@@ -5,28 +5,33 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import pytest
 import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnable, HostError
+from jobmaster.errors import CgroupError, CommandNotRunnable, HostError, InvalidRequest
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
-from jobmaster.job.cause import Signalled
+from jobmaster.job.cause import Signalled, StopOrder
 from jobmaster.job.identifier import new_job_id
-from jobmaster.job.specification import JobSpecification
+from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run import launcher, local
 from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms
+from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
+
+AT: Final = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 def terms_on(root: Path, *, account: Account | None = None, drops_privileges: bool = False) -> LocalTerms:
@@ -165,3 +170,42 @@ async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
                 os.kill(launcher_pid, signal.SIGCONT)
         finally:
             os.kill(launcher_pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("most", "asked", "cap"),
+    [
+        (None, 0, None),
+        (None, 2**20, 2**20),
+        (2**30, 0, 2**30),
+        (2**30, 2**20, 2**20),
+        (2**30, 2**30, 2**30),
+    ],
+)
+def test_how_much_output_is_kept(tmp_path: Path, most: int | None, asked: int, cap: int | None) -> None:
+    """What a job asks for, up to what the server keeps; the smallest that may be asked for is one that there can be."""
+    terms = replace(terms_on(tmp_path), output_max=most)
+    made = terms.cap(JobSpecification(command="x", output_max=asked, ends_when_full=True))
+    assert made == (None if cap is None else Cap(cap, ends_job=True))
+    assert SMALLEST == SMALLEST_OUTPUT
+
+
+def test_more_output_than_the_server_keeps(tmp_path: Path) -> None:
+    """It is refused, and the field is named."""
+    terms = replace(terms_on(tmp_path), output_max=2**20)
+    with pytest.raises(InvalidRequest, match="1048576 bytes at most") as refused:
+        terms.cap(JobSpecification(command="x", output_max=2**20 + 1))
+    assert refused.value.field == "output_max"
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        StopOrder(by=None, requested_at=AT),
+        StopOrder(by=None, requested_at=AT, for_output=True),
+        StopOrder(by="client1", requested_at=AT, reason="output_max"),
+    ],
+)
+def test_orders_that_the_launcher_keeps(order: StopOrder) -> None:
+    """A server that follows knows of each why it was given."""
+    assert _stop_order(_order("stop", order)) == order

@@ -21,6 +21,7 @@ from jobmaster.job.cause import (
     Exited,
     FailedToStart,
     OomKilled,
+    OutputCapped,
     ServerLost,
     ServerShutdown,
     Signalled,
@@ -208,6 +209,8 @@ def told(cause: Cause) -> Told:
             return ("shutdown", number)
         case ServerLost():
             return ("lost",)
+        case OutputCapped():
+            return ("its output was full",)
         case FailedToStart():
             return ("failed to start",)
 

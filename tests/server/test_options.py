@@ -45,6 +45,7 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--iodevice-id": (["8:16"], {"io_device": "8:16"}),
     "--run-as": (["worker"], {"run_as": "worker"}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
+    "--output-max": (["64M"], {"output_max": 64 * 2**20}),
     "--max-jobs": (["20000"], {"max_jobs": 20_000}),
     "--durability": (["off"], {"durability": Synchronous.OFF}),
     "--keep-jobs": (["5"], {"keep_jobs": 5}),

@@ -19,6 +19,9 @@ class JobServiceServicer(purerpc.Servicer):
     async def Attach(self, input_messages):
         raise NotImplementedError()
 
+    async def FollowOutput(self, input_message):
+        raise NotImplementedError()
+
     async def Wait(self, input_message):
         raise NotImplementedError()
 
@@ -79,6 +82,15 @@ class JobServiceServicer(purerpc.Servicer):
                 purerpc.Cardinality.STREAM_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachResponse,
+            )
+        )
+        service_obj.add_method(
+            "FollowOutput",
+            self.FollowOutput,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.FollowOutputRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.OutputChunk,
             )
         )
         service_obj.add_method(
@@ -164,6 +176,14 @@ class JobServiceStub:
                 purerpc.Cardinality.STREAM_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachResponse,
+            )
+        )
+        self.FollowOutput = self._client.get_method_stub(
+            "FollowOutput",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.FollowOutputRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.OutputChunk,
             )
         )
         self.Wait = self._client.get_method_stub(

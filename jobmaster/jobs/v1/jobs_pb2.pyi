@@ -10,6 +10,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class OutputFull(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OUTPUTFULL_UNSPECIFIED: _ClassVar[OutputFull]
+    OUTPUTFULL_DROP: _ClassVar[OutputFull]
+    OUTPUTFULL_END_JOB: _ClassVar[OutputFull]
+
 class OutputStream(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     OUTPUTSTREAM_UNSPECIFIED: _ClassVar[OutputStream]
@@ -41,6 +47,7 @@ class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSEKIND_FAILED_TO_START: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
+    CAUSEKIND_OUTPUT_CAPPED: _ClassVar[CauseKind]
 
 class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -48,6 +55,9 @@ class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     INPUTSTATUS_OPEN: _ClassVar[InputStatus]
     INPUTSTATUS_ENDED: _ClassVar[InputStatus]
     INPUTSTATUS_NOT_READ: _ClassVar[InputStatus]
+OUTPUTFULL_UNSPECIFIED: OutputFull
+OUTPUTFULL_DROP: OutputFull
+OUTPUTFULL_END_JOB: OutputFull
 OUTPUTSTREAM_UNSPECIFIED: OutputStream
 OUTPUTSTREAM_STDOUT: OutputStream
 OUTPUTSTREAM_STDERR: OutputStream
@@ -68,6 +78,7 @@ CAUSEKIND_OOM_KILLED: CauseKind
 CAUSEKIND_FAILED_TO_START: CauseKind
 CAUSEKIND_SERVER_SHUTDOWN: CauseKind
 CAUSEKIND_SERVER_LOST: CauseKind
+CAUSEKIND_OUTPUT_CAPPED: CauseKind
 INPUTSTATUS_UNSPECIFIED: InputStatus
 INPUTSTATUS_OPEN: InputStatus
 INPUTSTATUS_ENDED: InputStatus
@@ -80,18 +91,22 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "stdin")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     SEPARATE_STREAMS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FULL_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
     separate_streams: bool
+    output_max: int
+    output_full: OutputFull
     stdin: bool
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., stdin: _Optional[bool] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -108,6 +123,28 @@ class JobOutputResponse(_message.Message):
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     output: bytes
     def __init__(self, output: _Optional[bytes] = ...) -> None: ...
+
+class FollowOutputRequest(_message.Message):
+    __slots__ = ("job_id", "from_offset", "last_bytes", "last_lines", "since", "no_follow", "until", "stream", "timestamps")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    LAST_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LAST_LINES_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    NO_FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMPS_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    from_offset: int
+    last_bytes: int
+    last_lines: int
+    since: _timestamp_pb2.Timestamp
+    no_follow: bool
+    until: _timestamp_pb2.Timestamp
+    stream: OutputStream
+    timestamps: bool
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., from_offset: _Optional[int] = ..., last_bytes: _Optional[int] = ..., last_lines: _Optional[int] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., no_follow: _Optional[bool] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stream: _Optional[_Union[OutputStream, str]] = ..., timestamps: _Optional[bool] = ...) -> None: ...
 
 class OutputChunk(_message.Message):
     __slots__ = ("offset", "time", "stream", "gap", "data")
@@ -132,7 +169,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +186,7 @@ class JobResponse(_message.Message):
     OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_BYTES_LOST_FIELD_NUMBER: _ClassVar[int]
     CMD_ARGS_OMITTED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
     client: str
@@ -165,10 +203,11 @@ class JobResponse(_message.Message):
     output_bytes: int
     output_bytes_lost: int
     cmd_args_omitted: int
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ...) -> None: ...
+    output_bytes_dropped: int
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ...) -> None: ...
 
 class Cause(_message.Message):
-    __slots__ = ("exited", "signalled", "stopped", "oom_killed", "failed_to_start", "server_shutdown", "server_lost")
+    __slots__ = ("exited", "signalled", "stopped", "oom_killed", "failed_to_start", "server_shutdown", "server_lost", "output_capped")
     class Exited(_message.Message):
         __slots__ = ("code",)
         CODE_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +259,13 @@ class Cause(_message.Message):
         REASON_FIELD_NUMBER: _ClassVar[int]
         reason: str
         def __init__(self, reason: _Optional[str] = ...) -> None: ...
+    class OutputCapped(_message.Message):
+        __slots__ = ("output_max", "signal")
+        OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
+        SIGNAL_FIELD_NUMBER: _ClassVar[int]
+        output_max: int
+        signal: int
+        def __init__(self, output_max: _Optional[int] = ..., signal: _Optional[int] = ...) -> None: ...
     EXITED_FIELD_NUMBER: _ClassVar[int]
     SIGNALLED_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
@@ -227,6 +273,7 @@ class Cause(_message.Message):
     FAILED_TO_START_FIELD_NUMBER: _ClassVar[int]
     SERVER_SHUTDOWN_FIELD_NUMBER: _ClassVar[int]
     SERVER_LOST_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_CAPPED_FIELD_NUMBER: _ClassVar[int]
     exited: Cause.Exited
     signalled: Cause.Signalled
     stopped: Cause.Stopped
@@ -234,7 +281,8 @@ class Cause(_message.Message):
     failed_to_start: Cause.FailedToStart
     server_shutdown: Cause.ServerShutdown
     server_lost: Cause.ServerLost
-    def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., stopped: _Optional[_Union[Cause.Stopped, _Mapping]] = ..., oom_killed: _Optional[_Union[Cause.OomKilled, _Mapping]] = ..., failed_to_start: _Optional[_Union[Cause.FailedToStart, _Mapping]] = ..., server_shutdown: _Optional[_Union[Cause.ServerShutdown, _Mapping]] = ..., server_lost: _Optional[_Union[Cause.ServerLost, _Mapping]] = ...) -> None: ...
+    output_capped: Cause.OutputCapped
+    def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., stopped: _Optional[_Union[Cause.Stopped, _Mapping]] = ..., oom_killed: _Optional[_Union[Cause.OomKilled, _Mapping]] = ..., failed_to_start: _Optional[_Union[Cause.FailedToStart, _Mapping]] = ..., server_shutdown: _Optional[_Union[Cause.ServerShutdown, _Mapping]] = ..., server_lost: _Optional[_Union[Cause.ServerLost, _Mapping]] = ..., output_capped: _Optional[_Union[Cause.OutputCapped, _Mapping]] = ...) -> None: ...
 
 class Limit(_message.Message):
     __slots__ = ("name", "value", "enforced", "reason")
@@ -328,12 +376,14 @@ class JobEventMessage(_message.Message):
         count: int
         def __init__(self, count: _Optional[int] = ...) -> None: ...
     class OutputLost(_message.Message):
-        __slots__ = ("bytes",)
+        __slots__ = ("bytes", "bytes_dropped")
         BYTES_FIELD_NUMBER: _ClassVar[int]
+        BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
         bytes: int
-        def __init__(self, bytes: _Optional[int] = ...) -> None: ...
+        bytes_dropped: int
+        def __init__(self, bytes: _Optional[int] = ..., bytes_dropped: _Optional[int] = ...) -> None: ...
     class Finished(_message.Message):
-        __slots__ = ("state", "exit_code", "signal_str", "job_msg", "cause", "output_bytes", "output_bytes_lost")
+        __slots__ = ("state", "exit_code", "signal_str", "job_msg", "cause", "output_bytes", "output_bytes_lost", "output_bytes_dropped")
         STATE_FIELD_NUMBER: _ClassVar[int]
         EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
         SIGNAL_STR_FIELD_NUMBER: _ClassVar[int]
@@ -341,6 +391,7 @@ class JobEventMessage(_message.Message):
         CAUSE_FIELD_NUMBER: _ClassVar[int]
         OUTPUT_BYTES_FIELD_NUMBER: _ClassVar[int]
         OUTPUT_BYTES_LOST_FIELD_NUMBER: _ClassVar[int]
+        OUTPUT_BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
         state: JobState
         exit_code: int
         signal_str: str
@@ -348,7 +399,8 @@ class JobEventMessage(_message.Message):
         cause: Cause
         output_bytes: int
         output_bytes_lost: int
-        def __init__(self, state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., job_msg: _Optional[str] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ...) -> None: ...
+        output_bytes_dropped: int
+        def __init__(self, state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., job_msg: _Optional[str] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ...) -> None: ...
     class Removed(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...

@@ -1,0 +1,64 @@
+"""What is left of the output of a job that was lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index_file import Gap, IndexFile, index_path, unlink_output
+from jobmaster.output.survey import survey
+
+EPOCH = 1_790_000_000_000_000
+
+
+def output(path: Path, size: int) -> IndexFile:
+    """Of so many bytes, of which five, from byte 10 on, are a gap."""
+    path.write_bytes(b"x" * size)
+    index = IndexFile(index_path(path), EPOCH)
+    index.note(0, Stream.BOTH, EPOCH, 10)
+    index.announce_gap(Gap(10, EPOCH, GapReason.NO_SPACE), 15, Stream.BOTH, EPOCH)
+    return index
+
+
+def test_an_output_without_an_index(tmp_path: Path) -> None:
+    """All that is in the file is kept."""
+    (tmp_path / "job.log").write_bytes(b"12345")
+    os.utime(tmp_path / "job.log", (1, 7))
+    found = survey(tmp_path / "job.log")
+    assert (found.kept, found.lost, found.dropped, found.modified) == (5, 0, 0, 7)
+
+
+@pytest.mark.parametrize(("size", "kept"), [(10, 10), (15, 10), (40, 35)])
+def test_an_output_with_a_gap(tmp_path: Path, size: int, kept: int) -> None:
+    """A gap is lost whether the server that died had closed it or not."""
+    index = output(tmp_path / "job.log", size)
+    index.close()
+    found = survey(tmp_path / "job.log")
+    assert (found.kept, found.lost, found.dropped) == (kept, 5, 0)
+
+
+def test_an_output_with_a_dropped_range(tmp_path: Path) -> None:
+    """What was dropped is counted beside what was lost."""
+    index = output(tmp_path / "job.log", 40)
+    index.confirm_gap(15, Stream.BOTH, EPOCH)
+    index.drop(5, 25)
+    index.close()
+    found = survey(tmp_path / "job.log")
+    assert (found.kept, found.lost, found.dropped) == (20, 5, 15)
+
+
+def test_no_output(tmp_path: Path) -> None:
+    """Where there is no file, that is an error."""
+    with pytest.raises(FileNotFoundError):
+        survey(tmp_path / "job.log")
+
+
+def test_an_output_that_is_removed(tmp_path: Path) -> None:
+    """Its index goes with it; what is not there is no error."""
+    output(tmp_path / "job.log", 40).close()
+    unlink_output(tmp_path / "job.log")
+    assert list(tmp_path.iterdir()) == []
+    unlink_output(tmp_path / "job.log")
