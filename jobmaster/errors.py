@@ -70,6 +70,18 @@ class CgroupsRemoved(JobError):
     """The cgroup of all jobs was removed under the server, which can start none until it is restarted."""
 
 
+class LauncherOutdated(JobError):
+    """The launcher is of an older version, which cannot do what the job asks for; one that is replaced can."""
+
+
+class InputRefused(JobError):
+    """The job takes no input from this caller: it has no stdin, or somebody else writes to it."""
+
+
+class InputClosed(JobError):
+    """The job takes no more input: it has been ended, or the job reads no more."""
+
+
 class ServerBusy(JobError):
     """A bound of the server is reached (jobs, handlers); trying again later may help."""
 

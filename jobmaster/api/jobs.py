@@ -10,16 +10,18 @@ from typing import Any, Final
 
 import trio
 
+from jobmaster.api.attachments import attach
 from jobmaster.api.events import event_message, position_message
 from jobmaster.api.followers import Followers
 from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
-from jobmaster.api.requests import check_follow, check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
 from jobmaster.api.statuses import OutputIncomplete
 from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
-from jobmaster.grpc.methods import checked
+from jobmaster.grpc.methods import checked, takes_call
+from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceServicer
@@ -107,6 +109,14 @@ class JobService(JobServiceServicer):
         async with aclosing(follow_output(self._registry, self._followers, request, message)) as chunks:
             async for chunk in chunks:
                 yield chunk  # noqa: ASYNC119  # purerpc closes the generator, whatever happens
+
+    @takes_call
+    @checked(check_attach)
+    async def Attach(  # type: ignore[override]  # a handler of the call itself
+        self, call: ServerCall, request: Identity
+    ) -> None:
+        """The job's input and output."""
+        await attach(call, request, self._registry, self._followers)
 
     @checked(check_job_id)
     async def Wait(  # type: ignore[override]  # purerpc hands over the caller too

@@ -25,7 +25,20 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.reading import GapPiece
 
+STREAMS: Final = {
+    Stream.BOTH: pb.OUTPUTSTREAM_UNSPECIFIED,
+    Stream.STDOUT: pb.OUTPUTSTREAM_STDOUT,
+    Stream.STDERR: pb.OUTPUTSTREAM_STDERR,
+}
+GAP_REASONS: Final = {
+    GapReason.DISK_FAILED: pb.GAPREASON_DISK_FAILED,
+    GapReason.NO_SPACE: pb.GAPREASON_NO_SPACE,
+    GapReason.CAPPED: pb.GAPREASON_CAPPED,
+    GapReason.NOT_SYNCED: pb.GAPREASON_NOT_SYNCED,
+}
 OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 """Bytes of output in one message, at most: two of them are a stretch of the log, and clients need no huge pieces of
 memory."""
@@ -48,6 +61,8 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         args=tuple(message.args),
         output_max=message.output_max,
         ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
+        stdin=message.stdin,
+        separate_streams=message.separate_streams,
     )
 
 
@@ -94,6 +109,39 @@ def data_head(tag: int, length: int) -> bytes:
         length >>= 7
     head.append(length)
     return bytes(head)
+
+
+def attach_messages(content: Content, offset: int, stream: Stream) -> StoredMessages:
+    """AttachResponses with OutputChunks around bytes that are read when they are sent; `offset` is that of the first."""
+    return StoredMessages(content, OUTPUT_MESSAGE_SIZE, _AttachHead(offset, STREAMS[stream]))
+
+
+class _AttachHead:
+    """What an AttachResponse with the next so many bytes of output begins with; called for one after the other."""
+
+    def __init__(self, offset: int, stream: pb.OutputStream) -> None:
+        self._offset = offset
+        self._stream = b"\x18" + _varint(stream) if stream else b""
+
+    def __call__(self, length: int) -> bytes:
+        chunk = b"\x08" + _varint(self._offset) + self._stream + b"\x2a" + _varint(length)
+        self._offset += length
+        return b"\x0a" + _varint(len(chunk) + length) + chunk
+
+
+def attach_gap(gap: GapPiece) -> pb.AttachResponse:
+    """A gap in an output."""
+    missing = pb.OutputGap(length=gap.end - gap.start, reason=GAP_REASONS[gap.reason])
+    return pb.AttachResponse(output=pb.OutputChunk(offset=gap.start, gap=missing))
+
+
+def _varint(number: int) -> bytes:
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
 
 
 def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cause) -> None:

@@ -19,9 +19,13 @@ MAX_QUERY: Final = 1024
 """Bytes of a request for a list of jobs or their events; a watcher holds its own as long as it watches."""
 MAX_REASON: Final = 200
 """Characters of a stop's reason, which the job's record keeps."""
+MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
+"""Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
+MAX_WRITER: Final = 64
+"""Characters of a writer's name."""
 _REQUEST_ID_BYTES: Final = 256
 """Bytes of a Start that are not its command: more than a request id and the options may have."""
-_OTHER_FIELDS: Final = 4
+_OTHER_FIELDS: Final = 6
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -52,6 +56,17 @@ def check_job_id(serialized: bytes) -> int:
         text = f"the request has more than {MAX_JOB_ID_REQUEST} bytes; name a job by its id, and a reason in {MAX_REASON} characters"
         raise InvalidRequest(text, field="jobIDRequest")
     return len(serialized)
+
+
+def check_attach(serialized: bytes) -> int:
+    """What a message of an attached client holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such message.
+    """
+    if len(serialized) > MAX_ATTACH_REQUEST:
+        raise InvalidRequest(f"a message with more than {MAX_ATTACH_REQUEST} bytes: send input in smaller pieces")
+    return 2 * len(serialized)
 
 
 def check_follow(serialized: bytes) -> int:

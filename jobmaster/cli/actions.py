@@ -34,11 +34,30 @@ class Run:
     Attributes:
         detach: print the id and leave.
         request_id: None for one that nothing else has.
+        stdin: whether the job has an input, which is standard input unless it is detached; None: where that is a pipe or
+            a file.
+        separate: the job's stderr is standard error; else all of its output is standard output.
     """
 
     argv: tuple[str, ...]
     detach: bool = False
     request_id: str | None = None
+    stdin: bool | None = None
+    separate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attach:
+    """`attach JOB`.
+
+    Attributes:
+        stdin: whether standard input is the job's; None: where the job has one that nobody else writes.
+        from_start: all of the output, not only what comes from now on.
+    """
+
+    job_id: str
+    stdin: bool | None = None
+    from_start: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +163,7 @@ class Backup:
     file: Path
 
 
-Action = Start | Run | Stop | Status | Wait | StreamOutput | Logs | List | Events | Backup
+Action = Start | Run | Attach | Stop | Status | Wait | StreamOutput | Logs | List | Events | Backup
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import (
     Action,
+    Attach,
     Audit,
     Backup,
     Command,
@@ -54,7 +55,7 @@ _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 _WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID})
 """The options of `run` that have one; the word after one of them is not the command."""
-JOBS_OF_JOB: Final = frozenset({"run", "wait"})
+JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
 
 DEFAULT_LIMIT: Final = 100
@@ -114,7 +115,13 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return Start(_argv(parser, "start", command))
         case "run":
             _require_text(parser, REQUEST_ID, given.request_id or "")
-            return Run(argv=_argv(parser, "run", command), detach=given.detach, request_id=given.request_id)
+            return Run(
+                argv=_argv(parser, "run", command),
+                detach=given.detach,
+                request_id=given.request_id,
+                stdin=given.stdin,
+                separate=given.separate_streams,
+            )
         case "list" | "ps":
             return _list(parser, given)
         case "events":
@@ -133,6 +140,8 @@ def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -
             return Stop(job_id=given.job, as_json=given.json, reason=given.reason, force=given.force)
         case "status":
             return Status(job_id=given.job, as_json=given.json)
+        case "attach":
+            return Attach(job_id=given.job, stdin=given.stdin, from_start=given.from_start)
         case "wait":
             return Wait(job_id=given.job, as_json=given.json)
         case "logs":
@@ -324,17 +333,36 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [--request-id ID] COMMAND [ARG…]",
-        description="Starts a command, copies its output to stdout as it comes, and exits as it did. Ctrl-C or SIGTERM "
-        "asks the job to stop, a second one kills it, a third one leaves it.",
+        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] COMMAND [ARG…]",
+        description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
+        "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
+        "third one leaves it.",
         allow_abbrev=False,
     )
     run.add_argument("-d", "--detach", action="store_true", help="print the job's id and leave it running")
+    _add_stdin(run, "with -d, the job's is kept open for `attach`")
+    run.add_argument(
+        "--separate-streams",
+        action="store_true",
+        help="the command's stderr comes to stderr; else both come to stdout, in the order of their writing",
+    )
     run.add_argument(
         REQUEST_ID,
         metavar="ID",
         help="your own name for this job: a second `run` with the same one finds the first one's job",
     )
+
+
+def _add_stdin(verb: _Parser, more: str) -> None:
+    stdin = verb.add_mutually_exclusive_group()
+    stdin.add_argument(
+        "-i",
+        "--stdin",
+        action="store_true",
+        default=None,
+        help=f"standard input is the command's, also a terminal; {more}",
+    )
+    stdin.add_argument("--no-stdin", action="store_false", dest="stdin", help="it is not, also where it is a pipe")
 
 
 def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
@@ -350,6 +378,16 @@ def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
             sub.add_argument("--reason", metavar="TEXT", default="", help="why; kept in the job's record")
             sub.add_argument("--force", action="store_true", help="kill it, without a grace period")
         sub.add_argument("job", metavar="JOB")
+    attach = verbs.add_parser(
+        "attach",
+        help="a running job's output from now on, and its stdin; exits as the job did",
+        description="Copies a job's output to stdout as it comes, and standard input to the job where that has a stdin "
+        "that nobody else writes; its end is the job's. Ctrl-C leaves the job as it is.",
+        allow_abbrev=False,
+    )
+    _add_stdin(attach, "refused where the job takes none")
+    attach.add_argument("--from-start", action="store_true", help="all of the output, from its first byte on")
+    attach.add_argument("job", metavar="JOB")
     output = verbs.add_parser(
         "streamoutput", help="a job's output from its first byte, live, and nothing else", allow_abbrev=False
     )

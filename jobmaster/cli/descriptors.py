@@ -15,6 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
 
@@ -29,6 +30,10 @@ class OutputFailed(Exception):
     def __init__(self, error: OSError) -> None:
         super().__init__(f"standard output: {error.strerror}")
         self.reader_left = error.errno == errno.EPIPE
+
+
+class InputFailed(Exception):
+    """Standard input could not be read; the text says why."""
 
 
 def hold_standard_descriptors() -> None:
@@ -62,6 +67,31 @@ def require_writable() -> None:
         raise OutputFailed(error) from error
 
 
+def is_stdin_given() -> bool:
+    """Whether standard input was redirected to what has bytes and an end: a pipe, a socket or a file.
+
+    A terminal is there whether it is meant or not; so is the null device, of which there is nothing to send.
+    """
+    mode = os.fstat(STDIN).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def read_input(most: int) -> bytes:
+    """Up to so many bytes of standard input; none at its end. Blocks until there are some.
+
+    Raises:
+        InputFailed: it cannot be read.
+    """
+    try:
+        while True:
+            try:
+                return os.read(STDIN, most)
+            except BlockingIOError:
+                _poll(select.POLLIN, descriptor=STDIN)
+    except OSError as error:
+        raise InputFailed(f"standard input: {error.strerror}") from error
+
+
 def write_output(data: bytes) -> None:
     """Write all of `data` to standard output. Blocks as long as its reader does not read.
 
@@ -72,6 +102,12 @@ def write_output(data: bytes) -> None:
         _write_all(STDOUT, data)
     except OSError as error:
         raise OutputFailed(error) from error
+
+
+def write_error(data: bytes) -> None:
+    """Write all of `data` to standard error. Where that is not possible, nobody is there to read it."""
+    with suppress(OSError):
+        _write_all(STDERR, data)
 
 
 def write_text(text: str) -> None:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.cli.descriptors import OutputFailed, complain, write_output
+from jobmaster.cli.attaching import copy, say
+from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
-from jobmaster.client import Jobs, OutputIncomplete, RpcFailedError, new_request_id
+from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
 
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def say(text: str) -> None:
-    """Tells the user, who may see the job's output on stdout."""
-    complain(f"jobmaster: {text}\n")
-
-
 class Runner:
     """One job, from its start to its end."""
 
@@ -40,6 +36,9 @@ class Runner:
         self._jobs = jobs
         self._argv = action.argv
         self._detach = action.detach
+        self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
+        self._separate = action.separate
+        self._needs_stdin = action.stdin is True
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
         self._started = trio.Event()
@@ -67,7 +66,12 @@ class Runner:
     async def _start(self) -> int:
         """Starts the job; returns the exit status, where that is all."""
         try:
-            self._job_id = await self._jobs.start(*self._argv, request_id=self._request_id)
+            self._job_id = await self._jobs.start(
+                *self._argv,
+                request_id=self._request_id,
+                stdin=self._has_stdin,
+                separate_streams=self._separate,
+            )
         except RpcFailedError as error:
             say(_words(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:
@@ -97,9 +101,7 @@ class Runner:
 
     async def _show(self) -> int:
         try:
-            async with self._jobs.stream_output(self._job_id) as chunks:
-                async for chunk in chunks:
-                    await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)
+            await self._copy()
             await self._asked.wait()
             record = self._record or await self._jobs.wait(self._job_id)
         except OutputFailed as failure:
@@ -108,10 +110,19 @@ class Runner:
         except RpcFailedError as error:
             say(f"{_words(error)}; {self._what_it_does()}")
             return OURS
-        except (TransportError, OutputIncomplete) as error:
+        except (TransportError, OutputIncomplete, InputLost) as error:
             say(f"{error}; {self._what_it_does()}")
             return OURS
         return self._end(record)
+
+    async def _copy(self) -> None:
+        """Copies the output to stdout, and where the job has a stdin, standard input to that."""
+        if self._has_stdin or self._separate:
+            await copy(self._jobs, self._job_id, 0, with_input=self._has_stdin, is_needed=self._needs_stdin)
+            return
+        async with self._jobs.stream_output(self._job_id) as chunks:
+            async for chunk in chunks:
+                await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)
 
     def _what_it_does(self) -> str:
         return f"what the job {self._job_id} does is not known here"

@@ -9,6 +9,7 @@ import trio
 from jobmaster.certs.folder import certificate_folder
 from jobmaster.cli.actions import (
     Action,
+    Attach,
     Backup,
     Command,
     Events,
@@ -58,14 +59,15 @@ def _require_writable(action: Action) -> None:
     match action:
         case Start() | Run(detach=True):
             what = "the id of a job"
-        case Run():
+        case Run() | Attach():
             what = "the output of a job"
         case _:
             return
     try:
         require_writable()
     except OutputFailed as failure:
-        raise CommandFailed(f"{failure}: there is nowhere to print {what}, so none was started") from failure
+        so = "" if isinstance(action, Attach) else ", so none was started"
+        raise CommandFailed(f"{failure}: there is nowhere to print {what}{so}") from failure
 
 
 def _deliver(action: Action, text: str) -> None:
@@ -97,19 +99,23 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
         case Wait(job_id=job_id, as_json=wants_json):
             record = await jobs.wait(job_id)
             return exit_status(record), _shown(record, wants_json=wants_json)
-        case Run() | StreamOutput() | Logs() | List() | Events() | Backup():
+        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup():
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
 
 
-async def _do_more(jobs: Jobs, action: Run | StreamOutput | Logs | List | Events | Backup) -> tuple[int, str]:
+async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
         case Run():
             from jobmaster.cli.running import Runner
 
             return await Runner(jobs, action).run()
+        case Attach():
+            from jobmaster.cli.attaching import attach
+
+            return await attach(jobs, action)
         case StreamOutput(job_id):
             from jobmaster.cli.logs import copy_output
 

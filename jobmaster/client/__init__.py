@@ -16,7 +16,9 @@ long. That is safe: what is asked twice is answered twice, and `start` gives eac
 
 from __future__ import annotations
 
+from jobmaster.client.attachment import Attachment
 from jobmaster.client.jobs import Jobs, RpcFailedError, connect, new_request_id
 from jobmaster.client.resumption import OutputIncomplete
+from jobmaster.client.unacknowledged import InputLost
 
-__all__ = ["Jobs", "OutputIncomplete", "RpcFailedError", "connect", "new_request_id"]
+__all__ = ["Attachment", "InputLost", "Jobs", "OutputIncomplete", "RpcFailedError", "connect", "new_request_id"]

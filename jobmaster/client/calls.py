@@ -94,7 +94,14 @@ class Stream:
     """The messages of a streaming method, over as many calls as it takes; has one reader."""
 
     def __init__(
-        self, calls: Calls, method: str, request: type[Message], answer: type[Message], seconds: float
+        self,
+        calls: Calls,
+        method: str,
+        request: type[Message],
+        answer: type[Message],
+        seconds: float,
+        *,
+        sends_more: bool = False,
     ) -> None:
         """Opens no call yet.
 
@@ -104,7 +111,9 @@ class Stream:
             request: the type of the request.
             answer: the type of the messages.
             seconds: how long it may be tried in vain.
+            sends_more: the first request is not the only one of a call: `call` takes the others.
         """
+        self._sends_more = sends_more
         self._calls = calls
         self._method = method
         self._request = request
@@ -138,12 +147,18 @@ class Stream:
         if self._call is None:
             self._call = await self._calls.open(self._method, self._request, self._answer, self.patience)
             await self._call.send_message(request())
-            await self._call.close()
+            if not self._sends_more:
+                await self._call.close()
         message = await self._call.receive_message()
         if message is None:
             raise_status(self._call.end_status)
         self._calls.served()
         return message
+
+    @property
+    def call(self) -> CallStream | None:
+        """The call that is open, if any."""
+        return self._call
 
     def abandon(self) -> None:
         """Ends the call that is open, if any. Does not wait."""

@@ -11,6 +11,7 @@ from typing import Final, Self
 import trio
 
 from jobmaster.certs.credentials import client_context
+from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
 from jobmaster.client.following import FollowedOutput
 from jobmaster.client.patience import Patience
@@ -52,7 +53,14 @@ class Jobs:
         self._patience = patience
         self._following_patience = FOLLOWING * patience
 
-    async def start(self, command: str, *args: str, request_id: str | None = None) -> str:
+    async def start(
+        self,
+        command: str,
+        *args: str,
+        request_id: str | None = None,
+        stdin: bool = False,
+        separate_streams: bool = False,
+    ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
         Args:
@@ -60,8 +68,16 @@ class Jobs:
             args: its arguments.
             request_id: the caller's own name for this start, so that the same one, made again, finds the same job; a new
                 one by default.
+            stdin: whether it has an input, for `attach`; else that is /dev/null.
+            separate_streams: whether its stdout and stderr are told apart.
         """
-        request = pb.JobCreateRequest(command=command, args=args, request_id=request_id or new_request_id())
+        request = pb.JobCreateRequest(
+            command=command,
+            args=args,
+            request_id=request_id or new_request_id(),
+            stdin=stdin,
+            separate_streams=separate_streams,
+        )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 
     async def stop(self, job_id: str, reason: str = "", *, force: bool = False) -> pb.JobResponse:
@@ -124,6 +140,25 @@ class Jobs:
             yield output
         finally:
             output.abandon()
+
+    @asynccontextmanager
+    async def attach(
+        self, job_id: str, *, output_offset: int = 0, with_input: bool = True
+    ) -> AsyncIterator[Attachment]:
+        """A job's output from one of its bytes on, and its input, until it has ended. Leaving the block ends the call.
+
+        Args:
+            job_id: the job.
+            output_offset: of the first byte of the output that is wanted.
+            with_input: whether this client writes its input, as one at a time may.
+        """
+        attachment = Attachment(
+            self._calls, job_id, self._following_patience, output_offset=output_offset, with_input=with_input
+        )
+        try:
+            yield attachment
+        finally:
+            attachment.abandon()
 
     @asynccontextmanager
     async def follow_output(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RequestCheck = Callable[[bytes], int]
 
+_TAKES_CALL: Final = "_jobmaster_takes_call"
+
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _SHORT_BYTES: Final = 0x02
 """Of the first byte of a field, the bits that say: its key has one byte, and it is length-delimited."""
@@ -36,14 +38,28 @@ def checked(check: RequestCheck) -> Callable[[_Handler], _Handler]:
     return mark
 
 
+def takes_call(handler: _Handler) -> _Handler:
+    """Has a handler called with the call itself in place of requests: it receives and sends in whatever order it likes.
+
+    Tasks of one call send one after the other.
+    """
+    setattr(handler, _TAKES_CALL, True)
+    return handler
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A method: `handler` is called with the request and the caller, `check` before the request is parsed."""
+    """A method: `handler` is called with the request and the caller, `check` before the request is parsed.
+
+    Attributes:
+        takes_call: the handler gets the call in place of the request.
+    """
 
     handler: Callable[..., Any]
     cardinality: Cardinality
     request_type: type[Message]
     check: RequestCheck
+    takes_call: bool = False
 
 
 def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Method]:
@@ -54,6 +70,7 @@ def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Meth
             cardinality=bound.signature.cardinality,
             request_type=bound.signature.request_type,
             check=getattr(bound.method_fn, _ATTRIBUTE, len),
+            takes_call=getattr(bound.method_fn, _TAKES_CALL, False),
         )
         for service_name, service in services.items()
         for name, bound in service.methods.items()

@@ -313,6 +313,9 @@ class ServerConnection:
     async def _run_handler(self, call: ServerCall, method: Method) -> None:
         """Runs a handler of any kind, whose request may still be coming."""
         handler = partial(method.handler, request=self._caller)
+        if method.takes_call:
+            await handler(call)
+            return
         if method.cardinality is not Cardinality.UNARY_UNARY:
             await STREAMING_CALLS[method.cardinality](handler, call)
             return

@@ -169,8 +169,8 @@ class ServerCall:
     def expect_message_type(self, message_type: type[Message]) -> None:
         """For purerpc; the type is that of the method."""
 
-    async def receive_message(self) -> Message | None:
-        """The next message; None once the client has ended its side. A client that takes too long is given up.
+    async def receive_message(self, *, seconds: float = REQUEST_SECONDS) -> Message | None:
+        """The next message; None once the client has ended its side. A client that takes longer is given up.
 
         Raises:
             StreamGone: the client reset the call or is gone.
@@ -179,7 +179,7 @@ class ServerCall:
         await trio.lowlevel.checkpoint_if_cancelled()
         self.request_cost = 0
         if not self.receiver.queued_messages:
-            with trio.move_on_after(REQUEST_SECONDS):
+            with trio.move_on_after(seconds):
                 await self.receiver.wait()
             if not self.receiver.has_news:
                 status = Status(StatusCode.DEADLINE_EXCEEDED, "no complete request message arrived in time")

@@ -26,6 +26,8 @@ class JobSpecification:
     """A command and its arguments, as the caller wrote them; no shell is involved.
 
     Attributes:
+        stdin: whether it has an input that clients can write; else that is /dev/null.
+        separate_streams: whether its stdout and stderr are told apart; else they share one pipe.
         output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
 
@@ -35,6 +37,8 @@ class JobSpecification:
 
     command: str
     args: tuple[str, ...] = ()
+    stdin: bool = False
+    separate_streams: bool = False
     output_max: int = 0
     ends_when_full: bool = False
 

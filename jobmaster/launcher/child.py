@@ -5,18 +5,20 @@ own first, takes every step of `_STEPS`, and then waits for the go byte. Its las
 error pipe, close-on-exec: the launcher reads there why there was no exec, and end of file when there was one (or when
 the child was killed; `Phase` says how they are told apart).
 
-Descriptors of the child, beside 0, 1 and 2: the output pipe, the go pipe, the error pipe, the memfd with long strings,
-and the cgroup's folder where the kernel did not put the child there itself.
+Descriptors of the child, beside 0, 1 and 2: the output pipe, streams of its own, the go pipe, the error pipe, the memfd
+with long strings, and the cgroup's folder where the kernel did not put the child there itself.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import gc
 import os
 import resource
 import signal
 import stat
+import termios
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from jobmaster.launcher import kernel
@@ -24,7 +26,7 @@ from jobmaster.launcher.protocol import MAX_STRINGS_BYTES, Command, Phase, Proto
 from jobmaster.launcher.table import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _NO_CLONE3: Final = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG})
 """What an older kernel, or a seccomp filter, answers to clone3 or to its CLONE_INTO_CGROUP."""
@@ -57,13 +59,15 @@ class Heritage(NamedTuple):
 
 
 class StartDescriptors(NamedTuple):
-    """The descriptors of a `start`; `strings` is None where the message has them."""
+    """The descriptors of a `start`; `strings` is None where the message has them, `streams` and `keeps` are by name."""
 
     output_write: int
     output_read: int
     go: int
     cgroup: int
-    strings: int | None = None
+    strings: int | None
+    streams: Mapping[str, int]
+    keeps: Mapping[str, int]
 
 
 class HeldChild(NamedTuple):
@@ -86,7 +90,8 @@ def spawn(start: Start, descriptors: StartDescriptors, heritage: Heritage) -> He
     Raises:
         OSError: there is no child, and no descriptor is left open.
     """
-    _give_pipe(descriptors.output_write, start)
+    for fd in (descriptors.output_write, *descriptors.streams.values()):
+        _give_stream(fd, start)
     errors_read, errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     launcher = os.getpid()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)  # a handler in the child would wake this process
@@ -105,10 +110,10 @@ def spawn(start: Start, descriptors: StartDescriptors, heritage: Heritage) -> He
     return HeldChild(pid=pid, pidfd=pidfd, errors=errors_read)
 
 
-def _give_pipe(output: int, start: Start) -> None:
-    """Makes the job's user the pipe's owner, so that the job may open /dev/stderr."""
-    if start.uid is not None and start.gid is not None and stat.S_ISFIFO(os.fstat(output).st_mode):
-        os.fchown(output, start.uid, start.gid)
+def _give_stream(fd: int, start: Start) -> None:
+    """Makes the job's user the owner of a pipe or a terminal, so that the job may open /dev/stderr."""
+    if start.uid is not None and start.gid is not None and (stat.S_ISFIFO(os.fstat(fd).st_mode) or os.isatty(fd)):
+        os.fchown(fd, start.uid, start.gid)
 
 
 def _fork(cgroup: int) -> tuple[int, int, bool]:
@@ -189,7 +194,7 @@ class _Child:
         os.write(self.errors, f"{phase.value} {number} {stage}".encode()[:_RECORD_BYTES])
 
     def close_others(self) -> None:
-        keep = [self.descriptors.output_write, self.descriptors.go, self.errors]
+        keep = [self.descriptors.output_write, self.descriptors.go, self.errors, *self.descriptors.streams.values()]
         if self.descriptors.strings is not None:
             keep.append(self.descriptors.strings)
         if not self.is_in_cgroup:
@@ -258,10 +263,15 @@ class _Child:
 
     def set_streams(self) -> None:
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for source, target in ((null, 0), (self.descriptors.output_write, 1), (self.descriptors.output_write, 2)):
+        output, own = self.descriptors.output_write, self.descriptors.streams
+        terminal = own.get("terminal")
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            output = null = terminal
+        for source, target in ((own.get("stdin", null), 0), (output, 1), (own.get("stderr", output), 2)):
             os.dup2(source, target)
-        os.close(null)
-        os.close(self.descriptors.output_write)
+        for source in {null, output, self.descriptors.output_write, *own.values()}:
+            os.close(source)
 
     def limit_open_files(self) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from jobmaster.launcher import kernel
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
-from jobmaster.launcher.protocol import Forgotten, Message, Order, Refused, Start, Started
+from jobmaster.launcher.protocol import Close, Closed, Forgotten, Message, Order, Refused, Start, Started
 from jobmaster.launcher.table import Entry, Table
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jobmaster.launcher.poller import Poller
 
 MAX_CHILDREN: Final = 20_000
-"""At two descriptors for each that runs."""
+"""At two descriptors for each that runs, and two more where it has a stdin."""
 WITHHELD_SECONDS: Final = 2.0
 """How long a tracer may keep a dead child from us before its status is read from /proc."""
 _RECHECK_SECONDS: Final = 0.05
@@ -78,9 +78,15 @@ class Children:
         except BaseException:
             close_all(received.descriptors)
             raise
-        close_all([fd for fd in received.descriptors if fd != descriptors.output_read])
+        kept = {descriptors.output_read, *descriptors.keeps.values()}
+        close_all([fd for fd in received.descriptors if fd not in kept])
         entry = Entry(
-            id=start.id, pid=child.pid, pidfd=child.pidfd, output=descriptors.output_read, errors=child.errors
+            id=start.id,
+            pid=child.pid,
+            pidfd=child.pidfd,
+            output=descriptors.output_read,
+            errors=child.errors,
+            keeps=descriptors.keeps,
         )
         self._table.add(entry)
         entry.start_time = kernel.read_stat(child.pid).start_time
@@ -100,15 +106,19 @@ class Children:
             raise _error(errno.EEXIST)
         if len(self._table) >= MAX_CHILDREN:
             raise _error(errno.EAGAIN)
-        match received.descriptors, start.strings:
-            case (output_write, output_read, go, cgroup, strings), b"":
-                return StartDescriptors(
-                    output_write=output_write, output_read=output_read, go=go, cgroup=cgroup, strings=strings
-                )
-            case (output_write, output_read, go, cgroup), _:
-                return StartDescriptors(output_write=output_write, output_read=output_read, go=go, cgroup=cgroup)
-            case _:
-                raise _error(errno.EINVAL)
+        has_memfd = not start.strings
+        if len(received.descriptors) != 4 + has_memfd + len(start.streams) + len(start.keeps):
+            raise _error(errno.EINVAL)
+        descriptors = iter(received.descriptors)
+        return StartDescriptors(
+            output_write=next(descriptors),
+            output_read=next(descriptors),
+            go=next(descriptors),
+            cgroup=next(descriptors),
+            strings=next(descriptors) if has_memfd else None,
+            streams={name: next(descriptors) for name in start.streams},
+            keeps={name: next(descriptors) for name in start.keeps},
+        )
 
     def acknowledge(self, entry_id: str) -> None:
         """Forgets a child that has died; one that lives is killed, and forgotten when it has died."""
@@ -120,13 +130,18 @@ class Children:
         else:
             self._close(entry)
 
+    def close_kept(self, close: Close) -> None:
+        """Closes what is kept for a child; its stdin ends so, once the server has closed its own."""
+        close_all(self._table.take_kept(close.id, close.keeps))
+        self._send(Closed(id=close.id, keeps=close.keeps), ())
+
     def order(self, order: Order) -> None:
         """Keeps an order with its child."""
         self._table.order(order)
 
-    def rows(self) -> Iterator[tuple[Message, tuple[int, ...]]]:
-        """What a new server is told of its predecessors' children, one by one as it can take it."""
-        return self._table.rows()
+    def rows(self, version: int) -> Iterator[tuple[Message, tuple[int, ...]]]:
+        """What a new server of this version is told of its predecessors' children, one by one as it can take it."""
+        return self._table.rows(version)
 
     def forget_server(self) -> None:
         """The server is gone: the next one is told nothing of a child before its row."""

@@ -39,6 +39,8 @@ from jobmaster.launcher.packets import Received, close_all
 from jobmaster.launcher.poller import Poller
 from jobmaster.launcher.protocol import (
     Ack,
+    Close,
+    Closed,
     Executed,
     Exited,
     Farewell,
@@ -203,10 +205,12 @@ class Launcher:
             case Ready():
                 self._on_ready(received.message, received.descriptors)
                 return
-            case Hello():
-                self._answer_hello()
+            case Hello(version=version):
+                self._answer_hello(version)
             case Ack(id=entry_id):
                 self._children.acknowledge(entry_id)
+            case Close():
+                self._children.close_kept(received.message)
             case Order():
                 self._children.order(received.message)
             case HandOver():
@@ -216,19 +220,19 @@ class Launcher:
                 self.servers.on_stopping()
             case Farewell():
                 self.servers.on_farewell()
-            case Table() | TableEnd() | Started() | Refused() | Executed() | Exited() | Forgotten():
+            case Table() | TableEnd() | Started() | Refused() | Executed() | Exited() | Closed() | Forgotten():
                 say("launcher: ignored a message that is for servers")
             case unreachable:
                 assert_never(unreachable)
         close_all(received.descriptors)
 
-    def _answer_hello(self) -> None:
+    def _answer_hello(self, version: int) -> None:
         self._send(Hello(), ())
         if self.servers.current is not None:
-            self.servers.current.connection.send_all(self._table())
+            self.servers.current.connection.send_all(self._table(version))
 
-    def _table(self) -> Iterator[tuple[Message, tuple[int, ...]]]:
-        yield from self._children.rows()
+    def _table(self, version: int) -> Iterator[tuple[Message, tuple[int, ...]]]:
+        yield from self._children.rows(version)
         end = TableEnd(predecessors=self.servers.started - 1, is_followed=self._command is not None)
         yield self._kept.complete(end)
 

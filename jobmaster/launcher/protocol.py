@@ -26,8 +26,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION: Final = 2
-"""2: `table`, `table_end`, `keep`, `ready`, `stopping`, `hand_over`, `order`."""
+VERSION: Final = 3
+"""2: `table`, `table_end`, `keep`, `ready`, `stopping`, `hand_over`, `order`. 3: `streams`, `keeps`, `close`, `closed`."""
+KEEPS_VERSION: Final = 3
+"""The first in which a child can have streams of its own; a server that is older is not given what is kept of them."""
 INLINE_BYTES: Final = 64 * 1024
 """Strings up to this many bytes travel in the message; a message of 212,960 bytes is the most the kernel takes."""
 MAX_STRINGS_BYTES: Final = 8 * 1024 * 1024
@@ -36,6 +38,9 @@ MAX_MESSAGE_BYTES: Final = INLINE_BYTES + 32 * 1024
 MAX_GROUPS: Final = 1024
 MAX_LISTENERS: Final = 32
 MAX_LOCKS: Final = 8
+MAX_KEEPS: Final = 8
+STREAMS: Final = ("stdin", "stderr", "terminal")
+"""What a child can have of its own: `terminal` is all three standard streams, and its controlling terminal."""
 MAX_DESCRIPTORS: Final = MAX_LISTENERS + MAX_LOCKS
 """Of one message: `table_end` has the most."""
 MAX_REASON: Final = 1024
@@ -101,10 +106,13 @@ class Stopping(NamedTuple):
 class Start(NamedTuple):
     """Asks for a child.
 
-    Descriptors: write end of the output pipe, its read end, read end of the go pipe, the cgroup's folder, and the
-    memfd with the strings where `strings` is empty.
+    Descriptors: write end of the output pipe, its read end, read end of the go pipe, the cgroup's folder, the memfd with
+    the strings where `strings` is empty, then one for each of `streams` and one for each of `keeps`.
 
     Attributes:
+        streams: which of `STREAMS` are the child's own. Without them its stdin is /dev/null, and its stderr the output.
+        keeps: names of descriptors that are kept for the next server and given back in the child's `table`; what they are
+            is the servers' business.
         uid: None leaves user, groups and bounding set as they are, for a server that is not root.
         keeps_capabilities: root by name, with all capabilities and without no_new_privs.
         open_files: soft RLIMIT_NOFILE, lowered to the hard limit where that is less.
@@ -121,6 +129,8 @@ class Start(NamedTuple):
     gid: int | None = None
     groups: tuple[int, ...] = ()
     keeps_capabilities: bool = False
+    streams: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
     strings: bytes = b""
 
 
@@ -128,6 +138,13 @@ class Ack(NamedTuple):
     """What is known of a child is recorded and may be forgotten; a child that lives is killed."""
 
     id: str
+
+
+class Close(NamedTuple):
+    """Descriptors that are kept for a child are closed; those of `keeps` that there are not (any more) are passed over."""
+
+    id: str
+    keeps: tuple[str, ...]
 
 
 class Order(NamedTuple):
@@ -194,12 +211,20 @@ class Forgotten(NamedTuple):
     id: str
 
 
+class Closed(NamedTuple):
+    """The answer to `close`."""
+
+    id: str
+    keeps: tuple[str, ...]
+
+
 class Table(NamedTuple):
     """A child that an earlier server has left.
 
-    Descriptors: the read end of its output pipe, and its pidfd where it has no `wait_status`.
+    Descriptors: the read end of its output pipe, its pidfd where it has no `wait_status`, then those of `keeps`.
 
     Attributes:
+        keeps: as of `Start`, without those that were closed since.
         wait_status: as of wait(2); None where it lives.
         phase, stage, errno: as of `Exited`.
     """
@@ -211,6 +236,7 @@ class Table(NamedTuple):
     wait_status: int | None = None
     stage: str = ""
     errno: int = 0
+    keeps: tuple[str, ...] = ()
 
 
 class TableEnd(NamedTuple):
@@ -227,8 +253,8 @@ class TableEnd(NamedTuple):
     is_followed: bool = False
 
 
-FromServer = Hello | Keep | Start | Ack | Order | Ready | Stopping | HandOver | Farewell
-FromLauncher = Hello | Table | Order | TableEnd | Started | Refused | Executed | Exited | Forgotten
+FromServer = Hello | Keep | Start | Ack | Close | Order | Ready | Stopping | HandOver | Farewell
+FromLauncher = Hello | Table | Order | TableEnd | Started | Refused | Executed | Exited | Closed | Forgotten
 Message = FromServer | FromLauncher
 
 _TYPES: Final[dict[str, type[Message]]] = {
@@ -238,6 +264,8 @@ _TYPES: Final[dict[str, type[Message]]] = {
     "stopping": Stopping,
     "start": Start,
     "ack": Ack,
+    "close": Close,
+    "closed": Closed,
     "order": Order,
     "hand_over": HandOver,
     "farewell": Farewell,
@@ -269,6 +297,7 @@ def _is_bool(value: Any) -> bool:
     return type(value) is bool
 
 
+_are_texts_of_keeps: Final = _texts(MAX_KEEPS)
 _is_id: Final = _whole(0, 2**32 - 2)  # 2^32 - 1 means "unchanged" to setresuid(2)
 
 _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
@@ -291,6 +320,8 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "stage": _text(0, 64),
     "errno": _whole(0, 4095),
     "locks": _texts(MAX_LOCKS),
+    "streams": lambda value: type(value) is tuple and len(set(value)) == len(value) and set(value) <= set(STREAMS),
+    "keeps": lambda value: _are_texts_of_keeps(value) and len(set(value)) == len(value),
     "listeners": _texts(MAX_LISTENERS),
     "max_gap": _whole(1, 2**31),
     "max_crashes": _whole(1, 2**31),
@@ -300,7 +331,7 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "by": _text(0, 256),
     "reason": lambda value: type(value) is str and len(value) <= MAX_REASON,
 }
-_TUPLES: Final = ("groups", "locks", "listeners")
+_TUPLES: Final = ("groups", "locks", "listeners", "streams", "keeps")
 
 
 def encode(message: Message) -> bytes:

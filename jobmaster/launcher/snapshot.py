@@ -101,6 +101,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "start_time": entry.start_time,
         "pidfd": entry.pidfd,
         "output": entry.output,
+        "keeps": entry.keeps,
         "errors": entry.errors,
         "outcome": (entry.outcome.phase.value, entry.outcome.stage, entry.outcome.errno),
         "wait_status": entry.wait_status,
@@ -116,6 +117,7 @@ def _entry(values: Any) -> Entry:
         pidfd=values["pidfd"],
         output=values["output"],
         errors=values["errors"],
+        keeps=values.get("keeps"),
     )
     phase, stage, number = values["outcome"]
     order = values["order"]

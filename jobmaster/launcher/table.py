@@ -8,7 +8,7 @@ from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import Executed, Exited, Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Outcome(NamedTuple):
@@ -28,6 +28,7 @@ class Entry:
     Attributes:
         start_time: field 22 of /proc/PID/stat.
         output: read end of the output pipe, for a server that takes over.
+        keeps: other descriptors for that server, by name.
         errors: read end of the error pipe, None once the outcome is known.
         wait_status: as of wait(2), None while the child lives.
         is_released: a server asks for nothing more, so the entry goes when the child has died.
@@ -36,16 +37,26 @@ class Entry:
     """
 
     __slots__ = (
-        *("errors", "id", "is_known", "is_released", "order", "outcome", "output", "pid", "pidfd", "start_time"),
-        "wait_status",
+        *("errors", "id", "is_known", "is_released", "keeps", "order", "outcome", "output", "pid", "pidfd"),
+        *("start_time", "wait_status"),
     )
 
-    def __init__(self, *, id: str, pid: int, pidfd: int, output: int, errors: int | None) -> None:  # noqa: A002  # its name
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002  # its name
+        pid: int,
+        pidfd: int,
+        output: int,
+        errors: int | None,
+        keeps: Mapping[str, int] | None = None,
+    ) -> None:
         self.id = id
         self.pid = pid
         self.start_time = 0
         self.pidfd = pidfd
         self.output = output
+        self.keeps = dict(keeps or {})
         self.errors = errors
         self.outcome = HELD
         self.wait_status: int | None = None
@@ -56,11 +67,11 @@ class Entry:
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All that is open for this child."""
-        return (self.pidfd, self.output, *(() if self.errors is None else (self.errors,)))
+        return (self.pidfd, self.output, *self.keeps.values(), *(() if self.errors is None else (self.errors,)))
 
-    def row(self) -> tuple[protocol.Table, tuple[int, ...]]:
-        """What a new server is told, and the descriptors that go with it."""
-        outcome = self.outcome
+    def row(self, version: int) -> tuple[protocol.Table, tuple[int, ...]]:
+        """What a new server of this version is told, and the descriptors that go with it."""
+        outcome, keeps = self.outcome, self.keeps if version >= protocol.KEEPS_VERSION else {}
         message = protocol.Table(
             id=self.id,
             pid=self.pid,
@@ -69,8 +80,9 @@ class Entry:
             wait_status=self.wait_status,
             stage=outcome.stage,
             errno=outcome.errno,
+            keeps=tuple(keeps),
         )
-        return message, (self.output,) if self.wait_status is not None else (self.output, self.pidfd)
+        return message, (self.output, *(() if self.wait_status is not None else (self.pidfd,)), *keeps.values())
 
 
 class Table:
@@ -111,13 +123,15 @@ class Table:
         for entry in self._by_id.values():
             entry.is_known = False
 
-    def rows(self) -> Iterator[tuple[protocol.Table | protocol.Order, tuple[int, ...]]]:
-        """What a new server is told of the children that are not released, each as it is when its turn comes."""
+    def rows(
+        self, version: int = protocol.VERSION
+    ) -> Iterator[tuple[protocol.Table | protocol.Order, tuple[int, ...]]]:
+        """What a new server of this version is told of the children that are not released, each as it is in its turn."""
         for entry in tuple(self._by_id.values()):
             if entry.is_known or entry.is_released:
                 continue
             entry.is_known = True
-            yield entry.row()
+            yield entry.row(version)
             if entry.order is not None:
                 yield entry.order, ()
 
@@ -126,6 +140,13 @@ class Table:
         entry = self._by_id.get(order.id)
         if entry is not None and (entry.order is None or order.kind == protocol.KILL):
             entry.order = order
+
+    def take_kept(self, entry_id: str, names: tuple[str, ...]) -> tuple[int, ...]:
+        """The descriptors of these names that are kept for a child: they are the caller's, to be closed."""
+        entry = self._by_id.get(entry_id)
+        if entry is None:
+            return ()
+        return tuple(entry.keeps.pop(name) for name in names if name in entry.keeps)
 
     def settle(self, entry: Entry, outcome: Outcome) -> Executed | None:
         """Notes an outcome; returns what is to be told to the server at once."""

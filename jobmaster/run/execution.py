@@ -16,6 +16,7 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
+from jobmaster.run.stdin import Stdin
 
 
 class Execution(Protocol):
@@ -89,6 +90,7 @@ class Spawned:
     """An execution with its output.
 
     Attributes:
+        stdin: its input; None where that is /dev/null.
         start_time: of the main process, in clock ticks since boot (proc_pid_stat(5), field 22).
         order: of one that an earlier server made, the stop order that it left word of.
         is_killed: it left word, too, that the grace period was over.
@@ -97,6 +99,7 @@ class Spawned:
     execution: Execution
     log: OutputLog
     pump: Pump
+    stdin: Stdin | None = None
     start_time: int = 0
     order: StopOrder | None = None
     is_killed: bool = False

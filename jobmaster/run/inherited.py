@@ -20,6 +20,7 @@ class InheritedChild:
     Attributes:
         child: knows outcome and status as far as the launcher does; there is no go byte to be sent any more.
         output_read: the read end of its output pipe, the holder's own.
+        keeps: other descriptors that the earlier server had the launcher keep, likewise.
         phase: how far it had got. HELD may become any other: the old server may have sent the go byte.
         order: what was ordered for it.
     """
@@ -27,7 +28,13 @@ class InheritedChild:
     child: Child
     output_read: int
     phase: Phase
+    keeps: dict[str, int] = field(default_factory=dict)
     order: Order | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The holder's own."""
+        return (self.output_read, *self.keeps.values())
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -55,12 +62,14 @@ class Inherited:
         Raises:
             HostError: some did not come.
         """
-        if len(descriptors) != (1 if row.wait_status is not None else 2):
+        with_pidfd = 1 if row.wait_status is not None else 2
+        if len(descriptors) != with_pidfd + len(row.keeps):
             close_all(descriptors)
             raise _too_few()
-        output_read, *pidfd = descriptors
+        output_read, *pidfd = descriptors[:with_pidfd]
         child._on_inherited(row, *pidfd)
-        self.children[row.id] = InheritedChild(child=child, output_read=output_read, phase=row.phase)
+        keeps = dict(zip(row.keeps, descriptors[with_pidfd:], strict=True))
+        self.children[row.id] = InheritedChild(child=child, output_read=output_read, phase=row.phase, keeps=keeps)
 
     def finish(self, end: TableEnd, received: Received) -> None:
         """Takes what is not of one child.
@@ -87,7 +96,7 @@ class Inherited:
     def close(self) -> None:
         """Closes what nobody has taken; the launcher keeps its own."""
         for each in self.children.values():
-            os.close(each.output_read)
+            close_all(each.descriptors)
             each.child.leave()
         close_all(tuple(self.locks.values()))
         for _, listener in self.listeners:

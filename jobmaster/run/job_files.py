@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, NamedTuple, Protocol, TypeVar
 
 import trio
 
@@ -31,6 +31,7 @@ from jobmaster.output.index_file import unlink_output
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated
+from jobmaster.run.stdin import open_input_pipe, open_queue
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,28 @@ class Files(Protocol):
 F = TypeVar("F", bound=Files)
 
 
+class StdinFiles(NamedTuple):
+    """What a job's input needs: the job's end of its pipe, the server's, and the queue."""
+
+    read_end: int
+    write_end: int
+    queue: int
+
+    @staticmethod
+    def open() -> StdinFiles:
+        """Makes them.
+
+        Raises:
+            OSError: they cannot be made; none is left.
+        """
+        queue = open_queue()
+        try:
+            return StdinFiles(*open_input_pipe(), queue)
+        except OSError:
+            os.close(queue)
+            raise
+
+
 class AdoptedFiles:
     """What a server needs of a job that an earlier one made. Opened in a thread.
 
@@ -134,6 +157,8 @@ class JobFiles:
         *,
         job_id: JobId,
         owner: str,
+        has_stdin: bool = False,
+        has_stderr: bool = False,
         cap: Cap | None = None,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
@@ -145,6 +170,10 @@ class JobFiles:
             undo.callback(unlink_output, self.log.path)
             undo.callback(self.log.close)
             self.read_end, self.write_end = open_pipe()
+            undo.callback(close_all, (self.read_end, self.write_end))
+            self.stderr = open_pipe() if has_stderr else None
+            undo.callback(close_all, self.stderr or ())
+            self.stdin = StdinFiles.open() if has_stdin else None
             undo.pop_all()
         self._lock = threading.Lock()
         self._is_discarded = False
@@ -172,7 +201,7 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end))
+        close_all((self.read_end, self.write_end, *(self.stdin or ()), *(self.stderr or ())))
         with suppress(OSError):  # nothing was written by it
             self.log.close()
         self.cgroup.close()

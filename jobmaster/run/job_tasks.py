@@ -195,6 +195,7 @@ class JobTasks:
             spawned.pump,
             self._terms,
             self._recorder,
+            stdin=spawned.stdin,
             hands_over=self._shutdown.hands_over,
             on_end=partial(self._retire, record.id),
         )

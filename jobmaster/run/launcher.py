@@ -19,6 +19,7 @@ from typing import Final, Protocol, assert_never, final
 
 import trio
 
+from jobmaster.errors import LauncherOutdated
 from jobmaster.launcher import protocol
 from jobmaster.launcher.packets import EndOfFile, Received, close_all, receive, send
 from jobmaster.launcher.protocol import ProtocolError
@@ -73,6 +74,7 @@ MAX_CRASHES: Final = 5
 """How many deaths of servers that were ready, in five minutes, end the jobs."""
 WITHDRAW_SECONDS: Final = 5.0
 """How long a start that was given up may take to end its child; then that is left to the launcher."""
+_NONE: Final[Mapping[str, int]] = {}
 _BATCH: Final = 64
 """Messages received before other tasks run again."""
 
@@ -97,9 +99,20 @@ class Launcher:
         self._hands_over = False
         self._children: dict[str, Child] = {}
         self._released: dict[str, trio.Event] = {}
+        self._closing: dict[str, trio.Event] = {}
+        self._version = 1
         self._outbox = Outbox(sock)
 
-    async def start(self, launch: Launch, *, cgroup: int, output_read: int, output_write: int) -> Child:
+    async def start(
+        self,
+        launch: Launch,
+        *,
+        cgroup: int,
+        output_read: int,
+        output_write: int,
+        streams: Mapping[str, int] = _NONE,
+        keeps: Mapping[str, int] = _NONE,
+    ) -> Child:
         """Starts a child and returns it held. The caller keeps its descriptors; the child has its own.
 
         A caller that is cancelled leaves nothing: the child, if there is one by then, has ended before this returns.
@@ -109,8 +122,11 @@ class Launcher:
             cgroup: the cgroup's folder, O_RDONLY or O_PATH.
             output_read: the output pipe; the launcher keeps a duplicate until the child is released.
             output_write: the output pipe; the child's stdout and stderr.
+            streams: the child's ends of streams of its own, by the names of `protocol.STREAMS`.
+            keeps: what the launcher keeps duplicates of for the next server, by name.
 
         Raises:
+            LauncherOutdated: there are streams or keeps, of which the launcher does not know yet.
             LaunchRefused: by kernel or launcher; E2BIG for more strings than any kernel takes.
             LauncherLost: the launcher is gone.
         """
@@ -118,12 +134,18 @@ class Launcher:
             raise ValueError(f"{launch.id} is in use")
         if self.lost.is_set():
             raise LauncherLost("the launcher has died")
+        if (streams or keeps) and self._version < protocol.KEEPS_VERSION:
+            raise LauncherOutdated(
+                "the server's launcher is older than the server and cannot give a job a stdin or a terminal; "
+                "it is replaced when the server hands over (SIGUSR2)"
+            )
         borrowed: list[int] = []
         try:
-            data = protocol.encode(start_message(launch, borrowed))
+            data = protocol.encode(start_message(launch, borrowed, streams=tuple(streams), keeps=tuple(keeps)))
             go_read, go_write = os.pipe2(os.O_CLOEXEC)
             child = Child(launch.id, go_write, lost=self.lost, forget=self._forget)
-            descriptors = (output_write, output_read, go_read, cgroup, *borrowed)
+            own = (*streams.values(), *keeps.values())
+            descriptors = (output_write, output_read, go_read, cgroup, *borrowed, *own)
             borrowed.append(go_read)
             self._children[launch.id] = child
             await self._deliver(data, descriptors, child)
@@ -184,6 +206,14 @@ class Launcher:
         """
         self._say(order.message(child_id))
 
+    async def close_kept(self, child_id: str, *names: str) -> None:
+        """Has the launcher close what it keeps of a child; returns when it has, or is lost."""
+        if self.lost.is_set():
+            return
+        closed = self._closing.setdefault(child_id, trio.Event())
+        self._outbox.post(protocol.encode(protocol.Close(id=child_id, keeps=names)))
+        await closed.wait()
+
     async def hand_over(self) -> None:
         """Leaves the children to the next server: this one ends on purpose and says no farewell.
 
@@ -233,6 +263,9 @@ class Launcher:
                 if child is not None:
                     _tell(child, message, received.descriptors)
                     return  # else it was released meanwhile
+            case protocol.Closed(id=child_id):
+                if (closed := self._closing.pop(child_id, None)) is not None:
+                    closed.set()
             case protocol.Forgotten(id=child_id):
                 if (forgotten := self._released.pop(child_id, None)) is not None:
                     forgotten.set()
@@ -248,8 +281,8 @@ class Launcher:
     def _end(self) -> None:
         self.lost.set()
         self._outbox.close()
-        for forgotten in self._released.values():
-            forgotten.set()
+        for answered in (*self._released.values(), *self._closing.values()):
+            answered.set()
         for child in self._children.values():
             child._on_lost()
 
@@ -268,6 +301,7 @@ class Launcher:
                     raise LauncherLost(
                         "the launcher does not speak this protocol; start the server with jobmaster.serve"
                     )
+                self._version = answer.message.version
                 while not self._inherit(await self._next_received()):
                     pass
         except (OSError, EndOfFile, ProtocolError, trio.TooSlowError) as error:

@@ -57,6 +57,7 @@ from jobmaster.run.job_files import (
 )
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
+from jobmaster.run.stdin import Stdin
 from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -70,8 +71,13 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 4
-"""Descriptors of a running job: its cgroup's, its pidfd, its pipe, its log and the log's index."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 7
+"""Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, the pipes of its output and its
+stderr, its input's pipe and queue."""
+STDIN: Final = "stdin"
+QUEUE: Final = "stdin_queue"
+STDERR: Final = "stderr"
+"""Names of what the launcher keeps of a job: its input's pipe and the queue before it, and the pipe of its stderr."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
 _FOR_OUTPUT: Final = "output_max"
@@ -137,12 +143,22 @@ class LocalTerms:
 class LocalExecution:
     """An `Execution`: a child of the launcher and its cgroup."""
 
-    def __init__(self, launcher: Launcher, child: Child, cgroup: OpenedCgroup, command: str, account: Account) -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        child: Child,
+        cgroup: OpenedCgroup,
+        command: str,
+        account: Account,
+        *,
+        stdin: Stdin | None = None,
+    ) -> None:
         self._launcher = launcher
         self._child = child
         self._cgroup = cgroup
         self._command = command
         self._account = account
+        self._stdin = stdin
         self._may_execute = False
 
     @property
@@ -230,11 +246,27 @@ class LocalExecution:
         self._cgroup.close()
         self._child.release()
         await self._child.wait_forgotten()
+        if self._stdin is not None:
+            await self._stdin.close()
 
     def leave(self) -> None:
         """Closes what this server has of the cgroup and of the child, which the launcher keeps."""
         self._cgroup.close()
+        if self._stdin is not None:
+            self._stdin.leave()
         self._child.leave()
+
+
+def _streams_of(files: JobFiles) -> tuple[dict[str, int], dict[str, int]]:
+    """What a child gets of its own streams, and what the launcher keeps of them."""
+    streams: dict[str, int] = {}
+    keeps: dict[str, int] = {}
+    if files.stdin is not None:
+        streams[STDIN] = files.stdin.read_end
+        keeps |= {QUEUE: files.stdin.queue, STDIN: files.stdin.write_end}
+    if files.stderr is not None:
+        keeps[STDERR], streams[STDERR] = files.stderr
+    return streams, keeps
 
 
 def death_of(status: ChildStatus) -> Death:
@@ -290,7 +322,16 @@ class LocalHost:
         terms = self.terms
         cap = terms.cap(specification)
         files = await acquire(
-            lambda: JobFiles(terms.tree, terms.limit_writes, terms.output_folder, job_id=job_id, owner=owner, cap=cap)
+            lambda: JobFiles(
+                terms.tree,
+                terms.limit_writes,
+                terms.output_folder,
+                job_id=job_id,
+                owner=owner,
+                cap=cap,
+                has_stdin=specification.stdin,
+                has_stderr=specification.separate_streams,
+            )
         )
         try:
             child = await self._hold(terms.launch(job_id, owner, specification), files)
@@ -300,11 +341,21 @@ class LocalHost:
             raise
         os.close(files.write_end)
         files.cgroup.close_folder()
-        execution = LocalExecution(self._launcher, child, files.cgroup, specification.command, terms.account)
+        stderr = None
+        if files.stderr is not None:
+            stderr, write_end = files.stderr
+            os.close(write_end)
+        stdin = None
+        if files.stdin is not None:
+            os.close(files.stdin.read_end)
+            stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
         return Spawned(
-            execution=execution,
+            execution=LocalExecution(
+                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+            ),
             log=files.log,
-            pump=Pump(files.read_end, files.log),
+            pump=Pump(files.read_end, files.log, stderr=stderr),
+            stdin=stdin,
             start_time=child.start_time,
         )
 
@@ -323,16 +374,22 @@ class LocalHost:
         files = await acquire(lambda: AdoptedFiles(terms.tree, terms.output_folder, record))
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
+        queue, pipe = inherited.keeps.pop(QUEUE, None), inherited.keeps.pop(STDIN, None)
+        stdin = None if queue is None else self._stdin(inherited.child, queue, pipe)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account
+                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
             ),
             log=files.log,
-            pump=Pump(inherited.output_read, files.log),
+            pump=Pump(inherited.output_read, files.log, stderr=inherited.keeps.pop(STDERR, None)),
+            stdin=stdin,
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
+
+    def _stdin(self, child: Child, queue: int, pipe: int | None) -> Stdin:
+        return Stdin(queue, pipe, close_kept=partial(self._launcher.close_kept, child.id, STDIN))
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """By the wait status that the launcher has kept, of what was executed."""
@@ -341,8 +398,10 @@ class LocalHost:
             return None
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
+        pipes = [inherited.output_read, *(fd for name, fd in inherited.keeps.items() if name == STDERR)]
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError):
-            left = await run_in_thread(CLOSERS, bytes_in, inherited.output_read, abandon=True)
+            for pipe in pipes:
+                left += await run_in_thread(CLOSERS, bytes_in, pipe, abandon=True)
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
 
     async def end_others(self) -> Sequence[JobId]:
@@ -362,7 +421,7 @@ class LocalHost:
         with trio.move_on_after(CLEARING_SECONDS):
             for inherited in children.values():
                 await inherited.child.wait_forgotten()
-        await _close_outputs([inherited.output_read for inherited in children.values()])
+        await _close_outputs([fd for inherited in children.values() for fd in inherited.descriptors])
         children.clear()
         for path in left:
             logger.error("a process of an earlier server is stuck in %s, which is left behind", path)
@@ -375,8 +434,14 @@ class LocalHost:
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:
             with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+                streams, keeps = _streams_of(files)
                 return await self._launcher.start(
-                    launch, cgroup=files.cgroup.folder, output_read=files.read_end, output_write=files.write_end
+                    launch,
+                    cgroup=files.cgroup.folder,
+                    output_read=files.read_end,
+                    output_write=files.write_end,
+                    streams=streams,
+                    keeps=keeps,
                 )
         except trio.TooSlowError:
             logger.error("the launcher has not made a process within %.0f s: is it stopped?", LAUNCH_SECONDS)

@@ -13,7 +13,9 @@ from jobmaster.run.child import Launch
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
-def start_message(launch: Launch, descriptors: list[int]) -> protocol.Start:
+def start_message(
+    launch: Launch, descriptors: list[int], *, streams: tuple[str, ...] = (), keeps: tuple[str, ...] = ()
+) -> protocol.Start:
     """The message; long strings go into a memfd, which is appended to `descriptors`."""
     strings = protocol.pack_strings(launch.working_folder, launch.argv, launch.environment)
     if len(strings) > protocol.MAX_STRINGS_BYTES:
@@ -33,6 +35,8 @@ def start_message(launch: Launch, descriptors: list[int]) -> protocol.Start:
         nice=launch.nice,
         oom_score_adj=launch.oom_score_adj,
         argument_count=len(launch.argv),
+        streams=streams,
+        keeps=keeps,
         strings=strings,
     )
 

@@ -4,9 +4,10 @@ Theory of operation
 -------------------
 A supervisor is made of an execution, a log and a pump. `run` records a job that is held, gives leave to execute its
 command, says that it runs, and lives until it has ended; `resume` does the same from where an earlier server left off.
-Four tasks run beside it:
+Four tasks run beside it, or five:
 
 * the *pump* moves output from the pipe to the log;
+* the *input* (`stdin`), where the job has one, moves what clients write into its pipe;
 * the *loss watch* (`live_record`) records that output could not be kept, and how much;
 * the *memory watch* (`death_watch`) reads memory.events when it is told that they have changed (by the registry, which
   looks at the counters of all jobs together), so that a child killed for memory is told while the job runs;
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from jobmaster.output.pump import Pump
     from jobmaster.run.execution import Execution
     from jobmaster.run.recorder import Recorder
+    from jobmaster.run.stdin import Stdin
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class Supervisor:
         terms: Terms,
         recorder: Recorder,
         *,
+        stdin: Stdin | None = None,
         hands_over: Callable[[], bool] = lambda: False,
         on_end: Callable[[], None] = _nothing,
     ) -> None:
@@ -115,6 +118,7 @@ class Supervisor:
             pump: of its output.
             terms: on which it ends.
             recorder: makes its events durable.
+            stdin: its input, which the execution closes; None where it has none.
             hands_over: whether the whole server is being cancelled and another one goes on with its jobs; asked when this
                 supervisor is cancelled, a round of the event loop later.
             on_end: called when the record is final, or the job handed over, before who waits is woken.
@@ -130,6 +134,7 @@ class Supervisor:
         self._teardown = Teardown(self._record, execution, pump, self._death_watch, self._termination)
         self.execution = execution
         self.output = log
+        self.stdin = stdin
         self.executed = trio.Event()
         """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
@@ -289,6 +294,8 @@ class Supervisor:
     async def _live(self) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._persist, "the output", self._pump.run)
+            if self.stdin is not None:
+                nursery.start_soon(self._persist, "the input", self.stdin.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._death_watch.watch_memory)
             nursery.start_soon(self._record.watch_losses)
             nursery.start_soon(self._end_when_full)

@@ -57,7 +57,7 @@ ALERT_SECONDS: Final = 1.0
 """How long is read on when sending failed: what the peer sent before it closed may say why."""
 CLOSE_SECONDS: Final = 5.0
 """How long the peer may take, at a normal end, to read what was sent and to close the connection from its side."""
-READ_SIZE: Final = 16 * 1024
+READ_SIZE: Final = 64 * 1024
 """Bytes read and handled in one go."""
 EVENTS_IN_A_ROW: Final = 32
 """Events that are handled before other tasks run: a read can hold hundreds of calls."""

@@ -12,8 +12,9 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict, MessageToJson
 
-from jobmaster.api.messages import response_of, specification_of
+from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE, attach_gap, attach_messages, response_of, specification_of
 from jobmaster.errors import InvalidRequest
+from jobmaster.grpc.framing import MessageDecoder
 from jobmaster.job.cause import (
     Cause,
     Exited,
@@ -31,6 +32,9 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.reading import GapPiece
+from tests.grpc.test_lazy_messages import Memory, whole_of
 
 START: Final = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 END: Final = datetime(2026, 1, 2, 3, 5, 0, tzinfo=UTC)
@@ -302,6 +306,37 @@ def test_a_request_becomes_a_specification() -> None:
     """Command and arguments come in as they were sent."""
     request = pb.JobCreateRequest(command="ls", args=["-l", "", "é"])
     assert specification_of(request) == JobSpecification(command="ls", args=("-l", "", "é"))
+
+
+def test_a_request_for_a_stdin() -> None:
+    """A job has one where that was asked for."""
+    assert specification_of(pb.JobCreateRequest(command="cat", stdin=True)).stdin
+    assert not specification_of(pb.JobCreateRequest(command="cat")).stdin
+
+
+@pytest.mark.parametrize("offset", [0, 1, 127, 128, 2**35, 2**48])
+@pytest.mark.parametrize("length", [1, 127, 128, OUTPUT_MESSAGE_SIZE, OUTPUT_MESSAGE_SIZE + 1])
+def test_chunks_of_an_output(offset: int, length: int) -> None:
+    """Heads and content together are AttachResponses, each with the offset of its first byte."""
+    data = bytes(range(256)) * (length // 256 + 1)
+    decoder = MessageDecoder(OUTPUT_MESSAGE_SIZE * 2)
+    messages = [
+        pb.AttachResponse.FromString(raw)
+        for raw in decoder.feed(whole_of(attach_messages(Memory(data[:length]), offset, Stream.STDERR)))
+    ]
+    assert b"".join(message.output.data for message in messages) == data[:length]
+    assert {message.output.stream for message in messages} == {pb.OUTPUTSTREAM_STDERR}
+    assert [message.output.offset for message in messages] == [
+        offset + start for start in range(0, length, OUTPUT_MESSAGE_SIZE)
+    ]
+
+
+@pytest.mark.parametrize("reason", GapReason)
+def test_a_gap_in_an_output(reason: GapReason) -> None:
+    """It has its extent and its reason, each of which has a name of its own."""
+    chunk = attach_gap(GapPiece(start=5, end=12, reason=reason)).output
+    assert (chunk.offset, chunk.gap.length, chunk.data) == (5, 7, b"")
+    assert pb.GapReason.Name(chunk.gap.reason) == f"GAPREASON_{reason.name}"
 
 
 @pytest.mark.parametrize("request_", [pb.JobCreateRequest(), pb.JobCreateRequest(command="ls", args=["\0"])])

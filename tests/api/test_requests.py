@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmaster.api.requests import (
+    MAX_ATTACH_REQUEST,
     MAX_JOB_ID_REQUEST,
     MAX_QUERY,
     MAX_REASON,
+    check_attach,
     check_job_id,
     check_query,
     check_start,
@@ -24,19 +26,25 @@ from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
-def start(*args: str) -> bytes:
+def start(*args: str, stdin: bool = False) -> bytes:
     """A serialized Start."""
     message = pb.JobCreateRequest(
-        command="true", args=args, request_id="x" * 128, output_max=2**40, output_full=pb.OUTPUTFULL_END_JOB
+        command="true",
+        args=args,
+        request_id="x" * 128,
+        output_max=2**40,
+        output_full=pb.OUTPUTFULL_END_JOB,
+        stdin=stdin,
+        separate_streams=stdin,
     )
     return message.SerializeToString()
 
 
 def test_as_many_arguments_as_are_allowed() -> None:
     """So many are taken, one more is not; what is said names the bound."""
-    check_start(start(*[""] * MAX_ARGUMENTS))
+    check_start(start(*[""] * MAX_ARGUMENTS, stdin=True))
     with pytest.raises(InvalidRequest, match=f"more than {MAX_ARGUMENTS} arguments") as caught:
-        check_start(start(*[""] * (MAX_ARGUMENTS + 1)))
+        check_start(start(*[""] * (MAX_ARGUMENTS + 1), stdin=True))
     assert caught.value.field == "args"
 
 
@@ -46,6 +54,14 @@ def test_as_many_bytes_as_are_allowed() -> None:
     check_start(start("y" * 900_000, "x" * (1_000_000 + spare)))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
         check_start(start("y" * 900_000, "x" * (1_000_001 + spare)))
+
+
+def test_input_in_pieces() -> None:
+    """A message with 128 KiB of input is taken, and counts for what it holds; one with more than any is refused."""
+    piece = pb.AttachRequest(input=pb.AttachInput(offset=2**40, data=bytes(128 * 1024), end=True))
+    assert check_attach(piece.SerializeToString()) >= 128 * 1024
+    with pytest.raises(InvalidRequest, match="smaller pieces"):
+        check_attach(bytes(MAX_ATTACH_REQUEST + 1))
 
 
 def test_what_a_request_holds_grows_with_its_arguments() -> None:

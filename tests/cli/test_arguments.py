@@ -13,6 +13,7 @@ from jobmaster import __version__
 from jobmaster.cli import arguments as module
 from jobmaster.cli.actions import (
     Action,
+    Attach,
     Audit,
     Backup,
     Command,
@@ -83,6 +84,10 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["run", "ls"], Run(argv=("ls",))),
         (["run", "ls", "-d", "--detach", "--"], Run(argv=("ls", "-d", "--detach", "--"))),
         (["run", "-d", "ls", "-l"], Run(argv=("ls", "-l"), detach=True)),
+        (["run", "-i", "cat", "-i"], Run(argv=("cat", "-i"), stdin=True)),
+        (["run", "--no-stdin", "cat"], Run(argv=("cat",), stdin=False)),
+        (["attach", "job"], Attach(job_id="job")),
+        (["attach", "--stdin", "--from-start", "job"], Attach(job_id="job", stdin=True, from_start=True)),
         (["run", "--detach", "--", "-x"], Run(argv=("-x",), detach=True)),
         (["run", "--", "--", "x"], Run(argv=("--", "x"))),
         (["run", "--request-id", "run", "run", "--help"], Run(argv=("run", "--help"), request_id="run")),

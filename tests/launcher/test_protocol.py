@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import (
     Ack,
+    Close,
+    Closed,
     Executed,
     Exited,
     Farewell,
@@ -62,7 +64,20 @@ MESSAGES: Final[tuple[Message, ...]] = (
     TableEnd(locks=("jobs",), listeners=("localhost:6443",), predecessors=7, is_followed=True),
     START,
     Start(id="a", umask=0, open_files=1, nice=-20, oom_score_adj=-1000, argument_count=1),
+    Start(
+        id="a",
+        umask=0,
+        open_files=1,
+        nice=0,
+        oom_score_adj=0,
+        argument_count=1,
+        streams=("stdin", "stderr"),
+        keeps=("input", "stdin"),
+    ),
     Ack(id="a"),
+    Close(id="a", keeps=("stdin",)),
+    Closed(id="a", keeps=("stdin",)),
+    Table(id="a", pid=1, start_time=2, phase=Phase.EXECUTED, keeps=("input", "stdin")),
     Farewell(),
     Started(id="a", pid=1, start_time=0),
     Refused(id="a", errno=11),
@@ -112,6 +127,11 @@ def test_a_newer_peer_is_understood() -> None:
         encode(START).replace(b'"uid": 65534', b'"uid": 4294967295'),
         encode(START).replace(b'"groups": [4, ', b'"groups": [-1, '),
         encode(START).replace(b'"groups": [4, 65534]', b'"groups": 7'),
+        encode(START).replace(b'"streams": []', b'"streams": ["stdout"]'),
+        encode(START).replace(b'"streams": []', b'"streams": ["stdin", "stdin"]'),
+        encode(START).replace(b'"keeps": []', b'"keeps": ["a", "a"]'),
+        encode(START).replace(b'"keeps": []', b'"keeps": [[]]'),
+        json.dumps({"type": "close", "id": "a", "keeps": list("abcdefghi")}).encode(),
     ],
 )
 def test_what_is_no_message(data: bytes) -> None:

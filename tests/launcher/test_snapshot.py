@@ -21,7 +21,7 @@ from jobmaster.launcher.table import Entry, Outcome, Table
 def an_example() -> Snapshot:
     """A launcher with a child of each kind."""
     table = Table()
-    running = Entry(id="running", pid=10, pidfd=11, output=12, errors=13)
+    running = Entry(id="running", pid=10, pidfd=11, output=12, errors=13, keeps={"stdin": 14, "input": 15})
     running.start_time = 2**40
     running.order = Order(id="running", kind="stop", at="2024-01-01T00:00:00+00:00", by=None, reason="é\0\ud800")
     dead = Entry(id="dead", pid=20, pidfd=21, output=22, errors=None)
@@ -49,7 +49,7 @@ def test_nothing_is_lost() -> None:
     data = snapshot.encode(an_example())
     found = snapshot.decode(data)
     assert snapshot.encode(found) == data
-    assert sorted(found.descriptors()) == [11, 12, 13, 21, 22, 31, 32, 40, 41, 42, 43, 44]
+    assert sorted(found.descriptors()) == [11, 12, 13, 14, 15, 21, 22, 31, 32, 40, 41, 42, 43, 44]
     assert [message.id for message, _ in found.table.rows()] == ["running", "running", "dead"]
     assert found.kept.listeners == [("localhost:6443", 43), ("localhost:6443", 44)]
     assert found.table.by_pid(20) is None
@@ -75,11 +75,19 @@ def test_what_is_missing() -> None:
     """A snapshot without one of its fields is none."""
     document = json.loads(snapshot.encode(an_example()))
     for part in (document, document["origin"], document["kept"], document["succession"], document["entries"][0]):
-        for name in tuple(part):
+        for name in part.keys() - {"keeps"}:
             value = part.pop(name)
             with pytest.raises(ProtocolError):
                 snapshot.decode(json.dumps(document).encode())
             part[name] = value
+
+
+def test_an_older_program_kept_less() -> None:
+    """A snapshot of a launcher that did not know of a child's own streams is one without them."""
+    document = json.loads(snapshot.encode(an_example()))
+    del document["entries"][0]["keeps"]
+    found = snapshot.decode(json.dumps(document).encode())
+    assert [entry.keeps for entry in found.table] == [{}, {}, {}]
 
 
 def test_through_a_memfd() -> None:

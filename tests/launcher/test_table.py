@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobmaster.launcher.protocol import KILL, Executed, Exited, Order, Phase
+from jobmaster.launcher.protocol import KEEPS_VERSION, KILL, Executed, Exited, Order, Phase
 from jobmaster.launcher.protocol import Table as Row
 from jobmaster.launcher.table import Entry, Outcome, Table
 
@@ -125,3 +125,31 @@ def test_an_order_to_kill_counts_more(table: Table) -> None:
         table.order(order)
     table.forget_server()
     assert [message for message, _ in table.rows()][1:] == orders[1:2]
+
+
+def keeping_table() -> Table:
+    """A table with one child, of which two descriptors are kept."""
+    table = Table()
+    table.add(Entry(id="a", pid=100, pidfd=5, output=6, errors=7, keeps={"stdin": 8, "input": 9}))
+    table.forget_server()
+    return table
+
+
+def test_what_is_kept_is_given_back() -> None:
+    """The row of a child names what is kept for it, and the descriptors follow in that order."""
+    row = Row(id="a", pid=100, start_time=0, phase=Phase.HELD, keeps=("stdin", "input"))
+    assert list(keeping_table().rows()) == [(row, (6, 5, 8, 9))]
+
+
+def test_an_older_server_is_not_given_what_it_does_not_know() -> None:
+    """A server of the version before takes a row with the descriptors that it expects, and no more."""
+    row = Row(id="a", pid=100, start_time=0, phase=Phase.HELD)
+    assert list(keeping_table().rows(KEEPS_VERSION - 1)) == [(row, (6, 5))]
+
+
+def test_what_is_kept_is_closed_once() -> None:
+    """What a server asks for is taken out, what there is not (any more) is passed over, and the rest stays."""
+    table = keeping_table()
+    assert table.take_kept("a", ("stdin", "terminal")) == (8,)
+    assert table.take_kept("a", ("stdin",)) == table.take_kept("b", ("input",)) == ()
+    assert [descriptors for _, descriptors in table.rows()] == [(6, 5, 9)]

@@ -33,11 +33,13 @@ AT = datetime(2024, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
 
 @asynccontextmanager
-async def inheriting(*said: tuple[protocol.Message, Sequence[int]]) -> AsyncIterator[tuple[Launcher, socket.socket]]:
+async def inheriting(
+    *said: tuple[protocol.Message, Sequence[int]], hello: bool = True
+) -> AsyncIterator[tuple[Launcher, socket.socket]]:
     """A launcher that says these after its hello; and its end of the socket pair, after the server's."""
     own, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with other:
-        for message, descriptors in ((protocol.Hello(), ()), *said):
+        for message, descriptors in (*(((protocol.Hello(), ()),) if hello else ()), *said):
             packets.send(other, protocol.encode(message), descriptors)
         async with use_launcher(own) as launcher:
             assert packets.receive(other).message == protocol.Hello()

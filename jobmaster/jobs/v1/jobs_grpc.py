@@ -16,6 +16,9 @@ class JobServiceServicer(purerpc.Servicer):
     async def StreamOutput(self, input_message):
         raise NotImplementedError()
 
+    async def Attach(self, input_messages):
+        raise NotImplementedError()
+
     async def FollowOutput(self, input_message):
         raise NotImplementedError()
 
@@ -70,6 +73,15 @@ class JobServiceServicer(purerpc.Servicer):
                 purerpc.Cardinality.UNARY_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobOutputResponse,
+            )
+        )
+        service_obj.add_method(
+            "Attach",
+            self.Attach,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.STREAM_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachResponse,
             )
         )
         service_obj.add_method(
@@ -156,6 +168,14 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobOutputResponse,
+            )
+        )
+        self.Attach = self._client.get_method_stub(
+            "Attach",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.STREAM_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.AttachResponse,
             )
         )
         self.FollowOutput = self._client.get_method_stub(

@@ -48,6 +48,13 @@ class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
     CAUSEKIND_OUTPUT_CAPPED: _ClassVar[CauseKind]
+
+class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INPUTSTATUS_UNSPECIFIED: _ClassVar[InputStatus]
+    INPUTSTATUS_OPEN: _ClassVar[InputStatus]
+    INPUTSTATUS_ENDED: _ClassVar[InputStatus]
+    INPUTSTATUS_NOT_READ: _ClassVar[InputStatus]
 OUTPUTFULL_UNSPECIFIED: OutputFull
 OUTPUTFULL_DROP: OutputFull
 OUTPUTFULL_END_JOB: OutputFull
@@ -72,6 +79,10 @@ CAUSEKIND_FAILED_TO_START: CauseKind
 CAUSEKIND_SERVER_SHUTDOWN: CauseKind
 CAUSEKIND_SERVER_LOST: CauseKind
 CAUSEKIND_OUTPUT_CAPPED: CauseKind
+INPUTSTATUS_UNSPECIFIED: InputStatus
+INPUTSTATUS_OPEN: InputStatus
+INPUTSTATUS_ENDED: InputStatus
+INPUTSTATUS_NOT_READ: InputStatus
 
 class JobID(_message.Message):
     __slots__ = ("job_id",)
@@ -80,18 +91,22 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "output_max", "output_full")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SEPARATE_STREAMS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FULL_FIELD_NUMBER: _ClassVar[int]
+    STDIN_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
+    separate_streams: bool
     output_max: int
     output_full: OutputFull
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ...) -> None: ...
+    stdin: bool
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -432,3 +447,47 @@ class BackupChunk(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class AttachRequest(_message.Message):
+    __slots__ = ("start", "input")
+    START_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    start: AttachStart
+    input: AttachInput
+    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ...) -> None: ...
+
+class AttachStart(_message.Message):
+    __slots__ = ("job_id", "output_offset", "writer")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    output_offset: int
+    writer: str
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
+
+class AttachInput(_message.Message):
+    __slots__ = ("offset", "data", "end")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    data: bytes
+    end: bool
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., end: _Optional[bool] = ...) -> None: ...
+
+class AttachResponse(_message.Message):
+    __slots__ = ("output", "input")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    output: OutputChunk
+    input: InputState
+    def __init__(self, output: _Optional[_Union[OutputChunk, _Mapping]] = ..., input: _Optional[_Union[InputState, _Mapping]] = ...) -> None: ...
+
+class InputState(_message.Message):
+    __slots__ = ("offset", "status")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    status: InputStatus
+    def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...

@@ -1,0 +1,129 @@
+"""`attach`, and what `run` has of it: standard input to a job, and its output to standard output, at the same time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from jobmaster.cli.descriptors import (
+    STDIN,
+    InputFailed,
+    OutputFailed,
+    complain,
+    is_stdin_given,
+    read_input,
+    write_error,
+    write_output,
+)
+from jobmaster.cli.exit_status import OURS, ended_by_itself, exit_status
+from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError
+from jobmaster.errors import TransportError
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+if TYPE_CHECKING:
+    from jobmaster.cli.actions import Attach
+    from jobmaster.client import Attachment
+
+READ_SIZE: Final = 64 * 1024
+
+
+def say(text: str) -> None:
+    """Tells the user, who may see the job's output on stdout."""
+    complain(f"jobmaster: {text}\n")
+
+
+async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
+    """Attaches to a job until it has ended: the exit status, and nothing that is still to be written."""
+    wants_stdin = (is_stdin_given() or os.isatty(STDIN)) if action.stdin is None else action.stdin
+    offset = 0 if action.from_start else _end_of_output(await jobs.status(action.job_id))
+    try:
+        await copy(jobs, action.job_id, offset, with_input=wants_stdin, is_needed=action.stdin is True)
+        record = await jobs.wait(action.job_id)
+    except OutputFailed as failure:
+        say(f"{failure}; the job {action.job_id} goes on")
+        return OURS, ""
+    except (TransportError, OutputIncomplete, InputLost) as error:
+        say(f"{error}; what the job {action.job_id} does is not known here")
+        return OURS, ""
+    if not ended_by_itself(record):
+        say(f"job {action.job_id}: {record.job_msg}")
+    return exit_status(record), ""
+
+
+def _end_of_output(record: pb.JobResponse) -> int:
+    """Offsets count what is not kept, too."""
+    return record.output_bytes + record.output_bytes_lost + record.output_bytes_dropped
+
+
+async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_needed: bool) -> None:
+    """Copies until the job has ended; of standard input, until it ends, or the job reads no more.
+
+    Args:
+        jobs: to call.
+        job_id: the job.
+        offset: the first byte of the output that is wanted.
+        with_input: whether standard input is the job's.
+        is_needed: what to do where the job does not take it: to fail, or to say so and go on without.
+
+    Raises:
+        OutputFailed: standard output did not take what came.
+        Exception: as the iteration of an `Attachment`.
+    """
+    if with_input:
+        async with jobs.attach(job_id, output_offset=offset) as attachment:
+            try:
+                await _copy_both_ways(attachment)
+            except RpcFailedError as error:
+                if is_needed or not _is_input_refused(error):
+                    raise
+                say(f"standard input is not the job's: {error.status.status_message}")
+                offset = attachment.received
+            else:
+                return
+    async with jobs.attach(job_id, output_offset=offset, with_input=False) as attachment:
+        await _copy_output(attachment)
+
+
+def _is_input_refused(error: RpcFailedError) -> bool:
+    from jobmaster.grpc.status_details import reason_in  # here, because little is refused
+
+    return reason_in(error.status) == "INPUT_REFUSED"
+
+
+async def _copy_both_ways(attachment: Attachment) -> None:
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_copy_input, attachment)
+        try:
+            await _copy_output(attachment)
+        except Exception as error:  # noqa: BLE001  # raised below, and not in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _copy_output(attachment: Attachment) -> None:
+    async for chunk in attachment:
+        if chunk.HasField("gap"):
+            say(f"{chunk.gap.length} bytes of the output are missing here")
+        elif chunk.stream == pb.OUTPUTSTREAM_STDERR:
+            await trio.to_thread.run_sync(write_error, chunk.data, abandon_on_cancel=True)
+        else:
+            await trio.to_thread.run_sync(write_output, chunk.data, abandon_on_cancel=True)
+
+
+async def _copy_input(attachment: Attachment) -> None:
+    await attachment.send(_standard_input())
+
+
+async def _standard_input() -> AsyncIterator[bytes]:
+    """Standard input, to its end. A read that is given up goes on in its thread, as long as this program lives."""
+    try:
+        while data := await trio.to_thread.run_sync(read_input, READ_SIZE, abandon_on_cancel=True):
+            yield data
+    except InputFailed as failure:
+        say(f"{failure}; the job's stdin ends here")

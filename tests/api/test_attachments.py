@@ -1,0 +1,129 @@
+"""What Attach refuses, on a call that the test plays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from jobmaster.api.attachments import attach
+from jobmaster.api.followers import Followers
+from jobmaster.errors import HandedOver, InputRefused, InvalidRequest
+from jobmaster.grpc.server_call import ServerCall
+from jobmaster.identity.policy import Identity, Role
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.run.registry import Registry
+from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
+
+
+class Call:
+    """A call: the messages that come, and those that were sent."""
+
+    def __init__(self, messages: Sequence[pb.AttachRequest]) -> None:
+        self._messages = list(messages)
+        self.receiver = SimpleNamespace(queued_messages=0)
+        self.sent: list[pb.AttachResponse] = []
+
+    async def receive_message(self, *, seconds: float = 10.0) -> pb.AttachRequest | None:
+        """As `ServerCall.receive_message`."""
+        del seconds
+        await trio.lowlevel.checkpoint()
+        return self._messages.pop(0) if self._messages else None
+
+    def send_now(self, data: bytes) -> bool:
+        """As `ServerCall.send_now`."""
+        self.sent.append(pb.AttachResponse.FromString(data))
+        return True
+
+
+class Quiet:
+    """An output that has nothing, and no end."""
+
+    async def read(self, _selection: object) -> Any:
+        """As `OutputLog.read`."""
+        await trio.Event().wait()
+        yield
+
+
+async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
+    """Attaches to a job with this input, until the messages have ended and nothing more happens."""
+    job = SimpleNamespace(stdin=stdin, output=Quiet())
+
+    async def find(_caller: Identity, _job_id: str) -> Any:
+        await trio.lowlevel.checkpoint()
+        return job
+
+    call = Call(messages)
+    registry = cast(Registry, SimpleNamespace(find=find))
+    with trio.move_on_after(0.05):
+        await attach(cast(ServerCall, call), Identity(name="client1", role=Role.USER), registry, Followers())
+    return call
+
+
+def start(writer: str = "me") -> pb.AttachRequest:
+    """The first message."""
+    return pb.AttachRequest(start=pb.AttachStart(job_id=pb.JobID(job_id="job"), writer=writer))
+
+
+def piece(offset: int, data: bytes, *, end: bool = False) -> pb.AttachRequest:
+    """Input."""
+    return pb.AttachRequest(input=pb.AttachInput(offset=offset, data=data, end=end))
+
+
+@pytest.fixture
+async def stdin() -> AsyncIterator[Stdin]:  # noqa: ASYNC124  # it needs Trio's loop
+    """An input that nobody moves."""
+    read_end, pipe = open_input_pipe()
+    made = Stdin(open_queue(), pipe, close_kept=trio.lowlevel.checkpoint)
+    yield made
+    made.leave()
+    os.close(read_end)
+
+
+@pytest.mark.parametrize(
+    ("messages", "field"),
+    [
+        ([], "start"),
+        ([pb.AttachRequest()], "start"),
+        ([piece(0, b"x")], "start"),
+        ([start("x" * 65)], "start.writer"),
+        ([start(), start()], "input"),
+        ([start(), pb.AttachRequest()], "input"),
+        ([start(), piece(1, b"x")], "offset"),
+    ],
+)
+async def test_wrong_messages(stdin: Stdin, messages: list[pb.AttachRequest], field: str) -> None:
+    """Each is refused with the field that is wrong, and nothing is taken."""
+    with pytest.raises(InvalidRequest) as refused:
+        await attached(messages, stdin)
+    assert (refused.value.field, stdin.accepted) == (field, 0)
+
+
+async def test_how_far_the_input_has_come(stdin: Stdin) -> None:
+    """The first answer says where to begin; then what has come, and that it has ended."""
+    await stdin.write(0, b"before")
+    call = await attached([start(), piece(6, b"abc"), piece(9, b"", end=True), piece(9, b"more")], stdin)
+    assert [(answer.input.offset, answer.input.status) for answer in call.sent] == [
+        (6, pb.INPUTSTATUS_OPEN),
+        (9, pb.INPUTSTATUS_OPEN),
+        (9, pb.INPUTSTATUS_ENDED),
+        (9, pb.INPUTSTATUS_ENDED),
+    ]
+
+
+async def test_no_stdin() -> None:
+    """A job without one has no writer."""
+    with pytest.raises(InputRefused, match="no stdin"):
+        await attached([start()], None)
+    assert (await attached([start(writer="")], None)).sent == []
+
+
+async def test_a_job_that_was_handed_over(stdin: Stdin) -> None:
+    """Its writer is told to come again, and never that the job reads no more."""
+    stdin.leave()
+    with pytest.raises(HandedOver):
+        await attached([start()], stdin)

@@ -1,0 +1,95 @@
+"""What `attach` and `run` do with standard input, with a scripted server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobmaster.api.statuses import status_of
+from jobmaster.cli.actions import Attach
+from jobmaster.cli.attaching import attach
+from jobmaster.cli.descriptors import STDIN, is_stdin_given
+from jobmaster.errors import InputRefused
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.cli.test_running import ID, RETURNED
+from tests.client.scripted import OK, Answer, Ends, Script
+
+
+@pytest.fixture
+def own_stdin() -> Iterator[None]:
+    """Gives the test's standard input back."""
+    saved = os.dup(STDIN)
+    yield
+    os.dup2(saved, STDIN)
+    os.close(saved)
+
+
+def put_in(descriptor: int) -> None:
+    """Makes a descriptor standard input, and closes it."""
+    os.dup2(descriptor, STDIN)
+    os.close(descriptor)
+
+
+def a_pipe(data: bytes) -> int:
+    """The read end of a pipe with these bytes and an end."""
+    read, write = os.pipe()
+    os.write(write, data)
+    os.close(write)
+    return read
+
+
+@pytest.mark.usefixtures("own_stdin")
+def test_what_is_given(tmp_path: Path) -> None:
+    """A pipe and a file are meant for the command; a terminal and the null device may just be there."""
+    (tmp_path / "file").touch()
+    master, slave = os.openpty()
+    given = []
+    for descriptor in (
+        a_pipe(b""),
+        os.open(tmp_path / "file", os.O_RDONLY),
+        os.open("/dev/null", os.O_RDONLY),
+        slave,
+    ):
+        put_in(descriptor)
+        given.append(is_stdin_given())
+    os.close(master)
+    assert given == [True, True, False, False]
+
+
+def chunk(offset: int, data: bytes) -> pb.AttachResponse:
+    """Output."""
+    return pb.AttachResponse(output=pb.OutputChunk(offset=offset, data=data))
+
+
+REFUSED = status_of(InputRefused("no stdin"))
+REFUSAL = Ends(REFUSED.status_code.name, "no stdin", details=REFUSED.details)
+STATUS: Answer = [pb.JobResponse(job_id_response=ID, output_bytes=5), OK]
+
+
+@pytest.mark.usefixtures("own_stdin")
+async def test_input_that_the_job_does_not_take(capfd: pytest.CaptureFixture[str]) -> None:
+    """It is said, and the output goes on at the byte where it was."""
+    put_in(a_pipe(b"typed"))
+    script = Script([STATUS, [chunk(5, b"abc"), REFUSAL], [chunk(8, b"def"), OK]], waits=[RETURNED])
+    assert await attach(script.jobs(), Attach(job_id="job")) == (3, "")
+    assert capfd.readouterr() == ("abcdef", "jobmaster: standard input is not the job's: no stdin\n")
+    first, second = (call.request for call in script.calls if call.method == "Attach")
+    assert isinstance(first, pb.AttachRequest)
+    assert isinstance(second, pb.AttachRequest)
+    assert (first.start.output_offset, bool(first.start.writer)) == (5, True)
+    assert (second.start.output_offset, second.start.writer) == (8, "")
+
+
+@pytest.mark.usefixtures("own_stdin")
+async def test_nothing_to_send(capfd: pytest.CaptureFixture[str]) -> None:
+    """Where standard input is the null device, the job's input is left to others."""
+    put_in(os.open("/dev/null", os.O_RDONLY))
+    script = Script([[chunk(0, b"abc"), OK]], waits=[RETURNED])
+    assert await attach(script.jobs(), Attach(job_id="job", from_start=True)) == (3, "")
+    assert capfd.readouterr() == ("abc", "")
+    (request,) = (call.request for call in script.calls if call.method == "Attach")
+    assert isinstance(request, pb.AttachRequest)
+    assert request.start.writer == ""

@@ -1,0 +1,29 @@
+"""What of a Start its request id stands for."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+from jobmaster.job.request import RequestKey
+from jobmaster.job.specification import JobSpecification
+
+
+def digest(specification: JobSpecification) -> bytes:
+    """Of a Start with this specification."""
+    return RequestKey.of("id", specification).digest
+
+
+def test_another_option_is_another_request() -> None:
+    """A request id that comes with other streams is refused, as with another command."""
+    digests = {
+        digest(JobSpecification(command="cat", args=args, stdin=stdin, separate_streams=separate))
+        for args in ((), ("stdin",), ("stdin", ""))
+        for stdin in (False, True)
+        for separate in (False, True)
+    }
+    assert len(digests) == 12
+
+
+def test_requests_of_older_servers() -> None:
+    """A Start without options has the digest that it always had: a server that was upgraded knows it again."""
+    assert digest(JobSpecification(command="ls", args=("-l", "é"))) == sha256(b"ls\0-l\0\xc3\xa9\0").digest()

@@ -1,0 +1,296 @@
+"""A job's input over a real pipe: in order, exactly once, bounded, and the same for the server that follows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Final
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
+from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, Stdin, open_input_pipe, open_queue
+from tests.run.feeding import input_at
+from tests.run.launching import DEADLINE, read_to_end
+
+KILLS: Final = 15
+
+
+class Fed:
+    """An input, the job's end of its pipe, and how often the launcher was told to close its own."""
+
+    def __init__(self) -> None:
+        self.read_end, self.pipe = open_input_pipe()
+        self.queue = open_queue()
+        self.told = 0
+        self.stdin = self.another_server(self.queue, self.pipe)
+
+    def another_server(self, queue: int, pipe: int | None) -> Stdin:
+        """The input as another server takes it over."""
+        return Stdin(queue, pipe, close_kept=self.tell)
+
+    async def tell(self) -> None:
+        """The launcher closes its duplicate."""
+        self.told += 1
+
+
+@pytest.fixture
+async def fed() -> AsyncIterator[Fed]:  # noqa: ASYNC124  # it needs Trio's loop
+    """An input that nobody moves yet."""
+    made = Fed()
+    yield made
+    made.stdin.leave()
+    os.close(made.read_end)
+
+
+@asynccontextmanager
+async def moving(stdin: Stdin) -> AsyncIterator[None]:
+    """What is accepted is moved, for the block."""
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stdin.run)  # noqa: ASYNC113  # nothing depends on when it begins
+            yield
+            nursery.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns when this holds, which threads and the kernel bring about."""
+    while not condition():
+        await trio.lowlevel.checkpoint()
+
+
+async def read_exactly(fd: int, count: int) -> bytes:
+    """So many bytes of a pipe."""
+    data = b""
+    while len(data) < count:
+        await trio.lowlevel.wait_readable(fd)
+        data += os.read(fd, count - len(data))
+    return data
+
+
+async def test_all_of_it_arrives(fed: Fed) -> None:
+    """Every byte in order, whatever the sizes of the pieces, then end-of-file, which the launcher was told of before."""
+    async with moving(fed.stdin):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_pieces, fed.stdin, [1, 0, 4095, 200_000, 65_536, 3])
+            assert await read_exactly(fed.read_end, 269_635) == input_at(0, 269_635)
+        fed.stdin.end(269_635)
+        assert await read_to_end(fed.read_end) == b""
+    assert (fed.told, fed.stdin.has_ended, fed.stdin.is_read) == (1, True, False)
+
+
+async def write_pieces(stdin: Stdin, sizes: list[int]) -> None:
+    """Writes pieces of these sizes."""
+    for size in sizes:
+        await stdin.write(stdin.accepted, input_at(stdin.accepted, size))
+
+
+async def write_until_closed(stdin: Stdin) -> None:
+    """Writes more than there is space for, until it is told that nobody reads it."""
+    with pytest.raises(InputClosed, match="reads no more"):
+        await stdin.write(0, bytes(1_000_000))
+
+
+async def test_a_job_that_reads_nothing(fed: Fed) -> None:
+    """No more than the pipe and `CAPACITY` is taken for it, and the writer waits for the rest."""
+    async with moving(fed.stdin), trio.open_nursery() as nursery:
+        nursery.start_soon(write_pieces, fed.stdin, [1_000_000])
+        await until(lambda: fed.stdin.accepted >= PIPE_SIZE + CAPACITY)
+        await wait_all_tasks_blocked(0.01)
+        assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
+        assert await read_exactly(fed.read_end, 1_000_000) == input_at(0, 1_000_000)
+    assert fed.stdin.accepted == 1_000_000
+
+
+async def test_what_is_moved_costs_no_memory(fed: Fed) -> None:
+    """The queue has no pages when all is in the pipe, though its size is all that was ever accepted."""
+    async with moving(fed.stdin):
+        for _ in range(5):
+            await fed.stdin.write(fed.stdin.accepted, bytes(10_000))
+            await read_exactly(fed.read_end, 10_000)
+        await until(lambda: os.fstat(fed.queue).st_blocks == 0)
+        assert os.fstat(fed.queue).st_size == 50_000
+
+
+async def test_what_is_in_the_pipe_stays_when_the_queue_is_freed(fed: Fed) -> None:
+    """The pipe refers to pages of the queue; neither freeing these nor what comes after changes them."""
+    async with moving(fed.stdin):
+        for _ in range(10):
+            await fed.stdin.write(fed.stdin.accepted, input_at(fed.stdin.accepted, 1_000))
+            await until(lambda: os.fstat(fed.queue).st_blocks == 0)
+        assert await read_exactly(fed.read_end, 10_000) == input_at(0, 10_000)
+
+
+async def test_the_job_reads_no_more(fed: Fed) -> None:
+    """Its writer is told, also one that waits for space, and the launcher closes its end as well."""
+    async with moving(fed.stdin):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_until_closed, fed.stdin)
+            await wait_all_tasks_blocked(0.01)
+            null = os.open("/dev/null", os.O_RDONLY)
+            os.dup2(null, fed.read_end)
+            os.close(null)
+        with pytest.raises(InputClosed):
+            await fed.stdin.write(fed.stdin.accepted, b"more")
+        with pytest.raises(InputClosed):
+            fed.stdin.end(fed.stdin.accepted)
+        await until(lambda: fed.told == 1)
+    assert (fed.stdin.is_read, fed.stdin.has_ended) == (False, False)
+
+
+async def test_nothing_after_the_end(fed: Fed) -> None:
+    """What comes after the end is refused; the end again, and bytes from before, are not."""
+    await fed.stdin.write(0, b"all")
+    fed.stdin.end(3)
+    fed.stdin.end(3)
+    await fed.stdin.write(1, b"ll")
+    with pytest.raises(InputClosed, match="ended"):
+        await fed.stdin.write(3, b" more")
+
+
+@pytest.mark.parametrize("offset", [4, 2**60])
+async def test_missing_bytes(fed: Fed, offset: int) -> None:
+    """Bytes or an end beyond what has come are refused, and nothing of them is taken."""
+    await fed.stdin.write(0, b"abc")
+    with pytest.raises(InvalidRequest, match="from 3 on"):
+        await fed.stdin.write(offset, b"x")
+    with pytest.raises(InvalidRequest):
+        fed.stdin.end(offset)
+    assert (fed.stdin.accepted, fed.stdin.has_ended) == (3, False)
+
+
+async def test_bytes_that_come_twice(fed: Fed) -> None:
+    """A writer that goes on before where it was is only heard from there on."""
+    await fed.stdin.write(0, b"abc")
+    await fed.stdin.write(0, b"ab")
+    await fed.stdin.write(1, b"bcdef")
+    async with moving(fed.stdin):
+        assert await read_exactly(fed.read_end, 6) == b"abcdef"
+    assert fed.stdin.accepted == 6
+
+
+async def test_one_writer(fed: Fed) -> None:  # noqa: ASYNC124  # scopes need Trio's loop
+    """Another one is refused as long as there is one, and not after."""
+    with fed.stdin.written_by("one"), pytest.raises(InputRefused), fed.stdin.written_by("another"):
+        pass
+    with fed.stdin.written_by("another"):
+        pass
+
+
+async def test_a_writer_that_comes_again(fed: Fed) -> None:
+    """It takes the place of its own old connection, whose bytes, the same, count once wherever that was."""
+
+    async def write(data: bytes) -> None:
+        with fed.stdin.written_by("one"):
+            await fed.stdin.write(0, data)
+
+    data = input_at(0, 500_000)
+    async with moving(fed.stdin), trio.open_nursery() as nursery:
+        nursery.start_soon(write, data)
+        await wait_all_tasks_blocked(0.01)
+        assert 0 < fed.stdin.accepted < len(data)
+        nursery.start_soon(write, data)
+        assert await read_exactly(fed.read_end, len(data)) == data
+    assert fed.stdin.accepted == len(data)
+
+
+async def test_the_next_server_goes_on(fed: Fed) -> None:
+    """It finds how much was accepted, moves what was not moved, and the end that was not reached."""
+    data = input_at(0, CAPACITY)
+    await fed.stdin.write(0, data)
+    fed.stdin.end(CAPACITY)
+    queue, pipe = os.dup(fed.queue), os.dup(fed.pipe)
+    fed.stdin.leave()
+    heir = fed.another_server(queue, pipe)
+    assert (heir.accepted, heir.has_ended, heir.is_read) == (CAPACITY, True, True)
+    async with moving(heir):
+        assert await read_to_end(fed.read_end) == data
+    assert fed.told == 1
+    heir.leave()
+
+
+async def test_the_next_server_finds_it_closed(fed: Fed) -> None:
+    """A queue that was given back without a pipe is one that takes nothing more."""
+    await fed.stdin.write(0, b"abc")
+    heir = fed.another_server(os.dup(fed.queue), None)
+    assert (heir.accepted, heir.has_ended, heir.is_read) == (3, False, False)
+    with pytest.raises(InputClosed):
+        await heir.write(3, b"d")
+    heir.leave()
+
+
+async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes does not wait for a thread that the job holds up; the thread closes the descriptors when it comes out."""
+    entered, may_go = threading.Event(), threading.Event()
+    move = os.sendfile
+
+    def held_up(out: int, source: int, offset: None, count: int) -> int:
+        entered.set()
+        may_go.wait(DEADLINE)
+        return move(out, source, offset, count)
+
+    monkeypatch.setattr(os, "sendfile", held_up)
+    await fed.stdin.write(0, b"abc")
+    async with moving(fed.stdin):
+        await trio.to_thread.run_sync(entered.wait)
+    await fed.stdin.close()
+    os.fstat(fed.queue)
+    may_go.set()
+    assert await read_to_end(fed.read_end) == b"abc"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fed.queue)
+
+
+def test_servers_killed_at_any_moment() -> None:
+    """Each goes on where the one before was killed: the job reads every byte once and in order."""
+    random = Random(7)
+    read_end, pipe = open_input_pipe()
+    queue = open_queue()
+    reader = _Reader(read_end)
+    for _ in range(KILLS):
+        command = [sys.executable, "-m", "tests.run.feeding", str(queue), str(pipe)]
+        feeder = subprocess.Popen(command, pass_fds=(queue, pipe))
+        reader.wait_for(reader.read + 1_000_000)
+        threading.Event().wait(random.uniform(0, 0.01))
+        feeder.kill()
+        feeder.wait()
+    size, moved = os.fstat(queue).st_size, os.lseek(queue, 0, os.SEEK_CUR)
+    os.set_blocking(pipe, True)
+    while moved < size:
+        moved += os.sendfile(pipe, queue, None, size - moved)
+    os.close(pipe)
+    os.close(queue)
+    reader.join()
+    assert (reader.wrong, reader.read) == (0, size)
+
+
+class _Reader(threading.Thread):
+    """A job that checks what it reads."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self._fd = fd
+        self._progress = threading.Condition()
+        self.read = self.wrong = 0
+        self.start()
+
+    def run(self) -> None:
+        """Reads to the end."""
+        while data := os.read(self._fd, 50_000):
+            self.wrong += data != input_at(self.read, len(data))
+            with self._progress:
+                self.read += len(data)
+                self._progress.notify_all()
+        os.close(self._fd)
+
+    def wait_for(self, count: int) -> None:
+        """Returns when so much has been read."""
+        with self._progress:
+            assert self._progress.wait_for(lambda: self.read >= count, DEADLINE)
