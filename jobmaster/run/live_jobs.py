@@ -90,7 +90,7 @@ class LiveJobs:
         self._of_client[live.owner] -= 1
         supervisor = live.supervisor
         if supervisor is not None and not supervisor.is_handed_over and not supervisor.is_removed:
-            self._leftovers.add(live.owner, supervisor.execution)
+            self._leftovers.add(live.owner, supervisor.execution, is_end_settled=supervisor.is_end_settled)
         self._change.unpark_all()
         return live
 

@@ -64,7 +64,8 @@ logger = logging.getLogger(__name__)
 
 WORKING_FOLDER: Final = "/"
 SWEEPERS: Final = trio.CapacityLimiter(1)
-"""The thread that kills what nobody has adopted; the disk that holds up adoptions is none of its."""
+"""The thread that kills what nobody has adopted; the disk that holds up adoptions is none of its. It is waited for: one
+that went on beside the server would kill new jobs."""
 CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
 LAUNCH_SECONDS: Final = 10.0
@@ -416,7 +417,7 @@ class LocalHost:
             inherited.child.release()
         left: tuple[Path, ...] = (self.terms.tree.jobs,)
         with trio.move_on_after(CLEARING_SECONDS):
-            while left := await run_in_thread(SWEEPERS, self.terms.tree.sweep, tuple(self._adopted), abandon=True):  # noqa: ASYNC110  # the kernel has no event for it
+            while left := await run_in_thread(SWEEPERS, self.terms.tree.sweep, tuple(self._adopted)):  # noqa: ASYNC110  # the kernel has no event for it
                 await trio.sleep(0.02)
         with trio.move_on_after(CLEARING_SECONDS):
             for inherited in children.values():

@@ -51,8 +51,9 @@ _HELD: Final = "the launcher died or gave up, or the host was restarted, as it w
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
 _CUT: Final = "before all of its output was kept; how much is missing is not known"
 _UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
-LOOK_SECONDS: Final = 5.0
-"""How long the disks of the outputs of all lost jobs may take to tell their sizes; else what was recorded last is told."""
+LOOK_SECONDS: Final = 20.0
+"""How long the disks of the outputs of all lost jobs may take to tell their sizes. A job is not told to have ended before
+its output is known: it would be cut at a size that nobody has looked at."""
 LOOKERS: Final = trio.CapacityLimiter(4)
 """Threads that look at the files of jobs that are lost."""
 
@@ -108,6 +109,7 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     lost = [job for job in found if job.record.id not in known]
     ends = {job.record.id: await host.known_end(job.record.id) for job in lost}
     kept = await _look_at_all(host, lost)
+    lost = [job for job in lost if job.record.id in kept]
 
     def end(job: OpenJob) -> None:
         job_id = job.record.id
@@ -133,10 +135,22 @@ async def _settle(records: Records) -> None:
 
 
 async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[JobId, _Kept]:
-    kept = {job.record.id: _Kept(size=job.record.output_bytes, at=job.last_event_at) for job in lost}
+    """What is kept of the output of each; of none on a disk that does not answer in time."""
+    kept: dict[JobId, _Kept] = {}
+
+    async def look(job: OpenJob) -> None:
+        kept[job.record.id] = await _look(host, job.record, job.last_event_at)
+
     with trio.move_on_after(LOOK_SECONDS):
-        for job in lost:
-            kept[job.record.id] = await _look(host, job.record, job.last_event_at)
+        async with trio.open_nursery() as nursery:
+            for job in lost:
+                nursery.start_soon(look, job)
+    if late := [job.record.id for job in lost if job.record.id not in kept]:
+        logger.error(
+            "the disk of the output of %s does not answer: the next server tells how they ended: %s",
+            _jobs(len(late)),
+            _names(late),
+        )
     return kept
 
 

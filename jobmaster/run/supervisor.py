@@ -166,6 +166,11 @@ class Supervisor:
         return self.ended.is_set() and not isinstance(self._record.state, Ended)
 
     @property
+    def is_end_settled(self) -> bool:
+        """Whether the journal has its end, or will never know of it."""
+        return self._record.is_end_settled
+
+    @property
     def is_removed(self) -> bool:
         """Whether nothing of it is left on the host; false after the end where a process could not be killed."""
         return self._teardown.is_removed

@@ -63,15 +63,16 @@ async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str
         assert isinstance(record_of(registry, other).state, Running)
 
 
-async def test_a_leftover_whose_end_is_not_settled_stays_open(machine: Machine) -> None:
-    """What is killed and looked at again and again is not closed by who could not have its end recorded."""
-    machine.scripts["stuck"] = Script(execute_seconds=NEVER, death_seconds=NEVER)
+@pytest.mark.parametrize("settles", [True, False])
+async def test_a_leftover_is_the_launchers_until_its_end_is_settled(machine: Machine, settles: bool) -> None:
+    """What is killed again and again stays open until it is removed; the launcher forgets it where the journal has its end."""
+    machine.scripts["stuck"] = Script(execute_seconds=NEVER, death_seconds=60)
     async with machine.registry() as registry:
-        machine.records.settle_seconds = 1e9
+        machine.records.settle_seconds = 0 if settles else 1e9
         with pytest.raises(CommandNotRunnable):
             await registry.start(CLIENT1, JobSpecification(command="stuck"))
-        await trio.sleep(2 * LEFTOVER_SECONDS)
         execution = machine.host.spawned["stuck"]
-        assert not execution.is_left
-        assert not execution.is_closed
+        assert (execution.is_left, execution.is_closed) == (False, False)
+        await trio.sleep(60 + 2 * LEFTOVER_SECONDS)
+        assert (execution.is_left, execution.is_closed) == (not settles, settles)
         machine.records.settle_seconds = 0

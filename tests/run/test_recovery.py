@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import pytest
 import trio
 
-from jobmaster.errors import HostError, ServerBusy
+from jobmaster.errors import HostError, JournalUnavailable, ServerBusy
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.cause import Death, Exited, ServerLost, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
@@ -165,18 +165,25 @@ async def test_a_job_that_cannot_be_adopted(machine: Machine, events: tuple[JobE
 
 
 async def test_a_disk_that_does_not_tell_the_sizes(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lost jobs are told with what was recorded of their output, and the server serves."""
+    """The server serves; the lost job is told by the one that knows the size of its output, and not before."""
     job_id = write(machine, Executed())
 
     async def hang(*_: object) -> NoReturn:
         await trio.sleep_forever()
         raise AssertionError
 
-    monkeypatch.setattr(recovery, "_look", hang)
+    with monkeypatch.context() as patched:
+        patched.setattr(recovery, "_look", hang)
+        async with machine.registry() as registry:
+            recovered = await registry.recover()
+            assert recovered.lost == []
+            assert trio.current_time() <= LOOK_SECONDS + 1
+            with pytest.raises(JournalUnavailable):
+                await registry.find(CLIENT1, job_id)
     async with machine.registry() as registry:
         await registry.recover()
         assert isinstance(await ended(registry, job_id), ServerLost)
-        assert trio.current_time() <= LOOK_SECONDS + 1
+        assert record_of(registry, job_id).output_bytes == len(b"output")
 
 
 async def test_what_is_known_is_recorded_before_the_launcher_forgets_it(machine: Machine) -> None:
