@@ -58,7 +58,7 @@ from jobmaster.run.job_files import (
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -400,7 +400,7 @@ class LocalHost:
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
         pipes = [inherited.output_read, *(fd for name, fd in inherited.keeps.items() if name == STDERR)]
-        with trio.move_on_after(CLEARING_SECONDS), suppress(OSError):
+        with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
             for pipe in pipes:
                 left += await run_in_thread(CLOSERS, bytes_in, pipe, abandon=True)
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)

@@ -32,7 +32,7 @@ from jobmaster.run.execution import ExecutionHost, KnownEnd, Spawned
 from jobmaster.run.job_files import HostTooSlow
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import FileRemover
-from jobmaster.threads import run_in_thread
+from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
                 nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
-    ends = {job.record.id: await host.known_end(job.record.id) for job in lost}
+    ends = await _known_ends(host, [job.record.id for job in lost])
     kept = await _look_at_all(host, lost)
     lost = [job for job in lost if job.record.id in kept]
 
@@ -134,12 +134,29 @@ async def _settle(records: Records) -> None:
         await records.settle()
 
 
+async def _known_ends(host: ExecutionHost, job_ids: Sequence[JobId]) -> dict[JobId, KnownEnd | None]:
+    """Of each job; None where nothing is known, or not in time."""
+    ends: dict[JobId, KnownEnd | None] = dict.fromkeys(job_ids)
+
+    async def ask(job_id: JobId) -> None:
+        ends[job_id] = await host.known_end(job_id)
+
+    with trio.move_on_after(LOOK_SECONDS):
+        async with trio.open_nursery() as nursery:
+            for job_id in job_ids:
+                nursery.start_soon(ask, job_id)
+    return ends
+
+
 async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[JobId, _Kept]:
     """What is kept of the output of each; of none on a disk that does not answer in time."""
     kept: dict[JobId, _Kept] = {}
 
     async def look(job: OpenJob) -> None:
-        kept[job.record.id] = await _look(host, job.record, job.last_event_at)
+        try:
+            kept[job.record.id] = await _look(host, job.record, job.last_event_at)
+        except NoThread as error:
+            logger.error("the output of job %s cannot be looked at: %s", job.record.id, error)
 
     with trio.move_on_after(LOOK_SECONDS):
         async with trio.open_nursery() as nursery:
