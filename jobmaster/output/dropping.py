@@ -70,6 +70,7 @@ def drop(log: OutputLog, plan: DropPlan) -> Dropped:
     before = index.header.dropped
     try:
         index.drop(plan.start, plan.end)
+        os.fdatasync(index.fd)  # before the hole: a host that loses power must not have that alone on its disk
     except OSError:
         return Dropped()
     for start, end in plan.holes:

@@ -84,8 +84,11 @@ class Follower(Protocol):
     async def in_index(self, function: Callable[[IndexView], T], view: IndexView) -> T | None:
         """Calls a function with the index, in a thread; None where it is gone."""
 
-    def pin(self, range_: Range) -> None:
-        """Keeps a range in the file until `unpin`."""
+    def pin(self, range_: Range) -> bool:
+        """Keeps a range in the file until `unpin`.
+
+        Returns False where some of it has been dropped since it was looked at: it is to be looked at again.
+        """
 
     async def unpin(self) -> None:
         """Lets go of the range that was pinned last, if any; shielded and bounded."""
@@ -194,10 +197,14 @@ class LiveFollower:
             return Run(offset, log.size, None, Stream.BOTH)
         return await self._index.run_at(offset, log.size, *state)
 
-    def pin(self, range_: Range) -> None:
+    def pin(self, range_: Range) -> bool:
         """In the log."""
+        dropped_start, dropped_end = self._log.dropped_range
+        if range_[0] < dropped_end and dropped_start < range_[1]:
+            return False
         self._pinned = range_
         self._log.pin(range_)
+        return True
 
     async def unpin(self) -> None:
         """Makes the holes that were held back for this follower alone."""
@@ -296,8 +303,9 @@ class StoredFollower:
         """In a thread."""
         return await self._index.read(function, view)
 
-    def pin(self, range_: Range) -> None:
+    def pin(self, range_: Range) -> bool:  # noqa: ARG002  # as the others
         """It stays as it is."""
+        return True
 
     async def unpin(self) -> None:
         """Nothing to do."""
@@ -332,7 +340,8 @@ async def follow(follower: Follower, offset: int) -> AsyncGenerator[Stretch, Non
                 end = _end(run, follower.size)
                 if isinstance(run.what, Stream):
                     end = min(end, offset + STRETCH_SIZE)
-                    follower.pin((offset, end))
+                    if not follower.pin((offset, end)):
+                        continue
                     yield Stretch(follower.file, offset, end - offset)
                     await follower.unpin()
                 offset = end

@@ -130,8 +130,11 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        index = self.index = self._index_if_any(is_needed=lost + dropped > 0)
+        index = self.index = self._index_if_any(is_needed=lost + dropped > 0, is_vital=dropped > 0)
         if index is None:
+            self._open_gap(lost, GapReason.DISK_FAILED)  # without an index, no gap was ever closed
+            if lost:
+                self.has_lost.set()
             return
         if index.output_size < self.size:
             os.ftruncate(self.fd, index.output_size)
@@ -148,12 +151,13 @@ class OutputLog:
         if self.lost or self.dropped:
             self.has_lost.set()
 
-    def _index_if_any(self, *, is_needed: bool) -> IndexFile | None:
+    def _index_if_any(self, *, is_needed: bool, is_vital: bool) -> IndexFile | None:
         path = index_path(self.path)
+        is_vital |= is_needed and path.exists()  # it tells what of the file are holes
         try:
             return IndexFile.reopen(path, self.size, now()) if is_needed or path.exists() else None
         except OSError as error:
-            if is_needed:
+            if is_vital:
                 raise
             logger.warning("%s cannot be used, so that nothing tells when the output came: %s", path, error.strerror)
             return None

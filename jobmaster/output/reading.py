@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -19,6 +20,12 @@ PIECE_SIZE: Final = STRETCH_SIZE - 64
 have, and are to be as many TLS records."""
 MOST_SEARCHED: Final = 16 * 1024 * 1024
 """Bytes at the end of an output in which its last lines, or bytes of one stream, are looked for."""
+MOST_RUNS_SEARCHED: Final = 16 * 1024
+"""Runs of the index in which they are looked for: an output may consist of single bytes."""
+RUNS_AT_A_TIME: Final = 4 * 1024
+"""Runs that are held in one step of the search."""
+_AT_ONCE: Final = 256
+"""Runs that are looked at before other tasks have a turn."""
 _FIRST_SEARCHED: Final = 64 * 1024
 
 
@@ -131,7 +138,8 @@ async def read(follower: Follower, selection: Selection) -> AsyncGenerator[Piece
                 if isinstance(run.what, GapReason):
                     yield GapPiece(start=offset, end=end, reason=run.what, time=run.time)
                 elif selection.has(run):
-                    follower.pin((offset, end))
+                    if not follower.pin((offset, end)):
+                        continue
                     stretch = Stretch(follower.file, offset, end - offset)
                     yield Piece(time=run.time, stream=run.what, stretch=stretch)
                     await follower.unpin()
@@ -237,16 +245,21 @@ class _Lines:
 async def _search(follower: Follower, selection: Selection, wanted: _Bytes | _Lines) -> int:
     """Looks back from the present end, as far as MOST_SEARCHED."""
     end = high = follower.end
-    step = _FIRST_SEARCHED
-    while high > 0 and not wanted.is_done and end - high < MOST_SEARCHED:
+    step, searched = _FIRST_SEARCHED, 0
+    while high > 0 and not wanted.is_done and end - high < MOST_SEARCHED and searched < MOST_RUNS_SEARCHED:
         low = max(0, high - step, end - MOST_SEARCHED)
-        for run in reversed(await _runs(follower, low, high)):
-            if isinstance(run.what, GapReason) or not selection.has(run):
-                continue
+        runs = await _last_runs(follower, selection, low, high)
+        for number, run in enumerate(reversed(runs)):
+            if number % _AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
             found = await _look(follower, run, wanted)
             if found is not None:
                 return found
-        high, step = low, step * 4
+        searched += len(runs)
+        if len(runs) == RUNS_AT_A_TIME:
+            high = runs[0].start
+        else:
+            high, step = low, step * 4
     return end if wanted.is_done else high
 
 
@@ -254,7 +267,9 @@ async def _look(follower: Follower, run: Run, wanted: _Bytes | _Lines) -> int | 
     high = run.end or 0
     while high > run.start:
         low = max(run.start, high - STRETCH_SIZE)
-        follower.pin((low, high))
+        if not follower.pin((low, high)):
+            high = low  # it is not kept any more
+            continue
         try:
             place = wanted.look(await _bytes_of(Stretch(follower.file, low, high - low)))
         finally:
@@ -272,12 +287,20 @@ async def _bytes_of(stretch: Stretch) -> bytes:
     return await stretch.read(0, stretch.length)
 
 
-async def _runs(follower: Follower, low: int, high: int) -> list[Run]:
-    """What a range is, in runs that begin and end in it."""
-    found = []
+async def _last_runs(follower: Follower, selection: Selection, low: int, high: int) -> Sequence[Run]:
+    """The last of the bytes of a range that are selected, in runs that begin and end in it; neighbours are one run."""
+    found: deque[Run] = deque(maxlen=RUNS_AT_A_TIME)
+    number = 0
     while low < high:
         run = await follower.run_at(low, in_detail=True)
         end = max(low + 1, _end(run, high))
-        found.append(replace(run, start=low, end=end))
+        if not isinstance(run.what, GapReason) and selection.has(run):
+            if found and found[-1].end == low:
+                found[-1] = replace(found[-1], end=end)
+            else:
+                found.append(replace(run, start=low, end=end))
         low = end
-    return found
+        number += 1
+        if number % _AT_ONCE == 0:
+            await trio.lowlevel.checkpoint()
+    return tuple(found)

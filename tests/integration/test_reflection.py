@@ -69,7 +69,18 @@ async def test_grpcurl_lists_the_services(server: Server) -> None:
     assert set(methods.stdout.decode().split()) == {f"{JOBS}.{name}" for name in _METHODS}
 
 
-_METHODS: Final = ("Start", "Status", "Stop", "StreamOutput", "FollowOutput", "Wait", "List", "Watch", "Backup")
+_METHODS: Final = (
+    "Start",
+    "Status",
+    "Stop",
+    "StreamOutput",
+    "FollowOutput",
+    "Attach",
+    "Wait",
+    "List",
+    "Watch",
+    "Backup",
+)
 
 
 @pytest.mark.parametrize(

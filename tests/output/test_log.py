@@ -9,7 +9,7 @@ import stat
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 import trio
@@ -18,6 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
+from jobmaster.output.index_file import IndexFile
 from jobmaster.output.log import OutputLog, StoredOutput
 from tests.output.stretches import bytes_of
 
@@ -384,3 +385,17 @@ async def test_an_output_of_an_earlier_version(log: OutputLog) -> None:
     assert await read_all(followed) == b"0123456789"
     followed.close()
     assert log.path.read_bytes() == b"0123456789"
+
+
+def test_a_log_whose_disk_is_full_is_reopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output that lost bytes and has no index yet goes on without one, with its loss."""
+    path = tmp_path / "job.log"
+    path.write_bytes(b"kept")
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(IndexFile, "reopen", full)
+    log = OutputLog.reopen(path, lost=5)
+    assert (log.kept, log.lost, log.end, log.has_lost.is_set()) == (4, 5, 9, True)
+    log.close()

@@ -15,7 +15,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.output import dropping, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.followed_file import Stretch
+from jobmaster.output.following import LiveFollower
 from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index_search import Run
 from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.output.reading import (
     PIECE_SIZE,
@@ -294,3 +297,54 @@ async def test_what_was_dropped(tmp_path: Path, writer: Writer) -> None:
         assert (await told(output, once(FromOffset(end - 1))))[0] == (end - 1, None, "CAPPED", 1)
         assert (await told(output, once(Since(START + 100 * SECOND))))[0][:2] == (99 * 9_000, 100)
     capped.log.close()
+
+
+@pytest.mark.parametrize("reads_parts", [True, False])
+async def test_a_follower_that_is_overtaken(
+    tmp_path: Path, writer: Writer, monkeypatch: pytest.MonkeyPatch, *, reads_parts: bool
+) -> None:
+    """What is dropped while a follower looks where it is, is told as a gap, and no hole is read as bytes."""
+    capped = Writer(OutputLog(tmp_path / "capped.log", Cap(SMALLEST)), pipe=writer.pipe)
+
+    def fill() -> None:
+        for _ in range(8):
+            capped.write(b"x" * (SMALLEST // 8))  # as much as a pipe takes
+
+    fill()
+    run_at, looks = LiveFollower.run_at, 0
+
+    async def overtaken(follower: LiveFollower, offset: int, *, in_detail: bool) -> Run:
+        nonlocal looks
+        run = await run_at(follower, offset, in_detail=in_detail)
+        if isinstance(run.what, Stream) and looks < 20:
+            looks += 1
+            fill()  # the middle goes, with the place at which the follower is
+        return run
+
+    monkeypatch.setattr(LiveFollower, "run_at", overtaken)
+    received = gone = 0
+    async with aclosing(capped.log.read(once()) if reads_parts else capped.log.follow()) as parts:
+        async for part in parts:
+            match part:
+                case GapPiece(start=start, end=end):
+                    gone += end - start
+                case Piece(stretch=stretch) | (Stretch() as stretch):
+                    assert await bytes_of(stretch) == b"x" * stretch.length
+                    received += stretch.length
+            if not reads_parts and looks == 20:
+                capped.log.seal()
+    assert received >= capped.log.dropped_range[0] > 0
+    assert gone == (SMALLEST - received if reads_parts else 0)
+    capped.log.close()
+
+
+async def test_an_output_of_single_bytes(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of one stream are looked for in so many runs, and from there on all is told."""
+    monkeypatch.setattr(reading, "RUNS_AT_A_TIME", 8)
+    monkeypatch.setattr(reading, "MOST_RUNS_SEARCHED", 32)
+    for _ in range(200):
+        writer.write(b"o", OUT, seconds=1)
+        writer.write(b"e", ERR, seconds=1)
+    (found,) = {piece[0] for piece in (await told(writer.log, once(LastLines(1), stream=OUT)))[:1]}
+    assert 400 - 2 * 32 - 16 <= found <= 400 - 2 * 32 + 1
+    assert (await told(writer.log, once(LastBytes(10), stream=OUT)))[0][0] == 380
