@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.audit.entry import Closed, Entry, Gap
+from jobmaster.audit.entry import Closed, Entry, Gap, JobChange
 from jobmaster.audit.file import NO_SPACE, AuditFile, FileBounds, Line
 from jobmaster.audit.scan import Position
 from jobmaster.errors import AuditUnavailable
@@ -140,12 +140,12 @@ class Trail:
                 await self._written.park()
             lines.append(Line(entry, done=trio.Event()))
             self._append(lines[-1])
-        for line in lines:
+        for count, line in enumerate(lines):
             assert line.done is not None  # noqa: S101  # for the type checker
             await line.done.wait()
             if line.sequence is None:
-                break
-        return sum(line.sequence is not None for line in lines)
+                return count
+        return len(lines)
 
     async def wait_writable(self) -> None:
         """Returns when entries are written again."""
@@ -261,8 +261,10 @@ class Trail:
         try:
             await self._in_thread(self._file.append, batch)
         except (OSError, NoThread) as error:
-            self._put_back(batch)
-            await self._fail(error)
+            has_space = isinstance(error, OSError) and error.errno in NO_SPACE and await self._free_ballast()
+            batch = self._put_back(batch, with_changes=has_space)
+            if not has_space:
+                self._fail(error)
         else:
             self._recover()
         finally:
@@ -281,16 +283,18 @@ class Trail:
         self._queued_bytes -= size
         return batch
 
-    def _put_back(self, batch: Sequence[Line]) -> None:
-        """Has what was not written tried again, but for entries that somebody waits for."""
+    def _put_back(self, batch: Sequence[Line], *, with_changes: bool) -> list[Line]:
+        """Has tried again what was not written and nobody waits for, changes of jobs too or not; returns the others."""
+        others: list[Line] = []
         for line in reversed(batch):
-            if line.sequence is None and line.done is None:
+            if line.sequence is None and (line.done is None or (with_changes and isinstance(line.entry, JobChange))):
                 self._queue.appendleft(line)
                 self._queued_bytes += line.cost
+            else:
+                others.append(line)
+        return others
 
-    async def _fail(self, error: OSError | NoThread) -> None:
-        if isinstance(error, OSError) and error.errno in NO_SPACE and await self._free_ballast():
-            return
+    def _fail(self, error: OSError | NoThread) -> None:
         if self._fault is None:
             logger.error("the audit cannot be written: %s", error)
         self._fault = _words(error)

@@ -221,7 +221,11 @@ class Pump:
     async def _drop_excess(self) -> None:
         while (plan := self._log.plan_drop()) is not None:
             drop = Drop(self._log, plan)
-            await self._begin(drop)
+            try:
+                await self._begin(drop)
+            finally:
+                if self._work is not drop:  # no thread took it: nothing is dropped
+                    self._log.record_drop(plan, Dropped())
             if self._work is drop:
                 await self._see_through(drop)
 

@@ -258,3 +258,23 @@ async def test_a_dead_disk_holds_nobody_at_the_end(
             trail.put(call())
         await trio.testing.wait_all_tasks_blocked()
     assert "entries of the audit were not written" in caplog.text
+
+
+async def test_changes_that_meet_a_full_disk_are_written_once(tmp_path: Path, disk: Disk) -> None:
+    """Where the ballast makes room, changes of jobs are written in their order, though others were before them."""
+    changes = [change(number) for number in range(1, 101)]
+
+    def make_room(ballast: Ballast) -> bool:
+        disk.space = None
+        return free(ballast)
+
+    free = Ballast.free
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Ballast, "free", make_room)
+        async with writing(tmp_path) as trail:
+            disk.space = 0
+            for _ in range(300):
+                trail.put(call("OK"))
+            assert await trail.record(changes) == len(changes)
+    found = [entry["journal_sequence"] for entry in entries_in(tmp_path) if "journal_sequence" in entry]
+    assert found == list(range(1, 101))

@@ -17,7 +17,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from jobmaster.output import log as log_module
 from jobmaster.output import pump as pump_module
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.index import Stream
 from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
@@ -443,3 +445,39 @@ async def test_a_writer_that_comes_after_the_last_one(line: Line) -> None:
         reopened.write(b"second")
     await line.finish()
     assert (line.log.path.read_bytes(), line.log.size, line.log.lost) == (b"first second", 12, 0)
+
+
+async def test_a_drop_that_no_thread_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is announced as dropped that is not: the job's output is kept meanwhile, and the excess dropped later."""
+    monkeypatch.setattr(pump_module, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(log_module, "RETRY_SECONDS", 0.05)
+    punchers = trio.CapacityLimiter(1)
+    monkeypatch.setattr(pump_module, "PUNCHERS", punchers)
+    log = OutputLog(tmp_path / "job.log", Cap(SMALLEST))
+    read_end, write_end = open_pipe()
+    pump = Pump(read_end, log)
+    punchers.acquire_on_behalf_of_nowait("another job")
+
+    async def write(size: int) -> None:
+        for _ in range(size // 65536):
+            end = log.end + os.write(write_end, b"x" * 65536)
+            while log.end < end:
+                await trio.sleep(0.001)
+
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            await write(2 * SMALLEST)
+            assert (log.dropped, log.dropped_range, log.size) == (0, (0, 0), 2 * SMALLEST)
+            punchers.release_on_behalf_of("another job")
+            await trio.sleep(0.05)
+            await write(65536)
+            while log.kept > SMALLEST:
+                await write(65536)
+            nursery.cancel_scope.cancel()
+    start, end = log.dropped_range
+    assert log.dropped == end - start > 0
+    await pump.finish()
+    log.seal()
+    await pump.close()
+    os.close(write_end)
