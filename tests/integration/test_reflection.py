@@ -69,7 +69,10 @@ async def test_grpcurl_lists_the_services(server: Server) -> None:
     assert set(methods.stdout.decode().split()) == {f"{JOBS}.{name}" for name in _METHODS}
 
 
-_METHODS: Final = ("Start", "Status", "Stop", "StreamOutput", "FollowOutput", "Wait", "List", "Watch", "Backup")
+_METHODS: Final = (
+    *("Start", "Status", "Stop", "Wait", "Remove", "List", "Watch", "Backup"),
+    *("StreamOutput", "FollowOutput", "Attach"),
+)
 
 
 @pytest.mark.parametrize(
