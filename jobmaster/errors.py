@@ -74,6 +74,10 @@ class LauncherOutdated(JobError):
     """The launcher is of an older version, which cannot do what the job asks for; one that is replaced can."""
 
 
+class JobNotEnded(JobError):
+    """The job has not ended, as it must have for what is asked."""
+
+
 class InputRefused(JobError):
     """The job takes no input from this caller: it has no stdin, or somebody else writes to it."""
 

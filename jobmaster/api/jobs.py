@@ -127,6 +127,14 @@ class JobService(JobServiceServicer):
         await job.wait_ended()
         return response_of(job.record)
 
+    @checked(check_job_id)
+    async def Remove(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.RemoveResponse:
+        """Removes an ended job."""
+        await self._registry.remove(request, message.job_id_request.job_id)
+        return pb.RemoveResponse()
+
     @checked(check_query)
     async def List(  # type: ignore[override]  # as above
         self, message: pb.ListRequest, request: Identity

@@ -87,6 +87,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Remove:
+    """`rm JOB…`."""
+
+    job_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StreamOutput:
     """`streamoutput JOB`."""
 
@@ -163,7 +170,7 @@ class Backup:
     file: Path
 
 
-Action = Start | Run | Attach | Stop | Status | Wait | StreamOutput | Logs | List | Events | Backup
+Action = Start | Run | Attach | Stop | Status | Wait | Remove | StreamOutput | Logs | List | Events | Backup
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from jobmaster.cli.actions import (
     Events,
     List,
     Logs,
+    Remove,
     Run,
     Start,
     Status,
@@ -128,6 +129,10 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return Events(as_json=given.json, after=given.after)
         case "backup":
             return Backup(given.file)
+        case "rm":
+            for job in given.jobs:
+                _require_text(parser, "JOB", job)
+            return Remove(tuple(given.jobs))
         case _:
             _require_text(parser, "JOB", given.job)
             return _action_on_job(parser, given)
@@ -378,6 +383,8 @@ def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
             sub.add_argument("--reason", metavar="TEXT", default="", help="why; kept in the job's record")
             sub.add_argument("--force", action="store_true", help="kill it, without a grace period")
         sub.add_argument("job", metavar="JOB")
+    remove = verbs.add_parser("rm", help="remove ended jobs with their output", allow_abbrev=False)
+    remove.add_argument("jobs", metavar="JOB", nargs="+")
     attach = verbs.add_parser(
         "attach",
         help="a running job's output from now on, and its stdin; exits as the job did",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import assert_never
 
 import trio
@@ -15,6 +16,7 @@ from jobmaster.cli.actions import (
     Events,
     List,
     Logs,
+    Remove,
     Run,
     Start,
     Status,
@@ -22,8 +24,8 @@ from jobmaster.cli.actions import (
     StreamOutput,
     Wait,
 )
-from jobmaster.cli.descriptors import OutputFailed, require_writable, write_text
-from jobmaster.cli.exit_status import DONE, exit_status
+from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
+from jobmaster.cli.exit_status import DONE, FAILED, exit_status
 from jobmaster.cli.presentation import as_block, as_json
 from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.errors import JobmasterError
@@ -45,9 +47,7 @@ def perform(command: Command) -> int:
     try:
         status, text = trio.run(_act, command)
     except RpcFailedError as error:
-        raise CommandFailed(
-            f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
-        ) from error
+        raise CommandFailed(_in_words(error)) from error
     except OSError as error:  # of the event loop itself: whatever concerns the connection is told as TransportError
         raise CommandFailed(f"the system does not give what is needed: {error.strerror}") from error
     _deliver(command.action, text)
@@ -99,6 +99,8 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
         case Wait(job_id=job_id, as_json=wants_json):
             record = await jobs.wait(job_id)
             return exit_status(record), _shown(record, wants_json=wants_json)
+        case Remove(job_ids):
+            return await remove_jobs(jobs, job_ids), ""
         case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup():
             return await _do_more(jobs, action)
         case unreachable:
@@ -139,6 +141,22 @@ async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List
         case unreachable:
             assert_never(unreachable)
     return DONE, ""
+
+
+async def remove_jobs(jobs: Jobs, job_ids: Sequence[str]) -> int:
+    """Remove each job that can be removed, and complain of each other one; return the exit status."""
+    status = DONE
+    for job_id in job_ids:
+        try:
+            await jobs.remove(job_id)
+        except RpcFailedError as error:
+            complain(f"jobmaster: {job_id}: {_in_words(error)}\n")
+            status = FAILED
+    return status
+
+
+def _in_words(error: RpcFailedError) -> str:
+    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
 
 
 def _shown(record: pb.JobResponse, *, wants_json: bool) -> str:

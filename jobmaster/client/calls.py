@@ -27,21 +27,35 @@ class Calls:
         self._client = Client(SERVICE, channel)
         self._was_served = False
 
-    async def unary(self, method: str, request: Message, answer: type[_Answer], seconds: float) -> _Answer:
+    async def unary(
+        self, method: str, request: Message, answer: type[_Answer], seconds: float, *, removed: _Answer | None = None
+    ) -> _Answer:
         """Makes a call that may be repeated, for `seconds` in vain at most.
+
+        Args:
+            method: its name.
+            request: what is asked.
+            answer: the type of what is answered.
+            seconds: how long it may be repeated in vain.
+            removed: of a call that removes what it names: the answer where a repeated one does not find that any more,
+                since an earlier one may have removed it before it broke.
 
         Raises:
             RpcFailedError: the server refused; UNAVAILABLE, which may pass, only after that time.
             TransportError: no connection was to be had in that time.
         """
         patience = Patience(seconds)
+        is_repeated = False
         while True:
             try:
                 return await self._once(method, request, answer, patience)
             except (TransportError, RpcFailedError) as error:
+                if removed is not None and is_repeated and _is_not_found(error):
+                    return removed
                 pause = self.pause_after(error, patience)
                 if pause is None:
                     raise
+            is_repeated = True
             await trio.sleep(pause)
 
     async def _once(self, method: str, request: Message, answer: type[_Answer], patience: Patience) -> _Answer:
@@ -83,6 +97,10 @@ class Calls:
             case _:
                 may_pass = True
         return patience.next_pause(trio.current_time(), jitter()) if may_pass else None
+
+
+def _is_not_found(error: TransportError | RpcFailedError) -> bool:
+    return isinstance(error, RpcFailedError) and error.status.status_code is StatusCode.NOT_FOUND
 
 
 def jitter() -> float:

@@ -99,6 +99,17 @@ class Jobs:
         """The job's record when it has ended."""
         return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience)
 
+    async def remove(self, job_id: str) -> None:
+        """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.
+
+        A job that is not there any more when a call that broke is made again has been removed.
+
+        Raises:
+            RpcFailedError: FAILED_PRECONDITION where the job has not ended, NOT_FOUND where there is none.
+        """
+        removed = pb.RemoveResponse()
+        await self._calls.unary("Remove", _request(job_id), pb.RemoveResponse, self._patience, removed=removed)
+
     async def list(
         self, query: pb.ListRequest | None = None, *, limit: int | None = None
     ) -> AsyncIterator[pb.JobResponse]:

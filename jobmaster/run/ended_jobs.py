@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
+from jobmaster.errors import HostError, JournalUnavailable
 from jobmaster.output.log import StoredOutput
-from jobmaster.run.retention import forget_expired
+from jobmaster.run.retention import forget_expired, remove_output
 
 if TYPE_CHECKING:
     from jobmaster.job.identifier import JobId
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+FORGET_SECONDS: Final = 5.0
+"""How long the journal may take to remove a record whose output is gone already, whoever leaves meanwhile."""
 RECENT: Final = 1_000
 """Records of ended jobs that are kept in memory, too: those that ended, or were asked for, last."""
 
@@ -51,6 +54,8 @@ class EndedJobs:
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
         self._given_up: set[JobId] = set()
         self._have_changed = trio.Event()
+        self.forgotten = 0
+        """How many jobs have been forgotten: what was read of the journal before may be of one of them."""
 
     def get(self, job_id: JobId) -> EndedJob | None:
         """The job called so, where it is in memory."""
@@ -65,8 +70,13 @@ class EndedJobs:
         self._remember(EndedJob(supervisor.record, supervisor.output.stored()))
         self._have_changed.set()
 
-    def recall(self, record: JobRecord) -> EndedJob:
-        """The job of a record of the journal; it is kept in memory from now on."""
+    def recall(self, record: JobRecord, *, forgotten: int) -> EndedJob:
+        """The job of a record of the journal; it is kept in memory from now on, unless it may have been forgotten since.
+
+        Args:
+            record: of the job.
+            forgotten: what `forgotten` was before the record was read.
+        """
         path = self._host.output_path(record.id)
         output = StoredOutput(
             path=path,
@@ -75,7 +85,8 @@ class EndedJobs:
             dropped=record.output_bytes_dropped,
         )
         job = EndedJob(record, output)
-        self._remember(job)
+        if forgotten == self.forgotten:
+            self._remember(job)
         return job
 
     def _remember(self, job: EndedJob) -> None:
@@ -102,12 +113,36 @@ class EndedJobs:
         await self._records.remove((job_id,), with_requests=True)
         self._given_up.discard(job_id)
 
+    async def remove(self, job_id: JobId) -> None:
+        """Removes the output and then the record of a job whose end is recorded; its request id is remembered for a time.
+
+        Raises:
+            HostError: the disk of the output fails.
+            ServerBusy: there is no thread.
+            JournalUnavailable: the output is gone, and the record may still be there.
+        """
+        try:
+            await remove_output(self._host, job_id)
+        except OSError as error:
+            raise HostError(f"{self._host.output_path(job_id)} cannot be removed: {error.strerror}") from error
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FORGET_SECONDS):
+                await self._records.remove((job_id,))
+                return
+        finally:
+            self._forget(job_id)
+        raise JournalUnavailable("the server's journal cannot be written: its disk does not answer; try again later")
+
+    def _forget(self, job_id: JobId) -> None:
+        self._recent.pop(job_id, None)
+        self.forgotten += 1
+
     async def forget_expired(self) -> None:
         """Removes what is not to be kept; what fails is logged and left for another time."""
         forgotten = await forget_expired(self._host, self._records, self._retention, tuple(self._given_up))
         self._given_up.difference_update(forgotten)
         for job_id in forgotten:
-            self._recent.pop(job_id, None)
+            self._forget(job_id)
 
     async def keep_within_bounds(self) -> NoReturn:
         """Does so whenever a job has ended, and from time to time, until cancelled."""

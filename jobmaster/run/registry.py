@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HandedOver, JobNotFound, JournalUnavailable
+from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JournalUnavailable
 from jobmaster.identity.policy import Identity, may_touch
 from jobmaster.job.identifier import JobId, parse_job_id
 from jobmaster.job.record import JobRecord
@@ -41,6 +41,8 @@ from jobmaster.run.teardown import MOST_SECONDS
 START_SECONDS: Final = 5.0
 """How long, when the jobs are handed over, Starts under way may take to come to an end."""
 _NO_SUCH_JOB: Final = "no such job"
+_NOT_ENDED: Final = "the job has not ended, and only an ended one can be removed: stop it first"
+_END_UNWRITTEN: Final = "the server's journal does not have the end of the job yet; try again later"
 
 Job = Supervisor | EndedJob
 
@@ -169,18 +171,19 @@ class Registry:
         return self.known(caller, key) or await self._find_recorded(caller, key)
 
     async def _find_recorded(self, caller: Identity, job_id: JobId) -> Job:
+        forgotten = self._ended.forgotten
         stored = None if self._ended.is_given_up(job_id) else await self._records.find(job_id)
         if stored is None:
             raise JobNotFound(_NO_SUCH_JOB)
         _check(caller, stored.record)
         if isinstance(stored.record.state, Ended):
-            return self._ended.recall(stored.record)
+            return self._ended.recall(stored.record, forgotten=forgotten)
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
         if job is not None:
             return job
         if self._shutdown.has_begun:
             raise HandedOver(GONE_ON)
-        raise JournalUnavailable("the server's journal does not have the end of the job yet; try again later")
+        raise JournalUnavailable(_END_UNWRITTEN)
 
     def _as_of_now(self, record: JobRecord) -> JobRecord | None:
         """A record of the journal, with what is newer; None for a job that nobody was told of, nor will be."""
@@ -213,6 +216,25 @@ class Registry:
                 job.hurry()
         await job.wait_ended()
         return job.record
+
+    async def remove(self, caller: Identity, job_id: str) -> None:
+        """Removes an ended job: its output, then its record. Who follows the output at that moment reads on.
+
+        Raises:
+            JobNotFound, HandedOver: as `find`.
+            JobNotEnded: it runs.
+            HostError, ServerBusy: its output cannot be removed.
+            JournalUnavailable: its end is not recorded yet; or its record cannot be removed now.
+        """
+        job = await self.find(caller, job_id)
+        if isinstance(job, Supervisor):
+            raise JobNotEnded(_NOT_ENDED)
+        stored = await self._records.find(job.record.id)
+        if stored is None:
+            raise JobNotFound(_NO_SUCH_JOB)
+        if not isinstance(stored.record.state, Ended):  # with its end, the record would be there again
+            raise JournalUnavailable(_END_UNWRITTEN)
+        await self._ended.remove(job.record.id)
 
     # --- the server's begin and end -----------------------------------------------------------------------------------
 

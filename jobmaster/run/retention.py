@@ -63,10 +63,19 @@ async def _forget(host: ExecutionHost, records: Records, job_ids: Sequence[JobId
 
 
 async def _is_removed(host: ExecutionHost, job_id: JobId) -> bool:
-    path = host.output_path(job_id)
     try:
-        await run_in_thread(REMOVERS, unlink_output, path, abandon=True)
+        await remove_output(host, job_id)
     except OSError as error:
-        logger.warning("%s cannot be removed: %s", path, error)
+        logger.warning("%s cannot be removed: %s", host.output_path(job_id), error)
         return False
     return True
+
+
+async def remove_output(host: ExecutionHost, job_id: JobId) -> None:
+    """Removes a job's output with its index, in a thread; a follower that has the file reads on.
+
+    Raises:
+        OSError: its disk fails.
+        NoThread: there is no thread for it.
+    """
+    await run_in_thread(REMOVERS, unlink_output, host.output_path(job_id), abandon=True)

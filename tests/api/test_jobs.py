@@ -46,6 +46,20 @@ async def follow(registry: ChangingRegistry, followers: Followers | None = None)
         pass
 
 
+async def test_what_is_removed() -> None:
+    """Remove asks for the job that the request names, as who calls, and answers nothing but that it is done."""
+    asked: list[tuple[Identity, str]] = []
+
+    async def remove(*arguments: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        asked.append(arguments)
+
+    service = JobService(cast(Registry, SimpleNamespace(remove=remove)), Followers())
+    caller = Identity(name="client1", role=Role.USER)
+    assert await service.Remove(pb.JobIDRequest(job_id_request=pb.JobID(job_id="job")), caller) == pb.RemoveResponse()
+    assert asked == [(caller, "job")]
+
+
 @pytest.mark.parametrize(("questions", "answer"), [(1, JobNotFound), (2, OutputUnreadable)])
 async def test_output_whose_file_cannot_be_read(tmp_path: Path, questions: int, answer: type[Exception]) -> None:
     """A job forgotten between the question and the opening of its file is not found; else it is the host's error."""

@@ -54,7 +54,8 @@ def test_what_needs_no_server_imports_nothing_for_it(arguments: list[str]) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", [["status", "x"], ["start", "x"], ["logs", "x"], ["run", "x"], ["wait", "x"], ["stop", "x"], ["list"]]
+    "arguments",
+    [["status", "x"], ["start", "x"], ["logs", "x"], ["run", "x"], ["wait", "x"], ["stop", "x"], ["rm", "x"], ["list"]],
 )
 def test_calls_import_nothing_of_the_servers(certificates: Path, arguments: list[str]) -> None:
     """A call, up to its refused connection, imports neither cryptography nor JSON nor anything of the server's."""
@@ -143,6 +144,7 @@ def test_no_complaint_on_standard_output(arguments: list[str]) -> None:
     ("arguments", "words"),
     [
         ([b"start", b"ls", b"\xff"], "argument 1 of the command, '\\udcff', is not UTF-8"),
+        ([b"rm", b"x", b"\xc3("], "JOB, '\\udcc3(', is not UTF-8"),
         ([b"status", b"\xc3("], "JOB, '\\udcc3(', is not UTF-8"),
         ([b"--server", b"\xff:1", b"status", b"x"], "'\\udcff' is no host name"),
         ([b"--certs-dir", b"/nowhere\xff", b"status", b"x"], "/nowhere\\udcff/server_ca_cert.pem is missing"),

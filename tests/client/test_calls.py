@@ -15,7 +15,7 @@ from jobmaster.client.patience import LAST_PAUSE
 from jobmaster.errors import TransportError
 from jobmaster.grpc.client import CertificateNotAccepted, ServerRefused
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.client.scripted import LOST, OK, UNAVAILABLE, Answer, Ends, Quiet, Script
+from tests.client.scripted import LOST, NOT_FOUND, OK, UNAVAILABLE, Answer, Ends, Quiet, Script
 
 ID: Final = pb.JobID(job_id="job")
 RECORD: Final = pb.JobResponse(job_id_response=ID)
@@ -64,12 +64,19 @@ CALLS: Final[dict[str, Callable[[Jobs], Awaitable[Any]]]] = {
     "Stop": lambda jobs: jobs.stop("job", "old", force=True),
     "Status": lambda jobs: jobs.status("job"),
     "Wait": lambda jobs: jobs.wait("job"),
+    "Remove": lambda jobs: jobs.remove("job"),
 }
 
 
-def answer_to(method: str) -> pb.JobID | pb.JobResponse:
+def answer_to(method: str) -> pb.JobID | pb.JobResponse | pb.RemoveResponse:
     """What a server answers."""
-    return ID if method == "Start" else RECORD
+    match method:
+        case "Start":
+            return ID
+        case "Remove":
+            return pb.RemoveResponse()
+        case _:
+            return RECORD
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -101,6 +108,15 @@ async def test_refusals_are_final(method: str, code: str) -> None:
     with pytest.raises(RpcFailedError) as failure:
         await CALLS[method](script.jobs())
     assert failure.value.status.status_message == "why"
+
+
+async def test_a_removal_that_broke_may_have_been_done(autojump_clock: trio.testing.MockClock) -> None:
+    """A job that is not there when the call is made again is removed; one that never was is told to be none."""
+    await Script([[LOST], [UNAVAILABLE], [NOT_FOUND]]).jobs().remove("job")
+    with pytest.raises(RpcFailedError, match="no such job"):
+        await Script([[NOT_FOUND]]).jobs().remove("job")
+    with pytest.raises(RpcFailedError, match="no such job"):
+        await Script([[LOST], [NOT_FOUND]]).jobs().stop("job")
 
 
 async def test_a_certificate_that_was_never_accepted() -> None:

@@ -81,6 +81,8 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
             await fails(FailedPreconditionError, partial(jobs.start, "/no/such/program"))
             await output_of(jobs, job_id)
             assert [record async for record in jobs.list(pb.ListRequest())]
+            await until_told(audit, "job", "finished")  # the events of a removed job are no longer there to be copied
+            await jobs.remove(job_id)
         async with server.connect("client2", patience=0) as jobs:
             await fails(NotFoundError, partial(jobs.stop, job_id))
         for method, request in (("Nope", {}), ("Status", about(job_id))):
@@ -99,6 +101,7 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
         ("Start", "FAILED_PRECONDITION"),
         ("StreamOutput", "OK"),
         ("List", "OK"),
+        ("Remove", "OK"),
     ]
     assert told(audit, "client2") == [("Stop", "NOT_FOUND")]
     assert told(audit, "client3") == [("Status", "NOT_FOUND")]  # grpcurl knows that there is no Nope
@@ -114,7 +117,7 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
     assert all(begun[entry["begun"]]["method"] == entry["method"] for entry in starts)
     changes = [(entry["event"], entry["by"]) for entry in found if entry["kind"] == "job" and entry["job"] == job_id]
     assert changes[:3] == [("launched", None), ("executed", None), ("stop_ordered", "client1")]
-    assert changes[-1] == ("finished", None)
+    assert changes[-2:] == [("finished", None), ("removed", None)]
     assert no_number_is_missing(audit)
 
 

@@ -119,6 +119,20 @@ async def test_stop(server: Server) -> None:
     assert json.loads(result.stdout)["signalStr"] == "terminated"
 
 
+async def test_rm(server: Server) -> None:
+    """`rm` removes the ended jobs among those that are named, says why not the others, and exits 1 then."""
+    first, second, running = [await start(server, *argv) for argv in (["true"], ["true"], ["sleep", "1000"])]
+    for job_id in (first, second):
+        await jobmaster(server, "wait", job_id)
+    result = await jobmaster(server, "rm", first, running, second)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.startswith(f"jobmaster: {running}: the job has not ended".encode())
+    assert [path.stem for path in server.logs] == [running]
+    await jobmaster(server, "stop", running)
+    result = await jobmaster(server, "rm", running)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
+
+
 @pytest.mark.parametrize(
     ("arguments", "name", "code", "words"),
     [

@@ -221,6 +221,29 @@ async def test_caller_that_leaves_start(server: Server) -> None:
     assert record.exit_code == 0
 
 
+async def test_remove(server: Server) -> None:
+    """A running job is not removed; an ended one is gone, and who reads its output at that moment has it to the end."""
+    size = 64 * 2**20
+    async with server.connect() as jobs:
+        running = await jobs.start("sleep", "1000")
+        with pytest.raises(FailedPreconditionError, match="stop it first"):
+            await jobs.remove(running)
+        job_id = await jobs.start("head", "-c", str(size), "/dev/zero")
+        await jobs.wait(job_id)
+        async with jobs.stream_output(job_id) as chunks:
+            seen = len(await anext(aiter(chunks)))
+            await jobs.remove(job_id)
+            assert [path for path in server.output.iterdir() if path.stem == job_id] == []
+            with pytest.raises(NotFoundError):
+                await jobs.status(job_id)
+            async for chunk in chunks:
+                seen += len(chunk)
+        assert seen == size
+        with pytest.raises(NotFoundError):
+            await jobs.remove(job_id)
+        assert [record.job_id_response.job_id async for record in jobs.list()] == [running]
+
+
 async def test_stop_after_the_caller_left(server: Server) -> None:
     """A stop order stands when its caller does not wait for the end."""
     async with server.connect() as jobs:

@@ -70,16 +70,8 @@ async def test_grpcurl_lists_the_services(server: Server) -> None:
 
 
 _METHODS: Final = (
-    "Start",
-    "Status",
-    "Stop",
-    "StreamOutput",
-    "FollowOutput",
-    "Attach",
-    "Wait",
-    "List",
-    "Watch",
-    "Backup",
+    *("Start", "Status", "Stop", "Wait", "Remove", "List", "Watch", "Backup"),
+    *("StreamOutput", "FollowOutput", "Attach"),
 )
 
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import JobNotFound
+from jobmaster.errors import HostError, JobNotEnded, JobNotFound, JournalUnavailable
 from jobmaster.job.identifier import JobId
+from jobmaster.job.specification import JobSpecification
+from jobmaster.journal.stored import Removed, StoredJob
 from jobmaster.run.bounds import Bounds
+from jobmaster.run.ended_jobs import FORGET_SECONDS
 from jobmaster.run.retention import forget_expired
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
+from tests.run.records import MemoryRecords
 from tests.run.scripted import Script
 
 
@@ -86,3 +92,143 @@ async def test_an_unlink_that_fails_ends_nothing(machine: Machine) -> None:
         await machine.start(registry, CLIENT2)
         await trio.sleep(200)
         assert first not in machine.logs()
+
+
+# --- Remove -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_removed_job(machine: Machine) -> None:
+    """Its output, index and record are gone, which those who watch are told; a second time there is no such job."""
+    async with machine.registry() as registry:
+        job_id, kept = [await machine.start(registry, CLIENT1, Script(ends_at=1)) for _ in range(2)]
+        for each in (job_id, kept):
+            await ended(registry, each)
+        await registry.remove(CLIENT1, job_id)
+        assert machine.logs() == {kept}
+        assert set(machine.records.jobs) == {kept}
+        assert (machine.records.happened[-1].job_id, machine.records.happened[-1].event) == (job_id, Removed())
+        for question in (registry.find, registry.remove):
+            with pytest.raises(JobNotFound, match="no such job"):
+                await question(CLIENT1, job_id)
+
+
+async def test_whose_job_may_be_removed(machine: Machine) -> None:
+    """To another client there is no such job, running or ended; an admin may remove it when it has ended."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        for _ in ("running", "ended"):
+            with pytest.raises(JobNotFound, match="no such job"):
+                await registry.remove(CLIENT2, job_id)
+            await trio.sleep(2)
+        await registry.remove(ADMIN, job_id)
+        assert machine.logs() == set()
+
+
+async def test_a_running_job_is_not_removed(machine: Machine) -> None:
+    """The refusal says what to do first, and the job is as it was."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        with pytest.raises(JobNotEnded, match="stop it first"):
+            await registry.remove(CLIENT1, job_id)
+        assert machine.logs() == {job_id}
+        await registry.stop(CLIENT1, job_id)
+        await registry.remove(CLIENT1, job_id)
+        assert machine.logs() == set()
+
+
+async def test_a_removed_jobs_request_is_remembered(machine: Machine) -> None:
+    """A Start that is repeated after the removal starts no second job."""
+    machine.scripts["command"] = Script(ends_at=1)
+    command = JobSpecification(command="command")
+    async with machine.registry() as registry:
+        job_id = await registry.start(CLIENT1, command, "request")
+        await ended(registry, job_id)
+        await registry.remove(CLIENT1, job_id)
+        assert await registry.start(CLIENT1, command, "request") == job_id
+        assert registry.running == 0
+
+
+async def test_an_end_that_is_not_written_yet(machine: Machine) -> None:
+    """The record would be there again with it: nothing is removed before."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        unended = machine.records.jobs[job_id]
+        await ended(registry, job_id)
+        machine.records.jobs[job_id] = unended
+        with pytest.raises(JournalUnavailable, match="does not have the end"):
+            await registry.remove(CLIENT1, job_id)
+        assert machine.logs() == {job_id}
+        machine.records.jobs[job_id] = record_of(registry, job_id)
+
+
+async def test_a_removal_while_the_journals_disk_is_full(machine: Machine) -> None:
+    """What the journal cannot write of others keeps no output from being removed, whose space may be what it waits for."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        await ended(registry, job_id)
+        machine.records.settle_seconds = 1e9
+        await registry.remove(CLIENT1, job_id)
+        assert machine.logs() == set()
+        machine.records.settle_seconds = 0
+
+
+async def test_an_output_that_cannot_be_removed(machine: Machine) -> None:
+    """The record stays where its output does, and both go the next time."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        await ended(registry, job_id)
+        machine.plan(Fault(point="unlink", call=1, number=errno.EROFS))
+        with pytest.raises(HostError, match="cannot be removed: Read-only file system"):
+            await registry.remove(CLIENT1, job_id)
+        assert record_of(registry, job_id).id == job_id
+        await registry.remove(CLIENT1, job_id)
+        assert (machine.logs(), machine.records.jobs) == (set(), {})
+
+
+async def test_who_leaves_a_removal_does_not_cut_it_off(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record whose output is gone goes, too, while the journal answers in time; else the caller is to ask again."""
+    seconds = 1.0
+    remove = MemoryRecords.remove
+
+    async def slowly(records: MemoryRecords, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        await trio.sleep(seconds if job_ids else 0)
+        await remove(records, job_ids, with_requests=with_requests)
+
+    monkeypatch.setattr(MemoryRecords, "remove", slowly)
+    async with machine.registry() as registry:
+        first, second = [await machine.start(registry, CLIENT1, Script(ends_at=1)) for _ in range(2)]
+        for job_id in (first, second):
+            await ended(registry, job_id)
+        with trio.move_on_after(0.5):
+            await registry.remove(CLIENT1, first)
+        assert set(machine.records.jobs) == {second}
+        seconds = 2 * FORGET_SECONDS
+        with pytest.raises(JournalUnavailable, match="try again later"):
+            await registry.remove(CLIENT1, second)
+        seconds = 0
+        await registry.remove(CLIENT1, second)
+        assert machine.records.jobs == {}
+
+
+async def test_a_record_that_was_read_before_the_removal(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers who asked before, and nobody after."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        await ended(registry, job_id)
+    find, is_removed, are_late = MemoryRecords.find, trio.Event(), [True]
+
+    async def late(records: MemoryRecords, job_id: JobId) -> StoredJob | None:
+        found = await find(records, job_id)
+        if are_late and are_late.pop():
+            await is_removed.wait()
+        return found
+
+    monkeypatch.setattr(MemoryRecords, "find", late)
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        nursery.start_soon(registry.find, CLIENT1, job_id)
+        await wait_all_tasks_blocked()
+        await registry.remove(CLIENT1, job_id)
+        is_removed.set()
+        await wait_all_tasks_blocked()
+        with pytest.raises(JobNotFound):
+            await registry.find(CLIENT1, job_id)

@@ -25,6 +25,9 @@ class JobServiceServicer(purerpc.Servicer):
     async def Wait(self, input_message):
         raise NotImplementedError()
 
+    async def Remove(self, input_message):
+        raise NotImplementedError()
+
     async def List(self, input_message):
         raise NotImplementedError()
 
@@ -100,6 +103,15 @@ class JobServiceServicer(purerpc.Servicer):
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        service_obj.add_method(
+            "Remove",
+            self.Remove,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.RemoveResponse,
             )
         )
         service_obj.add_method(
@@ -192,6 +204,14 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        self.Remove = self._client.get_method_stub(
+            "Remove",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.RemoveResponse,
             )
         )
         self.List = self._client.get_method_stub(

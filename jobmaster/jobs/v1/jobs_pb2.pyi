@@ -118,6 +118,10 @@ class JobIDRequest(_message.Message):
     force: bool
     def __init__(self, job_id_request: _Optional[_Union[JobID, _Mapping]] = ..., reason: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
+class RemoveResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class JobOutputResponse(_message.Message):
     __slots__ = ("output",)
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
