@@ -46,6 +46,28 @@ class PermissionRefused(RequestError):
     """The caller's role does not allow this call."""
 
 
+class OutputIncomplete(JobmasterError):
+    """The server does not have part of a job's output. The text is for the client, which makes the same of the gaps it is told."""
+
+    def __init__(self, lost: int, *, dropped: int = 0, missing: int = 0) -> None:
+        """Names what is not there.
+
+        Args:
+            lost: bytes that were never kept.
+            dropped: bytes that were too many to be kept.
+            missing: bytes at the end of those that were kept, which are gone.
+        """
+        gone = lost + dropped + missing
+        reasons = [
+            f"{lost} that its disk did not take" * (lost > 0),
+            f"{dropped} that are more than is kept of an output" * (dropped > 0),
+            f"{missing} at the end that its disk did not have when the host went down, or that were removed"
+            * (missing > 0),
+        ]
+        named = ", ".join(filter(None, reasons))
+        super().__init__(f"the server does not have {gone} bytes of this job's output: {named}; all others were sent")
+
+
 class JobError(JobmasterError):
     """The job could not be run as asked. The text is for the client."""
 

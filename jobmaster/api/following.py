@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE, data_head
-from jobmaster.errors import InvalidRequest, OutputUnreadable
+from jobmaster.errors import InvalidRequest, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
@@ -62,13 +63,16 @@ async def follow_output(
         InvalidRequest: nothing can be meant.
         JobNotFound, ServerBusy, OutputUnreadable: it cannot be had.
         HandedOver: another server sees the job to its end; the output goes on there.
+        OutputIncomplete: all was asked for and sent, and bytes are missing that are in no gap.
     """
     selection = selection_of(message)
     job = await registry.find(caller, message.job_id.job_id)
+    told = _Told()
     try:
         with followers.counted(caller.name):
             async with aclosing(job.output.read(selection)) as pieces:
                 async for piece in pieces:
+                    told.add(piece)
                     yield chunk_of(piece)  # noqa: ASYNC119  # its caller closes it, whatever happens
     except OutputUnreadable:
         # Its file went with it, where it was forgotten meanwhile.
@@ -76,6 +80,30 @@ async def follow_output(
         raise
     if selection.follows and selection.until is None:
         await job.wait_ended()
+        if selection.start == FromOffset(0):
+            told.check(job.output.lost)
+
+
+class _Told:
+    """What a caller has been told of missing bytes."""
+
+    def __init__(self) -> None:
+        self._of: Counter[GapReason] = Counter()
+
+    def add(self, piece: Piece | GapPiece | Position) -> None:
+        """Takes note of the next piece of the output."""
+        if isinstance(piece, GapPiece):
+            self._of[piece.reason] += piece.end - piece.start
+
+    def check(self, lost: int) -> None:
+        """To be called at the end of all of an output, of which so many bytes were lost.
+
+        Raises:
+            OutputIncomplete: that is more than was told: an index that was unusable has taken the places of the others along.
+        """
+        missing, dropped = self._of[GapReason.NOT_SYNCED], self._of[GapReason.CAPPED]
+        if lost > self._of.total() - missing:  # what was lost before it was dropped is in the gap of what was dropped
+            raise OutputIncomplete(lost, dropped=dropped, missing=missing)
 
 
 def selection_of(message: pb.FollowOutputRequest) -> Selection:

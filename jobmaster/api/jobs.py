@@ -17,8 +17,7 @@ from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
-from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import InvalidRequest, OutputCut, OutputUnreadable
+from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import checked, takes_call
 from jobmaster.grpc.server_call import ServerCall

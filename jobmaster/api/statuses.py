@@ -21,6 +21,7 @@ from jobmaster.errors import (
     JournalUnavailable,
     LauncherOutdated,
     LimitNotEnforceable,
+    OutputIncomplete,
     PermissionRefused,
     RequestIdReused,
     ServerBusy,
@@ -50,6 +51,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     JournalUnavailable: StatusCode.UNAVAILABLE,
     AuditUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
+    OutputIncomplete: StatusCode.DATA_LOSS,
 }
 
 
@@ -57,30 +59,7 @@ class ServiceUnknown(Exception):
     """The server has no service of this name."""
 
 
-class OutputIncomplete(Exception):
-    """The server does not have part of a job's output."""
-
-    def __init__(self, lost: int, *, dropped: int = 0, missing: int = 0) -> None:
-        """Names what is not there.
-
-        Args:
-            lost: bytes that were never kept.
-            dropped: bytes that were too many to be kept.
-            missing: bytes at the end of those that were kept, which are gone.
-        """
-        gone = lost + dropped + missing
-        reasons = [
-            f"{lost} that its disk did not take" * (lost > 0),
-            f"{dropped} that are more than is kept of an output" * (dropped > 0),
-            f"{missing} at the end that its disk did not have when the host went down, or that were removed"
-            * (missing > 0),
-        ]
-        named = ", ".join(filter(None, reasons))
-        super().__init__(f"the server does not have {gone} bytes of this job's output: {named}; all others were sent")
-
-
 _CODES[ServiceUnknown] = StatusCode.NOT_FOUND
-_CODES[OutputIncomplete] = StatusCode.DATA_LOSS
 
 
 def status_of(error: Exception) -> DetailedStatus:

@@ -14,10 +14,10 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
-from jobmaster.client.resumption import OutputIncomplete, Resumption
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
-from jobmaster.grpc.purerpc_adapter import RpcFailedError, StatusCode
+from jobmaster.grpc.purerpc_adapter import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 __all__ = ["Jobs", "RpcFailedError", "connect", "new_request_id"]
@@ -138,15 +138,16 @@ class Jobs:
     async def stream_output(self, job_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """All output of a job from its first byte, live, until it has ended. Leaving the block ends the call.
 
-        Each byte comes once, whatever becomes of the connection and the server: where a call breaks, the next chunk is
-        that of a new one.
+        Each byte comes once, whatever becomes of the connection and the server: where a call breaks, the next one goes on
+        behind it.
 
         While iterating, raises:
-            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only when patience is over.
+            RpcFailedError: the server refused; UNAVAILABLE, which may pass, only when patience is over; DATA_LOSS, when all
+                that there is has come, where some of it was lost or dropped before it came: says how much.
             TransportError: no connection was to be had in all that time.
             OutputIncomplete: the server that answers now does not have the output any more.
         """
-        output = _Output(self._calls, job_id, self._following_patience)
+        output = WholeOutput(self._calls, job_id, self._following_patience)
         try:
             yield output
         finally:
@@ -230,47 +231,6 @@ class Jobs:
             yield backup
         finally:
             backup.abandon()
-
-
-class _Output:
-    """The output of one job; has one reader."""
-
-    def __init__(self, calls: Calls, job_id: str, patience: float) -> None:
-        self._job_id = job_id
-        self._resumption = Resumption()
-        self._stream = Stream(calls, "StreamOutput", pb.JobIDRequest, pb.JobOutputResponse, patience)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while (message := await self._receive()) is not None:
-            if fresh := self._resumption.take(message.output):
-                self._stream.patience.progress()
-                return fresh
-        self._resumption.call_ends()
-        raise StopAsyncIteration
-
-    async def _receive(self) -> pb.JobOutputResponse | None:
-        try:
-            message = await self._stream.receive(self._request)
-        except RpcFailedError as error:
-            if error.status.status_code is StatusCode.NOT_FOUND and self._resumption.is_resumed:
-                raise OutputIncomplete(
-                    f"the server does not know the job any more (it has forgotten the job, or is another server): its "
-                    f"output ends here, after {self._resumption.received} bytes, as far as anybody can tell"
-                ) from error
-            raise
-        assert message is None or isinstance(message, pb.JobOutputResponse)  # noqa: S101  # for the type checker
-        return message
-
-    def _request(self) -> pb.JobIDRequest:
-        self._resumption.call_begins()
-        return _request(self._job_id)
-
-    def abandon(self) -> None:
-        """Ends the call that is open, if any."""
-        self._stream.abandon()
 
 
 class _Events:

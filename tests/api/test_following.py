@@ -15,13 +15,13 @@ from jobmaster.api.followers import Followers
 from jobmaster.api.following import chunk_of, selection_of
 from jobmaster.api.jobs import JobService
 from jobmaster.api.messages import OUTPUT_MESSAGE_SIZE
-from jobmaster.errors import InvalidRequest, JobNotFound
+from jobmaster.errors import InvalidRequest, JobNotFound, OutputIncomplete
 from jobmaster.grpc.framing import PREFIX
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.log import StoredOutput
+from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
 from jobmaster.run.registry import Registry
 
@@ -125,7 +125,7 @@ def test_gaps(reason: GapReason) -> None:
 class OneJob:
     """A registry with one job, for the first so many questions."""
 
-    def __init__(self, output: StoredOutput, questions: int = 10) -> None:
+    def __init__(self, output: StoredOutput | OutputLog, questions: int = 10) -> None:
         self._output = output
         self._left = questions
 
@@ -163,6 +163,21 @@ async def test_a_call(tmp_path: Path) -> None:
         (6, b"second\n", 0),
         (13, b"", 4),
     ]
+
+
+async def test_missing_bytes_that_are_in_no_gap(tmp_path: Path) -> None:
+    """Where an unusable index has taken their places along, who asks for all of an output is told that some are missing."""
+    (tmp_path / "job.log").write_bytes(bytes(100))
+    (tmp_path / "job.index").write_bytes(b"no index" * 1000)
+    log = OutputLog.reopen(tmp_path / "job.log", lost=40)
+    log.lose(3)
+    log.seal()
+    for output in (log, log.stored()):
+        with pytest.raises(OutputIncomplete, match="does not have 43 bytes"):
+            await answers(OneJob(output))
+        assert len(await answers(OneJob(output), from_offset=1)) == 2
+        assert len(await answers(OneJob(output), no_follow=True)) == 2
+        log.close()
 
 
 async def test_a_job_that_is_forgotten_meanwhile(tmp_path: Path) -> None:

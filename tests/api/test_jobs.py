@@ -14,8 +14,7 @@ import trio
 
 from jobmaster.api.followers import Followers
 from jobmaster.api.jobs import JobService
-from jobmaster.api.statuses import OutputIncomplete
-from jobmaster.errors import JobNotFound, OutputUnreadable, ServerBusy
+from jobmaster.errors import JobNotFound, OutputIncomplete, OutputUnreadable, ServerBusy
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.cap import SMALLEST, Cap

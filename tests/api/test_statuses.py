@@ -9,7 +9,7 @@ import pytest
 from purerpc import StatusCode
 
 from jobmaster import errors
-from jobmaster.api.statuses import OutputIncomplete, status_of
+from jobmaster.api.statuses import status_of
 from jobmaster.errors import (
     AuditUnavailable,
     CertificateRefused,
@@ -32,6 +32,7 @@ from jobmaster.errors import (
     JournalUnavailable,
     LauncherOutdated,
     LimitNotEnforceable,
+    OutputIncomplete,
     PermissionRefused,
     RequestError,
     RequestIdReused,

@@ -12,10 +12,9 @@ from jobmaster.cli.actions import Logs
 from jobmaster.cli.logs import Stamps, copy_output, gap_in_words, request_of, show_logs
 from jobmaster.client import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.client.scripted import LOST, OK, Ends, Script
+from tests.client.scripted import LOST, OK, UNIMPLEMENTED, Script
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
-UNIMPLEMENTED = Ends("UNIMPLEMENTED", "no such method")
 
 
 def stamp(moment: datetime = MOMENT) -> Timestamp:
@@ -86,7 +85,7 @@ def test_times() -> None:
 
 async def test_a_server_of_an_earlier_version(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """One that knows no parts of an output is asked for all of it, if that is what is wanted."""
-    script = Script([[UNIMPLEMENTED], [b"all of it", OK]])
+    script = Script([[b"all of it", OK]], has_parts=False)
     await show_logs(script.jobs(), Logs(job_id="job"))
     assert capfdbinary.readouterr() == (b"all of it", b"")
     with pytest.raises(RpcFailedError):

@@ -48,7 +48,7 @@ async def test_the_output_and_the_status(capfdbinary: pytest.CaptureFixture[byte
     script = Script([START, [b"one\xff", b"two\n", OK]], waits=[RETURNED])
     assert await run(script) == (3, "")
     assert capfdbinary.readouterr() == (b"one\xfftwo\n", b"")
-    assert sorted(methods(script)) == ["Start", "StreamOutput", "Wait"]
+    assert sorted(methods(script)) == ["FollowOutput", "Start", "Wait"]
     start = script.calls[0].request
     assert isinstance(start, pb.JobCreateRequest)
     assert (start.command, list(start.args)) == ("make", ["-j"])

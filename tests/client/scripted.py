@@ -42,17 +42,22 @@ OK = Ends("OK")
 UNAVAILABLE = Ends("UNAVAILABLE", "draining")
 NOT_FOUND = Ends("NOT_FOUND", "no such job")
 LOST = TransportError("the connection was lost")
+UNIMPLEMENTED = Ends("UNIMPLEMENTED", "no such method")
 
 
 @dataclass(slots=True)
 class Call:
-    """One call of a script: the messages it brings, and then its status or what breaks it."""
+    """One call of a script: the messages it brings, and then its status or what breaks it.
+
+    Bytes are those of the output from its first one on. FollowOutput brings them from the offset on that it is asked for.
+    """
 
     method: str
     parts: list[Part]
     request: Message | None = None
     was_reset: bool = False
     end_status: Any = None
+    _offset: int = 0
 
     def expect_message_type(self, message_type: type[Message]) -> None:
         """The script knows what it sends."""
@@ -70,6 +75,11 @@ class Call:
         """The next of the script."""
         await trio.lowlevel.checkpoint()
         match self.parts.pop(0):
+            case bytes(output) if isinstance(self.request, pb.FollowOutputRequest):
+                start, self._offset = self._offset, self._offset + len(output)
+                if (known := max(0, self.request.from_offset - start)) >= len(output):
+                    return await self.receive_message()
+                return pb.OutputChunk(offset=start + known, data=output[known:])
             case bytes(output):
                 return pb.JobOutputResponse(output=output)
             case Message() as message:
@@ -102,6 +112,7 @@ class Script:
     Attributes:
         script: of all calls but those of `waits`.
         waits: of Wait, which may be called beside another method; where there are none, it is in the script too.
+        has_parts: whether it has FollowOutput; a server of an earlier version has not, which is in no script.
     """
 
     script: list[Answer]
@@ -109,6 +120,7 @@ class Script:
     calls: list[Call] = field(default_factory=list)
     attempts: list[float] = field(default_factory=list)
     on_call: dict[str, Callable[[], None]] = field(default_factory=dict)
+    has_parts: bool = True
     _host: str = "scripted"
     _port: int = 1
 
@@ -119,6 +131,8 @@ class Script:
     async def start_request(self, _scheme: str, _service: str, method: str, *_: Any, **__: Any) -> Call:
         """Opens a call."""
         await trio.lowlevel.checkpoint()
+        if method == "FollowOutput" and not self.has_parts:
+            return Call(method, [UNIMPLEMENTED])
         self.attempts.append(trio.current_time())
         match (self.waits if method == "Wait" and self.waits else self.script).pop(0):
             case Exception() as error:

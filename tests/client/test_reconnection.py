@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,12 +12,20 @@ from pathlib import Path
 import pytest
 import trio
 
-from jobmaster.client import Jobs, OutputIncomplete, connect, patience
+from jobmaster.client import Jobs, OutputIncomplete, RpcFailedError, connect, patience
 from jobmaster.errors import TransportError
+from jobmaster.output.cap import SMALLEST
 from tests.harness import Server, output_of, serving
 
 NUMBERS = 200_000
-OUTPUT = b"".join(b"%d\n" % number for number in range(1, NUMBERS + 1))  # 1.3 MB
+
+
+def lines(first: int, last: int) -> bytes:
+    """What `seq` writes."""
+    return b"".join(b"%d\n" % number for number in range(first, last + 1))
+
+
+OUTPUT = lines(1, NUMBERS)  # 1.3 MB
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +111,7 @@ async def start_numbers(server: Server) -> str:
 
 @pytest.mark.parametrize(
     "cuts",
-    [[100_000], [100_000, 100_000, 300_000], [20_000, 600_001, 4_000, 1_250_000], [1_280_000]],
+    [[100_000], [100_000, 100_000, 300_000], [20_000, 600_001, 4_000, 300_000], [1_280_000]],
     ids=str,
 )
 async def test_cut_in_the_middle(server: Server, certificates: Path, cuts: list[int]) -> None:
@@ -123,14 +133,48 @@ async def test_cut_while_it_runs(server: Server, certificates: Path) -> None:
                 if received.endswith(b"\n20000\n"):
                     proxy.cut()
                     await direct.stop(job_id)
-    assert received == b"".join(b"%d\n" % number for number in range(1, 20001))
+    assert received == lines(1, 20_000)
+    assert proxy.connections == 2
+
+
+async def test_cut_while_the_middle_is_dropped(tmp_path: Path, certificates: Path) -> None:
+    """Cut while the middle is dropped, a follower gets each byte that is left once, and the count of those it never had."""
+    first, output = lines(1, 30_000), lines(1, 300_000)
+    async with (
+        serving(tmp_path, certificates, "--output-max", str(SMALLEST)) as server,
+        network(server.port, []) as proxy,
+        connected(proxy, certificates) as jobs,
+        server.connect() as direct,
+    ):
+        job_id = await direct.start("sh", "-c", "trap 'seq 30001 300000; exit 0' USR1; seq 1 30000; sleep 1000 & wait")
+        received, dropped = b"", 0
+
+        async def follow() -> None:
+            nonlocal received, dropped
+            async with jobs.stream_output(job_id) as chunks:
+                async for chunk in chunks:
+                    received += chunk
+                    if received == first:
+                        proxy.cut()
+                        os.kill((await direct.status(job_id)).pid, signal.SIGUSR1)
+                        dropped = (await direct.wait(job_id)).output_bytes_dropped
+
+        with pytest.raises(RpcFailedError, match="more than is kept") as failure:
+            await follow()
+    tail = received[len(first) :]
+    gone = len(output) - len(received)
+    assert received.startswith(first)
+    assert output.endswith(tail)
+    assert 0 < len(tail) <= SMALLEST
+    assert f"does not have {gone} bytes" in failure.value.status.status_message
+    assert gone < dropped, "it had some of those before they were dropped"
     assert proxy.connections == 2
 
 
 async def test_a_network_that_never_gets_further(server: Server, certificates: Path) -> None:
     """Where every connection is cut before a new byte has come, the follower gives up when its patience is over."""
     job_id = await start_numbers(server)
-    cuts = [100_000] * 10_000
+    cuts = [100_000, *[4_000] * 10_000]
     async with network(server.port, cuts) as proxy, connected(proxy, certificates, seconds=0.05) as jobs:
         with pytest.raises(TransportError):
             await output_of(jobs, job_id)

@@ -11,13 +11,14 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 from purerpc import Status, StatusCode
 
-from jobmaster.api.statuses import OutputIncomplete, ServiceUnknown, status_of
+from jobmaster.api.statuses import ServiceUnknown, status_of
 from jobmaster.errors import (
     CommandNotFound,
     CommandNotRunnable,
     InvalidRequest,
     JobNotFound,
     LimitNotEnforceable,
+    OutputIncomplete,
     PermissionRefused,
     ServerBusy,
     ServerDraining,

@@ -71,7 +71,7 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
         async with server.connect(patience=0) as jobs:
             job_id = await jobs.start("sh", "-c", "echo ready; sleep 1000")
             await first_chunk(jobs, job_id)
-            await until_told(audit, "call", "StreamOutput")  # the server hears of a caller who leaves a moment later
+            await until_told(audit, "call", "FollowOutput")  # the server hears of a caller who leaves a moment later
             await jobs.status(job_id)
             await fails(NotFoundError, partial(jobs.status, "nope"))
             await fails(ResourceExhaustedError, partial(jobs.start, "true"))
@@ -91,7 +91,7 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
             await trio.run_process(line, capture_stdout=True, capture_stderr=True, check=False)
     assert told(audit) == [
         ("Start", "OK"),
-        ("StreamOutput", "CANCELLED"),
+        ("FollowOutput", "CANCELLED"),
         ("Status", "OK"),
         ("Status", "NOT_FOUND"),
         ("Start", "RESOURCE_EXHAUSTED"),
@@ -99,7 +99,7 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
         ("Stop", "OK"),
         ("Wait", "OK"),
         ("Start", "FAILED_PRECONDITION"),
-        ("StreamOutput", "OK"),
+        ("FollowOutput", "OK"),
         ("List", "OK"),
         ("Remove", "OK"),
     ]
@@ -245,7 +245,7 @@ async def test_a_full_disk(tmp_path: Path, certificates: Path) -> None:
         assert no_number_is_missing(inside)
     refused = calls.index(("Start", "UNAVAILABLE"))
     assert {call for call in calls[:refused] if call[0] == "Start"} == {("Start", "OK")}
-    for call in (("StreamOutput", "CANCELLED"), ("Status", "OK"), ("List", "OK"), ("Stop", "OK")):
+    for call in (("FollowOutput", "CANCELLED"), ("Status", "OK"), ("List", "OK"), ("Stop", "OK")):
         assert call in calls[refused:]
 
 
