@@ -297,7 +297,7 @@ class IndexFile:
         if end > self._room:
             room = -(-end // BLOCK) * BLOCK
             try:
-                allocate(self.fd, 0, room)
+                allocate(self.fd, _position(self.count) // BLOCK * BLOCK, room)  # no hole before it is filled again
             except OSError as error:
                 if error.errno not in NOT_OFFERED:
                     return False

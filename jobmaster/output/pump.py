@@ -374,7 +374,7 @@ class Drop(Work):
         self._dropped = Dropped()
 
     def _work(self) -> None:
-        with suppress(OSError):  # then it is not dropped
+        with suppress(OSError, MemoryError):  # then it is not dropped
             self._dropped = drop(self._log, self._plan)
 
     def abandon(self) -> int | None:

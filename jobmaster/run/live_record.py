@@ -163,10 +163,15 @@ class LiveRecord:
     def note_losses(self) -> None:
         """Records what is lost for good, and that something was dropped: how much, the output's index tells.
 
+        Of what is dropped in a gap that is still open the index does not know.
+
         What was left in the pipe is told with the end alone: until that is durable, the next server finds it there.
         """
         record, (lost, dropped) = self._record, self._output.gone_for_good
-        if lost > record.output_bytes_lost or dropped > 0 == record.output_bytes_dropped:
+        has_dropped = dropped > record.output_bytes_dropped and (
+            self._output.gap is not None or not record.output_bytes_dropped
+        )
+        if lost > record.output_bytes_lost or has_dropped:
             self.apply(OutputLost(count=max(0, lost), dropped=max(0, dropped)))
 
     # --- the end ------------------------------------------------------------------------------------------------------
