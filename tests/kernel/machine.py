@@ -64,14 +64,17 @@ LIFE_OF_JOBS: Final = (
         "tests/server/test_preparation.py",
         "tests/test_cancellation.py",
         "tests/test_leaks.py",
+        "tests/test_readme.py",
     ),
-    ("tests/integration", "tests/test_readme.py"),
+    ("tests/integration",),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
 """A gibibyte takes a minute in a guest, and meets no limit."""
 SHOWN_BY_HOST: Final = (
     "tests/integration/test_adoption.py::test_a_second_server_is_refused",
+    "tests/integration/test_attach.py",
+    "tests/integration/test_audit.py",
     "tests/integration/test_certificates.py",
     "tests/integration/test_command_line.py",
     "tests/integration/test_interop.py",
