@@ -72,6 +72,7 @@ PURE: Final = (
     "job/state.py",
     "job/record.py",
     "job/request.py",
+    "job/terminal.py",
     "audit/entry.py",
     "audit/names.py",
     "audit/scan.py",

@@ -24,6 +24,7 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
+from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.reading import GapPiece
@@ -63,7 +64,22 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
         stdin=message.stdin,
         separate_streams=message.separate_streams,
+        terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
     )
+
+
+def _terminal_of(message: pb.Terminal) -> Terminal:
+    window = window_of(message.window) if message.HasField("window") else Window()
+    return Terminal(window=window, term=message.term or DEFAULT_TERM)
+
+
+def window_of(message: pb.WindowSize) -> Window:
+    """The size of a terminal.
+
+    Raises:
+        InvalidRequest: a terminal has no such size.
+    """
+    return Window(rows=message.rows, columns=message.columns)
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:
@@ -79,6 +95,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         output_bytes=record.output_bytes,
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
+        terminal=record.terminal,
     )
     match record.state:
         case Held() | Running() | Stopping() | Closing() as state:

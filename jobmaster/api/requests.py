@@ -25,7 +25,7 @@ MAX_WRITER: Final = 64
 """Characters of a writer's name."""
 _REQUEST_ID_BYTES: Final = 256
 """Bytes of a Start that are not its command: more than a request id and the options may have."""
-_OTHER_FIELDS: Final = 6
+_OTHER_FIELDS: Final = 7
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""

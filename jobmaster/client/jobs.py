@@ -60,6 +60,7 @@ class Jobs:
         request_id: str | None = None,
         stdin: bool = False,
         separate_streams: bool = False,
+        terminal: pb.Terminal | None = None,
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -70,6 +71,7 @@ class Jobs:
                 one by default.
             stdin: whether it has an input, for `attach`; else that is /dev/null.
             separate_streams: whether its stdout and stderr are told apart.
+            terminal: what its standard streams are, for `attach`; None where they are no terminal.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -77,6 +79,7 @@ class Jobs:
             request_id=request_id or new_request_id(),
             stdin=stdin,
             separate_streams=separate_streams,
+            terminal=terminal,
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 
@@ -155,7 +158,7 @@ class Jobs:
 
     @asynccontextmanager
     async def attach(
-        self, job_id: str, *, output_offset: int = 0, with_input: bool = True
+        self, job_id: str, *, output_offset: int = 0, with_input: bool = True, window: pb.WindowSize | None = None
     ) -> AsyncIterator[Attachment]:
         """A job's output from one of its bytes on, and its input, until it has ended. Leaving the block ends the call.
 
@@ -163,9 +166,15 @@ class Jobs:
             job_id: the job.
             output_offset: of the first byte of the output that is wanted.
             with_input: whether this client writes its input, as one at a time may.
+            window: with input, for a job that has a terminal: the size that this is to have.
         """
         attachment = Attachment(
-            self._calls, job_id, self._following_patience, output_offset=output_offset, with_input=with_input
+            self._calls,
+            job_id,
+            self._following_patience,
+            output_offset=output_offset,
+            with_input=with_input,
+            window=window,
         )
         try:
             yield attachment

@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.terminal import Terminal
 
 MAX_ARGUMENTS: Final = 65_536
 """Arguments of one command; the kernel's own bound is on their bytes and pointers together (execve(2))."""
@@ -30,6 +31,7 @@ class JobSpecification:
         separate_streams: whether its stdout and stderr are told apart; else they share one pipe.
         output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
+        terminal: what is all three of its standard streams; None where they are not one.
 
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
@@ -41,8 +43,13 @@ class JobSpecification:
     separate_streams: bool = False
     output_max: int = 0
     ends_when_full: bool = False
+    terminal: Terminal | None = None
 
     def __post_init__(self) -> None:
+        if self.terminal is not None and self.separate_streams:
+            raise InvalidRequest(
+                "a job with a terminal has stdout and stderr in one: ask for one or the other", field="separate_streams"
+            )
         if 0 < self.output_max < SMALLEST_OUTPUT:
             raise InvalidRequest(
                 f"output_max is {SMALLEST_OUTPUT} bytes at least, or 0 for what the server keeps", field="output_max"

@@ -45,6 +45,8 @@ FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.05
+_RECHECK_SECONDS: Final = 1.0
+"""How long a wait for space lasts before it is looked for; a terminal may have it without telling."""
 _FOREVER: Final = 2**62
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -218,11 +220,13 @@ class Stdin:
         except BrokenPipeError:
             return False
         except BlockingIOError:
-            with suppress(trio.ClosedResourceError):
+            with suppress(trio.ClosedResourceError), trio.move_on_after(_RECHECK_SECONDS):
                 await trio.lowlevel.wait_writable(self._ends.pipe)
         except (NoThread, MemoryError):
             await trio.sleep(_RETRY_SECONDS)
         except OSError as error:
+            if error.errno == errno.EIO:  # a terminal that no process has open
+                return False
             if error.errno not in {errno.ENOMEM, errno.ENOBUFS}:
                 raise
             await trio.sleep(_RETRY_SECONDS)
