@@ -45,8 +45,6 @@ FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 0.05
-_RECHECK_SECONDS: Final = 1.0
-"""How long a wait for space lasts before it is looked for; a terminal may have it without telling."""
 _FOREVER: Final = 2**62
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -220,8 +218,7 @@ class Stdin:
         except BrokenPipeError:
             return False
         except BlockingIOError:
-            with suppress(trio.ClosedResourceError), trio.move_on_after(_RECHECK_SECONDS):
-                await trio.lowlevel.wait_writable(self._ends.pipe)
+            await self._wait_for_space()
         except (NoThread, MemoryError):
             await trio.sleep(_RETRY_SECONDS)
         except OSError as error:
@@ -231,6 +228,11 @@ class Stdin:
                 raise
             await trio.sleep(_RETRY_SECONDS)
         return True
+
+    async def _wait_for_space(self) -> None:
+        """Returns when the pipe may take more."""
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_writable(self._ends.pipe)
 
     def _moved(self) -> int:
         """Bytes that the pipe has taken."""

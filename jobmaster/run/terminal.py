@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import struct
 import termios
 from typing import Final, NoReturn
@@ -22,6 +23,8 @@ from jobmaster.run.stdin import Stdin
 
 _IUTF8: Final = 0o40000
 """Of c_iflag in termios(3), which Python has no name for: erasing takes a character of UTF-8, the encoding of jobs."""
+RECHECK_SECONDS: Final = 1.0
+"""How long a wait for space lasts before it is looked for: a terminal may have it without telling."""
 _MODE: Final = 0o600
 """Of the job's end: other users, and write(1), are kept from the screen."""
 
@@ -52,6 +55,13 @@ def set_window(master: int, window: Window) -> None:
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", window.rows, window.columns, 0, 0))
 
 
+def _is_hung_up(master: int) -> bool:
+    """Whether no process has a terminal open."""
+    poll = select.poll()
+    poll.register(master, select.POLLOUT)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
 class TerminalInput(Stdin):
     """What is typed into a job's terminal."""
 
@@ -72,6 +82,13 @@ class TerminalInput(Stdin):
         """
         del offset
         raise InvalidRequest("the input of a terminal has no end but the key for it, Ctrl-D", field="end")
+
+    async def _wait_for_space(self) -> None:
+        with trio.move_on_after(RECHECK_SECONDS):
+            if not _is_hung_up(self._ends.pipe):
+                await super()._wait_for_space()
+            if self._is_open and _is_hung_up(self._ends.pipe):  # which passes for writable, though no process reads it
+                await trio.sleep_forever()
 
     def resize(self, window: Window) -> None:
         """Gives the terminal this size, as long as a process has it open."""

@@ -17,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InvalidRequest
 from jobmaster.job.terminal import Window
-from jobmaster.run.stdin import CAPACITY, open_queue
+from jobmaster.run.stdin import CAPACITY, FEEDERS, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal, set_window
 from tests.run.feeding import input_at
 from tests.run.test_stdin import moving, read_exactly, until, write_pieces
@@ -93,9 +93,21 @@ async def test_a_terminal_that_nobody_has_open(typed: Typed) -> None:
         nursery.start_soon(write)
         await wait_all_tasks_blocked(0.05)
         assert typed.input.accepted < KERNEL + CAPACITY
+        assert FEEDERS.borrowed_tokens == 0  # it is no work for anybody
         typed.input.resize(Window(rows=1, columns=1))
         await typed.input.close()
     typed.input.resize(Window(rows=2, columns=2))
+
+
+async def test_closing_before_all_is_typed(typed: Typed) -> None:
+    """The end of a job that does not read ends its input, too, without a sound."""
+    async with moving(typed.input):
+        await typed.input.write(0, bytes(CAPACITY))
+        await typed.input.write(CAPACITY, bytes(CAPACITY))
+        await wait_all_tasks_blocked(0.05)
+        await typed.input.close()
+        await wait_all_tasks_blocked()
+    assert not typed.input.is_read
 
 
 async def test_a_terminal_that_takes_nothing(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
