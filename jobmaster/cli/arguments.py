@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import (
+    DETACH_KEYS,
     Action,
     Attach,
     Audit,
@@ -28,6 +29,7 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
+from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -52,9 +54,10 @@ NAME: Final = ("-n", "--name")
 SERVER: Final = "--server"
 CERTIFICATES: Final = "--certs-dir"
 REQUEST_ID: Final = "--request-id"
+KEYS: Final = "--detach-keys"
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
-_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID})
+_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID, KEYS})
 """The options of `run` that have one; the word after one of them is not the command."""
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
@@ -115,14 +118,7 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
         case "start":
             return Start(_argv(parser, "start", command))
         case "run":
-            _require_text(parser, REQUEST_ID, given.request_id or "")
-            return Run(
-                argv=_argv(parser, "run", command),
-                detach=given.detach,
-                request_id=given.request_id,
-                stdin=given.stdin,
-                separate=given.separate_streams,
-            )
+            return _run(parser, given, command)
         case "list" | "ps":
             return _list(parser, given)
         case "events":
@@ -138,6 +134,23 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return _action_on_job(parser, given)
 
 
+def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Run:
+    _require_text(parser, REQUEST_ID, given.request_id or "")
+    if given.tty and (given.separate_streams or given.stdin is False):
+        parser.error(
+            "run: a job with a terminal has all three streams there: -t goes without --separate-streams, --no-stdin"
+        )
+    return Run(
+        argv=_argv(parser, "run", command),
+        detach=given.detach,
+        request_id=given.request_id,
+        stdin=given.stdin,
+        separate=given.separate_streams,
+        tty=given.tty,
+        detach_keys=given.detach_keys,
+    )
+
+
 def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Action:
     match given.verb:
         case "stop":
@@ -146,7 +159,9 @@ def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         case "status":
             return Status(job_id=given.job, as_json=given.json)
         case "attach":
-            return Attach(job_id=given.job, stdin=given.stdin, from_start=given.from_start)
+            return Attach(
+                job_id=given.job, stdin=given.stdin, from_start=given.from_start, detach_keys=given.detach_keys
+            )
         case "wait":
             return Wait(job_id=given.job, as_json=given.json)
         case "logs":
@@ -338,14 +353,22 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] COMMAND [ARG…]",
+        usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
+        "COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
-        "third one leaves it.",
+        "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
         allow_abbrev=False,
     )
     run.add_argument("-d", "--detach", action="store_true", help="print the job's id and leave it running")
     _add_stdin(run, "with -d, the job's is kept open for `attach`")
+    run.add_argument(
+        "-t",
+        "--tty",
+        action="store_true",
+        help="the command has a terminal, which is this one; with -d, it waits for `attach`",
+    )
+    _add_detach_keys(run)
     run.add_argument(
         "--separate-streams",
         action="store_true",
@@ -370,6 +393,16 @@ def _add_stdin(verb: _Parser, more: str) -> None:
     stdin.add_argument("--no-stdin", action="store_false", dest="stdin", help="it is not, also where it is a pipe")
 
 
+def _add_detach_keys(verb: _Parser) -> None:
+    verb.add_argument(
+        KEYS,
+        metavar="KEYS",
+        type=argument(parse_keys),
+        default=DETACH_KEYS,
+        help=f"what leaves a job's terminal, as ctrl-a,d or {NO_KEYS} (default {DEFAULT_KEYS})",
+    )
+
+
 def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
     texts = {
         "stop": "stop a job and wait for its end",
@@ -389,10 +422,12 @@ def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
         "attach",
         help="a running job's output from now on, and its stdin; exits as the job did",
         description="Copies a job's output to stdout as it comes, and standard input to the job where that has a stdin "
-        "that nobody else writes; its end is the job's. Ctrl-C leaves the job as it is.",
+        "that nobody else writes; its end is the job's. Ctrl-C leaves the job as it is; where that has a terminal, which "
+        "is then this one, Ctrl-P Ctrl-Q does.",
         allow_abbrev=False,
     )
     _add_stdin(attach, "refused where the job takes none")
+    _add_detach_keys(attach)
     attach.add_argument("--from-start", action="store_true", help="all of the output, from its first byte on")
     attach.add_argument("job", metavar="JOB")
     output = verbs.add_parser(

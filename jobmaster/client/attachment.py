@@ -23,6 +23,7 @@ class Attachment:
 
     Attributes:
         received: the offset of the next byte of the output.
+        admitted: set when a server has said that it takes this client's input, or that the job takes none.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Attachment:
     ) -> None:
         """Makes no call yet."""
         self.received = output_offset
+        self.admitted = trio.Event()
         self._job_id = job_id
         self._writer = secrets.token_hex(16) if with_input else ""
         self._input = Unacknowledged()
@@ -106,6 +108,7 @@ class Attachment:
     # --- input ----------------------------------------------------------------------------------------------------
 
     def _on_input(self, state: pb.InputState) -> None:
+        self.admitted.set()
         if state.status == pb.INPUTSTATUS_NOT_READ:
             self._end_input()
             return

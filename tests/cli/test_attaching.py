@@ -87,7 +87,7 @@ async def test_input_that_the_job_does_not_take(capfd: pytest.CaptureFixture[str
 async def test_nothing_to_send(capfd: pytest.CaptureFixture[str]) -> None:
     """Where standard input is the null device, the job's input is left to others."""
     put_in(os.open("/dev/null", os.O_RDONLY))
-    script = Script([[chunk(0, b"abc"), OK]], waits=[RETURNED])
+    script = Script([STATUS, [chunk(0, b"abc"), OK]], waits=[RETURNED])
     assert await attach(script.jobs(), Attach(job_id="job", from_start=True)) == (3, "")
     assert capfd.readouterr() == ("abc", "")
     (request,) = (call.request for call in script.calls if call.method == "Attach")

@@ -17,8 +17,9 @@ from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.client.attachment import Attachment
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.harness import Server, ended, is_alive, output_of, run, serving_program
+from tests.harness import REPOSITORY, Server, ended, is_alive, output_of, run, serving_program
 from tests.integration.test_adoption import wait_for_successor
+from tests.integration.test_command_line import command, jobmaster
 
 DEADLINE: Final = 60.0
 SIZE: Final = pb.WindowSize(rows=30, columns=100)
@@ -47,6 +48,13 @@ class Screen:
     def type(self, keys: bytes) -> None:
         """Types."""
         self._keys.send_nowait(keys)
+
+    async def sent(self, keys: bytes) -> None:
+        """Types what the terminal echoes, and returns when it has; what is on the screen stays there."""
+        before = self.seen.count(keys)
+        self.type(keys)
+        while self.seen.count(keys) == before:
+            self.seen += (await anext(self.attachment)).data
 
     async def send(self) -> None:
         """Sends what is typed."""
@@ -154,11 +162,11 @@ async def test_another_size(server: Server) -> None:
         job_id = await jobs.start("bash", "-c", script, terminal=TERMINAL)
         async with screen_of(jobs, job_id, SIZE) as screen:
             await screen.until(b"up\r\n")
-            for size in ((31, 100), (31, 100), (24, 80)):
-                screen.attachment.resize(pb.WindowSize(rows=size[0], columns=size[1]))
-                screen.type(b"%d" % size[0])
-                await screen.until(b"%d" % size[0])
-            assert (await screen.until(b"24 80\r\n")).count(b"31") <= 1
+            for _ in range(2):
+                screen.attachment.resize(pb.WindowSize(rows=31, columns=100))
+                await screen.sent(b"x")
+            screen.attachment.resize(pb.WindowSize(rows=24, columns=80))
+            assert (await screen.until(b"24 80\r\n")).count(b"31 100") <= 1
         async with screen_of(jobs, job_id, pb.WindowSize(rows=5, columns=6), offset=screen.attachment.received) as late:
             await late.until(b"5 6\r\n")
         await jobs.stop(job_id, force=True)
@@ -205,8 +213,8 @@ async def test_a_job_that_closes_its_terminal(server: Server) -> None:
 async def test_stopping(server: Server) -> None:
     """A stop ends every process of a terminal, those that its user has stopped included."""
     async with server.connect() as jobs, shell(jobs) as (screen, job_id):
-        screen.type(b"sleep 1000\r")
-        await screen.until(b"sleep 1000\r\n")
+        screen.type(b"sh -c 'echo up''; exec sleep 1000'\r")
+        await screen.until(b"\r\nup\r\n")
         screen.type(b"\x1a")
         await screen.until(b"ready> ")
         record = await jobs.stop(job_id, force=True)
@@ -232,28 +240,28 @@ async def test_nothing_typed_is_in_the_audit(tmp_path: Path, certificates: Path)
     assert b"hunter2" not in written
 
 
-@pytest.mark.parametrize("kills", [1, 3])
-async def test_a_server_that_is_killed(tmp_path: Path, certificates: Path, kills: int) -> None:
+async def test_a_server_that_is_killed(tmp_path: Path, certificates: Path) -> None:
     """Its successor goes on with the terminal: every byte of the screen comes once, and so does every key."""
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", f"read line; {COUNTS}", terminal=TERMINAL)
         async with screen_of(jobs, job_id, SIZE) as screen:
-            for number in range(kills):
-                screen.type(b"k%d" % number)
-                await screen.until(b"k%d" % number)
-                old = server.pid
-                os.kill(old, signal.SIGKILL)
-                await wait_for_successor(server, old)
-            screen.type(b"\r")
-            await screen.until(b"\r\n")
+            screen.type(b"before ")
+            await screen.until(b"before ")
+            await kill(server)
+            screen.type(b"after\r")
+            await screen.until(b"after\r\n")
             await screen.until(b"\r\n1000\r\n")
-            old = server.pid
-            os.kill(old, signal.SIGKILL)
-            await wait_for_successor(server, old)
+            await kill(server)
             await screen.to_end()
-        typed = b"".join(b"k%d" % number for number in range(kills)) + b"\r\n"
-        assert await output_of(jobs, job_id) == typed + COUNTED
+        assert await output_of(jobs, job_id) == b"before after\r\n" + COUNTED
         assert (await jobs.wait(job_id)).exit_code == 42
+
+
+async def kill(server: Server) -> None:
+    """Kills the server, and returns when the next one is being started."""
+    old = server.pid
+    os.kill(old, signal.SIGKILL)
+    await wait_for_successor(server, old)
 
 
 async def test_an_upgrade(tmp_path: Path, certificates: Path) -> None:
@@ -289,3 +297,19 @@ async def test_a_server_that_is_away_for_the_end(tmp_path: Path, certificates: P
         numbers = "".join(f"{number}\r\n" for number in range(1, 501)).encode()
         assert await output_of(jobs, job_id) == b"now\r\n" + numbers
         assert (await jobs.wait(job_id)).exit_code == 4
+
+
+async def test_without_a_terminal_here(server: Server) -> None:
+    """`run -t` starts nothing then, and says what it lacks; detached it needs none, and a pipe types into the job's."""
+    refused = await jobmaster(server, "run", "-t", "true")
+    assert (refused.returncode, refused.stdout) == (125, b"")
+    assert b"no terminal, so no job was started" in refused.stderr
+    assert server.logs == []
+    detached = await jobmaster(
+        server, "run", "-d", "-t", "sh", "-c", "stty -echo; stty size; read line; echo $line; exit 3"
+    )
+    assert (detached.returncode, detached.stderr) == (0, b"")
+    argv = command(server, "attach", "--from-start", detached.stdout.decode().strip())
+    typed = await trio.run_process(argv, stdin=b"hi there\n", capture_stdout=True, check=False, cwd=REPOSITORY)
+    assert typed.returncode == 3
+    assert sorted(typed.stdout.splitlines()) in ([b"24 80", b"hi there"], [b"24 80", b"hi there", b"hi there"])
