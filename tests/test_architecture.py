@@ -64,6 +64,8 @@ PURE: Final = (
     "cli/arguments.py",
     "cli/exit_status.py",
     "cli/presentation.py",
+    "cli/detaching.py",
+    "cli/screen_modes.py",
     "cli/tables.py",
     "server/options.py",
     "job/specification.py",

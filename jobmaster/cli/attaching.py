@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -137,8 +137,16 @@ async def _copy_both_ways(attachment: Attachment, *, ends_input: bool) -> None:
         raise failure
 
 
-async def copy_output(attachment: Attachment) -> None:
+def _nothing(_data: bytes) -> None:
+    pass
+
+
+async def copy_output(attachment: Attachment, *, seen: Callable[[bytes], None] = _nothing) -> None:
     """Copies the output to standard output, and says what of it is missing.
+
+    Args:
+        attachment: to copy from.
+        seen: told of what is written to standard output, before it is.
 
     Raises:
         OutputFailed: standard output did not take what came.
@@ -150,6 +158,7 @@ async def copy_output(attachment: Attachment) -> None:
         elif chunk.stream == pb.OUTPUTSTREAM_STDERR:
             await trio.to_thread.run_sync(write_error, chunk.data, abandon_on_cancel=True)
         else:
+            seen(chunk.data)
             await trio.to_thread.run_sync(write_output, chunk.data, abandon_on_cancel=True)
 
 

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from jobmaster.cli.attaching import copy_output, say
-from jobmaster.cli.descriptors import STDIN, STDOUT
+from jobmaster.cli.descriptors import STDIN, STDOUT, write_output
 from jobmaster.cli.detaching import KeyFilter
+from jobmaster.cli.screen_modes import ScreenModes
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class _Session:
         self._attachment = attachment
         self._mode = mode
         self._keys = keys
+        self._modes = ScreenModes()
         self._detached = trio.Event()
 
     async def run(self, *, draws_anew: bool) -> bool:
@@ -143,13 +145,15 @@ class _Session:
             nursery.start_soon(self._type, nursery.cancel_scope)
             nursery.start_soon(self._follow_size, draws_anew)
             try:
-                await copy_output(self._attachment)
+                await copy_output(self._attachment, seen=self._modes.feed)
                 has_ended = True
             except Exception as error:  # noqa: BLE001  # raised below, and not in a group
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
+        if not has_ended and (back := self._modes.back()):
+            await trio.to_thread.run_sync(write_output, back, abandon_on_cancel=True)
         return has_ended
 
     # --- keys -----------------------------------------------------------------------------------------------------

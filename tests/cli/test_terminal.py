@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import pytest
+import trio
 import trio.testing
 
 from jobmaster.api.statuses import status_of
@@ -99,6 +100,21 @@ async def test_a_job_in_this_terminal() -> None:
         assert (was_raw, keyboard.is_raw(), keyboard.screen()) == ([True], False, b"\x1b[2J\n")
         (start,) = starts_of(script)
         assert (start.output_offset, start.window) == (0, pb.WindowSize(rows=30, columns=100))
+
+
+async def test_detaching_from_an_editor() -> None:
+    """The screen that was there before is there again, with its cursor."""
+    with keyboard_here() as keyboard:
+        script = Script([START, [OPEN, chunk(0, b"\x1b[?1049h\x1b[?25ltext"), Quiet()]], waits=[[Quiet()]])
+        screen = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Runner(script.jobs(), RUN).run)
+            while b"text" not in screen:
+                await trio.lowlevel.checkpoint()
+                with suppress(BlockingIOError):
+                    screen += keyboard.screen()
+            keyboard.type(b"\x10\x11")
+        assert screen + keyboard.screen() == b"\x1b[?1049h\x1b[?25ltext\x1b[m\x1b[?25h\x1b[?1049l"
 
 
 async def test_detaching(capfd: pytest.CaptureFixture[str]) -> None:
