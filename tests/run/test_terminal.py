@@ -17,10 +17,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InvalidRequest
 from jobmaster.job.terminal import Window
-from jobmaster.run.stdin import CAPACITY, FEEDERS, open_queue
+from jobmaster.run.stdin import CAPACITY, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal, set_window
 from tests.run.feeding import input_at
-from tests.run.test_stdin import moving, read_exactly, until, write_pieces
+from tests.run.test_stdin import moving, read_exactly, until, write_pieces, write_until_closed
 
 KERNEL: Final = 128 * 1024
 """More than a terminal takes for a program that does not read."""
@@ -82,18 +82,12 @@ async def test_a_job_that_does_not_read(typed: Typed) -> None:
 
 async def test_a_terminal_that_nobody_has_open(typed: Typed) -> None:
     """The kernel takes what is typed, as much as for a program that does not read; the end of the job tells its writer."""
-
-    async def write() -> None:
-        with pytest.raises(InputClosed, match="reads no more"):
-            await typed.input.write(0, bytes(1_000_000))
-
     os.close(typed.job_end)
     typed.job_end = -1
     async with moving(typed.input), trio.open_nursery() as nursery:
-        nursery.start_soon(write)
-        await wait_all_tasks_blocked(0.05)
+        nursery.start_soon(write_until_closed, typed.input)
+        await wait_all_tasks_blocked(0.05)  # it is no work for anybody
         assert typed.input.accepted < KERNEL + CAPACITY
-        assert FEEDERS.borrowed_tokens == 0  # it is no work for anybody
         typed.input.resize(Window(rows=1, columns=1))
         await typed.input.close()
     typed.input.resize(Window(rows=2, columns=2))
@@ -101,9 +95,8 @@ async def test_a_terminal_that_nobody_has_open(typed: Typed) -> None:
 
 async def test_closing_before_all_is_typed(typed: Typed) -> None:
     """The end of a job that does not read ends its input, too, without a sound."""
-    async with moving(typed.input):
-        await typed.input.write(0, bytes(CAPACITY))
-        await typed.input.write(CAPACITY, bytes(CAPACITY))
+    async with moving(typed.input), trio.open_nursery() as nursery:
+        nursery.start_soon(write_until_closed, typed.input)
         await wait_all_tasks_blocked(0.05)
         await typed.input.close()
         await wait_all_tasks_blocked()
