@@ -136,10 +136,14 @@ async def serving_program(
     is_killed: bool = False,
     stderr: int | None = None,
     under: Sequence[str] = (),
+    cwd: Path = REPOSITORY,
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
-    """The server as a program of its own, executed by the command `under`; told to end at the end of the block, if it still runs."""
+    """The server as a program of its own, executed by the command `under` in the folder `cwd`.
+
+    It is told to end at the end of the block, if it still runs.
+    """
     with own_cgroup_root(may_be_left=is_killed) as root:
-        async with started(folder, certificates, root, *arguments, stderr=stderr, under=under) as running:
+        async with started(folder, certificates, root, *arguments, stderr=stderr, under=under, cwd=cwd) as running:
             yield running
 
 
@@ -151,6 +155,7 @@ async def started(
     *arguments: str,
     stderr: int | None = None,
     under: Sequence[str] = (),
+    cwd: Path = REPOSITORY,
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
     """As `serving_program`, with a cgroup root that outlives it."""
     command = [
@@ -160,7 +165,7 @@ async def started(
         "jobmaster.serve",
         *command_line_for(folder, certificates, root, *arguments),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=REPOSITORY) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd) as process:
         try:
             port = await trio.to_thread.run_sync(_read_port, process)
             server = Server(

@@ -76,7 +76,7 @@ async def life_of_a_job(registry: Registry) -> None:
 @asynccontextmanager
 async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncIterator[LocalHost]:
     """Executions of this host, in a cgroup root of the test's own."""
-    terms = prepare(options_for(folder, certificates, root)).terms
+    terms = prepare(options_for(folder, certificates, root), open_files=1024).terms
     with ExitStack() as closing:
         async with own_launcher() as held:
             state = await hold_state(held.launcher, terms.output_folder, closing)

@@ -74,6 +74,34 @@ async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, num
         )
 
 
+async def test_modules_in_the_working_folder(tmp_path: Path, certificates: Path) -> None:
+    """What a job writes where the server was started is executed by no server that follows."""
+    folder = tmp_path / "everybodys"
+    folder.mkdir(mode=0o777)
+    async with serving_program(tmp_path, certificates, cwd=folder) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        (folder / "apsw.py").write_text("open('executed', 'w')")
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+    assert not (folder / "executed").exists()
+
+
+async def test_more_jobs_than_open_files_at_the_start(tmp_path: Path, certificates: Path) -> None:
+    """The server that follows raises its limit before it is given the jobs' descriptors; the jobs keep the lower one."""
+    under = ("prlimit", "--nofile=80:4096")
+    async with serving_program(tmp_path, certificates, under=under) as (server, _process), server.connect() as jobs:
+        job_ids = [await jobs.start("sleep", "1000") for _ in range(50)]
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        assert {(await jobs.status(job_id)).state for job_id in job_ids} == {pb.JOBSTATE_RUNNING}
+        limit = await jobs.start("sh", "-c", "ulimit -n")
+        await ended(jobs, limit)
+        assert await output_of(jobs, limit) == b"80\n"
+
+
 async def test_a_folder_that_is_not_there(tmp_path: Path, certificates: Path) -> None:
     """Where the journal's folder is away as a server is followed, none is begun in its place; put back, the job goes on."""
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
