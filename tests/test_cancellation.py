@@ -49,17 +49,16 @@ class CancelAfter(trio.abc.Instrument):
 
 async def cancelled_after(steps: int, scenario: Callable[[], Awaitable[object]]) -> bool:
     """Runs a scenario in a task of its own, cancelled after `steps`; True when it was."""
-    async with trio.open_nursery() as nursery:
-        instrument = CancelAfter(steps, nursery.cancel_scope)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            nursery.start_soon(scenario)
-            await trio.lowlevel.checkpoint()
-            while nursery.child_tasks:
-                await trio.sleep(0.0005)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-    return nursery.cancel_scope.cancelled_caught
+    scope = trio.CancelScope()
+    instrument = CancelAfter(steps, scope)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(scenario)
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+    return scope.cancelled_caught
 
 
 async def life_of_a_job(registry: Registry) -> None:
