@@ -113,6 +113,12 @@ def install_debian(session: nox.Session, packages: list[str]) -> None:
     session.run(*install, external=True, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
+def kernel_needs() -> dict[str, str]:
+    """What guests need, on a processor with AMX a compiler for `tests/kernel/xstate.c`."""
+    has_amx = " amx_tile " in Path("/proc/cpuinfo").read_text()
+    return KERNEL_NEEDS | ({"cc": "gcc"} if has_amx else {})
+
+
 def provide_grpcurl(session: nox.Session) -> list[str]:
     """Build grpcurl into nox's cache where the host has none; the folders in which it is looked for, after PATH."""
     built = session.cache_dir / "grpcurl"
@@ -270,7 +276,7 @@ def kernel(session: nox.Session) -> None:
     """Run what needs a real cgroup v2, and a job's life, in guests of User-Mode Linux; arguments: pytest's, in one."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
-    install_debian(session, absent(KERNEL_NEEDS))
+    install_debian(session, absent(kernel_needs()))
     session.env["PATH"] = os.pathsep.join([os.environ["PATH"], *provide_grpcurl(session)])
     session.install("-e", ".", *groups("tests"))
     compile_code(session)
@@ -282,7 +288,7 @@ def power(session: nox.Session) -> None:
     """Cut the power of a guest with a server under load, thrice (`-- --cuts 50`: more); try the unit under systemd."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
-    install_debian(session, absent(KERNEL_NEEDS | {"systemctl": "systemd"}))
+    install_debian(session, absent(kernel_needs() | {"systemctl": "systemd"}))
     session.install("-e", ".", *groups("tests"))
     session.run("python", "tests/kernel/machine.py", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]

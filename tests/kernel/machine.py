@@ -35,6 +35,8 @@ from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
+XSTATE: Final = Path(__file__).with_name("xstate.c")
+"""What a guest needs on a processor with AMX."""
 UNITS: Final = Path(__file__).with_name("units")
 """What systemd needs to run the script."""
 SYSTEMD_WORDS: Final = (
@@ -226,6 +228,21 @@ def boot_command(name: str, control: Path) -> list[str]:
     ]
 
 
+def has_amx() -> bool:
+    """Whether this processor has more state than User-Mode Linux has room for."""
+    return " amx_tile " in Path("/proc/cpuinfo").read_text()
+
+
+def ptrace_for(folder: Path) -> dict[str, str]:
+    """The environment by which a guest is given the ptrace(2) that it needs on this processor, built in this folder."""
+    compiler = shutil.which("cc")
+    if not has_amx() or compiler is None:  # then the guest panics, which says it
+        return {}
+    library = folder / "xstate.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-nostdlib", "-o", str(library), str(XSTATE)], check=True)
+    return {"LD_PRELOAD": str(library)}
+
+
 async def run_guest(guest: Guest, folder: Path, prefix: str) -> int:
     """Boot a guest with a disk in this folder; the exit status of its script."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -273,7 +290,7 @@ async def booted(command: Sequence[str], folder: Path, log: IO[bytes]) -> AsyncI
 
     Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
     """
-    environment = {**os.environ, "TMPDIR": str(memory_folder(folder))}
+    environment = {**os.environ, "TMPDIR": str(memory_folder(folder)), **ptrace_for(folder)}
     machine = subprocess.Popen(
         command,
         cwd=folder,
