@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,9 +31,6 @@ GENERATED = (Path("jobmaster/jobs/v1"), Path("jobmaster/standard"))
 ASYNC_DISABLED = "ASYNC128,ASYNC300,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 # Tests wait for what the kernel tells by no event, and start programs that live as long as a block.
 ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC110,ASYNC121,ASYNC220"
-
-ASYNC_OPTIONS = ("--startable-in-context-manager=run,_run,_obey,serve,start",)
-ASYNC_FILES = 40  # in a process, which takes half a second to start
 
 # What a file has in which any rule of flake8-async can find something: asynchronous code, or what catches Cancelled.
 ASYNC_WORDS = re.compile(r"async|await|trio|nursery|BaseException|ExceptionGroup|except\s*[:*]")
@@ -175,24 +171,9 @@ def interpreter(version: str) -> str | None:
     return None
 
 
-def async_shares() -> Iterator[list[str]]:
-    """What flake8-async is told, in runs of about one length: options, then files.
-
-    It walks through a file once more for each thing it looks for, and takes 0.1 s for that. So it does not look for what
-    a file's words rule out: anything at all, a yield in a nursery (ASYNC101), or comments that excuse something.
-    """
-    shares: dict[tuple[str, ...], list[str]] = {}
-    for folder, disabled in (("jobmaster", ASYNC_DISABLED), ("tests", ASYNC_DISABLED_IN_TESTS)):
-        for file in sorted(Path(folder).rglob("*.py")):
-            text = file.read_text()
-            if file.parent in GENERATED or not ASYNC_WORDS.search(text):
-                continue
-            rules = disabled if "yield" in text else f"{disabled},ASYNC101"
-            options = (f"--disable={rules}", *(() if "noqa" in text.lower() else ("--disable-noqa",)))
-            shares.setdefault(options, []).append(str(file))
-    for options, files in shares.items():
-        for start in range(0, len(files), ASYNC_FILES):
-            yield [*ASYNC_OPTIONS, *options, *files[start : start + ASYNC_FILES]]
+def may_be_async(file: Path) -> bool:
+    """Whether flake8-async has to read this file, which takes it long."""
+    return file.parent not in GENERATED and ASYNC_WORDS.search(file.read_text()) is not None
 
 
 def compile_code(session: nox.Session, python: str = "python") -> None:
@@ -204,8 +185,13 @@ def check_style(session: nox.Session) -> None:
     """Run ruff and flake8-async."""
     session.run("ruff", "check", *CODE)
     session.run("ruff", "format", "--check", *CODE)
-    with ThreadPoolExecutor(2) as pool:  # it knows no jobs of its own
-        list(pool.map(lambda share: session.run("flake8-async", *share), async_shares()))
+    shares = []
+    for folder, disabled in (("jobmaster", ASYNC_DISABLED), ("tests", ASYNC_DISABLED_IN_TESTS)):
+        files = [str(file) for file in sorted(Path(folder).rglob("*.py")) if may_be_async(file)]
+        options = ["--startable-in-context-manager=run,_run,_obey,serve,start", f"--disable={disabled}"]
+        shares += [[*options, *files[start::2]] for start in range(2)]
+    with ThreadPoolExecutor(2) as pool:  # a process each: it knows no jobs of its own
+        list(pool.map(lambda share: session.run("python", "-m", "tests.async_lint", *share), shares))
 
 
 def check_types(session: nox.Session) -> None:
