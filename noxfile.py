@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -75,14 +76,15 @@ NOT_UNITS = {"abuse", "bench", "faults", "fuzz", "h2spec", "integration", "kerne
 NOT_UNITS |= {"test_cancellation.py", "test_leaks.py", "test_machine.py", "test_mutants.py"}
 NOT_UNITS |= {"test_proto_drift.py", "test_readme.py", "test_skips.py"}
 MAIN_JOB = "tests/integration/test_jobs.py"
-# Units that show the same on any Python: the code read as text, and processes that are killed again and again.
-OF_ANY_VERSION = (
+# Processes that are killed again and again, which takes longest of all units.
+KILLED = (
     "tests/audit/test_killed.py",
     "tests/journal/test_killed.py",
     "tests/run/test_inherited.py::test_servers_killed_at_random",
     "tests/run/test_stdin.py::test_servers_killed_at_any_moment",
-    "tests/test_architecture.py",
 )
+# Units that show the same on any Python: those, and the code read as text.
+OF_ANY_VERSION = (*KILLED, "tests/test_architecture.py")
 
 LATER_PYTHONS = ("3.12", "3.13")
 
@@ -156,10 +158,11 @@ def provide_programs(session: nox.Session) -> None:
         session.env["PATH"] = os.pathsep.join([h2spec, os.environ["PATH"], *grpcurl, sslyze.result()])
 
 
-def units() -> list[str]:
-    """The paths of the tests that need no server."""
+def units(*, without: Iterable[str]) -> list[str]:
+    """Pytest's arguments for the tests that need no server, but for those."""
     found = [path for path in Path("tests").iterdir() if path.is_dir() or path.match("test_*.py")]
-    return sorted(str(path) for path in found if path.name not in NOT_UNITS and not path.name.startswith("__"))
+    paths = [str(path) for path in found if path.name not in NOT_UNITS and not path.name.startswith("__")]
+    return [*sorted(paths), *(f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in without)]
 
 
 def interpreter(version: str) -> str | None:
@@ -177,7 +180,11 @@ def may_be_async(file: Path) -> bool:
 
 
 def compile_code(session: nox.Session, python: str = "python") -> None:
-    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode."""
+    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode.
+
+    What pytest makes of the tests themselves it keeps then, too.
+    """
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run(python, "-m", "compileall", "-q", "-x", "/test_", "jobmaster", "tests", external=python != "python")
 
 
@@ -218,9 +225,12 @@ def types(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """Check style and types, run the units and the main job against a real server: for use between changes."""
     session.install("-e", ".", *groups("lint", "types", "tests"))
-    check_style(session)
-    check_types(session)
-    session.run("python", "-m", "pytest", "-m", "not kernel", *PARALLEL, *units(), MAIN_JOB)
+    with ThreadPoolExecutor(1) as pool:
+        types_checked = pool.submit(check_types, session)
+        check_style(session)
+        types_checked.result()
+    compile_code(session)
+    session.run("python", "-m", "pytest", "-m", "not kernel", *PARALLEL, *units(without=KILLED), MAIN_JOB)
 
 
 @nox.session
@@ -252,8 +262,7 @@ def versions(session: nox.Session) -> None:
         session.run(sys.executable, "-m", "virtualenv", "-q", "-p", base, str(folder), external=True)
         session.run(python, "-m", "pip", "install", "-q", "-e", ".", *groups("tests"), external=True)
         compile_code(session, python)
-        left_out = [f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in OF_ANY_VERSION]
-        options = ["-m", "not kernel and not faults", *PARALLEL, *units(), *left_out]
+        options = ["-m", "not kernel and not faults", *PARALLEL, *units(without=OF_ANY_VERSION)]
         session.run(python, "-m", "pytest", "-p", "no:cacheprovider", *options, external=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Final
@@ -17,7 +18,12 @@ LONG: Final = {"test_bench.py", "test_mutants.py", "test_output_at_scale.py", "t
 
 
 def pytest_configure() -> None:
-    """Hold no example of a property against a clock, as in CI: a busy machine takes 200 ms from any of them."""
+    """Hold no example of a property against a clock, as in CI: a busy machine takes 200 ms from any of them.
+
+    A shell's background processes ignore SIGINT, and so would all that tests start and interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "JOBMASTER_GUEST" in os.environ:  # no properties are tried there, and imports take long
         return
     from hypothesis import HealthCheck, settings
