@@ -22,6 +22,7 @@ from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.program import serve
+from tests.processes import servers_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)
@@ -229,25 +230,6 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
         async for chunk in chunks:
             return chunk
     raise AssertionError("the job ended without output")
-
-
-def servers_of(launcher: int) -> list[int]:
-    """The pids of the servers that a launcher has started and that live; its other children are jobs.
-
-    What it has forked and not executed yet has its own command line, which names the server's program, too.
-    """
-    own = command_line(launcher)
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    lines = {pid: command_line(pid) for pid in map(int, children)}
-    return [pid for pid, line in lines.items() if b"jobmaster.server" in line and line != own]
-
-
-def command_line(pid: int) -> bytes:
-    """The command line of a process, as the kernel has it; empty where it is dead."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def server_of(launcher: int) -> int:
