@@ -235,20 +235,26 @@ class Database:
         self.last_seq = commit.last_seq
         commit.acknowledge()
 
-    def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events, at most REMOVED_AT_ONCE.
 
         Args:
             job_ids: the jobs.
-            with_requests: their request ids are forgotten, too; else they are remembered for a time.
+            given_up: nobody was told of them: their request ids are forgotten, which else are remembered for a time, and
+                their outputs are `discarded`.
         """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
             batch = Batch(connection, self.last_seq, datetime.now(UTC))
             for job_id in job_ids:
-                batch.remove(job_id, with_request=with_requests)
+                batch.remove(job_id, given_up=given_up)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
+
+    def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM discarded WHERE job_id = ?", [(job_id,) for job_id in job_ids])
 
     def purge(self) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
@@ -323,6 +329,13 @@ class Database:
         return self._read(
             lambda connection, _: reading.expired(connection, retention, datetime.now(UTC), REMOVED_AT_ONCE)
         )
+
+    def discarded(self, after: str) -> list[JobId]:
+        """Jobs that are forgotten and whose output may still be there; those behind the id `after`, REMOVED_AT_ONCE at most.
+
+        As many as there are such files, which take more room.
+        """
+        return self._read(lambda connection, _: reading.discarded(connection, after, REMOVED_AT_ONCE))
 
     def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""

@@ -166,17 +166,18 @@ class Journal:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
         return await self._read(self._database.expired, retention)
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events.
 
         Args:
             job_ids: the jobs.
-            with_requests: their request ids are forgotten, too; else they are remembered for a day.
+            given_up: nobody was told of them: their request ids are forgotten, which else are remembered for a day, and
+                their outputs are `discarded`, which else are gone already.
 
         Raises:
             JournalUnavailable: not all are removed; it may be tried again with the same.
         """
-        remove = partial(self._database.remove, with_requests=with_requests)
+        remove = partial(self._database.remove, given_up=given_up)
         for start in range(0, len(job_ids), REMOVED_AT_ONCE):
             await _ask(MAINTAINERS, remove, job_ids[start : start + REMOVED_AT_ONCE])
             self._writer.has_grown()
@@ -184,6 +185,14 @@ class Journal:
             self._purge_after = trio.current_time() + PURGE_SECONDS
             while await _ask(MAINTAINERS, self._database.purge):
                 pass
+
+    async def discarded(self, after: str = "") -> list[JobId]:
+        """Jobs that are forgotten and whose output may still be there, some of them: those behind the id `after`."""
+        return await self._read(self._database.discarded, after)
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""
+        await _ask(MAINTAINERS, self._database.forget_discarded, job_ids)
 
     # --- the whole file -----------------------------------------------------------------------------------------------
 

@@ -243,6 +243,12 @@ def _surplus(counts: dict[str, int], retention: Retention, limit: int) -> dict[s
     return {owner: count - left[owner] for owner, count in counts.items()}
 
 
+def discarded(connection: apsw.Connection, after: str, limit: int) -> list[JobId]:
+    """Jobs that are forgotten and whose output is to be removed, in the order of their ids."""
+    statement = "SELECT job_id FROM discarded WHERE job_id > ? ORDER BY job_id LIMIT ?"
+    return [JobId(job_id) for (job_id,) in rows(connection, statement, after, limit)]
+
+
 def aside(connection: apsw.Connection) -> list[AsideJob]:
     """The jobs that were set aside."""
     found = rows(connection, "SELECT key, id, owner, at, reason FROM aside ORDER BY key LIMIT ?", LONGEST_PAGE)

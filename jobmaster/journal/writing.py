@@ -137,23 +137,30 @@ class Batch:
                 "UPDATE request SET error = ? WHERE job_id = ?",
                 (encode_request_error(entry.request_error), entry.job_id),
             )
+        if entry.forget:
+            self._discard(entry.job_id)
         return self._remove(job.key, entry.job_id, job.record.owner)
 
-    def remove(self, job_id: JobId, *, with_request: bool = False) -> None:
+    def remove(self, job_id: JobId, *, given_up: bool = False) -> None:
         """Removes an ended job and its events; one that has not ended, or is not there, is left.
 
         Args:
             job_id: the job.
-            with_request: its request id is forgotten at once.
+            given_up: its request id is forgotten at once, and its output is to be removed.
         """
         found = row(self._connection, "SELECT key, owner FROM job WHERE id = ? AND ended IS NOT NULL", job_id)
         if found is not None:
-            if with_request:
+            if given_up:
                 self._forget_request(job_id)
+                self._discard(job_id)
             self._remove(found[0], job_id, found[1])
 
     def _forget_request(self, job_id: JobId) -> None:
         self._connection.execute("DELETE FROM request WHERE job_id = ?", (job_id,))
+
+    def _discard(self, job_id: JobId) -> None:
+        """Remembers that a job's output is to be removed: in the transaction that forgets the job, so that it cannot stay."""
+        self._connection.execute("INSERT OR IGNORE INTO discarded VALUES (?)", (job_id,))
 
     def _remove(self, key: int, job_id: JobId, owner: str) -> int:
         self._connection.execute("DELETE FROM event WHERE job = ?", (key,))

@@ -33,7 +33,8 @@ class Recorder(Protocol):
             job_id: whose.
             event: what happened.
             request_error: of a job that was never executed: what its request id is to be answered from now on.
-            forget: the job and its request id are forgotten with this event, its end: nobody was told of it.
+            forget: the job and its request id are forgotten with this event, its end: nobody was told of it. Its output is
+                `discarded`.
 
         Raises:
             JournalUnavailable: too many events wait to be written.
@@ -78,5 +79,14 @@ class Records(Recorder, Protocol):
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
-        """Forgets ended jobs; their request ids at once as well, or only in time."""
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
+        """Forgets ended jobs whose output is gone, and their request ids in time.
+
+        Those of which nobody was told are `given_up`: their request ids are forgotten at once, their outputs `discarded`.
+        """
+
+    async def discarded(self, after: str = "") -> Sequence[JobId]:
+        """Some of the jobs that are forgotten and whose output may still be there, in the order of their ids."""
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""

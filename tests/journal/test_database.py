@@ -17,7 +17,7 @@ from jobmaster.job.record import Launched
 from jobmaster.job.request import RequestError
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, InvalidTransition, MainProcessDied, StopSignalled
-from jobmaster.journal.database import Database
+from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     DuplicateJob,
     Entry,
@@ -166,6 +166,22 @@ def test_a_job_that_nobody_was_told_of_is_gone_with_its_end(database: Database) 
     assert records(database) == []
     assert [event.event for event in database.events(0).events] == [Removed()]
     assert database.request("client1", "r") is None
+    assert database.discarded("") == [first.id], "whoever dies now, its output is known to be nobody's"
+
+
+def test_outputs_that_are_still_to_be_removed(database: Database) -> None:
+    """They are known, in pieces, until they are gone: those of jobs that were given up, and of no others."""
+    jobs = sorted((launched() for _ in range(REMOVED_AT_ONCE + 2)), key=lambda job: job.id)
+    for job in jobs:
+        write(database, job, *RETURNED)
+    kept, *gone = jobs
+    database.remove([kept.id])
+    for start in range(0, len(gone), REMOVED_AT_ONCE):
+        database.remove([job.id for job in gone[start : start + REMOVED_AT_ONCE]], given_up=True)
+    first = database.discarded("")
+    assert [*first, *database.discarded(first[-1])] == [job.id for job in gone]
+    database.forget_discarded(first)
+    assert database.discarded("") == [gone[-1].id]
 
 
 def test_a_job_that_was_executed_stays(database: Database) -> None:
@@ -202,7 +218,7 @@ def test_a_job_that_is_removed_with_its_request(database: Database) -> None:
     write(database, kept, *RETURNED)
     write(database, gone, *RETURNED)
     database.remove([kept.id])
-    database.remove([gone.id], with_requests=True)
+    database.remove([gone.id], given_up=True)
     assert database.request("client1", "kept") is not None
     assert database.request("client1", "gone") is None
 

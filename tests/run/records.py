@@ -54,6 +54,7 @@ class MemoryRecords:
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
         happened: the same with who owns the job, and the removals.
+        gone: jobs that are forgotten and whose output may still be there.
         horizon: of each client, the last event of which removals are not told any more.
         reads: how often events were read.
     """
@@ -71,6 +72,7 @@ class MemoryRecords:
     keys: dict[JobId, tuple[str, str]] = field(default_factory=dict)
     happened: list[JournalledEvent] = field(default_factory=list)
     horizon: dict[str, int] = field(default_factory=dict)
+    gone: set[JobId] = field(default_factory=set)
     reads: int = 0
     grown: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
@@ -127,6 +129,7 @@ class MemoryRecords:
             case Ended(cause=cause) if forget or isinstance(cause, FailedToStart):
                 del self.jobs[record.id]
                 self._release(record.id, request_error)
+                self.gone |= {record.id} if forget else set()
             case Ended():
                 del self.jobs[record.id]  # to come last
                 self.jobs[record.id] = record
@@ -184,14 +187,25 @@ class MemoryRecords:
                 expired.append((record.id, record.owner))
         return expired
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Forgets jobs."""
         await trio.lowlevel.checkpoint()
         for job_id in job_ids:
-            if with_requests:
+            if given_up:
                 self._release(job_id, None)
             if (record := self.jobs.pop(job_id, None)) is not None:
                 self._note(job_id, record.owner, Removed())
+                self.gone |= {job_id} if given_up else set()
+
+    async def discarded(self, after: str = "") -> Sequence[JobId]:
+        """Those of `gone` behind an id, two of them at most."""
+        await trio.lowlevel.checkpoint()
+        return sorted(job_id for job_id in self.gone if job_id > after)[:2]
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these are gone."""
+        await trio.lowlevel.checkpoint()
+        self.gone.difference_update(job_ids)
 
     async def page(self, query: JobQuery) -> Page:
         """The newest jobs that a query wants."""
