@@ -77,9 +77,10 @@ class Journal:
     ) -> int:
         """Returns the event's sequence number once it is durable.
 
-        A caller that is cancelled before the event is taken for writing has it withdrawn, and nothing is written. Later
-        the call returns as if it had not been cancelled, or raises JournalUnavailable where the disk does not take the event
-        in time, which may then still be written; and the next checkpoint raises Cancelled.
+        A caller that is cancelled before the event is taken for writing has a launch withdrawn, and nothing is written;
+        any other event is written in its turn without it. Later the call returns as if it had not been cancelled, or raises
+        JournalUnavailable where the disk does not take the event in time, which may then still be written; and the next
+        checkpoint raises Cancelled.
 
         Args:
             job_id: whose.

@@ -18,7 +18,8 @@ class Recorder(Protocol):
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Returns the event's sequence number once it is durable.
 
-        A caller that is cancelled before the event is taken for writing has it withdrawn; later, the call returns.
+        A caller that is cancelled before a launch is taken for writing has it withdrawn; any other event is written in its
+        turn, whoever leaves.
 
         Raises:
             JournalUnavailable: it is not durable. Any event but a launch may become so.
@@ -42,6 +43,10 @@ class Recorder(Protocol):
 
     async def settle(self) -> None:
         """Returns when everything that was given until now is written, or cannot be."""
+
+    @property
+    def unwritten(self) -> Sequence[JobId]:
+        """The jobs of which something was given and is not written yet, or never will be."""
 
 
 class Records(Recorder, Protocol):

@@ -166,6 +166,11 @@ class Supervisor:
         return self.ended.is_set() and not isinstance(self._record.state, Ended)
 
     @property
+    def is_end_given(self) -> bool:
+        """Whether the journal was given its end, and writes it in its turn."""
+        return self._record.is_end_given
+
+    @property
     def is_end_settled(self) -> bool:
         """Whether the journal has its end, or will never know of it."""
         return self._record.is_end_settled

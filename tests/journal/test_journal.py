@@ -166,7 +166,7 @@ async def test_what_was_never_executed(journal: Journal, caplog: pytest.LogCaptu
 
 
 async def test_a_caller_that_leaves_in_the_queue(tmp_path: Path, disk: Disk) -> None:
-    """Its event is withdrawn and never written; those behind it are."""
+    """Its launch is withdrawn and never written; what is behind it is."""
     gone, stays = launched(), launched()
     async with open_journal(tmp_path / "journal.db") as journal, trio.open_nursery() as nursery:
         written = await disk.stall(journal)
@@ -177,6 +177,24 @@ async def test_a_caller_that_leaves_in_the_queue(tmp_path: Path, disk: Disk) -> 
         nursery.start_soon(thaw_when_blocked, disk)
     database = database_in(tmp_path)
     assert records(database) == [record_after(stays), record_after(written)]
+    database.close()
+
+
+async def test_what_has_happened_is_not_withdrawn(tmp_path: Path, disk: Disk) -> None:
+    """Who leaves does not take it along, not even who was cancelled before: it is written in its turn, once."""
+    async with open_journal(tmp_path / "journal.db") as journal, trio.open_nursery() as nursery:
+        first = await disk.stall(journal)
+        nursery.start_soon(journal.record, first.id, Executed())
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.record(first.id, MainProcessDied(death=Exited(0)))
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
+        assert set(journal.unwritten) == {first.id}
+        nursery.start_soon(thaw_when_blocked, disk)
+    database = database_in(tmp_path)
+    assert [event.event for event in database.events(0).events] == [first, *RETURNED[:2]]
     database.close()
 
 

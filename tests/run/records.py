@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -78,14 +78,32 @@ class MemoryRecords:
 
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Writes an event after a commit's time."""
-        await trio.lowlevel.checkpoint()
-        with trio.CancelScope(shield=self.commits_are_shielded):
-            await trio.sleep(self.commit_seconds)
+        with self._given(job_id, event):
+            await trio.lowlevel.checkpoint()
+            with trio.CancelScope(shield=self.commits_are_shielded):
+                await trio.sleep(self.commit_seconds)
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
         self._write_posted()
         self._write(job_id, event, None)
         return self.last_seq
+
+    @contextmanager
+    def _given(self, job_id: JobId, event: JobEvent) -> Iterator[None]:
+        """What is no launch is written without a caller that leaves in the block."""
+        try:
+            yield
+        except trio.Cancelled:
+            if not isinstance(event, Launched):
+                self.posted.append((job_id, event, None, False))
+                if self.commit_seconds == 0 and not self.posts_wait:
+                    self._write_posted()
+            raise
+
+    @property
+    def unwritten(self) -> Sequence[JobId]:
+        """Those of which something was posted."""
+        return [job_id for job_id, *_ in self.posted]
 
     def post(
         self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False

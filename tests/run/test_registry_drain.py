@@ -10,6 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
+from jobmaster.job.state import Ended
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.teardown import MOST_SECONDS
@@ -147,6 +148,23 @@ async def test_the_end_of_the_block_has_a_deadline(machine: Machine) -> None:
             await machine.start(registry, client, Script(on_term=None, death_seconds=NEVER))
     assert registry.running == 0
     assert trio.current_time() - before <= GRACE_SECONDS + MOST_SECONDS + RECORD_SECONDS + 5
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_an_end_that_the_journal_takes_late(machine: Machine, is_written: bool) -> None:
+    """The drain waits so long for it; the journal has it still, and where it writes that by its own end, nothing is missing."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm()))
+        machine.records.commit_seconds = machine.records.settle_seconds = 3600
+        before = trio.current_time()
+        await registry.drain()
+        assert trio.current_time() - before == pytest.approx(RECORD_SECONDS, abs=SOON)
+        assert machine.records.unwritten == [job_id]
+    if is_written:
+        machine.records.settle_seconds = 0
+        await machine.records.settle()
+        assert isinstance(machine.records.jobs[job_id].state, Ended)
+    assert registry.unrecorded == (not is_written)
 
 
 async def test_a_drain_that_hangs_has_a_deadline(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
