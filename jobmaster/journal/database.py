@@ -84,6 +84,8 @@ class Database:
         """Frames of the write-ahead log that no checkpoint has written to the file yet, at most."""
         self.last_seq = 0
         """The greatest sequence number that was given."""
+        self.copied: Callable[[], int] | None = None
+        """Up to which number somebody has copied the events: later ones stay, also where their job is removed."""
         self.is_checked = False
         """Whether the whole file was checked when it was opened."""
         self._connect = connect_again
@@ -223,7 +225,7 @@ class Database:
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(connection, self.last_seq, datetime.now(UTC))
+        batch = self._batch(connection)
         commit = _Commit([(entry, _add(batch, entry)) for entry in entries], batch.last_seq)
         batch.finish()
         try:
@@ -246,10 +248,14 @@ class Database:
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
-            batch = Batch(connection, self.last_seq, datetime.now(UTC))
+            batch = self._batch(connection)
             for job_id in job_ids:
                 batch.remove(job_id, given_up=given_up)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
+
+    def _batch(self, connection: apsw.Connection) -> Batch:
+        copied = None if self.copied is None else self.copied()
+        return Batch(connection, self.last_seq, datetime.now(UTC), copied=copied)
 
     def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
         """The outputs of these jobs are gone."""
@@ -259,7 +265,8 @@ class Database:
     def purge(self) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
-            return writing.purge(connection, datetime.now(UTC))
+            copied = self.last_seq if self.copied is None else self.copied()
+            return writing.purge(connection, datetime.now(UTC), copied)
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -303,10 +310,19 @@ class Database:
         """The newest jobs that a query wants."""
         return self._read(lambda connection, broken: reading.page(connection, query, broken))
 
-    def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
-        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+    def events(self, after: int, owner: str | None = None, limit: int = 100, *, of_removed: bool = False) -> Events:
+        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody).
+
+        Args:
+            after: the number.
+            owner: the client.
+            limit: how many events at most.
+            of_removed: jobs that are removed, too, as far as their events are kept for who copies them.
+        """
         return self._read(
-            lambda connection, broken: reading.events(connection, after, owner, limit, self.last_seq, broken)
+            lambda connection, broken: reading.events(
+                connection, after, owner, limit, self.last_seq, broken, of_removed=of_removed
+            )
         )
 
     def open_jobs(self) -> list[OpenJob]:

@@ -133,6 +133,17 @@ class Journal:
         """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
         return await self._read(self._database.events, after, owner, limit)
 
+    async def events_to_copy(self, after: int, limit: int) -> Events:
+        """What happened after the sequence number `after` to all jobs, those that have been removed included."""
+        return await self._read(partial(self._database.events, after, limit=limit, of_removed=True))
+
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """From now on no event is removed but those that somebody has copied: up to the number that this returns.
+
+        It is asked in any thread. Where copying stands still, so do Starts (`Trail.is_writable`), which bounds what is kept.
+        """
+        self._database.copied = copied
+
     async def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
         return await self._read(self._database.open_jobs)

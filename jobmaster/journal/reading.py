@@ -142,15 +142,34 @@ def _record_or_none(doc: str) -> JobRecord | None:
         return None
 
 
+_OF_JOBS: Final = (
+    "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
+    " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
+)
+_OF_ANY_JOBS: Final = (
+    "SELECT event.seq, event.at, coalesce(job.id, uncopied.id, aside.id),"
+    " coalesce(job.owner, uncopied.owner, aside.owner), event.type, event.doc, event.job"
+    " FROM event LEFT JOIN job ON job.key = event.job LEFT JOIN uncopied ON uncopied.key = event.job"
+    " LEFT JOIN aside ON aside.key = event.job"
+    " WHERE event.seq > ?1 AND coalesce(job.key, uncopied.key, aside.key) IS NOT NULL"
+)
+"""Those of jobs that are removed or set aside included, as far as they are there."""
+
+
 def events(
-    connection: apsw.Connection, after: int, owner: str | None, limit: int, last_seq: int, broken: Broken
+    connection: apsw.Connection,
+    after: int,
+    owner: str | None,
+    limit: int,
+    last_seq: int,
+    broken: Broken,
+    *,
+    of_removed: bool,
 ) -> Events:
     """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+    of_jobs = _OF_ANY_JOBS if of_removed else _OF_JOBS
     happened = connection.execute(
-        "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
-        " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
-        " UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1"
-        " ORDER BY 1 LIMIT ?2",
+        f"{of_jobs} UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1 ORDER BY 1 LIMIT ?2",  # noqa: S608  # nothing of a caller's
         (after, EVENTS_AT_ONCE),
     )
     found: list[JournalledEvent] = []

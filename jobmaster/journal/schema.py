@@ -105,6 +105,12 @@ _VERSION_4: Final = """
 CREATE TABLE discarded (
     job_id TEXT NOT NULL PRIMARY KEY
 ) STRICT;
+-- Jobs that are removed and have events that the audit may not have yet.
+CREATE TABLE uncopied (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    owner TEXT NOT NULL
+) STRICT;
 """
 
 Migration = Callable[[apsw.Connection], object]
@@ -123,11 +129,11 @@ def _order_ends(connection: apsw.Connection) -> None:
     connection.execute(_VERSION_3)
 
 
-def _remember_discarded(connection: apsw.Connection) -> None:
+def _remember_removed(connection: apsw.Connection) -> None:
     connection.execute(_VERSION_4)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists, 2: _order_ends, 3: _remember_discarded}
+MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists, 2: _order_ends, 3: _remember_removed}
 """From each version to the next; 0 is a file without content."""
 
 
