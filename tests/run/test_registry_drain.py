@@ -8,13 +8,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import ServerDraining
+from jobmaster.errors import HandedOver, ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
 from jobmaster.job.state import Ended
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.teardown import MOST_SECONDS
-from tests.run.conftest import GRACE_SECONDS, SOON, Machine
+from tests.run.conftest import GRACE_SECONDS, SOON, Machine, stopped_as
 from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, ended
 from tests.run.scripted import NEVER, OnTerm, Script
 
@@ -212,6 +212,41 @@ async def test_starts_under_way_are_not_refused_when_their_jobs_go_on(machine: M
     (execution,) = machine.host.spawned.values()
     assert job_ids == [execution.job_id]
     assert execution.is_left
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        (Script(on_term=None, death_seconds=15), ("client1", 9, None, True)),
+        (
+            Script(on_term=OnTerm(), others_end_at=NEVER, others_ignore_term=True, death_seconds=15),
+            ("client1", 15, None, False),
+        ),
+        (Script(ends_at=1, others_end_at=18, death_seconds=NEVER), Exited(0)),
+    ],
+)
+async def test_no_process_that_cannot_die_holds_a_hand_over_up(machine: Machine, script: Script, cause: object) -> None:
+    """A job that was killed and lives on (uninterruptible sleep) is left to the next server, which sees how it ends."""
+    async with machine.registry(hands_over=lambda: True) as registry, trio.open_nursery() as callers:
+        job_id = await machine.start(registry, CLIENT1, script)
+
+        async def stop() -> None:
+            with pytest.raises(HandedOver):
+                await registry.stop(CLIENT1, job_id)
+
+        await trio.sleep(2)
+        callers.start_soon(stop)
+        await trio.sleep(GRACE_SECONDS + 1)
+        before = trio.current_time()
+        await registry.hand_over()
+        assert trio.current_time() - before <= SOON
+        assert machine.execution(job_id).is_left
+    async with machine.registry() as registry:
+        await registry.recover()
+        found = await ended(registry, job_id)
+        assert (stopped_as(found) if isinstance(found, Stopped) else found) == cause
+        assert registry.running == 0
+        assert machine.execution(job_id).is_removed
 
 
 @pytest.mark.parametrize("script", [Script(spawn_seconds=NEVER), Script(execute_seconds=NEVER)])
