@@ -45,6 +45,7 @@ from jobmaster.journal.stored import (
     StoredJob,
     StoredRequest,
     Written,
+    microseconds,
 )
 from jobmaster.journal.writing import Batch
 
@@ -262,11 +263,11 @@ class Database:
         with self._transaction() as connection:
             connection.executemany("DELETE FROM discarded WHERE job_id = ?", [(job_id,) for job_id in job_ids])
 
-    def purge(self) -> bool:
+    def purge(self, now: datetime) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
             copied = self.last_seq if self.copied is None else self.copied()
-            return writing.purge(connection, datetime.now(UTC), copied)
+            return writing.purge(connection, now, copied)
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -340,11 +341,18 @@ class Database:
         """What a client's request id stands for."""
         return self._read(lambda connection, _: reading.request(connection, owner, request_id))
 
-    def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
+    def expired(self, retention: Retention, now: datetime) -> list[tuple[JobId, str]]:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
-        return self._read(
-            lambda connection, _: reading.expired(connection, retention, datetime.now(UTC), REMOVED_AT_ONCE)
-        )
+        return self._read(lambda connection, _: reading.expired(connection, retention, now, REMOVED_AT_ONCE))
+
+    def age(self) -> tuple[datetime | None, datetime | None]:
+        """How far age has come: as it was stored last, and as the newest event tells where it never was."""
+        return self._read(lambda connection, _: (reading.aged(connection), reading.newest(connection)))
+
+    def store_age(self, reached: datetime) -> None:
+        """Stores how far age has come."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO number VALUES ('aged', ?)", (microseconds(reached),))
 
     def discarded(self, after: str) -> list[JobId]:
         """Jobs that are forgotten and whose output may still be there; those behind the id `after`, REMOVED_AT_ONCE at most.

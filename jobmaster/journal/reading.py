@@ -277,6 +277,18 @@ def aside(connection: apsw.Connection) -> list[AsideJob]:
     ]
 
 
+def aged(connection: apsw.Connection) -> datetime | None:
+    """How far age had come when that was stored last."""
+    found = value(connection, "SELECT value FROM number WHERE name = 'aged'")
+    return None if found is None else time_of(found)
+
+
+def newest(connection: apsw.Connection) -> datetime | None:
+    """When the last event that is there happened."""
+    found = value(connection, "SELECT at FROM event ORDER BY seq DESC LIMIT 1")
+    return None if found is None else time_of(found)
+
+
 def last_seq(connection: apsw.Connection) -> int:
     """The greatest sequence number that was ever given."""
     greatest = value(
