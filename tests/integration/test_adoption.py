@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import Entry
 from tests.harness import (
     REPOSITORY,
     Server,
@@ -22,9 +23,11 @@ from tests.harness import (
     is_alive,
     output_of,
     own_cgroup_root,
+    serving,
     serving_program,
     started,
 )
+from tests.journal.jobs import RETURNED, database_in, launched, write
 
 LINES: Final = 60
 COUNTS: Final = f"i=0; while [ $i -lt {LINES} ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 42"
@@ -183,6 +186,24 @@ async def test_a_lost_job_is_told_as_lost(tmp_path: Path, certificates: Path) ->
             assert record.cause.server_lost.reason
             assert await output_of(jobs, job_id) == b"written\n"
             await is_gone(pids)
+
+
+async def test_an_output_that_a_killed_server_was_to_remove(tmp_path: Path, certificates: Path) -> None:
+    """Of a job that was given up the record goes with its end; its output goes with the next server, if not with its own."""
+    folder = tmp_path / "output"
+    folder.mkdir(mode=0o700)
+    database, job = database_in(folder), launched()
+    write(database, job, *RETURNED[:-1])
+    database.write([Entry.of(job.id, RETURNED[-1], forget=True)])
+    database.close()  # killed then, with the file and its index there
+    left = [folder / f"{job.id}.{kind}" for kind in ("log", "index")]
+    for path in left:
+        path.write_bytes(b"written")
+    async with serving(tmp_path, certificates) as server, server.connect() as jobs:
+        await output_of(jobs, await jobs.start("echo", "served"))
+        with trio.fail_after(DEADLINE):
+            while any(path.exists() for path in left):
+                await trio.sleep(0.05)
 
 
 async def test_a_journal_that_is_removed(tmp_path: Path, certificates: Path) -> None:
