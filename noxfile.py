@@ -57,9 +57,11 @@ SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environmen
 TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
+    "dmsetup": "dmsetup",
     "ip": "iproute2",  # brings the guest's loopback up
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
     "modprobe": "kmod",
     "openssl": "openssl",
     "setpriv": "util-linux",
