@@ -300,6 +300,15 @@ def abuse(session: nox.Session) -> None:
 
 
 @nox.session
+def outputs(session: nox.Session) -> None:
+    """Write 5 GiB under a cap of 64 MiB, and cut followers off fifty times; arguments go to pytest."""
+    install_debian(session, absent({"openssl": "openssl"}))
+    session.install("-e", ".", *groups("tests"))
+    file = "tests/integration/test_output_at_scale.py"
+    session.run("python", "-m", "pytest", "-s", *(session.posargs or [file]), env={"OUTPUTS_FULL": "1"})
+
+
+@nox.session
 def scale(session: nox.Session) -> None:
     """Measure ten thousand connections; arguments go to the program."""
     session.install(".", *groups("bench"))
