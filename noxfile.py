@@ -58,9 +58,11 @@ SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environmen
 TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
+    "dmsetup": "dmsetup",
     "ip": "iproute2",  # brings the guest's loopback up
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
     "modprobe": "kmod",
     "openssl": "openssl",
     "setpriv": "util-linux",
@@ -327,6 +329,15 @@ def abuse(session: nox.Session) -> None:
     options = ["-s", "-o", "faulthandler_timeout=1200", "tests/abuse", "tests/integration/test_output_at_scale.py"]
     full_size = {"ABUSE_TRIES": "10000", "ABUSE_FRAMES": "100000", "OUTPUT_MIB": "1024"}
     session.run("python", "-m", "pytest", *options, *session.posargs, env=full_size)
+
+
+@nox.session
+def outputs(session: nox.Session) -> None:
+    """Write 5 GiB under a cap of 64 MiB, and cut followers off fifty times; arguments go to pytest."""
+    install_debian(session, absent({"openssl": "openssl"}))
+    session.install("-e", ".", *groups("tests"))
+    file = "tests/integration/test_output_at_scale.py"
+    session.run("python", "-m", "pytest", "-s", *(session.posargs or [file]), env={"OUTPUTS_FULL": "1"})
 
 
 @nox.session
