@@ -152,8 +152,8 @@ class _Session:
             nursery.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        if not has_ended and (back := self._modes.back()):
-            await trio.to_thread.run_sync(write_output, back, abandon_on_cancel=True)
+        if not has_ended:  # and the cursor is anywhere
+            await trio.to_thread.run_sync(write_output, self._modes.back() + b"\r\n", abandon_on_cancel=True)
         return has_ended
 
     # --- keys -----------------------------------------------------------------------------------------------------

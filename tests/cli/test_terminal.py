@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from tests.cli.test_attaching import chunk
 from tests.cli.test_running import ID, RETURNED, START
 from tests.client.scripted import LOST, OK, Answer, Ends, Quiet, Script
 
+DEADLINE: Final = 60.0
 RUN: Final = Run(argv=("vi",), tty=True)
 RUNNING: Final[Answer] = [
     pb.JobResponse(job_id_response=ID, output_bytes=5, terminal=True, state=pb.JOBSTATE_RUNNING),
@@ -41,8 +43,9 @@ class Keyboard:
         self._master = master
 
     def type(self, keys: bytes) -> None:
-        """Types."""
+        """Types; returns when the kernel has brought it, which no clock of a test knows of."""
         os.write(self._master, keys)
+        assert select.select([STDIN], [], [], DEADLINE)[0]
 
     def screen(self) -> bytes:
         """What has come on the screen since."""
@@ -114,7 +117,7 @@ async def test_detaching_from_an_editor() -> None:
                 with suppress(BlockingIOError):
                     screen += keyboard.screen()
             keyboard.type(b"\x10\x11")
-        assert screen + keyboard.screen() == b"\x1b[?1049h\x1b[?25ltext\x1b[m\x1b[?25h\x1b[?1049l"
+        assert screen + keyboard.screen() == b"\x1b[?1049h\x1b[?25ltext\x1b[m\x1b[?25h\x1b[?1049l\r\n"
 
 
 async def test_detaching(capfd: pytest.CaptureFixture[str]) -> None:
