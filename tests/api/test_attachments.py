@@ -21,6 +21,9 @@ from jobmaster.run.registry import Registry
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+"""What is still to happen happens before a moment is over, on a machine that is busy, too."""
+
 
 class Call:
     """A call: the messages that come, and those that were sent."""
