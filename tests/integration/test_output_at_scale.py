@@ -11,6 +11,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trio
@@ -22,9 +23,9 @@ from tests.harness import Server, serving_program
 from tests.known_output import CODE, STREAM, Told, accounted_for
 from tests.network import Network, network
 
-MEBIBYTE = 1024**2
-GIBIBYTE = 1024**3
-IS_FULL = "OUTPUTS_FULL" in os.environ
+MEBIBYTE: Final = 1024**2
+GIBIBYTE: Final = 1024**3
+IS_FULL: Final = "OUTPUTS_FULL" in os.environ
 """As in the nox session `outputs`: as much as the tests' names say; else a part of it."""
 NUMBERS = f"""
 import signal, sys, time
@@ -40,16 +41,21 @@ sys.exit({CODE})
 """A program that prints numbered lines until it is told to end."""
 SLACK = 2 * MEBIBYTE
 """Of a disk, for what is being sent to followers and what a file system adds."""
-MOST_MEMORY = 150 * 1024  # KiB
+OUTPUT: Final = int(os.environ.get("OUTPUT_MIB", "256")) * MEBIBYTE
+"""More than the server may have of memory; a gibibyte in the nox session `abuse`."""
+MOST_MEMORY: Final = 150 * 1024
+"""KiB."""
 # Pseudo-random, so that a piece out of place shows; the generator is as quick as a disk.
-WRITER = "openssl enc -aes-128-ctr -pass pass:jobmaster -nosalt -iter 1 </dev/zero 2>/dev/null | head -c 1073741824"
+WRITER: Final = (
+    f"openssl enc -aes-128-ctr -pass pass:jobmaster -nosalt -iter 1 </dev/zero 2>/dev/null | head -c {OUTPUT}"
+)
 
 
 @pytest.fixture
 def roomy_folder() -> Iterator[Path]:
     """A folder with room for the output, in memory where the host has it, so that the disk is not what is tried."""
     shared = Path("/dev/shm")
-    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 2 * GIBIBYTE
+    roomy = shared.is_dir() and shutil.disk_usage(shared).free > 2 * OUTPUT
     with tempfile.TemporaryDirectory(dir=shared if roomy else None) as folder:
         yield Path(folder)
 
@@ -180,7 +186,7 @@ async def follow_chunks(jobs: Jobs, job_id: str, followed: list[bytes]) -> None:
     followed.append(bytes(received))
 
 
-async def test_a_gibibyte_to_three_followers(roomy_folder: Path, certificates: Path) -> None:
+async def test_much_output_to_three_followers(roomy_folder: Path, certificates: Path) -> None:
     """Followers that join at the start, in the middle and after the end receive all of 1 GiB; the server stays small."""
     digests: list[str] = []
     async with serving_program(roomy_folder, certificates) as (server, _process):
@@ -188,7 +194,7 @@ async def test_a_gibibyte_to_three_followers(roomy_folder: Path, certificates: P
             job_id = await early.start("sh", "-c", WRITER)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(digest, early, job_id, digests)
-                while (await late.status(job_id)).output_bytes < GIBIBYTE // 4:
+                while (await late.status(job_id)).output_bytes < OUTPUT // 4:
                     await trio.sleep(0.01)
                 nursery.start_soon(digest, late, job_id, digests)
             record = await after.status(job_id)
@@ -196,7 +202,7 @@ async def test_a_gibibyte_to_three_followers(roomy_folder: Path, certificates: P
         memory = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{server.pid}/status").read_text())
         with (server.output / f"{job_id}.log").open("rb") as log:
             kept = hashlib.file_digest(log, "sha256").hexdigest()
-    assert (record.output_bytes, record.output_bytes_lost) == (GIBIBYTE, 0)
+    assert (record.output_bytes, record.output_bytes_lost) == (OUTPUT, 0)
     assert digests == [kept] * 3
     assert memory is not None
     assert int(memory[1]) < MOST_MEMORY
