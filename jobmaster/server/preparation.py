@@ -46,7 +46,6 @@ def prepare(options: ServerOptions) -> Prepared:
     account = _account(options.run_as)
     soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     prepare_folder("output", options.output_folder)
-    prepare_folder("audit", options.audit)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -80,7 +79,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
 
 
 def prepare_folder(what: str, folder: Path) -> None:
-    """Makes the output or audit folder, 0700, or checks the one there is.
+    """Makes the output or audit folder, 0700, or checks the one there is. Blocks as long as its disk does.
 
     Raises:
         ConfigurationError: it is a symbolic link, no folder, somebody else's, or others may write it.

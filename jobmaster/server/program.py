@@ -13,6 +13,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -23,6 +24,7 @@ from jobmaster.api.services import Api
 from jobmaster.api.statuses import status_of
 from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.file import FileBounds
+from jobmaster.audit.opening import AuditFolder
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
@@ -165,10 +167,15 @@ async def _registry(
     options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher
 ) -> AsyncIterator[tuple[Registry, Audit]]:
     """The jobs with their journal, and the audit, for the block; as of `open_registry`."""
-    audit_bounds = FileBounds(size=options.audit_size, kept=options.audit_files)
+    audit_folder = AuditFolder(
+        path=options.audit,
+        bounds=FileBounds(size=options.audit_size, kept=options.audit_files),
+        prepare=partial(preparation.prepare_folder, "audit", options.audit),
+    )
+    is_first = not held.launcher.inherited.predecessors  # a later one has jobs, which no audit may cost their lives
     async with (
         open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
-        open_audit(options.audit, audit_bounds, journal, __version__) as audit,
+        open_audit(audit_folder, journal, __version__, must_be_open=is_first) as audit,
         open_registry(
             LocalHost(terms, held.launcher),
             journal,

@@ -18,6 +18,7 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.journal.journal import Journal, open_journal
 from tests.audit.disk import faulty_disk
 from tests.audit.entries import begun, call, calls_in, entries_in
+from tests.audit.opened import folder_for
 from tests.journal.jobs import RETURNED, STOPPED, launched
 
 BOUNDS = FileBounds(size=20_000, kept=0)
@@ -27,11 +28,10 @@ DEADLINE = 30.0
 @asynccontextmanager
 async def auditing(folder: Path) -> AsyncIterator[tuple[Journal, Audit]]:
     """A journal and its audit."""
-    (folder / "audit").mkdir(exist_ok=True)
     with trio.fail_after(DEADLINE):
         async with (
             open_journal(folder / "journal.db") as journal,
-            open_audit(folder / "audit", BOUNDS, journal, "1") as audit,
+            open_audit(folder_for(folder / "audit", BOUNDS), journal, "1") as audit,
         ):
             yield journal, audit
 
@@ -113,7 +113,8 @@ async def test_a_journal_that_was_put_back(tmp_path: Path) -> None:
 async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that had begun have an end that is unknown, once; and it is said that the server was cut off."""
     with faulty_disk() as disk:
-        monkeypatch.setattr(audit_trail, "CLOSE_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.LAST_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.END_SECONDS", 0.1)
         async with auditing(tmp_path) as (_, audit):
             line = audit.trail.admit(begun("J1"))
             await audit.trail.wait_written(line)
@@ -135,8 +136,8 @@ async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_one_server_for_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second one is told to take another folder."""
-    monkeypatch.setattr("jobmaster.audit.audit.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("jobmaster.audit.opening.LOCK_SECONDS", 0.1)
     async with auditing(tmp_path) as (journal, _):
         with pytest.raises(ConfigurationError, match="another jobmaster server has the audit folder"):
-            async with open_audit(tmp_path / "audit", BOUNDS, journal, "1"):
+            async with open_audit(folder_for(tmp_path / "audit", BOUNDS), journal, "1"):
                 pass
