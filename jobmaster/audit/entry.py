@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
+from jobmaster.job.secret import MASK
+
 VERSION: Final = 1
 UNKNOWN: Final = "unknown"
 """The outcome of a call that a crash cut off."""
-MASK: Final = "***"
-"""What a secret becomes."""
 KEPT_CHARACTERS: Final = 16 * 1024
 """Characters of a command that an entry keeps; the record of a job keeps as many bytes."""
 MAX_TEXT: Final = 1024
@@ -51,8 +51,8 @@ class Command:
     omitted: int = 0
 
     @classmethod
-    def of(cls, words: Iterable[str], secrets: frozenset[bytes] = frozenset()) -> Command:
-        """What is kept of a command, in which `secrets` are masked."""
+    def of(cls, words: Iterable[str]) -> Command:
+        """What is kept of a command."""
         kept: list[str] = []
         left, omitted = KEPT_CHARACTERS, 0
         for word in words:
@@ -60,7 +60,7 @@ class Command:
             if left < 0:
                 omitted += 1
             else:
-                kept.append(masked(word, secrets))
+                kept.append(word)
         return cls(tuple(kept), omitted)
 
 

@@ -132,6 +132,49 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
     assert no_number_is_missing(audit)
 
 
+SECRET: Final = "hunter2hunter2"
+
+
+def files_with(folder: Path, text: bytes) -> set[str]:
+    """The files in a folder that have a text."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()}
+
+
+async def test_a_secret_is_in_nothing_that_is_kept(tmp_path: Path, certificates: Path) -> None:
+    """The process gets it; journal, audit, log, records and events have ***, also of the next server and of what is not found."""
+    output = tmp_path / "output"
+    argv = ("sh", "-c", "echo ${#1}; sleep 1000", "x", f"me:{SECRET}")
+    masked = ["-c", "echo ${#1}; sleep 1000", "x", "me:***"]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        async with (
+            serving_program(tmp_path, certificates, "--verbose", stderr=stderr.fileno()) as (server, _process),
+            server.connect() as jobs,
+        ):
+            job_id = await jobs.start(*argv, request_id="r", secrets=[SECRET])
+            assert await first_chunk(jobs, job_id) == b"17\n"
+            with pytest.raises(FailedPreconditionError, match=r"command '/no/\*\*\*' not found"):
+                await jobs.start(f"/no/{SECRET}", request_id="s", secrets=[SECRET])
+            with pytest.raises(InvalidArgumentError, match="NUL"):
+                await jobs.start("ls", f"{SECRET}\0", secrets=[SECRET])
+            assert list((await jobs.status(job_id)).cmd.args) == masked
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            assert await jobs.start(*argv, request_id="r", secrets=[SECRET]) == job_id
+            with pytest.raises(FailedPreconditionError, match=r"command '/no/\*\*\*' not found"):
+                await jobs.start(f"/no/{SECRET}", request_id="s", secrets=[SECRET])
+            (record,) = [record async for record in jobs.list(pb.ListRequest(states=[pb.JOBSTATE_RUNNING]))]
+            assert list(record.cmd.args) == masked
+            async with jobs.watch(0) as events:
+                launched = await anext(events)
+            assert list(launched.launched.cmd.args) == masked
+            await jobs.stop(job_id)
+    assert files_with(tmp_path, SECRET.encode()) == set()
+    assert files_with(tmp_path, b"me:***") >= {"audit.jsonl", "journal.db"}
+    starts = [entry for entry in entries_in(output / "audit") if entry["kind"] == "call" and entry["command"]]
+    assert {entry["command"][-1] for entry in starts} == {"me:***", "/no/***", "***\0"}
+
+
 async def test_whom_the_server_does_not_know(tmp_path: Path, certificates: Path) -> None:
     """Each of its calls is refused and told, with its certificate; and a stranger's handshake in a file of its own."""
     audit = tmp_path / "output" / "audit"
