@@ -36,8 +36,11 @@ class JobEvents(Protocol):
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
-        """What happened after a sequence number. Raises JournalUnavailable."""
+    async def all_events(self, after: int, limit: int = 100) -> Events:
+        """What happened after a sequence number, also to jobs that have been removed. Raises JournalUnavailable."""
+
+    def copied(self, seq: int) -> None:
+        """Says that the events up to a number have been copied, so that they need be kept no longer than their job."""
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number. Raises JournalUnavailable at the journal's end."""
@@ -47,6 +50,7 @@ class JobChanges:
     """The copying from a journal to a trail, once it is known from where on."""
 
     def __init__(self, journal: JobEvents, trail: Trail) -> None:
+        journal.copied(-1)  # until it is known how far an earlier server has come
         self._journal = journal
         self._trail = trail
         self._position = 0
@@ -57,7 +61,7 @@ class JobChanges:
 
     def begin(self, after: int) -> None:
         """Lets `copy` begin, with what follows the journal's event `after`."""
-        self._position = after
+        self._moves_to(after)
         self._has_begun.set()
 
     async def copy(self) -> None:
@@ -88,17 +92,21 @@ class JobChanges:
 
     async def _copy_some(self) -> None:
         try:
-            found = await self._journal.events(self._position, None, BATCH)
+            found = await self._journal.all_events(self._position, BATCH)
         except JournalUnavailable as error:
             logger.warning("the audit waits for the journal: %s", error)
             await trio.sleep(RETRY_SECONDS)
             return
         written = await self._trail.record([change_of(event) for event in found.events])
         if written == len(found.events):
-            self._position = found.position
+            self._moves_to(found.position)
         else:
-            self._position = found.events[written - 1].seq if written else self._position
+            self._moves_to(found.events[written - 1].seq if written else self._position)
             await self._trail.wait_writable()
+
+    def _moves_to(self, position: int) -> None:
+        self._position = position
+        self._journal.copied(position)
 
 
 def change_of(event: JournalledEvent) -> Entry:

@@ -9,11 +9,13 @@ Where even that is not possible yet, the next use tries it again.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -54,7 +56,8 @@ T = TypeVar("T")
 
 REMOVED_AT_ONCE: Final = 50
 """Jobs that one transaction removes, so that the writes between have a turn."""
-
+DEPARTED_AT_ONCE: Final = 50
+"""Removed jobs whose events one transaction removes; likewise."""
 
 _WRONG_VALUES: Final = (apsw.ConstraintError, apsw.MismatchError, TypeError, ValueError, OverflowError)
 """What a value that cannot be stored raises."""
@@ -86,6 +89,10 @@ class Database:
         """The greatest sequence number that was given."""
         self.is_checked = False
         """Whether the whole file was checked when it was opened."""
+        self.copied = math.inf
+        """The events up to this number are in the audit, or nobody wants them there: those of removed jobs may go."""
+        self._departed: set[int] | None = None
+        """The keys of removed jobs whose events are there; None before it was looked for them."""
         self._connect = connect_again
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
@@ -122,6 +129,7 @@ class Database:
 
     def _take(self, connection: apsw.Connection) -> None:
         self.last_seq = reading.last_seq(connection)
+        self._departed = None
         connection.set_wal_hook(self._see_frames)
         self._connection = connection
 
@@ -223,7 +231,7 @@ class Database:
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(connection, self.last_seq, datetime.now(UTC))
+        batch = Batch(connection, self.last_seq, datetime.now(UTC), copied=self.copied)
         commit = _Commit([(entry, _add(batch, entry)) for entry in entries], batch.last_seq)
         batch.finish()
         try:
@@ -234,6 +242,11 @@ class Database:
             raise
         self.last_seq = commit.last_seq
         commit.acknowledge()
+        self._note_departed(batch)
+
+    def _note_departed(self, batch: Batch) -> None:
+        if self._departed is not None:
+            self._departed.update(batch.departed)
 
     def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
         """Removes ended jobs with their events, at most REMOVED_AT_ONCE.
@@ -245,15 +258,22 @@ class Database:
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
-            batch = Batch(connection, self.last_seq, datetime.now(UTC))
+            batch = Batch(connection, self.last_seq, datetime.now(UTC), copied=self.copied)
             for job_id in job_ids:
                 batch.remove(job_id, with_request=with_requests)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
+            self._note_departed(batch)
 
     def purge(self) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
-            return writing.purge(connection, datetime.now(UTC))
+            if self._departed is None:
+                self._departed = set(writing.departed(connection))
+            some = list(islice(self._departed, DEPARTED_AT_ONCE))
+            dropped = writing.drop_departed(connection, some, self.copied)
+            is_done = writing.purge(connection, datetime.now(UTC))
+        self._departed.difference_update(dropped)
+        return is_done or len(dropped) == DEPARTED_AT_ONCE
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -302,6 +322,10 @@ class Database:
         return self._read(
             lambda connection, broken: reading.events(connection, after, owner, limit, self.last_seq, broken)
         )
+
+    def all_events(self, after: int, limit: int = 100) -> Events:
+        """What happened after the sequence number `after`, with what is still there of jobs that have been removed."""
+        return self._read(lambda connection, _broken: reading.all_events(connection, after, limit, self.last_seq))
 
     def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""

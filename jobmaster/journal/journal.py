@@ -132,6 +132,17 @@ class Journal:
         """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
         return await self._read(self._database.events, after, owner, limit)
 
+    async def all_events(self, after: int, limit: int = 100) -> Events:
+        """What happened after the sequence number `after`, to any job, with what `copied` keeps of those that were removed."""
+        return await self._read(self._database.all_events, after, limit)
+
+    def copied(self, seq: int) -> None:
+        """Says that the events up to a number have been copied; later ones are kept until they are, whatever is removed.
+
+        Before this is called, the events of a job go with it.
+        """
+        self._database.copied = seq
+
     async def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
         return await self._read(self._database.open_jobs)

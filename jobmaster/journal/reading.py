@@ -178,6 +178,47 @@ def events(
     return Events(events=tuple(found), position=position, horizon=_horizon(connection, owner))
 
 
+def all_events(connection: apsw.Connection, after: int, limit: int, last_seq: int) -> Events:
+    """What happened after the sequence number `after`, with what is there of jobs that have been removed or set aside.
+
+    An event that cannot be read is left out.
+    """
+    happened = rows(
+        connection,
+        "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, event.job"
+        " FROM event LEFT JOIN job ON job.key = event.job WHERE event.seq > ?1"
+        " UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1"
+        " ORDER BY 1 LIMIT ?2",
+        after,
+        limit,
+    )
+    found: list[JournalledEvent] = []
+    size = 0
+    for seq, at, job_id, owner, name, doc, key in happened:
+        size += len(doc or "")
+        if found and size > EVENTS_CHARACTERS:
+            return Events(events=tuple(found), position=found[-1].seq, horizon=0)
+        try:
+            event = Removed() if name is None else decode_event(name, doc)
+            if job_id is None:
+                launched = event if isinstance(event, Launched) else _launch(connection, key)
+                job_id, owner = launched.id, launched.owner
+        except Undecodable:
+            continue
+        found.append(JournalledEvent(seq=seq, at=time_of(at), job_id=JobId(job_id), owner=owner, event=event))
+    position = happened[-1][0] if len(happened) == limit else max(after, last_seq)
+    return Events(events=tuple(found), position=position, horizon=0)
+
+
+def _launch(connection: apsw.Connection, key: int) -> Launched:
+    """The first event of a job, whose number is the job's key; raises Undecodable."""
+    found = row(connection, "SELECT type, doc FROM event WHERE seq = ?", key)
+    event = None if found is None else decode_event(*found)
+    if not isinstance(event, Launched):
+        raise Undecodable("its first event is no launch")
+    return event
+
+
 def _horizon(connection: apsw.Connection, owner: str | None) -> int:
     """Of one client, or (None) of all; `number` has what versions before 3 forgot of anybody."""
     found = value(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,8 +50,19 @@ class _Job:
 class Batch:
     """The entries of one transaction; a job's record is read once and written once."""
 
-    def __init__(self, connection: apsw.Connection, last_seq: int, now: datetime) -> None:
+    def __init__(self, connection: apsw.Connection, last_seq: int, now: datetime, *, copied: float = math.inf) -> None:
+        """Writes nothing yet.
+
+        Args:
+            connection: in a transaction.
+            last_seq: the greatest sequence number that was given.
+            now: when it is.
+            copied: all events up to this number have been copied elsewhere, and go with their jobs; others stay.
+        """
+        self.departed: list[int] = []
+        """The keys of the jobs that were removed and whose events stay."""
         self._connection = connection
+        self._copied = copied
         self._now = microseconds(now)
         self._jobs: dict[JobId, _Job] = {}
         self.last_seq = last_seq
@@ -156,7 +168,10 @@ class Batch:
         self._connection.execute("DELETE FROM request WHERE job_id = ?", (job_id,))
 
     def _remove(self, key: int, job_id: JobId, owner: str) -> int:
-        self._connection.execute("DELETE FROM event WHERE job = ?", (key,))
+        if (value(self._connection, "SELECT max(seq) FROM event WHERE job = ?", key) or 0) > self._copied:
+            self.departed.append(key)
+        else:
+            self._connection.execute("DELETE FROM event WHERE job = ?", (key,))
         self._connection.execute("DELETE FROM job WHERE key = ?", (key,))
         free_request(self._connection, job_id, self._now)
         seq = self._next_seq()
@@ -218,6 +233,27 @@ def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], n
         free_request(connection, job_id, microseconds(now))
         told[job_id] = reason
     return told
+
+
+def departed(connection: apsw.Connection) -> list[int]:
+    """The keys of the jobs that were removed and whose events have stayed."""
+    found = connection.execute(
+        "SELECT DISTINCT job FROM event WHERE NOT EXISTS (SELECT 1 FROM job WHERE key = event.job)"
+        " AND NOT EXISTS (SELECT 1 FROM aside WHERE key = event.job)"
+    )
+    return [key for (key,) in found]
+
+
+def drop_departed(connection: apsw.Connection, keys: Iterable[int], copied: float) -> list[int]:
+    """Removes the events of removed jobs, by key, that have all been copied; returns the keys."""
+    dropped = []
+    for key in keys:
+        if (value(connection, "SELECT max(seq) FROM event WHERE job = ?", key) or 0) <= copied:
+            connection.execute(
+                "DELETE FROM event WHERE job = ?1 AND NOT EXISTS (SELECT 1 FROM job WHERE key = ?1)", (key,)
+            )
+            dropped.append(key)
+    return dropped
 
 
 def purge(connection: apsw.Connection, now: datetime, *, limit: int = 500) -> bool:

@@ -15,11 +15,13 @@ from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.changes import BATCH
 from jobmaster.audit.file import FileBounds
 from jobmaster.errors import ConfigurationError
+from jobmaster.journal import journal as journal_module
 from jobmaster.journal.journal import Journal, open_journal
+from jobmaster.journal.stored import Removed
 from tests.audit.disk import faulty_disk
 from tests.audit.entries import begun, call, calls_in, entries_in
 from tests.audit.opened import folder_for
-from tests.journal.jobs import RETURNED, STOPPED, launched
+from tests.journal.jobs import NEVER_EXECUTED, RETURNED, STOPPED, launched
 
 BOUNDS = FileBounds(size=20_000, kept=0)
 DEADLINE = 30.0
@@ -67,6 +69,37 @@ async def test_a_removal_is_copied(tmp_path: Path) -> None:
     async with auditing(tmp_path) as (journal, _):
         await journal.remove([await live(journal)])  # type: ignore[list-item]  # a job's id
     assert entries_in(tmp_path / "audit")[-2]["event"] == "removed"
+
+
+async def test_a_job_that_is_removed_before_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events are copied all the same, also by a later server, and then are gone; so are those of one never executed."""
+    monkeypatch.setattr(journal_module, "PURGE_SECONDS", 0)
+    with faulty_disk() as disk:
+        async with auditing(tmp_path) as (journal, _):
+            disk.error = errno.EIO  # nothing is copied
+            job_id = await live(journal, STOPPED)
+            await journal.remove([job_id])  # type: ignore[list-item]  # a job's id
+            never = launched()
+            await journal.record(never.id, never)
+            await journal.record(never.id, NEVER_EXECUTED)
+            monkeypatch.setattr("jobmaster.audit.audit.END_SECONDS", 0.1)
+            monkeypatch.setattr("jobmaster.audit.audit.LAST_SECONDS", 0.1)
+            last = journal.last_seq
+    async with auditing(tmp_path) as (journal, audit):
+        await audit.trail.wait_written(audit.trail.admit(begun()))
+        while len(changes_in(tmp_path)) < last:
+            await trio.sleep(0.01)
+        kept = await journal.all_events(0)
+        await journal.remove([await live(journal)])  # type: ignore[list-item]  # likewise
+        left = await journal.all_events(0)
+    entries = [entry for entry in entries_in(tmp_path / "audit") if entry["kind"] == "job"]
+    assert [entry["journal_sequence"] for entry in entries[:last]] == list(range(1, last + 1))
+    assert {entry["client"] for entry in entries} == {"client1"}
+    told = [entry["event"] for entry in entries if entry["job"] == job_id]
+    assert (told[0], told[-2:]) == ("launched", ["finished", "removed"])
+    assert [entry["event"] for entry in entries if entry["job"] == never.id] == ["launched", "removed"]
+    assert job_id in {event.job_id for event in kept.events if not isinstance(event.event, Removed)}
+    assert job_id not in {event.job_id for event in left.events if not isinstance(event.event, Removed)}
 
 
 async def test_what_happened_without_an_audit(tmp_path: Path) -> None:

@@ -51,9 +51,12 @@ class NoJobs:
 
     last_seq = 0
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:  # noqa: ARG002
+    async def all_events(self, after: int, limit: int = 100) -> Events:  # noqa: ARG002  # as the journal has it
         """None."""
         return Events(events=(), position=after, horizon=0)
+
+    def copied(self, seq: int) -> None:
+        """Nothing is kept."""
 
     async def wait_after(self, seq: int) -> None:  # noqa: ARG002  # as the journal has it
         """Never returns."""
