@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from jobmaster.audit.changes import JobChanges, JobEvents
-from jobmaster.audit.entry import UNKNOWN, Call, Caller, Command, Opened
+from jobmaster.audit.entry import UNKNOWN, Begun, Call, Opened, caller_of, command_of
 from jobmaster.audit.file import Line
 from jobmaster.audit.handshakes import RefusedConnections
 from jobmaster.audit.names import BALLAST
 from jobmaster.audit.opening import UNLOCK_SECONDS, AuditFiles, AuditFolder, Opening
 from jobmaster.audit.scan import Position, document_of
+from jobmaster.audit.spool import Spool
 from jobmaster.audit.trail import Trail
+from jobmaster.audit.unwritten import unwritten
 from jobmaster.errors import ConfigurationError
 from jobmaster.journal.ballast import Ballast
 
@@ -70,18 +72,21 @@ async def open_audit(
     Raises:
         ConfigurationError: the files cannot be opened, or another server has them; only where they have to be open.
     """
-    trail, handshakes = Trail(Ballast(folder.path / BALLAST)), Trail(None)
+    spool = None if folder.spool is None else Spool(folder.spool)
+    left = [] if spool is None else spool.records()
+    trail, handshakes = Trail(Ballast(folder.path / BALLAST), spool), Trail(None)
     changes, refusals = JobChanges(journal, trail), RefusedConnections(handshakes.put)
     last = journal.last_seq
 
     def begin(files: AuditFiles) -> None:
         after = min(files.audit.position.journal_sequence, last)  # the journal may be one that was put back
-        trail.use(files.audit, _head(files.audit.position, after, server))
+        lines = [] if spool is None else unwritten(left, spool, files.audit.position.sequence)
+        trail.use(files.audit, _head(files.audit.position, after, server, lines))
         handshakes.use(files.handshakes, _head(files.handshakes.position, 0, server))
         changes.begin(after)
 
     async with (
-        _closing(Opening(folder, begin, says_failures=not must_be_open)) as opening,
+        _closing(Opening(folder, begin, says_failures=not must_be_open), spool) as opening,
         _written(trail, handshakes) as written,
         _fed(opening, changes, refusals, written),
     ):
@@ -120,10 +125,12 @@ class _End:
 
 
 @asynccontextmanager
-async def _closing(opening: Opening) -> AsyncIterator[Opening]:
+async def _closing(opening: Opening, spool: Spool | None) -> AsyncIterator[Opening]:
     try:
         yield opening
     finally:
+        if spool is not None:
+            spool.close()
         with trio.move_on_after(UNLOCK_SECONDS, shield=True):
             await opening.unlock()
 
@@ -161,32 +168,48 @@ async def _fed(opening: Opening, changes: JobChanges, refusals: RefusedConnectio
             nursery.cancel_scope.cancel()  # which ends neither the opening nor the copying
 
 
-def _head(position: Position, journal_sequence: int, server: str) -> list[Line]:
-    """What a server writes first."""
+def _head(position: Position, journal_sequence: int, server: str, left: Sequence[Line] = ()) -> list[Line]:
+    """What a server writes first.
+
+    Args:
+        position: where the file ends.
+        journal_sequence: of the last job event that is in it.
+        server: the version of the program.
+        left: what an earlier server has not written.
+    """
     now = datetime.now(UTC)
-    before = "nothing" if not position.sequence else "closed" if position.is_closed else "cut off"
-    lines = [Line(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))]
-    lines += [Line(_cut_off(line, now), sequence) for sequence, line in position.begun.items()]
+    before = "nothing" if not position.sequence else "closed" if position.is_closed and not left else "cut off"
+    lines = [*left, Line(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))]
+    ended = [line.begun for line in left]
+    for sequence, text in position.begun.items():
+        if sequence not in ended:
+            found = (document_of(text) if text is not None else None) or {}
+            lines.append(Line(_cut_off(found, now), sequence))
+    for line in left:
+        if isinstance(line.entry, Begun) and not any(each is line for each in ended):
+            begun = line.entry
+            call = Call(
+                at=now,
+                caller=begun.caller,
+                method=begun.method,
+                job=begun.job,
+                command=begun.command,
+                outcome=UNKNOWN,
+                why=_CUT_OFF,
+            )
+            lines.append(Line(call, line))
     position.begun = dict.fromkeys(position.begun)  # without the lines
     return lines
 
 
-def _cut_off(line: bytes | None, now: datetime) -> Call:
+def _cut_off(found: dict[str, Any], now: datetime) -> Call:
     """The end of a call whose server did not see it."""
-    found = (document_of(line) if line is not None else None) or {}
-    caller = Caller(
-        client=found.get("client"),
-        serial=found.get("serial"),
-        fingerprint=found.get("fingerprint"),
-        peer=found.get("peer", ""),
-    )
-    words, omitted = found.get("command"), found.get("command_omitted")
     return Call(
         at=now,
-        caller=caller,
+        caller=caller_of(found),
         method=found.get("method"),
         job=found.get("job"),
-        command=Command(tuple(map(str, words)), omitted or 0) if isinstance(words, list) else None,
+        command=command_of(found),
         outcome=UNKNOWN,
         why=_CUT_OFF,
     )

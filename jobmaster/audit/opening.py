@@ -39,11 +39,14 @@ class AuditFolder:
         path: of the folder.
         bounds: of its files.
         prepare: makes the folder or looks at the one there is; blocks, and raises ConfigurationError.
+        spool: a descriptor of the memory that has what is not in the files yet, for a later server; None: what a server that
+            is killed has not written is lost.
     """
 
     path: Path
     bounds: FileBounds
     prepare: Callable[[], None]
+    spool: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,9 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.audit.entry import Closed, Entry, Gap, JobChange
+from jobmaster.audit.entry import Begun, Call, Closed, Entry, Gap, JobChange, encode
 from jobmaster.audit.file import NO_SPACE, AuditFile, Line
+from jobmaster.audit.spool import Spool
 from jobmaster.errors import AuditUnavailable
 from jobmaster.journal.ballast import Ballast
 from jobmaster.threads import NoThread, run_in_thread
@@ -37,12 +38,15 @@ MAX_QUEUED: Final = 10_000
 """Entries that wait to be written: those of some seconds of the fastest clients."""
 MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 """Bytes of memory that they may hold, commands included."""
-MOST_IN_BATCH: Final = 100
-"""Entries that are written at once: making their lines, which holds up the event loop, takes a millisecond."""
+MOST_IN_BATCH: Final = 400
+"""Entries that are written at once: numbering their lines, which holds up the event loop, takes a millisecond or two."""
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
 GATHER_SECONDS: Final = 0.02
-"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread."""
+"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread: it costs
+as much as twenty entries."""
+SPOOLED_GATHER_SECONDS: Final = 0.25
+"""The same where entries are in a spool: a server that is killed loses none of them."""
 START_SECONDS: Final = 2.0
 """How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
 RETRY_SECONDS: Final = 1.0
@@ -63,11 +67,12 @@ class Trail:
         is_open: set when it has its file, and the ballast is there or cannot be.
     """
 
-    def __init__(self, ballast: Ballast | None) -> None:
+    def __init__(self, ballast: Ballast | None, spool: Spool | None = None) -> None:
         self.is_open = trio.Event()
         self._file: AuditFile
         self._has_file = trio.Event()
         self._ballast = ballast
+        self._spool = spool
         self._in_flight: list[Line] = []
         self._queue: deque[Line] = deque()
         self._queued_bytes = 0
@@ -95,6 +100,7 @@ class Trail:
     def use(self, file: AuditFile, head: Sequence[Line]) -> None:
         """Gives it its file, and what is to be written there before anything else."""
         self._file = file
+        file.spool = self._spool
         self._queue.extendleft(reversed(head))
         self._queued_bytes += sum(line.cost for line in head)
         self._has_file.set()
@@ -174,10 +180,13 @@ class Trail:
         return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _push(self, line: Line) -> None:
+        if self._spool is not None and isinstance(line.entry, Begun | Call):
+            _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost
         self._work.set()
-        if line.is_urgent or len(self._queue) >= MOST_IN_BATCH:
+        is_urgent = line.done is not None or (line.place is None and line.is_urgent)
+        if is_urgent or len(self._queue) >= MOST_IN_BATCH:
             self._is_urgent.set()
 
     def _lose(self) -> None:
@@ -279,7 +288,7 @@ class Trail:
                 await self._work.wait()
             if idle.cancelled_caught:
                 return
-        with trio.move_on_after(GATHER_SECONDS):
+        with trio.move_on_after(GATHER_SECONDS if self._spool is None else SPOOLED_GATHER_SECONDS):
             await self._is_urgent.wait()
         self._is_urgent = trio.Event()
 
@@ -347,6 +356,8 @@ class Trail:
         for line in lines:
             if line.done is not None:
                 line.done.set()
+            if line.sequence is None and line.place is not None and self._spool is not None:
+                self._spool.done(line.place)  # it is not to be written any more
         self._unsynced.set()
         self._written.unpark_all()
 
@@ -388,6 +399,16 @@ class Trail:
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Only the server's end leaves a thread that a disk holds to itself."""
         return await run_in_thread(self._writers, function, *args, abandon=True)
+
+
+def _spool(line: Line, spool: Spool) -> None:
+    """Keeps an entry where a later server finds it."""
+    match line.begun:
+        case Line(sequence=None, place=begun_at):
+            reference: dict[str, int | None] = {"begun_at": begun_at}
+        case Line(sequence=begun) | begun:
+            reference = {"begun": begun}
+    line.place = spool.add(encode(line.entry, 0, None, line.body), **reference)
 
 
 def _words(error: OSError | NoThread) -> str:

@@ -43,7 +43,15 @@ from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.serving import Ending, Serving
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
-from jobmaster.server.succession import HeldLauncher, hold_jobs, hold_state, listen, own_launcher, require_same_folder
+from jobmaster.server.succession import (
+    HeldLauncher,
+    hold_jobs,
+    hold_spool,
+    hold_state,
+    listen,
+    own_launcher,
+    require_same_folder,
+)
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -123,9 +131,10 @@ async def serve(
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
             prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
-            await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
+            spool = hold_spool(held.launcher, closing)
+            await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
             plan = _plan(options)
-            async with _registry(options, prepared.terms, plan, held) as (registry, audit):
+            async with _registry(options, prepared.terms, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
                 _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
                 api = Api(registry, most_followers=plan.followers)
@@ -164,13 +173,14 @@ def _plan(options: ServerOptions) -> DescriptorPlan:
 
 @asynccontextmanager
 async def _registry(
-    options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher
+    options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher, spool: int
 ) -> AsyncIterator[tuple[Registry, Audit]]:
     """The jobs with their journal, and the audit, for the block; as of `open_registry`."""
     audit_folder = AuditFolder(
         path=options.audit,
         bounds=FileBounds(size=options.audit_size, kept=options.audit_files),
         prepare=partial(preparation.prepare_folder, "audit", options.audit),
+        spool=spool,
     )
     is_first = not held.launcher.inherited.predecessors  # a later one has jobs, which no audit may cost their lives
     async with (
