@@ -76,6 +76,7 @@ async def open_audit(
     left = [] if spool is None else spool.records()
     trail, handshakes = Trail(Ballast(folder.path / BALLAST), spool), Trail(None)
     changes, refusals = JobChanges(journal, trail), RefusedConnections(handshakes.put)
+    journal.keep_events(lambda: min(changes.position, trail.synced_events))
     last = journal.last_seq
 
     def begin(files: AuditFiles) -> None:

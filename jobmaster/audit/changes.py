@@ -1,5 +1,7 @@
 """What happens to jobs, copied from the journal into the audit: each event once, in the journal's order.
 
+The journal keeps an event until the audit has it, also where its job is removed at once.
+
 How far the audit has come is what its own last entries say; so nothing is written twice or left out when a server was
 killed between reading an event and writing it, or the disk did not take it.
 """
@@ -7,6 +9,7 @@ killed between reading an event and writing it, or the disk did not take it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -23,8 +26,8 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 100
 """Events that are read at a time."""
-PAUSE_SECONDS: Final = 0.02
-"""How long events gather before they are read, so that many small commits are not as many reads."""
+PAUSE_SECONDS: Final = 0.2
+"""How long events gather before they are read, so that many small commits are not as many reads: the journal has them."""
 RETRY_SECONDS: Final = 1.0
 """Between two tries of a journal that cannot be read."""
 
@@ -36,11 +39,11 @@ class JobEvents(Protocol):
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
 
-    async def all_events(self, after: int, limit: int = 100) -> Events:
-        """What happened after a sequence number, also to jobs that have been removed. Raises JournalUnavailable."""
+    async def events_to_copy(self, after: int, limit: int) -> Events:
+        """What happened after a sequence number. Raises JournalUnavailable."""
 
-    def copied(self, seq: int) -> None:
-        """Says that the events up to a number have been copied, so that they need be kept no longer than their job."""
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """Lets no event go before it is copied: up to the number that this returns, in any thread."""
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number. Raises JournalUnavailable at the journal's end."""
@@ -50,10 +53,10 @@ class JobChanges:
     """The copying from a journal to a trail, once it is known from where on."""
 
     def __init__(self, journal: JobEvents, trail: Trail) -> None:
-        journal.copied(-1)  # until it is known how far an earlier server has come
         self._journal = journal
         self._trail = trail
-        self._position = 0
+        self.position = 0
+        """The number of the last event that is in the trail, as far as is known."""
         self._has_begun = trio.Event()
         self._is_finishing = False
         self._idle = trio.CancelScope()
@@ -61,7 +64,7 @@ class JobChanges:
 
     def begin(self, after: int) -> None:
         """Lets `copy` begin, with what follows the journal's event `after`."""
-        self._moves_to(after)
+        self.position = after
         self._has_begun.set()
 
     async def copy(self) -> None:
@@ -71,8 +74,8 @@ class JobChanges:
         """
         with self._scope:
             await self._has_begun.wait()
-            while not self._is_finishing or self._position < self._journal.last_seq:
-                if self._position < self._journal.last_seq:
+            while not self._is_finishing or self.position < self._journal.last_seq:
+                if self.position < self._journal.last_seq:
                     await self._copy_some()
                 else:
                     await self._wait()
@@ -87,26 +90,22 @@ class JobChanges:
         with trio.CancelScope() as self._idle:
             if self._is_finishing:
                 self._idle.cancel()
-            await self._journal.wait_after(self._position)
+            await self._journal.wait_after(self.position)
             await trio.sleep(PAUSE_SECONDS)
 
     async def _copy_some(self) -> None:
         try:
-            found = await self._journal.all_events(self._position, BATCH)
+            found = await self._journal.events_to_copy(self.position, BATCH)
         except JournalUnavailable as error:
             logger.warning("the audit waits for the journal: %s", error)
             await trio.sleep(RETRY_SECONDS)
             return
         written = await self._trail.record([change_of(event) for event in found.events])
         if written == len(found.events):
-            self._moves_to(found.position)
+            self.position = found.position
         else:
-            self._moves_to(found.events[written - 1].seq if written else self._position)
+            self.position = found.events[written - 1].seq if written else self.position
             await self._trail.wait_writable()
-
-    def _moves_to(self, position: int) -> None:
-        self._position = position
-        self._journal.copied(position)
 
 
 def change_of(event: JournalledEvent) -> Entry:

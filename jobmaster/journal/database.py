@@ -9,13 +9,11 @@ Where even that is not possible yet, the next use tries it again.
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -47,6 +45,7 @@ from jobmaster.journal.stored import (
     StoredJob,
     StoredRequest,
     Written,
+    microseconds,
 )
 from jobmaster.journal.writing import Batch
 
@@ -56,8 +55,7 @@ T = TypeVar("T")
 
 REMOVED_AT_ONCE: Final = 50
 """Jobs that one transaction removes, so that the writes between have a turn."""
-DEPARTED_AT_ONCE: Final = 50
-"""Removed jobs whose events one transaction removes; likewise."""
+
 
 _WRONG_VALUES: Final = (apsw.ConstraintError, apsw.MismatchError, TypeError, ValueError, OverflowError)
 """What a value that cannot be stored raises."""
@@ -87,12 +85,10 @@ class Database:
         """Frames of the write-ahead log that no checkpoint has written to the file yet, at most."""
         self.last_seq = 0
         """The greatest sequence number that was given."""
+        self.copied: Callable[[], int] | None = None
+        """Up to which number somebody has copied the events: later ones stay, also where their job is removed."""
         self.is_checked = False
         """Whether the whole file was checked when it was opened."""
-        self.copied = math.inf
-        """The events up to this number are in the audit, or nobody wants them there: those of removed jobs may go."""
-        self._departed: set[int] | None = None
-        """The keys of removed jobs whose events are there; None before it was looked for them."""
         self._connect = connect_again
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
@@ -129,7 +125,6 @@ class Database:
 
     def _take(self, connection: apsw.Connection) -> None:
         self.last_seq = reading.last_seq(connection)
-        self._departed = None
         connection.set_wal_hook(self._see_frames)
         self._connection = connection
 
@@ -231,7 +226,7 @@ class Database:
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(connection, self.last_seq, datetime.now(UTC), copied=self.copied)
+        batch = self._batch(connection)
         commit = _Commit([(entry, _add(batch, entry)) for entry in entries], batch.last_seq)
         batch.finish()
         try:
@@ -242,38 +237,37 @@ class Database:
             raise
         self.last_seq = commit.last_seq
         commit.acknowledge()
-        self._note_departed(batch)
 
-    def _note_departed(self, batch: Batch) -> None:
-        if self._departed is not None:
-            self._departed.update(batch.departed)
-
-    def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events, at most REMOVED_AT_ONCE.
 
         Args:
             job_ids: the jobs.
-            with_requests: their request ids are forgotten, too; else they are remembered for a time.
+            given_up: nobody was told of them: their request ids are forgotten, which else are remembered for a time, and
+                their outputs are `discarded`.
         """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
-            batch = Batch(connection, self.last_seq, datetime.now(UTC), copied=self.copied)
+            batch = self._batch(connection)
             for job_id in job_ids:
-                batch.remove(job_id, with_request=with_requests)
+                batch.remove(job_id, given_up=given_up)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
-            self._note_departed(batch)
 
-    def purge(self) -> bool:
+    def _batch(self, connection: apsw.Connection) -> Batch:
+        copied = None if self.copied is None else self.copied()
+        return Batch(connection, self.last_seq, datetime.now(UTC), copied=copied)
+
+    def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM discarded WHERE job_id = ?", [(job_id,) for job_id in job_ids])
+
+    def purge(self, now: datetime) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
-            if self._departed is None:
-                self._departed = set(writing.departed(connection))
-            some = list(islice(self._departed, DEPARTED_AT_ONCE))
-            dropped = writing.drop_departed(connection, some, self.copied)
-            is_done = writing.purge(connection, datetime.now(UTC))
-        self._departed.difference_update(dropped)
-        return is_done or len(dropped) == DEPARTED_AT_ONCE
+            copied = self.last_seq if self.copied is None else self.copied()
+            return writing.purge(connection, now, copied)
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -317,15 +311,20 @@ class Database:
         """The newest jobs that a query wants."""
         return self._read(lambda connection, broken: reading.page(connection, query, broken))
 
-    def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
-        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
-        return self._read(
-            lambda connection, broken: reading.events(connection, after, owner, limit, self.last_seq, broken)
-        )
+    def events(self, after: int, owner: str | None = None, limit: int = 100, *, of_removed: bool = False) -> Events:
+        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody).
 
-    def all_events(self, after: int, limit: int = 100) -> Events:
-        """What happened after the sequence number `after`, with what is still there of jobs that have been removed."""
-        return self._read(lambda connection, _broken: reading.all_events(connection, after, limit, self.last_seq))
+        Args:
+            after: the number.
+            owner: the client.
+            limit: how many events at most.
+            of_removed: jobs that are removed, too, as far as their events are kept for who copies them.
+        """
+        return self._read(
+            lambda connection, broken: reading.events(
+                connection, after, owner, limit, self.last_seq, broken, of_removed=of_removed
+            )
+        )
 
     def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
@@ -342,11 +341,25 @@ class Database:
         """What a client's request id stands for."""
         return self._read(lambda connection, _: reading.request(connection, owner, request_id))
 
-    def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
+    def expired(self, retention: Retention, now: datetime) -> list[tuple[JobId, str]]:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
-        return self._read(
-            lambda connection, _: reading.expired(connection, retention, datetime.now(UTC), REMOVED_AT_ONCE)
-        )
+        return self._read(lambda connection, _: reading.expired(connection, retention, now, REMOVED_AT_ONCE))
+
+    def age(self) -> tuple[datetime | None, datetime | None]:
+        """How far age has come: as it was stored last, and as the newest event tells where it never was."""
+        return self._read(lambda connection, _: (reading.aged(connection), reading.newest(connection)))
+
+    def store_age(self, reached: datetime) -> None:
+        """Stores how far age has come."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO number VALUES ('aged', ?)", (microseconds(reached),))
+
+    def discarded(self, after: str) -> list[JobId]:
+        """Jobs that are forgotten and whose output may still be there; those behind the id `after`, REMOVED_AT_ONCE at most.
+
+        As many as there are such files, which take more room.
+        """
+        return self._read(lambda connection, _: reading.discarded(connection, after, REMOVED_AT_ONCE))
 
     def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""

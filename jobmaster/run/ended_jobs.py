@@ -1,6 +1,7 @@
 """What is kept of the jobs that have ended: a record in the journal and a file, and the last ones in memory.
 
 A job that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told of it, nor is.
+The journal remembers until its output is gone, too, whatever server that comes to.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+GATHER_SECONDS: Final = 0.5
+"""Between two looks, at least: a client that starts and ends hundreds of jobs a second has no look for each."""
 FORGET_SECONDS: Final = 5.0
 """How long the journal may take to remove a record whose output is gone already, whoever leaves meanwhile."""
 RECENT: Final = 1_000
@@ -99,8 +102,9 @@ class EndedJobs:
         """A job has ended of which nobody was told, nor is to be."""
         job_id = supervisor.record.id
         self._recent.pop(job_id, None)
-        self._remover.remove(supervisor.output.path)
-        if not supervisor.was_never_executed:  # of which the journal keeps nothing
+        if supervisor.was_never_executed:  # of which the journal keeps nothing
+            self._remover.remove(supervisor.output.path)  # empty: what fails is found by the next server
+        else:
             self._given_up.add(job_id)
             self._have_changed.set()
 
@@ -110,7 +114,7 @@ class EndedJobs:
         Raises:
             JournalUnavailable: it cannot be removed now.
         """
-        await self._records.remove((job_id,), with_requests=True)
+        await self._records.remove((job_id,), given_up=True)
         self._given_up.discard(job_id)
 
     async def remove(self, job_id: JobId) -> None:
@@ -145,9 +149,10 @@ class EndedJobs:
             self._forget(job_id)
 
     async def keep_within_bounds(self) -> NoReturn:
-        """Does so whenever a job has ended, and from time to time, until cancelled."""
+        """Does so soon after a job has ended, and from time to time, until cancelled."""
         while True:
             with trio.move_on_after(RETENTION_SECONDS):
                 await self._have_changed.wait()
             self._have_changed = trio.Event()
             await self.forget_expired()
+            await trio.sleep(GATHER_SECONDS)
