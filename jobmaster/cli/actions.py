@@ -37,6 +37,7 @@ class Run:
         stdin: whether the job has an input, which is standard input unless it is detached; None: where that is a pipe or
             a file.
         separate: the job's stderr is standard error; else all of its output is standard output.
+        secret_env: the environment variables whose values nobody is to read in the command.
     """
 
     argv: tuple[str, ...]
@@ -44,6 +45,7 @@ class Run:
     request_id: str | None = None
     stdin: bool | None = None
     separate: bool = False
+    secret_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
