@@ -22,6 +22,7 @@ from jobmaster.job.cause import (
     signal_words,
 )
 from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.secret import Secret
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
@@ -65,6 +66,7 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         stdin=message.stdin,
         separate_streams=message.separate_streams,
         terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
+        secrets=secrets_of(message),
     )
 
 
@@ -80,6 +82,11 @@ def window_of(message: pb.WindowSize) -> Window:
         InvalidRequest: a terminal has no such size.
     """
     return Window(rows=message.rows, columns=message.columns)
+
+
+def secrets_of(message: pb.JobCreateRequest) -> tuple[Secret, ...]:
+    """What of a command its caller wants nobody to read; not checked."""
+    return tuple(Secret(each.word, each.start, each.end) for each in message.secrets)
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:

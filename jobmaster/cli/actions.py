@@ -43,6 +43,7 @@ class Run:
         separate: the job's stderr is standard error; else all of its output is standard output.
         tty: the job has a terminal, which is this one unless it is detached.
         detach_keys: the bytes of the keys that detach from it; none: none do.
+        secret_env: the environment variables whose values nobody is to read in the command.
     """
 
     argv: tuple[str, ...]
@@ -52,6 +53,7 @@ class Run:
     separate: bool = False
     tty: bool = False
     detach_keys: bytes = DETACH_KEYS
+    secret_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,10 +54,11 @@ NAME: Final = ("-n", "--name")
 SERVER: Final = "--server"
 CERTIFICATES: Final = "--certs-dir"
 REQUEST_ID: Final = "--request-id"
+SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 KEYS: Final = "--detach-keys"
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
-_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID, KEYS})
+_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID, SECRET_ENV, KEYS})
 """The options of `run` that have one; the word after one of them is not the command."""
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
@@ -148,6 +149,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: li
         separate=given.separate_streams,
         tty=given.tty,
         detach_keys=given.detach_keys,
+        secret_env=tuple(given.secret_env),
     )
 
 
@@ -354,7 +356,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "run",
         help="run a command to its end: its output, and its exit status",
         usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
-        "COMMAND [ARG…]",
+        "[--secret-env NAME]… COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
@@ -378,6 +380,14 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         REQUEST_ID,
         metavar="ID",
         help="your own name for this job: a second `run` with the same one finds the first one's job",
+    )
+    run.add_argument(
+        SECRET_ENV,
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="the value of this environment variable of yours is a secret: wherever the command has it, records, events and "
+        "the server's audit have ***; may be given more than once",
     )
 
 

@@ -44,6 +44,7 @@ class Runner:
         self._detach_keys = action.detach_keys
         self._mode: RawMode | None = None
         """Of this terminal, where that is the job's."""
+        self._secret_env = action.secret_env
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
         self._started = trio.Event()
@@ -83,6 +84,10 @@ class Runner:
 
     async def _start(self) -> int:
         """Starts the job; returns the exit status, where that is all."""
+        if missing := [name for name in self._secret_env if not os.environ.get(name)]:
+            say(f"--secret-env {missing[0]}: there is no such environment variable, or it is empty")
+            return OURS
+        secrets = [os.environ[name] for name in self._secret_env]
         try:
             self._job_id = await self._jobs.start(
                 *self._argv,
@@ -90,6 +95,7 @@ class Runner:
                 stdin=self._has_stdin,
                 separate_streams=self._separate,
                 terminal=_terminal() if self._tty else None,
+                secrets=secrets,
             )
         except RpcFailedError as error:
             say(_words(error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Self
@@ -14,6 +14,7 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
@@ -61,6 +62,7 @@ class Jobs:
         stdin: bool = False,
         separate_streams: bool = False,
         terminal: pb.Terminal | None = None,
+        secrets: Iterable[str] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -72,6 +74,8 @@ class Jobs:
             stdin: whether it has an input, for `attach`; else that is /dev/null.
             separate_streams: whether its stdout and stderr are told apart.
             terminal: what its standard streams are, for `attach`; None where they are no terminal.
+            secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
+                audit and log have ***. 64 places at most.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -80,6 +84,7 @@ class Jobs:
             stdin=stdin,
             separate_streams=separate_streams,
             terminal=terminal,
+            secrets=secret_ranges((command, *args), secrets),
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

@@ -331,7 +331,7 @@ class LocalHost:
         stdin, pump = streams_of(files, self._close_kept(child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
             ),
             log=files.log,
             pump=pump,

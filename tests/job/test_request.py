@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 from jobmaster.job.request import RequestKey
+from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.terminal import Terminal, Window
 
@@ -30,6 +31,22 @@ def test_a_terminal_of_another_size_is_the_same_request() -> None:
     large = Terminal(window=Window(rows=50, columns=200), term="vt100")
     digests = {digest(JobSpecification(command="vi", terminal=terminal)) for terminal in (None, Terminal(), large)}
     assert len(digests) == 2
+
+
+def test_secrets_are_in_no_digest() -> None:
+    """Another secret in the same place is the same request; another place, or a text like the mask, is another one."""
+    first, second = [
+        JobSpecification(command="x", args=(f"u:{each}",), secrets=(Secret(1, 2, 6),)) for each in ("abcd", "efgh")
+    ]
+    longer = JobSpecification(command="x", args=("u:abcdef",), secrets=(Secret(1, 2, 8),))
+    assert digest(first) == digest(second) == digest(longer)
+    others = [
+        JobSpecification(command="x", args=("u:abcd",)),
+        JobSpecification(command="x", args=("u:***",)),
+        JobSpecification(command="x", args=("u:abcd",), secrets=(Secret(1, 1, 6),)),
+        JobSpecification(command="x", args=("u:abcd",), secrets=(Secret(1, 2, 4), Secret(1, 4, 6))),
+    ]
+    assert len({digest(first), *map(digest, others)}) == 5
 
 
 def test_requests_of_older_servers() -> None:
