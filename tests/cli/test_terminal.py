@@ -18,7 +18,7 @@ from jobmaster.cli.actions import Attach, Run
 from jobmaster.cli.attaching import attach
 from jobmaster.cli.descriptors import STDIN, STDOUT
 from jobmaster.cli.running import Runner
-from jobmaster.cli.terminal import terminal
+from jobmaster.cli.terminal import DETACH_SECONDS, terminal
 from jobmaster.errors import InputRefused
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.cli.test_attaching import chunk
@@ -46,6 +46,10 @@ class Keyboard:
         """Types; returns when the kernel has brought it, which no clock of a test knows of."""
         os.write(self._master, keys)
         assert select.select([STDIN], [], [], DEADLINE)[0]
+
+    def has_typed(self) -> bool:
+        """Whether there is something that nobody has read."""
+        return bool(select.select([STDIN], [], [], 0)[0])
 
     def screen(self) -> bytes:
         """What has come on the screen since."""
@@ -131,14 +135,32 @@ async def test_detaching(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_detaching_from_a_server_that_does_not_answer(
-    capfd: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
+    capfd: pytest.CaptureFixture[str], mock_clock: trio.testing.MockClock
 ) -> None:
     """It is not waited for longer than some seconds, and that keys may be lost is said."""
+    results: list[tuple[int, str]] = []
     with keyboard_here() as keyboard:
-        script = Script([START, [OPEN, LOST], *[LOST] * 1000], waits=[[Quiet()]])
-        script.on_call["Attach"] = lambda: keyboard.type(b"typed\x10\x11")
-        assert await Runner(script.jobs(), RUN).run() == (0, "")
-        assert "typed last may not have reached the job" in capfd.readouterr().err
+        called = trio.Event()
+        script = Script([START, [OPEN, LOST]], waits=[[Quiet()]])
+
+        def on_call() -> None:
+            keyboard.type(b"typed\x10\x11")
+            called.set()
+
+        async def use() -> None:
+            results.append(await Runner(script.jobs(), RUN).run())
+
+        script.on_call["Attach"] = on_call
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(use)
+            await called.wait()
+            while keyboard.has_typed():
+                await trio.lowlevel.checkpoint()
+            await trio.testing.wait_all_tasks_blocked()
+            script.script += [LOST] * 1000
+            mock_clock.jump(DETACH_SECONDS)
+    assert results == [(0, "")]
+    assert "typed last may not have reached the job" in capfd.readouterr().err
 
 
 async def test_a_terminal_that_somebody_else_has(capfd: pytest.CaptureFixture[str]) -> None:
