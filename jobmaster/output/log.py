@@ -29,9 +29,11 @@ from jobmaster.output.cap import Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
+from jobmaster.output.found_gaps import FoundGaps, find_gaps
 from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
+from jobmaster.output.mending import is_there, restore, restore_last
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
@@ -130,7 +132,9 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        index = self.index = self._index_if_any(is_needed=lost + dropped > 0, is_vital=dropped > 0)
+        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        is_vital = dropped + gaps.length > 0
+        index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:
             self._open_gap(lost, GapReason.DISK_FAILED)  # without an index, no gap was ever closed
             if lost:
@@ -139,17 +143,28 @@ class OutputLog:
         if index.output_size < self.size:
             os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
-            index.presume_lost(min(lost + dropped, self.size))
-            lost, dropped = lost + dropped, 0
+        if index.misses_gaps:
+            restore_last(index, self._find_gaps())
+        elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
+            lost, dropped = restore(
+                index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
+            )
         self._lost_before, self._dropped_before = index.lost, index.header.dropped
         self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
         with suppress(OSError):  # what was held back for a follower, or for a server that died
             punch(self.fd, *self.dropped_range)
-        self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
-        self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        if index.was_cut:
+            behind = lost + dropped - index.lost - index.header.dropped
+            self._open_gap(max(behind, index.unclosed), GapReason.DISK_FAILED)
+        else:
+            self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
+            self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _find_gaps(self) -> FoundGaps:
+        """As the file has them; how many bytes are missing was recorded some time before the last of them."""
+        return find_gaps(self.fd, self.size, lost=self.size, dropped=0)
 
     def _index_if_any(self, *, is_needed: bool, is_vital: bool) -> IndexFile | None:
         path = index_path(self.path)
