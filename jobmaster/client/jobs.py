@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import trio
 
@@ -60,6 +60,8 @@ class Jobs:
         request_id: str | None = None,
         stdin: bool = False,
         separate_streams: bool = False,
+        output_max: int = 0,
+        output_full: Literal["drop", "end"] = "drop",
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -70,6 +72,8 @@ class Jobs:
                 one by default.
             stdin: whether it has an input, for `attach`; else that is /dev/null.
             separate_streams: whether its stdout and stderr are told apart.
+            output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
+            output_full: what happens when there are more: the middle is dropped, or the job ended.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -77,6 +81,8 @@ class Jobs:
             request_id=request_id or new_request_id(),
             stdin=stdin,
             separate_streams=separate_streams,
+            output_max=output_max,
+            output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

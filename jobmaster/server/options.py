@@ -15,10 +15,11 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count
 from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
+from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
