@@ -35,7 +35,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "host": {"errors", "job", "sizes"},
     "launcher": set(),
     "threads": {"errors"},
-    "run": {"errors", "host", "identity", "job", "journal", "launcher", "output", "threads"},
+    "run": {"errors", "host", "identity", "job", "journal", "launcher", "output", "sizes", "threads"},
     "api": {"audit", "errors", "grpc", "identity", "job", "jobs", "journal", "output", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
     "server": {
@@ -80,6 +80,9 @@ PURE: Final = (
     "journal/codec.py",
     "journal/stored.py",
     "output/cap.py",
+    "output/sharing.py",
+    "run/ledger.py",
+    "run/bounds.py",
     "output/index.py",
     "output/index_search.py",
     "host/account.py",

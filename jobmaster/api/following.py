@@ -47,6 +47,7 @@ _REASONS: Final = {
     GapReason.NO_SPACE: pb.GAPREASON_NO_SPACE,
     GapReason.CAPPED: pb.GAPREASON_CAPPED,
     GapReason.NOT_SYNCED: pb.GAPREASON_NOT_SYNCED,
+    GapReason.PRUNED: pb.GAPREASON_PRUNED,
 }
 _FIRST_SECOND: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
 _LAST_SECOND: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())

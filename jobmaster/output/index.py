@@ -60,6 +60,8 @@ class GapReason(enum.Enum):
     """The output was larger than it may be."""
     NOT_SYNCED = 4
     """The host went down before the disk had them, or somebody removed them."""
+    PRUNED = 5
+    """The job has ended, and its output was removed to make room; in no index, which goes with it."""
 
 
 @dataclass(frozen=True, slots=True)

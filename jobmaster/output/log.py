@@ -19,7 +19,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -33,6 +33,7 @@ from jobmaster.output.holes import punch
 from jobmaster.output.index import Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import Gap, IndexFile, index_path
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
+from jobmaster.output.sharing import KeptFile, Room
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class OutputLog:
         is_full: set when the cap is reached of a job that is ended then.
         dropped_range: what followers pass over, and why they do.
         index: None as long as there is none; for the pump's thread.
+        file: what its followers share with it.
+        room: where the outputs of all jobs together may not grow, what comes is lost as on a full disk.
     """
 
     def __init__(self, path: Path, cap: Cap | None = None) -> None:
@@ -123,7 +126,8 @@ class OutputLog:
         self._drop_again_at = 0.0
         self._can_drop = False
         self._dropped_before = 0
-        self._pins: list[Range] = []
+        self.file = KeptFile()
+        self.room = Room()
         self._held_back: list[Range] = []
         self.dropped_range: Range = (0, 0)
         self.is_full = trio.Event()
@@ -218,6 +222,8 @@ class OutputLog:
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
         at_most, cap = PIPE_SIZE, self.cap
+        if self.room.why_full is not None:
+            return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:
             at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
@@ -243,7 +249,7 @@ class OutputLog:
                 start=start, begin=begin, end=begin
             )  # it is tried whether that goes, before it is announced
         self.dropped_range = (start, end)
-        holes, held_back = without((begin, end), self._pins)
+        holes, held_back = without((begin, end), self.file.pins)
         return DropPlan(start=start, begin=begin, end=end, holes=tuple(holes), held_back=tuple(held_back))
 
     def record_drop(self, plan: DropPlan, dropped: Dropped) -> None:
@@ -341,19 +347,19 @@ class OutputLog:
 
     def stored(self) -> StoredOutput:
         """The log of a job that has ended."""
-        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped)
+        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped, file=self.file)
 
     def pin(self, range_: Range) -> None:
         """Says that a follower is being sent a range: it is not given back until `unpin`."""
-        self._pins.append(range_)
+        self.file.pins.append(range_)
 
     def unpin(self, range_: Range) -> tuple[Range, ...]:
         """Says that a range was sent; returns what is to be given back now."""
-        self._pins.remove(range_)
+        self.file.pins.remove(range_)
         ranges, self._held_back = self._held_back, []
         free: list[Range] = []
         for each in ranges:
-            now_free, still_held = without(each, self._pins)
+            now_free, still_held = without(each, self.file.pins)
             free += now_free
             self._held_back += still_held
         return tuple(free)
@@ -388,6 +394,7 @@ class StoredOutput:
     lost: int
     dropped: int = 0
     sealed: bool = True
+    file: KeptFile = field(default_factory=KeptFile, compare=False)
 
     @property
     def end(self) -> int:

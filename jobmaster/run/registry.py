@@ -21,6 +21,7 @@ from jobmaster.job.record import JobRecord
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Held
+from jobmaster.output.sharing import Room
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
 from jobmaster.run.ended_jobs import EndedJob, EndedJobs
 from jobmaster.run.execution import ExecutionHost
@@ -30,6 +31,7 @@ from jobmaster.run.leftovers import Leftovers
 from jobmaster.run.live_jobs import LiveJobs
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.oom_counters import OomCounters
+from jobmaster.run.pruning import Pruner
 from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover, remove_half_made
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
@@ -68,6 +70,11 @@ class Registry:
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
         self._ended = EndedJobs(host, records, remover, bounds.retention)
+        self._bounds_output = bounds.output.are_any
+        room = Room()
+        self._pruner = Pruner(
+            host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, room=room
+        )
         self._tasks = JobTasks(
             host,
             records,
@@ -76,6 +83,8 @@ class Registry:
             ended=self._ended,
             shutdown=self._shutdown,
             terms=Terms(grace_seconds=grace_seconds),
+            room=room,
+            has_room=self._pruner.admit,
         )
         self._requests = Requests(records, self._runs)
         self.history = History(records, self._as_of_now)
@@ -283,6 +292,8 @@ class Registry:
             nursery.start_soon(self._shutdown.notice_cancellation)
             nursery.start_soon(self._remover.run)
             nursery.start_soon(self._ended.keep_within_bounds)
+            if self._bounds_output:
+                nursery.start_soon(self._pruner.keep_within_bounds)
             nursery.start_soon(remove_half_made, self._host, self._records, self._remover, self._live.__contains__)
             nursery.start_soon(OomCounters(self._host, self._live).watch)
             nursery.start_soon(self._leftovers.keep_removing)

@@ -1,0 +1,247 @@
+"""Keeps the outputs of all jobs within what they may take of the disk.
+
+Theory of operation: in a thread of its own, the outputs that have grown and those that have ended are measured (st_blocks),
+and the file system is asked what it has free; the sums are kept by client (`ledger`). While too much is taken, the outputs
+of ended jobs are removed: of the client that takes most, the one that ended first. Their records stay and say so. That is
+an event of the journal, written before the file goes; a journal that cannot be written, as on a full disk, is not waited
+for longer than SETTLE_SECONDS, and writes it when there is room.
+
+Where no ended job's output is left, nothing of a running job is removed: no more jobs are started, and what the running
+ones write is lost as on a full disk, with its extent in a gap, until there is room again.
+
+What an earlier server has left is counted once, beside everything else; until that is done nothing is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import trio
+
+from jobmaster.errors import JournalUnavailable, ServerBusy
+from jobmaster.job.record import OutputPruned
+from jobmaster.output.dropping import prune_file
+from jobmaster.output.index_file import index_path
+from jobmaster.run.bounds import Disk, OutputBounds, Shortage
+from jobmaster.run.ledger import Victim
+from jobmaster.threads import NoThread, run_in_thread
+
+if TYPE_CHECKING:
+    from jobmaster.job.identifier import JobId
+    from jobmaster.output.log import OutputLog
+    from jobmaster.output.sharing import Room
+    from jobmaster.run.ended_jobs import EndedJobs
+    from jobmaster.run.execution import ExecutionHost
+    from jobmaster.run.live_jobs import LiveJobs
+    from jobmaster.run.recorder import Records
+    from jobmaster.run.removal import FileRemover
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+"""Between two looks while jobs run: outputs grow above their bound by what is written in that time, at most."""
+IDLE_SECONDS: Final = 10.0
+"""Between two looks while none runs: others fill the disk, too."""
+RETRY_SECONDS: Final = 5.0
+"""Before the journal is asked once more that could not be read; and before more is removed for the disk's sake: some file
+systems give blocks back only after a while."""
+SETTLE_SECONDS: Final = 5.0
+"""How long the journal may take to write what is to be removed."""
+PRUNED_AT_ONCE: Final = 50
+"""Outputs that are removed between two looks at the bounds."""
+LOOKERS: Final = trio.CapacityLimiter(1)
+"""The thread that measures; a disk that holds it up keeps nobody waiting but the next look."""
+PRUNERS: Final = trio.CapacityLimiter(1)
+"""The thread that removes outputs; likewise."""
+
+
+class Pruner:
+    """The task that does so."""
+
+    def __init__(
+        self,
+        host: ExecutionHost,
+        records: Records,
+        bounds: OutputBounds,
+        *,
+        live: LiveJobs,
+        ended: EndedJobs,
+        remover: FileRemover,
+        room: Room,
+    ) -> None:
+        self._host = host
+        self._records = records
+        self._bounds = bounds
+        self._live = live
+        self._ended = ended
+        self._ledger = ended.ledger
+        self._remover = remover
+        self._room = room
+        self._measured: dict[JobId, int] = {}
+        """The ends of running jobs' outputs when they were measured last."""
+        self._wait_for_disk_until = 0.0
+
+    def admit(self) -> None:
+        """Returns where one more job may be started.
+
+        Raises:
+            ServerBusy: there is no room for more output.
+        """
+        if (why := self._room.why_full) is not None:
+            raise ServerBusy(
+                f"{why}, all of it of running jobs: try again when one has ended, or remove what else is on that disk"
+            )
+
+    async def keep_within_bounds(self) -> NoReturn:
+        """Does so until cancelled."""
+        await self._count_earlier()
+        while True:
+            try:
+                await self.look()
+            except (OSError, NoThread) as error:
+                logger.warning("what the outputs take of the disk cannot be measured: %s", error)
+            await trio.sleep(LOOK_SECONDS if len(self._live) else IDLE_SECONDS)
+
+    async def _count_earlier(self) -> None:
+        """Counts the outputs that are there of ended jobs; what a server that was killed had begun to remove goes now."""
+        found: list[tuple[int, Victim]] = []
+        key = 0
+        while True:
+            try:
+                page = await self._records.ended_outputs(key)
+            except JournalUnavailable as error:
+                logger.warning("the outputs of ended jobs are not counted yet: %s", error)
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            if not page:
+                break
+            key = page[-1].key
+            sizes = await self._sizes([each.job_id for each in page])
+            for each in page:
+                if each.is_pruned and sizes[each.job_id]:
+                    self._remover.remove(self._host.output_path(each.job_id))
+                elif not each.is_pruned:
+                    found.append((each.ended_seq, Victim(each.job_id, each.owner, sizes[each.job_id])))
+        found.sort(key=lambda each: each[0])
+        self._ledger.note_earlier(victim for _, victim in found)
+
+    async def _sizes(self, job_ids: Sequence[JobId]) -> dict[JobId, int]:
+        while True:
+            try:
+                sizes = await run_in_thread(LOOKERS, _sizes_of, map(self._host.output_path, job_ids), abandon=True)
+            except (OSError, NoThread) as error:
+                logger.warning("the outputs of ended jobs are not counted yet: %s", error)
+                await trio.sleep(RETRY_SECONDS)
+            else:
+                return dict(zip(job_ids, sizes, strict=True))
+
+    async def look(self) -> None:
+        """Measures once, and removes what is to go.
+
+        Raises:
+            OSError, NoThread: it could not be measured.
+        """
+        job_ids = [*self._grown(), *self._ledger.unmeasured]
+        sizes, disk = await run_in_thread(
+            LOOKERS, _measure, self._host.output_folder, self._paths(job_ids), abandon=True
+        )
+        for job_id, size in zip(job_ids, sizes, strict=True):
+            self._ledger.note_size(job_id, size)
+        shortage = self._bounds.shortage(self._ledger.total, disk)
+        while shortage is not None and shortage.excess > 0:
+            if shortage.is_of_disk and trio.current_time() < self._wait_for_disk_until:
+                return
+            victims = self._ledger.victims(shortage.excess, PRUNED_AT_ONCE)
+            if not victims:
+                break
+            await self._prune(victims, shortage.reason)
+            if shortage.is_of_disk:
+                self._wait_for_disk_until = trio.current_time() + RETRY_SECONDS
+            disk = Disk(size=disk.size, free=disk.free + sum(victim.size for victim in victims))
+            shortage = self._bounds.shortage(self._ledger.total, disk)
+        self._say(shortage)
+
+    def _grown(self) -> list[JobId]:
+        """The running jobs whose outputs have grown."""
+        before, self._measured = self._measured, {}
+        grown = []
+        for job_id, output in self._running():
+            if before.get(job_id) != output.end:
+                grown.append(job_id)
+            self._measured[job_id] = output.end
+        return grown
+
+    def _running(self) -> Iterable[tuple[JobId, OutputLog]]:
+        for live in self._live.all():
+            if live.supervisor is not None:
+                job_id = live.supervisor.record.id
+                self._ledger.note_running(job_id, live.owner)
+                yield job_id, live.supervisor.output
+
+    def _paths(self, job_ids: Iterable[JobId]) -> list[Path]:
+        return [self._host.output_path(job_id) for job_id in job_ids]
+
+    async def _prune(self, victims: Sequence[Victim], reason: str) -> None:
+        """Removes outputs; what fails is left to the remover, which tries it again."""
+        event = OutputPruned(at=datetime.now(UTC), reason=reason)
+        try:
+            for victim in victims:
+                self._records.post(victim.job_id, event)
+            with trio.move_on_after(SETTLE_SECONDS):
+                await self._records.settle()
+        except JournalUnavailable as error:
+            logger.warning("that outputs are removed cannot be recorded: %s", error)
+        for victim in victims:
+            path = self._host.output_path(victim.job_id)
+            pinned = self._ended.note_pruned(victim.job_id, event)
+            self._ledger.forget(victim.job_id)
+            try:
+                await run_in_thread(PRUNERS, prune_file, path, pinned, abandon=True)
+            except (OSError, NoThread) as error:
+                logger.warning("%s cannot be removed to make room: %s", path, error)
+                self._remover.remove(path)
+        logger.info("the outputs of %d ended jobs were removed: %s", len(victims), reason)
+
+    def _say(self, shortage: Shortage | None) -> None:
+        """Lets outputs grow, or not."""
+        if shortage is None:
+            if self._room.why_full is not None:
+                logger.warning("there is room for output again")
+            self._room.why_full = None
+        elif shortage.excess > 0:
+            if self._room.why_full is None:
+                logger.error(
+                    "%s, all of it of running jobs: what they write is lost, and no job is started", shortage.reason
+                )
+            self._room.why_full = shortage.reason
+
+
+def _measure(folder: Path, paths: Iterable[Path]) -> tuple[list[int], Disk]:
+    return _sizes_of(paths), disk_of(folder)
+
+
+def disk_of(folder: Path) -> Disk:
+    """The file system of a folder. Blocks as long as the disk does.
+
+    Raises:
+        OSError: it fails.
+    """
+    found = os.statvfs(folder)
+    return Disk(size=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
+
+
+def _sizes_of(paths: Iterable[Path]) -> list[int]:
+    """Bytes that outputs with their indexes take of the disk; 0 of one that is not there."""
+    return [_blocks_of(path) + _blocks_of(index_path(path)) for path in paths]
+
+
+def _blocks_of(path: Path) -> int:
+    try:
+        return path.stat(follow_symlinks=False).st_blocks * 512
+    except FileNotFoundError:
+        return 0
