@@ -45,6 +45,13 @@ SOON: Final = 10_000
 LATE: Final = 100_000
 """Microseconds between two entries of one stream: SOON where MANY bytes came, at the latest LATE."""
 MANY: Final = 256
+"""So many bytes pay for their entry, which is a 16th of them. Those that came LATE and are fewer have their own as long as
+all of these together take less than a step (`step_size`); with each further step they are half as many: after twice,
+four times, … as long. So an output of single bytes, of whatever length, has an index of a few steps."""
+STEPS: Final = 16
+"""In so many of them LATE becomes 1.8 hours."""
+DEFAULT_STEP: Final = 4 * 1024 * 1024
+"""Bytes of a step: of an output that is kept whole, or of one with the default cap."""
 
 T = TypeVar("T")
 
@@ -67,7 +74,10 @@ class IndexFile:
         output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
         unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
         was_unusable: there was one that nothing could be learnt from.
+        step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
+
+    step_size = DEFAULT_STEP
 
     def __init__(self, path: Path, epoch: int, output_size: int = 0) -> None:
         """Creates the file, 0600.
@@ -166,6 +176,11 @@ class IndexFile:
         return IndexView(self.header, self.count, Reader(self.fd))
 
     @property
+    def size(self) -> int:
+        """Bytes of the entries that count."""
+        return (self.count - self.header.first_entry + self.header.head_entries) * ENTRY_SIZE
+
+    @property
     def lost(self) -> int:
         """Bytes in all gaps that were closed."""
         return self.header.lost + self.header.gap_end - self.header.gap_start
@@ -182,7 +197,13 @@ class IndexFile:
         if last is None or last.what is not stream:
             return True
         passed = time - last.time
-        return passed >= LATE or (passed >= SOON and offset + count - last.offset >= MANY)
+        if offset + count - last.offset >= MANY:
+            return passed >= SOON
+        if passed < LATE:
+            return False
+        kept = offset - self.header.dropped - self.lost
+        steps = max(0, self.size - kept * ENTRY_SIZE // MANY) // self.step_size
+        return passed >= LATE << min(steps, 2 * STEPS)
 
     def note(self, offset: int, stream: Stream, time: int, count: int) -> None:
         """Writes an entry for `count` bytes that are about to be written, if one is due; not into the room of gaps.

@@ -17,21 +17,24 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from jobmaster.output.cap import Cap, Range, without
+from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
-from jobmaster.output.holes import punch
-from jobmaster.output.index import Entry, GapReason, Header, Stream
-from jobmaster.output.index_file import Gap, IndexFile, index_path
+from jobmaster.output.holes import BLOCK, punch
+from jobmaster.output.index import ENTRY_SIZE, Entry, GapReason, Header, Stream
+from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path
+from jobmaster.output.index_search import IndexView
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.sharing import KeptFile, Room
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
@@ -130,6 +133,7 @@ class OutputLog:
         self.room = Room()
         self._held_back: list[Range] = []
         self.dropped_range: Range = (0, 0)
+        self._head_end = 0
         self.is_full = trio.Event()
         self._growth = trio.lowlevel.ParkingLot()
 
@@ -139,6 +143,7 @@ class OutputLog:
             self._open_gap(lost, GapReason.DISK_FAILED)  # without an index, no gap was ever closed
             if lost:
                 self.has_lost.set()
+            self._grow_head()
             return
         if index.output_size < self.size:
             os.ftruncate(self.fd, index.output_size)
@@ -147,7 +152,9 @@ class OutputLog:
             index.presume_lost(min(lost + dropped, self.size))
             lost, dropped = lost + dropped, 0
         self._lost_before, self._dropped_before = index.lost, index.header.dropped
+        self._bound_index(index)
         self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+        self._head_end = self.dropped_range[0] if self.dropped_range[1] else self._head_there(index)
         with suppress(OSError):  # what was held back for a follower, or for a server that died
             punch(self.fd, *self.dropped_range)
         self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
@@ -165,6 +172,27 @@ class OutputLog:
                 raise
             logger.warning("%s cannot be used, so that nothing tells when the output came: %s", path, error.strerror)
             return None
+
+    def _bound_index(self, index: IndexFile) -> None:
+        if self.cap is not None:
+            index.step_size = self.cap.size // INDEX_SHARE // 2 // STEPS
+
+    def _head_there(self, index: IndexFile) -> int:
+        """How much of an output of which nothing is dropped yet is never to be: as much as it was, or less."""
+        cap, view = self.cap, index.view
+        if cap is None:
+            return 0
+        blocks = range(BLOCK, min(self.size, cap.head) + 1, BLOCK)
+        is_too_far = partial(_is_too_far, cap, view)
+        return bisect_left(blocks, x=True, key=is_too_far) * BLOCK
+
+    def _grow_head(self) -> None:
+        if self.cap is not None and self._head_end < self.cap.head and self.dropped_range[1] == 0:
+            self._head_end = max(self._head_end, self.cap.head_end(self.size, self._index_size))
+
+    @property
+    def _index_size(self) -> int:
+        return 0 if self.index is None else self.index.size
 
     def _open_gap(self, count: int, reason: GapReason) -> None:
         if count > 0:
@@ -225,10 +253,11 @@ class OutputLog:
         if self.room.why_full is not None:
             return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:
-            at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
+            taken = cap.taken(self.kept, self._index_size)
+            at_most = min(at_most, cap.size - taken if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
                 return Plan(offset=self.end, is_kept=False, reason=GapReason.CAPPED)
-            if not self._cap_is_hard and self.kept >= cap.size + cap.chunk:  # the disk does not let anything be dropped
+            if not self._cap_is_hard and taken >= cap.size + cap.chunk:  # the disk does not let anything be dropped
                 return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
         if self.gap is None:
             return Plan(offset=self.size, at_most=at_most)
@@ -239,11 +268,11 @@ class OutputLog:
         """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
         if self.cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
             return None
-        end = self.cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        start = self._head_end
+        begin = max(start, self.dropped_range[1])
+        end = self.cap.dropped_end(begin, self.kept, self.size, self._index_size)
         if end is None:
             return None
-        start = self.cap.head
-        begin = max(start, self.dropped_range[1])
         if not self._can_drop:
             return DropPlan(
                 start=start, begin=begin, end=begin
@@ -280,6 +309,7 @@ class OutputLog:
         if self.index is None and time >= self._index_again_at:
             try:
                 self.index = IndexFile(index_path(self.path), time)
+                self._bound_index(self.index)
             except OSError:
                 self._index_again_at = time + INDEX_RETRY
         return self.index
@@ -304,6 +334,7 @@ class OutputLog:
     def advance(self, count: int) -> None:
         """Says that `count` more bytes are in the file, and wakes the followers that wait for them."""
         self.size += count
+        self._grow_head()
         self._growth.unpark_all()
 
     def lose(
@@ -415,6 +446,11 @@ class StoredOutput:
     def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """As that of `OutputLog`; what a power cut has taken is a gap."""
         return read(StoredFollower(self), selection)
+
+
+def _is_too_far(cap: Cap, view: IndexView, size: int) -> bool:
+    """Whether so many bytes of the beginning are more than is never dropped."""
+    return cap.head_end(size, view.entries_before(size) * ENTRY_SIZE) < size
 
 
 def _close_index(index: IndexFile, gap: OpenGap | None) -> None:
