@@ -304,6 +304,8 @@ class StoredFollower:
         view = await self.view()
         if view is None:
             return GapReason.DISK_FAILED
+        if view.header.open_reason is not None:
+            return view.header.open_reason
         at_end = await self.in_index(lambda view: next(view.runs(self._kept_end)), view)
         reason = GapReason.DISK_FAILED if at_end is None else at_end.what
         return reason if isinstance(reason, GapReason) else GapReason.DISK_FAILED

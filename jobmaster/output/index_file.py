@@ -73,6 +73,7 @@ class IndexFile:
         count: entries, the last of which is `last`.
         output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
         unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
+        open_reason: after `reopen`, the reason of that gap, where it was open: the output's file reaches over it.
         was_unusable: there was one that nothing could be learnt from.
         step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
@@ -104,9 +105,12 @@ class IndexFile:
         self.last: Entry | None = None
         self.output_size = output_size
         self.unclosed = 0
+        self.open_reason: GapReason | None = None
         self.was_unusable = False
         self._slots = SLOTS
         self._room = 0
+        self._sequence = 0
+        self._on_disk: Header | None = None
         self.header = self._announced = Header(epoch=epoch)
         self.put_header(self.header)
 
@@ -149,16 +153,23 @@ class IndexFile:
             return
         self.fd = fd
         self._slots = SLOTS
+        self._sequence = header.sequence
+        self._on_disk = header
         self._mend_slots(block, header)
         self._room = 0
-        found = _intact(view_of(fd, header, size), output_size)
+        is_open = header.open_reason is not None
+        found = _intact(view_of(fd, header, size), min(output_size, header.gap_start) if is_open else output_size)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
+        self.open_reason = None
         self.was_unusable = False
         self.header = self._announced = header
         if header.gap_start > self.output_size:  # somebody has cut it off
-            self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0))
+            self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0, open_reason=None))
+        elif is_open:
+            self.unclosed = max(output_size, header.gap_end) - header.gap_start
+            self.open_reason = header.open_reason
         elif header.gap_end > self.output_size:
             self.unclosed = header.gap_end - header.gap_start
             self.header = replace(header, gap_start=0, gap_end=0)
@@ -183,7 +194,8 @@ class IndexFile:
     @property
     def lost(self) -> int:
         """Bytes in all gaps that were closed."""
-        return self.header.lost + self.header.gap_end - self.header.gap_start
+        header = self.header
+        return header.lost + (0 if header.open_reason else header.gap_end - header.gap_start)
 
     def close(self) -> None:
         """Closes the file. Idempotent."""
@@ -214,6 +226,16 @@ class IndexFile:
         if self.is_due(offset, stream, time, count) and self._has_room(1 + RESERVED):
             self._append([Entry(offset, self._not_before_last(time), stream)])
 
+    def open_gap(self, start: int, end: int, reason: GapReason) -> None:
+        """Notes that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        there = self._on_disk  # which is another one than `header` where a gap was announced, and not closed
+        if there is None or there.open_reason is not reason or there.gap_start != start:
+            self.put_header(replace(self.header, lost=self.lost, gap_start=start, gap_end=end, open_reason=reason))
+
     def announce_gap(self, gap: Gap, end: int, stream: Stream, time: int) -> None:
         """Has it on the disk that a gap is about to be closed at `end`; `confirm_gap` follows, or nothing has happened.
 
@@ -221,15 +243,17 @@ class IndexFile:
             OSError: the disk fails.
         """
         self._has_room(CLOSING)
-        self._announced = replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end)
-        self._write_header(self._next(self._announced))
+        self._announced = self._next(
+            replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end, open_reason=None)
+        )
+        self._write_header(self._announced)
         gap_time = self._not_before_last(gap.time)
         self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         os.fdatasync(self.fd)
 
     def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
         """The gap is closed: there are bytes behind it."""
-        self.header = self._next(self._announced)
+        self.header = self._announced
         self.count += CLOSING
         self.last = Entry(end, self._not_before_last(time), stream, ends_gap=True)
 
@@ -249,7 +273,7 @@ class IndexFile:
         Raises:
             OSError: the disk fails.
         """
-        self.put_header(replace(self.header, lost=count))
+        self.put_header(replace(self.header, lost=count, presumes_loss=count > 0))
 
     def drop(self, start: int, end: int) -> None:
         """Notes that a range is dropped, which begins where the one does that was dropped before.
@@ -292,11 +316,13 @@ class IndexFile:
 
         It begins with the slot that was not whole when it was interrupted last.
         """
+        self._sequence, self._on_disk = header.sequence, None
         data = encode_header(header)
         first, second = self._slots
         _write_slot(self.fd, data, first)
         self._slots = (second, first)
         _write_slot(self.fd, data, second)
+        self._on_disk = header
 
     def _mend_slots(self, block: bytes, header: Header) -> None:
         """Gives both slots the header that counts, where a server died between them."""
@@ -306,7 +332,7 @@ class IndexFile:
                 _write_slot(self.fd, data, slot)
 
     def _next(self, header: Header) -> Header:
-        return replace(header, sequence=self.header.sequence + 1)
+        return replace(header, sequence=self._sequence + 1)
 
     def _not_before_last(self, time: int) -> int:
         """Times never go back, as clocks do."""

@@ -7,8 +7,9 @@ the pipe, so a slow one costs nobody anything. A follower that has read all ther
 an idle job costs no wake-up.
 
 While the file cannot be written, bytes are counted in an *open gap* behind its end, and once in RETRY_SECONDS writing is
-tried again. The gap is closed, in the index beside the file and by extending the file over it, when a byte can be written
-behind it. Always: kept + lost + dropped = written.
+tried again. As far as the disk lets it, the index has where the gap begins, and the file is extended over it with each move,
+which takes no space: so its size tells a server that comes after a kill how much was lost. The gap is closed, in the index,
+when a byte can be written behind it. Always: kept + lost + dropped = written.
 
 The index is the pump's thread's alone; followers read it by descriptors of their own, as far as `index_state` says.
 """
@@ -29,15 +30,16 @@ import trio
 
 from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
-from jobmaster.output.followed_file import Stretch
+from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
 from jobmaster.output.holes import BLOCK, punch
-from jobmaster.output.index import ENTRY_SIZE, Entry, GapReason, Header, Stream
-from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path
+from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
+from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
 from jobmaster.output.index_search import IndexView
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.sharing import KeptFile, Room
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
+from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +148,8 @@ class OutputLog:
             self._grow_head()
             return
         if index.output_size < self.size:
-            os.ftruncate(self.fd, index.output_size)
+            if index.open_reason is None:
+                os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
         if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
             index.presume_lost(min(lost + dropped, self.size))
@@ -157,8 +160,11 @@ class OutputLog:
         self._head_end = self.dropped_range[0] if self.dropped_range[1] else self._head_there(index)
         with suppress(OSError):  # what was held back for a follower, or for a server that died
             punch(self.fd, *self.dropped_range)
-        self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
-        self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        reason, capped = index.open_reason or GapReason.DISK_FAILED, 0
+        if reason is GapReason.CAPPED:
+            reason, capped = GapReason.DISK_FAILED, index.unclosed
+        self._open_gap(max(lost - index.lost, index.unclosed - capped), reason)
+        self._open_gap(max(dropped - index.header.dropped, capped), GapReason.CAPPED)
         if self.lost or self.dropped:
             self.has_lost.set()
 
@@ -241,6 +247,11 @@ class OutputLog:
         """The last entry of the index."""
         return None if self.index is None else self.index.last
 
+    async def presumes_loss(self) -> bool:
+        """Whether some of what is lost is in no gap: an index was unusable, and nobody knows where it was."""
+        await trio.lowlevel.checkpoint()
+        return self.index is not None and self.index.header.presumes_loss
+
     def index_state(self) -> tuple[Header, int] | None:
         """The header and the number of entries by which a follower may read the index; None where there is none."""
         return None if self.index is None else (self.index.header, self.index.count)
@@ -250,18 +261,19 @@ class OutputLog:
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
         at_most, cap = PIPE_SIZE, self.cap
+        gap = None if self.gap is None else self.gap.gap
         if self.room.why_full is not None:
-            return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
+            return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:
             taken = cap.taken(self.kept, self._index_size)
             at_most = min(at_most, cap.size - taken if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
-                return Plan(offset=self.end, is_kept=False, reason=GapReason.CAPPED)
+                return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.CAPPED)
             if not self._cap_is_hard and taken >= cap.size + cap.chunk:  # the disk does not let anything be dropped
-                return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
-        if self.gap is None:
+                return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
+        if gap is None:
             return Plan(offset=self.size, at_most=at_most)
-        gap, is_kept = self.gap.gap, trio.current_time() >= self._again_at
+        is_kept = trio.current_time() >= self._again_at
         return Plan(offset=self.end, gap=gap, is_kept=is_kept, reason=gap.reason, at_most=at_most)
 
     def plan_drop(self) -> DropPlan | None:
@@ -436,6 +448,19 @@ class StoredOutput:
         """It does not grow."""
         raise AssertionError("nobody waits for the growth of a sealed log")
 
+    async def presumes_loss(self) -> bool:
+        """As that of `OutputLog`; an index that is unusable now, too, has taken the places along.
+
+        Raises:
+            OutputUnreadable: the disk fails.
+        """
+        if not self.lost or self.file.is_pruned:
+            return False
+        path = index_path(self.path)
+        with unreadable_named(path):
+            header = await run_in_thread(READERS, with_index, path, _header_of, abandon=True)
+        return header is None or header.presumes_loss
+
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
         """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than it should have.
 
@@ -446,6 +471,10 @@ class StoredOutput:
     def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """As that of `OutputLog`; what a power cut has taken is a gap."""
         return read(StoredFollower(self), selection)
+
+
+def _header_of(fd: int) -> Header | None:
+    return decode_header(os.pread(fd, HEADER_SIZE, 0))
 
 
 def _is_too_far(cap: Cap, view: IndexView, size: int) -> bool:

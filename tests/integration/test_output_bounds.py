@@ -60,7 +60,7 @@ async def test_outputs_that_take_too_much(tmp_path: Path, certificates: Path) ->
         shown = await jobmaster(server, "status", first)
         assert b"614400 bytes, removed" in shown.stdout
 
-        script = f"head -c {2 * SIZE} /dev/zero; while :; do sleep 0.1; echo; done"
+        script = f"head -c {2 * SIZE} /dev/zero; for i in $(seq 200); do sleep 0.05; echo; done"
         running = (await jobmaster(server, "run", "-d", "sh", "-c", script)).stdout.decode().strip()
         await until_pruned(server, second)
         with trio.fail_after(30):
@@ -72,4 +72,7 @@ async def test_outputs_that_take_too_much(tmp_path: Path, certificates: Path) ->
             while not int((record := await status(server, running))["outputBytesLost"]):
                 await trio.sleep(0.2)
         assert int(record["outputBytes"]) >= 2 * SIZE
-        await jobmaster(server, "stop", running)
+        os.kill(servers_of(server.launcher)[0], signal.SIGKILL)
+        await jobmaster(server, "wait", running)
+        record = await status(server, running)
+        assert int(record["outputBytes"]) + int(record["outputBytesLost"]) == 2 * SIZE + 200
