@@ -82,6 +82,7 @@ PURE: Final = (
     "output/cap.py",
     "output/sharing.py",
     "run/ledger.py",
+    "run/rooms.py",
     "run/bounds.py",
     "output/index.py",
     "output/index_search.py",

@@ -55,15 +55,17 @@ class FreeSpace:
 
 @dataclass(frozen=True, slots=True)
 class Shortage:
-    """Outputs take too much.
+    """How much too much outputs take.
 
     Attributes:
-        excess: bytes of the disk; negative where there is some room, but less than the SLACK.
+        excess: bytes of the disk; negative where there is room.
+        slack: how much room there is to be before what was full is not.
         reason: which bound is reached, for clients.
         is_of_disk: it is the disk that has less free than it has to.
     """
 
     excess: int
+    slack: int
     reason: str
     is_of_disk: bool = False
 
@@ -86,20 +88,19 @@ class OutputBounds:
         return self.most is not None or self.free != FreeSpace()
 
     def shortage(self, used: int, disk: Disk) -> Shortage | None:
-        """The bound that is exceeded by most, or where none is, that has least room; None where each has its slack."""
+        """By the bound that is exceeded by most, or that has least room; None where there is none."""
         found = []
         if self.most is not None:
             reason = f"the outputs of all jobs take as much as they may ({size_text(self.most)})"
-            found.append((used - self.most, self.most, reason, False))
+            found.append(Shortage(used - self.most, _slack(self.most), reason))
         if (floor := self.free.floor(disk)) > 0:
             reason = f"the disk of the outputs has as little free as it may ({self.free.text(disk)})"
-            found.append((floor - disk.free, floor, reason, True))
-        short = [
-            Shortage(excess, reason, is_of_disk)
-            for excess, bound, reason, is_of_disk in found
-            if excess > -min(SLACK, bound // 64)
-        ]
-        return max(short, key=lambda each: each.excess, default=None)
+            found.append(Shortage(floor - disk.free, _slack(floor), reason, is_of_disk=True))
+        return max(found, key=lambda each: each.excess + each.slack, default=None)
+
+
+def _slack(bound: int) -> int:
+    return min(SLACK, bound // 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

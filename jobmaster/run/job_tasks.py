@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobmaster.job.request import RequestKey
-    from jobmaster.output.sharing import Room
     from jobmaster.run.ended_jobs import EndedJobs
     from jobmaster.run.execution import ExecutionHost, Spawned
     from jobmaster.run.recorder import Recorder
+    from jobmaster.run.rooms import Rooms
     from jobmaster.run.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ class JobTasks:
         ended: EndedJobs,
         shutdown: Shutdown,
         terms: Terms,
-        room: Room,
-        has_room: Callable[[], None],
+        rooms: Rooms,
+        has_room: Callable[[str], None],
     ) -> None:
         self._host = host
         self._recorder = recorder
@@ -67,7 +67,7 @@ class JobTasks:
         self._turns = Turns(STARTS_OF_CLIENT, wait_seconds=START_WAIT_SECONDS)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
-        self._room = room
+        self._rooms = rooms
         self._has_room = has_room
         self.unrecorded = 0
         """How many jobs have ended without the journal having recorded it."""
@@ -93,7 +93,7 @@ class JobTasks:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(owner)
-        self._has_room()
+        self._has_room(owner)
         job_id = new_job_id()
         live = LiveJob(owner, specification, trio.CancelScope())
         self._live.add(job_id, live)
@@ -196,7 +196,7 @@ class JobTasks:
                 live.supervisor.hurry()
 
     def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
-        spawned.log.room = self._room
+        spawned.log.room = self._rooms.of(record.owner)
         live.supervisor = Supervisor(
             record,
             spawned.execution,

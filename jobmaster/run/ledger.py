@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from jobmaster.job.identifier import JobId
 
@@ -22,6 +22,19 @@ class Victim:
     job_id: JobId
     owner: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is to be removed.
+
+    Attributes:
+        stuck: clients, the first takes most, whose running jobs' outputs take so much that they were to give more, and who
+            have nothing to give.
+    """
+
+    victims: tuple[Victim, ...]
+    stuck: tuple[str, ...]
 
 
 class Ledger:
@@ -91,26 +104,45 @@ class Ledger:
         for owner, sizes in self._ended.items():
             self._of[owner] -= sizes.pop(job_id, 0)
 
-    def victims(self, excess: int, most: int) -> list[Victim]:
-        """Ended jobs' outputs that take so much together: at each step the oldest of the client whose take most.
+    def keep_running(self, job_ids: Collection[JobId]) -> None:
+        """No other jobs run: what others of them had is not to be counted."""
+        for job_id in [job_id for job_id in self._running if job_id not in job_ids]:
+            self.forget(job_id)
+
+    def choose(self, excess: int, most: int) -> Choice:
+        """Ended jobs' outputs that take so much together: at each step the oldest of the client whose outputs take most.
 
         Args:
             excess: bytes of the disk that are to be free then.
             most: how many outputs at most.
         """
-        of = Counter(self._of)
-        oldest = {owner: iter(sizes.items()) for owner, sizes in self._ended.items() if sizes}
-        chosen: list[Victim] = []
-        while excess > 0 and oldest and len(chosen) < most:
+        of = +Counter(self._of)
+        oldest = {owner: iter(self._of_ended(owner)) for owner in of}
+        running = {owner for owner, size in self._running.values() if size}
+        victims: list[Victim] = []
+        stuck: list[str] = []
+        while excess > 0 and oldest and len(victims) < most:
             owner = max(oldest, key=lambda owner: of[owner])
-            following = next(oldest[owner], None)
-            if following is None:
+            victim = next(oldest[owner], None)
+            if victim is None:
                 del oldest[owner]
+                if owner in running:
+                    stuck.append(owner)
                 continue
-            job_id, size = following
-            if not size:
-                continue
-            chosen.append(Victim(job_id, owner, size))
-            of[owner] -= size
-            excess -= size
-        return chosen
+            victims.append(victim)
+            of[owner] -= victim.size
+            excess -= victim.size
+        return Choice(tuple(victims), tuple(stuck))
+
+    def oldest_of(self, owner: str, size: int, most: int) -> list[Victim]:
+        """The oldest of a client's ended jobs' outputs that take so much together, `most` of them at most."""
+        victims: list[Victim] = []
+        for victim in self._of_ended(owner)[:most]:
+            if size <= 0:
+                break
+            victims.append(victim)
+            size -= victim.size
+        return victims
+
+    def _of_ended(self, owner: str) -> list[Victim]:
+        return [Victim(job_id, owner, size) for job_id, size in self._ended.get(owner, {}).items() if size]

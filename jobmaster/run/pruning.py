@@ -6,8 +6,9 @@ of ended jobs are removed: of the client that takes most, the one that ended fir
 an event of the journal, written before the file goes; a journal that cannot be written, as on a full disk, is not waited
 for longer than SETTLE_SECONDS, and writes it when there is room.
 
-Where no ended job's output is left, nothing of a running job is removed: no more jobs are started, and what the running
-ones write is lost as on a full disk, with its extent in a gap, until there is room again.
+Nothing of a running job is removed. A client of which nothing else is left starts no more jobs while its outputs take most,
+and what its running jobs write is lost as on a full disk, with its extent in a gap (`rooms`); so are all clients where no
+ended job's output is left, until there is room again.
 
 What an earlier server has left is counted once, beside everything else; until that is done nothing is removed.
 """
@@ -27,26 +28,25 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.record import OutputPruned
 from jobmaster.output.dropping import prune_file
 from jobmaster.output.index_file import index_path
-from jobmaster.run.bounds import Disk, OutputBounds, Shortage
+from jobmaster.run.bounds import Disk, OutputBounds
 from jobmaster.run.ledger import Victim
 from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
     from jobmaster.job.identifier import JobId
     from jobmaster.output.log import OutputLog
-    from jobmaster.output.sharing import Room
     from jobmaster.run.ended_jobs import EndedJobs
     from jobmaster.run.execution import ExecutionHost
+    from jobmaster.run.ledger import Choice
     from jobmaster.run.live_jobs import LiveJobs
     from jobmaster.run.recorder import Records
     from jobmaster.run.removal import FileRemover
+    from jobmaster.run.rooms import Rooms
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
-"""Between two looks while jobs run: outputs grow above their bound by what is written in that time, at most."""
-IDLE_SECONDS: Final = 10.0
-"""Between two looks while none runs: others fill the disk, too."""
+"""Between two looks: outputs grow above their bound by what is written in that time, at most."""
 RETRY_SECONDS: Final = 5.0
 """Before the journal is asked once more that could not be read; and before more is removed for the disk's sake: some file
 systems give blocks back only after a while."""
@@ -72,7 +72,7 @@ class Pruner:
         live: LiveJobs,
         ended: EndedJobs,
         remover: FileRemover,
-        room: Room,
+        rooms: Rooms,
     ) -> None:
         self._host = host
         self._records = records
@@ -81,21 +81,20 @@ class Pruner:
         self._ended = ended
         self._ledger = ended.ledger
         self._remover = remover
-        self._room = room
+        self._rooms = rooms
         self._measured: dict[JobId, int] = {}
         """The ends of running jobs' outputs when they were measured last."""
         self._wait_for_disk_until = 0.0
 
-    def admit(self) -> None:
-        """Returns where one more job may be started.
+    def admit(self, owner: str) -> None:
+        """Returns where a client may start one more job.
 
         Raises:
             ServerBusy: there is no room for more output.
         """
-        if (why := self._room.why_full) is not None:
-            raise ServerBusy(
-                f"{why}, all of it of running jobs: try again when one has ended, or remove what else is on that disk"
-            )
+        if (why := self._rooms.of(owner).why_full) is not None:
+            whose = "running jobs" if self._rooms.why_full else f"running jobs of {owner}"
+            raise ServerBusy(f"{why}, and what can be removed of it is: try again when {whose} have ended")
 
     async def keep_within_bounds(self) -> NoReturn:
         """Does so until cancelled."""
@@ -105,7 +104,7 @@ class Pruner:
                 await self.look()
             except (OSError, NoThread) as error:
                 logger.warning("what the outputs take of the disk cannot be measured: %s", error)
-            await trio.sleep(LOOK_SECONDS if len(self._live) else IDLE_SECONDS)
+            await trio.sleep(LOOK_SECONDS)
 
     async def _count_earlier(self) -> None:
         """Counts the outputs that are there of ended jobs; what a server that was killed had begun to remove goes now."""
@@ -152,19 +151,42 @@ class Pruner:
         )
         for job_id, size in zip(job_ids, sizes, strict=True):
             self._ledger.note_size(job_id, size)
-        shortage = self._bounds.shortage(self._ledger.total, disk)
-        while shortage is not None and shortage.excess > 0:
+        await self._pay_debts()
+        while (shortage := self._bounds.shortage(self._ledger.total, disk)) is not None:
+            missing = shortage.excess + (shortage.slack if self._rooms.why_full else 0)
+            if missing <= 0:
+                break
             if shortage.is_of_disk and trio.current_time() < self._wait_for_disk_until:
                 return
-            victims = self._ledger.victims(shortage.excess, PRUNED_AT_ONCE)
-            if not victims:
-                break
-            await self._prune(victims, shortage.reason)
+            choice = self._ledger.choose(missing, PRUNED_AT_ONCE)
+            self._block(choice, shortage.reason)
+            if not choice.victims:
+                return
+            await self._prune(choice.victims, shortage.reason)
             if shortage.is_of_disk:
                 self._wait_for_disk_until = trio.current_time() + RETRY_SECONDS
-            disk = Disk(size=disk.size, free=disk.free + sum(victim.size for victim in victims))
-            shortage = self._bounds.shortage(self._ledger.total, disk)
-        self._say(shortage)
+            disk = Disk(size=disk.size, free=disk.free + sum(victim.size for victim in choice.victims))
+        if shortage is not None and self._rooms.relax(-shortage.excess - shortage.slack):
+            logger.warning("there is room for output again")
+
+    async def _pay_debts(self) -> None:
+        """Removes outputs of clients in whose stead others have lost theirs, as their jobs end, and lets the clients go."""
+        for owner, debt in self._rooms.debts.items():
+            if victims := self._ledger.oldest_of(owner, debt, PRUNED_AT_ONCE):
+                await self._prune(victims, f"running jobs of {owner} took so much that others lost outputs")
+                self._rooms.note_given(owner, sum(victim.size for victim in victims))
+            if self._ledger.oldest_of(owner, 1, 1):
+                self._rooms.release(owner)
+
+    def _block(self, choice: Choice, reason: str) -> None:
+        for owner in choice.stuck:
+            if self._rooms.block(owner, reason):
+                logger.error("%s, most of it of running jobs of %s: what they write is lost", reason, owner)
+        if choice.stuck:
+            others = sum(victim.size for victim in choice.victims if victim.owner not in choice.stuck)
+            self._rooms.note_evicted(choice.stuck[0], others)
+        if not choice.victims and self._rooms.block_all(reason):
+            logger.error("%s, all of it of running jobs: what they write is lost, and no job is started", reason)
 
     def _grown(self) -> list[JobId]:
         """The running jobs whose outputs have grown."""
@@ -174,6 +196,7 @@ class Pruner:
             if before.get(job_id) != output.end:
                 grown.append(job_id)
             self._measured[job_id] = output.end
+        self._ledger.keep_running(self._measured)
         return grown
 
     def _running(self) -> Iterable[tuple[JobId, OutputLog]]:
@@ -206,19 +229,6 @@ class Pruner:
                 logger.warning("%s cannot be removed to make room: %s", path, error)
                 self._remover.remove(path)
         logger.info("the outputs of %d ended jobs were removed: %s", len(victims), reason)
-
-    def _say(self, shortage: Shortage | None) -> None:
-        """Lets outputs grow, or not."""
-        if shortage is None:
-            if self._room.why_full is not None:
-                logger.warning("there is room for output again")
-            self._room.why_full = None
-        elif shortage.excess > 0:
-            if self._room.why_full is None:
-                logger.error(
-                    "%s, all of it of running jobs: what they write is lost, and no job is started", shortage.reason
-                )
-            self._room.why_full = shortage.reason
 
 
 def _measure(folder: Path, paths: Iterable[Path]) -> tuple[list[int], Disk]:

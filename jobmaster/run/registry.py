@@ -21,7 +21,6 @@ from jobmaster.job.record import JobRecord
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Held
-from jobmaster.output.sharing import Room
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
 from jobmaster.run.ended_jobs import EndedJob, EndedJobs
 from jobmaster.run.execution import ExecutionHost
@@ -36,6 +35,7 @@ from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover, remove_half_made
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
+from jobmaster.run.rooms import Rooms
 from jobmaster.run.shutdown import Shutdown
 from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
@@ -70,10 +70,10 @@ class Registry:
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
         self._ended = EndedJobs(host, records, remover, bounds.retention)
-        self._bounds_output = bounds.output.are_any
-        room = Room()
+        self._bounds_outputs = bounds.output.are_any
+        rooms = Rooms()
         self._pruner = Pruner(
-            host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, room=room
+            host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, rooms=rooms
         )
         self._tasks = JobTasks(
             host,
@@ -83,7 +83,7 @@ class Registry:
             ended=self._ended,
             shutdown=self._shutdown,
             terms=Terms(grace_seconds=grace_seconds),
-            room=room,
+            rooms=rooms,
             has_room=self._pruner.admit,
         )
         self._requests = Requests(records, self._runs)
@@ -292,7 +292,7 @@ class Registry:
             nursery.start_soon(self._shutdown.notice_cancellation)
             nursery.start_soon(self._remover.run)
             nursery.start_soon(self._ended.keep_within_bounds)
-            if self._bounds_output:
+            if self._bounds_outputs:
                 nursery.start_soon(self._pruner.keep_within_bounds)
             nursery.start_soon(remove_half_made, self._host, self._records, self._remover, self._live.__contains__)
             nursery.start_soon(OomCounters(self._host, self._live).watch)

@@ -18,12 +18,12 @@ def ledger_of(*ended: tuple[JobId, str, int]) -> Ledger:
 def test_the_client_that_takes_most_loses_first() -> None:
     """At each step it is that client's oldest, until what is left has room; another's small ones stay."""
     ledger = ledger_of((A, "small", 10), (B, "large", 50), (C, "large", 30), (D, "middle", 40), (E, "large", 5))
-    assert [victim.job_id for victim in ledger.victims(1, 10)] == [B]
-    assert [victim.job_id for victim in ledger.victims(51, 10)] == [B, D]
-    assert [victim.job_id for victim in ledger.victims(91, 10)] == [B, D, C]
-    assert [victim.job_id for victim in ledger.victims(1000, 10)] == [B, D, C, A, E]
-    assert len(ledger.victims(1000, 2)) == 2
-    assert ledger.victims(0, 10) == []
+    assert [victim.job_id for victim in ledger.choose(1, 10).victims] == [B]
+    assert [victim.job_id for victim in ledger.choose(51, 10).victims] == [B, D]
+    assert [victim.job_id for victim in ledger.choose(91, 10).victims] == [B, D, C]
+    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [B, D, C, A, E]
+    assert len(ledger.choose(1000, 2).victims) == 2
+    assert ledger.choose(0, 10).victims == ()
 
 
 def test_what_runs_counts_and_stays() -> None:
@@ -32,9 +32,12 @@ def test_what_runs_counts_and_stays() -> None:
     ledger.note_running(C, "one")
     ledger.note_size(C, 100)
     assert ledger.total == 130
-    assert [victim.job_id for victim in ledger.victims(1000, 10)] == [A, B]
+    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, B]
+    assert ledger.choose(1000, 10).stuck == ("one",)
+    assert ledger.choose(5, 10).stuck == ()
+    assert ledger.choose(15, 10).stuck == ("one",), "another gives in its stead"
     ledger.note_ended(C, "one")
-    assert [victim.job_id for victim in ledger.victims(1000, 10)] == [A, C, B]
+    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, C, B]
 
 
 def test_an_ended_output_is_measured_once_more() -> None:
@@ -48,7 +51,7 @@ def test_an_ended_output_is_measured_once_more() -> None:
     ledger.note_size(A, 15)
     ledger.note_size(B, 0)
     assert (ledger.unmeasured, ledger.total) == ((), 15)
-    assert ledger.victims(1000, 10) == [Victim(A, "one", 15)]
+    assert ledger.choose(1000, 10).victims == (Victim(A, "one", 15),)
 
 
 def test_what_is_forgotten_does_not_count() -> None:
@@ -62,7 +65,7 @@ def test_what_is_forgotten_does_not_count() -> None:
     for job_id in (A, B):
         ledger.note_size(job_id, 20)
     ledger.note_earlier([Victim(C, "one", 10)])
-    assert (ledger.total, ledger.unmeasured, ledger.victims(1000, 10)) == (0, (), [])
+    assert (ledger.total, ledger.unmeasured, ledger.choose(1000, 10).victims) == (0, (), ())
 
 
 def test_what_an_earlier_server_left_goes_first() -> None:
@@ -72,4 +75,4 @@ def test_what_an_earlier_server_left_goes_first() -> None:
     ledger.note_size(B, 10)
     ledger.note_earlier([Victim(A, "one", 5), Victim(B, "one", 10)])
     assert ledger.total == 15
-    assert [victim.job_id for victim in ledger.victims(1000, 10)] == [A, B]
+    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, B]

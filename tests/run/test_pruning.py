@@ -117,7 +117,7 @@ async def test_running_jobs_alone(machine: Machine) -> None:
         job_id = await machine.start(registry, CLIENT1, runs)
         await trio.sleep(20)
         with pytest.raises(
-            ServerBusy, match=r"the outputs of all jobs take as much as they may \(640K\), all of it of run"
+            ServerBusy, match=r"the outputs of all jobs take as much as they may \(640K\), and what can be removed"
         ):
             await machine.start(registry, CLIENT2)
         await trio.sleep(20)
@@ -154,7 +154,7 @@ async def test_a_disk_that_others_fill(machine: Machine, monkeypatch: pytest.Mon
         await trio.sleep(20)
         assert machine.logs() == set(job_ids)
         free = MOST - SIZE // 2
-        await trio.sleep(pruning.IDLE_SECONDS)
+        await trio.sleep(5)
         assert machine.logs() == set(job_ids[1:])
         free = 2 * MOST
         await trio.sleep(20)
@@ -225,3 +225,26 @@ async def test_a_removed_job_does_not_count(machine: Machine) -> None:
         last = await run_to_end(machine, registry, CLIENT1)
         await trio.sleep(20)
         assert machine.logs() == {*job_ids[:2], *last}
+
+
+async def test_a_client_that_writes_without_end(machine: Machine) -> None:
+    """It drives out no more of others' outputs than it wrote in a moment: then it is blocked, and it alone, until it gives."""
+    async with bounded(machine, most=6 * SIZE) as registry:
+        kept = await run_to_end(machine, registry, *[CLIENT2] * 2)
+        writes = tuple((second, SIZE) for second in range(1, 60))
+        job_id = await machine.start(registry, CLIENT1, Script(writes=writes, ends_at=90))
+        await trio.sleep(70)
+        lost = [each for each in kept if record_of(registry, each).output_pruned]
+        assert lost == kept[:1]
+        record = record_of(registry, job_id)
+        assert record.output_bytes + record.output_bytes_lost == 59 * SIZE
+        assert record.output_bytes <= 5 * SIZE
+        with pytest.raises(ServerBusy, match="try again when running jobs of client1 have ended"):
+            await machine.start(registry, CLIENT1)
+        (last,) = await run_to_end(machine, registry, CLIENT2)
+        await trio.sleep(2)
+        assert record_of(registry, last).output_pruned is None
+        await ended(registry, job_id)
+        await trio.sleep(5)
+        assert record_of(registry, job_id).output_pruned is not None
+        assert await run_to_end(machine, registry, CLIENT1)
