@@ -64,6 +64,8 @@ KERNEL_NEEDS = {
     "openssl": "openssl",
     "setpriv": "util-linux",
 }
+if "amx_tile" in Path("/proc/cpuinfo").read_text():
+    KERNEL_NEEDS["cc"] = "gcc"  # tests/kernel/registers.py says what for
 
 
 # Two workers, each test with a cgroup root, ports and folders of its own; no more of them, because tests of stalls hold
@@ -244,7 +246,7 @@ def kernel(session: nox.Session) -> None:
     provide_grpcurl(session)
     session.install("-e", ".", *groups("tests"))
     compile_code(session)
-    session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
+    session.run("python", "-m", "tests.kernel.machine", session.create_tmp(), *session.posargs)
 
 
 @nox.session
@@ -254,7 +256,7 @@ def power(session: nox.Session) -> None:
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
     install_debian(session, absent(KERNEL_NEEDS | {"systemctl": "systemd"}))
     session.install("-e", ".", *groups("tests"))
-    session.run("python", "tests/kernel/machine.py", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
+    session.run("python", "-m", "tests.kernel.machine", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
     session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
 

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 BATCH: Final = 100
 """Events that are read at a time."""
-PAUSE_SECONDS: Final = 0.02
-"""How long events gather before they are read, so that many small commits are not as many reads."""
+PAUSE_SECONDS: Final = 0.2
+"""How long events gather before they are read, so that many small commits are not as many reads: the journal has them."""
 RETRY_SECONDS: Final = 1.0
 """Between two tries of a journal that cannot be read."""
 

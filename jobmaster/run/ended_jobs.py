@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+GATHER_SECONDS: Final = 0.5
+"""Between two looks, at least: a client that starts and ends hundreds of jobs a second has no look for each."""
 FORGET_SECONDS: Final = 5.0
 """How long the journal may take to remove a record whose output is gone already, whoever leaves meanwhile."""
 RECENT: Final = 1_000
@@ -174,9 +176,10 @@ class EndedJobs:
             self._forget(job_id)
 
     async def keep_within_bounds(self) -> NoReturn:
-        """Does so whenever a job has ended, and from time to time, until cancelled."""
+        """Does so soon after a job has ended, and from time to time, until cancelled."""
         while True:
             with trio.move_on_after(RETENTION_SECONDS):
                 await self._have_changed.wait()
             self._have_changed = trio.Event()
             await self.forget_expired()
+            await trio.sleep(GATHER_SECONDS)

@@ -303,7 +303,8 @@ class Supervisor:
                 nursery.start_soon(self._persist, "the input", self.stdin.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._death_watch.watch_memory)
             nursery.start_soon(self._record.watch_losses)
-            nursery.start_soon(self._end_when_full)
+            if self._record.now.ends_when_full:
+                nursery.start_soon(self._end_when_full)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             if not isinstance(self._record.state, Closing):
                 await self._death_watch.see_death()

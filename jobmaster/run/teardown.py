@@ -98,6 +98,8 @@ class Teardown:
                 raise HostError(f"it took longer than {seconds:.0f} s")
 
     async def _see_all_die(self) -> None:
+        if isinstance(self._record.state, Closing) and self._is_empty():
+            return  # a job without other processes, as most are, costs no tasks here
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill_again)
             if not isinstance(self._record.state, Closing):

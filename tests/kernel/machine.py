@@ -1,4 +1,4 @@
-"""Boot guests and run pytest in them: `python tests/kernel/machine.py [--systemd] FOLDER [pytest arguments]`.
+"""Boot guests and run pytest in them: `python -m tests.kernel.machine [--systemd] FOLDER [pytest arguments]`.
 
 Many hosts bind the memory, cpu, io and pids controllers to cgroup v1, so their cgroup v2 cannot enforce a limit.
 User-Mode Linux is a kernel that runs as an ordinary process, with Python at the host's own speed. A guest boots in two
@@ -32,6 +32,7 @@ from typing import IO, Final
 import trio
 
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
+from tests.kernel import registers
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
@@ -266,7 +267,7 @@ async def booted(command: Sequence[str], folder: Path, log: IO[bytes]) -> AsyncI
 
     Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
     """
-    environment = {**os.environ, "TMPDIR": str(memory_folder(folder))}
+    environment = {**os.environ, "TMPDIR": str(memory_folder(folder)), **registers.preload(folder)}
     machine = subprocess.Popen(
         command,
         cwd=folder,
@@ -309,7 +310,7 @@ async def run_all(guests: Sequence[Guest], folder: Path) -> list[int]:
             statuses[index] = await run_guest(guest, folder / guest.name, prefix)
         except trio.TooSlowError:
             print(f"{prefix}the guest was killed, as it was not done after {DEADLINE:.0f} s", file=sys.stderr)
-        except (MachineError, subprocess.CalledProcessError) as error:
+        except (MachineError, registers.NoCompiler, subprocess.CalledProcessError) as error:
             print(f"{prefix}{error}", file=sys.stderr)
 
     async with trio.open_nursery() as nursery:

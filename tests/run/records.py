@@ -57,6 +57,7 @@ class MemoryRecords:
         happened: the same with who owns the job, and the removals.
         horizon: of each client, the last event of which removals are not told any more.
         reads: how often events were read.
+        looks_for_expired: how often it was asked what is not to be kept.
     """
 
     commit_seconds: float = 0.0
@@ -73,6 +74,7 @@ class MemoryRecords:
     happened: list[JournalledEvent] = field(default_factory=list)
     horizon: dict[str, int] = field(default_factory=dict)
     reads: int = 0
+    looks_for_expired: int = 0
     grown: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def record(self, job_id: JobId, event: JobEvent) -> int:
@@ -173,6 +175,7 @@ class MemoryRecords:
 
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Those above the bounds on their number, the oldest of the client that has most first."""
+        self.looks_for_expired += 1
         await trio.lowlevel.checkpoint()
         ended = [record for record in self.jobs.values() if isinstance(record.state, Ended)]
         left = Counter(record.owner for record in ended)

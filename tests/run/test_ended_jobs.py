@@ -56,6 +56,18 @@ async def test_ended_jobs_of_all_clients(machine: Machine) -> None:
         assert {record_of(registry, job_id).owner for job_id in kept} == {client.name for client in CLIENTS}
 
 
+async def test_ends_in_quick_succession_share_a_look(machine: Machine) -> None:
+    """The journal is not asked after each of many ends what is to be forgotten, and all of it is forgotten all the same."""
+    async with machine.registry(bounds=Bounds(ended=8)) as registry:
+        looks = machine.records.looks_for_expired
+        job_ids = [await machine.start(registry, CLIENT1, Script(ends_at=1 + number / 1000)) for number in range(20)]
+        for job_id in job_ids:
+            await ended(registry, job_id)
+        await trio.sleep(1)
+        assert machine.logs() == set(job_ids[-2:])
+        assert machine.records.looks_for_expired - looks <= 4  # each of two looks asks whether there is more
+
+
 async def test_the_journals_disk_is_full(machine: Machine) -> None:
     """What the journal cannot write keeps no output from being removed, whose space may be what it waits for."""
     async with machine.registry(bounds=Bounds(ended=4)) as registry:
