@@ -17,7 +17,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import OutputPruned
 from jobmaster.output.dropping import prune_file
 from jobmaster.output.index import GapReason
-from jobmaster.output.reading import FromOffset, GapPiece, Piece, Position, Selection
+from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
 from jobmaster.run import pruning
 from jobmaster.run.bounds import Bounds, Disk, FreeSpace, OutputBounds
 from jobmaster.run.registry import Registry
@@ -27,7 +27,7 @@ from tests.run.scripted import Script, output
 
 SIZE: Final = 320 * 1024
 WRITER: Final = Script(writes=((0.1, SIZE),), ends_at=1)
-MOST: Final = 1024 * 1024
+MOST: Final = 1216 * 1024
 """Room for three outputs of that size with their indexes, and no fourth."""
 
 
@@ -70,7 +70,7 @@ async def test_the_client_that_takes_most_loses_its_oldest(machine: Machine) -> 
         assert machine.logs() == set(kept)
         pruned = record_of(registry, first).output_pruned
         assert pruned is not None
-        assert pruned.reason == "the outputs of all jobs take as much as they may (1M)"
+        assert pruned.reason == "the outputs of all jobs take as much as they may (1216K)"
         assert record_of(registry, first) == machine.records.jobs[first]
         assert [record_of(registry, job_id).output_pruned for job_id in kept] == [None] * 3
         assert (first, pruned) in machine.records.written
@@ -84,6 +84,12 @@ async def test_readers_of_what_was_removed(machine: Machine) -> None:
         assert await pieces_of(registry, first) == [(0, SIZE, GapReason.PRUNED)]
         assert await pieces_of(registry, first, 1000) == [(1000, SIZE, GapReason.PRUNED)]
         assert {reason for *_, reason in await pieces_of(registry, last)} == {None}
+        job = await registry.find(ADMIN, first)
+        for start in (LastBytes(1000), LastLines(3), Since(0)):
+            async with aclosing(job.output.read(Selection(start=start))) as pieces:
+                position, *gaps = [piece async for piece in pieces]
+            assert isinstance(position, Position)
+            assert [extent_of(gap) for gap in gaps] == [(position.offset, SIZE, GapReason.PRUNED)]
 
 
 @pytest.mark.parametrize("was_live", [True, False])
@@ -229,16 +235,17 @@ async def test_a_removed_job_does_not_count(machine: Machine) -> None:
 
 async def test_a_client_that_writes_without_end(machine: Machine) -> None:
     """It drives out no more of others' outputs than it wrote in a moment: then it is blocked, and it alone, until it gives."""
-    async with bounded(machine, most=6 * SIZE) as registry:
-        kept = await run_to_end(machine, registry, *[CLIENT2] * 2)
+    async with bounded(machine, most=10 * SIZE) as registry:
+        kept = await run_to_end(machine, registry, *[CLIENT2] * 4)
         writes = tuple((second, SIZE) for second in range(1, 60))
         job_id = await machine.start(registry, CLIENT1, Script(writes=writes, ends_at=90))
         await trio.sleep(70)
         lost = [each for each in kept if record_of(registry, each).output_pruned]
-        assert lost == kept[:1]
+        assert lost == kept[: len(lost)]
+        assert len(lost) in {1, 2}, "it wrote as much as one of them takes, and its index"
         record = record_of(registry, job_id)
         assert record.output_bytes + record.output_bytes_lost == 59 * SIZE
-        assert record.output_bytes <= 5 * SIZE
+        assert record.output_bytes <= 8 * SIZE
         with pytest.raises(ServerBusy, match="try again when running jobs of client1 have ended"):
             await machine.start(registry, CLIENT1)
         (last,) = await run_to_end(machine, registry, CLIENT2)
