@@ -77,6 +77,7 @@ PURE: Final = (
     "audit/entry.py",
     "audit/names.py",
     "audit/scan.py",
+    "journal/age.py",
     "journal/codec.py",
     "journal/stored.py",
     "output/cap.py",

@@ -60,6 +60,7 @@ async def open_audit(folder: Path, bounds: FileBounds, journal: JobEvents, serve
         _begin(trail, after, server)
         _begin(handshakes, 0, server)
         changes, refusals = JobChanges(journal, trail, after), RefusedConnections(handshakes.put)
+        journal.keep_events(lambda: min(changes.position, trail.synced_events))
         nursery.start_soon(changes.copy)
         nursery.start_soon(refusals.keep_counting)
         try:

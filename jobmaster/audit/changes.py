@@ -1,5 +1,7 @@
 """What happens to jobs, copied from the journal into the audit: each event once, in the journal's order.
 
+The journal keeps an event until the audit has it, also where its job is removed at once.
+
 How far the audit has come is what its own last entries say; so nothing is written twice or left out when a server was
 killed between reading an event and writing it, or the disk did not take it.
 """
@@ -7,6 +9,7 @@ killed between reading an event and writing it, or the disk did not take it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -37,8 +40,11 @@ class JobEvents(Protocol):
     def last_seq(self) -> int:
         """The greatest sequence number that was given."""
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
+    async def events_to_copy(self, after: int, limit: int) -> Events:
         """What happened after a sequence number. Raises JournalUnavailable."""
+
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """Lets no event go before it is copied: up to the number that this returns, in any thread."""
 
     async def wait_after(self, seq: int) -> None:
         """Returns when there are events after a sequence number. Raises JournalUnavailable at the journal's end."""
@@ -50,7 +56,8 @@ class JobChanges:
     def __init__(self, journal: JobEvents, trail: Trail, after: int) -> None:
         self._journal = journal
         self._trail = trail
-        self._position = after
+        self.position = after
+        """The number of the last event that is in the trail."""
         self._is_finishing = False
         self._idle = trio.CancelScope()
         self._scope = trio.CancelScope(shield=True)
@@ -61,8 +68,8 @@ class JobChanges:
         Cancelled in the middle, it would not know what of its last batch will be written.
         """
         with self._scope:
-            while not self._is_finishing or self._position < self._journal.last_seq:
-                if self._position < self._journal.last_seq:
+            while not self._is_finishing or self.position < self._journal.last_seq:
+                if self.position < self._journal.last_seq:
                     await self._copy_some()
                 else:
                     await self._wait()
@@ -77,21 +84,21 @@ class JobChanges:
         with trio.CancelScope() as self._idle:
             if self._is_finishing:
                 self._idle.cancel()
-            await self._journal.wait_after(self._position)
+            await self._journal.wait_after(self.position)
             await trio.sleep(PAUSE_SECONDS)
 
     async def _copy_some(self) -> None:
         try:
-            found = await self._journal.events(self._position, None, BATCH)
+            found = await self._journal.events_to_copy(self.position, BATCH)
         except JournalUnavailable as error:
             logger.warning("the audit waits for the journal: %s", error)
             await trio.sleep(RETRY_SECONDS)
             return
         written = await self._trail.record([change_of(event) for event in found.events])
         if written == len(found.events):
-            self._position = found.position
+            self.position = found.position
         else:
-            self._position = found.events[written - 1].seq if written else self._position
+            self.position = found.events[written - 1].seq if written else self.position
             await self._trail.wait_writable()
 
 

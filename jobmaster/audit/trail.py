@@ -76,6 +76,8 @@ class Trail:
         self._is_urgent = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._unsynced = trio.Event()
+        self.synced_events = 0
+        """Up to which number of the journal's the events are on the disk, as far as is known."""
         self._scope = trio.CancelScope(shield=True)
         self._writers = trio.CapacityLimiter(1)
         self._syncers = trio.CapacityLimiter(1)
@@ -349,12 +351,15 @@ class Trail:
             await self._sync()
 
     async def _sync(self) -> None:
+        events = self._file.position.journal_sequence  # written, at least
         try:
             await run_in_thread(self._syncers, self._file.sync, abandon=True)
         except (OSError, NoThread) as error:
             logger.error("the audit's disk did not take what was written: %s", error)
             self._fault = _words(error)
             self._work.set()
+        else:
+            self.synced_events = events
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Only the end of CLOSE_SECONDS leaves a thread that a disk holds to itself."""

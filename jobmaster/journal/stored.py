@@ -248,7 +248,7 @@ class Retention:
     Attributes:
         ended: in all.
         ended_of_client: of one client.
-        age: since their end; None for as long as there is room.
+        age: since their end, by `AgeClock`; None for as long as there is room.
     """
 
     ended: int

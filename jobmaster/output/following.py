@@ -9,6 +9,7 @@ straight into the frames. So a follower whose client takes nothing holds nothing
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import Range
 from jobmaster.output.dropping import PUNCHERS, punch_file
 from jobmaster.output.followed_file import CLOSE_SECONDS, READERS, FollowedFile, Stretch, unreadable_named
+from jobmaster.output.found_gaps import FoundGaps
 from jobmaster.output.index import GapReason, Header, Stream
 from jobmaster.output.index_file import Reader, index_path, stored_view, with_index
 from jobmaster.output.index_search import IndexView, Run
@@ -29,6 +31,8 @@ from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
     from jobmaster.output.log import OutputLog, StoredOutput
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -248,6 +252,8 @@ class StoredFollower:
         self._index = _Index(output.path)
         self._view: IndexView | None = None
         self._pinned: Range | None = None
+        self._found: FoundGaps | None = None
+        self._header: Header | None = None
         self._there = 0
         self._kept_end = output.kept
         self.file = FollowedFile(output.path)
@@ -269,21 +275,50 @@ class StoredFollower:
 
     async def open(self) -> None:
         """Opens the file, and looks at the index where some of the output is missing."""
+        try:
+            if not self._output.file.is_pruned:
+                await self._open()
+        except OutputUnreadable:
+            if not self._output.file.is_pruned:
+                raise
+
+    async def _open(self) -> None:
         with unreadable_named(self._output.path):
             try:
                 self._there = await run_in_thread(READERS, self.file.open, abandon=True)
             except FileNotFoundError:
                 self._there = 0
-        if self._output.end > self._output.kept:
-            await self.view()
+        if self._output.end > self._output.kept and await self.view() is None:
+            await self._do_without_index()
 
     async def view(self) -> IndexView | None:
-        """As of the job's end."""
-        if self._view is None:
-            self._view = await self._index.use(stored_view)
+        """As of the job's end; None where there is none, or none that tells where bytes are missing."""
+        if self._view is None and self._found is None:
+            self._view = await self._whole_view()
             if self._view is not None:
                 self._kept_end = _kept_end(self._view.header, self._output.kept)
         return self._view
+
+    async def _whole_view(self) -> IndexView | None:
+        try:
+            view = await self._index.use(stored_view)
+            if view is None:
+                return None
+            self._header = view.header
+            kept = self._output.kept
+            return view if await self.in_index(lambda view: _tells_last_gap(view, kept), view) else None
+        except OutputUnreadable as error:
+            logger.warning("%s: the output's file alone tells what is missing", error)
+            return None
+
+    async def _do_without_index(self) -> None:
+        output = self._output
+        with unreadable_named(output.path):
+            self._found = await run_in_thread(
+                READERS, self.file.find_gaps, self._there, output.lost, output.dropped, self._header, abandon=True
+            )
+        if inside := self._found.length:  # else it is behind the bytes
+            self._kept_end = min(output.end, max(output.kept + inside, self._there))
 
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the index, where that matters."""
@@ -294,6 +329,8 @@ class StoredFollower:
             return Run(self._kept_end, self.size, None, await self._why_at_end())
         if offset >= end:
             return Run(end, self._kept_end, None, GapReason.NOT_SYNCED)
+        if self._found is not None:
+            return self._found.run_at(offset, end)
         view = await self.view() if in_detail or self._view is not None else None
         if view is None:
             return Run(offset, end, None, Stream.BOTH)
@@ -335,6 +372,16 @@ class StoredFollower:
     async def close(self) -> None:
         """Closes the file."""
         await self.file.leave_and_close()
+
+
+def _tells_last_gap(view: IndexView, kept: int) -> bool:
+    """Whether the last gap of the header, if it was closed, is in the entries: then those before it are there as well."""
+    header = view.header
+    is_closed = header.gap_start < min(header.gap_end, kept + header.lost + header.dropped)
+    if not is_closed or header.dropped_start <= header.gap_start < header.dropped_end:
+        return True
+    run = next(view.runs(header.gap_start))
+    return isinstance(run.what, GapReason)
 
 
 def _kept_end(header: Header, kept: int) -> int:

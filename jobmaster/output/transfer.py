@@ -3,6 +3,9 @@
 An entry of the index is written before its bytes, in the same thread. Where the log has an open gap, the gap is in the index
 and on the disk before the output's file is extended over it, and the file is extended before a byte is written behind the
 gap. Where that byte cannot be written after all, the file is cut back, and the gap goes on as if nothing had been tried.
+
+A write that is an error may have left its bytes in the file all the same, where each is synced. The file is cut back then,
+too: its size is what another server takes for the truth.
 """
 
 from __future__ import annotations
@@ -152,8 +155,7 @@ class Transfer:
             is_closed = (taken or 0) > self._lost
         finally:
             if not is_closed:
-                with suppress(OSError):  # else it ends in a hole, which is the gap's too
-                    os.ftruncate(self._log.fd, gap.start)
+                self._cut_back(gap.start)  # else it ends in a hole, which is the gap's too
         if is_closed:
             self._log.closed_gap(self._plan.offset, self._stream, self._time)
         return self._done(taken, has_closed_gap=is_closed)
@@ -194,7 +196,13 @@ class Transfer:
             self._lost = len(data) - written
             self._has_failed = True
             self._reason = reason_of(error)
+            self._cut_back(self._plan.offset + written)
         return len(data)
+
+    def _cut_back(self, size: int) -> None:
+        """Takes out of the file what a write that failed has left in it, as on a file system that syncs each of them."""
+        with suppress(OSError):
+            os.ftruncate(self._log.fd, size)
 
     def _lose(self) -> int | None:
         data = self._read()

@@ -1,6 +1,7 @@
 """What is kept of the jobs that have ended: a record in the journal and a file, and the last ones in memory.
 
 A job that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told of it, nor is.
+The journal remembers until its output is gone, too, whatever server that comes to.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ class EndedJobs:
         job_id = supervisor.record.id
         self._recent.pop(job_id, None)
         self.ledger.forget(job_id)
-        self._remover.remove(supervisor.output.path)
-        if not supervisor.was_never_executed:  # of which the journal keeps nothing
+        if supervisor.was_never_executed:  # of which the journal keeps nothing
+            self._remover.remove(supervisor.output.path)  # empty: what fails is found by the next server
+        else:
             self._given_up.add(job_id)
             self._have_changed.set()
 
@@ -128,7 +130,7 @@ class EndedJobs:
         Raises:
             JournalUnavailable: it cannot be removed now.
         """
-        await self._records.remove((job_id,), with_requests=True)
+        await self._records.remove((job_id,), given_up=True)
         self._given_up.discard(job_id)
 
     async def remove(self, job_id: JobId) -> None:

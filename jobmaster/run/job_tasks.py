@@ -69,8 +69,7 @@ class JobTasks:
         self._terms = terms
         self._rooms = rooms
         self._has_room = has_room
-        self.unrecorded = 0
-        """How many jobs have ended without the journal having recorded it."""
+        self._unrecorded: dict[JobId, bool] = {}  # and whether the journal was given the end
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -210,13 +209,25 @@ class JobTasks:
         )
         return live.supervisor
 
+    @property
+    def unrecorded(self) -> int:
+        """How many jobs have ended without the journal having recorded it until now."""
+        return len(self._still_unrecorded())
+
+    def _still_unrecorded(self) -> dict[JobId, bool]:
+        unwritten = set(self._recorder.unwritten)
+        return {
+            job_id: is_given for job_id, is_given in self._unrecorded.items() if not is_given or job_id in unwritten
+        }
+
     def _retire(self, job_id: JobId) -> None:
         live = self._live.retire(job_id)
         if live is None or live.supervisor is None:
             return
         supervisor = live.supervisor
         if supervisor.is_handed_over:
-            self.unrecorded += not self._shutdown.hands_over()
+            if not self._shutdown.hands_over():
+                self._unrecorded = {**self._still_unrecorded(), job_id: supervisor.is_end_given}
         elif live.is_given_up or supervisor.was_never_executed:
             self._ended.give_up(supervisor)
         else:

@@ -97,7 +97,7 @@ class Registry:
 
     @property
     def unrecorded(self) -> int:
-        """How many jobs have ended without the journal having recorded it."""
+        """How many jobs have ended without the journal having recorded it; it may still do so until its own end."""
         return self._tasks.unrecorded
 
     # --- Start --------------------------------------------------------------------------------------------------------

@@ -114,15 +114,18 @@ async def serve(
     """
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
         receive_upgrades()
+        open_files = raise_file_limit()
         context = server_context(_certificates(options))
         async with own_launcher() as held:
             listeners = await listen(held.launcher, options.host, options.port, closing)
             require_same_folder(held.launcher, options.output_folder)
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
-            prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
+            prepared = preparation.prepare(
+                options, open_files=open_files.of_job
+            )  # after both: where another server has them, no cgroup is made
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
-            plan = _plan(options)
+            plan = _plan(options, open_files.of_server)
             async with _registry(options, prepared.terms, plan, held) as (registry, audit):
                 recovered = await registry.recover()
                 _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
@@ -153,10 +156,9 @@ def _certificates(options: ServerOptions) -> Path:
     return folder
 
 
-def _plan(options: ServerOptions) -> DescriptorPlan:
-    """Raises the limit on open files, and divides it."""
+def _plan(options: ServerOptions, open_files: int) -> DescriptorPlan:
     return plan_descriptors(
-        raise_file_limit(), jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=ConnectionLimits().total
+        open_files, jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=ConnectionLimits().total
     )
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import trio
 
-from tests.harness import Server, servers_of, serving_program
+from tests.harness import Server, serving_program
 from tests.integration.test_command_line import jobmaster
 from tests.integration.test_run import until_ready
+from tests.processes import servers_of
 
 SIZE = 600 * 1024
 

@@ -19,9 +19,10 @@ import trio
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.database import Database
 from jobmaster.journal.stored import JobQuery
-from tests.harness import REPOSITORY, Server, servers_of, serving_program, until_output
+from tests.harness import REPOSITORY, Server, serving_program, until_output
 from tests.harness import output_of as all_output
 from tests.integration.test_command_line import command, exit_status, jobmaster, output_of, start, started
+from tests.processes import servers_of
 
 LINES = 2_000
 

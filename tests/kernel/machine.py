@@ -60,39 +60,46 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    (
-        "tests/host/cgroup/test_kernel.py",
-        "tests/server/test_preparation.py",
-        "tests/test_cancellation.py",
-        "tests/test_leaks.py",
-        "tests/test_readme.py",
-    ),
-    ("tests/integration",),
+    ("tests/test_cancellation.py", "tests/test_leaks.py", "tests/test_readme.py"),
+    ("tests/host/cgroup/test_kernel.py", "tests/integration", "tests/server/test_preparation.py"),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
-"""A gibibyte takes a minute in a guest, and meets no limit."""
+"""So much output takes a guest long, and meets no limit."""
 SHOWN_BY_HOST: Final = (
+    "tests/integration/test_adoption.py::test_a_folder_that_is_not_there",
+    "tests/integration/test_adoption.py::test_a_journal_that_is_removed",
+    "tests/integration/test_adoption.py::test_a_part_of_an_output_outlives_servers",
     "tests/integration/test_adoption.py::test_a_second_server_is_refused",
+    "tests/integration/test_adoption.py::test_ended_jobs_are_there_after_a_restart",
     "tests/integration/test_attach.py",
     "tests/integration/test_audit.py",
     "tests/integration/test_certificates.py",
     "tests/integration/test_command_line.py",
+    "tests/integration/test_grpcurl.py",
+    "tests/integration/test_health.py",
     "tests/integration/test_interop.py",
+    "tests/integration/test_jobs.py::test_invalid_requests",
+    "tests/integration/test_jobs.py::test_ownership",
+    "tests/integration/test_jobs.py::test_remove",
     "tests/integration/test_reflection.py",
     "tests/integration/test_run.py",
     "tests/integration/test_shutdown.py::test_a_signal_before_all_else",
     "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
+    "tests/integration/test_shutdown.py::test_one_server_for_a_cgroup_root",
     "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
     "tests/integration/test_shutdown.py::test_port_in_use",
+    "tests/integration/test_shutdown.py::test_second_signal_hurries",
     "tests/integration/test_shutdown.py::test_signals_before_and_after_service",
     "tests/integration/test_shutdown.py::test_stderr_that_nobody_reads",
     "tests/integration/test_shutdown.py::test_stdout_that_takes_nothing",
     "tests/integration/test_shutdown.py::test_too_few_open_files",
     "tests/integration/test_shutdown.py::test_wrong_options",
     "tests/integration/test_upgrade.py",
+    "tests/test_cancellation.py::test_caller_is_cancelled",
     "tests/test_leaks.py::test_no_job_waits_for_the_cycle_collector",
     "tests/test_leaks.py::test_nothing_waits_for_the_cycle_collector",
+    "tests/test_readme.py::test_demo_command",
     "tests/test_readme.py::test_options_exist",
     "tests/test_readme.py::test_python_example",
 )

@@ -44,6 +44,7 @@ class Kernel:
         self.failing: dict[str, int] = {}
         self.dies_in: int | None = None
         self.takes_half = False
+        self.writes_all_the_same = False
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -58,6 +59,8 @@ class Kernel:
                     raise Died
                 self.dies_in -= 1
             if name in self.failing and not (self.failing[name] == errno.ENOSPC and is_overwriting(name, arguments)):
+                if name == "pwrite" and self.writes_all_the_same:
+                    real(*arguments, **keywords)
                 raise OSError(self.failing[name], os.strerror(self.failing[name]))
             return real(*arguments, **keywords)
 
@@ -103,11 +106,14 @@ class LogMachine(RuleBasedStateMachine):
             self.log.close()
             shutil.rmtree(self.folder)
 
-    @rule(count=COUNTS, stream=st.sampled_from(Stream), passed=PASSED, failing=FAILING)
-    def the_job_writes(self, count: int, stream: Stream, passed: float, failing: dict[str, int]) -> None:
-        """And its output is moved, as far as the disk lets it."""
+    @rule(count=COUNTS, stream=st.sampled_from(Stream), passed=PASSED, failing=FAILING, is_late=st.booleans())
+    def the_job_writes(
+        self, count: int, stream: Stream, passed: float, failing: dict[str, int], is_late: bool = False
+    ) -> None:
+        """And its output is moved, as far as the disk lets it; a write may be an error of which the bytes are there."""
         self.clock += passed
         self.kernel.failing = failing
+        self.kernel.writes_all_the_same = is_late and "ftruncate" not in failing
         read_end, write_end = self._write(count)
         moved = Transfer(read_end, stream, self.log, self.log.plan(), splice=self.splice).run(count)
         os.close(read_end)
@@ -127,7 +133,7 @@ class LogMachine(RuleBasedStateMachine):
         self.kernel.failing = {}
         read_end, write_end = self._write(count)
         self.kernel.dies_in, self.kernel.takes_half = calls, takes_half
-        before, had_gap = self.log.end, self.log.gap is not None
+        before, had_gap = self.log.end, self.log.gap is not None or self.log.room.why_full is not None
         try:
             moved = Transfer(read_end, Stream.BOTH, self.log, self.log.plan(), splice=True).run(count)
             self.log.record(moved)

@@ -10,13 +10,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import HostError, JobNotEnded, JobNotFound, JournalUnavailable
-from jobmaster.job.identifier import JobId
+from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.specification import JobSpecification
 from jobmaster.journal.stored import Removed, StoredJob
 from jobmaster.run.bounds import Bounds
-from jobmaster.run.ended_jobs import FORGET_SECONDS
+from jobmaster.run.ended_jobs import FORGET_SECONDS, RETENTION_SECONDS
 from jobmaster.run.retention import forget_expired
-from tests.run.conftest import Machine
+from tests.run.conftest import ALWAYS, Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
 from tests.run.records import MemoryRecords
@@ -89,6 +89,41 @@ async def test_a_job_that_was_given_up(machine: Machine, settles: bool) -> None:
         forgotten = await forget_expired(machine.host, machine.records, Bounds().retention, [job_id])
         assert (job_id in forgotten, job_id in machine.records.jobs) == (settles, not settles)
         machine.records.settle_seconds = 0
+
+
+@pytest.mark.parametrize("minutes", [0, 600])
+async def test_the_output_of_a_job_that_was_given_up_outlives_no_disk(machine: Machine, minutes: int) -> None:
+    """However long the disk is read-only, and whichever server it is that finds it writable: the file goes."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(Fault(point="unlink", call=1, times=ALWAYS, number=errno.EROFS))
+        with trio.move_on_after(0.5):
+            await machine.start(
+                registry, CLIENT1, Script(execute_seconds=1, is_executed_unheard=True, writes=((0, 9),))
+            )
+        await trio.sleep(5 + 60 * minutes)
+        (execution,) = machine.host.spawned.values()
+        assert (machine.logs(), machine.records.jobs) == ({execution.job_id}, {})
+        await registry.hand_over()
+    machine.plan()
+    async with machine.registry():
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert (machine.logs(), machine.records.gone) == (set(), set())
+
+
+async def test_one_output_that_stays_keeps_no_other(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Behind those that cannot be removed others are; one line a round names the first."""
+    job_ids = sorted(new_job_id() for _ in range(5))
+    for job_id in job_ids:
+        machine.host.output_path(job_id).write_bytes(b"x")
+    machine.records.gone.update(job_ids)
+    machine.plan(Fault(point="unlink", call=1, times=3, number=errno.EIO))
+    async with machine.registry():
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert machine.logs() == machine.records.gone == set(job_ids[:3])
+        (line,) = [record.message for record in caplog.records if "cannot be removed now" in record.message]
+        assert f"{job_ids[0]}.log: Input/output error" in line
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert machine.logs() == machine.records.gone == set()
 
 
 async def test_an_unlink_that_fails_ends_nothing(machine: Machine) -> None:
@@ -202,9 +237,9 @@ async def test_who_leaves_a_removal_does_not_cut_it_off(machine: Machine, monkey
     seconds = 1.0
     remove = MemoryRecords.remove
 
-    async def slowly(records: MemoryRecords, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    async def slowly(records: MemoryRecords, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         await trio.sleep(seconds if job_ids else 0)
-        await remove(records, job_ids, with_requests=with_requests)
+        await remove(records, job_ids, given_up=given_up)
 
     monkeypatch.setattr(MemoryRecords, "remove", slowly)
     async with machine.registry() as registry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -50,9 +50,12 @@ class NoJobs:
 
     last_seq = 0
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:  # noqa: ARG002
+    async def events_to_copy(self, after: int, limit: int) -> Events:  # noqa: ARG002
         """None."""
         return Events(events=(), position=after, horizon=0)
+
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """There are none."""
 
     async def wait_after(self, seq: int) -> None:  # noqa: ARG002  # as the journal has it
         """Never returns."""
