@@ -22,6 +22,7 @@ from jobmaster.job.cause import (
     signal_words,
 )
 from jobmaster.job.record import JobRecord, LimitReport, OutputPruned
+from jobmaster.job.secret import Secret
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -64,7 +65,13 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
         stdin=message.stdin,
         separate_streams=message.separate_streams,
+        secrets=secrets_of(message),
     )
+
+
+def secrets_of(message: pb.JobCreateRequest) -> tuple[Secret, ...]:
+    """What of a command its caller wants nobody to read; not checked."""
+    return tuple(Secret(each.word, each.start, each.end) for each in message.secrets)
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:

@@ -52,6 +52,7 @@ class Run:
             a file.
         separate: the job's stderr is standard error; else all of its output is standard output.
         output: how much of its output is kept.
+        secret_env: the environment variables whose values nobody is to read in the command.
     """
 
     argv: tuple[str, ...]
@@ -60,6 +61,7 @@ class Run:
     stdin: bool | None = None
     separate: bool = False
     output: Output = Output()
+    secret_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,13 +54,14 @@ NAME: Final = ("-n", "--name")
 SERVER: Final = "--server"
 CERTIFICATES: Final = "--certs-dir"
 REQUEST_ID: Final = "--request-id"
+SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 OUTPUT_MAX: Final = "--output-max"
 OUTPUT_FULL: Final = "--output-full"
 _OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
-_WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID}
+_WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV}
 """The options of `run` that have one; the word after one of them is not the command."""
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
@@ -131,6 +132,7 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
                 stdin=given.stdin,
                 separate=given.separate_streams,
                 output=_output(given),
+                secret_env=tuple(given.secret_env),
             )
         case "list" | "ps":
             return _list(parser, given)
@@ -354,7 +356,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] "
+        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] [--secret-env NAME]… "
         f"[{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
@@ -372,6 +374,14 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         REQUEST_ID,
         metavar="ID",
         help="your own name for this job: a second `run` with the same one finds the first one's job",
+    )
+    run.add_argument(
+        SECRET_ENV,
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="the value of this environment variable of yours is a secret: wherever the command has it, records, events and "
+        "the server's audit have ***; may be given more than once",
     )
     _add_output(run)
 

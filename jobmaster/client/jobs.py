@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -14,6 +14,7 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
@@ -62,6 +63,7 @@ class Jobs:
         separate_streams: bool = False,
         output_max: int = 0,
         output_full: Literal["drop", "end"] = "drop",
+        secrets: Iterable[str] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -74,6 +76,8 @@ class Jobs:
             separate_streams: whether its stdout and stderr are told apart.
             output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
             output_full: what happens when there are more: the middle is dropped, or the job ended.
+            secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
+                audit and log have ***. 64 places at most.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -83,6 +87,7 @@ class Jobs:
             separate_streams=separate_streams,
             output_max=output_max,
             output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
+            secrets=secret_ranges((command, *args), secrets),
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

@@ -305,8 +305,8 @@ class StoredFollower:
             if view is None:
                 return None
             self._header = view.header
-            kept = self._output.kept
-            return view if await self.in_index(lambda view: _tells_last_gap(view, kept), view) else None
+            end = self._output.kept + view.header.lost + view.header.dropped
+            return view if await self.in_index(lambda view: view.tells_last_gap(end), view) else None
         except OutputUnreadable as error:
             logger.warning("%s: the output's file alone tells what is missing", error)
             return None
@@ -372,16 +372,6 @@ class StoredFollower:
     async def close(self) -> None:
         """Closes the file."""
         await self.file.leave_and_close()
-
-
-def _tells_last_gap(view: IndexView, kept: int) -> bool:
-    """Whether the last gap of the header, if it was closed, is in the entries: then those before it are there as well."""
-    header = view.header
-    is_closed = header.gap_start < min(header.gap_end, kept + header.lost + header.dropped)
-    if not is_closed or header.dropped_start <= header.gap_start < header.dropped_end:
-        return True
-    run = next(view.runs(header.gap_start))
-    return isinstance(run.what, GapReason)
 
 
 def _kept_end(header: Header, kept: int) -> int:

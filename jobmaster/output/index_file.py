@@ -72,9 +72,12 @@ class IndexFile:
         header: as it was written last.
         count: entries, the last of which is `last`.
         output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
-        unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
+        unclosed: after `reopen`, bytes of a gap there that was not closed, or that somebody has cut off, as far as the index
+            knows.
         open_reason: after `reopen`, the reason of that gap, where it was open: the output's file reaches over it.
+        was_cut: after `reopen`, whether somebody has cut it off.
         was_unusable: there was one that nothing could be learnt from.
+        misses_gaps: there was one whose last entries are gone, those of gaps among them.
         step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
 
@@ -107,6 +110,8 @@ class IndexFile:
         self.unclosed = 0
         self.open_reason: GapReason | None = None
         self.was_unusable = False
+        self.misses_gaps = False
+        self.was_cut = False
         self._slots = SLOTS
         self._room = 0
         self._sequence = 0
@@ -157,14 +162,16 @@ class IndexFile:
         self._on_disk = header
         self._mend_slots(block, header)
         self._room = 0
-        is_open = header.open_reason is not None
-        found = _intact(view_of(fd, header, size), min(output_size, header.gap_start) if is_open else output_size)
+        view, is_open = view_of(fd, header, size), header.open_reason is not None
+        known = _known_end(view, output_size)
+        found = _intact(view, min(output_size, header.gap_start) if is_open else output_size)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
         self.open_reason = None
         self.was_unusable = False
         self.header = self._announced = header
+        self.misses_gaps = header.gap_end <= self.output_size and not self.view.tells_last_gap(self.output_size)
         if header.gap_start > self.output_size:  # somebody has cut it off
             self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0, open_reason=None))
         elif is_open:
@@ -175,6 +182,9 @@ class IndexFile:
             self.header = replace(header, gap_start=0, gap_end=0)
         if header.dropped_end > self.output_size:
             self.put_header(_shortened(self.header, self.output_size))
+        self.was_cut = known > self.output_size
+        if self.was_cut:
+            self.unclosed = known - self.output_size
 
     def _gaps_there(self) -> int:
         header, view = self.header, self.view
@@ -267,13 +277,26 @@ class IndexFile:
         self._has_room(2)
         self._append([entry, entry])
 
-    def presume_lost(self, count: int) -> None:
+    def presume_lost(self, count: int, *, in_gaps: int) -> None:
         """Says that so many bytes of the output are missing somewhere.
+
+        Args:
+            count: all of them.
+            in_gaps: those of which it is known where; `note_gap` follows.
 
         Raises:
             OSError: the disk fails.
         """
-        self.put_header(replace(self.header, lost=count, presumes_loss=count > 0))
+        self.put_header(replace(self.header, lost=count, presumes_loss=count > in_gaps))
+
+    def note_gap(self, start: int, end: int, reason: GapReason) -> None:
+        """Notes a gap that is counted already; nobody knows when it began.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        time = self._not_before_last(self.header.epoch)
+        self._append(closing_entries(start, end, reason, time, Stream.BOTH, time))
 
     def drop(self, start: int, end: int) -> None:
         """Notes that a range is dropped, which begins where the one does that was dropped before.
@@ -456,6 +479,21 @@ def _intact(view: IndexView, output_size: int) -> _Intact:
                 return _Intact(number + 1, entry, output_size)
             output_size = entry.offset
     return _Intact(lowest, None, output_size)
+
+
+def _known_end(view: IndexView, output_size: int) -> int:
+    """How far the output went at least, where somebody has cut it off; 0 where nobody has.
+
+    The last entry is of bytes that were there before others came, or of what is behind a gap that was being closed.
+    """
+    header = view.header
+    if header.open_reason is not None:
+        return header.gap_end if header.gap_start > output_size else 0
+    _, last = next(view.backwards(), (0, None))
+    if last is None or last.offset <= output_size:
+        return 0
+    was_closing = header.gap_start <= output_size and last.offset == header.gap_end
+    return 0 if was_closing else last.offset
 
 
 def _gaps_of(view: IndexView, start: int, end: int) -> Iterator[int]:

@@ -32,10 +32,12 @@ from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
+from jobmaster.output.found_gaps import FoundGaps, find_gaps
 from jobmaster.output.holes import BLOCK, punch
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
 from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
 from jobmaster.output.index_search import IndexView
+from jobmaster.output.mending import is_there, restore, restore_last
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.sharing import KeptFile, Room
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
@@ -140,7 +142,9 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        index = self.index = self._index_if_any(is_needed=lost + dropped > 0, is_vital=dropped > 0)
+        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        is_vital = dropped + gaps.length > 0
+        index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:
             self._open_gap(lost, GapReason.DISK_FAILED)  # without an index, no gap was ever closed
             if lost:
@@ -151,22 +155,36 @@ class OutputLog:
             if index.open_reason is None:
                 os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
-            index.presume_lost(min(lost + dropped, self.size))
-            lost, dropped = lost + dropped, 0
+        if index.misses_gaps:
+            restore_last(index, self._find_gaps())
+        elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
+            lost, dropped = restore(
+                index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
+            )
         self._lost_before, self._dropped_before = index.lost, index.header.dropped
         self._bound_index(index)
         self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
         self._head_end = self.dropped_range[0] if self.dropped_range[1] else self._head_there(index)
         with suppress(OSError):  # what was held back for a follower, or for a server that died
             punch(self.fd, *self.dropped_range)
-        reason, capped = index.open_reason or GapReason.DISK_FAILED, 0
-        if reason is GapReason.CAPPED:
-            reason, capped = GapReason.DISK_FAILED, index.unclosed
-        self._open_gap(max(lost - index.lost, index.unclosed - capped), reason)
-        self._open_gap(max(dropped - index.header.dropped, capped), GapReason.CAPPED)
+        self._open_gaps_behind(index, lost - index.lost, dropped - index.header.dropped)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _open_gaps_behind(self, index: IndexFile, lost: int, dropped: int) -> None:
+        """The gap that was not closed: as much as was recorded, or as index and file tell, where that is more."""
+        if index.was_cut:
+            self._open_gap(max(lost + dropped, index.unclosed), GapReason.DISK_FAILED)
+        elif index.open_reason is GapReason.CAPPED:
+            self._open_gap(lost, GapReason.DISK_FAILED)
+            self._open_gap(max(dropped, index.unclosed), GapReason.CAPPED)
+        else:
+            self._open_gap(max(lost, index.unclosed), index.open_reason or GapReason.DISK_FAILED)
+            self._open_gap(dropped, GapReason.CAPPED)
+
+    def _find_gaps(self) -> FoundGaps:
+        """As the file has them; how many bytes are missing was recorded some time before the last of them."""
+        return find_gaps(self.fd, self.size, lost=self.size, dropped=0)
 
     def _index_if_any(self, *, is_needed: bool, is_vital: bool) -> IndexFile | None:
         path = index_path(self.path)

@@ -357,7 +357,7 @@ class LocalHost:
             stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
             ),
             log=files.log,
             pump=Pump(files.read_end, files.log, stderr=stderr),

@@ -22,6 +22,7 @@ from jobmaster.api.requests import (
 )
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
@@ -36,6 +37,7 @@ def start(*args: str, stdin: bool = False) -> bytes:
         output_full=pb.OUTPUTFULL_END_JOB,
         stdin=stdin,
         separate_streams=stdin,
+        secrets=[pb.SecretRange(word=65_536, start=131_072, end=131_073)] * (MAX_SECRETS if stdin else 0),
     )
     return message.SerializeToString()
 
@@ -50,7 +52,7 @@ def test_as_many_arguments_as_are_allowed() -> None:
 
 def test_as_many_bytes_as_are_allowed() -> None:
     """So many are taken, one more is not."""
-    spare = MAX_ARGUMENT_BYTES + 256 - len(start("y" * 900_000, "x" * 1_000_000))
+    spare = MAX_ARGUMENT_BYTES + 256 + 20 * MAX_SECRETS - len(start("y" * 900_000, "x" * 1_000_000))
     check_start(start("y" * 900_000, "x" * (1_000_000 + spare)))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
         check_start(start("y" * 900_000, "x" * (1_000_001 + spare)))

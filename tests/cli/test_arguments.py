@@ -103,6 +103,7 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["run", "--detach", "--", "-x"], Run(argv=("-x",), detach=True)),
         (["run", "--", "--", "x"], Run(argv=("--", "x"))),
         (["run", "--request-id", "run", "run", "--help"], Run(argv=("run", "--help"), request_id="run")),
+        (["run", "--secret-env", "A", "--secret-env=B", "run"], Run(argv=("run",), secret_env=("A", "B"))),
         (["run", "--request-id=a b", "-d", "run"], Run(argv=("run",), request_id="a b", detach=True)),
         (["list"], List(limit=100)),
         (["ps", "-q", "--json"], List(limit=100, only_ids=True, as_json=True)),

@@ -176,6 +176,32 @@ async def test_detached() -> None:
     assert start.request_id == "nightly"
 
 
+async def test_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is told where the command has the values of the variables that were named, and not the values."""
+    monkeypatch.setenv("TOKEN", "hunter2")
+    monkeypatch.setenv("OTHER", "nowhere")
+    script = Script([START])
+    action = Run(argv=("curl", "-u", "me:hunter2"), detach=True, secret_env=("TOKEN", "OTHER"))
+    assert await run(script, action) == (0, "job\n")
+    start = script.calls[0].request
+    assert isinstance(start, pb.JobCreateRequest)
+    assert list(start.secrets) == [pb.SecretRange(word=2, start=3, end=10)]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+async def test_a_secret_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], value: str | None
+) -> None:
+    """A variable that is missing or empty starts nothing: what was meant to be hidden would not be."""
+    monkeypatch.delenv("TOKEN", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TOKEN", value)
+    script = Script([])
+    assert await run(script, Run(argv=("make",), secret_env=("TOKEN",))) == (125, "")
+    assert "--secret-env TOKEN: there is no such environment variable, or it is empty" in capfd.readouterr().err
+    assert script.calls == []
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 

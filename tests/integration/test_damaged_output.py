@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -182,3 +183,60 @@ async def test_an_ended_job(tmp_path: Path, certificates: Path) -> None:
             assert status == (None if lost == record.output_bytes_lost else "DATA_LOSS"), name
             files.put_back()
         assert await jobs.status(job.id) == record
+
+
+async def test_running_jobs(tmp_path: Path, certificates: Path) -> None:
+    """A server that finds the index of a running job damaged goes on with the job, and tells all that is kept of it."""
+    damages = {**dict(list(HARMLESS.items())[1:4]), **UNUSABLE}
+    async with (
+        serving_program(tmp_path, certificates) as (server, _process),
+        server.connect() as jobs,
+        AsyncExitStack() as stack,
+    ):
+        known = [await stack.enter_async_context(known_job(jobs)) for _ in damages]
+        await write_with_a_gap(server, known)
+        lost = [(await jobs.status(job.id)).output_bytes_lost for job in known]
+        async with no_server(server):
+            for job, damage in zip(known, damages.values(), strict=True):
+                damage(server.output / f"{job.id}.log")
+        for job, missing, name in zip(known, lost, damages, strict=True):
+            job.write(AFTER)
+            record = await job.ended()
+            told, status = await followed(jobs, job.id)
+            assert (status, told.missing, record.output_bytes_lost) == (None, missing, missing), name
+            told.agrees_with(record, job.written)
+
+
+async def test_a_running_job_whose_output_is_cut(tmp_path: Path, certificates: Path) -> None:
+    """It runs on; what is left is told as it is, what the index knows of the rest as missing, and what comes is kept."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        async with known_job(jobs) as job:
+            await write_with_a_gap(server, [job])
+            async with no_server(server):
+                os.truncate(server.logs[0], 1_000_000)
+            job.write(AFTER)
+            record = await job.ended()
+        told = Told()
+        async with jobs.follow_output(job.id) as chunks:
+            async for chunk in chunks:
+                if not told.gaps:
+                    told.take(chunk)
+        assert told.kept == 1_000_000
+        assert told.gaps == {pb.GAPREASON_DISK_FAILED: record.output_bytes_lost}
+        assert BEFORE - 1_000_000 <= record.output_bytes_lost < job.written
+        assert record.output_bytes == 1_000_000 + AFTER
+
+
+@asynccontextmanager
+async def no_server(server: Server) -> AsyncIterator[None]:
+    """In this block the server is dead, and no other one is started."""
+    (old,) = server.servers()
+    os.kill(server.launcher, signal.SIGSTOP)
+    os.kill(old, signal.SIGKILL)
+    try:
+        yield
+    finally:
+        os.kill(server.launcher, signal.SIGCONT)
+    with trio.fail_after(60):
+        while server.servers() in ([], [old]):
+            await trio.sleep(0.01)

@@ -20,6 +20,7 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import DropPlan
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
+from jobmaster.output.index_file import index_path
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.output.reading import Piece, Selection
@@ -134,6 +135,26 @@ async def test_a_server_that_follows(tmp_path: Path) -> None:
     await job.write(sample(2 * CAP.size))
     await job.end_all()
     assert job.on_disk() <= CAP.size + CAP.chunk + ROOM
+    assert await read_all(followed.stored()) == job.expected()
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "ended"])
+async def test_what_was_dropped_without_an_index(tmp_path: Path, is_running: bool) -> None:
+    """Where the index is gone, the file tells what was dropped, to a server that goes on and of a job that has ended."""
+    job = Job(tmp_path / "job.log")
+    await job.write(sample(3 * CAP.size))
+    log, expected = job.log, job.expected()
+    before = log.kept, log.dropped, log.dropped_range
+    log.close()
+    index_path(log.path).unlink()
+    if not is_running:
+        assert await read_all(log.stored()) == expected
+        return
+    followed = OutputLog.reopen(log.path, lost=0, dropped=log.dropped, cap=CAP)
+    assert (followed.kept, followed.dropped, followed.dropped_range) == before
+    job.log = job.pump._log = followed
+    await job.write(sample(2 * CAP.size))
+    await job.end_all()
     assert await read_all(followed.stored()) == job.expected()
 
 

@@ -20,7 +20,7 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import IndexFile
+from jobmaster.output.index_file import LATE, IndexFile
 from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.output.survey import survey
 from jobmaster.output.transfer import Transfer
@@ -360,14 +360,35 @@ async def test_an_index_that_is_unusable(log: OutputLog) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 3])
-async def test_an_index_that_cannot_be_opened(log: OutputLog, caplog: pytest.LogCaptureFixture, lost: int) -> None:
-    """Where nothing is missing the output goes on without one, and that is told; else nobody could tell what is true."""
+async def test_what_is_no_index(log: OutputLog, caplog: pytest.LogCaptureFixture, lost: int) -> None:
+    """A folder in the place of the index is put aside, and that is told; the output goes on, with one where that is needed."""
     write(log, b"0123456789")
     broken_index(log, b"").unlink()
     log.path.with_suffix(".index").mkdir()
+    followed = OutputLog.reopen(log.path, lost=lost)
+    assert (followed.kept, followed.lost, followed.end) == (10, lost, 10 + lost)
+    assert (log.path.parent / "job.index.aside").is_dir()
+    followed.seal()
+    assert await read_all(followed) == b"0123456789"
+    followed.close()
+    assert "was no file" in caplog.text
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+async def test_an_index_that_cannot_be_opened(
+    log: OutputLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """Where nothing is missing the output goes on without one, and that is told; else nobody could tell what is true."""
+    write(log, b"0123456789")
+    broken_index(log, b"")
     before = os.listdir("/proc/self/fd")
+
+    def failing(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(IndexFile, "reopen", failing)
     if lost:
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(OSError, match="Input/output error"):
             OutputLog.reopen(log.path, lost=lost)
         assert os.listdir("/proc/self/fd") == before
         return
@@ -377,6 +398,22 @@ async def test_an_index_that_cannot_be_opened(log: OutputLog, caplog: pytest.Log
     assert await read_all(followed) == b"0123456789"
     followed.close()
     assert "nothing tells when the output came" in caplog.text
+
+
+async def test_an_output_that_somebody_has_cut(log: OutputLog) -> None:
+    """As far as the index knows that there was more, that counts as lost; what comes then is kept behind it."""
+    for number in range(3):
+        index = log.index_at(number * LATE)
+        assert index is not None
+        index.note(log.size, Stream.BOTH, number * LATE, 100)
+        write(log, sample(100))
+    log.close()
+    os.truncate(log.path, 130)
+    followed = OutputLog.reopen(log.path, lost=0)
+    assert (followed.kept, followed.lost, followed.end) == (130, 70, 200)
+    followed.seal()
+    assert await read_all(followed) == sample(100) + sample(30)
+    followed.close()
 
 
 async def test_an_output_of_an_earlier_version(log: OutputLog) -> None:

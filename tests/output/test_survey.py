@@ -61,6 +61,25 @@ def test_an_output_whose_gap_was_open(tmp_path: Path, size: int, lost: int) -> N
     assert (found.kept, found.lost, found.dropped) == (min(size, 40) - 5, 5 + lost, 0)
 
 
+@pytest.mark.parametrize("kind", ["none", "a folder", "no header"])
+def test_an_index_that_cannot_be_used(tmp_path: Path, kind: str) -> None:
+    """What the file has as a hole is lost; the rest is kept."""
+    path = tmp_path / "job.log"
+    with path.open("wb") as file:
+        file.write(b"x" * 4096)
+        file.seek(8192, os.SEEK_CUR)
+        file.write(b"end")
+        file.flush()
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) > 4096:
+            pytest.skip("this file system tells no holes")
+    if kind == "a folder":
+        index_path(path).mkdir()
+    elif kind == "no header":
+        index_path(path).write_bytes(b"x" * 5000)
+    found = survey(path)
+    assert (found.kept, found.lost, found.dropped) == (4099, 8192, 0)
+
+
 def test_no_output(tmp_path: Path) -> None:
     """Where there is no file, that is an error."""
     with pytest.raises(FileNotFoundError):

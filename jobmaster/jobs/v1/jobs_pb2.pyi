@@ -93,7 +93,7 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class JobCreateRequest(_message.Message):
     OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FULL_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -108,7 +109,18 @@ class JobCreateRequest(_message.Message):
     output_max: int
     output_full: OutputFull
     stdin: bool
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ...) -> None: ...
+    secrets: _containers.RepeatedCompositeFieldContainer[SecretRange]
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ...) -> None: ...
+
+class SecretRange(_message.Message):
+    __slots__ = ("word", "start", "end")
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    word: int
+    start: int
+    end: int
+    def __init__(self, word: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
