@@ -35,6 +35,7 @@ class Runner:
     def __init__(self, jobs: Jobs, action: Run) -> None:
         self._jobs = jobs
         self._argv = action.argv
+        self._output = action.output
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
@@ -76,6 +77,8 @@ class Runner:
                 request_id=self._request_id,
                 stdin=self._has_stdin,
                 separate_streams=self._separate,
+                output_max=self._output.most,
+                output_full=self._output.full,
                 secrets=secrets,
             )
         except RpcFailedError as error:

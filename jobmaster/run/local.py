@@ -310,6 +310,11 @@ class LocalHost:
         """The limits of every job, enforced or not."""
         return self.terms.limit_reports
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.terms.output_folder
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
         return output_path(self.terms.output_folder, job_id)

@@ -32,7 +32,7 @@ from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
-from jobmaster.run.bounds import Bounds
+from jobmaster.run.bounds import Bounds, OutputBounds
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
@@ -192,7 +192,12 @@ async def _registry(
             LocalHost(terms, held.launcher),
             journal,
             grace_seconds=options.grace_seconds,
-            bounds=Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for),
+            bounds=Bounds(
+                running=plan.jobs,
+                ended=options.keep_jobs,
+                age=options.keep_for,
+                output=OutputBounds(most=options.output_folder_max, free=options.output_free),
+            ),
             hands_over=held.can_hand_over,
         ) as registry,
     ):
