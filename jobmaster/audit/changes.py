@@ -18,6 +18,7 @@ from jobmaster.audit.entry import Entry, JobChange, shortened
 from jobmaster.audit.trail import Trail
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import describe
+from jobmaster.job.record import OutputPruned
 from jobmaster.job.state import Finished, StopOrdered
 from jobmaster.journal.codec import encode_event
 from jobmaster.journal.stored import Events, JournalledEvent, Removed
@@ -121,6 +122,8 @@ def change_of(event: JournalledEvent) -> Entry:
                     by, why = order.by, order.reason
                 case Finished(cause=cause):
                     why = describe(cause)
+                case OutputPruned(reason=reason):
+                    why = reason
                 case _:
                     pass
     return JobChange(

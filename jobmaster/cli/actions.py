@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from jobmaster.cli.detaching import DEFAULT_KEYS, parse_keys
 
@@ -24,11 +24,25 @@ class Target:
     certificates: Path | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How much of a job's output is kept.
+
+    Attributes:
+        most: bytes; 0: as many as the server keeps of any job.
+        full: what happens when there are more: its middle is dropped, or the job ended.
+    """
+
+    most: int = 0
+    full: Literal["drop", "end"] = "drop"
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """`start COMMAND [ARG…]`."""
 
     argv: tuple[str, ...]
+    output: Output = Output()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,7 @@ class Run:
         separate: the job's stderr is standard error; else all of its output is standard output.
         tty: the job has a terminal, which is this one unless it is detached.
         detach_keys: the bytes of the keys that detach from it; none: none do.
+        output: how much of its output is kept.
         secret_env: the environment variables whose values nobody is to read in the command.
     """
 
@@ -53,6 +68,7 @@ class Run:
     separate: bool = False
     tty: bool = False
     detach_keys: bytes = DETACH_KEYS
+    output: Output = Output()
     secret_env: tuple[str, ...] = ()
 
 

@@ -36,6 +36,7 @@ class Runner:
     def __init__(self, jobs: Jobs, action: Run) -> None:
         self._jobs = jobs
         self._argv = action.argv
+        self._output = action.output
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
@@ -95,6 +96,8 @@ class Runner:
                 stdin=self._has_stdin,
                 separate_streams=self._separate,
                 terminal=_terminal() if self._tty else None,
+                output_max=self._output.most,
+                output_full=self._output.full,
                 secrets=secrets,
             )
         except RpcFailedError as error:

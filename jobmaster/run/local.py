@@ -244,9 +244,11 @@ class LocalExecution:
         """Has the launcher forget the child, and waits until it has closed what it holds."""
         self._cgroup.close()
         self._child.release()
-        await self._child.wait_forgotten()
-        if self._stdin is not None:
-            await self._stdin.close()
+        try:
+            await self._child.wait_forgotten()
+        finally:
+            if self._stdin is not None:
+                await self._stdin.close()  # noqa: ASYNC102  # shields itself
 
     def leave(self) -> None:
         """Closes what this server has of the cgroup and of the child, which the launcher keeps."""
@@ -295,6 +297,11 @@ class LocalHost:
     def limits(self) -> tuple[LimitReport, ...]:
         """The limits of every job, enforced or not."""
         return self.terms.limit_reports
+
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.terms.output_folder
 
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
