@@ -100,7 +100,7 @@ class Jobs:
             force: without a grace period, or with no more of the one that has begun.
         """
         request = pb.JobIDRequest(job_id_request=pb.JobID(job_id=job_id), reason=reason, force=force)
-        return await self._calls.unary("Stop", request, pb.JobResponse, self._patience)
+        return await self._calls.unary("Stop", request, pb.JobResponse, self._patience, lasts=True)
 
     async def status(self, job_id: str) -> pb.JobResponse:
         """The job's record as of now."""
@@ -108,7 +108,7 @@ class Jobs:
 
     async def wait(self, job_id: str) -> pb.JobResponse:
         """The job's record when it has ended."""
-        return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience)
+        return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience, lasts=True)
 
     async def remove(self, job_id: str) -> None:
         """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.

@@ -246,9 +246,11 @@ class LocalExecution:
         """Has the launcher forget the child, and waits until it has closed what it holds."""
         self._cgroup.close()
         self._child.release()
-        await self._child.wait_forgotten()
-        if self._stdin is not None:
-            await self._stdin.close()
+        try:
+            await self._child.wait_forgotten()
+        finally:
+            if self._stdin is not None:
+                await self._stdin.close()  # noqa: ASYNC102  # shields itself
 
     def leave(self) -> None:
         """Closes what this server has of the cgroup and of the child, which the launcher keeps."""

@@ -36,6 +36,7 @@ from jobmaster.run.bounds import Bounds, OutputBounds
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
+from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
@@ -75,7 +76,7 @@ def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
         require_descriptors(of_job=DESCRIPTORS_OF_JOB)  # Trio needs some as well
-        trio.run(run, options, early)
+        trio.run(run, options, early, clock=RunningTimeClock())
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* JobmasterError as errors:

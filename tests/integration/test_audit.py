@@ -305,6 +305,24 @@ async def until_told(folder: Path, kind: str, what: str) -> list[dict[str, Any]]
             await trio.sleep(0.02)
 
 
+async def test_calls_that_were_answered_when_a_server_was_killed(tmp_path: Path, certificates: Path) -> None:
+    """All of them are told, with their outcomes, though none was in a file yet; in their order, and before the next one's."""
+    audit = tmp_path / "output" / "audit"
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect(patience=60) as jobs:
+        await jobs.start("sleep", "1000")
+        for number in range(30):
+            await fails(NotFoundError, partial(jobs.status, f"{number:027d}"))
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await fails(NotFoundError, partial(jobs.status, f"{30:027d}"))
+    entries = entries_in(audit)
+    asked = [entry for entry in entries if entry["kind"] == "call" and entry["method"].endswith("/Status")]
+    assert [(entry["job"], entry["outcome"]) for entry in asked] == [(f"{n:027d}", "NOT_FOUND") for n in range(31)]
+    second = next(entry["sequence"] for entry in entries if entry.get("before") == "cut off")
+    assert [entry["sequence"] < second for entry in asked] == [True] * 30 + [False]
+    assert no_number_is_missing(audit)
+
+
 async def test_calls_over_an_upgrade(tmp_path: Path, certificates: Path) -> None:
     """A call that the old server gave up is told as such, and the new one goes on where the old one stopped."""
     audit = tmp_path / "output" / "audit"
