@@ -15,9 +15,10 @@ from typing import Final, Protocol
 import trio
 
 from jobmaster.audit.entry import Entry, JobChange, shortened
-from jobmaster.audit.trail import CLOSE_SECONDS, Trail
+from jobmaster.audit.trail import Trail
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import describe
+from jobmaster.job.record import OutputPruned
 from jobmaster.job.state import Finished, StopOrdered
 from jobmaster.journal.codec import encode_event
 from jobmaster.journal.stored import Events, JournalledEvent, Removed
@@ -50,16 +51,22 @@ class JobEvents(Protocol):
 
 
 class JobChanges:
-    """The copying from a journal to a trail, from the journal's event `after` on."""
+    """The copying from a journal to a trail, once it is known from where on."""
 
-    def __init__(self, journal: JobEvents, trail: Trail, after: int) -> None:
+    def __init__(self, journal: JobEvents, trail: Trail) -> None:
         self._journal = journal
         self._trail = trail
-        self.position = after
-        """The number of the last event that is in the trail."""
+        self.position = 0
+        """The number of the last event that is in the trail, as far as is known."""
+        self._has_begun = trio.Event()
         self._is_finishing = False
         self._idle = trio.CancelScope()
         self._scope = trio.CancelScope(shield=True)
+
+    def begin(self, after: int) -> None:
+        """Lets `copy` begin, with what follows the journal's event `after`."""
+        self.position = after
+        self._has_begun.set()
 
     async def copy(self) -> None:
         """Copies what happens, until `finish` was called and all is copied; being cancelled does not end it.
@@ -67,16 +74,17 @@ class JobChanges:
         Cancelled in the middle, it would not know what of its last batch will be written.
         """
         with self._scope:
+            await self._has_begun.wait()
             while not self._is_finishing or self.position < self._journal.last_seq:
                 if self.position < self._journal.last_seq:
                     await self._copy_some()
                 else:
                     await self._wait()
 
-    def finish(self) -> None:
-        """Lets `copy` end when all is copied, or CLOSE_SECONDS from now."""
+    def finish(self, deadline: float) -> None:
+        """Lets `copy` end when all is copied, or by a deadline of Trio's clock."""
         self._is_finishing = True
-        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._scope.deadline = deadline
         self._idle.cancel()
 
     async def _wait(self) -> None:
@@ -114,6 +122,8 @@ def change_of(event: JournalledEvent) -> Entry:
                     by, why = order.by, order.reason
                 case Finished(cause=cause):
                     why = describe(cause)
+                case OutputPruned(reason=reason):
+                    why = reason
                 case _:
                     pass
     return JobChange(

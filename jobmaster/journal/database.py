@@ -35,6 +35,7 @@ from jobmaster.journal.connection import (
 from jobmaster.journal.reading import Broken
 from jobmaster.journal.stored import (
     AsideJob,
+    EndedOutput,
     Entry,
     EntryRefused,
     Events,
@@ -360,6 +361,10 @@ class Database:
         As many as there are such files, which take more room.
         """
         return self._read(lambda connection, _: reading.discarded(connection, after, REMOVED_AT_ONCE))
+
+    def ended_outputs(self, after: int) -> list[EndedOutput]:
+        """The ended jobs with a greater key, some at a time, in the order of their keys."""
+        return self._read(lambda connection, _: reading.ended_outputs(connection, after))
 
     def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""

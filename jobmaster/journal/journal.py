@@ -24,6 +24,7 @@ from jobmaster.journal.connection import BALLAST, JournalFault, Synchronous, dam
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     AsideJob,
+    EndedOutput,
     Entry,
     Events,
     JobQuery,
@@ -150,6 +151,10 @@ class Journal:
     async def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
         return await self._read(self._database.open_jobs)
+
+    async def ended_outputs(self, after: int) -> list[EndedOutput]:
+        """The ended jobs with a key greater than `after`, some at a time, in the order of their keys; none at the end."""
+        return await self._read(self._database.ended_outputs, after)
 
     async def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""

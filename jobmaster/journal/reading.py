@@ -20,6 +20,7 @@ from jobmaster.journal.sql import row, rows, value
 from jobmaster.journal.stored import (
     EVENTS_CHARACTERS,
     AsideJob,
+    EndedOutput,
     Events,
     JobQuery,
     JournalledEvent,
@@ -225,6 +226,23 @@ def request(connection: apsw.Connection, owner: str, request_id: str) -> StoredR
     except Undecodable:
         repeated = None  # what is left says that the job is gone
     return StoredRequest(digest=digest, job_id=JobId(job_id), error=repeated, is_open=bool(is_open))
+
+
+def ended_outputs(connection: apsw.Connection, after: int) -> list[EndedOutput]:
+    """The ended jobs with a key greater than `after`, in the order of their keys; LONGEST_PAGE of them at most."""
+    # In a string of a document, such as an argument, the quotes have backslashes.
+    found = rows(
+        connection,
+        "SELECT key, id, owner, coalesce(ended_seq, key), instr(doc, ?) > 0"
+        " FROM job WHERE key > ? AND ended IS NOT NULL ORDER BY key LIMIT ?",
+        '"output_pruned":{',
+        after,
+        LONGEST_PAGE,
+    )
+    return [
+        EndedOutput(key=key, job_id=JobId(job_id), owner=owner, ended_seq=seq, is_pruned=bool(is_pruned))
+        for key, job_id, owner, seq, is_pruned in found
+    ]
 
 
 def expired(connection: apsw.Connection, retention: Retention, now: datetime, limit: int) -> list[tuple[JobId, str]]:

@@ -199,7 +199,8 @@ def write_record(connection: apsw.Connection, key: int, record: JobRecord) -> No
     ended = record.state if isinstance(record.state, Ended) else None
     connection.execute(
         "UPDATE job SET state = ?1, cause = ?2, ended = ?3, doc = ?4, ended_seq ="
-        " CASE WHEN ?3 IS NULL THEN NULL ELSE (SELECT max(seq) FROM event WHERE event.job = ?5) END WHERE key = ?5",
+        " CASE WHEN ?3 IS NULL THEN NULL ELSE coalesce(ended_seq, (SELECT max(seq) FROM event WHERE event.job = ?5)) END"
+        " WHERE key = ?5",
         (
             state_name(record.state),
             cause_name(ended.cause) if ended else None,

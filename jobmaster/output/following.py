@@ -175,12 +175,18 @@ class LiveFollower:
 
     async def open(self) -> None:
         """Opens the file."""
-        with unreadable_named(self._log.path):
-            await run_in_thread(READERS, self.file.open, abandon=True)
+        try:
+            with unreadable_named(self._log.path):
+                await run_in_thread(READERS, self.file.open, abandon=True)
+        except OutputUnreadable:
+            if not self._log.file.is_pruned:
+                raise
 
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the log itself, where that knows it; else from the index."""
         log = self._log
+        if log.file.is_pruned:
+            return Run(offset, log.end, None, GapReason.PRUNED)
         start, end = log.dropped_range
         if start <= offset < end:
             return Run(start, end, None, GapReason.CAPPED)
@@ -204,7 +210,7 @@ class LiveFollower:
     def pin(self, range_: Range) -> bool:
         """In the log."""
         dropped_start, dropped_end = self._log.dropped_range
-        if range_[0] < dropped_end and dropped_start < range_[1]:
+        if self._log.file.is_pruned or (range_[0] < dropped_end and dropped_start < range_[1]):
             return False
         self._pinned = range_
         self._log.pin(range_)
@@ -245,6 +251,7 @@ class StoredFollower:
         self._output = output
         self._index = _Index(output.path)
         self._view: IndexView | None = None
+        self._pinned: Range | None = None
         self._found: FoundGaps | None = None
         self._header: Header | None = None
         self._there = 0
@@ -264,10 +271,18 @@ class StoredFollower:
     @property
     def missing(self) -> int:
         """By the file's size and what was recorded: a power cut may have taken the end."""
-        return max(0, self._kept_end - self._there)
+        return 0 if self._output.file.is_pruned else max(0, self._kept_end - self._there)
 
     async def open(self) -> None:
         """Opens the file, and looks at the index where some of the output is missing."""
+        try:
+            if not self._output.file.is_pruned:
+                await self._open()
+        except OutputUnreadable:
+            if not self._output.file.is_pruned:
+                raise
+
+    async def _open(self) -> None:
         with unreadable_named(self._output.path):
             try:
                 self._there = await run_in_thread(READERS, self.file.open, abandon=True)
@@ -307,6 +322,8 @@ class StoredFollower:
 
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the index, where that matters."""
+        if self._output.file.is_pruned:
+            return Run(offset, self.size, None, GapReason.PRUNED)
         end = min(self._kept_end, self._there)
         if offset >= self._kept_end:
             return Run(self._kept_end, self.size, None, await self._why_at_end())
@@ -324,6 +341,8 @@ class StoredFollower:
         view = await self.view()
         if view is None:
             return GapReason.DISK_FAILED
+        if view.header.open_reason is not None:
+            return view.header.open_reason
         at_end = await self.in_index(lambda view: next(view.runs(self._kept_end)), view)
         reason = GapReason.DISK_FAILED if at_end is None else at_end.what
         return reason if isinstance(reason, GapReason) else GapReason.DISK_FAILED
@@ -332,12 +351,19 @@ class StoredFollower:
         """In a thread."""
         return await self._index.read(function, view)
 
-    def pin(self, range_: Range) -> bool:  # noqa: ARG002  # as the others
-        """It stays as it is."""
+    def pin(self, range_: Range) -> bool:
+        """It stays as it is, or goes as a whole."""
+        if self._output.file.is_pruned:
+            return False
+        self._pinned = range_
+        self._output.file.pins.append(range_)
         return True
 
     async def unpin(self) -> None:
-        """Nothing to do."""
+        """Lets go of it. Its blocks go with the file where that was removed meanwhile."""
+        pinned, self._pinned = self._pinned, None
+        if pinned is not None:
+            self._output.file.pins.remove(pinned)
 
     async def wait_growth(self) -> None:
         """It does not grow."""

@@ -68,7 +68,7 @@ class IndexView:
         Then all that come before them are there as well.
         """
         header = self.header
-        is_closed = header.gap_start < min(header.gap_end, end)
+        is_closed = header.open_reason is None and header.gap_start < min(header.gap_end, end)
         if not is_closed or header.dropped_start <= header.gap_start < header.dropped_end:
             return True
         run = next(self.runs(header.gap_start))

@@ -47,7 +47,7 @@ def restore(index: IndexFile, gaps: FoundGaps, size: int, *, lost: int, dropped:
         index.drop(start, end)
         return 0, max(dropped, end - start)
     lost = max(lost + dropped, gaps.length)  # which of them is which, nobody knows
-    index.presume_lost(min(lost, size))
+    index.presume_lost(min(lost, size), in_gaps=gaps.length)
     for start, end, reason in gaps.gaps:
         index.note_gap(start, end, reason)
     return lost, 0

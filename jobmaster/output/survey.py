@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobmaster.output.found_gaps import find_gaps
+from jobmaster.output.index import GapReason
 from jobmaster.output.index_file import index_path, stored_view, with_index
 from jobmaster.output.index_search import IndexView
 
@@ -41,6 +42,15 @@ def survey(path: Path) -> Survey:
         missing = _missing_in(path, status.st_size)
         return Survey(kept=status.st_size - missing, lost=missing, dropped=0, modified=status.st_mtime)
     header, size = view.header, status.st_size
+    if header.open_reason is not None and header.gap_start <= size:
+        open_ = max(size, header.gap_end) - header.gap_start
+        is_capped = header.open_reason is GapReason.CAPPED
+        return Survey(
+            kept=max(0, header.gap_start - header.lost - header.dropped),
+            lost=header.lost + (0 if is_capped else open_),
+            dropped=header.dropped + (open_ if is_capped else 0),
+            modified=status.st_mtime,
+        )
     last = header.gap_end - header.gap_start
     is_closed = header.gap_end <= size
     size = size if is_closed else min(size, header.gap_start)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from jobmaster.output.holes import can_punch
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_file import Gap
 
@@ -112,6 +113,8 @@ class Transfer:
         return self._done(self._lose())
 
     def _done(self, taken: int | None, *, has_closed_gap: bool = False) -> Transferred:
+        if taken and self._lost:
+            self._extend_over_lost(taken, None if has_closed_gap else self._plan.gap)
         return Transferred(
             taken=taken,
             lost=self._lost,
@@ -121,6 +124,21 @@ class Transfer:
             time=self._time,
             splice_works=self._splice_works,
         )
+
+    def _extend_over_lost(self, taken: int, gap: Gap | None) -> None:
+        """Has index and size of the file tell what is lost, for a server that comes after a kill.
+
+        Not where the file system makes no holes, so that this would take space.
+        """
+        end = self._plan.offset + taken
+        index = self._log.index_at(self._time)
+        if index is not None and (index.header.open_reason is not None or can_punch(self._log.fd)):
+            with suppress(OSError):  # the journal has it in a while
+                if gap is None:
+                    index.open_gap(end - self._lost, end, self._reason)
+                else:
+                    index.open_gap(gap.start, end, gap.reason)
+                os.ftruncate(self._log.fd, end)
 
     def _note_time(self, count: int) -> None:
         index = self._log.index_at(self._time)

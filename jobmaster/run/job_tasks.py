@@ -24,10 +24,13 @@ from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobmaster.job.request import RequestKey
     from jobmaster.run.ended_jobs import EndedJobs
     from jobmaster.run.execution import ExecutionHost, Spawned
     from jobmaster.run.recorder import Recorder
+    from jobmaster.run.rooms import Rooms
     from jobmaster.run.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ class JobTasks:
         ended: EndedJobs,
         shutdown: Shutdown,
         terms: Terms,
+        rooms: Rooms,
+        has_room: Callable[[str], None],
     ) -> None:
         self._host = host
         self._recorder = recorder
@@ -62,6 +67,8 @@ class JobTasks:
         self._turns = Turns(STARTS_OF_CLIENT, wait_seconds=START_WAIT_SECONDS)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
+        self._rooms = rooms
+        self._has_room = has_room
         self._unrecorded: dict[JobId, bool] = {}  # and whether the journal was given the end
 
     # --- start --------------------------------------------------------------------------------------------------------
@@ -85,6 +92,7 @@ class JobTasks:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(owner)
+        self._has_room(owner)
         job_id = new_job_id()
         live = LiveJob(owner, specification, trio.CancelScope())
         self._live.add(job_id, live)
@@ -187,6 +195,7 @@ class JobTasks:
                 live.supervisor.hurry()
 
     def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
+        spawned.log.room = self._rooms.of(record.owner)
         live.supervisor = Supervisor(
             record,
             spawned.execution,

@@ -9,7 +9,7 @@ from typing import Protocol
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
-from jobmaster.journal.stored import Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
+from jobmaster.journal.stored import EndedOutput, Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
 
 
 class Recorder(Protocol):
@@ -83,6 +83,9 @@ class Records(Recorder, Protocol):
 
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
+
+    async def ended_outputs(self, after: int) -> Sequence[EndedOutput]:
+        """The ended jobs with a key greater than `after`, some at a time, in the order of their keys; none at the end."""
 
     async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Forgets ended jobs whose output is gone, and their request ids in time.

@@ -48,7 +48,6 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
     """
     account = _account(options.run_as)
     prepare_folder("output", options.output_folder)
-    prepare_folder("audit", options.audit)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -82,7 +81,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
 
 
 def prepare_folder(what: str, folder: Path) -> None:
-    """Makes the output or audit folder, 0700, or checks the one there is.
+    """Makes the output or audit folder, 0700, or checks the one there is. Blocks as long as its disk does.
 
     Raises:
         ConfigurationError: it is a symbolic link, no folder, somebody else's, or others may write it.

@@ -21,6 +21,7 @@ from jobmaster.journal.journal import Journal, open_journal
 from jobmaster.journal.stored import Removed
 from tests.audit.disk import faulty_disk
 from tests.audit.entries import begun, call, calls_in, entries_in
+from tests.audit.opened import folder_for
 from tests.journal.jobs import RETURNED, STOPPED, launched
 
 BOUNDS = FileBounds(size=20_000, kept=0)
@@ -30,11 +31,10 @@ DEADLINE = 30.0
 @asynccontextmanager
 async def auditing(folder: Path) -> AsyncIterator[tuple[Journal, Audit]]:
     """A journal and its audit."""
-    (folder / "audit").mkdir(exist_ok=True)
     with trio.fail_after(DEADLINE):
         async with (
             open_journal(folder / "journal.db") as journal,
-            open_audit(folder / "audit", BOUNDS, journal, "1") as audit,
+            open_audit(folder_for(folder / "audit", BOUNDS), journal, "1") as audit,
         ):
             yield journal, audit
 
@@ -106,7 +106,7 @@ async def test_what_a_power_cut_may_take_stays(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(journal_module, "PURGE_SECONDS", 0.0)
     async with auditing(tmp_path) as (journal, audit):
         await journal.remove([JobId(await live(journal))])
-        while audit.trail.position.journal_sequence < journal.last_seq:  # noqa: ASYNC110  # a thread writes it
+        while audit.trail._file.position.journal_sequence < journal.last_seq:  # noqa: ASYNC110  # a thread writes it
             await trio.sleep(0.001)
         await journal.remove([])
         assert len((await journal.events_to_copy(0, BATCH)).events) == 5
@@ -160,7 +160,8 @@ async def test_a_journal_that_was_put_back(tmp_path: Path) -> None:
 async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that had begun have an end that is unknown, once; and it is said that the server was cut off."""
     with faulty_disk() as disk:
-        monkeypatch.setattr(audit_trail, "CLOSE_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.LAST_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.END_SECONDS", 0.1)
         async with auditing(tmp_path) as (_, audit):
             line = audit.trail.admit(begun("J1"))
             await audit.trail.wait_written(line)
@@ -182,8 +183,8 @@ async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_one_server_for_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second one is told to take another folder."""
-    monkeypatch.setattr("jobmaster.audit.audit.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("jobmaster.audit.opening.LOCK_SECONDS", 0.1)
     async with auditing(tmp_path) as (journal, _):
         with pytest.raises(ConfigurationError, match="another jobmaster server has the audit folder"):
-            async with open_audit(tmp_path / "audit", BOUNDS, journal, "1"):
+            async with open_audit(folder_for(tmp_path / "audit", BOUNDS), journal, "1"):
                 pass

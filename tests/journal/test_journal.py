@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited
-from jobmaster.job.record import Launched, OomKillsCounted, OutputLost
+from jobmaster.job.record import Launched, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal import database as database_module
@@ -458,6 +458,27 @@ async def test_pruning(journal: Journal) -> None:
     assert [event.event for event in events.events] == [Removed()] * 110
     await journal.remove([job.id for job in jobs])
     assert (await journal.page(JobQuery())).jobs == ()
+
+
+async def test_an_output_that_is_removed_to_make_room(journal: Journal) -> None:
+    """The record says so; the job is as old as its end, and whose output is there is told in the order of the ends."""
+    first, second, third = (launched() for _ in range(3))
+    for job in (second, first, third):
+        for event in (job, *RETURNED[: -1 if job is third else None]):
+            await journal.record(job.id, event)
+    pruned = OutputPruned(at=NOON, reason='"output_pruned":{')
+    await journal.record(second.id, pruned)
+    stored = await journal.find(second.id)
+    assert stored is not None
+    assert stored.record.output_pruned == pruned
+    outputs = await journal.ended_outputs(0)
+    assert [(each.job_id, each.owner, each.is_pruned) for each in outputs] == [
+        (second.id, "client1", True),
+        (first.id, "client1", False),
+    ]
+    assert outputs[0].ended_seq < outputs[1].ended_seq
+    assert await journal.ended_outputs(outputs[0].key) == outputs[1:]
+    assert await journal.expired(Retention(ended=1, ended_of_client=1)) == [(second.id, "client1")]
 
 
 async def test_a_clock_that_is_set_ahead(

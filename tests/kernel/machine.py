@@ -76,6 +76,7 @@ SHOWN_BY_HOST: Final = (
     "tests/integration/test_audit.py",
     "tests/integration/test_certificates.py",
     "tests/integration/test_command_line.py",
+    "tests/integration/test_damaged_output.py",
     "tests/integration/test_grpcurl.py",
     "tests/integration/test_health.py",
     "tests/integration/test_interop.py",

@@ -26,6 +26,8 @@ from tests.known_output import KnownJob, Told, known_job
 pytestmark = pytest.mark.kernel
 
 DEADLINE = 150.0
+FILLED = ("--output-free", "0")
+"""Options of a server whose disk is to be filled."""
 
 
 @pytest.fixture(autouse=True)
@@ -98,14 +100,14 @@ async def until_started(server: Server) -> None:
 
 async def told_after_restart(folder: Path, certificates: Path, job: KnownJob) -> None:
     """The next server tells the same of a job."""
-    async with serving(folder, certificates) as server, server.connect() as jobs:
+    async with serving(folder, certificates, *FILLED) as server, server.connect() as jobs:
         (await Told().follow(jobs, job.id)).agrees_with(await jobs.status(job.id), job.written)
 
 
 async def test_a_full_tmpfs(certificates: Path) -> None:
     """What a full disk does not take is told as such, and with room all goes on."""
     with memory_volume(12 * MEBIBYTE) as volume:
-        async with serving(volume.folder, certificates) as server, trial(server) as on:
+        async with serving(volume.folder, certificates, *FILLED) as server, trial(server) as on:
             on.job.write(3 * MEBIBYTE)
             await on.job.settle()
             on.job.write(16 * MEBIBYTE)
@@ -138,7 +140,10 @@ async def test_a_quota(certificates: Path) -> None:
     make = ("-O", "quota,project", "-E", "quotatype=prjquota")
     under = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")  # with which no quota counts
     with ext4_volume(64 * MEBIBYTE, make=make, options="prjquota") as volume:
-        async with serving_program(volume.folder, certificates, under=under) as (server, _process), trial(server) as on:
+        async with (
+            serving_program(volume.folder, certificates, *FILLED, under=under) as (server, _process),
+            trial(server) as on,
+        ):
             (log,) = (path for path in server.logs if path.stem == on.job.id)
             volume.limit(log, 7, 4 * MEBIBYTE)
             on.job.write(9 * MEBIBYTE)
@@ -154,7 +159,7 @@ async def test_a_quota(certificates: Path) -> None:
 async def test_a_disk_that_becomes_read_only(certificates: Path) -> None:
     """What is written meanwhile is told as lost, and with a disk that can be written all goes on."""
     with ext4_volume(64 * MEBIBYTE, options="nodelalloc") as volume:  # else data are taken, and written later
-        async with serving(volume.folder, certificates) as server, trial(server) as on:
+        async with serving(volume.folder, certificates, *FILLED) as server, trial(server) as on:
             on.job.write(1_000_000)
             await on.job.settle()
             with read_only(volume):
@@ -171,7 +176,7 @@ async def test_a_disk_that_becomes_read_only(certificates: Path) -> None:
 async def test_a_frozen_disk(certificates: Path) -> None:
     """Nothing is lost of what a disk takes late, and what needs no disk does not wait for it."""
     with ext4_volume(64 * MEBIBYTE) as volume:
-        async with serving(volume.folder, certificates) as server, trial(server) as on:
+        async with serving(volume.folder, certificates, *FILLED) as server, trial(server) as on:
             on.job.write(1_000_000)
             await on.job.settle()
             volume.freeze()
@@ -188,7 +193,7 @@ async def test_a_frozen_disk(certificates: Path) -> None:
 async def test_a_disk_that_fails(certificates: Path) -> None:
     """Writes that were errors are told as lost, to a byte, and to the next server too; the job runs on to its true end."""
     with flaky_volume(64 * MEBIBYTE, make=("-O", "^has_journal"), options="sync") as (volume, disk):
-        async with serving_program(volume.folder, certificates) as (server, _process), trial(server) as on:
+        async with serving_program(volume.folder, certificates, *FILLED) as (server, _process), trial(server) as on:
             on.job.write(1_000_000)
             await on.job.settle()
             disk.fail()

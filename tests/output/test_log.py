@@ -16,11 +16,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import OutputCut, OutputUnreadable
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
-from jobmaster.output.index import Stream
+from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_file import LATE, IndexFile
 from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.survey import survey
+from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 60.0
@@ -437,3 +440,37 @@ def test_a_log_whose_disk_is_full_is_reopened(tmp_path: Path, monkeypatch: pytes
     log = OutputLog.reopen(path, lost=5)
     assert (log.kept, log.lost, log.end, log.has_lost.is_set()) == (4, 5, 9, True)
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("cap", "reason"), [(None, GapReason.NO_SPACE), (Cap(SMALLEST, ends_job=True), GapReason.CAPPED)]
+)
+def test_a_loss_that_was_not_recorded_before_a_kill(tmp_path: Path, cap: Cap | None, reason: GapReason) -> None:
+    """How much was lost, and why, is told by index and file: an offset means the same byte for a server that comes later."""
+    log = OutputLog(tmp_path / "job.log", cap)
+    os.write(log.fd, bytes(SMALLEST))
+    index = log.index_at(1)
+    assert index is not None
+    index.note(0, Stream.BOTH, 1, SMALLEST)
+    log.advance(SMALLEST)
+    log.room.why_full = None if cap else "too much"
+    for count in (100, 50):
+        read_end, write_end = os.pipe()
+        os.write(write_end, bytes(count))
+        log.record(Transfer(read_end, Stream.BOTH, log, log.plan(), splice=True).run(count))
+        os.close(read_end)
+        os.close(write_end)
+    for fd in (log.fd, index.fd):
+        os.close(fd)  # as a kill does
+
+    found = survey(log.path)
+    gone = (150, 0) if cap is None else (0, 150)
+    assert (found.kept, found.lost, found.dropped) == (SMALLEST, *gone)
+    for _ in range(2):
+        followed = OutputLog.reopen(log.path, lost=0, cap=cap)
+        assert (followed.kept, followed.lost, followed.dropped) == (SMALLEST, *gone)
+        assert followed.gap is not None
+        assert (followed.gap.gap.start, followed.gap.gap.reason, followed.gap.length) == (SMALLEST, reason, 150)
+        assert followed.index is not None
+        for fd in (followed.fd, followed.index.fd):
+            os.close(fd)

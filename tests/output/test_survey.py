@@ -50,6 +50,17 @@ def test_an_output_with_a_dropped_range(tmp_path: Path) -> None:
     assert (found.kept, found.lost, found.dropped) == (20, 5, 15)
 
 
+@pytest.mark.parametrize(("size", "lost"), [(40, 2), (47, 7), (35, 2)])
+def test_an_output_whose_gap_was_open(tmp_path: Path, size: int, lost: int) -> None:
+    """All behind its beginning is lost, as far as the file reaches, or as was known then."""
+    index = output(tmp_path / "job.log", size)
+    index.confirm_gap(15, Stream.BOTH, EPOCH)
+    index.open_gap(40, 42, GapReason.NO_SPACE)
+    index.close()
+    found = survey(tmp_path / "job.log")
+    assert (found.kept, found.lost, found.dropped) == (min(size, 40) - 5, 5 + lost, 0)
+
+
 @pytest.mark.parametrize("kind", ["none", "a folder", "no header"])
 def test_an_index_that_cannot_be_used(tmp_path: Path, kind: str) -> None:
     """What the file has as a hole is lost; the rest is kept."""

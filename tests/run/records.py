@@ -19,6 +19,7 @@ from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Ended
 from jobmaster.journal.stored import (
+    EndedOutput,
     Events,
     JobQuery,
     JournalledEvent,
@@ -150,7 +151,7 @@ class MemoryRecords:
                 del self.jobs[record.id]
                 self._release(record.id, request_error)
                 self.gone |= {record.id} if forget else set()
-            case Ended():
+            case Ended() if not isinstance(self.jobs[record.id].state, Ended):
                 del self.jobs[record.id]  # to come last
                 self.jobs[record.id] = record
             case _:
@@ -207,6 +208,17 @@ class MemoryRecords:
                 left[record.owner] -= 1
                 expired.append((record.id, record.owner))
         return expired
+
+    async def ended_outputs(self, after: int) -> Sequence[EndedOutput]:
+        """All of them at once."""
+        await trio.lowlevel.checkpoint()
+        return [
+            EndedOutput(
+                key=key, job_id=record.id, owner=record.owner, ended_seq=key, is_pruned=record.output_pruned is not None
+            )
+            for key, record in enumerate(self.jobs.values(), 1)
+            if key > after and isinstance(record.state, Ended)
+        ]
 
     async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Forgets jobs."""

@@ -467,6 +467,11 @@ class ScriptedHost:
         self.spawned[specification.command] = execution
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.folder
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
         return self.folder / f"{job_id}.log"

@@ -34,6 +34,7 @@ from jobmaster.journal.stored import Events
 from jobmaster.server import listener
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
 from tests.audit.entries import calls_in, entries_in
+from tests.audit.opened import folder_for
 from tests.certs.hostile_certificates import make
 
 SERVICE: Final = "test.Service"
@@ -65,7 +66,7 @@ class NoJobs:
 @asynccontextmanager
 async def auditing(folder: Path) -> AsyncIterator[Audit]:
     """The audit of a server without jobs."""
-    async with open_audit(folder, FileBounds(size=1 << 20, kept=1), NoJobs(), "1") as audit:
+    async with open_audit(folder_for(folder, FileBounds(size=1 << 20, kept=1)), NoJobs(), "1") as audit:
         yield audit
 
 
