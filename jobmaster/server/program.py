@@ -28,9 +28,11 @@ from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
 from jobmaster.run.bounds import Bounds
+from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
@@ -139,10 +141,23 @@ async def serve(
                 )
                 ending = await serving.serve(task_status, is_wanted=not early)
             if ending is Ending.HAND_OVER:
-                await held.launcher.hand_over()
+                ending = await hand_over(held.launcher, prepared.terms.tree)
             else:
                 prepared.terms.tree.dispose()
     _require_good_end(ending, registry)
+
+
+async def hand_over(launcher: Launcher, tree: CgroupTree) -> Ending:
+    """Leaves the jobs to the next server, or ends what is left of them where the launcher has died meanwhile.
+
+    Nobody else would: with the launcher only their main processes die. The next start records their ends.
+    """
+    await launcher.hand_over()
+    await trio.lowlevel.checkpoint()  # what the launcher's end has brought is received
+    if not launcher.lost.is_set():
+        return Ending.HAND_OVER
+    tree.kill_all()
+    return Ending.LAUNCHER_LOST
 
 
 def _certificates(options: ServerOptions) -> Path:
