@@ -39,6 +39,7 @@ from jobmaster.server import preparation
 from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
+from jobmaster.server.earlier_cgroup import end_earlier_jobs
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
@@ -125,10 +126,11 @@ async def serve(
             state = await hold_state(held.launcher, options.output_folder, closing)
             prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
+            ended = await end_earlier_jobs(options.output_folder, prepared.terms.tree)
             plan = _plan(options)
             async with _registry(options, prepared.terms, plan, held) as (registry, audit):
                 recovered = await registry.recover()
-                _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
+                _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, ended, *recovered.report)
                 api = Api(registry, most_followers=plan.followers)
                 serving = Serving(
                     options=options,
