@@ -312,6 +312,11 @@ class LocalHost:
         """The limits of every job, enforced or not."""
         return self.terms.limit_reports
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.terms.output_folder
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
         return output_path(self.terms.output_folder, job_id)
@@ -354,7 +359,7 @@ class LocalHost:
             stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
             ),
             log=files.log,
             pump=Pump(files.read_end, files.log, stderr=stderr),
