@@ -140,7 +140,7 @@ def test_a_fifo_in_the_place_of_the_file(tmp_path: Path, *, has_reader: bool) ->
     os.mkfifo(current)
     reader = os.open(current, os.O_RDONLY | os.O_NONBLOCK) if has_reader else -1
     for _ in range(30):
-        with pytest.raises(OSError, match="No such device|is no file"):
+        with pytest.raises(OSError, match=r"No such device|is no file"):
             append(file, call("LOST"))
     assert complete_files(tmp_path, AUDIT) == []
     assert entries_in(tmp_path) == []
