@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -21,6 +22,7 @@ from jobmaster.cli.descriptors import (
 from jobmaster.cli.exit_status import DONE, OURS, ended_by_itself, exit_status
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError
 from jobmaster.errors import TransportError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -35,11 +37,31 @@ def say(text: str) -> None:
     complain(f"jobmaster: {text}\n")
 
 
+def words_of(error: RpcFailedError) -> str:
+    """What a server says of a call that failed."""
+    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
+
+
+async def despite_losses(copy_output: Callable[[], Awaitable[bool]]) -> bool:
+    """Copies an output; says what the server says of bytes that are not kept: how the job ended is another matter.
+
+    Raises:
+        Exception: as `copy_output`.
+    """
+    try:
+        return await copy_output()
+    except RpcFailedError as error:
+        if error.status.status_code is not StatusCode.DATA_LOSS:
+            raise
+        say(words_of(error))
+        return True
+
+
 async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     """Attaches to a job until it has ended: the exit status, and nothing that is still to be written."""
     record = await jobs.status(action.job_id)
     try:
-        if not await _attach(jobs, action, record):
+        if not await despite_losses(partial(_attach, jobs, action, record)):
             say(how_to_attach(action.job_id))
             return DONE, ""
         record = await jobs.wait(action.job_id)

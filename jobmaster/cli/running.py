@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.cli.attaching import copy, how_to_attach, say
+from jobmaster.cli.attaching import copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
@@ -101,7 +101,7 @@ class Runner:
                 secrets=secrets,
             )
         except RpcFailedError as error:
-            say(_words(error))
+            say(words_of(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:
                 self._say_how_to_find_it()
             return _status_of_refusal(error)
@@ -129,7 +129,7 @@ class Runner:
 
     async def _show(self) -> int:
         try:
-            if not await self._copy():
+            if not await despite_losses(self._copy):
                 say(how_to_attach(self._job_id))
                 return DONE
             await self._asked.wait()
@@ -138,7 +138,7 @@ class Runner:
             say(f"{failure}; the job {self._job_id} goes on")
             return OURS
         except RpcFailedError as error:
-            say(f"{_words(error)}; {self._what_it_does()}")
+            say(f"{words_of(error)}; {self._what_it_does()}")
             return OURS
         except (TransportError, OutputIncomplete, InputLost) as error:
             say(f"{error}; {self._what_it_does()}")
@@ -218,10 +218,6 @@ def _terminal() -> pb.Terminal:
     from jobmaster.cli.terminal import terminal
 
     return terminal()
-
-
-def _words(error: RpcFailedError) -> str:
-    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
 
 
 def _status_of_refusal(error: RpcFailedError) -> int:

@@ -253,12 +253,13 @@ class IndexFile:
             OSError: the disk fails.
         """
         self._has_room(CLOSING)
+        gap_time = self._not_before_last(gap.time)
+        # Before the header: behind `count` are those of the last time that was tried, by which the gap ended sooner.
+        self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         self._announced = self._next(
             replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end, open_reason=None)
         )
         self._write_header(self._announced)
-        gap_time = self._not_before_last(gap.time)
-        self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         os.fdatasync(self.fd)
 
     def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
