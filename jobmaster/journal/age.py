@@ -4,8 +4,9 @@ The end of a job and the removal of one are stamped with it, and it is compared 
 wrong, in either direction and for however long, and one that is set right make nothing older or younger. The price: while
 there is no server, or the host is suspended, nothing grows old, and is kept for so much longer.
 
-In a journal of an older version, which stamped with the wall clock, it begins where that was at the last event. It is stored
-from time to time; what a server that dies has not stored is not counted.
+In a journal of an older version, which stamped with the wall clock, it begins at the last event, or now where that is
+earlier: where one of both is ahead, nothing is removed for it. It is stored from time to time; what a server that dies has
+not stored is not counted.
 """
 
 from __future__ import annotations

@@ -436,7 +436,8 @@ def _age_clock(connection: apsw.Connection, seconds: Callable[[], float]) -> Age
     """Goes on from what is stored; else from the last event, since older versions stamped with the times of events."""
     if (stored := reading.aged(connection)) is not None:
         return AgeClock(stored, is_stored=True, seconds=seconds)
-    return AgeClock(reading.newest(connection) or datetime.now(UTC), is_stored=False, seconds=seconds)
+    now = datetime.now(UTC)
+    return AgeClock(min(reading.newest(connection) or now, now), is_stored=False, seconds=seconds)
 
 
 def _add(batch: Batch, entry: Entry) -> Written:

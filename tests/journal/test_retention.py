@@ -121,22 +121,41 @@ def change(folder: Path, statement: str, *values: int | str) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("shown", [*STEPS.values(), NOON])
-def test_a_journal_of_an_older_version(tmp_path: Path, wall: Wall, shown: datetime) -> None:
-    """Its jobs are as old as its events tell, whatever the clock shows when it is first opened."""
-    database = database_in(tmp_path)
-    old, young = ended(database, wall), ended(database, wall)
-    wall.time += timedelta(days=31)
-    newest = ended(database, wall)
+def older_version(folder: Path, wall: Wall, days: list[int]) -> list[JobId]:
+    """A journal of an older version, with jobs that ended so many days after noon."""
+    database = database_in(folder)
+    job_ids = []
+    for day in days:
+        wall.time = NOON + timedelta(days=day)
+        job_ids.append(ended(database, wall))
     database.close()
-    for job_id, days in ((old, 0), (young, 2), (newest, 31)):
-        change_end(tmp_path, job_id, NOON + timedelta(days=days))
-    wall.time = shown
+    for job_id, day in zip(job_ids, days, strict=True):
+        change_end(folder, job_id, NOON + timedelta(days=day))
+    return job_ids
+
+
+@pytest.mark.parametrize("off", [0, 400])
+def test_a_journal_of_an_older_version(tmp_path: Path, wall: Wall, off: int) -> None:
+    """Its jobs are as old as its events tell, however long there was no server then."""
+    old, young, _ = older_version(tmp_path, wall, [0, 2, 31])
+    wall.time += timedelta(days=off)
     seconds = Seconds()
     database = database_in(tmp_path, seconds)
     assert expired(database) == [old]
     seconds.now += 1.1 * DAY
     assert expired(database) == [old, young]
+    database.close()
+
+
+@pytest.mark.parametrize(("newest", "shown"), [(400, NOON), (1, BEGIN)], ids=["ahead", "behind"])
+def test_a_wrong_clock_and_a_journal_of_an_older_version(
+    tmp_path: Path, wall: Wall, newest: int, shown: datetime
+) -> None:
+    """Nothing goes since the clock was wrong at the last event, or is when the journal is first opened."""
+    older_version(tmp_path, wall, [0, newest])
+    wall.time = shown
+    database = database_in(tmp_path)
+    assert expired(database) == []
     database.close()
 
 
