@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jobmaster.run.registry import Job, Registry
     from jobmaster.run.stdin import Stdin
 
-TOLD_BYTES: Final = 64 * 1024
+TOLD_BYTES: Final = 512 * 1024
 """Bytes of input that a client that sends without a pause is told of together."""
 _ENDED: Final = pb.InputState(status=pb.INPUTSTATUS_NOT_READ)
 
@@ -106,7 +106,7 @@ class _Attachment:
     # --- input ----------------------------------------------------------------------------------------------------
 
     async def _receive(self, stdin: Stdin) -> None:
-        with stdin.written_by(self._start.writer) as scope:
+        with stdin.written_by(self._start.writer) as scope, self._call.wide_window():
             await self._tell(stdin)
             try:
                 while (message := await self._call.receive_message(seconds=math.inf)) is not None:

@@ -140,12 +140,13 @@ class Attachment:
 
     async def _send_all(self) -> None:
         while not self._input.is_done:
-            piece = self._input.take()
-            if piece is None or self._stream.call is None:
+            call = self._stream.call
+            piece = self._input.take(call.send_window) if call is not None else None
+            if call is None or piece is None:
                 await self._change.park()
                 continue
             message = pb.AttachInput(offset=piece.offset, data=piece.data, end=piece.ends)
             try:
-                await self._stream.call.send_message(pb.AttachRequest(input=message))
+                await call.send_message(pb.AttachRequest(input=message))
             except (TransportError, RpcFailedError):
                 await self._change.park()  # who receives meets it too, and makes a new call

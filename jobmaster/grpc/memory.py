@@ -13,6 +13,10 @@ from weakref import WeakValueDictionary
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes over all callers."""
 MAX_HELD_OF_CALLER: Final = 16 * 1024 * 1024
+MAX_WIDE: Final = 16
+"""Calls with a wide window over all callers: what they hold up, 16 MiB, leaves most of `MAX_HELD` to the others."""
+MAX_WIDE_OF_CALLER: Final = 4
+"""Of one caller: 4 MiB of `MAX_HELD_OF_CALLER`. Further calls have the usual window."""
 
 
 class CallerLoad:
@@ -21,13 +25,15 @@ class CallerLoad:
     Attributes:
         open_calls: calls whose handlers have not ended.
         held: bytes held for them.
+        wide: those of them that have a wide window.
     """
 
-    __slots__ = ("__weakref__", "held", "open_calls")
+    __slots__ = ("__weakref__", "held", "open_calls", "wide")
 
     def __init__(self) -> None:
         self.open_calls = 0
         self.held = 0
+        self.wide = 0
 
 
 class ServerLoad:
@@ -35,6 +41,7 @@ class ServerLoad:
 
     def __init__(self) -> None:
         self.held = 0
+        self.wide = 0
         self._of: WeakValueDictionary[object, CallerLoad] = WeakValueDictionary()
 
     def of(self, caller: object) -> CallerLoad:
@@ -64,3 +71,15 @@ class CallAccount:
         self._caller.held += more
         self._held = held
         return True
+
+    def widen(self) -> bool:
+        """Whether the call may have a wide window; it is counted until `narrow`, then."""
+        may = self._server.wide < MAX_WIDE and self._caller.wide < MAX_WIDE_OF_CALLER
+        self._server.wide += may
+        self._caller.wide += may
+        return may
+
+    def narrow(self) -> None:
+        """It has none any more."""
+        self._server.wide -= 1
+        self._caller.wide -= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
+WIDER: Final = 960 * 1024
+"""Bytes that are added to the window of a call that sends very much: it has 1 MiB then."""
 
 _OK: Final = Status(StatusCode.OK)
 _TOO_MUCH_HELD: Final = Status(
@@ -198,6 +202,19 @@ class ServerCall:
             raise ProtocolError("expected one message")
         self.request_cost = cost
         return message
+
+    @contextmanager
+    def wide_window(self) -> Iterator[None]:
+        """For the block the client may send `WIDER` bytes more ahead, where it and all together do not have too many such."""
+        is_counted = self._account.widen()
+        is_wide = is_counted and self._connection.widen(self.stream_id, WIDER)
+        try:
+            yield
+        finally:
+            if is_wide:
+                self._connection.narrow(WIDER)
+            if is_counted:
+                self._account.narrow()
 
     # --- sending --------------------------------------------------------------------------------------------------
 

@@ -211,6 +211,14 @@ class Http2Protocol(Generic[Parsed]):
         """Returns `length` bytes of consumed DATA to the peer's windows, that of the connection alone for stream 0."""
         self._table.acknowledge(stream_id, length)
 
+    def widen(self, stream_id: int, more: int) -> bool:
+        """Lets the peer send more on a stream before any is acknowledged; False where the stream takes none."""
+        return self._table.widen(stream_id, more)
+
+    def narrow(self, less: int) -> None:
+        """Takes back from the connection's window what `widen` has added for a stream that needs it no more."""
+        self._table.narrow(less)
+
     # --- headers --------------------------------------------------------------------------------------------------
 
     def _on_headers(self, flags: int, stream_id: int, block: bytes) -> Event | None:

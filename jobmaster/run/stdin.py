@@ -37,9 +37,10 @@ from jobmaster.errors import HandedOver, InputClosed, InputRefused, InvalidReque
 from jobmaster.launcher.packets import close_all
 from jobmaster.threads import NoThread, run_in_thread
 
-CAPACITY: Final = 64 * 1024
-"""Bytes that are accepted beyond what the pipe has taken, at most."""
-PIPE_SIZE: Final = 128 * 1024
+CAPACITY: Final = 512 * 1024
+"""Bytes that are accepted beyond what the pipe has taken, at most. With the pipe that is 1 MiB for a job that reads nothing,
+as much as the pipe of its output has: 250 MiB for all jobs that one client may run by default."""
+PIPE_SIZE: Final = 512 * 1024
 """Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once."""
 FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""

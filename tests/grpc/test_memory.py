@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from jobmaster.grpc.call import MessageReceiver
-from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, CallAccount, ServerLoad
+from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER, CallAccount, ServerLoad
 
 
 def test_one_caller_has_its_share() -> None:
@@ -44,6 +44,21 @@ def test_a_caller_is_forgotten() -> None:
     assert len(server._of) == 1
     del account
     assert len(server._of) == 0
+
+
+def test_few_calls_have_a_wide_window() -> None:
+    """So many of one caller, and of all; one that has none any more leaves its place to the next."""
+    server = ServerLoad()
+
+    def accounts(caller: int) -> list[CallAccount]:
+        return [CallAccount(server, server.of(caller)) for _ in range(MAX_WIDE_OF_CALLER + 1)]
+
+    first = accounts(0)
+    assert [account.widen() for account in first] == [True] * MAX_WIDE_OF_CALLER + [False]
+    first[0].narrow()
+    assert first[-1].widen()
+    others = [account for caller in range(1, MAX_WIDE) for account in accounts(caller)]
+    assert sum(account.widen() for account in others) == MAX_WIDE - MAX_WIDE_OF_CALLER
 
 
 class Acknowledging:

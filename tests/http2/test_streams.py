@@ -107,6 +107,36 @@ def test_what_is_handed_back_can_be_received(turns: list[tuple[int, int]]) -> No
         assert told + untaken <= 300
 
 
+def test_a_wide_window() -> None:
+    """A stream's window and the connection's grow by as much, and later what has come is kept back from the connection's."""
+    table, sent = new_table()
+    stream = table.add(1)
+    assert table.widen(1, 1000)
+    assert sent == [window_update(1, 1000) + window_update(0, 1000)]
+    sent.clear()
+    table.count_received(1300)
+    stream.receive_window -= 1100
+    table.acknowledge(1, 549)
+    assert sent == [window_update(0, 549)]
+    table.acknowledge(1, 1)
+    assert sent[1:] == [window_update(1, 550)]
+    table.narrow(1000)
+    sent.clear()
+    table.acknowledge(1, 750)
+    assert sent == [window_update(1, 750)]
+    table.acknowledge(0, 250 + 149)
+    assert sent[1:] == [window_update(0, 150)]
+
+
+def test_no_wide_window_for_a_stream_that_has_ended() -> None:
+    """It takes nothing, and the connection's window stays as it is."""
+    table, sent = new_table()
+    table.end_remote(1, table.add(1))
+    assert not table.widen(1, 1000)
+    assert not table.widen(3, 1000)
+    assert sent == []
+
+
 def test_send_window_is_the_smaller_one() -> None:
     """A stream and its connection both have to have room; a stream that is over has none."""
     table, _ = new_table()

@@ -21,6 +21,8 @@ from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
 KILLS: Final = 15
+TOO_MUCH: Final = 2 * (CAPACITY + PIPE_SIZE)
+"""Bytes that are not taken for a job that reads nothing."""
 
 
 class Fed:
@@ -95,18 +97,18 @@ async def write_pieces(stdin: Stdin, sizes: list[int]) -> None:
 async def write_until_closed(stdin: Stdin) -> None:
     """Writes more than there is space for, until it is told that nobody reads it."""
     with pytest.raises(InputClosed, match="reads no more"):
-        await stdin.write(0, bytes(1_000_000))
+        await stdin.write(0, bytes(TOO_MUCH))
 
 
 async def test_a_job_that_reads_nothing(fed: Fed) -> None:
     """No more than the pipe and `CAPACITY` is taken for it, and the writer waits for the rest."""
     async with moving(fed.stdin), trio.open_nursery() as nursery:
-        nursery.start_soon(write_pieces, fed.stdin, [1_000_000])
+        nursery.start_soon(write_pieces, fed.stdin, [TOO_MUCH])
         await until(lambda: fed.stdin.accepted >= PIPE_SIZE + CAPACITY)
         await wait_all_tasks_blocked(0.01)
         assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
-        assert await read_exactly(fed.read_end, 1_000_000) == input_at(0, 1_000_000)
-    assert fed.stdin.accepted == 1_000_000
+        assert await read_exactly(fed.read_end, TOO_MUCH) == input_at(0, TOO_MUCH)
+    assert fed.stdin.accepted == TOO_MUCH
 
 
 async def test_what_is_moved_costs_no_memory(fed: Fed) -> None:
@@ -191,7 +193,7 @@ async def test_a_writer_that_comes_again(fed: Fed) -> None:
         with fed.stdin.written_by("one"):
             await fed.stdin.write(0, data)
 
-    data = input_at(0, 500_000)
+    data = input_at(0, TOO_MUCH)
     async with moving(fed.stdin), trio.open_nursery() as nursery:
         nursery.start_soon(write, data)
         await wait_all_tasks_blocked(0.01)
