@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,9 +27,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 CODE = ("jobmaster", "tests", "noxfile.py")
 GENERATED = (Path("jobmaster/jobs/v1"), Path("jobmaster/standard"))
 
-# flake8-async's own optional rules, which naming any code to disable would switch on; and ASYNC128, which does not see
-# a task_status that is handed on to who calls started().
-ASYNC_DISABLED = "ASYNC128,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
+# flake8-async's own optional rules, which naming any code to disable would switch on; ASYNC128, which does not see a
+# task_status that is handed on to who calls started(); and ASYNC300, as nothing here makes a task of asyncio's.
+ASYNC_DISABLED = "ASYNC128,ASYNC300,ASYNC900,ASYNC910,ASYNC911,ASYNC912,ASYNC913"
 # Tests wait for what the kernel tells by no event, and start programs that live as long as a block.
 ASYNC_DISABLED_IN_TESTS = f"{ASYNC_DISABLED},ASYNC110,ASYNC121,ASYNC220"
 
@@ -57,24 +58,35 @@ SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environmen
 TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
+    "dmsetup": "dmsetup",
     "ip": "iproute2",  # brings the guest's loopback up
     "linux.uml": "user-mode-linux",
     "mkfs.ext4": "e2fsprogs",
+    "losetup": "mount",
     "modprobe": "kmod",
     "openssl": "openssl",
     "setpriv": "util-linux",
 }
 
 
-# Two workers, each test with a cgroup root, ports and folders of its own; no more of them, because tests of stalls hold
-# them against what the machine does otherwise.
-PARALLEL = ("-n", "2", "--dist", "worksteal")
+# Each test has a cgroup root, ports and folders of its own, and a third of its time it waits for what others do. So there
+# is one worker more than the two cores that are reckoned with; stalls are held against a process's own CPU time.
+PARALLEL = ("-n", "3", "--dist", "worksteal")
 
 # What is below tests/ and no unit: it starts servers, attacks them or measures them, or tests these sessions' programs.
 NOT_UNITS = {"abuse", "bench", "faults", "fuzz", "h2spec", "integration", "kernel", "scale", "tls"}
 NOT_UNITS |= {"test_cancellation.py", "test_leaks.py", "test_machine.py", "test_mutants.py"}
 NOT_UNITS |= {"test_proto_drift.py", "test_readme.py", "test_skips.py"}
 MAIN_JOB = "tests/integration/test_jobs.py"
+# Processes that are killed again and again, which takes longest of all units.
+KILLED = (
+    "tests/audit/test_killed.py",
+    "tests/journal/test_killed.py",
+    "tests/run/test_inherited.py::test_servers_killed_at_random",
+    "tests/run/test_stdin.py::test_servers_killed_at_any_moment",
+)
+# Units that show the same on any Python: those, and the code read as text.
+OF_ANY_VERSION = (*KILLED, "tests/test_architecture.py")
 
 LATER_PYTHONS = ("3.12", "3.13")
 
@@ -101,40 +113,58 @@ def install_debian(session: nox.Session, packages: list[str]) -> None:
     session.run(*install, external=True, env={"DEBIAN_FRONTEND": "noninteractive"})
 
 
-def provide_grpcurl(session: nox.Session) -> None:
-    """Put grpcurl on the session's PATH: the host's own, or one built into nox's cache."""
+def kernel_needs() -> dict[str, str]:
+    """What guests need, on a processor with AMX a compiler for `tests/kernel/registers.c`."""
+    has_amx = " amx_tile " in Path("/proc/cpuinfo").read_text()
+    return KERNEL_NEEDS | ({"cc": "gcc"} if has_amx else {})
+
+
+def provide_grpcurl(session: nox.Session) -> list[str]:
+    """Build grpcurl into nox's cache where the host has none; the folders in which it is looked for, after PATH."""
     built = session.cache_dir / "grpcurl"
     own = [os.environ.get("GOBIN", ""), str(Path.home() / "go" / "bin"), str(built.resolve())]
-    path = os.pathsep.join([os.environ["PATH"], *filter(None, own)])
-    if shutil.which("grpcurl", path=path) is None:
+    if shutil.which("grpcurl", path=os.pathsep.join([os.environ["PATH"], *filter(None, own)])) is None:
         install_debian(session, absent(GO_NEEDS))
         environment = {"GOBIN": str(built.resolve()), "CGO_ENABLED": "0"}  # no C compiler asked for
         session.run("go", "install", GRPCURL, external=True, env=environment)
-    session.env["PATH"] = path
+    return [*filter(None, own)]
 
 
-def provide_h2spec(session: nox.Session) -> None:
-    """Put h2spec on the session's PATH, built into nox's cache."""
+def provide_h2spec(session: nox.Session) -> str:
+    """Build h2spec into nox's cache; its folder there."""
     install_debian(session, absent(GO_NEEDS))
     built = (session.cache_dir / "h2spec").resolve()
-    with session.chdir("tests/h2spec"):  # whose go.mod pins it
-        session.run("go", "build", "-o", str(built / "h2spec"), H2SPEC, external=True, env={"CGO_ENABLED": "0"})
-    session.env["PATH"] = os.pathsep.join([str(built), session.env["PATH"] or os.environ["PATH"]])
+    build = ["go", "build", "-o", str(built / "h2spec"), H2SPEC]
+    where = ["env", "-C", "tests/h2spec"]  # whose go.mod pins it; only newer Go takes a folder itself
+    session.run(*where, *build, external=True, env={"CGO_ENABLED": "0"})
+    return str(built)
 
 
-def provide_sslyze(session: nox.Session) -> None:
-    """Put sslyze last on the session's PATH, from an environment in nox's cache."""
+def provide_sslyze(session: nox.Session) -> str:
+    """Install sslyze into an environment in nox's cache; the folder of its programs."""
     folder = (session.cache_dir / "sslyze").resolve()
     if not (folder / "bin" / "sslyze").exists():
         session.run("python", "-m", "venv", "--clear", str(folder))
         session.run(str(folder / "bin" / "python"), "-m", "pip", "install", "-q", SSLYZE, external=True)
-    session.env["PATH"] = os.pathsep.join([session.env["PATH"] or os.environ["PATH"], str(folder / "bin")])
+    return str(folder / "bin")
 
 
-def units() -> list[str]:
-    """The paths of the tests that need no server."""
+def provide_programs(session: nox.Session) -> None:
+    """Put what the tests of any host run on PATH, while the packages are installed."""
+    install_debian(session, absent(TESTS_NEED | GO_NEEDS))
+    with ThreadPoolExecutor() as pool:
+        sslyze = pool.submit(provide_sslyze, session)
+        packages = pool.submit(session.install, "-e", ".", *groups("tests", "proto", "bench"))
+        h2spec, grpcurl = provide_h2spec(session), provide_grpcurl(session)
+        packages.result()
+        session.env["PATH"] = os.pathsep.join([h2spec, os.environ["PATH"], *grpcurl, sslyze.result()])
+
+
+def units(*, without: Iterable[str]) -> list[str]:
+    """Pytest's arguments for the tests that need no server, but for those."""
     found = [path for path in Path("tests").iterdir() if path.is_dir() or path.match("test_*.py")]
-    return sorted(str(path) for path in found if path.name not in NOT_UNITS and not path.name.startswith("__"))
+    paths = [str(path) for path in found if path.name not in NOT_UNITS and not path.name.startswith("__")]
+    return [*sorted(paths), *(f"--{'deselect' if '::' in each else 'ignore'}={each}" for each in without)]
 
 
 def interpreter(version: str) -> str | None:
@@ -152,7 +182,11 @@ def may_be_async(file: Path) -> bool:
 
 
 def compile_code(session: nox.Session, python: str = "python") -> None:
-    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode."""
+    """Compile what hundreds of servers and clients of the tests import, also where Python was told to keep no bytecode.
+
+    What pytest makes of the tests themselves it keeps then, too.
+    """
+    session.env["PYTHONDONTWRITEBYTECODE"] = ""
     session.run(python, "-m", "compileall", "-q", "-x", "/test_", "jobmaster", "tests", external=python != "python")
 
 
@@ -165,8 +199,8 @@ def check_style(session: nox.Session) -> None:
         files = [str(file) for file in sorted(Path(folder).rglob("*.py")) if may_be_async(file)]
         options = ["--startable-in-context-manager=run,_run,_obey,serve,start", f"--disable={disabled}"]
         shares += [[*options, *files[start::2]] for start in range(2)]
-    with ThreadPoolExecutor(2) as pool:  # a process each: it reads a file in 0.2 s and knows no jobs of its own
-        list(pool.map(lambda share: session.run("flake8-async", *share), shares))
+    with ThreadPoolExecutor(2) as pool:  # a process each: it knows no jobs of its own
+        list(pool.map(lambda share: session.run("python", "-m", "tests.async_lint", *share), shares))
 
 
 def check_types(session: nox.Session) -> None:
@@ -193,9 +227,12 @@ def types(session: nox.Session) -> None:
 def quick(session: nox.Session) -> None:
     """Check style and types, run the units and the main job against a real server: for use between changes."""
     session.install("-e", ".", *groups("lint", "types", "tests"))
-    check_style(session)
-    check_types(session)
-    session.run("python", "-m", "pytest", "-m", "not kernel", *PARALLEL, *units(), MAIN_JOB)
+    with ThreadPoolExecutor(1) as pool:
+        types_checked = pool.submit(check_types, session)
+        check_style(session)
+        types_checked.result()
+    compile_code(session)
+    session.run("python", "-m", "pytest", "-m", "not kernel", *PARALLEL, *units(without=KILLED), MAIN_JOB)
 
 
 @nox.session
@@ -210,11 +247,7 @@ def trio_typing(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests that any Linux host can run; arguments go to pytest."""
-    install_debian(session, absent(TESTS_NEED))
-    provide_grpcurl(session)
-    provide_h2spec(session)
-    provide_sslyze(session)
-    session.install("-e", ".", *groups("tests", "proto", "bench"))
+    provide_programs(session)
     compile_code(session)
     session.run("python", "-m", "pytest", "-m", "not kernel and not faults", *(session.posargs or PARALLEL))
 
@@ -231,7 +264,7 @@ def versions(session: nox.Session) -> None:
         session.run(sys.executable, "-m", "virtualenv", "-q", "-p", base, str(folder), external=True)
         session.run(python, "-m", "pip", "install", "-q", "-e", ".", *groups("tests"), external=True)
         compile_code(session, python)
-        options = ["-m", "not kernel and not faults", *PARALLEL, *units()]
+        options = ["-m", "not kernel and not faults", *PARALLEL, *units(without=OF_ANY_VERSION)]
         session.run(python, "-m", "pytest", "-p", "no:cacheprovider", *options, external=True)
 
 
@@ -240,11 +273,11 @@ def kernel(session: nox.Session) -> None:
     """Run what needs a real cgroup v2, and a job's life, in guests of User-Mode Linux; arguments: pytest's, in one."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
-    install_debian(session, absent(KERNEL_NEEDS))
-    provide_grpcurl(session)
+    install_debian(session, absent(kernel_needs()))
+    session.env["PATH"] = os.pathsep.join([os.environ["PATH"], *provide_grpcurl(session)])
     session.install("-e", ".", *groups("tests"))
     compile_code(session)
-    session.run("python", "tests/kernel/machine.py", session.create_tmp(), *session.posargs)
+    session.run("python", "-m", "tests.kernel.machine", session.create_tmp(), *session.posargs)
 
 
 @nox.session
@@ -252,9 +285,9 @@ def power(session: nox.Session) -> None:
     """Cut the power of a guest with a server under load, thrice (`-- --cuts 50`: more); try the unit under systemd."""
     if platform.machine() != "x86_64":
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
-    install_debian(session, absent(KERNEL_NEEDS | {"systemctl": "systemd"}))
+    install_debian(session, absent(kernel_needs() | {"systemctl": "systemd"}))
     session.install("-e", ".", *groups("tests"))
-    session.run("python", "tests/kernel/machine.py", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
+    session.run("python", "-m", "tests.kernel.machine", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
     session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
 
@@ -290,11 +323,21 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def abuse(session: nox.Session) -> None:
-    """Attack a server in every way of the table, with ten thousand handshakes of each kind; arguments go to pytest."""
+    """Attack a server with ten thousand handshakes and a hundred thousand frames of each kind, and follow a gibibyte."""
     install_debian(session, absent({"ip": "iproute2", "openssl": "openssl"}))
     session.install("-e", ".", *groups("tests"))
-    options = ["-m", "abuse", "-s", "-o", "faulthandler_timeout=1200"]
-    session.run("python", "-m", "pytest", *options, "tests/abuse", *session.posargs, env={"ABUSE_TRIES": "10000"})
+    options = ["-s", "-o", "faulthandler_timeout=1200", "tests/abuse", "tests/integration/test_output_at_scale.py"]
+    full_size = {"ABUSE_TRIES": "10000", "ABUSE_FRAMES": "100000", "OUTPUT_MIB": "1024"}
+    session.run("python", "-m", "pytest", *options, *session.posargs, env=full_size)
+
+
+@nox.session
+def outputs(session: nox.Session) -> None:
+    """Write 5 GiB under a cap of 64 MiB, and cut followers off fifty times; arguments go to pytest."""
+    install_debian(session, absent({"openssl": "openssl"}))
+    session.install("-e", ".", *groups("tests"))
+    file = "tests/integration/test_output_at_scale.py"
+    session.run("python", "-m", "pytest", "-s", *(session.posargs or [file]), env={"OUTPUTS_FULL": "1"})
 
 
 @nox.session

@@ -49,18 +49,20 @@ class PermissionRefused(RequestError):
 class OutputIncomplete(JobmasterError):
     """The server does not have part of a job's output. The text is for the client, which makes the same of the gaps it is told."""
 
-    def __init__(self, lost: int, *, dropped: int = 0, missing: int = 0) -> None:
+    def __init__(self, lost: int, *, dropped: int = 0, missing: int = 0, pruned: int = 0) -> None:
         """Names what is not there.
 
         Args:
             lost: bytes that were never kept.
             dropped: bytes that were too many to be kept.
             missing: bytes at the end of those that were kept, which are gone.
+            pruned: bytes of an ended job that were removed to make room.
         """
-        gone = lost + dropped + missing
+        gone = lost + dropped + missing + pruned
         reasons = [
             f"{lost} that its disk did not take" * (lost > 0),
             f"{dropped} that are more than is kept of an output" * (dropped > 0),
+            f"{pruned} that were removed to make room for other jobs' output" * (pruned > 0),
             f"{missing} at the end that its disk did not have when the host went down, or that were removed"
             * (missing > 0),
         ]

@@ -20,10 +20,23 @@ def main() -> NoReturn:
     Signals that end the server are blocked until the launcher can pass them on.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2))
-    server = [sys.executable, *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
+    _find_package_elsewhere_than_here()
+    server = [sys.executable, "-P", *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
     os.execv(  # noqa: S606  # no shell is wanted
         sys.executable, [sys.executable, "-I", "-S", _LAUNCHER, "--", *server]
     )
+
+
+def _find_package_elsewhere_than_here() -> None:
+    """Lets servers, which do not look for modules in the working folder (-P), find this package where that was only there.
+
+    A server is started anew at any time, in the folder in which somebody started the first one: had a job written a module
+    there, root would execute it.
+    """
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # as above
+    if not sys.flags.safe_path and folder == sys.path[0]:
+        named = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{named}" if named else folder
 
 
 def _interpreter_options(command_line: list[str]) -> list[str]:

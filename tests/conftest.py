@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from jobmaster.certs import authority
 from tests.harness import Server, serving
 
+LONG: Final = {"test_bench.py", "test_mutants.py", "test_output_at_scale.py", "test_readme.py", "test_scanners.py"}
+"""With a test that takes five seconds or more, and fifteen at most."""
+
 
 def pytest_configure() -> None:
-    """Hold no example of a property against a clock, as in CI: a busy machine takes 200 ms from any of them."""
+    """Hold no example of a property against a clock, as in CI: a busy machine takes 200 ms from any of them.
+
+    A shell's background processes ignore SIGINT, and so would all that tests start and interrupt.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "JOBMASTER_GUEST" in os.environ:  # no properties are tried there, and imports take long
         return
     from hypothesis import HealthCheck, settings
 
     settings.register_profile("at any pace", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("at any pace")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take long, so that at the end no process waits for one of them."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)

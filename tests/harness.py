@@ -22,6 +22,7 @@ from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.program import serve
+from tests.processes import servers_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 _numbers = itertools.count(1)
@@ -136,10 +137,14 @@ async def serving_program(
     is_killed: bool = False,
     stderr: int | None = None,
     under: Sequence[str] = (),
+    cwd: Path = REPOSITORY,
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
-    """The server as a program of its own, executed by the command `under`; told to end at the end of the block, if it still runs."""
+    """The server as a program of its own, executed by the command `under` in the folder `cwd`.
+
+    It is told to end at the end of the block, if it still runs.
+    """
     with own_cgroup_root(may_be_left=is_killed) as root:
-        async with started(folder, certificates, root, *arguments, stderr=stderr, under=under) as running:
+        async with started(folder, certificates, root, *arguments, stderr=stderr, under=under, cwd=cwd) as running:
             yield running
 
 
@@ -151,6 +156,7 @@ async def started(
     *arguments: str,
     stderr: int | None = None,
     under: Sequence[str] = (),
+    cwd: Path = REPOSITORY,
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
     """As `serving_program`, with a cgroup root that outlives it."""
     command = [
@@ -160,7 +166,7 @@ async def started(
         "jobmaster.serve",
         *command_line_for(folder, certificates, root, *arguments),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=REPOSITORY) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd) as process:
         try:
             port = await trio.to_thread.run_sync(_read_port, process)
             server = Server(
@@ -224,25 +230,6 @@ async def first_chunk(jobs: Jobs, job_id: str) -> bytes:
         async for chunk in chunks:
             return chunk
     raise AssertionError("the job ended without output")
-
-
-def servers_of(launcher: int) -> list[int]:
-    """The pids of the servers that a launcher has started and that live; its other children are jobs.
-
-    What it has forked and not executed yet has its own command line, which names the server's program, too.
-    """
-    own = command_line(launcher)
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    lines = {pid: command_line(pid) for pid in map(int, children)}
-    return [pid for pid, line in lines.items() if b"jobmaster.server" in line and line != own]
-
-
-def command_line(pid: int) -> bytes:
-    """The command line of a process, as the kernel has it; empty where it is dead."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""
 
 
 def server_of(launcher: int) -> int:

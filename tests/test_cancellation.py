@@ -32,34 +32,30 @@ MOST_STEPS = 2_000
 
 
 class CancelAfter(trio.abc.Instrument):
-    """Cancels a scope after a number of steps of any task but the one that counts."""
+    """Cancels a scope after a number of steps of any task."""
 
     def __init__(self, steps: int, scope: trio.CancelScope) -> None:
         self._left = steps
         self._scope = scope
-        self._counter = trio.lowlevel.current_task()
 
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+    def after_task_step(self, _task: trio.lowlevel.Task) -> None:
         """One step less."""
-        if task is not self._counter:
-            self._left -= 1
-            if self._left == 0:
-                self._scope.cancel()
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
 
 
 async def cancelled_after(steps: int, scenario: Callable[[], Awaitable[object]]) -> bool:
-    """Runs a scenario in a task of its own, cancelled after `steps`; True when it was."""
-    async with trio.open_nursery() as nursery:
-        instrument = CancelAfter(steps, nursery.cancel_scope)
-        trio.lowlevel.add_instrument(instrument)
-        try:
-            nursery.start_soon(scenario)
-            await trio.lowlevel.checkpoint()
-            while nursery.child_tasks:
-                await trio.sleep(0.0005)
-        finally:
-            trio.lowlevel.remove_instrument(instrument)
-    return nursery.cancel_scope.cancelled_caught
+    """Runs a scenario, cancelled after `steps`; True when it was."""
+    scope = trio.CancelScope()
+    instrument = CancelAfter(steps, scope)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        with scope:
+            await scenario()
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+    return scope.cancelled_caught
 
 
 async def life_of_a_job(registry: Registry) -> None:
@@ -76,7 +72,7 @@ async def life_of_a_job(registry: Registry) -> None:
 @asynccontextmanager
 async def local_host(folder: Path, certificates: Path, root: Path) -> AsyncIterator[LocalHost]:
     """Executions of this host, in a cgroup root of the test's own."""
-    terms = prepare(options_for(folder, certificates, root)).terms
+    terms = prepare(options_for(folder, certificates, root), open_files=1024).terms
     with ExitStack() as closing:
         async with own_launcher() as held:
             state = await hold_state(held.launcher, terms.output_folder, closing)

@@ -29,7 +29,7 @@ def environment_with(folder: Path, kernel: str) -> dict[str, str]:
 
 def command_for(folder: Path) -> list[str]:
     """One guest, as a program."""
-    return [sys.executable, str(REPOSITORY / "tests/kernel/machine.py"), str(folder), "tests/kernel"]
+    return [sys.executable, "-m", "tests.kernel.machine", str(folder), "tests/kernel"]
 
 
 def test_what_was_written_before_stays(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_systemd_finds_its_units(tmp_path: Path) -> None:
         'grep -q "^ExecStart=/bin/sh $control/script$" "$control/units/guest.service" && echo 0 >"$control/status"\n'
     )
     command = command_for(tmp_path)
-    command.insert(2, "--systemd")
+    command.insert(3, "--systemd")
     ended = subprocess.run(command, env=environment_with(tmp_path, kernel), check=False)
     assert ended.returncode == 0
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
+from jobmaster.api.following import Told
 from jobmaster.api.messages import attach_gap, attach_messages
 from jobmaster.api.requests import MAX_WRITER
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputUnreadable
@@ -138,8 +139,10 @@ class _Attachment:
 
     async def _send_output(self) -> None:
         selection = Selection(start=FromOffset(self._start.output_offset))
+        told = Told()
         async with aclosing(self._job.output.read(selection)) as pieces:
             async for piece in pieces:
+                told.add(piece)
                 match piece:
                     case Piece(stream=stream, stretch=stretch):
                         await self._send(attach_messages(stretch, stretch.offset, stream))
@@ -150,6 +153,7 @@ class _Attachment:
                     case unreachable:
                         assert_never(unreachable)
         await self._job.wait_ended()
+        await told.check(self._job.output, self._start.output_offset)
 
     async def _send(self, message: pb.AttachResponse | StoredMessages) -> None:
         async with self._turn:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from jobmaster.api.subjects import BEGUN, START, command_of, job_of, secrets_of
+from jobmaster.api.subjects import BEGUN, START, command_of, job_of, secret_values_of
 from jobmaster.audit.entry import Begun, Call, Caller, Command, masked, shortened
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ class AuditedCall:
             return None
         self._job = job_of(message)
         if (words := command_of(message)) is not None:
-            self._secrets = secrets_of(message)
-            self._command = Command.of(words, self._secrets)
+            self._secrets = secret_values_of(message)
+            self._command = Command.of(words)
         if self._method not in BEGUN:
             return None
         begun = Begun(

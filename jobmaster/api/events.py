@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final, assert_never
 
-from jobmaster.api.messages import cause_message, command_message, limit_message, put_cause, timestamp
+from jobmaster.api.messages import cause_message, command_message, limit_message, pruned_message, put_cause, timestamp
 from jobmaster.job.cause import Death, Exited, Signalled, describe
-from jobmaster.job.record import JobEvent, Launched, OomKillsCounted, OutputLost
+from jobmaster.job.record import JobEvent, Launched, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.stored import JournalledEvent, Removed
@@ -50,6 +50,8 @@ def _put_kind(message: pb.JobEventMessage, event: JobEvent | Removed) -> None:
         case OutputLost(count=count, dropped=dropped):
             message.output_lost.bytes = count
             message.output_lost.bytes_dropped = dropped
+        case OutputPruned():
+            message.output_pruned.CopyFrom(pruned_message(event))
         case Finished():
             message.finished.CopyFrom(_finished(event))
         case Removed():

@@ -30,6 +30,7 @@ from jobmaster.output.reading import (
 if TYPE_CHECKING:
     from jobmaster.api.followers import Followers
     from jobmaster.identity.policy import Identity
+    from jobmaster.output.log import OutputLog, StoredOutput
     from jobmaster.run.registry import Registry
 
 _STREAMS: Final[dict[int, Stream | None]] = {
@@ -47,6 +48,7 @@ _REASONS: Final = {
     GapReason.NO_SPACE: pb.GAPREASON_NO_SPACE,
     GapReason.CAPPED: pb.GAPREASON_CAPPED,
     GapReason.NOT_SYNCED: pb.GAPREASON_NOT_SYNCED,
+    GapReason.PRUNED: pb.GAPREASON_PRUNED,
 }
 _FIRST_SECOND: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp())
 _LAST_SECOND: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp())
@@ -67,7 +69,7 @@ async def follow_output(
     """
     selection = selection_of(message)
     job = await registry.find(caller, message.job_id.job_id)
-    told = _Told()
+    told = Told()
     try:
         with followers.counted(caller.name):
             async with aclosing(job.output.read(selection)) as pieces:
@@ -80,11 +82,11 @@ async def follow_output(
         raise
     if selection.follows and selection.until is None:
         await job.wait_ended()
-        if selection.start == FromOffset(0):
-            told.check(job.output.lost)
+        if isinstance(selection.start, FromOffset):
+            await told.check(job.output, selection.start.offset)
 
 
-class _Told:
+class Told:
     """What a caller has been told of missing bytes."""
 
     def __init__(self) -> None:
@@ -95,12 +97,16 @@ class _Told:
         if isinstance(piece, GapPiece):
             self._of[piece.reason] += piece.end - piece.start
 
-    def check(self, lost: int) -> None:
-        """To be called at the end of all of an output, of which so many bytes were lost.
+    async def check(self, output: OutputLog | StoredOutput, offset: int) -> None:
+        """To be called at the end of an output that was sent from an offset on.
 
         Raises:
-            OutputIncomplete: that is more than was told: an index that was unusable has taken the places of the others along.
+            OutputIncomplete: more is lost than was told: an index that was unusable has taken the places of the others along.
+                Who goes on at an offset may have had zeros in the place of such bytes before.
         """
+        lost = output.lost
+        if offset and not await output.presumes_loss():
+            return
         missing, dropped = self._of[GapReason.NOT_SYNCED], self._of[GapReason.CAPPED]
         if lost > self._of.total() - missing:  # what was lost before it was dropped is in the gap of what was dropped
             raise OutputIncomplete(lost, dropped=dropped, missing=missing)

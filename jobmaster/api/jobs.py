@@ -95,10 +95,12 @@ class JobService(JobServiceServicer):
                 raise OutputIncomplete(job.output.lost, dropped=job.output.dropped, missing=error.missing) from error
             raise
         await job.wait_ended()
-        lost = job.output.lost
-        dropped = job.output.end - sent - lost  # before it was sent
-        if lost or dropped > 0:
-            raise OutputIncomplete(lost, dropped=max(0, dropped))
+        output = job.output
+        lost = output.lost
+        not_sent = max(0, output.end - sent - lost)
+        pruned = max(0, not_sent - output.dropped) if output.file.is_pruned else 0
+        if lost or not_sent:  # what was not kept, the rest was dropped before it was sent
+            raise OutputIncomplete(lost, dropped=not_sent - pruned, pruned=pruned)
 
     @checked(check_follow)
     async def FollowOutput(  # type: ignore[override]  # as above

@@ -21,7 +21,8 @@ from jobmaster.job.cause import (
     Stopped,
     signal_words,
 )
-from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.record import JobRecord, LimitReport, OutputPruned
+from jobmaster.job.secret import Secret
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -38,6 +39,7 @@ GAP_REASONS: Final = {
     GapReason.NO_SPACE: pb.GAPREASON_NO_SPACE,
     GapReason.CAPPED: pb.GAPREASON_CAPPED,
     GapReason.NOT_SYNCED: pb.GAPREASON_NOT_SYNCED,
+    GapReason.PRUNED: pb.GAPREASON_PRUNED,
 }
 OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 """Bytes of output in one message, at most: two of them are a stretch of the log, and clients need no huge pieces of
@@ -63,11 +65,18 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
         stdin=message.stdin,
         separate_streams=message.separate_streams,
+        secrets=secrets_of(message),
     )
+
+
+def secrets_of(message: pb.JobCreateRequest) -> tuple[Secret, ...]:
+    """What of a command its caller wants nobody to read; not checked."""
+    return tuple(Secret(each.word, each.start, each.end) for each in message.secrets)
 
 
 def response_of(record: JobRecord) -> pb.JobResponse:
     """A job's record as the contract has it."""
+    pruned = record.output_pruned
     response = pb.JobResponse(
         job_id_response=pb.JobID(job_id=record.id),
         job_msg=describe_state(record.state),
@@ -76,9 +85,10 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         cmd_args_omitted=record.command.omitted,
         oom_kills=record.oom_kills,
         limits=map(limit_message, record.limits),
-        output_bytes=record.output_bytes,
+        output_bytes=record.output_bytes if pruned is None else 0,
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
+        output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     match record.state:
         case Held() | Running() | Stopping() | Closing() as state:
@@ -209,6 +219,11 @@ def limit_message(report: LimitReport) -> pb.Limit:
     """A limit that was set for a job."""
     reason = report.not_enforced_because
     return pb.Limit(name=report.name, value=report.value, enforced=reason is None, reason=reason or "")
+
+
+def pruned_message(pruned: OutputPruned, count: int = 0) -> pb.OutputPruned:
+    """That an output of so many bytes was removed to make room."""
+    return pb.OutputPruned(time=timestamp(pruned.at), reason=pruned.reason, bytes=count)
 
 
 def timestamp(moment: datetime) -> Timestamp:

@@ -6,6 +6,7 @@ from typing import Final
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import (
     MAX_ARGUMENT_BYTES,
     MAX_ARGUMENTS,
@@ -23,9 +24,9 @@ MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
-_REQUEST_ID_BYTES: Final = 256
-"""Bytes of a Start that are not its command: more than a request id and the options may have."""
-_OTHER_FIELDS: Final = 6
+_OTHER_BYTES: Final = 256 + 20 * MAX_SECRETS
+"""Bytes of a Start that are not its command: more than a request id, the options and the places of secrets may have."""
+_OTHER_FIELDS: Final = 6 + MAX_SECRETS
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -38,7 +39,7 @@ def check_start(serialized: bytes) -> int:
         InvalidRequest: its command and arguments are too many or too long.
         DecodeError: it is no message.
     """
-    if len(serialized) > MAX_ARGUMENT_BYTES + _REQUEST_ID_BYTES:
+    if len(serialized) > MAX_ARGUMENT_BYTES + _OTHER_BYTES:
         raise too_long_arguments()
     count = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS)
     if count > MAX_ARGUMENTS + _OTHER_FIELDS:

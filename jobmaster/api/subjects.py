@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from jobmaster.api.health import HEALTH
+from jobmaster.api.messages import secrets_of
+from jobmaster.errors import InvalidRequest
+from jobmaster.job.secret import MASK, check_secrets, masked_words, values_of
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,13 +45,27 @@ def job_of(message: Message) -> str | None:
 
 
 def command_of(message: Message) -> tuple[str, ...] | None:
-    """The words of the command that a request wants to be run; None where it wants none."""
+    """The words of the command that a request wants to be run, without its secrets; None where it wants none.
+
+    Where the secrets are not in the command, each word may be one.
+    """
     if not isinstance(message, pb.JobCreateRequest):
         return None
-    return (message.command, *message.args)
+    words, secrets = (message.command, *message.args), secrets_of(message)
+    try:
+        check_secrets(words, secrets)
+    except InvalidRequest:
+        return (MASK,) * len(words)
+    return masked_words(words, secrets) if secrets else words
 
 
-def secrets_of(message: Message) -> frozenset[bytes]:
-    """What of a request's command its caller wants nobody to read; no request can say so yet."""
-    del message
-    return frozenset()
+def secret_values_of(message: Message) -> frozenset[bytes]:
+    """What of a request's command its caller wants nobody to read."""
+    if not isinstance(message, pb.JobCreateRequest) or not message.secrets:
+        return frozenset()
+    words, secrets = (message.command, *message.args), secrets_of(message)
+    try:
+        check_secrets(words, secrets)
+    except InvalidRequest:
+        return frozenset(word.encode() for word in words)
+    return values_of(words, secrets)

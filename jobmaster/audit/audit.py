@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import AsyncIterator
+import logging
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from jobmaster.audit.changes import JobChanges, JobEvents
-from jobmaster.audit.entry import UNKNOWN, Call, Caller, Command, Opened
-from jobmaster.audit.file import FileBounds, lock_folder
+from jobmaster.audit.entry import UNKNOWN, Begun, Call, Opened, caller_of, command_of
+from jobmaster.audit.file import Line
 from jobmaster.audit.handshakes import RefusedConnections
-from jobmaster.audit.names import AUDIT, BALLAST, HANDSHAKES
-from jobmaster.audit.scan import document_of
-from jobmaster.audit.trail import Trail, open_trail
+from jobmaster.audit.names import BALLAST
+from jobmaster.audit.opening import UNLOCK_SECONDS, AuditFiles, AuditFolder, Opening
+from jobmaster.audit.scan import Position, document_of
+from jobmaster.audit.spool import Spool
+from jobmaster.audit.trail import Trail
+from jobmaster.audit.unwritten import unwritten
 from jobmaster.errors import ConfigurationError
 from jobmaster.journal.ballast import Ballast
-from jobmaster.threads import run_in_thread
 
-LOCK_SECONDS: Final = 5.0
-"""How long a new server waits for the lock of an old one, which a disk may hold."""
+logger = logging.getLogger(__name__)
+
+OPEN_SECONDS: Final = 10.0
+"""How long the files may take to open where there is no server without them: more than the lock of an old one may take, and
+the reading of gigabytes."""
+FOLLOWER_OPEN_SECONDS: Final = 2.0
+"""How long jobs wait for the files that an earlier server has left."""
+END_SECONDS: Final = 2.0
+"""How long, at the server's end, the changes of jobs may take to be copied, and a folder to be opened."""
+LAST_SECONDS: Final = 1.0
+"""How long the last entries may take from then on, where the disk has taken none of that time."""
 _CUT_OFF: Final = "the server ended before the call did"
 
 
@@ -42,81 +54,163 @@ class Audit:
 
 
 @asynccontextmanager
-async def open_audit(folder: Path, bounds: FileBounds, journal: JobEvents, server: str) -> AsyncIterator[Audit]:
-    """The audit in a folder that is there, for the block, in which the journal is open.
+async def open_audit(
+    folder: AuditFolder, journal: JobEvents, server: str, *, must_be_open: bool = True
+) -> AsyncIterator[Audit]:
+    """The audit in a folder, for the block, in which the journal is open.
 
     It begins with what an earlier server left: calls of which only the beginning was written have an end that is unknown.
+    At the block's end the last entries have END_SECONDS and little more, whatever the disk does.
+
+    Args:
+        folder: of its files.
+        journal: of the jobs.
+        server: the version of the program.
+        must_be_open: whether the files have to be open in the block. Else it also begins where the disk does not answer, or
+            the folder cannot be used: what is put is written once it can be, and Starts are refused until then.
 
     Raises:
-        ConfigurationError: the files cannot be read or written, or another server has them.
+        ConfigurationError: the files cannot be opened, or another server has them; only where they have to be open.
     """
+    spool = None if folder.spool is None else Spool(folder.spool)
+    left = [] if spool is None else spool.records()
+    trail, handshakes = Trail(Ballast(folder.path / BALLAST), spool), Trail(None)
+    changes, refusals = JobChanges(journal, trail), RefusedConnections(handshakes.put)
+    journal.keep_events(lambda: min(changes.position, trail.synced_events))
+    last = journal.last_seq
+
+    def begin(files: AuditFiles) -> None:
+        after = min(files.audit.position.journal_sequence, last)  # the journal may be one that was put back
+        lines = [] if spool is None else unwritten(left, spool, files.audit.position.sequence)
+        trail.use(files.audit, _head(files.audit.position, after, server, lines))
+        handshakes.use(files.handshakes, _head(files.handshakes.position, 0, server))
+        changes.begin(after)
+
     async with (
-        _locked(folder),
-        open_trail(folder, AUDIT, bounds, ballast=Ballast(folder / BALLAST)) as trail,
-        open_trail(folder, HANDSHAKES, bounds) as handshakes,
-        trio.open_nursery() as nursery,
+        _closing(Opening(folder, begin, says_failures=not must_be_open), spool) as opening,
+        _written(trail, handshakes) as written,
+        _fed(opening, changes, refusals, written),
     ):
-        after = min(trail.position.journal_sequence, journal.last_seq)  # the journal may be one that was put back
-        _begin(trail, after, server)
-        _begin(handshakes, 0, server)
-        changes, refusals = JobChanges(journal, trail, after), RefusedConnections(handshakes.put)
-        nursery.start_soon(changes.copy)
-        nursery.start_soon(refusals.keep_counting)
-        try:
+        with trio.move_on_after(OPEN_SECONDS if must_be_open else FOLLOWER_OPEN_SECONDS) as patience:
+            await opening.wait_tried()
+            if opening.failure is None:
+                await trail.is_open.wait()
+                await handshakes.is_open.wait()
+        failure = _no_answer(folder.path) if patience.cancelled_caught else opening.failure
+        if failure is None or not must_be_open:
+            if patience.cancelled_caught:
+                logger.error("%s; until then nothing is started, and entries wait in memory", failure)
+            written.is_wanted = True
             yield Audit(trail, refusals)
-        finally:
-            refusals.finish()
-            changes.finish()
-            nursery.cancel_scope.cancel()  # which does not end the copying
+            return
+    raise failure  # outside the nurseries
 
 
-def _begin(trail: Trail, journal_sequence: int, server: str) -> None:
-    position = trail.position
-    now = datetime.now(UTC)
-    before = "nothing" if not position.sequence else "closed" if position.is_closed else "cut off"
-    trail.put(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))
-    for sequence, line in position.begun.items():
-        trail.put(_cut_off(line, now), begun=sequence)
-    position.begun = dict.fromkeys(position.begun)  # without the lines
-
-
-def _cut_off(line: bytes | None, now: datetime) -> Call:
-    """The end of a call whose server did not see it."""
-    found = (document_of(line) if line is not None else None) or {}
-    caller = Caller(
-        client=found.get("client"),
-        serial=found.get("serial"),
-        fingerprint=found.get("fingerprint"),
-        peer=found.get("peer", ""),
+def _no_answer(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"the audit folder {folder} cannot be used: its disk does not answer; see to it, or name another --audit-folder"
     )
-    words, omitted = found.get("command"), found.get("command_omitted")
-    return Call(
-        at=now,
-        caller=caller,
-        method=found.get("method"),
-        job=found.get("job"),
-        command=Command(tuple(map(str, words)), omitted or 0) if isinstance(words, list) else None,
-        outcome=UNKNOWN,
-        why=_CUT_OFF,
-    )
+
+
+@dataclass(slots=True)
+class _End:
+    """How the end is reached.
+
+    Attributes:
+        is_wanted: the block has begun: what was put is to be written.
+        deadline: of what puts entries, by Trio's clock.
+    """
+
+    is_wanted: bool = False
+    deadline: float = -math.inf
 
 
 @asynccontextmanager
-async def _locked(folder: Path) -> AsyncIterator[None]:
-    """Holds the folder's lock for the block. A thread that a disk holds may have it longer than its server."""
-    limiter = trio.CapacityLimiter(1)
-    lock = None
+async def _closing(opening: Opening, spool: Spool | None) -> AsyncIterator[Opening]:
     try:
-        with trio.move_on_after(LOCK_SECONDS):
-            while lock is None:
-                lock = await run_in_thread(limiter, lock_folder, folder)
-                if lock is None:
-                    await trio.sleep(0.05)  # flock(2) tells by no event
-    except OSError as error:
-        raise ConfigurationError(f"the audit folder {folder} cannot be used: {error.strerror}") from error
-    if lock is None:
-        raise ConfigurationError(f"another jobmaster server has the audit folder {folder}; give this one its own")
-    try:
-        yield
+        yield opening
     finally:
-        os.close(lock)
+        if spool is not None:
+            spool.close()
+        with trio.move_on_after(UNLOCK_SECONDS, shield=True):
+            await opening.unlock()
+
+
+@asynccontextmanager
+async def _written(*trails: Trail) -> AsyncIterator[_End]:
+    """Writes the trails, side by side; the block's end is the end of what puts entries."""
+    end = _End()
+    async with trio.open_nursery() as nursery:
+        for trail in trails:
+            nursery.start_soon(trail.keep_writing)
+        try:
+            yield end
+        finally:
+            deadline = max(end.deadline, trio.current_time() + LAST_SECONDS) if end.is_wanted else -math.inf
+            for trail in trails:
+                trail.finish(deadline)
+            nursery.cancel_scope.cancel()  # which does not end the writers
+
+
+@asynccontextmanager
+async def _fed(opening: Opening, changes: JobChanges, refusals: RefusedConnections, end: _End) -> AsyncIterator[None]:
+    """Opens the files and puts what nobody else does."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(opening.keep_trying)
+        nursery.start_soon(changes.copy)
+        nursery.start_soon(refusals.keep_counting)
+        try:
+            yield
+        finally:
+            refusals.finish()
+            end.deadline = trio.current_time() + END_SECONDS if end.is_wanted else -math.inf
+            opening.finish(end.deadline)
+            changes.finish(end.deadline)
+            nursery.cancel_scope.cancel()  # which ends neither the opening nor the copying
+
+
+def _head(position: Position, journal_sequence: int, server: str, left: Sequence[Line] = ()) -> list[Line]:
+    """What a server writes first.
+
+    Args:
+        position: where the file ends.
+        journal_sequence: of the last job event that is in it.
+        server: the version of the program.
+        left: what an earlier server has not written.
+    """
+    now = datetime.now(UTC)
+    before = "nothing" if not position.sequence else "closed" if position.is_closed and not left else "cut off"
+    lines = [*left, Line(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))]
+    ended = [line.begun for line in left]
+    for sequence, text in position.begun.items():
+        if sequence not in ended:
+            found = (document_of(text) if text is not None else None) or {}
+            lines.append(Line(_cut_off(found, now), sequence))
+    for line in left:
+        if isinstance(line.entry, Begun) and not any(each is line for each in ended):
+            begun = line.entry
+            call = Call(
+                at=now,
+                caller=begun.caller,
+                method=begun.method,
+                job=begun.job,
+                command=begun.command,
+                outcome=UNKNOWN,
+                why=_CUT_OFF,
+            )
+            lines.append(Line(call, line))
+    position.begun = dict.fromkeys(position.begun)  # without the lines
+    return lines
+
+
+def _cut_off(found: dict[str, Any], now: datetime) -> Call:
+    """The end of a call whose server did not see it."""
+    return Call(
+        at=now,
+        caller=caller_of(found),
+        method=found.get("method"),
+        job=found.get("job"),
+        command=command_of(found),
+        outcome=UNKNOWN,
+        why=_CUT_OFF,
+    )

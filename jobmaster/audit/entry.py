@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from json.encoder import encode_basestring_ascii
 from typing import Any, Final, assert_never
+
+from jobmaster.job.secret import MASK
 
 VERSION: Final = 1
 UNKNOWN: Final = "unknown"
 """The outcome of a call that a crash cut off."""
-MASK: Final = "***"
-"""What a secret becomes."""
 KEPT_CHARACTERS: Final = 16 * 1024
 """Characters of a command that an entry keeps; the record of a job keeps as many bytes."""
 MAX_TEXT: Final = 1024
 """Characters of any other text of a caller's or a peer's."""
-_ENTRY_BYTES: Final = 700
-"""What an entry holds in memory beside its command, as a rule."""
+_ENTRY_BYTES: Final = 1200
+"""What an entry and its line hold in memory beside the command, as a rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,14 @@ class Caller:
     serial: str | None
     fingerprint: str | None
     peer: str
+    text: str = field(init=False, repr=False, compare=False)
+    """Its fields in an entry: the same in all of a connection."""
+
+    def __post_init__(self) -> None:
+        text = (
+            f'"client":{_quoted(self.client)},"serial":{_quoted(self.serial)},"fingerprint":{_quoted(self.fingerprint)}'
+        )
+        object.__setattr__(self, "text", f'{text},"peer":{_quoted(self.peer)}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,8 @@ class Command:
     omitted: int = 0
 
     @classmethod
-    def of(cls, words: Iterable[str], secrets: frozenset[bytes] = frozenset()) -> Command:
-        """What is kept of a command, in which `secrets` are masked."""
+    def of(cls, words: Iterable[str]) -> Command:
+        """What is kept of a command."""
         kept: list[str] = []
         left, omitted = KEPT_CHARACTERS, 0
         for word in words:
@@ -60,7 +69,7 @@ class Command:
             if left < 0:
                 omitted += 1
             else:
-                kept.append(masked(word, secrets))
+                kept.append(word)
         return cls(tuple(kept), omitted)
 
 
@@ -190,50 +199,116 @@ class Rotated:
     begun: tuple[int, ...]
 
 
+_KINDS: Final[dict[type, str]] = {
+    Begun: "begun",
+    Call: "call",
+    JobChange: "job",
+    Handshake: "handshake",
+    RefusalsCounted: "counted",
+    Gap: "gap",
+    Opened: "opened",
+    Closed: "closed",
+    Rotated: "rotated",
+}
+
 Entry = Begun | Call | JobChange | Handshake | RefusalsCounted | Gap | Opened | Closed | Rotated
 
 _write_json: Final = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, by default
 
 
-def encode(entry: Entry, sequence: int, begun: int | None = None) -> bytes:
+def encode(entry: Entry, sequence: int, begun: int | None = None, body: bytes | None = None) -> bytes:
     """The line of an entry.
 
     Args:
         entry: what happened.
         sequence: its number.
         begun: of a call's end, the number of the entry of its beginning; None where there is none.
+        body: of `body_of`, where that was called before.
     """
-    document: dict[str, Any] = {"version": VERSION, "sequence": sequence}
+    head = f'{{"version":{VERSION},"sequence":{sequence},"kind":"{_KINDS[type(entry)]}",'
     match entry:
         case Call():
-            document |= {"kind": "call", "begun": begun, **_call(entry)}
+            head += f'"begun":{"null" if begun is None else begun},'
+        case JobChange(journal_sequence=number) | Opened(journal_sequence=number) | Rotated(journal_sequence=number):
+            head += f'"journal_sequence":{number},'
+        case _:
+            pass
+    return head.encode("ascii") + (body_of(entry) if body is None else body)
+
+
+def body_of(entry: Entry) -> bytes:
+    """What a line has behind the numbers, which are known when it is written."""
+    match entry:
+        case Call(outcome=outcome, why=why, seconds=seconds):
+            took = "null" if seconds is None else f"{seconds:.6f}"
+            text = f'{_asked(entry)},"outcome":"{outcome}","why":{_quoted(why)},"seconds":{took}}}\n'
+            return text.encode("ascii")
         case Begun():
-            document |= {"kind": "begun", **_asked(entry)}
-        case JobChange(journal_sequence=number):
-            document |= {"kind": "job", "journal_sequence": number, **_job_change(entry)}
+            return f"{_asked(entry)}}}\n".encode("ascii")
+        case JobChange():
+            document = _job_change(entry)
         case Handshake():
-            document |= {"kind": "handshake", "time": _time(entry.at), **_caller(entry.caller), "why": entry.why}
+            return f'"time":"{_time(entry.at)}",{entry.caller.text},"why":{_quoted(entry.why)}}}\n'.encode("ascii")
         case RefusalsCounted():
-            document |= {"kind": "counted", **_counted(entry)}
+            document = _counted(entry)
         case Gap(at=at, since=since, count=count, why=why):
-            document |= {"kind": "gap", "time": _time(at), "since": _time(since), "count": count, "why": why}
-        case Opened(journal_sequence=number, at=at, before=before, server=server):
-            document |= {"kind": "opened", "journal_sequence": number, "time": _time(at)}
-            document |= {"before": before, "server": server}
+            document = {"time": _time(at), "since": _time(since), "count": count, "why": why}
+        case Opened(at=at, before=before, server=server):
+            document = {"time": _time(at), "before": before, "server": server}
         case Closed(at=at):
-            document |= {"kind": "closed", "time": _time(at)}
-        case Rotated(journal_sequence=number, at=at, begun=open_calls):
-            document |= {"kind": "rotated", "journal_sequence": number, "time": _time(at), "open": open_calls}
+            document = {"time": _time(at)}
+        case Rotated(at=at, begun=open_calls):
+            document = {"time": _time(at), "open": open_calls}
         case unreachable:
             assert_never(unreachable)
-    return f"{_write_json(document)}\n".encode("ascii")
+    return f"{_write_json(document)[1:]}\n".encode("ascii")
+
+
+def entry_of(document: dict[str, Any]) -> Begun | Call | None:
+    """The entry of a call that a document tells; None for one of another kind, or that tells too little."""
+    caller, command = caller_of(document), command_of(document)
+    method, job = document.get("method"), document.get("job")
+    try:
+        at = datetime.fromisoformat(document["time"]).astimezone(UTC)
+        if document["kind"] == "begun":
+            return Begun(at=at, caller=caller, method=method, job=job, command=command)
+        if document["kind"] == "call":
+            return Call(
+                at=at,
+                caller=caller,
+                method=method,
+                job=job,
+                command=command,
+                outcome=document["outcome"],
+                why=document["why"],
+                seconds=document["seconds"],
+            )
+    except (KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def caller_of(document: dict[str, Any]) -> Caller:
+    """Who called, as a document tells."""
+    return Caller(
+        client=document.get("client"),
+        serial=document.get("serial"),
+        fingerprint=document.get("fingerprint"),
+        peer=document.get("peer", ""),
+    )
+
+
+def command_of(document: dict[str, Any]) -> Command | None:
+    """The command that a document tells; None where it tells none."""
+    words = document.get("command")
+    return Command(tuple(map(str, words)), document.get("command_omitted") or 0) if isinstance(words, list) else None
 
 
 def cost_of(entry: Entry) -> int:
     """Bytes of memory that an entry holds, about."""
     match entry:
         case Begun(command=Command(words=words)) | Call(command=Command(words=words)):
-            return _ENTRY_BYTES + sum(map(len, words)) + 60 * len(words)
+            return _ENTRY_BYTES + 2 * sum(map(len, words)) + 60 * len(words)
         case _:
             return _ENTRY_BYTES
 
@@ -254,33 +329,17 @@ def shortened(text: str, most: int = MAX_TEXT) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _call(entry: Call) -> dict[str, Any]:
-    document = _asked(entry)
-    document["outcome"] = entry.outcome
-    document["why"] = entry.why
-    document["seconds"] = None if entry.seconds is None else round(entry.seconds, 6)
-    return document
-
-
-def _asked(entry: Begun | Call) -> dict[str, Any]:
+def _asked(entry: Begun | Call) -> str:
     command = entry.command
-    return {
-        "time": _time(entry.at),
-        **_caller(entry.caller),
-        "method": entry.method,
-        "job": entry.job,
-        "command": None if command is None else command.words,
-        "command_omitted": 0 if command is None else command.omitted,
-    }
+    words = "null" if command is None else f"[{','.join(map(encode_basestring_ascii, command.words))}]"
+    return (
+        f'"time":"{_time(entry.at)}",{entry.caller.text},"method":{_quoted(entry.method)},"job":{_quoted(entry.job)},'
+        f'"command":{words},"command_omitted":{0 if command is None else command.omitted}'
+    )
 
 
-def _caller(caller: Caller) -> dict[str, Any]:
-    return {
-        "client": caller.client,
-        "serial": caller.serial,
-        "fingerprint": caller.fingerprint,
-        "peer": caller.peer,
-    }
+def _quoted(text: str | None) -> str:
+    return "null" if text is None else encode_basestring_ascii(text)
 
 
 def _job_change(entry: JobChange) -> dict[str, Any]:

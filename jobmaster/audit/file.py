@@ -20,9 +20,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from jobmaster.audit.entry import Begun, Call, Entry, JobChange, Opened, Rotated, cost_of, encode
+from jobmaster.audit.entry import Begun, Call, Entry, JobChange, Opened, Rotated, body_of, cost_of, encode
 from jobmaster.audit.names import BALLAST, complete_file, complete_files, current_file
 from jobmaster.audit.scan import Position, scan
+from jobmaster.audit.spool import Spool
 from jobmaster.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -42,27 +43,32 @@ class FileBounds:
     kept: int
 
 
-@dataclass(slots=True, eq=False)
 class Line:
-    """An entry on its way into the file.
+    """An entry on its way into the file. Not a dataclass: one is made for every call.
 
     Attributes:
         begun: of a call's end, its beginning: another line, or the number of one that an earlier server wrote.
         done: set when it has been written or will never be; None where nobody waits for that.
         sequence: its number once it is written.
         number: the one that it is being written with; for the file alone.
+        place: in the spool; None where it is not there.
+        body: of its line.
         cost: bytes of memory that it holds.
     """
 
-    entry: Entry
-    begun: Line | int | None = None
-    done: trio.Event | None = None
-    sequence: int | None = None
-    number: int | None = None
-    cost: int = 0
+    __slots__ = ("begun", "body", "cost", "done", "entry", "number", "place", "sequence")
 
-    def __post_init__(self) -> None:
-        self.cost = cost_of(self.entry)
+    def __init__(
+        self, entry: Entry, begun: Line | int | None = None, *, done: trio.Event | None = None, place: int | None = None
+    ) -> None:
+        self.entry = entry
+        self.begun = begun
+        self.done = done
+        self.sequence: int | None = None
+        self.number: int | None = None
+        self.place = place
+        self.body = body_of(entry)
+        self.cost = cost_of(entry)
 
     @property
     def is_urgent(self) -> bool:
@@ -84,6 +90,8 @@ class AuditFile:
         self._bounds = bounds
         self.position = position
         """How far it has come."""
+        self.spool: Spool | None = None
+        """Where a later server finds what is not in the file."""
         self._descriptor: int | None = None
         self._swap = threading.Lock()
         """Held by whoever exchanges the descriptor, or takes a copy of it."""
@@ -123,7 +131,7 @@ class AuditFile:
         try:
             text = self._prepare(lines)
         except OSError:
-            _take_back(lines)
+            self._take_back(lines)
             raise
         self._write(lines, text)
 
@@ -165,11 +173,12 @@ class AuditFile:
         text = []
         for sequence, line in enumerate(lines, self.position.sequence + 1):
             line.number = sequence  # an end in the same batch refers to it
-            text.append(encode(line.entry, sequence, line.begun_number))
+            text.append(encode(line.entry, sequence, line.begun_number, line.body))
         return text
 
     def _write(self, lines: Sequence[Line], text: Sequence[bytes]) -> None:
         """Writes lines that are encoded. Raises OSError where not all of them were."""
+        self._tell_spool(lines)
         data = b"".join(text)
         prefix = b"\n" if self._is_torn else b""
         written, failure = self._write_bytes(prefix + data)
@@ -185,7 +194,7 @@ class AuditFile:
         self._is_torn = self._is_torn or (0 < written < len(data) and not data[:written].endswith(b"\n"))
         for line in lines[:whole]:
             self._note(line)
-        _take_back(lines[whole:])
+        self._take_back(lines[whole:])
         if failure is not None:
             raise failure
 
@@ -216,6 +225,20 @@ class AuditFile:
                 self.position.journal_sequence = number
             case _:
                 pass
+        if line.place is not None and self.spool is not None:
+            self.spool.done(line.place)
+
+    def _take_back(self, lines: Sequence[Line]) -> None:
+        """Takes the numbers of entries back that have not been written."""
+        for line in lines:
+            line.number = None
+        self._tell_spool(lines)
+
+    def _tell_spool(self, lines: Sequence[Line]) -> None:
+        if self.spool is not None:
+            for line in lines:
+                if line.place is not None:
+                    self.spool.being_written(line.place, line.number or 0, line.begun_number)
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -261,12 +284,6 @@ class AuditFile:
         self.sync()
         current_file(self._folder, self._trail).rename(complete_file(self._folder, self._trail, self._first))
         self.close()
-
-
-def _take_back(lines: Sequence[Line]) -> None:
-    """Takes the numbers of entries back that have not been written."""
-    for line in lines:
-        line.number = None
 
 
 def _sync_folder(folder: Path) -> None:

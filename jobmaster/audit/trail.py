@@ -6,6 +6,8 @@ tried again; where the queue is full, entries are lost, and counted in a gap tha
 
 When the disk is full, the ballast is given up first: what has happened can then still be written, and Starts are refused.
 
+A trail has its queue before it has its file, which the disk may be slow to open: `jobmaster.audit.opening` brings it.
+
 What was written is in the kernel's hands: it outlives the server. At most SYNC_SECONDS later it is on the disk, by a
 thread of its own, and at a file's end. What a power cut takes of the last second is not made up for, but for the changes
 of jobs, which are read from the journal again.
@@ -14,18 +16,16 @@ of jobs, which are read from the journal again.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.audit.entry import Closed, Entry, Gap, JobChange
-from jobmaster.audit.file import NO_SPACE, AuditFile, FileBounds, Line
-from jobmaster.audit.scan import Position
+from jobmaster.audit.entry import Begun, Call, Closed, Entry, Gap, JobChange, encode
+from jobmaster.audit.file import NO_SPACE, AuditFile, Line
+from jobmaster.audit.spool import Spool
 from jobmaster.errors import AuditUnavailable
 from jobmaster.journal.ballast import Ballast
 from jobmaster.threads import NoThread, run_in_thread
@@ -38,30 +38,42 @@ MAX_QUEUED: Final = 10_000
 """Entries that wait to be written: those of some seconds of the fastest clients."""
 MAX_QUEUED_BYTES: Final = 32 * 1024 * 1024
 """Bytes of memory that they may hold, commands included."""
-MOST_IN_BATCH: Final = 100
-"""Entries that are written at once: making their lines, which holds up the event loop, takes a millisecond."""
+MOST_IN_BATCH: Final = 400
+"""Entries that are written at once: numbering their lines, which holds up the event loop, takes a millisecond or two."""
 BATCH_BYTES: Final = 512 * 1024
 """Bytes of memory of the entries that are written at once, about: no file becomes larger than its bound by more."""
 GATHER_SECONDS: Final = 0.02
-"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread."""
+"""How long entries gather that nobody waits for and that have no beginning, so that they share a move to the thread: it costs
+as much as twenty entries."""
+SPOOLED_GATHER_SECONDS: Final = 0.25
+"""The same where entries are in a spool: a server that is killed loses none of them."""
 START_SECONDS: Final = 2.0
 """How long a Start waits for its beginning to be written, and a write may take before Starts are refused at once."""
 RETRY_SECONDS: Final = 1.0
 """Between two tries of a disk that does not take what is to be written."""
 SYNC_SECONDS: Final = 1.0
 """How long what was written may not be on the disk."""
-CLOSE_SECONDS: Final = 5.0
-"""How long the last entries may take."""
+CLOSE_SECONDS: Final = 0.5
+"""How long the closing of a file may take; the kernel does it at the server's end."""
 
 _TOO_MANY: Final = "more came than could be written"
+_NO_ANSWER: Final = "its disk does not answer"
 
 
 class Trail:
-    """What is written to one trail. Made by `open_trail`."""
+    """What is written to one trail.
 
-    def __init__(self, file: AuditFile, ballast: Ballast | None) -> None:
-        self._file = file
+    Attributes:
+        is_open: set when it has its file, and the ballast is there or cannot be.
+    """
+
+    def __init__(self, ballast: Ballast | None, spool: Spool | None = None) -> None:
+        self.is_open = trio.Event()
+        self._file: AuditFile
+        self._has_file = trio.Event()
         self._ballast = ballast
+        self._spool = spool
+        self._in_flight: list[Line] = []
         self._queue: deque[Line] = deque()
         self._queued_bytes = 0
         self._lost = 0
@@ -76,6 +88,8 @@ class Trail:
         self._is_urgent = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._unsynced = trio.Event()
+        self.synced_events = 0
+        """Up to which number of the journal's the events are on the disk, as far as is known."""
         self._scope = trio.CancelScope(shield=True)
         self._writers = trio.CapacityLimiter(1)
         self._syncers = trio.CapacityLimiter(1)
@@ -85,10 +99,13 @@ class Trail:
         """Whether entries are written as they come, and not at the cost of the ballast."""
         return self._why_not() is None
 
-    @property
-    def position(self) -> Position:
-        """How far the files have come."""
-        return self._file.position
+    def use(self, file: AuditFile, head: Sequence[Line]) -> None:
+        """Gives it its file, and what is to be written there before anything else."""
+        self._file = file
+        file.spool = self._spool
+        self._queue.extendleft(reversed(head))
+        self._queued_bytes += sum(line.cost for line in head)
+        self._has_file.set()
 
     # --- what is to be written ----------------------------------------------------------------------------------------
 
@@ -127,7 +144,7 @@ class Trail:
         with trio.move_on_after(START_SECONDS):
             await line.done.wait()
         if line.sequence is None:
-            raise _unavailable(self._why_not() or "its disk does not answer")
+            raise _unavailable(self._why_not() or _NO_ANSWER)
 
     async def record(self, entries: Sequence[Entry]) -> int:
         """Returns when entries are written, and how many of them: where it is not all, the first ones.
@@ -165,10 +182,13 @@ class Trail:
         return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _push(self, line: Line) -> None:
+        if self._spool is not None and isinstance(line.entry, Begun | Call):
+            _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost
         self._work.set()
-        if line.is_urgent or len(self._queue) >= MOST_IN_BATCH:
+        is_urgent = line.done is not None or (line.place is None and line.is_urgent)
+        if is_urgent or len(self._queue) >= MOST_IN_BATCH:
             self._is_urgent.set()
 
     def _lose(self) -> None:
@@ -184,37 +204,56 @@ class Trail:
         self._push(Line(gap))
 
     def _why_not(self) -> str | None:
+        if not self.is_open.is_set():
+            return _NO_ANSWER
         if self._fault is not None:
             return self._fault
         if self._ballast is not None and not self._has_ballast:
             return "its disk is nearly full"
         if trio.current_time() - self._writing_since > START_SECONDS:
-            return "its disk does not answer"
+            return _NO_ANSWER
         return None
 
     # --- the task -----------------------------------------------------------------------------------------------------
 
     async def keep_writing(self) -> None:
-        """Writes until `finish` was called and all is written; being cancelled does not end it."""
+        """Writes until `finish` was called and all is written; being cancelled does not end it. Closes the file."""
         with self._scope:
+            await self._has_file.wait()
+            await self._fill_ballast()
+            self.is_open.set()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_syncing)
                 await self._write_all()
                 nursery.cancel_scope.cancel()
-        if unwritten := len(self._queue) + self._lost:
-            logger.error("%d entries of the audit were not written", unwritten)
+        self._say_unwritten()
+        if self._has_file.is_set():
+            with trio.move_on_after(CLOSE_SECONDS, shield=True):
+                await run_in_thread(trio.CapacityLimiter(1), self._file.close, abandon=True)
 
-    def finish(self) -> None:
-        """Lets the task end when all is written, or CLOSE_SECONDS from now."""
+    def finish(self, deadline: float) -> None:
+        """Lets the task end when all is written, or by a deadline of Trio's clock."""
         self._is_finishing = True
         if self._lost:
             self._put_gap()
         self._push(Line(Closed(at=datetime.now(UTC))))  # whether there is room or not
-        self._scope.deadline = trio.current_time() + CLOSE_SECONDS
+        self._scope.deadline = deadline
         self._work.set()
         self._is_urgent.set()
 
-    async def fill_ballast(self) -> None:
+    def _say_unwritten(self) -> None:
+        lines = [line for line in (*self._in_flight, *self._queue) if line.sequence is None]
+        kinds = Counter(type(line.entry).__name__ for line in lines if not isinstance(line.entry, Closed))
+        if kinds:
+            oldest = min(line.entry.at for line in lines)
+            names = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
+            logger.error(
+                "entries of the audit were not written, the oldest of %s: %s",
+                oldest.isoformat(timespec="seconds"),
+                names,
+            )
+
+    async def _fill_ballast(self) -> None:
         """Takes the space that is given up when the disk is full."""
         if self._ballast is None:
             return
@@ -251,12 +290,12 @@ class Trail:
                 await self._work.wait()
             if idle.cancelled_caught:
                 return
-        with trio.move_on_after(GATHER_SECONDS):
+        with trio.move_on_after(GATHER_SECONDS if self._spool is None else SPOOLED_GATHER_SECONDS):
             await self._is_urgent.wait()
         self._is_urgent = trio.Event()
 
     async def _write_batch(self) -> None:
-        batch = self._take()
+        batch = self._in_flight = self._take()
         self._writing_since = trio.current_time()
         try:
             await self._in_thread(self._file.append, batch)
@@ -269,9 +308,10 @@ class Trail:
             self._recover()
         finally:
             self._writing_since = float("inf")
+        self._in_flight = []
         self._tell(batch)
         if not self.is_writable and self._fault is None and trio.current_time() >= self._next_try:
-            await self.fill_ballast()
+            await self._fill_ballast()
 
     def _take(self) -> list[Line]:
         batch: list[Line] = []
@@ -318,6 +358,8 @@ class Trail:
         for line in lines:
             if line.done is not None:
                 line.done.set()
+            if line.sequence is None and line.place is not None and self._spool is not None:
+                self._spool.done(line.place)  # it is not to be written any more
         self._unsynced.set()
         self._written.unpark_all()
 
@@ -335,7 +377,7 @@ class Trail:
             self._fault = _words(error)
             return
         if not self._has_ballast:
-            await self.fill_ballast()
+            await self._fill_ballast()
         self._recover()
         self._written.unpark_all()
 
@@ -349,16 +391,29 @@ class Trail:
             await self._sync()
 
     async def _sync(self) -> None:
+        events = self._file.position.journal_sequence  # written, at least
         try:
             await run_in_thread(self._syncers, self._file.sync, abandon=True)
         except (OSError, NoThread) as error:
             logger.error("the audit's disk did not take what was written: %s", error)
             self._fault = _words(error)
             self._work.set()
+        else:
+            self.synced_events = events
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        """Only the end of CLOSE_SECONDS leaves a thread that a disk holds to itself."""
+        """Only the server's end leaves a thread that a disk holds to itself."""
         return await run_in_thread(self._writers, function, *args, abandon=True)
+
+
+def _spool(line: Line, spool: Spool) -> None:
+    """Keeps an entry where a later server finds it."""
+    match line.begun:
+        case Line(sequence=None, place=begun_at):
+            reference: dict[str, int | None] = {"begun_at": begun_at}
+        case Line(sequence=begun) | begun:
+            reference = {"begun": begun}
+    line.place = spool.add(encode(line.entry, 0, None, line.body), **reference)
 
 
 def _words(error: OSError | NoThread) -> str:
@@ -371,29 +426,3 @@ def _unavailable(reason: str) -> AuditUnavailable:
     return AuditUnavailable(
         f"the server's audit cannot be written: {reason}, and so nothing is started; try again later"
     )
-
-
-@asynccontextmanager
-async def open_trail(
-    folder: Path, name: str, bounds: FileBounds, *, ballast: Ballast | None = None
-) -> AsyncIterator[Trail]:
-    """A trail for the block, in a folder that is there; at its end what is queued is written, for CLOSE_SECONDS at most.
-
-    Raises:
-        ConfigurationError: its files cannot be read or written.
-    """
-    opener = trio.CapacityLimiter(1)
-    file = await run_in_thread(opener, AuditFile.open, folder, name, bounds)
-    trail = Trail(file, ballast)
-    try:
-        await trail.fill_ballast()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trail.keep_writing)
-            try:
-                yield trail
-            finally:
-                trail.finish()
-                nursery.cancel_scope.cancel()  # which does not end the writer
-    finally:
-        with trio.move_on_after(CLOSE_SECONDS, shield=True):
-            await run_in_thread(opener, file.close, abandon=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -20,11 +20,25 @@ class Target:
     certificates: Path | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How much of a job's output is kept.
+
+    Attributes:
+        most: bytes; 0: as many as the server keeps of any job.
+        full: what happens when there are more: its middle is dropped, or the job ended.
+    """
+
+    most: int = 0
+    full: Literal["drop", "end"] = "drop"
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """`start COMMAND [ARG…]`."""
 
     argv: tuple[str, ...]
+    output: Output = Output()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +51,8 @@ class Run:
         stdin: whether the job has an input, which is standard input unless it is detached; None: where that is a pipe or
             a file.
         separate: the job's stderr is standard error; else all of its output is standard output.
+        output: how much of its output is kept.
+        secret_env: the environment variables whose values nobody is to read in the command.
     """
 
     argv: tuple[str, ...]
@@ -44,6 +60,8 @@ class Run:
     request_id: str | None = None
     stdin: bool | None = None
     separate: bool = False
+    output: Output = Output()
+    secret_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from jobmaster.cli.actions import (
     Events,
     List,
     Logs,
+    Output,
     Remove,
     Run,
     Start,
@@ -28,6 +29,7 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
+from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
@@ -39,8 +41,8 @@ examples:
   jobmaster -n client1 logs 2ZEkCWe4bCJVqFVdKOyc1nYAGDw
   jobmaster -n superuser list --state running --client client1
 
-Everything after `start`, and after `run` and its options, is the command, untouched; no shell is involved: say
-`run sh -c '…'` for one.
+Everything after `start` and `run` and their options is the command, untouched; no shell is involved: say
+`run sh -c '…'` for one. `--` ends the options, for a command that is called like one.
 
 exit status:
   0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted; of `run` and `wait` the job's own: its exit code,
@@ -52,9 +54,14 @@ NAME: Final = ("-n", "--name")
 SERVER: Final = "--server"
 CERTIFICATES: Final = "--certs-dir"
 REQUEST_ID: Final = "--request-id"
+SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
-_WITH_VALUE_OF_RUN: Final = frozenset({REQUEST_ID})
+OUTPUT_MAX: Final = "--output-max"
+OUTPUT_FULL: Final = "--output-full"
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
+"""The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
+_WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV}
 """The options of `run` that have one; the word after one of them is not the command."""
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
@@ -71,6 +78,8 @@ CAUSES: Final = (
     "server-lost",
     "output-capped",
 )
+_LARGEST: Final = 2**63 - 1
+"""Bytes of an output that a message can ask for."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -113,7 +122,7 @@ def is_as_a_job(arguments: Sequence[str]) -> bool:
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Action:
     match given.verb:
         case "start":
-            return Start(_argv(parser, "start", command))
+            return Start(_argv(parser, "start", command), _output(given))
         case "run":
             _require_text(parser, REQUEST_ID, given.request_id or "")
             return Run(
@@ -122,6 +131,8 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
                 request_id=given.request_id,
                 stdin=given.stdin,
                 separate=given.separate_streams,
+                output=_output(given),
+                secret_env=tuple(given.secret_env),
             )
         case "list" | "ps":
             return _list(parser, given)
@@ -214,8 +225,8 @@ def _verb_place(arguments: Sequence[str]) -> int | None:
 def _command_place(arguments: list[str]) -> tuple[int, int]:
     """Where the words end that are for the parser, and where those begin that are a job's command, whatever they look like.
 
-    Argparse would take a first word with a dash for an option. Of `start` only a help that is asked for is left to it, of
-    `run` all before the first word that is no option.
+    Argparse would take a first word with a dash for an option. Of `start` only a help that is asked for and the options
+    that it has are left to it, of `run` all before the first word that is no option.
     """
     end = len(arguments)
     place = _verb_place(arguments)
@@ -225,9 +236,12 @@ def _command_place(arguments: list[str]) -> tuple[int, int]:
     if arguments[place] == "start":
         if arguments[begin : begin + 1] in (["-h"], ["--help"]):
             return end, end
+        while begin < end and arguments[begin].partition("=")[0] in _OF_START:
+            begin += 1 if "=" in arguments[begin] else 2
     else:
         while begin < end and arguments[begin].startswith("-") and arguments[begin] != "--":
             begin += 2 if arguments[begin] in _WITH_VALUE_OF_RUN else 1
+    begin = min(begin, end)
     return begin, begin + 1 if arguments[begin : begin + 1] == ["--"] else begin
 
 
@@ -332,13 +346,18 @@ Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has 
 
 
 def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
-    verbs.add_parser(
-        "start", help="start a command; prints the job's id", usage="%(prog)s COMMAND [ARG…]", allow_abbrev=False
+    start = verbs.add_parser(
+        "start",
+        help="start a command; prints the job's id",
+        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        allow_abbrev=False,
     )
+    _add_output(start)
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] COMMAND [ARG…]",
+        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] [--secret-env NAME]… "
+        f"[{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it.",
@@ -356,6 +375,48 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         metavar="ID",
         help="your own name for this job: a second `run` with the same one finds the first one's job",
     )
+    run.add_argument(
+        SECRET_ENV,
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="the value of this environment variable of yours is a secret: wherever the command has it, records, events and "
+        "the server's audit have ***; may be given more than once",
+    )
+    _add_output(run)
+
+
+def _add_output(verb: _Parser) -> None:
+    verb.add_argument(
+        OUTPUT_MAX,
+        metavar="SIZE",
+        type=argument(parse_output_size),
+        default=0,
+        help="output that is kept, such as 64M: 256K at least, and what the server keeps of any job, which is the default, "
+        "at most",
+    )
+    verb.add_argument(
+        OUTPUT_FULL,
+        choices=["drop", "end"],
+        default="drop",
+        help="what happens when there is more: its middle is dropped (default), or the job is ended",
+    )
+
+
+def _output(given: argparse.Namespace) -> Output:
+    return Output(most=given.output_max, full=given.output_full)
+
+
+def parse_output_size(text: str) -> int:
+    """Bytes from `64M` or `4096`; 0 for what the server keeps of any job.
+
+    Raises:
+        ValueError: it is no such size.
+    """
+    size = parse_size(text)
+    if size is None or size > _LARGEST:
+        raise ValueError(f"{text!r} is not a size: use bytes, or a number with K, M, G or T (of 1024)")
+    return size
 
 
 def _add_stdin(verb: _Parser, more: str) -> None:

@@ -20,6 +20,7 @@ _REASONS: Final = {
     pb.GAPREASON_NO_SPACE: "the server's disk had no space for them",
     pb.GAPREASON_CAPPED: "the output is larger than what is kept of it",
     pb.GAPREASON_NOT_SYNCED: "the server's host went down before they were on its disk, or they were removed",
+    pb.GAPREASON_PRUNED: "the output of the job, which has ended, was removed to make room",
 }
 
 

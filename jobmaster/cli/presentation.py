@@ -48,7 +48,10 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "oom kills", str(record.oom_kills)
     for limit in record.limits:
         yield "limit", limit.value if limit.enforced else f"{limit.value} NOT ENFORCED: {limit.reason}"
-    if record.output_bytes or _knows_sizes(record):
+    if record.HasField("output_pruned"):
+        pruned = record.output_pruned
+        yield "output", f"{pruned.bytes} bytes, removed {_moment(pruned.time)}: {pruned.reason}"
+    elif record.output_bytes or _knows_sizes(record):
         yield "output", f"{record.output_bytes} bytes"
     if record.output_bytes_lost:
         yield "lost", f"{record.output_bytes_lost} bytes of output that the server's disk did not take"

@@ -35,10 +35,12 @@ class Runner:
     def __init__(self, jobs: Jobs, action: Run) -> None:
         self._jobs = jobs
         self._argv = action.argv
+        self._output = action.output
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
         self._needs_stdin = action.stdin is True
+        self._secret_env = action.secret_env
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
         self._started = trio.Event()
@@ -65,12 +67,19 @@ class Runner:
 
     async def _start(self) -> int:
         """Starts the job; returns the exit status, where that is all."""
+        if missing := [name for name in self._secret_env if not os.environ.get(name)]:
+            say(f"--secret-env {missing[0]}: there is no such environment variable, or it is empty")
+            return OURS
+        secrets = [os.environ[name] for name in self._secret_env]
         try:
             self._job_id = await self._jobs.start(
                 *self._argv,
                 request_id=self._request_id,
                 stdin=self._has_stdin,
                 separate_streams=self._separate,
+                output_max=self._output.most,
+                output_full=self._output.full,
+                secrets=secrets,
             )
         except RpcFailedError as error:
             say(_words(error))

@@ -109,6 +109,8 @@ def _happening(event: pb.JobEventMessage) -> str:
                 dropped
             )
             return ", ".join(told)
+        case "output_pruned":
+            return visible(f"output removed: {event.output_pruned.reason}")
         case "finished":
             return visible(f"ended: {event.finished.job_msg}")
         case "removed":

@@ -90,8 +90,9 @@ async def _act(command: Command) -> tuple[int, str]:
 
 async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
     match action:
-        case Start(argv):
-            return DONE, f"{await jobs.start(*argv)}\n"
+        case Start(argv, output):
+            started = await jobs.start(*argv, output_max=output.most, output_full=output.full)
+            return DONE, f"{started}\n"
         case Stop(job_id=job_id, as_json=wants_json, reason=reason, force=force):
             return DONE, _shown(await jobs.stop(job_id, reason, force=force), wants_json=wants_json)
         case Status(job_id=job_id, as_json=wants_json):

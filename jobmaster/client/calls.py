@@ -10,12 +10,14 @@ import trio
 from google.protobuf.message import Message
 
 from jobmaster.client.patience import Patience
-from jobmaster.errors import TransportError
+from jobmaster.errors import AuditUnavailable, JournalUnavailable, TransportError
 from jobmaster.grpc.channel import CallChannel, CallStream
 from jobmaster.grpc.client import CertificateNotAccepted
 from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, Status, StatusCode, raise_status
 
 SERVICE: Final = "jobmaster.jobs.v1.JobService"
+_NOT_SERVED: Final = (JournalUnavailable, AuditUnavailable)
+"""What a server says that was asked in vain, after it has waited for a disk: for longer than `SERVED_SECONDS`, perhaps."""
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -28,7 +30,14 @@ class Calls:
         self._was_served = False
 
     async def unary(
-        self, method: str, request: Message, answer: type[_Answer], seconds: float, *, removed: _Answer | None = None
+        self,
+        method: str,
+        request: Message,
+        answer: type[_Answer],
+        seconds: float,
+        *,
+        lasts: bool = False,
+        removed: _Answer | None = None,
     ) -> _Answer:
         """Makes a call that may be repeated, for `seconds` in vain at most.
 
@@ -37,6 +46,7 @@ class Calls:
             request: what is asked.
             answer: the type of what is answered.
             seconds: how long it may be repeated in vain.
+            lasts: whether it is answered when a job has ended, so that one that was open for long was not in vain.
             removed: of a call that removes what it names: the answer where a repeated one does not find that any more,
                 since an earlier one may have removed it before it broke.
 
@@ -52,7 +62,7 @@ class Calls:
             except (TransportError, RpcFailedError) as error:
                 if removed is not None and is_repeated and _is_not_found(error):
                     return removed
-                pause = self.pause_after(error, patience)
+                pause = self.pause_after(error, patience, lasts=lasts)
                 if pause is None:
                     raise
             is_repeated = True
@@ -83,8 +93,10 @@ class Calls:
         """A server has answered: it takes this client."""
         self._was_served = True
 
-    def pause_after(self, error: TransportError | RpcFailedError, patience: Patience) -> float | None:
-        """Seconds until a call may be made again; None where it is not to be.
+    def pause_after(
+        self, error: TransportError | RpcFailedError, patience: Patience, *, lasts: bool = True
+    ) -> float | None:
+        """Seconds until a call may be made again; None where it is not to be. `lasts` as of `unary`.
 
         A server that took this client before is asked again where it seems to refuse it: one that is about to be replaced
         may refuse anything.
@@ -96,11 +108,20 @@ class Calls:
                 may_pass = self._was_served
             case _:
                 may_pass = True
-        return patience.next_pause(trio.current_time(), jitter()) if may_pass else None
+        if not may_pass:
+            return None
+        was_in_vain = not lasts or (isinstance(error, RpcFailedError) and _is_not_served(error))
+        return patience.next_pause(trio.current_time(), jitter(), was_in_vain=was_in_vain)
 
 
 def _is_not_found(error: TransportError | RpcFailedError) -> bool:
     return isinstance(error, RpcFailedError) and error.status.status_code is StatusCode.NOT_FOUND
+
+
+def _is_not_served(error: RpcFailedError) -> bool:
+    from jobmaster.grpc.status_details import reason_in, reason_of  # here, because few calls fail
+
+    return reason_in(error.status) in {reason_of(kind) for kind in _NOT_SERVED}
 
 
 def jitter() -> float:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import trio
 
@@ -14,6 +14,7 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, Stream, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
@@ -60,6 +61,9 @@ class Jobs:
         request_id: str | None = None,
         stdin: bool = False,
         separate_streams: bool = False,
+        output_max: int = 0,
+        output_full: Literal["drop", "end"] = "drop",
+        secrets: Iterable[str] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -70,6 +74,10 @@ class Jobs:
                 one by default.
             stdin: whether it has an input, for `attach`; else that is /dev/null.
             separate_streams: whether its stdout and stderr are told apart.
+            output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
+            output_full: what happens when there are more: the middle is dropped, or the job ended.
+            secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
+                audit and log have ***. 64 places at most.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -77,6 +85,9 @@ class Jobs:
             request_id=request_id or new_request_id(),
             stdin=stdin,
             separate_streams=separate_streams,
+            output_max=output_max,
+            output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
+            secrets=secret_ranges((command, *args), secrets),
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 
@@ -89,7 +100,7 @@ class Jobs:
             force: without a grace period, or with no more of the one that has begun.
         """
         request = pb.JobIDRequest(job_id_request=pb.JobID(job_id=job_id), reason=reason, force=force)
-        return await self._calls.unary("Stop", request, pb.JobResponse, self._patience)
+        return await self._calls.unary("Stop", request, pb.JobResponse, self._patience, lasts=True)
 
     async def status(self, job_id: str) -> pb.JobResponse:
         """The job's record as of now."""
@@ -97,7 +108,7 @@ class Jobs:
 
     async def wait(self, job_id: str) -> pb.JobResponse:
         """The job's record when it has ended."""
-        return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience)
+        return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience, lasts=True)
 
     async def remove(self, job_id: str) -> None:
         """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.

@@ -74,7 +74,9 @@ class WholeOutput:
         if not extent.is_whole:
             from jobmaster.grpc.status_details import status_for_client  # here, because few outputs are not whole
 
-            incomplete = errors.OutputIncomplete(extent.lost, dropped=extent.dropped, missing=extent.missing)
+            incomplete = errors.OutputIncomplete(
+                extent.lost, dropped=extent.dropped, missing=extent.missing, pruned=extent.pruned
+            )
             raise_status(status_for_client(StatusCode.DATA_LOSS, incomplete))
 
     def _request(self) -> pb.FollowOutputRequest:

@@ -12,7 +12,7 @@ FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 3.0
 """Seconds before the next call: doubled each time, up to the last."""
 SERVED_SECONDS: Final = 10.0
-"""A call that was open for so long was served, whatever it brought."""
+"""A call that lasts as a job does, and was open for so long before it broke, was served."""
 
 
 class Patience:
@@ -38,14 +38,15 @@ class Patience:
         self._failing_since = None
         self._failures = 0
 
-    def next_pause(self, now: float, jitter: float) -> float | None:
+    def next_pause(self, now: float, jitter: float, *, was_in_vain: bool = False) -> float | None:
         """Seconds to wait after a call that broke; None where it has been tried long enough.
 
         Args:
             now: the time.
             jitter: from 0.5 to 1.5, so that the clients of a server that comes back do not all come at once.
+            was_in_vain: the call was not served, however long it was open.
         """
-        if self._begun is not None and now - self._begun >= SERVED_SECONDS:
+        if self._begun is not None and now - self._begun >= SERVED_SECONDS and not was_in_vain:
             self.progress()
         self._begun = None
         if self._failing_since is None:

@@ -68,7 +68,7 @@ class Extent:
     Attributes:
         offset: of the next byte.
         received: bytes that were given on.
-        lost, dropped, missing: bytes that are not there, as of `errors.OutputIncomplete`.
+        lost, dropped, missing, pruned: bytes that are not there, as of `errors.OutputIncomplete`.
     """
 
     def __init__(self) -> None:
@@ -77,6 +77,7 @@ class Extent:
         self.lost = 0
         self.dropped = 0
         self.missing = 0
+        self.pruned = 0
         self._calls = 0
         self._has_answered = False
 
@@ -111,6 +112,8 @@ class Extent:
                 self.dropped += fresh
             case pb.GAPREASON_NOT_SYNCED:
                 self.missing += fresh
+            case pb.GAPREASON_PRUNED:
+                self.pruned += fresh
             case _:  # one of a later server too
                 self.lost += fresh
         return fresh > 0

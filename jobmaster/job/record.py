@@ -9,7 +9,7 @@ from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine
-from jobmaster.job.state import Closing, Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,18 @@ class OutputLost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPruned:
+    """The output of an ended job is removed to make room; its record stays.
+
+    Attributes:
+        reason: which bound was reached, for the client.
+    """
+
+    at: datetime
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OomKillsCounted:
     """The kernel has killed so many processes of the job for memory, in its whole life so far."""
 
@@ -73,10 +85,11 @@ class JobRecord:
 
     Attributes:
         oom_kills: processes of the job that the kernel has killed for memory, also where the job went on.
-        output_bytes: bytes of output kept.
+        output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
         output_max, ends_when_full: as in `Launched`.
+        output_pruned: when and why the output was removed; None where it was not.
     """
 
     id: JobId
@@ -90,6 +103,7 @@ class JobRecord:
     output_bytes_dropped: int = 0
     output_max: int = 0
     ends_when_full: bool = False
+    output_pruned: OutputPruned | None = None
 
     @property
     def memory_max(self) -> int | None:
@@ -101,7 +115,7 @@ class JobRecord:
         return None
 
 
-JobEvent = Launched | Event | OomKillsCounted | OutputLost
+JobEvent = Launched | Event | OomKillsCounted | OutputLost | OutputPruned
 
 
 def record_of(launched: Launched) -> JobRecord:
@@ -134,6 +148,10 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
                 output_bytes_lost=max(record.output_bytes_lost, count),
                 output_bytes_dropped=max(record.output_bytes_dropped, dropped),
             )
+        case OutputPruned():
+            if not isinstance(record.state, Ended):
+                raise InvalidTransition(record.state, event)
+            return replace(record, output_pruned=record.output_pruned or event)
         case Finished():
             return replace(
                 record,

@@ -8,15 +8,23 @@ from hashlib import sha256
 from typing import Final
 
 from jobmaster.errors import CommandNotFound, CommandNotRunnable, CommandNotRunnableNow, InvalidRequest, JobmasterError
+from jobmaster.job.secret import masked_words
 from jobmaster.job.specification import JobSpecification
 
 _FORM: Final = re.compile(r"[!-~]([ -~]{0,126}[!-~])?", re.ASCII)
 """1 to 128 printable characters, none of which is a space at either end."""
 
+_DIGEST_MASK: Final = "\udcff"
+"""A byte that is in no word, for words are UTF-8: a secret is told apart from any text."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestKey:
-    """A request id of one client, and the digest of everything else that the Start asked for.
+    """A request id of one client, and the digest of everything else that the Start asked for, but for its secrets.
+
+    The digest is in the journal and its backups, where one of a secret would let it be guessed; and one with a key would need
+    a key that is kept as long as the journal and never with it. So a Start that comes again with another secret in the same
+    place, a token that was renewed for example, finds the job of the first.
 
     Raises:
         InvalidRequest: the id is not of 1 to 128 printable ASCII characters.
@@ -36,7 +44,7 @@ class RequestKey:
     def of(cls, request_id: str, specification: JobSpecification) -> RequestKey:
         """The key of a Start."""
         digest = sha256()
-        for word in specification.argv:
+        for word in masked_words(specification.argv, specification.secrets, _DIGEST_MASK):
             digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
         for option in ("stdin", "separate_streams"):
             if getattr(specification, option):  # what is not asked for is left out: older requests keep their digests

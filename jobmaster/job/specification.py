@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.secret import Secret, check_secrets, masked_words
 
 MAX_ARGUMENTS: Final = 65_536
 """Arguments of one command; the kernel's own bound is on their bytes and pointers together (execve(2))."""
@@ -30,6 +31,7 @@ class JobSpecification:
         separate_streams: whether its stdout and stderr are told apart; else they share one pipe.
         output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
+        secrets: what of the words nobody is to read, in order.
 
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
@@ -41,6 +43,7 @@ class JobSpecification:
     separate_streams: bool = False
     output_max: int = 0
     ends_when_full: bool = False
+    secrets: tuple[Secret, ...] = ()
 
     def __post_init__(self) -> None:
         if 0 < self.output_max < SMALLEST_OUTPUT:
@@ -63,15 +66,21 @@ class JobSpecification:
                     f"argument {position + 1} contains a NUL byte, which no Linux argument can",
                     field=f"args[{position}]",
                 )
+        check_secrets(self.argv, self.secrets)
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The argument vector of the process."""
         return (self.command, *self.args)
 
+    @property
+    def masked_argv(self) -> tuple[str, ...]:
+        """The same without its secrets, for all that is kept or said of it."""
+        return masked_words(self.argv, self.secrets)
+
     def __repr__(self) -> str:
-        """Without the arguments: they may hold secrets, and a repr ends in logs."""
-        return f"JobSpecification(command={self.command!r}, {len(self.args)} args)"
+        """Without the arguments: they may hold secrets that nobody named, and a repr ends in logs."""
+        return f"JobSpecification(command={self.masked_argv[0]!r}, {len(self.args)} args)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +96,11 @@ class CommandLine:
 
     @classmethod
     def of(cls, specification: JobSpecification) -> CommandLine:
-        """What is kept of a specification; the command itself always is."""
-        kept = [_encode(specification.command)]
+        """What is kept of a specification, without its secrets; the command itself always is."""
+        command, *args = specification.masked_argv
+        kept = [_encode(command)]
         space = KEPT_BYTES
-        for argument in specification.args:
+        for argument in args:
             encoded = _encode(argument)
             space -= len(encode_basestring_ascii(argument)) - 1
             if space < 0:

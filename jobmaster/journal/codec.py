@@ -30,7 +30,7 @@ from jobmaster.job.cause import (
     Stopped,
 )
 from jobmaster.job.identifier import parse_job_id
-from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost
+from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import (
@@ -181,6 +181,7 @@ _EVENT_TYPES: Final[dict[type, str]] = {
     Finished: "finished",
     OomKillsCounted: "oom_kills_counted",
     OutputLost: "output_lost",
+    OutputPruned: "output_pruned",
 }
 _TYPES_OF_EVENTS: Final = {name: kind for kind, name in _EVENT_TYPES.items()}
 
@@ -228,6 +229,7 @@ _STATE: Final = _variant(
     },
 )
 _LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
         Launched,
@@ -258,6 +260,7 @@ _EVENTS: Final[dict[type, Codec]] = {
     ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
+    OutputPruned: _OUTPUT_PRUNED,
 }
 _RECORD: Final = _structure(
     JobRecord,
@@ -272,6 +275,7 @@ _RECORD: Final = _structure(
     output_bytes_dropped=_INTEGER,
     output_max=_INTEGER,
     ends_when_full=_FLAG,
+    output_pruned=_optional(_OUTPUT_PRUNED),
 )
 
 _REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)

@@ -35,6 +35,7 @@ from jobmaster.journal.connection import (
 from jobmaster.journal.reading import Broken
 from jobmaster.journal.stored import (
     AsideJob,
+    EndedOutput,
     Entry,
     EntryRefused,
     Events,
@@ -45,6 +46,7 @@ from jobmaster.journal.stored import (
     StoredJob,
     StoredRequest,
     Written,
+    microseconds,
 )
 from jobmaster.journal.writing import Batch
 
@@ -84,6 +86,8 @@ class Database:
         """Frames of the write-ahead log that no checkpoint has written to the file yet, at most."""
         self.last_seq = 0
         """The greatest sequence number that was given."""
+        self.copied: Callable[[], int] | None = None
+        """Up to which number somebody has copied the events: later ones stay, also where their job is removed."""
         self.is_checked = False
         """Whether the whole file was checked when it was opened."""
         self._connect = connect_again
@@ -223,7 +227,7 @@ class Database:
 
     def _write(self, connection: apsw.Connection, entries: list[Entry]) -> None:
         connection.execute("BEGIN IMMEDIATE")
-        batch = Batch(connection, self.last_seq, datetime.now(UTC))
+        batch = self._batch(connection)
         commit = _Commit([(entry, _add(batch, entry)) for entry in entries], batch.last_seq)
         batch.finish()
         try:
@@ -235,25 +239,36 @@ class Database:
         self.last_seq = commit.last_seq
         commit.acknowledge()
 
-    def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events, at most REMOVED_AT_ONCE.
 
         Args:
             job_ids: the jobs.
-            with_requests: their request ids are forgotten, too; else they are remembered for a time.
+            given_up: nobody was told of them: their request ids are forgotten, which else are remembered for a time, and
+                their outputs are `discarded`.
         """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
         with self._transaction() as connection:
-            batch = Batch(connection, self.last_seq, datetime.now(UTC))
+            batch = self._batch(connection)
             for job_id in job_ids:
-                batch.remove(job_id, with_request=with_requests)
+                batch.remove(job_id, given_up=given_up)
             self.last_seq = batch.last_seq  # a number that is not used after all does no harm
 
-    def purge(self) -> bool:
+    def _batch(self, connection: apsw.Connection) -> Batch:
+        copied = None if self.copied is None else self.copied()
+        return Batch(connection, self.last_seq, datetime.now(UTC), copied=copied)
+
+    def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM discarded WHERE job_id = ?", [(job_id,) for job_id in job_ids])
+
+    def purge(self, now: datetime) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
-            return writing.purge(connection, datetime.now(UTC))
+            copied = self.last_seq if self.copied is None else self.copied()
+            return writing.purge(connection, now, copied)
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -297,10 +312,19 @@ class Database:
         """The newest jobs that a query wants."""
         return self._read(lambda connection, broken: reading.page(connection, query, broken))
 
-    def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:
-        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+    def events(self, after: int, owner: str | None = None, limit: int = 100, *, of_removed: bool = False) -> Events:
+        """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody).
+
+        Args:
+            after: the number.
+            owner: the client.
+            limit: how many events at most.
+            of_removed: jobs that are removed, too, as far as their events are kept for who copies them.
+        """
         return self._read(
-            lambda connection, broken: reading.events(connection, after, owner, limit, self.last_seq, broken)
+            lambda connection, broken: reading.events(
+                connection, after, owner, limit, self.last_seq, broken, of_removed=of_removed
+            )
         )
 
     def open_jobs(self) -> list[OpenJob]:
@@ -318,11 +342,29 @@ class Database:
         """What a client's request id stands for."""
         return self._read(lambda connection, _: reading.request(connection, owner, request_id))
 
-    def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
+    def expired(self, retention: Retention, now: datetime) -> list[tuple[JobId, str]]:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
-        return self._read(
-            lambda connection, _: reading.expired(connection, retention, datetime.now(UTC), REMOVED_AT_ONCE)
-        )
+        return self._read(lambda connection, _: reading.expired(connection, retention, now, REMOVED_AT_ONCE))
+
+    def age(self) -> tuple[datetime | None, datetime | None]:
+        """How far age has come: as it was stored last, and as the newest event tells where it never was."""
+        return self._read(lambda connection, _: (reading.aged(connection), reading.newest(connection)))
+
+    def store_age(self, reached: datetime) -> None:
+        """Stores how far age has come."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR REPLACE INTO number VALUES ('aged', ?)", (microseconds(reached),))
+
+    def discarded(self, after: str) -> list[JobId]:
+        """Jobs that are forgotten and whose output may still be there; those behind the id `after`, REMOVED_AT_ONCE at most.
+
+        As many as there are such files, which take more room.
+        """
+        return self._read(lambda connection, _: reading.discarded(connection, after, REMOVED_AT_ONCE))
+
+    def ended_outputs(self, after: int) -> list[EndedOutput]:
+        """The ended jobs with a greater key, some at a time, in the order of their keys."""
+        return self._read(lambda connection, _: reading.ended_outputs(connection, after))
 
     def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,12 +17,14 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
+from jobmaster.journal.age import AgeClock
 from jobmaster.journal.backup import Copy, remove_left_copy
 from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.connection import BALLAST, JournalFault, Synchronous, damaged
 from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     AsideJob,
+    EndedOutput,
     Entry,
     Events,
     JobQuery,
@@ -61,9 +64,10 @@ PURGE_SECONDS: Final = 60.0
 class Journal:
     """What happened to every job. Made by `open_journal`."""
 
-    def __init__(self, database: Database, writer: Writer) -> None:
+    def __init__(self, database: Database, writer: Writer, age: AgeClock) -> None:
         self._database = database
         self._writer = writer
+        self._age = age
         self._purge_after = 0.0
         self._is_copying = False
         self._copies = 0
@@ -77,9 +81,10 @@ class Journal:
     ) -> int:
         """Returns the event's sequence number once it is durable.
 
-        A caller that is cancelled before the event is taken for writing has it withdrawn, and nothing is written. Later
-        the call returns as if it had not been cancelled, or raises JournalUnavailable where the disk does not take the event
-        in time, which may then still be written; and the next checkpoint raises Cancelled.
+        A caller that is cancelled before the event is taken for writing has a launch withdrawn, and nothing is written;
+        any other event is written in its turn without it. Later the call returns as if it had not been cancelled, or raises
+        JournalUnavailable where the disk does not take the event in time, which may then still be written; and the next
+        checkpoint raises Cancelled.
 
         Args:
             job_id: whose.
@@ -132,9 +137,24 @@ class Journal:
         """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
         return await self._read(self._database.events, after, owner, limit)
 
+    async def events_to_copy(self, after: int, limit: int) -> Events:
+        """What happened after the sequence number `after` to all jobs, those that have been removed included."""
+        return await self._read(partial(self._database.events, after, limit=limit, of_removed=True))
+
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """From now on no event is removed but those that somebody has copied: up to the number that this returns.
+
+        It is asked in any thread. Where copying stands still, so do Starts (`Trail.is_writable`), which bounds what is kept.
+        """
+        self._database.copied = copied
+
     async def open_jobs(self) -> list[OpenJob]:
         """The jobs that have not ended, as the replay of their events gives them; the oldest is first."""
         return await self._read(self._database.open_jobs)
+
+    async def ended_outputs(self, after: int) -> list[EndedOutput]:
+        """The ended jobs with a key greater than `after`, some at a time, in the order of their keys; none at the end."""
+        return await self._read(self._database.ended_outputs, after)
 
     async def aside(self) -> list[AsideJob]:
         """The jobs whose events or records cannot be read."""
@@ -163,27 +183,46 @@ class Journal:
     # --- what is forgotten --------------------------------------------------------------------------------------------
 
     async def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
-        """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
-        return await self._read(self._database.expired, retention)
+        """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE.
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+        They are as old as `AgeClock` says.
+        """
+        return await self._read(self._database.expired, retention, await self._time_of_age())
+
+    async def _time_of_age(self) -> datetime:
+        time = self._age.time(datetime.now(UTC), trio.current_time())
+        if (reached := self._age.to_store()) is not None:
+            with suppress(JournalUnavailable):  # which is logged; it keeps nothing from being removed
+                await _ask(MAINTAINERS, self._database.store_age, reached)
+        return time
+
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events.
 
         Args:
             job_ids: the jobs.
-            with_requests: their request ids are forgotten, too; else they are remembered for a day.
+            given_up: nobody was told of them: their request ids are forgotten, which else are remembered for a day, and
+                their outputs are `discarded`, which else are gone already.
 
         Raises:
             JournalUnavailable: not all are removed; it may be tried again with the same.
         """
-        remove = partial(self._database.remove, with_requests=with_requests)
+        remove = partial(self._database.remove, given_up=given_up)
         for start in range(0, len(job_ids), REMOVED_AT_ONCE):
             await _ask(MAINTAINERS, remove, job_ids[start : start + REMOVED_AT_ONCE])
             self._writer.has_grown()
         if trio.current_time() >= self._purge_after:
             self._purge_after = trio.current_time() + PURGE_SECONDS
-            while await _ask(MAINTAINERS, self._database.purge):
+            while await _ask(MAINTAINERS, self._database.purge, await self._time_of_age()):
                 pass
+
+    async def discarded(self, after: str = "") -> list[JobId]:
+        """Jobs that are forgotten and whose output may still be there, some of them: those behind the id `after`."""
+        return await self._read(self._database.discarded, after)
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""
+        await _ask(MAINTAINERS, self._database.forget_discarded, job_ids)
 
     # --- the whole file -----------------------------------------------------------------------------------------------
 
@@ -298,8 +337,9 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
         await writer.fill_ballast()
         for job in await _ask(READERS, database.aside):
             logger.warning("job %s of %s is set aside since %s: %s", job.id, job.owner, job.at, job.reason)
+        stored, newest = await _ask(READERS, database.age)
         async with trio.open_nursery() as nursery:
-            journal = Journal(database, writer)
+            journal = Journal(database, writer, AgeClock(stored or newest, stored, trio.current_time()))
             nursery.start_soon(writer.keep_writing)
             if not database.is_checked:
                 nursery.start_soon(journal.look_for_damages)

@@ -20,6 +20,7 @@ from jobmaster.journal.sql import row, rows, value
 from jobmaster.journal.stored import (
     EVENTS_CHARACTERS,
     AsideJob,
+    EndedOutput,
     Events,
     JobQuery,
     JournalledEvent,
@@ -142,15 +143,34 @@ def _record_or_none(doc: str) -> JobRecord | None:
         return None
 
 
+_OF_JOBS: Final = (
+    "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
+    " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
+)
+_OF_ANY_JOBS: Final = (
+    "SELECT event.seq, event.at, coalesce(job.id, uncopied.id, aside.id),"
+    " coalesce(job.owner, uncopied.owner, aside.owner), event.type, event.doc, event.job"
+    " FROM event LEFT JOIN job ON job.key = event.job LEFT JOIN uncopied ON uncopied.key = event.job"
+    " LEFT JOIN aside ON aside.key = event.job"
+    " WHERE event.seq > ?1 AND coalesce(job.key, uncopied.key, aside.key) IS NOT NULL"
+)
+"""Those of jobs that are removed or set aside included, as far as they are there."""
+
+
 def events(
-    connection: apsw.Connection, after: int, owner: str | None, limit: int, last_seq: int, broken: Broken
+    connection: apsw.Connection,
+    after: int,
+    owner: str | None,
+    limit: int,
+    last_seq: int,
+    broken: Broken,
+    *,
+    of_removed: bool,
 ) -> Events:
     """What happened after the sequence number `after`, to the jobs of `owner` (None: of anybody)."""
+    of_jobs = _OF_ANY_JOBS if of_removed else _OF_JOBS
     happened = connection.execute(
-        "SELECT event.seq, event.at, job.id, job.owner, event.type, event.doc, job.key"
-        " FROM event CROSS JOIN job ON job.key = event.job WHERE event.seq > ?1"
-        " UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1"
-        " ORDER BY 1 LIMIT ?2",
+        f"{of_jobs} UNION ALL SELECT seq, at, job_id, owner, NULL, NULL, NULL FROM removal WHERE seq > ?1 ORDER BY 1 LIMIT ?2",  # noqa: S608  # nothing of a caller's
         (after, EVENTS_AT_ONCE),
     )
     found: list[JournalledEvent] = []
@@ -208,6 +228,23 @@ def request(connection: apsw.Connection, owner: str, request_id: str) -> StoredR
     return StoredRequest(digest=digest, job_id=JobId(job_id), error=repeated, is_open=bool(is_open))
 
 
+def ended_outputs(connection: apsw.Connection, after: int) -> list[EndedOutput]:
+    """The ended jobs with a key greater than `after`, in the order of their keys; LONGEST_PAGE of them at most."""
+    # In a string of a document, such as an argument, the quotes have backslashes.
+    found = rows(
+        connection,
+        "SELECT key, id, owner, coalesce(ended_seq, key), instr(doc, ?) > 0"
+        " FROM job WHERE key > ? AND ended IS NOT NULL ORDER BY key LIMIT ?",
+        '"output_pruned":{',
+        after,
+        LONGEST_PAGE,
+    )
+    return [
+        EndedOutput(key=key, job_id=JobId(job_id), owner=owner, ended_seq=seq, is_pruned=bool(is_pruned))
+        for key, job_id, owner, seq, is_pruned in found
+    ]
+
+
 def expired(connection: apsw.Connection, retention: Retention, now: datetime, limit: int) -> list[tuple[JobId, str]]:
     """The ended jobs that are to go next, each with its owner."""
     counts = dict[str, int](rows(connection, "SELECT owner, count(*) FROM job WHERE ended IS NOT NULL GROUP BY owner"))
@@ -243,6 +280,12 @@ def _surplus(counts: dict[str, int], retention: Retention, limit: int) -> dict[s
     return {owner: count - left[owner] for owner, count in counts.items()}
 
 
+def discarded(connection: apsw.Connection, after: str, limit: int) -> list[JobId]:
+    """Jobs that are forgotten and whose output is to be removed, in the order of their ids."""
+    statement = "SELECT job_id FROM discarded WHERE job_id > ? ORDER BY job_id LIMIT ?"
+    return [JobId(job_id) for (job_id,) in rows(connection, statement, after, limit)]
+
+
 def aside(connection: apsw.Connection) -> list[AsideJob]:
     """The jobs that were set aside."""
     found = rows(connection, "SELECT key, id, owner, at, reason FROM aside ORDER BY key LIMIT ?", LONGEST_PAGE)
@@ -250,6 +293,18 @@ def aside(connection: apsw.Connection) -> list[AsideJob]:
         AsideJob(key=key, id=job_id, owner=owner, at=time_of(at), reason=reason)
         for key, job_id, owner, at, reason in found
     ]
+
+
+def aged(connection: apsw.Connection) -> datetime | None:
+    """How far age had come when that was stored last."""
+    found = value(connection, "SELECT value FROM number WHERE name = 'aged'")
+    return None if found is None else time_of(found)
+
+
+def newest(connection: apsw.Connection) -> datetime | None:
+    """When the last event that is there happened."""
+    found = value(connection, "SELECT at FROM event ORDER BY seq DESC LIMIT 1")
+    return None if found is None else time_of(found)
 
 
 def last_seq(connection: apsw.Connection) -> int:

@@ -100,6 +100,19 @@ CREATE INDEX removal_owner ON removal (owner, seq);
 CREATE INDEX request_owner_removed ON request (owner, removed) WHERE removed IS NOT NULL;
 """
 
+_VERSION_4: Final = """
+-- Jobs that are forgotten and whose output may still be there: who finds these files knows that they are nobody's.
+CREATE TABLE discarded (
+    job_id TEXT NOT NULL PRIMARY KEY
+) STRICT;
+-- Jobs that are removed and have events that the audit may not have yet.
+CREATE TABLE uncopied (
+    key INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    owner TEXT NOT NULL
+) STRICT;
+"""
+
 Migration = Callable[[apsw.Connection], object]
 
 
@@ -116,7 +129,11 @@ def _order_ends(connection: apsw.Connection) -> None:
     connection.execute(_VERSION_3)
 
 
-MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists, 2: _order_ends}
+def _remember_removed(connection: apsw.Connection) -> None:
+    connection.execute(_VERSION_4)
+
+
+MIGRATIONS: Final[Mapping[int, Migration]] = {0: _create, 1: _index_lists, 2: _order_ends, 3: _remember_removed}
 """From each version to the next; 0 is a file without content."""
 
 

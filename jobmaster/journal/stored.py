@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputPruned
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Finished, InvalidTransition, StopOrdered
 from jobmaster.journal.codec import encode_event
@@ -88,7 +88,7 @@ class Entry:
 
 def _time_of(event: JobEvent) -> datetime:
     match event:
-        case Launched(at=at) | Finished(at=at):
+        case Launched(at=at) | Finished(at=at) | OutputPruned(at=at):
             return at
         case StopOrdered(order=order):
             return order.requested_at
@@ -122,6 +122,23 @@ class OpenJob:
     launched: Launched
     record: JobRecord
     last_event_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedOutput:
+    """Whose the output of an ended job is.
+
+    Attributes:
+        key: as in `StoredJob`.
+        ended_seq: rises in the order in which jobs have ended.
+        is_pruned: the record says that the output was removed.
+    """
+
+    key: int
+    job_id: JobId
+    owner: str
+    ended_seq: int
+    is_pruned: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +248,7 @@ class Retention:
     Attributes:
         ended: in all.
         ended_of_client: of one client.
-        age: since their end; None for as long as there is room.
+        age: since their end, by `AgeClock`; None for as long as there is room.
     """
 
     ended: int

@@ -1,8 +1,9 @@
 """The task that writes what has happened: a bounded queue, and one transaction for all that has gathered in it.
 
-Entries are written in the order in which they were given. One that is not taken yet can be withdrawn; one that is taken
-is written or has failed. Where the disk takes nothing, launches fail at once, and all other entries are kept and tried
-again, because they tell what has happened already. The ballast is given up for them first.
+Entries are written in the order in which they were given. A launch that is not taken yet can be withdrawn; one that is
+taken is written or has failed. Where the disk takes nothing, launches fail at once. All other entries are kept and tried
+again until the journal's end, whoever waits for them or leaves, because they tell what has happened already. The ballast
+is given up for them first.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Writer:
         self._database = database
         self._ballast = ballast
         self._limiter = trio.CapacityLimiter(1)
-        self._queue: dict[Entry, None] = {}  # in order; an entry leaves it from anywhere when it is withdrawn
+        self._queue: dict[Entry, None] = {}  # in order; a launch leaves it from anywhere when it is withdrawn
         self._taken: list[Entry] = []
         self._counts: dict[tuple[JobId, str], Entry] = {}  # of the queue; a later count takes an earlier one's place
         self._waiters: dict[Entry, _Waiter] = {}
@@ -100,30 +101,36 @@ class Writer:
     async def record(self, entry: Entry) -> int:
         """Returns the entry's sequence number when it is durable.
 
+        A caller that is cancelled before its launch is taken withdraws it; any other entry is written without the caller.
+
         Raises:
             JournalUnavailable: it cannot be written now, or not within LEAVE_SECONDS after the caller was cancelled; a
                 launch is not written later either, anything else may be.
             EntryRefused, InvalidTransition: it cannot be.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
+        is_launch = isinstance(entry.event, Launched)
+        if is_launch:
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._append(entry)
         waiter = _Waiter(trio.lowlevel.current_task())
         self._waiters[entry] = waiter
-        if isinstance(entry.event, Launched):
+        if is_launch:
             self._due[entry] = trio.current_time() + DURABLE_SECONDS
             self._has_waiters.set()
 
-        def withdraw(_: object) -> trio.lowlevel.Abort:
+        def leave(_: object) -> trio.lowlevel.Abort:
             if entry not in self._queue:
                 self._due[entry] = min(self._due.get(entry, math.inf), trio.current_time() + LEAVE_SECONDS)
                 self._has_waiters.set()
                 return trio.lowlevel.Abort.FAILED
-            del self._queue[entry], self._waiters[entry]
+            del self._waiters[entry]
             self._due.pop(entry, None)
-            self.has_grown()  # who settles need not wait for it
+            if is_launch:
+                del self._queue[entry]
+                self.has_grown()  # who settles need not wait for it
             return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(withdraw)
+        await trio.lowlevel.wait_task_rescheduled(leave)
         if isinstance(waiter.result, int):
             return waiter.result
         assert waiter.result is not None  # noqa: S101  # for the type checker: `_release` gave it

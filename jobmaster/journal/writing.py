@@ -49,8 +49,10 @@ class _Job:
 class Batch:
     """The entries of one transaction; a job's record is read once and written once."""
 
-    def __init__(self, connection: apsw.Connection, last_seq: int, now: datetime) -> None:
+    def __init__(self, connection: apsw.Connection, last_seq: int, now: datetime, *, copied: int | None = None) -> None:
+        """Begins after the sequence number `last_seq`; who copies the events has those up to `copied`. None: nobody does."""
         self._connection = connection
+        self._copied = copied
         self._now = microseconds(now)
         self._jobs: dict[JobId, _Job] = {}
         self.last_seq = last_seq
@@ -130,6 +132,8 @@ class Batch:
 
     def _forget(self, entry: Entry, job: _Job) -> int:
         del self._jobs[entry.job_id]
+        if self._copied is not None:
+            self._insert_event(entry, job.key)
         if entry.request_error is None:
             self._forget_request(entry.job_id)
         else:
@@ -137,27 +141,36 @@ class Batch:
                 "UPDATE request SET error = ? WHERE job_id = ?",
                 (encode_request_error(entry.request_error), entry.job_id),
             )
+        if entry.forget:
+            self._discard(entry.job_id)
         return self._remove(job.key, entry.job_id, job.record.owner)
 
-    def remove(self, job_id: JobId, *, with_request: bool = False) -> None:
+    def remove(self, job_id: JobId, *, given_up: bool = False) -> None:
         """Removes an ended job and its events; one that has not ended, or is not there, is left.
 
         Args:
             job_id: the job.
-            with_request: its request id is forgotten at once.
+            given_up: its request id is forgotten at once, and its output is to be removed.
         """
         found = row(self._connection, "SELECT key, owner FROM job WHERE id = ? AND ended IS NOT NULL", job_id)
         if found is not None:
-            if with_request:
+            if given_up:
                 self._forget_request(job_id)
+                self._discard(job_id)
             self._remove(found[0], job_id, found[1])
 
     def _forget_request(self, job_id: JobId) -> None:
         self._connection.execute("DELETE FROM request WHERE job_id = ?", (job_id,))
 
+    def _discard(self, job_id: JobId) -> None:
+        """Remembers that a job's output is to be removed: in the transaction that forgets the job, so that it cannot stay."""
+        self._connection.execute("INSERT OR IGNORE INTO discarded VALUES (?)", (job_id,))
+
     def _remove(self, key: int, job_id: JobId, owner: str) -> int:
-        self._connection.execute("DELETE FROM event WHERE job = ?", (key,))
         self._connection.execute("DELETE FROM job WHERE key = ?", (key,))
+        self._connection.execute("DELETE FROM event WHERE job = ?1 AND (?2 IS NULL OR seq <= ?2)", (key, self._copied))
+        if self._copied is not None and value(self._connection, "SELECT 1 FROM event WHERE job = ? LIMIT 1", key):
+            self._connection.execute("INSERT INTO uncopied (key, id, owner) VALUES (?, ?, ?)", (key, job_id, owner))
         free_request(self._connection, job_id, self._now)
         seq = self._next_seq()
         self._connection.execute(
@@ -186,7 +199,8 @@ def write_record(connection: apsw.Connection, key: int, record: JobRecord) -> No
     ended = record.state if isinstance(record.state, Ended) else None
     connection.execute(
         "UPDATE job SET state = ?1, cause = ?2, ended = ?3, doc = ?4, ended_seq ="
-        " CASE WHEN ?3 IS NULL THEN NULL ELSE (SELECT max(seq) FROM event WHERE event.job = ?5) END WHERE key = ?5",
+        " CASE WHEN ?3 IS NULL THEN NULL ELSE coalesce(ended_seq, (SELECT max(seq) FROM event WHERE event.job = ?5)) END"
+        " WHERE key = ?5",
         (
             state_name(record.state),
             cause_name(ended.cause) if ended else None,
@@ -220,10 +234,24 @@ def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], n
     return told
 
 
-def purge(connection: apsw.Connection, now: datetime, *, limit: int = 500) -> bool:
-    """Forgets what is remembered of removed jobs for long enough, some at a time; returns whether there is more."""
+def purge(connection: apsw.Connection, now: datetime, copied: int, *, limit: int = 500) -> bool:
+    """Forgets what is remembered of removed jobs for long enough, some at a time; returns whether there is more.
+
+    Of their events those up to the number `copied` are, which somebody else has.
+    """
     done = _purge_requests(connection, microseconds(now - REQUEST_RETENTION), limit)
+    done = _purge_copied(connection, copied, limit) or done
     return _purge_removals(connection, limit) or done
+
+
+def _purge_copied(connection: apsw.Connection, copied: int, limit: int) -> bool:
+    some = "SELECT key FROM uncopied ORDER BY key LIMIT ?1"
+    connection.execute(f"DELETE FROM event WHERE job IN ({some}) AND seq <= ?2", (limit, copied))  # noqa: S608  # nothing of a caller's
+    connection.execute(
+        f"DELETE FROM uncopied WHERE key IN ({some}) AND NOT EXISTS (SELECT 1 FROM event WHERE job = uncopied.key)",  # noqa: S608  # as above
+        (limit,),
+    )
+    return connection.changes() == limit
 
 
 def _purge_requests(connection: apsw.Connection, before: int, limit: int) -> bool:

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from jobmaster.launcher import kernel
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
-from jobmaster.launcher.protocol import Close, Closed, Forgotten, Message, Order, Refused, Start, Started
+from jobmaster.launcher.protocol import (
+    UNKNOWN_STATUS,
+    Close,
+    Closed,
+    Forgotten,
+    Message,
+    Order,
+    Refused,
+    Start,
+    Started,
+)
 from jobmaster.launcher.table import Entry, Table
 
 if TYPE_CHECKING:
@@ -24,7 +34,7 @@ if TYPE_CHECKING:
 MAX_CHILDREN: Final = 20_000
 """At two descriptors for each that runs, and two more where it has a stdin."""
 WITHHELD_SECONDS: Final = 2.0
-"""How long a tracer may keep a dead child from us before its status is read from /proc."""
+"""How long a tracer may keep a dead child from us before its status is read from /proc, where the kernel tells it there."""
 _RECHECK_SECONDS: Final = 0.05
 _BATCH: Final = 128
 """Dead children reaped at a time: a job can make them faster than they are reaped (CLONE_PARENT, orphans)."""
@@ -205,7 +215,8 @@ class Children:
             self._poller.call_later(_RECHECK_SECONDS, partial(self._on_withheld, entry))
             return
         self._on_outcome(entry)
-        self._ended(entry, found.exit_code)  # the zombie is reaped as an unknown pid when its tracer leaves it
+        status = found.exit_code if kernel.tells_exit_code(entry.pid) else UNKNOWN_STATUS
+        self._ended(entry, status)  # the zombie is reaped as an unknown pid when its tracer leaves it
 
     def _ended(self, entry: Entry, wait_status: int) -> None:
         message = self._table.died(entry, wait_status)

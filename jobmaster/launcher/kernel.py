@@ -134,7 +134,7 @@ class ProcessStat(NamedTuple):
         is_zombie: it has died and is not reaped.
         executed: it has executed a program since it was forked (PF_FORKNOEXEC, 0x40 of the flags, is off).
         start_time: in clock ticks since boot.
-        exit_code: as of wait(2), once it has died; the kernel tells it to root and to the same user, 0 to others.
+        exit_code: as of wait(2), once it has died, where `tells_exit_code`; else 0.
     """
 
     is_zombie: bool
@@ -161,3 +161,17 @@ def read_stat(pid: int) -> ProcessStat:
         return parse_stat(os.read(fd, 4096))
     finally:
         os.close(fd)
+
+
+def tells_exit_code(pid: int) -> bool:
+    """Whether the kernel tells us how a zombie ended: the same user, or who has CAP_SYS_PTRACE, which root may lack.
+
+    The kernel asks for the same permission before it follows /proc/PID/exe, of which a zombie has none.
+    """
+    try:
+        os.readlink(f"/proc/{pid}/exe")  # noqa: PTH115  # pathlib would take longer to import than all else here
+    except PermissionError:
+        return False
+    except OSError:
+        pass
+    return True

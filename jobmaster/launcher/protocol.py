@@ -47,6 +47,8 @@ MAX_REASON: Final = 1024
 """Characters of an order's reason."""
 KILL: Final = "kill"
 """The kind of an order that takes the place of the one before."""
+UNKNOWN_STATUS: Final = 0xFFFF
+"""In the place of a wait status that the kernel did not tell: that of no death (wait(2): of a process that continues)."""
 ENVIRONMENT_VARIABLE: Final = "JOBMASTER_LAUNCHER"
 """Names, in the server's environment, the descriptor of its end of the socket pair."""
 
@@ -196,7 +198,7 @@ class Executed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A child has died. `wait_status` is as of wait(2); `stage` and `errno` belong to the phase FAILED."""
+    """A child has died. `wait_status` is as of wait(2), or `UNKNOWN_STATUS`; `stage` and `errno` belong to the phase FAILED."""
 
     id: str
     wait_status: int
@@ -225,7 +227,7 @@ class Table(NamedTuple):
 
     Attributes:
         keeps: as of `Start`, without those that were closed since.
-        wait_status: as of wait(2); None where it lives.
+        wait_status: as of wait(2), or `UNKNOWN_STATUS`; None where it lives.
         phase, stage, errno: as of `Exited`.
     """
 

@@ -2,7 +2,8 @@
 
 A server that was ready and has died is a crash: the next one is started at once, and `max_crashes` of them within
 `CRASH_WINDOW` are too many. One that ended before it was ready is tried again after pauses that grow; only the time
-without a server that is ready bounds that. One that handed its jobs over is followed at once, and is no crash.
+without a server that is ready bounds that. One that was ready and handed its jobs over did so because somebody asked for
+it: it is followed at once, and is no crash, however many there are. Who asks is what bounds them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import Final, NamedTuple
 CRASH_WINDOW: Final = 300.0
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 10.0
-STEADY_SECONDS: Final = 10.0
-"""A server that hands over sooner than this after it was ready is followed after a pause: it may do so for ever."""
 
 
 class Next(NamedTuple):
@@ -45,7 +44,7 @@ class Succession:
         self.max_crashes = 0
         self.crashes: list[float] = []
         self.pause = FIRST_PAUSE
-        self.ready_since = 0.0
+        self.ready_since = 0.0  # for earlier programs that replace this one, which want it of a snapshot
 
     def on_ready(self, now: float, *, max_gap: int, max_crashes: int) -> None:
         """A server is ready, and has these bounds."""
@@ -75,16 +74,16 @@ class Succession:
             was_to_stop: it was started to end the jobs.
         """
         self.on_silence(now)
-        if was_ready and not handed_over:
+        if was_ready and handed_over:
+            self.pause = FIRST_PAUSE
+            return Next(0.0)
+        if was_ready:
             self.crashes = [at for at in self.crashes if at > now - CRASH_WINDOW] + [now]
             self.pause = FIRST_PAUSE
             if len(self.crashes) >= self.max_crashes:
                 return GiveUp(f"the server has died {len(self.crashes)} times in {CRASH_WINDOW:g} s (--max-crashes)")
             return Next(0.0)
-        if was_ready and now - self.ready_since >= STEADY_SECONDS:
-            self.pause = FIRST_PAUSE
-            return Next(0.0)
-        if self.is_stopping and not was_ready:
+        if self.is_stopping:
             return GiveUp("the server that was to end the jobs has failed") if was_to_stop else Next(0.0)
         if self.is_gap_too_long(now):
             return GiveUp(self.gap_text())

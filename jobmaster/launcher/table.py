@@ -30,7 +30,7 @@ class Entry:
         output: read end of the output pipe, for a server that takes over.
         keeps: other descriptors for that server, by name.
         errors: read end of the error pipe, None once the outcome is known.
-        wait_status: as of wait(2), None while the child lives.
+        wait_status: as of wait(2), or `UNKNOWN_STATUS`; None while the child lives.
         is_released: a server asks for nothing more, so the entry goes when the child has died.
         is_known: the server that there is now has started it, or was told of it.
         order: the first that a server has given for it, or the last one to kill.

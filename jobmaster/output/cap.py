@@ -2,6 +2,9 @@
 
 Of an output that is larger than its cap the first quarter and the newest rest are kept. What is between is dropped, a chunk
 at a time: so there are never more bytes on the disk than the cap and a chunk, but for what followers are being sent.
+
+The index may take an eighth of the cap (`INDEX_SHARE`) beside it. It keeps to that by itself where times are all that it has
+to tell; an output whose stream changes from byte to byte needs more, and what it has above its share is taken from the cap.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from jobmaster.output.holes import BLOCK
 
 SMALLEST: Final = 256 * 1024
 """Bytes of a cap, at least: a quarter of it is the smallest chunk."""
+INDEX_SHARE: Final = 8
+"""The index may take one of so many shares of the cap."""
 _SMALLEST_CHUNK: Final = 64 * 1024
 _CHUNKS: Final = 64
 
@@ -45,19 +50,35 @@ class Cap:
         """Bytes that are dropped at a time."""
         return max(_SMALLEST_CHUNK, self.size // _CHUNKS // BLOCK * BLOCK)
 
-    def dropped_end(self, dropped_end: int, kept: int, size: int) -> int | None:
+    def taken(self, kept: int, index_size: int) -> int:
+        """Bytes of the cap that are taken.
+
+        Args:
+            kept: bytes of the output that are there.
+            index_size: bytes of their index.
+        """
+        return kept + max(0, index_size - self.size // INDEX_SHARE)
+
+    def head_end(self, size: int, index_size: int) -> int:
+        """How far the beginning reaches, of so many bytes, that is never dropped: a quarter of the cap, with its index."""
+        room = self.head - max(0, index_size - self.size // INDEX_SHARE)
+        return max(0, min(size, room)) // BLOCK * BLOCK
+
+    def dropped_end(self, begin: int, kept: int, size: int, index_size: int = 0) -> int | None:
         """Where the dropped range is to end, for the cap to be kept; None where it is kept.
 
         Args:
-            dropped_end: where it ends now; 0 where there is none yet.
+            begin: where what is to be dropped begins.
             kept: bytes that are there.
             size: the offset behind them.
+            index_size: bytes of their index, of which so much goes with them as they have.
         """
-        excess = kept - self.size
-        if excess <= 0:
+        taken = self.taken(kept, index_size)
+        if taken <= self.size:
             return None
-        begin = max(dropped_end, self.head)
-        end = min(begin + -(-excess // self.chunk) * self.chunk, size // BLOCK * BLOCK)
+        chunk = max(BLOCK, self.chunk * kept // taken // BLOCK * BLOCK)
+        excess = -(-(taken - self.size) * kept // taken)
+        end = min(begin + -(-excess // chunk) * chunk, size // BLOCK * BLOCK)
         return end if end > begin else None
 
 

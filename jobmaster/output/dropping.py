@@ -1,4 +1,4 @@
-"""Dropping the middle of an output, in a thread: first its index says so, then the file has a hole there."""
+"""Dropping the middle of an output, in a thread: first its index says so, then the file has a hole there. Or all of it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.output.cap import Range
-from jobmaster.output.holes import can_punch, punch
+from jobmaster.output.cap import Range, without
+from jobmaster.output.holes import BLOCK, can_punch, punch
+from jobmaster.output.index_file import unlink_output
 from jobmaster.output.transfer import now
 
 if TYPE_CHECKING:
@@ -87,6 +88,28 @@ def punch_file(path: Path, holes: Iterable[Range]) -> None:
                 _punch(fd, path, start, end)
         finally:
             os.close(fd)
+
+
+def prune_file(path: Path, pinned: Iterable[Range]) -> None:
+    """Removes an output with its index, and gives its blocks back though followers have it open, but for what is pinned.
+
+    Blocks as long as the disk does.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    with suppress(FileNotFoundError):
+        fd = os.open(path, _WRITE)
+        try:
+            free, held = without((0, -(-os.fstat(fd).st_size // BLOCK) * BLOCK), pinned)
+            if held:
+                for start, end in free:
+                    _punch(fd, path, start, end)
+            else:
+                os.ftruncate(fd, 0)
+        finally:
+            os.close(fd)
+    unlink_output(path)
 
 
 def _punch(fd: int, path: Path, start: int, end: int) -> None:

@@ -18,6 +18,8 @@ from typing import Final
 import trio
 
 from jobmaster.errors import OutputUnreadable
+from jobmaster.output.found_gaps import FoundGaps, find_gaps
+from jobmaster.output.index import Header
 from jobmaster.threads import NoThread, run_in_thread
 
 READERS: Final = trio.CapacityLimiter(16)
@@ -103,6 +105,13 @@ class FollowedFile:
         """To be called in a thread; raises OSError where the disk fails."""
         with self._used():
             return os.pread(self.fd, count, offset)
+
+    def find_gaps(self, size: int, lost: int, dropped: int, header: Header | None) -> FoundGaps:
+        """As that function, to be called in a thread; without a file there are none."""
+        if self.fd < 0:
+            return FoundGaps(())
+        with self._used():
+            return find_gaps(self.fd, size, lost=lost, dropped=dropped, header=header)
 
     async def leave_and_close(self) -> None:
         """Closes it in a thread; shielded, and bounded by CLOSE_SECONDS."""

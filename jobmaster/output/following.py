@@ -9,6 +9,7 @@ straight into the frames. So a follower whose client takes nothing holds nothing
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import trio
 
-from jobmaster.errors import OutputCut
+from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import Range
 from jobmaster.output.dropping import PUNCHERS, punch_file
 from jobmaster.output.followed_file import CLOSE_SECONDS, READERS, FollowedFile, Stretch, unreadable_named
+from jobmaster.output.found_gaps import FoundGaps
 from jobmaster.output.index import GapReason, Header, Stream
 from jobmaster.output.index_file import Reader, index_path, stored_view, with_index
 from jobmaster.output.index_search import IndexView, Run
@@ -29,6 +31,8 @@ from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
     from jobmaster.output.log import OutputLog, StoredOutput
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -171,12 +175,18 @@ class LiveFollower:
 
     async def open(self) -> None:
         """Opens the file."""
-        with unreadable_named(self._log.path):
-            await run_in_thread(READERS, self.file.open, abandon=True)
+        try:
+            with unreadable_named(self._log.path):
+                await run_in_thread(READERS, self.file.open, abandon=True)
+        except OutputUnreadable:
+            if not self._log.file.is_pruned:
+                raise
 
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the log itself, where that knows it; else from the index."""
         log = self._log
+        if log.file.is_pruned:
+            return Run(offset, log.end, None, GapReason.PRUNED)
         start, end = log.dropped_range
         if start <= offset < end:
             return Run(start, end, None, GapReason.CAPPED)
@@ -200,7 +210,7 @@ class LiveFollower:
     def pin(self, range_: Range) -> bool:
         """In the log."""
         dropped_start, dropped_end = self._log.dropped_range
-        if range_[0] < dropped_end and dropped_start < range_[1]:
+        if self._log.file.is_pruned or (range_[0] < dropped_end and dropped_start < range_[1]):
             return False
         self._pinned = range_
         self._log.pin(range_)
@@ -241,6 +251,9 @@ class StoredFollower:
         self._output = output
         self._index = _Index(output.path)
         self._view: IndexView | None = None
+        self._pinned: Range | None = None
+        self._found: FoundGaps | None = None
+        self._header: Header | None = None
         self._there = 0
         self._kept_end = output.kept
         self.file = FollowedFile(output.path)
@@ -258,33 +271,66 @@ class StoredFollower:
     @property
     def missing(self) -> int:
         """By the file's size and what was recorded: a power cut may have taken the end."""
-        return max(0, self._kept_end - self._there)
+        return 0 if self._output.file.is_pruned else max(0, self._kept_end - self._there)
 
     async def open(self) -> None:
         """Opens the file, and looks at the index where some of the output is missing."""
+        try:
+            if not self._output.file.is_pruned:
+                await self._open()
+        except OutputUnreadable:
+            if not self._output.file.is_pruned:
+                raise
+
+    async def _open(self) -> None:
         with unreadable_named(self._output.path):
             try:
                 self._there = await run_in_thread(READERS, self.file.open, abandon=True)
             except FileNotFoundError:
                 self._there = 0
-        if self._output.end > self._output.kept:
-            await self.view()
+        if self._output.end > self._output.kept and await self.view() is None:
+            await self._do_without_index()
 
     async def view(self) -> IndexView | None:
-        """As of the job's end."""
-        if self._view is None:
-            self._view = await self._index.use(stored_view)
+        """As of the job's end; None where there is none, or none that tells where bytes are missing."""
+        if self._view is None and self._found is None:
+            self._view = await self._whole_view()
             if self._view is not None:
                 self._kept_end = _kept_end(self._view.header, self._output.kept)
         return self._view
 
+    async def _whole_view(self) -> IndexView | None:
+        try:
+            view = await self._index.use(stored_view)
+            if view is None:
+                return None
+            self._header = view.header
+            end = self._output.kept + view.header.lost + view.header.dropped
+            return view if await self.in_index(lambda view: view.tells_last_gap(end), view) else None
+        except OutputUnreadable as error:
+            logger.warning("%s: the output's file alone tells what is missing", error)
+            return None
+
+    async def _do_without_index(self) -> None:
+        output = self._output
+        with unreadable_named(output.path):
+            self._found = await run_in_thread(
+                READERS, self.file.find_gaps, self._there, output.lost, output.dropped, self._header, abandon=True
+            )
+        if inside := self._found.length:  # else it is behind the bytes
+            self._kept_end = min(output.end, max(output.kept + inside, self._there))
+
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the index, where that matters."""
+        if self._output.file.is_pruned:
+            return Run(offset, self.size, None, GapReason.PRUNED)
         end = min(self._kept_end, self._there)
         if offset >= self._kept_end:
             return Run(self._kept_end, self.size, None, await self._why_at_end())
         if offset >= end:
             return Run(end, self._kept_end, None, GapReason.NOT_SYNCED)
+        if self._found is not None:
+            return self._found.run_at(offset, end)
         view = await self.view() if in_detail or self._view is not None else None
         if view is None:
             return Run(offset, end, None, Stream.BOTH)
@@ -295,6 +341,8 @@ class StoredFollower:
         view = await self.view()
         if view is None:
             return GapReason.DISK_FAILED
+        if view.header.open_reason is not None:
+            return view.header.open_reason
         at_end = await self.in_index(lambda view: next(view.runs(self._kept_end)), view)
         reason = GapReason.DISK_FAILED if at_end is None else at_end.what
         return reason if isinstance(reason, GapReason) else GapReason.DISK_FAILED
@@ -303,12 +351,19 @@ class StoredFollower:
         """In a thread."""
         return await self._index.read(function, view)
 
-    def pin(self, range_: Range) -> bool:  # noqa: ARG002  # as the others
-        """It stays as it is."""
+    def pin(self, range_: Range) -> bool:
+        """It stays as it is, or goes as a whole."""
+        if self._output.file.is_pruned:
+            return False
+        self._pinned = range_
+        self._output.file.pins.append(range_)
         return True
 
     async def unpin(self) -> None:
-        """Nothing to do."""
+        """Lets go of it. Its blocks go with the file where that was removed meanwhile."""
+        pinned, self._pinned = self._pinned, None
+        if pinned is not None:
+            self._output.file.pins.remove(pinned)
 
     async def wait_growth(self) -> None:
         """It does not grow."""

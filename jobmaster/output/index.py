@@ -11,7 +11,8 @@ which say by a flag that a gap ends there. So a single damaged entry costs a tim
 bytes.
 
 The header has what cannot be found by a search: the range that was dropped, and the last gap, by which one that was being
-closed when the server died is told from one that was. It is written twice as well, one after the other.
+closed when the server died is told from one that was. Of a gap that is open it has the beginning, and the size of the
+output's file is where the gap ends by then. It is written twice as well, one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _CHECKSUM: Final = struct.Struct("<I")
 SLOT_SIZE: Final = _SLOT.size + _CHECKSUM.size
 _ENTRY: Final = struct.Struct("<QQ")
 _LIMIT: Final = 1 << 48
+_OPEN_REASON: Final = 0xFF
+_PRESUMES_LOSS: Final = 0x100
+"""Flags of a header: the reason of the gap that is open, by its number, and whether some are missing in no gap."""
 _ENDS_GAP: Final = 0x40
 _IS_GAP: Final = 0x80
 
@@ -60,6 +64,8 @@ class GapReason(enum.Enum):
     """The output was larger than it may be."""
     NOT_SYNCED = 4
     """The host went down before the disk had them, or somebody removed them."""
+    PRUNED = 5
+    """The job has ended, and its output was removed to make room; in no index, which goes with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,10 @@ class Header:
         head_entries: entries before the dropped range; those from there to `first_entry` count no more.
         first_entry: the number of the first one that counts behind it.
         lost: bytes in all gaps that were closed, but the last.
-        gap_start, gap_end: the last one, which is closed if the output's file goes on behind it.
+        gap_start, gap_end: the last one, which is closed if the output's file goes on behind it. Where it is open, it ends
+            where the file does, and not before `gap_end`.
+        open_reason: of the last one, where it is open.
+        presumes_loss: `lost` has bytes of which nobody knows where they are missing: an earlier index was unusable.
     """
 
     epoch: int
@@ -108,6 +117,8 @@ class Header:
     lost: int = 0
     gap_start: int = 0
     gap_end: int = 0
+    open_reason: GapReason | None = None
+    presumes_loss: bool = False
 
     def __post_init__(self) -> None:
         ranges_are_in_order = self.dropped_start <= self.dropped_end and self.gap_start <= self.gap_end
@@ -122,7 +133,7 @@ def encode_header(header: Header) -> bytes:
     data = _SLOT.pack(
         _MAGIC,
         _VERSION,
-        0,
+        (header.open_reason.value if header.open_reason else 0) | _PRESUMES_LOSS * header.presumes_loss,
         header.sequence,
         header.epoch,
         header.dropped_start,
@@ -146,12 +157,18 @@ def decode_header(block: bytes) -> Header | None:
 def _decode_slot(data: bytes) -> Header | None:
     if len(data) < SLOT_SIZE or _CHECKSUM.unpack_from(data, _SLOT.size)[0] != zlib.crc32(data[: _SLOT.size]):
         return None
-    magic, version, _, sequence, epoch, *numbers = _SLOT.unpack_from(data)
+    magic, version, flags, sequence, epoch, *numbers = _SLOT.unpack_from(data)
     if magic != _MAGIC or version != _VERSION:
         return None
     names = ("dropped_start", "dropped_end", "dropped", "head_entries", "first_entry", "lost", "gap_start", "gap_end")
     try:
-        return Header(epoch=epoch, sequence=sequence, **dict(zip(names, numbers, strict=True)))
+        return Header(
+            epoch=epoch,
+            sequence=sequence,
+            **dict(zip(names, numbers, strict=True)),
+            open_reason=GapReason(flags & _OPEN_REASON) if flags & _OPEN_REASON else None,
+            presumes_loss=bool(flags & _PRESUMES_LOSS),
+        )
     except ValueError:
         return None
 

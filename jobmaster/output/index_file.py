@@ -45,6 +45,13 @@ SOON: Final = 10_000
 LATE: Final = 100_000
 """Microseconds between two entries of one stream: SOON where MANY bytes came, at the latest LATE."""
 MANY: Final = 256
+"""So many bytes pay for their entry, which is a 16th of them. Those that came LATE and are fewer have their own as long as
+all of these together take less than a step (`step_size`); with each further step they are half as many: after twice,
+four times, … as long. So an output of single bytes, of whatever length, has an index of a few steps."""
+STEPS: Final = 16
+"""In so many of them LATE becomes 1.8 hours."""
+DEFAULT_STEP: Final = 4 * 1024 * 1024
+"""Bytes of a step: of an output that is kept whole, or of one with the default cap."""
 
 T = TypeVar("T")
 
@@ -65,9 +72,16 @@ class IndexFile:
         header: as it was written last.
         count: entries, the last of which is `last`.
         output_size: after `reopen`, what is to be the size of the output's file, which ends in a gap otherwise.
-        unclosed: after `reopen`, bytes of a gap there that was not closed, as far as the index knows.
+        unclosed: after `reopen`, bytes of a gap there that was not closed, or that somebody has cut off, as far as the index
+            knows.
+        open_reason: after `reopen`, the reason of that gap, where it was open: the output's file reaches over it.
+        was_cut: after `reopen`, whether somebody has cut it off.
         was_unusable: there was one that nothing could be learnt from.
+        misses_gaps: there was one whose last entries are gone, those of gaps among them.
+        step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
+
+    step_size = DEFAULT_STEP
 
     def __init__(self, path: Path, epoch: int, output_size: int = 0) -> None:
         """Creates the file, 0600.
@@ -94,9 +108,14 @@ class IndexFile:
         self.last: Entry | None = None
         self.output_size = output_size
         self.unclosed = 0
+        self.open_reason: GapReason | None = None
         self.was_unusable = False
+        self.misses_gaps = False
+        self.was_cut = False
         self._slots = SLOTS
         self._room = 0
+        self._sequence = 0
+        self._on_disk: Header | None = None
         self.header = self._announced = Header(epoch=epoch)
         self.put_header(self.header)
 
@@ -139,21 +158,33 @@ class IndexFile:
             return
         self.fd = fd
         self._slots = SLOTS
+        self._sequence = header.sequence
+        self._on_disk = header
         self._mend_slots(block, header)
         self._room = 0
-        found = _intact(view_of(fd, header, size), output_size)
+        view, is_open = view_of(fd, header, size), header.open_reason is not None
+        known = _known_end(view, output_size)
+        found = _intact(view, min(output_size, header.gap_start) if is_open else output_size)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
+        self.open_reason = None
         self.was_unusable = False
         self.header = self._announced = header
+        self.misses_gaps = header.gap_end <= self.output_size and not self.view.tells_last_gap(self.output_size)
         if header.gap_start > self.output_size:  # somebody has cut it off
-            self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0))
+            self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0, open_reason=None))
+        elif is_open:
+            self.unclosed = max(output_size, header.gap_end) - header.gap_start
+            self.open_reason = header.open_reason
         elif header.gap_end > self.output_size:
             self.unclosed = header.gap_end - header.gap_start
             self.header = replace(header, gap_start=0, gap_end=0)
         if header.dropped_end > self.output_size:
             self.put_header(_shortened(self.header, self.output_size))
+        self.was_cut = known > self.output_size
+        if self.was_cut:
+            self.unclosed = known - self.output_size
 
     def _gaps_there(self) -> int:
         header, view = self.header, self.view
@@ -166,9 +197,15 @@ class IndexFile:
         return IndexView(self.header, self.count, Reader(self.fd))
 
     @property
+    def size(self) -> int:
+        """Bytes of the entries that count."""
+        return (self.count - self.header.first_entry + self.header.head_entries) * ENTRY_SIZE
+
+    @property
     def lost(self) -> int:
         """Bytes in all gaps that were closed."""
-        return self.header.lost + self.header.gap_end - self.header.gap_start
+        header = self.header
+        return header.lost + (0 if header.open_reason else header.gap_end - header.gap_start)
 
     def close(self) -> None:
         """Closes the file. Idempotent."""
@@ -182,7 +219,13 @@ class IndexFile:
         if last is None or last.what is not stream:
             return True
         passed = time - last.time
-        return passed >= LATE or (passed >= SOON and offset + count - last.offset >= MANY)
+        if offset + count - last.offset >= MANY:
+            return passed >= SOON
+        if passed < LATE:
+            return False
+        kept = offset - self.header.dropped - self.lost
+        steps = max(0, self.size - kept * ENTRY_SIZE // MANY) // self.step_size
+        return passed >= LATE << min(steps, 2 * STEPS)
 
     def note(self, offset: int, stream: Stream, time: int, count: int) -> None:
         """Writes an entry for `count` bytes that are about to be written, if one is due; not into the room of gaps.
@@ -193,6 +236,16 @@ class IndexFile:
         if self.is_due(offset, stream, time, count) and self._has_room(1 + RESERVED):
             self._append([Entry(offset, self._not_before_last(time), stream)])
 
+    def open_gap(self, start: int, end: int, reason: GapReason) -> None:
+        """Notes that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        there = self._on_disk  # which is another one than `header` where a gap was announced, and not closed
+        if there is None or there.open_reason is not reason or there.gap_start != start:
+            self.put_header(replace(self.header, lost=self.lost, gap_start=start, gap_end=end, open_reason=reason))
+
     def announce_gap(self, gap: Gap, end: int, stream: Stream, time: int) -> None:
         """Has it on the disk that a gap is about to be closed at `end`; `confirm_gap` follows, or nothing has happened.
 
@@ -200,15 +253,17 @@ class IndexFile:
             OSError: the disk fails.
         """
         self._has_room(CLOSING)
-        self._announced = replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end)
-        self._write_header(self._next(self._announced))
+        self._announced = self._next(
+            replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end, open_reason=None)
+        )
+        self._write_header(self._announced)
         gap_time = self._not_before_last(gap.time)
         self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         os.fdatasync(self.fd)
 
     def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
         """The gap is closed: there are bytes behind it."""
-        self.header = self._next(self._announced)
+        self.header = self._announced
         self.count += CLOSING
         self.last = Entry(end, self._not_before_last(time), stream, ends_gap=True)
 
@@ -222,13 +277,26 @@ class IndexFile:
         self._has_room(2)
         self._append([entry, entry])
 
-    def presume_lost(self, count: int) -> None:
+    def presume_lost(self, count: int, *, in_gaps: int) -> None:
         """Says that so many bytes of the output are missing somewhere.
+
+        Args:
+            count: all of them.
+            in_gaps: those of which it is known where; `note_gap` follows.
 
         Raises:
             OSError: the disk fails.
         """
-        self.put_header(replace(self.header, lost=count))
+        self.put_header(replace(self.header, lost=count, presumes_loss=count > in_gaps))
+
+    def note_gap(self, start: int, end: int, reason: GapReason) -> None:
+        """Notes a gap that is counted already; nobody knows when it began.
+
+        Raises:
+            OSError: the disk fails.
+        """
+        time = self._not_before_last(self.header.epoch)
+        self._append(closing_entries(start, end, reason, time, Stream.BOTH, time))
 
     def drop(self, start: int, end: int) -> None:
         """Notes that a range is dropped, which begins where the one does that was dropped before.
@@ -271,11 +339,13 @@ class IndexFile:
 
         It begins with the slot that was not whole when it was interrupted last.
         """
+        self._sequence, self._on_disk = header.sequence, None
         data = encode_header(header)
         first, second = self._slots
         _write_slot(self.fd, data, first)
         self._slots = (second, first)
         _write_slot(self.fd, data, second)
+        self._on_disk = header
 
     def _mend_slots(self, block: bytes, header: Header) -> None:
         """Gives both slots the header that counts, where a server died between them."""
@@ -285,7 +355,7 @@ class IndexFile:
                 _write_slot(self.fd, data, slot)
 
     def _next(self, header: Header) -> Header:
-        return replace(header, sequence=self.header.sequence + 1)
+        return replace(header, sequence=self._sequence + 1)
 
     def _not_before_last(self, time: int) -> int:
         """Times never go back, as clocks do."""
@@ -409,6 +479,21 @@ def _intact(view: IndexView, output_size: int) -> _Intact:
                 return _Intact(number + 1, entry, output_size)
             output_size = entry.offset
     return _Intact(lowest, None, output_size)
+
+
+def _known_end(view: IndexView, output_size: int) -> int:
+    """How far the output went at least, where somebody has cut it off; 0 where nobody has.
+
+    The last entry is of bytes that were there before others came, or of what is behind a gap that was being closed.
+    """
+    header = view.header
+    if header.open_reason is not None:
+        return header.gap_end if header.gap_start > output_size else 0
+    _, last = next(view.backwards(), (0, None))
+    if last is None or last.offset <= output_size:
+        return 0
+    was_closing = header.gap_start <= output_size and last.offset == header.gap_end
+    return 0 if was_closing else last.offset
 
 
 def _gaps_of(view: IndexView, start: int, end: int) -> Iterator[int]:

@@ -62,6 +62,18 @@ class IndexView:
             if run.end is None or run.end > header.dropped_end:
                 yield Run(max(run.start, header.dropped_end), run.end, run.time, run.what)
 
+    def tells_last_gap(self, end: int) -> bool:
+        """Whether the header's last gap, where it was closed before the output's `end`, is in the entries.
+
+        Then all that come before them are there as well.
+        """
+        header = self.header
+        is_closed = header.open_reason is None and header.gap_start < min(header.gap_end, end)
+        if not is_closed or header.dropped_start <= header.gap_start < header.dropped_end:
+            return True
+        run = next(self.runs(header.gap_start))
+        return isinstance(run.what, GapReason) and run.end == header.gap_end
+
     def offset_at(self, time: int) -> int | None:
         """The offset of the first bytes that came at a time (microseconds since the Unix epoch) or later, by the index.
 

@@ -7,8 +7,9 @@ the pipe, so a slow one costs nobody anything. A follower that has read all ther
 an idle job costs no wake-up.
 
 While the file cannot be written, bytes are counted in an *open gap* behind its end, and once in RETRY_SECONDS writing is
-tried again. The gap is closed, in the index beside the file and by extending the file over it, when a byte can be written
-behind it. Always: kept + lost + dropped = written.
+tried again. As far as the disk lets it, the index has where the gap begins, and the file is extended over it with each move,
+which takes no space: so its size tells a server that comes after a kill how much was lost. The gap is closed, in the index,
+when a byte can be written behind it. Always: kept + lost + dropped = written.
 
 The index is the pump's thread's alone; followers read it by descriptors of their own, as far as `index_state` says.
 """
@@ -17,23 +18,30 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from jobmaster.output.cap import Cap, Range, without
+from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
-from jobmaster.output.followed_file import Stretch
+from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
-from jobmaster.output.holes import punch
-from jobmaster.output.index import Entry, GapReason, Header, Stream
-from jobmaster.output.index_file import Gap, IndexFile, index_path
+from jobmaster.output.found_gaps import FoundGaps, find_gaps
+from jobmaster.output.holes import BLOCK, punch
+from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
+from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
+from jobmaster.output.index_search import IndexView
+from jobmaster.output.mending import is_there, restore, restore_last
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
+from jobmaster.output.sharing import KeptFile, Room
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
+from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +74,8 @@ class OutputLog:
         is_full: set when the cap is reached of a job that is ended then.
         dropped_range: what followers pass over, and why they do.
         index: None as long as there is none; for the pump's thread.
+        file: what its followers share with it.
+        room: where the outputs of all jobs together may not grow, what comes is lost as on a full disk.
     """
 
     def __init__(self, path: Path, cap: Cap | None = None) -> None:
@@ -123,33 +133,58 @@ class OutputLog:
         self._drop_again_at = 0.0
         self._can_drop = False
         self._dropped_before = 0
-        self._pins: list[Range] = []
+        self.file = KeptFile()
+        self.room = Room()
         self._held_back: list[Range] = []
         self.dropped_range: Range = (0, 0)
+        self._head_end = 0
         self.is_full = trio.Event()
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        index = self.index = self._index_if_any(is_needed=lost + dropped > 0, is_vital=dropped > 0)
+        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        is_vital = dropped + gaps.length > 0
+        index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:
             self._open_gap(lost, GapReason.DISK_FAILED)  # without an index, no gap was ever closed
             if lost:
                 self.has_lost.set()
+            self._grow_head()
             return
         if index.output_size < self.size:
-            os.ftruncate(self.fd, index.output_size)
+            if index.open_reason is None:
+                os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.was_unusable:  # a gap is closed in an index alone: what is missing is somewhere in the file
-            index.presume_lost(min(lost + dropped, self.size))
-            lost, dropped = lost + dropped, 0
+        if index.misses_gaps:
+            restore_last(index, self._find_gaps())
+        elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
+            lost, dropped = restore(
+                index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
+            )
         self._lost_before, self._dropped_before = index.lost, index.header.dropped
+        self._bound_index(index)
         self.dropped_range = (index.header.dropped_start, index.header.dropped_end)
+        self._head_end = self.dropped_range[0] if self.dropped_range[1] else self._head_there(index)
         with suppress(OSError):  # what was held back for a follower, or for a server that died
             punch(self.fd, *self.dropped_range)
-        self._open_gap(max(lost - index.lost, index.unclosed), GapReason.DISK_FAILED)
-        self._open_gap(dropped - index.header.dropped, GapReason.CAPPED)
+        self._open_gaps_behind(index, lost - index.lost, dropped - index.header.dropped)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _open_gaps_behind(self, index: IndexFile, lost: int, dropped: int) -> None:
+        """The gap that was not closed: as much as was recorded, or as index and file tell, where that is more."""
+        if index.was_cut:
+            self._open_gap(max(lost + dropped, index.unclosed), GapReason.DISK_FAILED)
+        elif index.open_reason is GapReason.CAPPED:
+            self._open_gap(lost, GapReason.DISK_FAILED)
+            self._open_gap(max(dropped, index.unclosed), GapReason.CAPPED)
+        else:
+            self._open_gap(max(lost, index.unclosed), index.open_reason or GapReason.DISK_FAILED)
+            self._open_gap(dropped, GapReason.CAPPED)
+
+    def _find_gaps(self) -> FoundGaps:
+        """As the file has them; how many bytes are missing was recorded some time before the last of them."""
+        return find_gaps(self.fd, self.size, lost=self.size, dropped=0)
 
     def _index_if_any(self, *, is_needed: bool, is_vital: bool) -> IndexFile | None:
         path = index_path(self.path)
@@ -161,6 +196,27 @@ class OutputLog:
                 raise
             logger.warning("%s cannot be used, so that nothing tells when the output came: %s", path, error.strerror)
             return None
+
+    def _bound_index(self, index: IndexFile) -> None:
+        if self.cap is not None:
+            index.step_size = self.cap.size // INDEX_SHARE // 2 // STEPS
+
+    def _head_there(self, index: IndexFile) -> int:
+        """How much of an output of which nothing is dropped yet is never to be: as much as it was, or less."""
+        cap, view = self.cap, index.view
+        if cap is None:
+            return 0
+        blocks = range(BLOCK, min(self.size, cap.head) + 1, BLOCK)
+        is_too_far = partial(_is_too_far, cap, view)
+        return bisect_left(blocks, x=True, key=is_too_far) * BLOCK
+
+    def _grow_head(self) -> None:
+        if self.cap is not None and self._head_end < self.cap.head and self.dropped_range[1] == 0:
+            self._head_end = max(self._head_end, self.cap.head_end(self.size, self._index_size))
+
+    @property
+    def _index_size(self) -> int:
+        return 0 if self.index is None else self.index.size
 
     def _open_gap(self, count: int, reason: GapReason) -> None:
         if count > 0:
@@ -209,6 +265,11 @@ class OutputLog:
         """The last entry of the index."""
         return None if self.index is None else self.index.last
 
+    async def presumes_loss(self) -> bool:
+        """Whether some of what is lost is in no gap: an index was unusable, and nobody knows where it was."""
+        await trio.lowlevel.checkpoint()
+        return self.index is not None and self.index.header.presumes_loss
+
     def index_state(self) -> tuple[Header, int] | None:
         """The header and the number of entries by which a follower may read the index; None where there is none."""
         return None if self.index is None else (self.index.header, self.index.count)
@@ -218,32 +279,36 @@ class OutputLog:
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
         at_most, cap = PIPE_SIZE, self.cap
+        gap = None if self.gap is None else self.gap.gap
+        if self.room.why_full is not None:
+            return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:
-            at_most = min(at_most, cap.size - self.kept if self._cap_is_hard else cap.chunk)
+            taken = cap.taken(self.kept, self._index_size)
+            at_most = min(at_most, cap.size - taken if self._cap_is_hard else cap.chunk)
             if at_most <= 0:
-                return Plan(offset=self.end, is_kept=False, reason=GapReason.CAPPED)
-            if not self._cap_is_hard and self.kept >= cap.size + cap.chunk:  # the disk does not let anything be dropped
-                return Plan(offset=self.end, is_kept=False, reason=GapReason.NO_SPACE)
-        if self.gap is None:
+                return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.CAPPED)
+            if not self._cap_is_hard and taken >= cap.size + cap.chunk:  # the disk does not let anything be dropped
+                return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
+        if gap is None:
             return Plan(offset=self.size, at_most=at_most)
-        gap, is_kept = self.gap.gap, trio.current_time() >= self._again_at
+        is_kept = trio.current_time() >= self._again_at
         return Plan(offset=self.end, gap=gap, is_kept=is_kept, reason=gap.reason, at_most=at_most)
 
     def plan_drop(self) -> DropPlan | None:
         """What is to be dropped now; from now on, followers pass it over. `record_drop` follows."""
         if self.cap is None or self._cap_is_hard or trio.current_time() < self._drop_again_at:
             return None
-        end = self.cap.dropped_end(self.dropped_range[1], self.kept, self.size)
+        start = self._head_end
+        begin = max(start, self.dropped_range[1])
+        end = self.cap.dropped_end(begin, self.kept, self.size, self._index_size)
         if end is None:
             return None
-        start = self.cap.head
-        begin = max(start, self.dropped_range[1])
         if not self._can_drop:
             return DropPlan(
                 start=start, begin=begin, end=begin
             )  # it is tried whether that goes, before it is announced
         self.dropped_range = (start, end)
-        holes, held_back = without((begin, end), self._pins)
+        holes, held_back = without((begin, end), self.file.pins)
         return DropPlan(start=start, begin=begin, end=end, holes=tuple(holes), held_back=tuple(held_back))
 
     def record_drop(self, plan: DropPlan, dropped: Dropped) -> None:
@@ -274,6 +339,7 @@ class OutputLog:
         if self.index is None and time >= self._index_again_at:
             try:
                 self.index = IndexFile(index_path(self.path), time)
+                self._bound_index(self.index)
             except OSError:
                 self._index_again_at = time + INDEX_RETRY
         return self.index
@@ -298,6 +364,7 @@ class OutputLog:
     def advance(self, count: int) -> None:
         """Says that `count` more bytes are in the file, and wakes the followers that wait for them."""
         self.size += count
+        self._grow_head()
         self._growth.unpark_all()
 
     def lose(
@@ -341,19 +408,19 @@ class OutputLog:
 
     def stored(self) -> StoredOutput:
         """The log of a job that has ended."""
-        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped)
+        return StoredOutput(path=self.path, kept=self.kept, lost=self.lost, dropped=self.dropped, file=self.file)
 
     def pin(self, range_: Range) -> None:
         """Says that a follower is being sent a range: it is not given back until `unpin`."""
-        self._pins.append(range_)
+        self.file.pins.append(range_)
 
     def unpin(self, range_: Range) -> tuple[Range, ...]:
         """Says that a range was sent; returns what is to be given back now."""
-        self._pins.remove(range_)
+        self.file.pins.remove(range_)
         ranges, self._held_back = self._held_back, []
         free: list[Range] = []
         for each in ranges:
-            now_free, still_held = without(each, self._pins)
+            now_free, still_held = without(each, self.file.pins)
             free += now_free
             self._held_back += still_held
         return tuple(free)
@@ -388,6 +455,7 @@ class StoredOutput:
     lost: int
     dropped: int = 0
     sealed: bool = True
+    file: KeptFile = field(default_factory=KeptFile, compare=False)
 
     @property
     def end(self) -> int:
@@ -397,6 +465,19 @@ class StoredOutput:
     async def wait_growth(self) -> None:
         """It does not grow."""
         raise AssertionError("nobody waits for the growth of a sealed log")
+
+    async def presumes_loss(self) -> bool:
+        """As that of `OutputLog`; an index that is unusable now, too, has taken the places along.
+
+        Raises:
+            OutputUnreadable: the disk fails.
+        """
+        if not self.lost or self.file.is_pruned:
+            return False
+        path = index_path(self.path)
+        with unreadable_named(path):
+            header = await run_in_thread(READERS, with_index, path, _header_of, abandon=True)
+        return header is None or header.presumes_loss
 
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
         """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than it should have.
@@ -408,6 +489,15 @@ class StoredOutput:
     def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """As that of `OutputLog`; what a power cut has taken is a gap."""
         return read(StoredFollower(self), selection)
+
+
+def _header_of(fd: int) -> Header | None:
+    return decode_header(os.pread(fd, HEADER_SIZE, 0))
+
+
+def _is_too_far(cap: Cap, view: IndexView, size: int) -> bool:
+    """Whether so many bytes of the beginning are more than is never dropped."""
+    return cap.head_end(size, view.entries_before(size) * ENTRY_SIZE) < size
 
 
 def _close_index(index: IndexFile, gap: OpenGap | None) -> None:

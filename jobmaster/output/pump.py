@@ -143,18 +143,24 @@ class Pump:
     async def finish(self) -> None:
         """Moves what is in the pipes now, and counts what cannot be moved as lost; nothing waits for a writer.
 
-        Takes at most twice `FINISH_SECONDS`. To be called once, and `close` after it.
+        Takes at most twice `FINISH_SECONDS`; where it is cancelled, what is left is counted all the same. To be called
+        once, and `close` after it.
         """
         for source in self._sources:
             source.is_at_end = False  # a job that had opened the read end too could make new writers of it
-        with trio.move_on_after(FINISH_SECONDS):
-            for source in self._sources:
-                await self._move_rest(source)
-        if self._work is not None and (found := self._work.abandon()) is not None:
-            self._leave(self._work)
-            self._log.lose(found, left_in_pipe=True)
-        self._is_finished = True
-        with trio.move_on_after(FINISH_SECONDS), suppress(OSError):
+        try:
+            with trio.move_on_after(FINISH_SECONDS):
+                for source in self._sources:
+                    await self._move_rest(source)
+        finally:
+            if self._work is not None and (found := self._work.abandon()) is not None:
+                self._leave(self._work)
+                self._log.lose(found, left_in_pipe=True)
+            self._is_finished = True
+            await self._count_rest()  # noqa: ASYNC102  # shields itself
+
+    async def _count_rest(self) -> None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
                 if source is not self._left_source and not source.is_at_end:
                     self._log.lose(await _in_closer(bytes_in, source.pipe), left_in_pipe=True)
@@ -164,12 +170,14 @@ class Pump:
 
         A move that a disk holds up is left to its thread. Takes at most `FINISH_SECONDS`. `close` follows.
         """
-        if self._work is not None:
-            with trio.move_on_after(FINISH_SECONDS):
-                await self._work.done.wait()
-            if self._work.abandon() is not None:
+        try:
+            if self._work is not None:
+                with trio.move_on_after(FINISH_SECONDS):
+                    await self._work.done.wait()
+        finally:
+            if self._work is not None and self._work.abandon() is not None:
                 self._leave(self._work)
-        self._is_finished = True
+            self._is_finished = True
 
     def _leave(self, work: Work) -> None:
         self._is_log_left = True
@@ -194,8 +202,7 @@ class Pump:
             pipes = [source.pipe for source in self._sources if source is not self._left_source]
             log = None if self._is_log_left else self._log
             if pipes:
-                with trio.move_on_after(FINISH_SECONDS):
-                    await _in_closer(_close, pipes, log)
+                await _close_in_time(pipes, log)
 
     async def _move_some(self, source: Source) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -407,6 +414,12 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
         return await run_in_thread(CLOSERS, function, *args, abandon=True)
     except NoThread:
         return function(*args)
+
+
+async def _close_in_time(pipes: Iterable[int], log: OutputLog | None) -> None:
+    """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS):
+        await _in_closer(_close, pipes, log)
 
 
 def _close(pipes: Iterable[int], log: OutputLog | None) -> None:

@@ -3,6 +3,9 @@
 An entry of the index is written before its bytes, in the same thread. Where the log has an open gap, the gap is in the index
 and on the disk before the output's file is extended over it, and the file is extended before a byte is written behind the
 gap. Where that byte cannot be written after all, the file is cut back, and the gap goes on as if nothing had been tried.
+
+A write that is an error may have left its bytes in the file all the same, where each is synced. The file is cut back then,
+too: its size is what another server takes for the truth.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from jobmaster.output.holes import can_punch
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_file import Gap
 
@@ -109,6 +113,8 @@ class Transfer:
         return self._done(self._lose())
 
     def _done(self, taken: int | None, *, has_closed_gap: bool = False) -> Transferred:
+        if taken and self._lost:
+            self._extend_over_lost(taken, None if has_closed_gap else self._plan.gap)
         return Transferred(
             taken=taken,
             lost=self._lost,
@@ -118,6 +124,21 @@ class Transfer:
             time=self._time,
             splice_works=self._splice_works,
         )
+
+    def _extend_over_lost(self, taken: int, gap: Gap | None) -> None:
+        """Has index and size of the file tell what is lost, for a server that comes after a kill.
+
+        Not where the file system makes no holes, so that this would take space.
+        """
+        end = self._plan.offset + taken
+        index = self._log.index_at(self._time)
+        if index is not None and (index.header.open_reason is not None or can_punch(self._log.fd)):
+            with suppress(OSError):  # the journal has it in a while
+                if gap is None:
+                    index.open_gap(end - self._lost, end, self._reason)
+                else:
+                    index.open_gap(gap.start, end, gap.reason)
+                os.ftruncate(self._log.fd, end)
 
     def _note_time(self, count: int) -> None:
         index = self._log.index_at(self._time)
@@ -134,8 +155,7 @@ class Transfer:
             is_closed = (taken or 0) > self._lost
         finally:
             if not is_closed:
-                with suppress(OSError):  # else it ends in a hole, which is the gap's too
-                    os.ftruncate(self._log.fd, gap.start)
+                self._cut_back(gap.start)  # else it ends in a hole, which is the gap's too
         if is_closed:
             self._log.closed_gap(self._plan.offset, self._stream, self._time)
         return self._done(taken, has_closed_gap=is_closed)
@@ -176,7 +196,13 @@ class Transfer:
             self._lost = len(data) - written
             self._has_failed = True
             self._reason = reason_of(error)
+            self._cut_back(self._plan.offset + written)
         return len(data)
+
+    def _cut_back(self, size: int) -> None:
+        """Takes out of the file what a write that failed has left in it, as on a file system that syncs each of them."""
+        with suppress(OSError):
+            os.ftruncate(self._log.fd, size)
 
     def _lose(self) -> int | None:
         data = self._read()

@@ -1,4 +1,4 @@
-"""How many jobs there may be, of one client and of all together."""
+"""How many jobs there may be, of one client and of all together, and how much of the disk their outputs may take."""
 
 from __future__ import annotations
 
@@ -8,9 +8,99 @@ from typing import Final
 
 from jobmaster.errors import ServerBusy
 from jobmaster.journal.stored import Retention
+from jobmaster.sizes import size_text
 
+SLACK: Final = 64 * 1024 * 1024
+"""Bytes of room, at most (a 64th of a small bound), that there have to be before outputs grow again that might not: what
+comes for a moment is no room."""
 _SHARES: Final = 4
 """A client may have one of so many shares of each bound, so that none takes another's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """The file system of the outputs.
+
+    Attributes:
+        size: bytes.
+        free: bytes that any user may have, as df(1) tells them.
+    """
+
+    size: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreeSpace:
+    """How much of a file system is to be left free: the less of the two, where both are given.
+
+    Attributes:
+        size: bytes.
+        percent: of the file system.
+    """
+
+    size: int | None = None
+    percent: int | None = None
+
+    def floor(self, disk: Disk) -> int:
+        """In bytes."""
+        given = [self.size, None if self.percent is None else disk.size * self.percent // 100]
+        return min((each for each in given if each is not None), default=0)
+
+    def text(self, disk: Disk) -> str:
+        """The same for people."""
+        floor = self.floor(disk)
+        return size_text(floor) if self.percent is None or floor == self.size else f"{self.percent} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """How much too much outputs take.
+
+    Attributes:
+        excess: bytes of the disk; negative where there is room.
+        slack: how much room there is to be before what was full is not.
+        reason: which bound is reached, for clients.
+        is_of_disk: it is the disk that has less free than it has to.
+    """
+
+    excess: int
+    slack: int
+    reason: str
+    is_of_disk: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputBounds:
+    """How much of the disk the outputs of all jobs may take.
+
+    Attributes:
+        most: bytes, of all outputs together; None: as much as there is.
+        free: what they leave free.
+    """
+
+    most: int | None = None
+    free: FreeSpace = FreeSpace()
+
+    @property
+    def are_any(self) -> bool:
+        """Whether anything is bounded."""
+        return self.most is not None or self.free != FreeSpace()
+
+    def shortage(self, used: int, disk: Disk) -> Shortage | None:
+        """By the bound that is exceeded by most, or that has least room; None where there is none."""
+        found = []
+        if self.most is not None:
+            reason = f"the outputs of all jobs take as much as they may ({size_text(self.most)})"
+            found.append(Shortage(used - self.most, _slack(self.most), reason))
+        if (floor := self.free.floor(disk)) > 0:
+            reason = f"the disk of the outputs has as little free as it may ({self.free.text(disk)})"
+            found.append(Shortage(floor - disk.free, _slack(floor), reason, is_of_disk=True))
+        return max(found, key=lambda each: each.excess + each.slack, default=None)
+
+
+def _slack(bound: int) -> int:
+    return min(SLACK, bound // 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +111,13 @@ class Bounds:
         running: jobs that have not ended, those that are being started and the leftovers of stuck ones included.
         ended: ended ones whose record and output are kept; of the client that has most, the oldest is forgotten first.
         age: how long after its end a job is kept; None: until others take its place.
+        output: how much of the disk outputs may take.
     """
 
     running: int = 1_000
     ended: int = 10_000
     age: timedelta | None = None
+    output: OutputBounds = OutputBounds()
 
     @property
     def running_of_client(self) -> int:

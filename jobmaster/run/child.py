@@ -16,11 +16,15 @@ import trio
 
 from jobmaster.errors import HostError, JobmasterError
 from jobmaster.launcher import protocol
-from jobmaster.launcher.protocol import MAX_REASON, Phase, ProtocolError
+from jobmaster.launcher.protocol import MAX_REASON, UNKNOWN_STATUS, Phase, ProtocolError
 
 
 class LauncherLost(HostError):
     """The launcher has died, or never answered: no child can be started, and no status will be told."""
+
+
+class StatusUnknown(HostError):
+    """A child has died, and the kernel tells nobody but its tracer how."""
 
 
 class LaunchRefused(JobmasterError):
@@ -164,6 +168,7 @@ class Child:
         self._outcome: ExecOutcome | None = None
         self._status: ChildStatus | None = None
         self._is_unwanted = False
+        self._is_withheld = False
         self._forgotten: trio.Event | None = None
 
     def __repr__(self) -> str:
@@ -228,8 +233,14 @@ class Child:
 
         Raises:
             LauncherLost: nobody will know.
+            StatusUnknown: a tracer keeps it, and the launcher may not read it elsewhere.
         """
         await self._ended.wait()
+        if self._is_withheld:
+            raise StatusUnknown(
+                "another process traces its main process and withholds how that died; "
+                "a server with CAP_SYS_PTRACE would know"
+            )
         if self._status is None:
             raise LauncherLost("the launcher has died")
         return self._status
@@ -300,7 +311,9 @@ class Child:
 
     def _on_ended(self, wait_status: int, message: protocol.Exited | protocol.Table) -> None:
         self._outcome = _outcome(message)
-        self._status = ChildStatus(wait_status=wait_status, executed=message.phase is Phase.EXECUTED)
+        self._is_withheld = wait_status == UNKNOWN_STATUS
+        if not self._is_withheld:
+            self._status = ChildStatus(wait_status=wait_status, executed=message.phase is Phase.EXECUTED)
         self._end_waits()
 
     def _on_lost(self) -> None:

@@ -1,24 +1,30 @@
 """What is kept of the jobs that have ended: a record in the journal and a file, and the last ones in memory.
 
 A job that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told of it, nor is.
+The journal remembers until its output is gone, too, whatever server that comes to.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
+from weakref import WeakValueDictionary
 
 import trio
 
 from jobmaster.errors import HostError, JournalUnavailable
+from jobmaster.job.record import apply
 from jobmaster.output.log import StoredOutput
+from jobmaster.output.sharing import KeptFile
+from jobmaster.run.ledger import Ledger
 from jobmaster.run.retention import forget_expired, remove_output
 
 if TYPE_CHECKING:
     from jobmaster.job.identifier import JobId
-    from jobmaster.job.record import JobRecord
+    from jobmaster.job.record import JobRecord, OutputPruned
     from jobmaster.journal.stored import Retention
+    from jobmaster.output.cap import Range
     from jobmaster.run.execution import ExecutionHost
     from jobmaster.run.recorder import Records
     from jobmaster.run.removal import FileRemover
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
 
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
+GATHER_SECONDS: Final = 0.5
+"""Between two looks, at least: a client that starts and ends hundreds of jobs a second has no look for each."""
 FORGET_SECONDS: Final = 5.0
 """How long the journal may take to remove a record whose output is gone already, whoever leaves meanwhile."""
 RECENT: Final = 1_000
@@ -54,8 +62,12 @@ class EndedJobs:
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
         self._given_up: set[JobId] = set()
         self._have_changed = trio.Event()
+        self._files: WeakValueDictionary[JobId, KeptFile] = WeakValueDictionary()
+        self.ledger = Ledger()
+        """What outputs take of the disk."""
         self.forgotten = 0
-        """How many jobs have been forgotten: what was read of the journal before may be of one of them."""
+        """How many jobs have been forgotten, or their outputs removed: what was read of the journal before may be of one
+        of them."""
 
     def get(self, job_id: JobId) -> EndedJob | None:
         """The job called so, where it is in memory."""
@@ -67,7 +79,10 @@ class EndedJobs:
 
     def add(self, supervisor: Supervisor) -> None:
         """A job has ended."""
-        self._remember(EndedJob(supervisor.record, supervisor.output.stored()))
+        record = supervisor.record
+        self._files[record.id] = supervisor.output.file
+        self.ledger.note_ended(record.id, record.owner)
+        self._remember(EndedJob(record, supervisor.output.stored()))
         self._have_changed.set()
 
     def recall(self, record: JobRecord, *, forgotten: int) -> EndedJob:
@@ -78,8 +93,11 @@ class EndedJobs:
             forgotten: what `forgotten` was before the record was read.
         """
         path = self._host.output_path(record.id)
+        file = self._files.setdefault(record.id, KeptFile())
+        file.is_pruned |= record.output_pruned is not None
         output = StoredOutput(
             path=path,
+            file=file,
             kept=record.output_bytes,
             lost=record.output_bytes_lost,
             dropped=record.output_bytes_dropped,
@@ -99,8 +117,10 @@ class EndedJobs:
         """A job has ended of which nobody was told, nor is to be."""
         job_id = supervisor.record.id
         self._recent.pop(job_id, None)
-        self._remover.remove(supervisor.output.path)
-        if not supervisor.was_never_executed:  # of which the journal keeps nothing
+        self.ledger.forget(job_id)
+        if supervisor.was_never_executed:  # of which the journal keeps nothing
+            self._remover.remove(supervisor.output.path)  # empty: what fails is found by the next server
+        else:
             self._given_up.add(job_id)
             self._have_changed.set()
 
@@ -110,7 +130,7 @@ class EndedJobs:
         Raises:
             JournalUnavailable: it cannot be removed now.
         """
-        await self._records.remove((job_id,), with_requests=True)
+        await self._records.remove((job_id,), given_up=True)
         self._given_up.discard(job_id)
 
     async def remove(self, job_id: JobId) -> None:
@@ -135,7 +155,20 @@ class EndedJobs:
 
     def _forget(self, job_id: JobId) -> None:
         self._recent.pop(job_id, None)
+        self.ledger.forget(job_id)
         self.forgotten += 1
+
+    def note_pruned(self, job_id: JobId, event: OutputPruned) -> tuple[Range, ...]:
+        """The output of a job is being removed to make room: nobody reads it any more.
+
+        Returns what of it followers are being sent.
+        """
+        self.forgotten += 1
+        if (job := self._recent.get(job_id)) is not None:
+            self._recent[job_id] = replace(job, record=apply(job.record, event))
+        file = self._files.get(job_id, KeptFile())
+        file.is_pruned = True
+        return tuple(file.pins)
 
     async def forget_expired(self) -> None:
         """Removes what is not to be kept; what fails is logged and left for another time."""
@@ -145,9 +178,10 @@ class EndedJobs:
             self._forget(job_id)
 
     async def keep_within_bounds(self) -> NoReturn:
-        """Does so whenever a job has ended, and from time to time, until cancelled."""
+        """Does so soon after a job has ended, and from time to time, until cancelled."""
         while True:
             with trio.move_on_after(RETENTION_SECONDS):
                 await self._have_changed.wait()
             self._have_changed = trio.Event()
             await self.forget_expired()
+            await trio.sleep(GATHER_SECONDS)

@@ -127,6 +127,10 @@ class ExecutionHost(Protocol):
     def limits(self) -> tuple[LimitReport, ...]:
         """The limits of every job, enforced or not."""
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept, whether it is there or not."""
 

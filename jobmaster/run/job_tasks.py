@@ -24,10 +24,13 @@ from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jobmaster.job.request import RequestKey
     from jobmaster.run.ended_jobs import EndedJobs
     from jobmaster.run.execution import ExecutionHost, Spawned
     from jobmaster.run.recorder import Recorder
+    from jobmaster.run.rooms import Rooms
     from jobmaster.run.shutdown import Shutdown
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ class JobTasks:
         ended: EndedJobs,
         shutdown: Shutdown,
         terms: Terms,
+        rooms: Rooms,
+        has_room: Callable[[str], None],
     ) -> None:
         self._host = host
         self._recorder = recorder
@@ -62,8 +67,9 @@ class JobTasks:
         self._turns = Turns(STARTS_OF_CLIENT, wait_seconds=START_WAIT_SECONDS)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
-        self.unrecorded = 0
-        """How many jobs have ended without the journal having recorded it."""
+        self._rooms = rooms
+        self._has_room = has_room
+        self._unrecorded: dict[JobId, bool] = {}  # and whether the journal was given the end
 
     # --- start --------------------------------------------------------------------------------------------------------
 
@@ -86,6 +92,7 @@ class JobTasks:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(owner)
+        self._has_room(owner)
         job_id = new_job_id()
         live = LiveJob(owner, specification, trio.CancelScope())
         self._live.add(job_id, live)
@@ -188,6 +195,7 @@ class JobTasks:
                 live.supervisor.hurry()
 
     def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
+        spawned.log.room = self._rooms.of(record.owner)
         live.supervisor = Supervisor(
             record,
             spawned.execution,
@@ -201,13 +209,25 @@ class JobTasks:
         )
         return live.supervisor
 
+    @property
+    def unrecorded(self) -> int:
+        """How many jobs have ended without the journal having recorded it until now."""
+        return len(self._still_unrecorded())
+
+    def _still_unrecorded(self) -> dict[JobId, bool]:
+        unwritten = set(self._recorder.unwritten)
+        return {
+            job_id: is_given for job_id, is_given in self._unrecorded.items() if not is_given or job_id in unwritten
+        }
+
     def _retire(self, job_id: JobId) -> None:
         live = self._live.retire(job_id)
         if live is None or live.supervisor is None:
             return
         supervisor = live.supervisor
         if supervisor.is_handed_over:
-            self.unrecorded += not self._shutdown.hands_over()
+            if not self._shutdown.hands_over():
+                self._unrecorded = {**self._still_unrecorded(), job_id: supervisor.is_end_given}
         elif live.is_given_up or supervisor.was_never_executed:
             self._ended.give_up(supervisor)
         else:

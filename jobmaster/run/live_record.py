@@ -14,6 +14,7 @@ that may fail.
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, appl
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from jobmaster.job.cause import Cause
     from jobmaster.job.request import RequestError
@@ -67,6 +68,8 @@ class LiveRecord:
         """Whether its command was executed, or may have been."""
         self.is_in_journal = True
         """Whether its launch is durable."""
+        self.is_end_given = False
+        """Whether the journal was given its end, and writes it in its turn."""
         self.is_end_settled = False
         """Whether the journal has its end, or will never know of it."""
         self.ends_with_server = False
@@ -179,22 +182,29 @@ class LiveRecord:
     def end_with_server(self) -> None:
         """The server ends the job: from now on the journal has RECORD_SECONDS for its end."""
         self.ends_with_server = True
-        self._recording_end.deadline = trio.current_time() + RECORD_SECONDS
+        self._recording_end.deadline = min(self._recording_end.deadline, trio.current_time() + RECORD_SECONDS)
 
     async def end(self, cause: Cause) -> None:
         """Has the end recorded and then applies it: when this returns, the job has ended or is another server's.
 
-        A cancelled caller withdraws it from the journal, where the jobs are handed over.
+        The journal is given it once, and writes it as soon as it can. Where jobs are handed over, a cancelled caller does
+        not wait for that: the next server finds the end, or tells it.
         """
         end = self._finished(cause)
+        self.is_end_given = True
         try:
-            await self._record_end(end)
-        except BaseException:  # cancelled
+            deadline = trio.current_time() + RECORD_SECONDS if self.ends_with_server else math.inf
+            with trio.CancelScope(deadline=deadline) as self._recording_end:
+                await self._record_end(end, self._recorder.record(self._record.id, end))
+        except trio.Cancelled:
             await trio.lowlevel.cancel_shielded_checkpoint()
             if not self._hands_over():
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + RECORD_SECONDS):
-                    await self._record_end(end)
+                deadline = trio.current_time() + RECORD_SECONDS
+                with trio.CancelScope(shield=True, deadline=deadline) as self._recording_end:
+                    await self._record_end(end, self._settle())
+                self._complain_if_late(end)
             raise
+        self._complain_if_late(end)
 
     async def end_unknown(self, cause: Cause, request_error: RequestError | None, *, forget: bool) -> None:
         """As `end`, of a job that nobody was told of: its end is recorded in its turn, or later.
@@ -221,24 +231,29 @@ class LiveRecord:
             output_bytes_dropped=self._output.dropped,
         )
 
-    async def _record_end(self, end: Finished) -> None:
-        why: object = "its disk does not answer"
-        with self._new_recording():
-            try:
-                await self._recorder.record(self._record.id, end)
-            except JournalUnavailable as error:
-                why = error
-            else:
-                self._accept(end)
-                self.is_end_settled = True
-                return
-        logger.error("%r: the journal has not recorded that it %s: %s", self, describe(end.cause), why)
+    async def _record_end(self, end: Finished, recording: Awaitable[object]) -> None:
+        """Accepts the end when it is recorded."""
+        try:
+            await recording
+        except JournalUnavailable as error:
+            await trio.lowlevel.checkpoint()  # who was cancelled while it was being written learns that here
+            self.is_end_given = self._record.id in self._recorder.unwritten
+            self._complain_of_end(end, error)
+        else:
+            self._accept(end)
+            self.is_end_settled = True
 
-    def _new_recording(self) -> trio.CancelScope:
-        self._recording_end = trio.CancelScope()
-        if self.ends_with_server:
-            self._recording_end.deadline = trio.current_time() + RECORD_SECONDS
-        return self._recording_end
+    async def _settle(self) -> None:
+        await self._recorder.settle()
+        if self._record.id in self._recorder.unwritten:
+            raise JournalUnavailable("the journal has ended")
+
+    def _complain_if_late(self, end: Finished) -> None:
+        if self._recording_end.cancelled_caught:
+            self._complain_of_end(end, "its disk does not answer")
+
+    def _complain_of_end(self, end: Finished, why: object) -> None:
+        logger.error("%r: the journal has not recorded yet that it %s: %s", self, describe(end.cause), why)
 
     def _accept(self, end: Finished) -> None:
         self._record = apply(self._record, end)

@@ -246,9 +246,11 @@ class LocalExecution:
         """Has the launcher forget the child, and waits until it has closed what it holds."""
         self._cgroup.close()
         self._child.release()
-        await self._child.wait_forgotten()
-        if self._stdin is not None:
-            await self._stdin.close()
+        try:
+            await self._child.wait_forgotten()
+        finally:
+            if self._stdin is not None:
+                await self._stdin.close()  # noqa: ASYNC102  # shields itself
 
     def leave(self) -> None:
         """Closes what this server has of the cgroup and of the child, which the launcher keeps."""
@@ -310,6 +312,11 @@ class LocalHost:
         """The limits of every job, enforced or not."""
         return self.terms.limit_reports
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.terms.output_folder
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
         return output_path(self.terms.output_folder, job_id)
@@ -352,7 +359,7 @@ class LocalHost:
             stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.command, terms.account, stdin=stdin
+                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
             ),
             log=files.log,
             pump=Pump(files.read_end, files.log, stderr=stderr),

@@ -9,7 +9,7 @@ from typing import Protocol
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
-from jobmaster.journal.stored import Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
+from jobmaster.journal.stored import EndedOutput, Events, JobQuery, OpenJob, Page, Retention, StoredJob, StoredRequest
 
 
 class Recorder(Protocol):
@@ -18,7 +18,8 @@ class Recorder(Protocol):
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Returns the event's sequence number once it is durable.
 
-        A caller that is cancelled before the event is taken for writing has it withdrawn; later, the call returns.
+        A caller that is cancelled before a launch is taken for writing has it withdrawn; any other event is written in its
+        turn, whoever leaves.
 
         Raises:
             JournalUnavailable: it is not durable. Any event but a launch may become so.
@@ -33,7 +34,8 @@ class Recorder(Protocol):
             job_id: whose.
             event: what happened.
             request_error: of a job that was never executed: what its request id is to be answered from now on.
-            forget: the job and its request id are forgotten with this event, its end: nobody was told of it.
+            forget: the job and its request id are forgotten with this event, its end: nobody was told of it. Its output is
+                `discarded`.
 
         Raises:
             JournalUnavailable: too many events wait to be written.
@@ -41,6 +43,10 @@ class Recorder(Protocol):
 
     async def settle(self) -> None:
         """Returns when everything that was given until now is written, or cannot be."""
+
+    @property
+    def unwritten(self) -> Sequence[JobId]:
+        """The jobs of which something was given and is not written yet, or never will be."""
 
 
 class Records(Recorder, Protocol):
@@ -78,5 +84,17 @@ class Records(Recorder, Protocol):
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Some of the ended jobs that are not to be kept, each with its owner; none where none is left."""
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
-        """Forgets ended jobs; their request ids at once as well, or only in time."""
+    async def ended_outputs(self, after: int) -> Sequence[EndedOutput]:
+        """The ended jobs with a key greater than `after`, some at a time, in the order of their keys; none at the end."""
+
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
+        """Forgets ended jobs whose output is gone, and their request ids in time.
+
+        Those of which nobody was told are `given_up`: their request ids are forgotten at once, their outputs `discarded`.
+        """
+
+    async def discarded(self, after: str = "") -> Sequence[JobId]:
+        """Some of the jobs that are forgotten and whose output may still be there, in the order of their ids."""
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these jobs are gone."""

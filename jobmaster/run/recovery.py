@@ -121,11 +121,11 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     if known_ends:
         await _settle(records)  # the launcher forgets them with the others
     ended = await host.end_others()
-    _complain_of_unknown(sorted(set(ended) - {job.record.id for job in found}))
     for job in lost:
         if ends[job.record.id] is None:
             end(job)
     await _settle(records)
+    await _complain_of_unknown(records, sorted(set(ended) - {job.record.id for job in found}))
     return Recovered(adopted=adopted, lost=[job.record for job in lost])
 
 
@@ -171,7 +171,9 @@ async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[Job
     return kept
 
 
-def _complain_of_unknown(job_ids: Sequence[JobId]) -> None:
+async def _complain_of_unknown(records: Records, job_ids: Sequence[JobId]) -> None:
+    """Of those that have ended the journal knows: a process of theirs could not be killed."""
+    job_ids = [job_id for job_id in job_ids if await records.find(job_id) is None]
     if job_ids:
         logger.error(
             "%s of an earlier server ran, and the journal knows of none that does: ended, and not recorded: %s; "

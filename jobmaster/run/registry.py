@@ -30,10 +30,12 @@ from jobmaster.run.leftovers import Leftovers
 from jobmaster.run.live_jobs import LiveJobs
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.oom_counters import OomCounters
+from jobmaster.run.pruning import Pruner
 from jobmaster.run.recorder import Records
 from jobmaster.run.recovery import Recovered, recover, remove_half_made
 from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
+from jobmaster.run.rooms import Rooms
 from jobmaster.run.shutdown import Shutdown
 from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
@@ -68,6 +70,11 @@ class Registry:
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
         self._ended = EndedJobs(host, records, remover, bounds.retention)
+        self._bounds_outputs = bounds.output.are_any
+        rooms = Rooms()
+        self._pruner = Pruner(
+            host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, rooms=rooms
+        )
         self._tasks = JobTasks(
             host,
             records,
@@ -76,6 +83,8 @@ class Registry:
             ended=self._ended,
             shutdown=self._shutdown,
             terms=Terms(grace_seconds=grace_seconds),
+            rooms=rooms,
+            has_room=self._pruner.admit,
         )
         self._requests = Requests(records, self._runs)
         self.history = History(records, self._as_of_now)
@@ -88,7 +97,7 @@ class Registry:
 
     @property
     def unrecorded(self) -> int:
-        """How many jobs have ended without the journal having recorded it."""
+        """How many jobs have ended without the journal having recorded it; it may still do so until its own end."""
         return self._tasks.unrecorded
 
     # --- Start --------------------------------------------------------------------------------------------------------
@@ -283,6 +292,8 @@ class Registry:
             nursery.start_soon(self._shutdown.notice_cancellation)
             nursery.start_soon(self._remover.run)
             nursery.start_soon(self._ended.keep_within_bounds)
+            if self._bounds_outputs:
+                nursery.start_soon(self._pruner.keep_within_bounds)
             nursery.start_soon(remove_half_made, self._host, self._records, self._remover, self._live.__contains__)
             nursery.start_soon(OomCounters(self._host, self._live).watch)
             nursery.start_soon(self._leftovers.keep_removing)

@@ -1,4 +1,8 @@
-"""Forgets jobs that are not to be kept any longer: first the file of the output, then the record that names it."""
+"""Forgets jobs that are not to be kept any longer: first the file of the output, then the record that names it.
+
+A job that nobody was told of is forgotten at once; the journal remembers its id until the file is gone, whoever dies
+meanwhile and however long the disk does not take it.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +42,9 @@ async def forget_expired(
         with trio.move_on_after(SETTLE_SECONDS) as settling:
             await records.settle()
         if not settling.cancelled_caught:  # the end of a job has to be there before the job can go
-            await records.remove(tuple(given_up), with_requests=True)
+            await records.remove(tuple(given_up), given_up=True)
             forgotten += given_up
+        await _remove_discarded(host, records)
         while expired := await records.expired(retention):
             removed = await _forget(host, records, [job_id for job_id, _ in expired])
             forgotten += removed
@@ -48,6 +53,25 @@ async def forget_expired(
     except (JournalUnavailable, NoThread) as error:
         logger.warning("ended jobs are kept longer than they should be: %s", error)
     return forgotten
+
+
+async def _remove_discarded(host: ExecutionHost, records: Records) -> None:
+    """Removes the outputs of jobs that are forgotten; what fails is left for the next time, and named in one line."""
+    last, failed = "", list[str]()
+    while job_ids := await records.discarded(last):
+        last = job_ids[-1]
+        removed: list[JobId] = []
+        for job_id in job_ids:
+            try:
+                await remove_output(host, job_id)
+            except OSError as error:
+                failed = [*failed, f"{host.output_path(job_id)}: {error.strerror}"][:1]
+            else:
+                removed.append(job_id)
+        if removed:
+            await records.forget_discarded(removed)
+    if failed:
+        logger.warning("outputs of jobs that are forgotten cannot be removed now, and will be: %s", *failed)
 
 
 async def _forget(host: ExecutionHost, records: Records, job_ids: Sequence[JobId]) -> list[JobId]:

@@ -45,6 +45,7 @@ PIPE_SIZE: Final = 512 * 1024
 FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
+"""How long is waited for a thread that closes."""
 _RETRY_SECONDS: Final = 0.05
 _FOREVER: Final = 2**62
 _FALLOC_FL_KEEP_SIZE: Final = 1
@@ -250,9 +251,10 @@ class Stdin:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Closes all of it, when the launcher has closed its own. Idempotent."""
+        """Closes all of it, when the launcher has closed its own; also where the caller is cancelled. Idempotent."""
         self._stop()
-        await self._in_thread(self._ends.close)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            await self._in_thread(self._ends.close)
 
     def leave(self) -> None:
         """Closes what this server has of it; the launcher keeps it, so that nothing has to wait. Idempotent."""

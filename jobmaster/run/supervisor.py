@@ -16,8 +16,8 @@ Four tasks run beside it, or five:
 The body waits for the main process to die. Then the job gives back what it has of the host (`teardown`), the cause is
 decided and recorded, and the log sealed. An end is told to nobody before it is durable.
 
-A supervisor that is cancelled hands its job over: it leaves the processes, the pipe and the log as they are, to a server
-that comes after this one. Where it is its caller's alone that are cancelled, or the server ends with its jobs,
+A supervisor that is cancelled hands its job over, until the last of its processes has died: it leaves the processes, the
+pipe and the log as they are, to a server that comes after this one. Where it is its caller's alone that are cancelled, or the server ends with its jobs,
 cancellation is the end of the job. Whatever happens, who waits for the end is released: by the end, with everything in
 its final place, or by `HandedOver`.
 
@@ -39,7 +39,7 @@ from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HandedOver
 from jobmaster.job.cause import Cause, FailedToStart, cause_of
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
-from jobmaster.job.state import Closing, Ended, Held
+from jobmaster.job.state import Closing, Ended, Held, Stopping
 from jobmaster.run.death_watch import DeathWatch
 from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.teardown import Teardown
@@ -166,6 +166,11 @@ class Supervisor:
         return self.ended.is_set() and not isinstance(self._record.state, Ended)
 
     @property
+    def is_end_given(self) -> bool:
+        """Whether the journal was given its end, and writes it in its turn."""
+        return self._record.is_end_given
+
+    @property
     def is_end_settled(self) -> bool:
         """Whether the journal has its end, or will never know of it."""
         return self._record.is_end_settled
@@ -262,6 +267,8 @@ class Supervisor:
         departure = _Departure()
         try:
             yield
+            if isinstance(self._record.state, Stopping | Closing):
+                await self._teardown.see_all_die()  # which may take long, and is another server's to do as well
         except ExecutionUnknown:
             self.has_failed = True
             self._record.take_for_executed()
@@ -303,7 +310,8 @@ class Supervisor:
                 nursery.start_soon(self._persist, "the input", self.stdin.run)
             nursery.start_soon(self._persist, "the look at memory.events", self._death_watch.watch_memory)
             nursery.start_soon(self._record.watch_losses)
-            nursery.start_soon(self._end_when_full)
+            if self._record.now.ends_when_full:
+                nursery.start_soon(self._end_when_full)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             if not isinstance(self._record.state, Closing):
                 await self._death_watch.see_death()

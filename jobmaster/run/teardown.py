@@ -2,8 +2,8 @@
 
 What is left of its processes is killed until the cgroup is empty, the pipe is drained and what remains in it counted, the
 cgroup is removed; when the end is recorded, the descriptors are closed. Or, where another server goes on with the job,
-all is left to that one as it is. Each step has a deadline and none depends on another's success; everything here is
-shielded from cancellation.
+all is left to that one as it is. Each step has a deadline and none depends on another's success; everything here but the
+wait for the processes' death, before which nothing is changed, is shielded from cancellation.
 """
 
 from __future__ import annotations
@@ -56,14 +56,21 @@ class Teardown:
         self._pump = pump
         self._death_watch = death_watch
         self._termination = termination
+        self._has_waited = False
         self.is_removed = False
         """Whether nothing of it is left on the host."""
 
-    async def end_execution_and_output(self) -> None:
-        """Kills what is left of the processes, takes the rest of the output, and removes the cgroup."""
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+    async def see_all_die(self) -> None:
+        """Kills what is left of the processes and waits for their death; who is cancelled meanwhile may still `hand_over`."""
+        if not self._has_waited:
             self._termination.kill()
             await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
+            self._has_waited = True
+
+    async def end_execution_and_output(self) -> None:
+        """Has seen the processes die, takes the rest of the output, and removes the cgroup."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
+            await self.see_all_die()
             await self._step("keeping the rest of its output", self._pump.finish, OUTPUT_SECONDS)
             self._record.note_losses()
             self._death_watch.note_oom_kills()
@@ -98,6 +105,8 @@ class Teardown:
                 raise HostError(f"it took longer than {seconds:.0f} s")
 
     async def _see_all_die(self) -> None:
+        if isinstance(self._record.state, Closing) and self._is_empty():
+            return  # a job without other processes, as most are, costs no tasks here
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill_again)
             if not isinstance(self._record.state, Closing):

@@ -65,8 +65,19 @@ def require_descriptors(*, of_job: int) -> None:
         )
 
 
-def raise_file_limit() -> int:
-    """Gives the server as many open files as the host allows, and returns how many; jobs keep what it started with."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFiles:
+    """How many files may be open: in a job, which gets the soft limit that the server was started with, and in the server."""
+
+    of_job: int
+    of_server: int
+
+
+def raise_file_limit() -> OpenFiles:
+    """Gives the server as many open files as the host allows.
+
+    Before anything else: what an earlier server has left comes at once, some descriptors for each job.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    return OpenFiles(of_job=soft, of_server=hard)

@@ -15,10 +15,12 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count, parse_size
+from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count
 from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
+from jobmaster.run.bounds import FreeSpace
+from jobmaster.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -30,11 +32,14 @@ DEFAULT_MAX_JOBS: Final = 1_000
 DEFAULT_KEPT_JOBS: Final = 10_000
 DEFAULT_KEPT_DAYS: Final = 30
 DEFAULT_OUTPUT_MAX: Final = 1024 * 1024 * 1024
+DEFAULT_OUTPUT_FREE: Final = FreeSpace(size=1024 * 1024 * 1024, percent=5)
 DEFAULT_MAX_GAP: Final = 300
 DEFAULT_MAX_CRASHES: Final = 5
 DEFAULT_AUDIT_SIZE: Final = 64 * 1024 * 1024
 DEFAULT_AUDIT_FILES: Final = 16
 LEAST_AUDIT_SIZE: Final = 64 * 1024
+LEAST_OUTPUT_FOLDER: Final = 1024 * 1024
+_MOST_PERCENT: Final = 90
 _MOST_JOBS: Final = 100_000
 _MOST_KEPT: Final = 1_000_000
 _MOST_DAYS: Final = 3_650
@@ -79,6 +84,8 @@ class ServerOptions:
         grace_seconds: between SIGTERM and SIGKILL.
         max_jobs: running jobs, of all clients together.
         output_max: bytes that are kept of a job's output, at most; None: all.
+        output_folder_max: bytes of the disk that all outputs may take; None: no bound.
+        output_free: what they leave free of their disk.
         durability: how the journal is written.
         keep_jobs: ended jobs that are kept, of all clients together.
         keep_for: how long after its end a job is kept.
@@ -102,6 +109,8 @@ class ServerOptions:
     grace_seconds: float = DEFAULT_GRACE_SECONDS
     max_jobs: int = DEFAULT_MAX_JOBS
     output_max: int | None = DEFAULT_OUTPUT_MAX
+    output_folder_max: int | None = None
+    output_free: FreeSpace = DEFAULT_OUTPUT_FREE
     durability: Synchronous = Synchronous.FULL
     keep_jobs: int = DEFAULT_KEPT_JOBS
     keep_for: timedelta | None = timedelta(days=DEFAULT_KEPT_DAYS)
@@ -154,6 +163,8 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             grace_seconds=given.grace,
             max_jobs=given.max_jobs,
             output_max=given.output_max or None,
+            output_folder_max=given.output_folder_max or None,
+            output_free=given.output_free,
             durability=Synchronous[given.durability.upper()],
             keep_jobs=given.keep_jobs,
             keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
@@ -200,6 +211,25 @@ def _output_max(text: str) -> int:
     if size is None or 0 < size < SMALLEST_OUTPUT:
         raise ValueError(f"{text!r} is not a size of {SMALLEST_OUTPUT // 1024}K or more, or 0 to keep all")
     return size
+
+
+def _output_folder_max(text: str) -> int:
+    size = 0 if text == "0" else parse_size(text)
+    if size is None or 0 < size < LEAST_OUTPUT_FOLDER:
+        raise ValueError(f"{text!r} is not a size of {size_text(LEAST_OUTPUT_FOLDER)} or more, or 0 for no bound")
+    return size
+
+
+def _output_free(text: str) -> FreeSpace:
+    if text.endswith("%"):
+        percent = parse_count(text.removesuffix("%"))
+        if percent is None or percent > _MOST_PERCENT:
+            raise ValueError(f"{text!r} is not a share of a disk from 0% to {_MOST_PERCENT}%")
+        return FreeSpace(percent=percent)
+    size = parse_size(text)
+    if size is None:
+        raise ValueError(f"{text!r} is not a size, or a share of the disk such as 5%")
+    return FreeSpace(size=size)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -315,6 +345,23 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         default=DEFAULT_OUTPUT_MAX,
         help="output that is kept of a job (default 1G): of more, the first quarter and the newest rest; 0 keeps all. A "
         "job may be started with less",
+    )
+    group.add_argument(
+        "--output-folder-max",
+        metavar="SIZE",
+        type=argument(_output_folder_max),
+        default=0,
+        help="what the outputs of all jobs may take of the disk (default 0: no bound but --output-free). Above it the "
+        "outputs of ended jobs are removed, of the client that takes most the oldest first; where none is left, no job is "
+        "started and what running ones write is lost",
+    )
+    group.add_argument(
+        "--output-free",
+        metavar="SIZE|N%",
+        type=argument(_output_free),
+        default=DEFAULT_OUTPUT_FREE,
+        help="what is left free of the disk of the outputs, by the same means (default 5%% of it, or 1G where that is less); "
+        "0 leaves nothing",
     )
     group.add_argument(
         "--oom-policy",

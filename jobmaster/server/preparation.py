@@ -6,7 +6,6 @@ Everything here happens once, before the server is ready. What a job then needs 
 from __future__ import annotations
 
 import os
-import resource
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -36,17 +35,19 @@ class Prepared:
     report: tuple[str, ...]
 
 
-def prepare(options: ServerOptions) -> Prepared:
+def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
     """Gets the host ready.
+
+    Args:
+        options: of the server.
+        open_files: soft RLIMIT_NOFILE of the jobs.
 
     Raises:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
     account = _account(options.run_as)
-    soft_files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     prepare_folder("output", options.output_folder)
-    prepare_folder("audit", options.audit)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -64,7 +65,7 @@ def prepare(options: ServerOptions) -> Prepared:
         output_max=options.output_max,
         account=account,
         drops_privileges=os.geteuid() == 0,
-        open_files=soft_files,
+        open_files=open_files,
     )
     return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
 
@@ -80,7 +81,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
 
 
 def prepare_folder(what: str, folder: Path) -> None:
-    """Makes the output or audit folder, 0700, or checks the one there is.
+    """Makes the output or audit folder, 0700, or checks the one there is. Blocks as long as its disk does.
 
     Raises:
         ConfigurationError: it is a symbolic link, no folder, somebody else's, or others may write it.

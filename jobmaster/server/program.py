@@ -13,6 +13,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -23,6 +24,7 @@ from jobmaster.api.services import Api
 from jobmaster.api.statuses import status_of
 from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.file import FileBounds
+from jobmaster.audit.opening import AuditFolder
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
@@ -30,10 +32,11 @@ from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
-from jobmaster.run.bounds import Bounds
+from jobmaster.run.bounds import Bounds, OutputBounds
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
+from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
@@ -41,7 +44,15 @@ from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.serving import Ending, Serving
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
-from jobmaster.server.succession import HeldLauncher, hold_jobs, hold_state, listen, own_launcher, require_same_folder
+from jobmaster.server.succession import (
+    HeldLauncher,
+    hold_jobs,
+    hold_spool,
+    hold_state,
+    listen,
+    own_launcher,
+    require_same_folder,
+)
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -65,7 +76,7 @@ def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
         require_descriptors(of_job=DESCRIPTORS_OF_JOB)  # Trio needs some as well
-        trio.run(run, options, early)
+        trio.run(run, options, early, clock=RunningTimeClock())
     except* ConfigurationError as errors:
         status = _say_errors(2, errors)
     except* JobmasterError as errors:
@@ -114,16 +125,20 @@ async def serve(
     """
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
         receive_upgrades()
+        open_files = raise_file_limit()
         context = server_context(_certificates(options))
         async with own_launcher() as held:
             listeners = await listen(held.launcher, options.host, options.port, closing)
             require_same_folder(held.launcher, options.output_folder)
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
-            prepared = preparation.prepare(options)  # after both: where another server has them, no cgroup is made
-            await hold_jobs(held.launcher, prepared.terms.tree, state, closing)
-            plan = _plan(options)
-            async with _registry(options, prepared.terms, plan, held) as (registry, audit):
+            prepared = preparation.prepare(
+                options, open_files=open_files.of_job
+            )  # after both: where another server has them, no cgroup is made
+            spool = hold_spool(held.launcher, closing)
+            await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
+            plan = _plan(options, open_files.of_server)
+            async with _registry(options, prepared.terms, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
                 _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
                 api = Api(registry, most_followers=plan.followers)
@@ -153,27 +168,37 @@ def _certificates(options: ServerOptions) -> Path:
     return folder
 
 
-def _plan(options: ServerOptions) -> DescriptorPlan:
-    """Raises the limit on open files, and divides it."""
+def _plan(options: ServerOptions, open_files: int) -> DescriptorPlan:
     return plan_descriptors(
-        raise_file_limit(), jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=ConnectionLimits().total
+        open_files, jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=ConnectionLimits().total
     )
 
 
 @asynccontextmanager
 async def _registry(
-    options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher
+    options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher, spool: int
 ) -> AsyncIterator[tuple[Registry, Audit]]:
     """The jobs with their journal, and the audit, for the block; as of `open_registry`."""
-    audit_bounds = FileBounds(size=options.audit_size, kept=options.audit_files)
+    audit_folder = AuditFolder(
+        path=options.audit,
+        bounds=FileBounds(size=options.audit_size, kept=options.audit_files),
+        prepare=partial(preparation.prepare_folder, "audit", options.audit),
+        spool=spool,
+    )
+    is_first = not held.launcher.inherited.predecessors  # a later one has jobs, which no audit may cost their lives
     async with (
         open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
-        open_audit(options.audit, audit_bounds, journal, __version__) as audit,
+        open_audit(audit_folder, journal, __version__, must_be_open=is_first) as audit,
         open_registry(
             LocalHost(terms, held.launcher),
             journal,
             grace_seconds=options.grace_seconds,
-            bounds=Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for),
+            bounds=Bounds(
+                running=plan.jobs,
+                ended=options.keep_jobs,
+                age=options.keep_for,
+                output=OutputBounds(most=options.output_folder_max, free=options.output_free),
+            ),
             hands_over=held.can_hand_over,
         ) as registry,
     ):

@@ -18,6 +18,7 @@ from typing import Final
 
 import trio
 
+from jobmaster.audit.spool import is_spool, new_spool
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.lock import is_lock_of, take_lock
@@ -32,6 +33,8 @@ LOCK_SECONDS: Final = 5.0
 """How long a new server waits for an old one's launcher to end its jobs."""
 STATE_LOCK: Final = "state"
 """Names the lock of the folder of journal and output."""
+AUDIT_SPOOL: Final = "audit"
+"""Names the memory of what is in no file of the audit yet; the launcher keeps it as it keeps locks."""
 _WORDS: Final = {JOBS_LOCK: ("cgroup", "--cgroup-root"), STATE_LOCK: ("folder", "--output-dir")}
 _LOCKERS: Final = trio.CapacityLimiter(1)
 """Threads that open what is to be locked: a disk may not answer."""
@@ -94,8 +97,22 @@ async def hold_state(launcher: Launcher, folder: Path, closing: ExitStack) -> in
     return await _lock(launcher, STATE_LOCK, folder, partial(take_lock, folder), closing)
 
 
-async def hold_jobs(launcher: Launcher, tree: CgroupTree, state: int, closing: ExitStack) -> None:
-    """Locks the cgroup of the jobs; the launcher then holds both locks, too, and the file that kills all jobs.
+def hold_spool(launcher: Launcher, closing: ExitStack) -> int:
+    """The memory of the audit that an earlier server has left, or a new one."""
+    spool = launcher.inherited.locks.pop(AUDIT_SPOOL, None)
+    if spool is not None and not is_spool(spool):
+        os.close(spool)
+        spool = None
+    if spool is None:
+        spool = new_spool()
+    closing.callback(os.close, spool)
+    return spool
+
+
+async def hold_jobs(
+    launcher: Launcher, tree: CgroupTree, state: int, closing: ExitStack, *, spool: int | None = None
+) -> None:
+    """Locks the cgroup of the jobs; the launcher then holds both locks, too, the spool, and the file that kills all jobs.
 
     Raises:
         ConfigurationError: another server has it.
@@ -104,7 +121,8 @@ async def hold_jobs(launcher: Launcher, tree: CgroupTree, state: int, closing: E
     tree.prepare()
     kill = os.open(tree.kill_all_path, os.O_WRONLY | os.O_CLOEXEC)
     closing.callback(os.close, kill)
-    launcher.keep(kill_fd=kill, locks={JOBS_LOCK: lock, STATE_LOCK: state})
+    others = {} if spool is None else {AUDIT_SPOOL: spool}
+    launcher.keep(kill_fd=kill, locks={JOBS_LOCK: lock, STATE_LOCK: state, **others})
 
 
 async def _lock(launcher: Launcher, name: str, folder: Path, take: Callable[[], int | None], closing: ExitStack) -> int:

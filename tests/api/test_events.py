@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from jobmaster.api.events import event_message, position_message
 from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, Launched, LimitReport, OomKillsCounted, OutputLost
+from jobmaster.job.record import JobEvent, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -58,6 +58,11 @@ CASES: Final[list[tuple[JobEvent | Removed, str, dict[str, Any]]]] = [
     ),
     (OomKillsCounted(count=3), "oomKillsCounted", {"count": "3"}),
     (OutputLost(count=7), "outputLost", {"bytes": "7"}),
+    (
+        OutputPruned(at=AT, reason="too much"),
+        "outputPruned",
+        {"time": "2026-01-02T03:04:05Z", "reason": "too much"},
+    ),
     (
         Finished(cause=STOPPED, at=AT, output_bytes=5, output_bytes_lost=6),
         "finished",

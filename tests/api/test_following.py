@@ -175,9 +175,25 @@ async def test_missing_bytes_that_are_in_no_gap(tmp_path: Path) -> None:
     for output in (log, log.stored()):
         with pytest.raises(OutputIncomplete, match="does not have 43 bytes"):
             await answers(OneJob(output))
-        assert len(await answers(OneJob(output), from_offset=1)) == 2
+        with pytest.raises(OutputIncomplete, match="does not have 43 bytes"):
+            await answers(OneJob(output), from_offset=1)
+        assert len(await answers(OneJob(output), last_bytes=1)) == 2
         assert len(await answers(OneJob(output), no_follow=True)) == 2
         log.close()
+
+
+async def test_a_gap_before_where_somebody_goes_on(tmp_path: Path) -> None:
+    """Who goes on behind bytes that are known to be missing has been told of them: that is no error."""
+    (tmp_path / "job.log").write_bytes(bytes(100))
+    log = OutputLog.reopen(tmp_path / "job.log", lost=40)
+    log.seal()
+    for output in (log, log.stored()):
+        assert [chunk.gap.length for chunk in await answers(OneJob(output), from_offset=99)] == [0, 40]
+        assert [chunk.gap.length for chunk in await answers(OneJob(output), from_offset=101)] == [39]
+    log.close()
+    stored = StoredOutput(path=tmp_path / "job.log", kept=100, lost=40)
+    (tmp_path / "job.index").write_bytes(b"no index" * 1000)
+    assert [chunk.gap.length for chunk in await answers(OneJob(stored), from_offset=99)] == [0, 40]
 
 
 async def test_a_job_that_is_forgotten_meanwhile(tmp_path: Path) -> None:

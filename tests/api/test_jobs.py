@@ -20,6 +20,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import drop
 from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.sharing import KeptFile
 from jobmaster.run.registry import Registry
 
 
@@ -85,6 +86,18 @@ async def test_output_that_is_not_all_there(tmp_path: Path, lost: int, dropped: 
     """A follower that was sent all there is is told how much there is not, and why."""
     (tmp_path / "job.log").write_bytes(bytes(5))
     output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost, dropped=dropped)
+    with pytest.raises(OutputIncomplete, match=named):
+        await follow(ChangingRegistry(output, 2))
+
+
+@pytest.mark.parametrize(
+    ("lost", "dropped", "named"),
+    [(0, 0, "5 bytes of this job's output: 5 that were removed to make room"), (3, 2, "10 bytes")],
+)
+async def test_output_that_was_removed_to_make_room(tmp_path: Path, lost: int, dropped: int, named: str) -> None:
+    """A follower of an output that was pruned is told how many bytes went, and how many were never kept."""
+    file = KeptFile(is_pruned=True)
+    output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=lost, dropped=dropped, file=file)
     with pytest.raises(OutputIncomplete, match=named):
         await follow(ChangingRegistry(output, 2))
 

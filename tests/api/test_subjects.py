@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from jobmaster.api.subjects import BEGUN, MAX_JOB_ID, START, command_of, job_of, secrets_of
+from jobmaster.api.subjects import BEGUN, MAX_JOB_ID, START, command_of, job_of, secret_values_of
+from jobmaster.job.secret import MASK
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 SERVICE = "jobmaster.jobs.v1.JobService"
@@ -32,11 +33,21 @@ def test_jobs(message: Any, job: str | None) -> None:
 
 
 def test_commands() -> None:
-    """A Start has one, with all its words; nothing of it can be said to be secret yet."""
+    """A Start has one, with all its words but for what is secret."""
     message = pb.JobCreateRequest(command="sh", args=["-c", "x"])
     assert command_of(message) == ("sh", "-c", "x")
     assert command_of(ID) is None
-    assert secrets_of(message) == frozenset()
+    assert secret_values_of(message) == secret_values_of(ID) == frozenset()
+    message.secrets.add(word=2, end=1)
+    assert command_of(message) == ("sh", "-c", MASK)
+    assert secret_values_of(message) == {b"x"}
+
+
+def test_secrets_that_are_nowhere() -> None:
+    """A Start that names places which it does not have, and which is refused, may mean any of its words."""
+    message = pb.JobCreateRequest(command="sh", args=["-c", "x"], secrets=[pb.SecretRange(word=2, end=9)])
+    assert command_of(message) == (MASK, MASK, MASK)
+    assert secret_values_of(message) == {b"sh", b"-c", b"x"}
 
 
 def test_what_has_a_beginning() -> None:

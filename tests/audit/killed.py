@@ -14,6 +14,7 @@ from jobmaster.audit.file import FileBounds
 from jobmaster.journal.connection import Synchronous
 from jobmaster.journal.journal import Journal, open_journal
 from tests.audit.entries import begun, call
+from tests.audit.opened import folder_for
 from tests.journal.jobs import RETURNED, launched
 
 BOUNDS: Final = FileBounds(size=100_000, kept=0)
@@ -33,10 +34,9 @@ async def start_jobs(journal: Journal, audit: Audit) -> None:
 
 async def main(folder: Path) -> None:
     """Goes on until killed."""
-    (folder / "audit").mkdir(exist_ok=True)
     async with (
         open_journal(folder / "journal.db", synchronous=Synchronous.OFF) as journal,
-        open_audit(folder / "audit", BOUNDS, journal, "1") as audit,
+        open_audit(folder_for(folder / "audit", BOUNDS), journal, "1") as audit,
         trio.open_nursery() as nursery,
     ):
         for _ in range(4):

@@ -15,9 +15,13 @@ from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.changes import BATCH
 from jobmaster.audit.file import FileBounds
 from jobmaster.errors import ConfigurationError
+from jobmaster.job.identifier import JobId
+from jobmaster.journal import journal as journal_module
 from jobmaster.journal.journal import Journal, open_journal
+from jobmaster.journal.stored import Removed
 from tests.audit.disk import faulty_disk
 from tests.audit.entries import begun, call, calls_in, entries_in
+from tests.audit.opened import folder_for
 from tests.journal.jobs import RETURNED, STOPPED, launched
 
 BOUNDS = FileBounds(size=20_000, kept=0)
@@ -27,11 +31,10 @@ DEADLINE = 30.0
 @asynccontextmanager
 async def auditing(folder: Path) -> AsyncIterator[tuple[Journal, Audit]]:
     """A journal and its audit."""
-    (folder / "audit").mkdir(exist_ok=True)
     with trio.fail_after(DEADLINE):
         async with (
             open_journal(folder / "journal.db") as journal,
-            open_audit(folder / "audit", BOUNDS, journal, "1") as audit,
+            open_audit(folder_for(folder / "audit", BOUNDS), journal, "1") as audit,
         ):
             yield journal, audit
 
@@ -67,6 +70,50 @@ async def test_a_removal_is_copied(tmp_path: Path) -> None:
     async with auditing(tmp_path) as (journal, _):
         await journal.remove([await live(journal)])  # type: ignore[list-item]  # a job's id
     assert entries_in(tmp_path / "audit")[-2]["event"] == "removed"
+
+
+def told_of(folder: Path, job_id: str) -> list[str]:
+    """What the audit tells of a job, from its own disk."""
+    return [
+        entry["event"] for entry in entries_in(folder / "audit") if entry["kind"] == "job" and entry["job"] == job_id
+    ]
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+async def test_a_job_that_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_given_up: bool
+) -> None:
+    """All that happened to it is copied, though the disk takes nothing until it is gone; who watches sees the removal alone."""
+    monkeypatch.setattr(audit_trail, "RETRY_SECONDS", 0.01)
+    with faulty_disk() as disk:
+        async with auditing(tmp_path) as (journal, _):
+            disk.error = errno.EIO
+            if is_given_up:
+                job_id = await live(journal, RETURNED[:-1])
+                journal.post(JobId(job_id), RETURNED[-1], forget=True)
+                await journal.settle()
+            else:
+                job_id = await live(journal)
+                await journal.remove([JobId(job_id)])
+            assert [event.event for event in (await journal.events(0)).events] == [Removed()]
+            disk.error = None
+    assert told_of(tmp_path, job_id) == ["launched", "executed", "main_process_died", "finished", "removed"]
+
+
+async def test_what_a_power_cut_may_take_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event of a removed job is there until its copy is on the disk, and then goes."""
+    monkeypatch.setattr(audit_trail, "SYNC_SECONDS", 3600.0)
+    monkeypatch.setattr(journal_module, "PURGE_SECONDS", 0.0)
+    async with auditing(tmp_path) as (journal, audit):
+        await journal.remove([JobId(await live(journal))])
+        while audit.trail._file.position.journal_sequence < journal.last_seq:  # noqa: ASYNC110  # a thread writes it
+            await trio.sleep(0.001)
+        await journal.remove([])
+        assert len((await journal.events_to_copy(0, BATCH)).events) == 5
+    async with auditing(tmp_path) as (journal, audit):
+        audit.trail.synced_events = journal.last_seq
+        await journal.remove([])
+        assert [event.event for event in (await journal.events_to_copy(0, BATCH)).events] == [Removed()]
 
 
 async def test_what_happened_without_an_audit(tmp_path: Path) -> None:
@@ -113,7 +160,8 @@ async def test_a_journal_that_was_put_back(tmp_path: Path) -> None:
 async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that had begun have an end that is unknown, once; and it is said that the server was cut off."""
     with faulty_disk() as disk:
-        monkeypatch.setattr(audit_trail, "CLOSE_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.LAST_SECONDS", 0.1)
+        monkeypatch.setattr("jobmaster.audit.audit.END_SECONDS", 0.1)
         async with auditing(tmp_path) as (_, audit):
             line = audit.trail.admit(begun("J1"))
             await audit.trail.wait_written(line)
@@ -135,8 +183,8 @@ async def test_calls_that_were_cut_off(tmp_path: Path, monkeypatch: pytest.Monke
 
 async def test_one_server_for_an_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second one is told to take another folder."""
-    monkeypatch.setattr("jobmaster.audit.audit.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("jobmaster.audit.opening.LOCK_SECONDS", 0.1)
     async with auditing(tmp_path) as (journal, _):
         with pytest.raises(ConfigurationError, match="another jobmaster server has the audit folder"):
-            async with open_audit(tmp_path / "audit", BOUNDS, journal, "1"):
+            async with open_audit(folder_for(tmp_path / "audit", BOUNDS), journal, "1"):
                 pass

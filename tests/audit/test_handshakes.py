@@ -13,8 +13,8 @@ from jobmaster.audit.entry import Caller, Entry, Handshake, RefusalsCounted
 from jobmaster.audit.file import FileBounds
 from jobmaster.audit.handshakes import ENTRIES_A_MINUTE, ENTRIES_OF_ADDRESS, MINUTE, MOST_NAMES, RefusedConnections
 from jobmaster.audit.names import HANDSHAKES
-from jobmaster.audit.trail import open_trail
 from tests.audit.entries import entries_in
+from tests.audit.opened import open_trail
 
 
 @asynccontextmanager

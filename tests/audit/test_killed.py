@@ -13,6 +13,7 @@ from jobmaster.audit.audit import open_audit
 from jobmaster.journal.journal import open_journal
 from tests.audit.entries import entries_in
 from tests.audit.killed import BOUNDS
+from tests.audit.opened import folder_for
 
 ROUNDS: Final = 8
 
@@ -36,7 +37,7 @@ async def test_every_call_has_one_end_and_every_change_is_there_once(tmp_path: P
         told += begun_until_killed(tmp_path, random.randint(1, 150))
     async with (
         open_journal(tmp_path / "journal.db") as journal,
-        open_audit(tmp_path / "audit", BOUNDS, journal, "1"),
+        open_audit(folder_for(tmp_path / "audit", BOUNDS), journal, "1"),
     ):
         last = journal.last_seq
     found = entries_in(tmp_path / "audit")

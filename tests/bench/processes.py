@@ -1,23 +1,10 @@
-"""What the kernel tells of processes."""
+"""What processes have used, as the kernel tells it."""
 
 from __future__ import annotations
 
 import resource
 import time
 from pathlib import Path
-
-
-def servers_of(launcher: int) -> list[int]:
-    """The servers among a launcher's children: one, or none while it is replaced; the other children are jobs."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(pid) for pid in children if b"jobmaster.server" in _command_line(pid)]
-
-
-def _command_line(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):  # reaped meanwhile
-        return b""
 
 
 def cpu_nanoseconds(pid: int) -> int:

@@ -17,7 +17,7 @@ from jobmaster.errors import TransportError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.bench.lines import SCRIPT, Received
 from tests.bench.load import CLIENT, Load, Outcome, WrongAnswer
-from tests.bench.processes import servers_of
+from tests.processes import servers_of
 
 _T = TypeVar("_T")
 

@@ -23,7 +23,7 @@ from typing import Final
 from jobmaster.certs import authority
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from tests.bench.load import Load, Outcome
-from tests.bench.processes import servers_of
+from tests.processes import servers_of
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 READY_SECONDS: Final = 60.0

@@ -6,14 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
-from jobmaster.launcher.succession import STEADY_SECONDS
-
 ROOM: Final = 64 * 1024 * 1024
 """Bytes wanted beside the output that is streamed and the jobs that are kept."""
 BYTES_OF_KEPT_JOB: Final = 5_000
 """Of the journal, twice, and a copy; a job has 1.4 kB in it."""
-STEADY_PAUSE: Final = 1.1 * STEADY_SECONDS
-"""After that a launcher takes a server for one that does not hand over all the time, and follows it at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +72,7 @@ FULL: Final = Size(
     adopted_jobs=200,
     upgrades=10,
     upgraded_jobs=20,
-    upgrade_pauses=(STEADY_PAUSE, 0.0),
+    upgrade_pauses=(2.0, 0.0),
 )
 QUICK: Final = replace(
     FULL,

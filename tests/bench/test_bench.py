@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.bench.measurements import MEASUREMENTS
-from tests.harness import REPOSITORY, cgroup_mount, command_line
+from tests.harness import REPOSITORY, cgroup_mount
+from tests.processes import command_line
 
 pytest.importorskip("grpc", reason="grpcio, of the dependency group bench, is not installed")
 

@@ -20,6 +20,7 @@ from jobmaster.cli.actions import (
     Events,
     List,
     Logs,
+    Output,
     Remove,
     Run,
     Start,
@@ -58,6 +59,12 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["start", "--version"], Start(("--version",))),
         (["start", "--", "--help"], Start(("--help",))),
         (["start", "echo", "", " "], Start(("echo", "", " "))),
+        (
+            ["start", "--output-max", "64M", "--output-full=end", "yes", "--output-max", "1K"],
+            Start(("yes", "--output-max", "1K"), Output(most=64 * 1024 * 1024, full="end")),
+        ),
+        (["start", "--output-max=1M", "--", "--output-full"], Start(("--output-full",), Output(most=1024 * 1024))),
+        (["start", "-d", "--output-max", "1M"], Start(("-d", "--output-max", "1M"))),
         (["stop", JOB], Stop(job_id=JOB, as_json=False)),
         (["stop", "--json", JOB], Stop(job_id=JOB, as_json=True)),
         (["status", JOB], Status(job_id=JOB, as_json=False)),
@@ -87,11 +94,16 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["run", "-d", "ls", "-l"], Run(argv=("ls", "-l"), detach=True)),
         (["run", "-i", "cat", "-i"], Run(argv=("cat", "-i"), stdin=True)),
         (["run", "--no-stdin", "cat"], Run(argv=("cat",), stdin=False)),
+        (
+            ["run", "--output-full", "end", "-d", "--output-max", "0.5G", "yes"],
+            Run(argv=("yes",), detach=True, output=Output(most=512 * 1024 * 1024, full="end")),
+        ),
         (["attach", "job"], Attach(job_id="job")),
         (["attach", "--stdin", "--from-start", "job"], Attach(job_id="job", stdin=True, from_start=True)),
         (["run", "--detach", "--", "-x"], Run(argv=("-x",), detach=True)),
         (["run", "--", "--", "x"], Run(argv=("--", "x"))),
         (["run", "--request-id", "run", "run", "--help"], Run(argv=("run", "--help"), request_id="run")),
+        (["run", "--secret-env", "A", "--secret-env=B", "run"], Run(argv=("run",), secret_env=("A", "B"))),
         (["run", "--request-id=a b", "-d", "run"], Run(argv=("run",), request_id="a b", detach=True)),
         (["list"], List(limit=100)),
         (["ps", "-q", "--json"], List(limit=100, only_ids=True, as_json=True)),
@@ -115,7 +127,7 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_actions(arguments: list[str], action: Action) -> None:
-    """Each verb with its own arguments; all that comes after `start` is the command's, whatever it looks like."""
+    """Each verb with its own arguments; all that comes after `start` and its options is the command's, whatever it is."""
     assert parse(["-n", "client1", *arguments]) == Command(DEFAULT, action)
 
 
@@ -227,6 +239,11 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "dance", JOB], "dance"),
         (["-n", "client1", "start"], "name the command"),
         (["-n", "client1", "start", "--"], "name the command"),
+        (["-n", "client1", "start", "--output-max"], "expected one argument"),
+        (["-n", "client1", "start", "--output-max", "1M"], "name the command"),
+        (["-n", "client1", "start", "--output-max", "max", "ls"], "'max' is not a size: use bytes, or a number"),
+        (["-n", "client1", "run", "--output-max", "99999999T", "ls"], "'99999999T' is not a size"),
+        (["-n", "client1", "run", "--output-full", "wait", "ls"], "invalid choice: 'wait'"),
         (["-n", "client1", "stop"], "required: JOB"),
         (["-n", "client1", "status", JOB, "more"], "unrecognized arguments: more"),
         (["-n", "client1", "logs", "--json", JOB], "unrecognized arguments: --json"),

@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.api.statuses import status_of
-from jobmaster.cli.actions import Run
+from jobmaster.cli.actions import Output, Run
 from jobmaster.cli.running import Runner
 from jobmaster.errors import CommandNotFound, CommandNotRunnable, JobmasterError, LimitNotEnforceable, ServerBusy
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -52,6 +52,17 @@ async def test_the_output_and_the_status(capfdbinary: pytest.CaptureFixture[byte
     start = script.calls[0].request
     assert isinstance(start, pb.JobCreateRequest)
     assert (start.command, list(start.args)) == ("make", ["-j"])
+    assert (start.output_max, start.output_full) == (0, pb.OUTPUTFULL_UNSPECIFIED)
+
+
+async def test_the_bound_on_the_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """What is kept of the output, and what happens when there is more, is asked for in the start."""
+    script = Script([START])
+    action = Run(argv=("make",), detach=True, output=Output(most=1024 * 1024, full="end"))
+    assert await run(script, action) == (0, "job\n")
+    (call,) = script.calls
+    assert isinstance(call.request, pb.JobCreateRequest)
+    assert (call.request.output_max, call.request.output_full) == (1024 * 1024, pb.OUTPUTFULL_END_JOB)
 
 
 async def test_over_a_server_that_is_replaced(
@@ -163,6 +174,32 @@ async def test_detached() -> None:
     start = script.calls[0].request
     assert isinstance(start, pb.JobCreateRequest)
     assert start.request_id == "nightly"
+
+
+async def test_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is told where the command has the values of the variables that were named, and not the values."""
+    monkeypatch.setenv("TOKEN", "hunter2")
+    monkeypatch.setenv("OTHER", "nowhere")
+    script = Script([START])
+    action = Run(argv=("curl", "-u", "me:hunter2"), detach=True, secret_env=("TOKEN", "OTHER"))
+    assert await run(script, action) == (0, "job\n")
+    start = script.calls[0].request
+    assert isinstance(start, pb.JobCreateRequest)
+    assert list(start.secrets) == [pb.SecretRange(word=2, start=3, end=10)]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+async def test_a_secret_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], value: str | None
+) -> None:
+    """A variable that is missing or empty starts nothing: what was meant to be hidden would not be."""
+    monkeypatch.delenv("TOKEN", raising=False)
+    if value is not None:
+        monkeypatch.setenv("TOKEN", value)
+    script = Script([])
+    assert await run(script, Run(argv=("make",), secret_env=("TOKEN",))) == (125, "")
+    assert "--secret-env TOKEN: there is no such environment variable, or it is empty" in capfd.readouterr().err
+    assert script.calls == []
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

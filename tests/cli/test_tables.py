@@ -105,6 +105,7 @@ EVENTS: Final = [
     ),
     (Event(oom_kills_counted=Event.OomKillsCounted(count=2)), "processes killed for memory: 2"),
     (Event(output_lost=Event.OutputLost(bytes=5)), "bytes of output lost: 5"),
+    (Event(output_pruned=pb.OutputPruned(reason="too much")), "output removed: too much"),
     (Event(finished=Event.Finished(job_msg="exited with code 0")), "ended: exited with code 0"),
     (Event(removed=Event.Removed()), "removed"),
     (Event(), "?"),

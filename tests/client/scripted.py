@@ -28,9 +28,10 @@ class Ends:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """The job writes nothing for an hour, or until an event."""
+    """The job writes nothing for an hour, or so long, or until an event."""
 
     until: trio.Event = field(default_factory=trio.Event)
+    seconds: float = 3600
 
 
 Part = bytes | Message | Ends | Quiet | Exception
@@ -88,7 +89,7 @@ class Call:
                 raise error
             case Quiet() as quiet:
                 try:
-                    with trio.move_on_after(3600):
+                    with trio.move_on_after(quiet.seconds):
                         await quiet.until.wait()
                 except trio.Cancelled:
                     self.parts.insert(0, TransportError("the call was abandoned"))  # as by ClientStream

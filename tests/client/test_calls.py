@@ -11,9 +11,11 @@ import trio.testing
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.client.jobs import FOLLOWING, PATIENCE
-from jobmaster.client.patience import LAST_PAUSE
-from jobmaster.errors import TransportError
+from jobmaster.client.patience import LAST_PAUSE, SERVED_SECONDS
+from jobmaster.errors import AuditUnavailable, JournalUnavailable, TransportError
 from jobmaster.grpc.client import CertificateNotAccepted, ServerRefused
+from jobmaster.grpc.purerpc_adapter import StatusCode
+from jobmaster.grpc.status_details import status_for_client
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.client.scripted import LOST, NOT_FOUND, OK, UNAVAILABLE, Answer, Ends, Quiet, Script
 
@@ -96,6 +98,36 @@ async def test_patience_ends(method: str, error: Answer, autojump_clock: trio.te
         await CALLS[method](script.jobs())
     longest = PATIENCE * (FOLLOWING if method == "Wait" else 1)
     assert script.attempts[-1] - script.attempts[0] == pytest.approx(longest, abs=LAST_PAUSE)
+
+
+def unavailable(error: type[Exception]) -> Ends:
+    """As a server says UNAVAILABLE for an error."""
+    return Ends("UNAVAILABLE", "its disk", status_for_client(StatusCode.UNAVAILABLE, error("its disk")).details)
+
+
+@pytest.mark.parametrize("method", CALLS)
+@pytest.mark.parametrize("error", [JournalUnavailable, AuditUnavailable])
+async def test_patience_ends_with_a_disk_that_hangs(
+    method: str, error: type[Exception], autojump_clock: trio.testing.MockClock
+) -> None:
+    """A server that waits for its disk in each call before it says that it cannot answer is given up in time as well."""
+    script = Script([[Quiet(seconds=SERVED_SECONDS + 5), unavailable(error)]] * 1000)
+    with pytest.raises(RpcFailedError, match="its disk"):
+        await CALLS[method](script.jobs())
+    longest = PATIENCE * (FOLLOWING if method == "Wait" else 1)
+    assert script.attempts[-1] - script.attempts[0] <= longest + SERVED_SECONDS + 5
+
+
+@pytest.mark.parametrize("method", sorted(CALLS.keys() - {"Stop", "Wait"}))
+@pytest.mark.parametrize("end", [LOST, UNAVAILABLE])
+async def test_patience_ends_with_a_server_that_hangs(
+    method: str, end: TransportError | Ends, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A call that does not last as a job does is in vain where it breaks, however long it was open."""
+    script = Script([[Quiet(seconds=SERVED_SECONDS + 5), end]] * 1000)
+    with pytest.raises((TransportError, RpcFailedError)):
+        await CALLS[method](script.jobs())
+    assert script.attempts[-1] - script.attempts[0] <= PATIENCE + SERVED_SECONDS + 5
 
 
 @pytest.mark.parametrize("method", CALLS)

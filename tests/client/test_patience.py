@@ -46,6 +46,14 @@ def test_a_call_that_was_open_for_long_was_served(open_for: float, is_fresh: boo
     assert patience.next_pause(1.0 + open_for, 1.0) == (FIRST_PAUSE if is_fresh else 2 * FIRST_PAUSE)
 
 
+def test_a_call_that_was_in_vain_however_long() -> None:
+    """A call that is known not to have been served is one in vain also where it was open for long."""
+    patience = Patience(20.0)
+    assert patience.next_pause(0.0, 1.0) == FIRST_PAUSE
+    patience.call_begins(1.0)
+    assert patience.next_pause(1.0 + SERVED_SECONDS, 1.0, was_in_vain=True) == 2 * FIRST_PAUSE
+
+
 def test_connecting_for_long_is_not_being_served() -> None:
     """Time that passes before a server has taken the connection is time in vain."""
     patience = Patience(20.0)

@@ -30,7 +30,8 @@ async def nothing_is_left(service: Service) -> AsyncIterator[None]:
     assert not service.cgroup_root.exists()
     there = {path.name: path.stat().st_size for path in (service.folder / "output").iterdir()}
     wanted = KEPT | {f"{job_id}.log" for job_id in known}
-    unknown = {name: size for name, size in there.items() if name not in wanted}
+    indexes = {f"{job_id}.index" for job_id in known}  # of the outputs that have any
+    unknown = {name: size for name, size in there.items() if name not in wanted | indexes}
     missing = wanted - there.keys()
     assert not unknown, f"files are left: {unknown}"
     assert not missing, f"files are missing: {missing}"

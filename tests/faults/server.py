@@ -20,7 +20,8 @@ from jobmaster.job.state import Finished
 from jobmaster.journal.database import Database
 from jobmaster.journal.journal import Journal
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Move, Pump
+from jobmaster.output.pump import Pump
+from jobmaster.output.transfer import Transfer
 from jobmaster.run.child import Child
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost
@@ -90,7 +91,7 @@ def install(passing: Passing) -> None:
     passing.wrap("go", Child, "go")
     passing.wrap("executed", Child, "wait_executed")
     passing.wrap("answer", Registry, "start")
-    passing.wrap("output", Move, "_transfer")
+    passing.wrap("output", Transfer, "_transfer")
     passing.wrap("order", LocalExecution, "note_order")
     passing.wrap("signal", LocalExecution, "signal_main")
     passing.wrap("kill", LocalExecution, "kill")

@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.journal.stored import Entry
 from tests.harness import (
     REPOSITORY,
     Server,
@@ -22,9 +23,11 @@ from tests.harness import (
     is_alive,
     output_of,
     own_cgroup_root,
+    serving,
     serving_program,
     started,
 )
+from tests.journal.jobs import RETURNED, database_in, launched, write
 
 LINES: Final = 60
 COUNTS: Final = f"i=0; while [ $i -lt {LINES} ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 42"
@@ -72,6 +75,34 @@ async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, num
             42,
             len(WHOLE),
         )
+
+
+async def test_modules_in_the_working_folder(tmp_path: Path, certificates: Path) -> None:
+    """What a job writes where the server was started is executed by no server that follows."""
+    folder = tmp_path / "everybodys"
+    folder.mkdir(mode=0o777)
+    async with serving_program(tmp_path, certificates, cwd=folder) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+        (folder / "apsw.py").write_text("open('executed', 'w')")
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+    assert not (folder / "executed").exists()
+
+
+async def test_more_jobs_than_open_files_at_the_start(tmp_path: Path, certificates: Path) -> None:
+    """The server that follows raises its limit before it is given the jobs' descriptors; the jobs keep the lower one."""
+    under = ("prlimit", "--nofile=80:4096")
+    async with serving_program(tmp_path, certificates, under=under) as (server, _process), server.connect() as jobs:
+        job_ids = [await jobs.start("sleep", "1000") for _ in range(50)]
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        assert {(await jobs.status(job_id)).state for job_id in job_ids} == {pb.JOBSTATE_RUNNING}
+        limit = await jobs.start("sh", "-c", "ulimit -n")
+        await ended(jobs, limit)
+        assert await output_of(jobs, limit) == b"80\n"
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path, certificates: Path) -> None:
@@ -155,6 +186,24 @@ async def test_a_lost_job_is_told_as_lost(tmp_path: Path, certificates: Path) ->
             assert record.cause.server_lost.reason
             assert await output_of(jobs, job_id) == b"written\n"
             await is_gone(pids)
+
+
+async def test_an_output_that_a_killed_server_was_to_remove(tmp_path: Path, certificates: Path) -> None:
+    """Of a job that was given up the record goes with its end; its output goes with the next server, if not with its own."""
+    folder = tmp_path / "output"
+    folder.mkdir(mode=0o700)
+    database, job = database_in(folder), launched()
+    write(database, job, *RETURNED[:-1])
+    database.write([Entry.of(job.id, RETURNED[-1], forget=True)])
+    database.close()  # killed then, with the file and its index there
+    left = [folder / f"{job.id}.{kind}" for kind in ("log", "index")]
+    for path in left:
+        path.write_bytes(b"written")
+    async with serving(tmp_path, certificates) as server, server.connect() as jobs:
+        await output_of(jobs, await jobs.start("echo", "served"))
+        with trio.fail_after(DEADLINE):
+            while any(path.exists() for path in left):
+                await trio.sleep(0.05)
 
 
 async def test_a_journal_that_is_removed(tmp_path: Path, certificates: Path) -> None:

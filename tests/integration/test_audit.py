@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -27,9 +28,19 @@ from jobmaster.errors import TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.jobs.v1.jobs_grpc import JobServiceStub
+from jobmaster.server import program
 from tests.audit.entries import entries_in
 from tests.certs.hostile_certificates import make
-from tests.harness import Server, first_chunk, output_of, serving, serving_program, until_output
+from tests.harness import (
+    Server,
+    first_chunk,
+    options_for,
+    output_of,
+    own_cgroup_root,
+    serving,
+    serving_program,
+    until_output,
+)
 from tests.integration.test_adoption import wait_for_successor
 from tests.integration.test_grpcurl import about, command_line
 
@@ -121,6 +132,49 @@ async def test_every_call_of_a_script(tmp_path: Path, certificates: Path) -> Non
     assert no_number_is_missing(audit)
 
 
+SECRET: Final = "hunter2hunter2"
+
+
+def files_with(folder: Path, text: bytes) -> set[str]:
+    """The files in a folder that have a text."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and text in path.read_bytes()}
+
+
+async def test_a_secret_is_in_nothing_that_is_kept(tmp_path: Path, certificates: Path) -> None:
+    """The process gets it; journal, audit, log, records and events have ***, also of the next server and of what is not found."""
+    output = tmp_path / "output"
+    argv = ("sh", "-c", "echo ${#1}; sleep 1000", "x", f"me:{SECRET}")
+    masked = ["-c", "echo ${#1}; sleep 1000", "x", "me:***"]
+    with (tmp_path / "stderr").open("wb") as stderr:
+        async with (
+            serving_program(tmp_path, certificates, "--verbose", stderr=stderr.fileno()) as (server, _process),
+            server.connect() as jobs,
+        ):
+            job_id = await jobs.start(*argv, request_id="r", secrets=[SECRET])
+            assert await first_chunk(jobs, job_id) == b"17\n"
+            with pytest.raises(FailedPreconditionError, match=r"command '/no/\*\*\*' not found"):
+                await jobs.start(f"/no/{SECRET}", request_id="s", secrets=[SECRET])
+            with pytest.raises(InvalidArgumentError, match="NUL"):
+                await jobs.start("ls", f"{SECRET}\0", secrets=[SECRET])
+            assert list((await jobs.status(job_id)).cmd.args) == masked
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            assert await jobs.start(*argv, request_id="r", secrets=[SECRET]) == job_id
+            with pytest.raises(FailedPreconditionError, match=r"command '/no/\*\*\*' not found"):
+                await jobs.start(f"/no/{SECRET}", request_id="s", secrets=[SECRET])
+            (record,) = [record async for record in jobs.list(pb.ListRequest(states=[pb.JOBSTATE_RUNNING]))]
+            assert list(record.cmd.args) == masked
+            async with jobs.watch(0) as events:
+                launched = await anext(events)
+            assert list(launched.launched.cmd.args) == masked
+            await jobs.stop(job_id)
+    assert files_with(tmp_path, SECRET.encode()) == set()
+    assert files_with(tmp_path, b"me:***") >= {"audit.jsonl", "journal.db"}
+    starts = [entry for entry in entries_in(output / "audit") if entry["kind"] == "call" and entry["command"]]
+    assert {entry["command"][-1] for entry in starts} == {"me:***", "/no/***", "***\0"}
+
+
 async def test_whom_the_server_does_not_know(tmp_path: Path, certificates: Path) -> None:
     """Each of its calls is refused and told, with its certificate; and a stranger's handshake in a file of its own."""
     audit = tmp_path / "output" / "audit"
@@ -163,6 +217,84 @@ async def test_calls_that_a_killed_server_cut_off(tmp_path: Path, certificates: 
     assert no_number_is_missing(audit)
 
 
+def hold_up(audit: Path) -> Callable[[], None]:
+    """Has who opens the file that is written wait; returns what ends that."""
+    current, pipe, kept = audit / "audit.jsonl", audit.parent / "pipe", audit.parent / "kept"
+    os.mkfifo(pipe)
+    current.rename(kept) if current.exists() else kept.touch()
+    current.hardlink_to(pipe)
+
+    def answer() -> None:
+        kept.replace(current)
+        pipe.write_bytes(b"")  # whoever waits for it
+
+    return answer
+
+
+async def test_a_disk_that_does_not_answer_a_later_server(tmp_path: Path, certificates: Path) -> None:
+    """It goes on with its jobs, starts none, and tells all when it can: in order, with what the server before has left."""
+    audit = tmp_path / "output" / "audit"
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        first, second = [await jobs.start("sh", "-c", "echo ready; sleep 1000") for _ in range(2)]
+        await jobs.status(first)
+        await until_told(audit, "call", "Status")
+        answer = hold_up(audit)
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        await until_output(jobs, first, b"ready\n")
+        assert (await jobs.stop(first)).state == pb.JOBSTATE_TERMINATED_BY_API
+        async with server.connect(patience=0) as impatient:
+            with pytest.raises(UnavailableError, match="its disk does not answer, and so nothing is started"):
+                await impatient.start("true")
+        answer()
+        await jobs.start("true")
+        assert (await jobs.status(second)).state == pb.JOBSTATE_RUNNING
+        await jobs.stop(second)
+        await until_told(audit, "job", "finished")
+    calls = Counter(told(audit))
+    assert (calls[("Stop", "OK")], calls[("Status", "OK")]) == (2, 2)
+    assert calls[("Start", "UNAVAILABLE")] >= 1
+    assert calls[("Start", "OK")] == 3
+    changes = [entry["journal_sequence"] for entry in entries_in(audit) if entry["kind"] == "job"]
+    assert changes == list(range(1, len(changes) + 1))
+    assert no_number_is_missing(audit)
+
+
+async def test_the_end_of_a_server_whose_disk_does_not_answer(tmp_path: Path, certificates: Path) -> None:
+    """SIGTERM ends it with status 0, and it says how much of the audit was not written."""
+    audit = tmp_path / "output" / "audit"
+    with (tmp_path / "stderr").open("wb") as stderr:
+        async with (
+            serving_program(tmp_path, certificates, stderr=stderr.fileno()) as (server, process),
+            server.connect() as jobs,
+        ):
+            job_id = await jobs.start("sleep", "1000")
+            hold_up(audit)
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            await jobs.status(job_id)
+    assert process.returncode == 0
+    said = (tmp_path / "stderr").read_text()
+    assert f"the audit folder {audit} cannot be used: its disk does not answer" in said
+    assert re.search(r"entries of the audit were not written, the oldest of 20.*: 1 Call", said)
+
+
+def test_a_disk_that_does_not_answer_a_first_server(
+    tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It ends with the status of a wrong option, and says what to do."""
+    monkeypatch.setattr("jobmaster.audit.audit.OPEN_SECONDS", 0.2)
+    audit = tmp_path / "output" / "audit"
+    audit.mkdir(0o700, parents=True)
+    audit.parent.chmod(0o700)
+    hold_up(audit)
+    with own_cgroup_root(may_be_left=True) as root:
+        assert program._exit_status(options_for(tmp_path, certificates, root), ()) == 2
+    assert "its disk does not answer; see to it, or name another --audit-folder" in capfd.readouterr().err
+
+
 async def until_told(folder: Path, kind: str, what: str) -> list[dict[str, Any]]:
     """The entries of a kind, once one of them is of this method or event."""
     with trio.fail_after(DEADLINE):
@@ -171,6 +303,24 @@ async def until_told(folder: Path, kind: str, what: str) -> list[dict[str, Any]]
             if any(what in {entry.get("event"), str(entry.get("method")).rpartition("/")[2]} for entry in found):
                 return found
             await trio.sleep(0.02)
+
+
+async def test_calls_that_were_answered_when_a_server_was_killed(tmp_path: Path, certificates: Path) -> None:
+    """All of them are told, with their outcomes, though none was in a file yet; in their order, and before the next one's."""
+    audit = tmp_path / "output" / "audit"
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect(patience=60) as jobs:
+        await jobs.start("sleep", "1000")
+        for number in range(30):
+            await fails(NotFoundError, partial(jobs.status, f"{number:027d}"))
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await fails(NotFoundError, partial(jobs.status, f"{30:027d}"))
+    entries = entries_in(audit)
+    asked = [entry for entry in entries if entry["kind"] == "call" and entry["method"].endswith("/Status")]
+    assert [(entry["job"], entry["outcome"]) for entry in asked] == [(f"{n:027d}", "NOT_FOUND") for n in range(31)]
+    second = next(entry["sequence"] for entry in entries if entry.get("before") == "cut off")
+    assert [entry["sequence"] < second for entry in asked] == [True] * 30 + [False]
+    assert no_number_is_missing(audit)
 
 
 async def test_calls_over_an_upgrade(tmp_path: Path, certificates: Path) -> None:

@@ -19,9 +19,10 @@ import trio
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.database import Database
 from jobmaster.journal.stored import JobQuery
-from tests.harness import REPOSITORY, Server, servers_of, serving_program, until_output
+from tests.harness import REPOSITORY, Server, serving_program, until_output
 from tests.harness import output_of as all_output
 from tests.integration.test_command_line import command, exit_status, jobmaster, output_of, start, started
+from tests.processes import servers_of
 
 LINES = 2_000
 
@@ -69,6 +70,24 @@ async def test_output(server: Server) -> None:
     script = r"printf 'a\0\377b'; echo err >&2; echo out; exit 4"
     result = await jobmaster(server, "run", "sh", "-c", script)
     assert (result.returncode, result.stdout, result.stderr) == (4, b"a\0\xffberr\nout\n", b"")
+
+
+async def test_a_bounded_output(server: Server) -> None:
+    """With --output-max so much of the output is kept; with --output-full end, a job that writes more is ended."""
+    bounded = await jobmaster(server, "run", "-d", "--output-max", "256K", "--output-full", "end", "yes")
+    waited = await jobmaster(server, "wait", "--json", bounded.stdout.decode().strip())
+    assert waited.returncode == 143
+    record = json.loads(waited.stdout)
+    assert record["cause"]["outputCapped"]["outputMax"] == str(256 * 1024)
+    assert record["outputBytes"] == str(256 * 1024)
+    whole = await jobmaster(server, "run", "-d", "--output-max", "256K", "head", "-c", "1M", "/dev/zero")
+    record = json.loads((await jobmaster(server, "wait", "--json", whole.stdout.decode().strip())).stdout)
+    kept = int(record["outputBytes"])
+    assert kept <= (256 + 64) * 1024
+    assert kept + int(record["outputBytesDropped"]) == 1024 * 1024
+    small = await jobmaster(server, "start", "--output-max", "1K", "true")
+    assert small.returncode == 1
+    assert b"output_max is 262144 bytes at least" in small.stderr
 
 
 async def test_detached_and_awaited(server: Server) -> None:

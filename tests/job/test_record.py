@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobmaster.job.cause import Evidence, Exited, FailedToStart, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, apply, evidence_of
+from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, OutputPruned, apply, evidence_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import (
     TRANSITIONS,
@@ -92,6 +92,17 @@ def test_events_do_not_change_a_record() -> None:
     apply(RECORD, Executed())
     apply(RECORD, OomKillsCounted(count=3))
     assert before == RECORD
+
+
+def test_a_removed_output() -> None:
+    """That of an ended job alone is removed to make room, once; what the job was is still told."""
+    ended = reduce(apply, STOP, RECORD)
+    pruned = OutputPruned(at=NOON, reason="too much")
+    after = apply(ended, pruned)
+    assert after == replace(ended, output_pruned=pruned)
+    assert apply(after, OutputPruned(at=NOON, reason="again")) == after
+    with pytest.raises(InvalidTransition):
+        apply(RECORD, pruned)
 
 
 @pytest.mark.parametrize(("count", "after"), [(0, 2), (1, 2), (2, 2), (3, 3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 from jobmaster.job.request import RequestKey
+from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
 
 
@@ -22,6 +23,22 @@ def test_another_option_is_another_request() -> None:
         for separate in (False, True)
     }
     assert len(digests) == 12
+
+
+def test_secrets_are_in_no_digest() -> None:
+    """Another secret in the same place is the same request; another place, or a text like the mask, is another one."""
+    first, second = [
+        JobSpecification(command="x", args=(f"u:{each}",), secrets=(Secret(1, 2, 6),)) for each in ("abcd", "efgh")
+    ]
+    longer = JobSpecification(command="x", args=("u:abcdef",), secrets=(Secret(1, 2, 8),))
+    assert digest(first) == digest(second) == digest(longer)
+    others = [
+        JobSpecification(command="x", args=("u:abcd",)),
+        JobSpecification(command="x", args=("u:***",)),
+        JobSpecification(command="x", args=("u:abcd",), secrets=(Secret(1, 1, 6),)),
+        JobSpecification(command="x", args=("u:abcd",), secrets=(Secret(1, 2, 4), Secret(1, 4, 6))),
+    ]
+    assert len({digest(first), *map(digest, others)}) == 5
 
 
 def test_requests_of_older_servers() -> None:

@@ -17,7 +17,7 @@ from jobmaster.job.record import Launched
 from jobmaster.job.request import RequestError
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, InvalidTransition, MainProcessDied, StopSignalled
-from jobmaster.journal.database import Database
+from jobmaster.journal.database import REMOVED_AT_ONCE, Database
 from jobmaster.journal.stored import (
     DuplicateJob,
     Entry,
@@ -166,6 +166,22 @@ def test_a_job_that_nobody_was_told_of_is_gone_with_its_end(database: Database) 
     assert records(database) == []
     assert [event.event for event in database.events(0).events] == [Removed()]
     assert database.request("client1", "r") is None
+    assert database.discarded("") == [first.id], "whoever dies now, its output is known to be nobody's"
+
+
+def test_outputs_that_are_still_to_be_removed(database: Database) -> None:
+    """They are known, in pieces, until they are gone: those of jobs that were given up, and of no others."""
+    jobs = sorted((launched() for _ in range(REMOVED_AT_ONCE + 2)), key=lambda job: job.id)
+    for job in jobs:
+        write(database, job, *RETURNED)
+    kept, *gone = jobs
+    database.remove([kept.id])
+    for start in range(0, len(gone), REMOVED_AT_ONCE):
+        database.remove([job.id for job in gone[start : start + REMOVED_AT_ONCE]], given_up=True)
+    first = database.discarded("")
+    assert [*first, *database.discarded(first[-1])] == [job.id for job in gone]
+    database.forget_discarded(first)
+    assert database.discarded("") == [gone[-1].id]
 
 
 def test_a_job_that_was_executed_stays(database: Database) -> None:
@@ -202,7 +218,7 @@ def test_a_job_that_is_removed_with_its_request(database: Database) -> None:
     write(database, kept, *RETURNED)
     write(database, gone, *RETURNED)
     database.remove([kept.id])
-    database.remove([gone.id], with_requests=True)
+    database.remove([gone.id], given_up=True)
     assert database.request("client1", "kept") is not None
     assert database.request("client1", "gone") is None
 
@@ -335,7 +351,7 @@ def test_who_goes_first(database: Database) -> None:
     write(database, launched("client1"), Executed())
 
     def gone(total: int, of_client: int) -> set[JobId]:
-        return {job for job, _ in database.expired(Retention(ended=total, ended_of_client=of_client))}
+        return {job for job, _ in database.expired(Retention(ended=total, ended_of_client=of_client), NOON)}
 
     assert gone(4, 3) == set()
     assert gone(4, 2) == {early}
@@ -352,7 +368,7 @@ def test_the_clock_is_set_back(database: Database) -> None:
     write(database, started_first)
     ended(database, "client1", 62)
     database.write([Entry.of(started_first.id, event) for event in (Executed(), finished(minutes=1))])
-    gone = database.expired(Retention(ended=100, ended_of_client=2))
+    gone = database.expired(Retention(ended=100, ended_of_client=2), NOON)
     assert gone == [(first, "client1"), (second, "client1")]
 
 
@@ -388,9 +404,8 @@ def test_an_answer_of_large_events(database: Database) -> None:
 def test_what_is_too_old_goes(database: Database) -> None:
     """A job is kept for so long after its end."""
     old, young = ended(database, "client1", 0), ended(database, "client2", 60)
-    age = datetime.now(UTC) - NOON - timedelta(minutes=30)
-    retention = Retention(ended=10, ended_of_client=10, age=age)
-    assert database.expired(retention) == [(old, "client1")]
+    retention = Retention(ended=10, ended_of_client=10, age=timedelta(minutes=30))
+    assert database.expired(retention, NOON + timedelta(minutes=60)) == [(old, "client1")]
     assert database.find(young) is not None
 
 

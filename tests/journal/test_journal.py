@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Final
 
@@ -14,9 +15,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited
-from jobmaster.job.record import Launched, OomKillsCounted, OutputLost
+from jobmaster.job.record import Launched, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
+from jobmaster.journal import database as database_module
 from jobmaster.journal import journal as journal_module
 from jobmaster.journal import writer, writing
 from jobmaster.journal.database import Database
@@ -24,6 +26,7 @@ from jobmaster.journal.journal import Journal, open_journal
 from jobmaster.journal.stored import Entry, JobQuery, Removed, Retention, UnknownJob, Written
 from tests.journal.jobs import (
     NEVER_EXECUTED,
+    NOON,
     RETURNED,
     STOPPED,
     database_in,
@@ -33,9 +36,21 @@ from tests.journal.jobs import (
     launched,
     record_after,
     records,
+    write,
 )
 
 WRITE: Final = Database.write
+
+
+class Wall:
+    """In place of the class datetime: a clock on the wall."""
+
+    def __init__(self) -> None:
+        self.time = NOON + timedelta(minutes=1)
+
+    def now(self, _: tzinfo) -> datetime:
+        """What it shows."""
+        return self.time
 
 
 @pytest.fixture
@@ -166,7 +181,7 @@ async def test_what_was_never_executed(journal: Journal, caplog: pytest.LogCaptu
 
 
 async def test_a_caller_that_leaves_in_the_queue(tmp_path: Path, disk: Disk) -> None:
-    """Its event is withdrawn and never written; those behind it are."""
+    """Its launch is withdrawn and never written; what is behind it is."""
     gone, stays = launched(), launched()
     async with open_journal(tmp_path / "journal.db") as journal, trio.open_nursery() as nursery:
         written = await disk.stall(journal)
@@ -177,6 +192,24 @@ async def test_a_caller_that_leaves_in_the_queue(tmp_path: Path, disk: Disk) -> 
         nursery.start_soon(thaw_when_blocked, disk)
     database = database_in(tmp_path)
     assert records(database) == [record_after(stays), record_after(written)]
+    database.close()
+
+
+async def test_what_has_happened_is_not_withdrawn(tmp_path: Path, disk: Disk) -> None:
+    """Who leaves does not take it along, not even who was cancelled before: it is written in its turn, once."""
+    async with open_journal(tmp_path / "journal.db") as journal, trio.open_nursery() as nursery:
+        first = await disk.stall(journal)
+        nursery.start_soon(journal.record, first.id, Executed())
+        await wait_all_tasks_blocked()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await journal.record(first.id, MainProcessDied(death=Exited(0)))
+        assert scope.cancelled_caught
+        nursery.cancel_scope.cancel()
+        assert set(journal.unwritten) == {first.id}
+        nursery.start_soon(thaw_when_blocked, disk)
+    database = database_in(tmp_path)
+    assert [event.event for event in database.events(0).events] == [first, *RETURNED[:2]]
     database.close()
 
 
@@ -425,6 +458,71 @@ async def test_pruning(journal: Journal) -> None:
     assert [event.event for event in events.events] == [Removed()] * 110
     await journal.remove([job.id for job in jobs])
     assert (await journal.page(JobQuery())).jobs == ()
+
+
+async def test_an_output_that_is_removed_to_make_room(journal: Journal) -> None:
+    """The record says so; the job is as old as its end, and whose output is there is told in the order of the ends."""
+    first, second, third = (launched() for _ in range(3))
+    for job in (second, first, third):
+        for event in (job, *RETURNED[: -1 if job is third else None]):
+            await journal.record(job.id, event)
+    pruned = OutputPruned(at=NOON, reason='"output_pruned":{')
+    await journal.record(second.id, pruned)
+    stored = await journal.find(second.id)
+    assert stored is not None
+    assert stored.record.output_pruned == pruned
+    outputs = await journal.ended_outputs(0)
+    assert [(each.job_id, each.owner, each.is_pruned) for each in outputs] == [
+        (second.id, "client1", True),
+        (first.id, "client1", False),
+    ]
+    assert outputs[0].ended_seq < outputs[1].ended_seq
+    assert await journal.ended_outputs(outputs[0].key) == outputs[1:]
+    assert await journal.expired(Retention(ended=1, ended_of_client=1)) == [(second.id, "client1")]
+
+
+async def test_a_clock_that_is_set_ahead(
+    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is as old as it says, in the server that sees the step and in the next: that takes its time to come true."""
+    retention = Retention(ended=10, ended_of_client=10, age=timedelta(days=30))
+    job, gone, wall = launched(), launched(request=key("r0")), Wall()
+    for module in (journal_module, database_module):
+        monkeypatch.setattr(module, "datetime", wall)
+    monkeypatch.setattr(journal_module, "PURGE_SECONDS", 0.0)
+    async with open_journal(tmp_path / "journal.db") as journal:
+        for each in (job, gone):
+            for event in (each, *RETURNED):
+                await journal.record(each.id, event)
+        await journal.remove([gone.id])
+        wall.time += timedelta(days=40)
+        assert await journal.expired(retention) == []
+        await journal.remove([])
+        assert await known_requests(journal) == ["r0"]
+    async with open_journal(tmp_path / "journal.db") as journal:
+        later = launched()
+        await journal.record(later.id, replace(later, at=wall.time))
+        assert await journal.expired(retention) == []
+        mock_clock.jump(28 * 3600)
+        assert await journal.expired(retention) == []
+        mock_clock.jump(3 * 3600)
+        assert await journal.expired(retention) == [(job.id, "client1")]
+
+
+async def test_how_far_age_has_come(tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is stored; where it never was, the newest event tells: of a journal that lay there for long, nothing goes at once."""
+    retention = Retention(ended=10, ended_of_client=10, age=timedelta(days=30))
+    job, wall = launched(), Wall()
+    wall.time += timedelta(days=40)
+    monkeypatch.setattr(journal_module, "datetime", wall)
+    database = database_in(tmp_path)
+    write(database, job, *RETURNED)
+    database.close()
+    for expired in ([], [], [(job.id, "client1")]):
+        async with open_journal(tmp_path / "journal.db") as journal:
+            assert await journal.expired(retention) == expired
+            mock_clock.jump(16 * 3600)
+            await journal.expired(retention)
 
 
 async def test_the_many_jobs_of_one_client_cost_another_nothing(

@@ -1,4 +1,4 @@
-"""Boot guests and run pytest in them: `python tests/kernel/machine.py [--systemd] FOLDER [pytest arguments]`.
+"""Boot guests and run pytest in them: `python -m tests.kernel.machine [--systemd] FOLDER [pytest arguments]`.
 
 Many hosts bind the memory, cpu, io and pids controllers to cgroup v1, so their cgroup v2 cannot enforce a limit.
 User-Mode Linux is a kernel that runs as an ordinary process, with Python at the host's own speed. A guest boots in two
@@ -32,6 +32,7 @@ from typing import IO, Final
 import trio
 
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
+from tests.kernel import registers
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 INIT: Final = Path(__file__).with_name("guest_init.sh")
@@ -59,39 +60,47 @@ DISK_MOUNT: Final = "/run/jobmaster-disk"
 MARKED: Final = re.compile(r"^(@|pytestmark = )pytest\.mark\.kernel$", re.MULTILINE)
 """In the files whose tests, all or some, need a guest."""
 LIFE_OF_JOBS: Final = (
-    (
-        "tests/host/cgroup/test_kernel.py",
-        "tests/server/test_preparation.py",
-        "tests/test_cancellation.py",
-        "tests/test_leaks.py",
-        "tests/test_readme.py",
-    ),
-    ("tests/integration",),
+    ("tests/test_cancellation.py", "tests/test_leaks.py", "tests/test_readme.py"),
+    ("tests/host/cgroup/test_kernel.py", "tests/integration", "tests/server/test_preparation.py"),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
 NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
-"""A gibibyte takes a minute in a guest, and meets no limit."""
+"""So much output takes a guest long, and meets no limit."""
 SHOWN_BY_HOST: Final = (
+    "tests/integration/test_adoption.py::test_a_folder_that_is_not_there",
+    "tests/integration/test_adoption.py::test_a_journal_that_is_removed",
+    "tests/integration/test_adoption.py::test_a_part_of_an_output_outlives_servers",
     "tests/integration/test_adoption.py::test_a_second_server_is_refused",
+    "tests/integration/test_adoption.py::test_ended_jobs_are_there_after_a_restart",
     "tests/integration/test_attach.py",
     "tests/integration/test_audit.py",
     "tests/integration/test_certificates.py",
     "tests/integration/test_command_line.py",
+    "tests/integration/test_damaged_output.py",
+    "tests/integration/test_grpcurl.py",
+    "tests/integration/test_health.py",
     "tests/integration/test_interop.py",
+    "tests/integration/test_jobs.py::test_invalid_requests",
+    "tests/integration/test_jobs.py::test_ownership",
+    "tests/integration/test_jobs.py::test_remove",
     "tests/integration/test_reflection.py",
     "tests/integration/test_run.py",
     "tests/integration/test_shutdown.py::test_a_signal_before_all_else",
     "tests/integration/test_shutdown.py::test_first_start_makes_certificates",
+    "tests/integration/test_shutdown.py::test_one_server_for_a_cgroup_root",
     "tests/integration/test_shutdown.py::test_output_folder_must_be_ours",
     "tests/integration/test_shutdown.py::test_port_in_use",
+    "tests/integration/test_shutdown.py::test_second_signal_hurries",
     "tests/integration/test_shutdown.py::test_signals_before_and_after_service",
     "tests/integration/test_shutdown.py::test_stderr_that_nobody_reads",
     "tests/integration/test_shutdown.py::test_stdout_that_takes_nothing",
     "tests/integration/test_shutdown.py::test_too_few_open_files",
     "tests/integration/test_shutdown.py::test_wrong_options",
     "tests/integration/test_upgrade.py",
+    "tests/test_cancellation.py::test_caller_is_cancelled",
     "tests/test_leaks.py::test_no_job_waits_for_the_cycle_collector",
     "tests/test_leaks.py::test_nothing_waits_for_the_cycle_collector",
+    "tests/test_readme.py::test_demo_command",
     "tests/test_readme.py::test_options_exist",
     "tests/test_readme.py::test_python_example",
 )
@@ -266,7 +275,7 @@ async def booted(command: Sequence[str], folder: Path, log: IO[bytes]) -> AsyncI
 
     Popen's thread is this one, of which setpriv's signal tells the death: none of Trio's worker threads may start it.
     """
-    environment = {**os.environ, "TMPDIR": str(memory_folder(folder))}
+    environment = {**os.environ, "TMPDIR": str(memory_folder(folder)), **registers.preload(folder)}
     machine = subprocess.Popen(
         command,
         cwd=folder,
@@ -309,7 +318,7 @@ async def run_all(guests: Sequence[Guest], folder: Path) -> list[int]:
             statuses[index] = await run_guest(guest, folder / guest.name, prefix)
         except trio.TooSlowError:
             print(f"{prefix}the guest was killed, as it was not done after {DEADLINE:.0f} s", file=sys.stderr)
-        except (MachineError, subprocess.CalledProcessError) as error:
+        except (MachineError, registers.NoCompiler, subprocess.CalledProcessError) as error:
             print(f"{prefix}{error}", file=sys.stderr)
 
     async with trio.open_nursery() as nursery:

@@ -77,12 +77,12 @@ def test_limits_are_files_of_a_new_cgroup(cgroup: Path) -> None:
 
 
 def test_disk_obeys_io_max(cgroup: Path) -> None:
-    """Direct writes to the disk are counted, and take several times as long under a limit of a mebibyte a second."""
-    written, free = direct_write(cgroup, DISK / "smoke")
+    """Direct writes to the disk are counted, and the quickest of some is several times as long under a limit."""
+    writes = [direct_write(cgroup, DISK / "smoke") for _ in range(5)]  # a busy host holds up any of them
     (cgroup / "io.max").write_text(f"{device_number(DISK)} wbps={ONE_MEBIBYTE}")
     _, limited = direct_write(cgroup, DISK / "smoke")
-    assert written >= 2 * ONE_MEBIBYTE
-    assert limited > 3 * free
+    assert min(written for written, _ in writes) >= 2 * ONE_MEBIBYTE
+    assert limited > 3 * min(seconds for _, seconds in writes)
 
 
 def test_cgroup_kill_ends_a_process_seen_through_its_pidfd(cgroup: Path) -> None:

@@ -73,19 +73,21 @@ def test_pauses_begin_anew() -> None:
 
 
 def test_hand_overs() -> None:
-    """They are no crashes, however many; those that follow each other quickly are slowed down."""
+    """They are no crashes, and each is followed at once: however many there are, and how quickly they follow each other."""
     succession = begun(max_crashes=1)
-    for at in range(0, 1000, 100):
+    for at in (*range(0, 1000, 100), *[2000] * 100):
         succession.on_ready(at, max_gap=300, max_crashes=1)
-        assert succession.on_end(at + 50, was_ready=True, handed_over=True) == Next(0)
-    pauses: list[float] = []
-    for _ in range(9):
-        succession.on_ready(2000, max_gap=300, max_crashes=1)
-        decision = succession.on_end(2000, was_ready=True, handed_over=True)
-        assert isinstance(decision, Next)
-        pauses.append(decision.pause)
-    assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (FIRST_PAUSE, LAST_PAUSE)
+        assert succession.on_end(at, was_ready=True, handed_over=True) == Next(0)
+
+
+def test_a_start_that_fails_after_a_hand_over() -> None:
+    """It is tried again after the short pause, whatever starts have failed before."""
+    succession = begun()
+    for at in (1, 2, 3):
+        succession.on_end(at, was_ready=False, handed_over=False)
+    succession.on_ready(4, max_gap=300, max_crashes=5)
+    assert succession.on_end(5, was_ready=True, handed_over=True) == Next(0)
+    assert succession.on_end(6, was_ready=False, handed_over=False) == Next(FIRST_PAUSE)
 
 
 def test_the_gap_is_between_servers_that_are_ready() -> None:

@@ -36,7 +36,7 @@ def test_an_output_that_grows(cap: Cap, moves: list[float]) -> None:
         count = max(1, int(share * cap.chunk))
         size, kept = size + count, kept + count
         assert kept <= cap.size + cap.chunk
-        end = cap.dropped_end(dropped_end, kept, size)
+        end = cap.dropped_end(max(cap.head, dropped_end), kept, size)
         if end is not None:
             assert end % BLOCK == cap.head % BLOCK == 0
             assert max(cap.head, dropped_end) < end <= size

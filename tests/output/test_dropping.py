@@ -20,8 +20,10 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import DropPlan
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
+from jobmaster.output.index_file import index_path
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.output.reading import Piece, Selection
 from tests.output.stretches import bytes_of
 
 T = TypeVar("T")
@@ -133,6 +135,26 @@ async def test_a_server_that_follows(tmp_path: Path) -> None:
     await job.write(sample(2 * CAP.size))
     await job.end_all()
     assert job.on_disk() <= CAP.size + CAP.chunk + ROOM
+    assert await read_all(followed.stored()) == job.expected()
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["running", "ended"])
+async def test_what_was_dropped_without_an_index(tmp_path: Path, is_running: bool) -> None:
+    """Where the index is gone, the file tells what was dropped, to a server that goes on and of a job that has ended."""
+    job = Job(tmp_path / "job.log")
+    await job.write(sample(3 * CAP.size))
+    log, expected = job.log, job.expected()
+    before = log.kept, log.dropped, log.dropped_range
+    log.close()
+    index_path(log.path).unlink()
+    if not is_running:
+        assert await read_all(log.stored()) == expected
+        return
+    followed = OutputLog.reopen(log.path, lost=0, dropped=log.dropped, cap=CAP)
+    assert (followed.kept, followed.dropped, followed.dropped_range) == before
+    job.log = job.pump._log = followed
+    await job.write(sample(2 * CAP.size))
+    await job.end_all()
     assert await read_all(followed.stored()) == job.expected()
 
 
@@ -269,3 +291,79 @@ async def test_a_server_that_dies_while_it_drops(tmp_path: Path, monkeypatch: py
     await job.end_all()
     assert job.on_disk() <= CAP.size + CAP.chunk + ROOM
     assert await read_all(followed.stored()) == job.expected()
+
+
+# --- the index counts -------------------------------------------------------------------------------------------------
+
+
+class Alternating:
+    """A job that writes single bytes to stdout and stderr in turn, each of which has an entry of the index."""
+
+    def __init__(self, log: OutputLog) -> None:
+        self.log = log
+        self.written = log.end
+        self.most = 0
+
+    def write(self, count: int) -> None:
+        """Writes, and drops as the pump does."""
+        for _ in range(count):
+            stream = (Stream.STDOUT, Stream.STDERR)[self.written % 2]
+            plan = self.log.plan()
+            if plan.is_kept:
+                index = self.log.index_at(self.written)
+                assert index is not None
+                index.note(plan.offset, stream, self.written, 1)
+                os.pwrite(self.log.fd, b"oe"[self.written % 2 :][:1], plan.offset)
+                self.log.advance(1)
+            else:
+                self.log.lose(1, plan.reason)
+            self.written += 1
+            while (drop_plan := self.log.plan_drop()) is not None:
+                self.log.record_drop(drop_plan, dropping.drop(self.log, drop_plan))
+            if self.written % 1000 == 0:
+                self.most = max(self.most, self.on_disk())
+
+    def on_disk(self) -> int:
+        """Bytes that the output and its index take."""
+        paths = (self.log.path, self.log.path.with_suffix(".index"))
+        return sum(path.stat().st_blocks * 512 for path in paths)
+
+
+async def test_streams_that_change_from_byte_to_byte(tmp_path: Path) -> None:
+    """The index that this needs is taken from the cap: head and newest rest are kept, with their streams, and all counts."""
+    job = Alternating(OutputLog(tmp_path / "job.log", CAP))
+    job.write(60_000)
+    log, (start, end) = job.log, job.log.dropped_range
+    assert job.most <= CAP.size * 9 // 8 + ROOM
+    assert 0 < start < end < log.size == 60_000
+    assert log.kept + log.dropped == 60_000
+    assert log.lost == 0
+    log.seal()
+    selection = Selection(stream=Stream.STDERR)
+    found = b"".join([await bytes_of(piece.stretch) async for piece in log.read(selection) if isinstance(piece, Piece)])
+    assert found == b"e" * (start // 2 + (log.size - end) // 2)
+    log.close()
+
+
+async def test_a_reopened_output_goes_on_with_its_index(tmp_path: Path) -> None:
+    """A server that comes later keeps to the same bound, whether something was dropped before or not."""
+    job = Alternating(OutputLog(tmp_path / "job.log", CAP))
+    for count in (8_000, 12_000, 20_000, 20_000):
+        job.write(count)
+        job.log.close()
+        job.log = OutputLog.reopen(job.log.path, lost=0, cap=CAP)
+        assert job.log.kept + job.log.dropped == job.log.size == job.written
+    assert job.most <= CAP.size * 9 // 8 + ROOM
+    assert 0 < job.log.dropped_range[0] < CAP.head
+    job.log.close()
+
+
+async def test_a_job_that_is_ended_by_its_index(tmp_path: Path) -> None:
+    """Where nothing is dropped, the job is ended when output and index together are as large as they may be."""
+    job = Alternating(OutputLog(tmp_path / "job.log", Cap(SMALLEST, ends_job=True)))
+    job.write(20_000)
+    assert job.log.is_full.is_set()
+    assert job.log.kept < 20_000
+    assert job.log.kept + job.log.dropped == 20_000
+    assert job.on_disk() <= CAP.size * 9 // 8 + ROOM
+    job.log.close()

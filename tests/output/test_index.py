@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,7 +33,16 @@ DATA = st.builds(Entry, OFFSETS, TIMES, st.sampled_from(Stream), ends_gap=st.boo
 GAPS = st.builds(Entry, OFFSETS, TIMES, st.sampled_from(GapReason))
 ENTRIES = DATA | GAPS
 NUMBERS = st.integers(0, 2**40)
-HEADER = Header(epoch=EPOCH, sequence=7, dropped_start=4096, dropped_end=12288, dropped=5000, lost=3)
+HEADER = Header(
+    epoch=EPOCH,
+    sequence=7,
+    dropped_start=4096,
+    dropped_end=12288,
+    dropped=5000,
+    lost=3,
+    open_reason=GapReason.NO_SPACE,
+    presumes_loss=True,
+)
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -132,7 +142,7 @@ def test_what_is_no_header(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("change", [{"dropped_start": 12289}, {"dropped": 8193}, {"head_entries": 1}, {"gap_start": 1}])
-def test_a_header_is_valid(change: dict[str, int]) -> None:
+def test_a_header_is_valid(change: dict[str, Any]) -> None:
     """One whose numbers cannot be true does not exist."""
     with pytest.raises(ValueError, match="no header says"):
         replace(HEADER, **change)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -328,6 +329,26 @@ def test_how_many_entries_there_are() -> None:
             made.do(step)
             counts.append(made.index.count)
         assert counts == [1, 1, 2, 2, 3, 4, 4]
+
+
+@pytest.mark.parametrize("count", [1, 15, MANY])
+def test_an_output_that_takes_forever(count: int) -> None:
+    """Entries of few bytes take a few steps, however many there are; each doubles how long a byte shares its time."""
+    with written([]) as made:
+        index, offset = made.index, 0
+        index.step_size = step = 32 * ENTRY_SIZE
+        for number in range(30_000):
+            index.note(offset, Stream.BOTH, EPOCH + number * LATE, count)
+            offset += count
+        doublings = (30_000 // 32).bit_length()
+        assert index.size <= (doublings + 1) * step + offset * ENTRY_SIZE // MANY
+        times = [run.time or 0 for run in index.view.runs(0)]
+        assert len(times) * ENTRY_SIZE == index.size
+        assert max(later - earlier for earlier, later in pairwise(times)) <= LATE << doublings
+        index.note(offset, Stream.BOTH, EPOCH + 10**6 * LATE, 1)
+        assert index.last == Entry(offset, EPOCH + 10**6 * LATE, Stream.BOTH), (
+            "what comes after a pause has its own time"
+        )
 
 
 def test_a_clock_that_is_set_back() -> None:

@@ -16,10 +16,14 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import OutputCut, OutputUnreadable
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
-from jobmaster.output.index_file import IndexFile
+from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index_file import LATE, IndexFile
 from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.survey import survey
+from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 
 DEADLINE: Final = 60.0
@@ -356,14 +360,35 @@ async def test_an_index_that_is_unusable(log: OutputLog) -> None:
 
 
 @pytest.mark.parametrize("lost", [0, 3])
-async def test_an_index_that_cannot_be_opened(log: OutputLog, caplog: pytest.LogCaptureFixture, lost: int) -> None:
-    """Where nothing is missing the output goes on without one, and that is told; else nobody could tell what is true."""
+async def test_what_is_no_index(log: OutputLog, caplog: pytest.LogCaptureFixture, lost: int) -> None:
+    """A folder in the place of the index is put aside, and that is told; the output goes on, with one where that is needed."""
     write(log, b"0123456789")
     broken_index(log, b"").unlink()
     log.path.with_suffix(".index").mkdir()
+    followed = OutputLog.reopen(log.path, lost=lost)
+    assert (followed.kept, followed.lost, followed.end) == (10, lost, 10 + lost)
+    assert (log.path.parent / "job.index.aside").is_dir()
+    followed.seal()
+    assert await read_all(followed) == b"0123456789"
+    followed.close()
+    assert "was no file" in caplog.text
+
+
+@pytest.mark.parametrize("lost", [0, 3])
+async def test_an_index_that_cannot_be_opened(
+    log: OutputLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    """Where nothing is missing the output goes on without one, and that is told; else nobody could tell what is true."""
+    write(log, b"0123456789")
+    broken_index(log, b"")
     before = os.listdir("/proc/self/fd")
+
+    def failing(*_: object) -> NoReturn:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(IndexFile, "reopen", failing)
     if lost:
-        with pytest.raises(IsADirectoryError):
+        with pytest.raises(OSError, match="Input/output error"):
             OutputLog.reopen(log.path, lost=lost)
         assert os.listdir("/proc/self/fd") == before
         return
@@ -373,6 +398,22 @@ async def test_an_index_that_cannot_be_opened(log: OutputLog, caplog: pytest.Log
     assert await read_all(followed) == b"0123456789"
     followed.close()
     assert "nothing tells when the output came" in caplog.text
+
+
+async def test_an_output_that_somebody_has_cut(log: OutputLog) -> None:
+    """As far as the index knows that there was more, that counts as lost; what comes then is kept behind it."""
+    for number in range(3):
+        index = log.index_at(number * LATE)
+        assert index is not None
+        index.note(log.size, Stream.BOTH, number * LATE, 100)
+        write(log, sample(100))
+    log.close()
+    os.truncate(log.path, 130)
+    followed = OutputLog.reopen(log.path, lost=0)
+    assert (followed.kept, followed.lost, followed.end) == (130, 70, 200)
+    followed.seal()
+    assert await read_all(followed) == sample(100) + sample(30)
+    followed.close()
 
 
 async def test_an_output_of_an_earlier_version(log: OutputLog) -> None:
@@ -399,3 +440,37 @@ def test_a_log_whose_disk_is_full_is_reopened(tmp_path: Path, monkeypatch: pytes
     log = OutputLog.reopen(path, lost=5)
     assert (log.kept, log.lost, log.end, log.has_lost.is_set()) == (4, 5, 9, True)
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("cap", "reason"), [(None, GapReason.NO_SPACE), (Cap(SMALLEST, ends_job=True), GapReason.CAPPED)]
+)
+def test_a_loss_that_was_not_recorded_before_a_kill(tmp_path: Path, cap: Cap | None, reason: GapReason) -> None:
+    """How much was lost, and why, is told by index and file: an offset means the same byte for a server that comes later."""
+    log = OutputLog(tmp_path / "job.log", cap)
+    os.write(log.fd, bytes(SMALLEST))
+    index = log.index_at(1)
+    assert index is not None
+    index.note(0, Stream.BOTH, 1, SMALLEST)
+    log.advance(SMALLEST)
+    log.room.why_full = None if cap else "too much"
+    for count in (100, 50):
+        read_end, write_end = os.pipe()
+        os.write(write_end, bytes(count))
+        log.record(Transfer(read_end, Stream.BOTH, log, log.plan(), splice=True).run(count))
+        os.close(read_end)
+        os.close(write_end)
+    for fd in (log.fd, index.fd):
+        os.close(fd)  # as a kill does
+
+    found = survey(log.path)
+    gone = (150, 0) if cap is None else (0, 150)
+    assert (found.kept, found.lost, found.dropped) == (SMALLEST, *gone)
+    for _ in range(2):
+        followed = OutputLog.reopen(log.path, lost=0, cap=cap)
+        assert (followed.kept, followed.lost, followed.dropped) == (SMALLEST, *gone)
+        assert followed.gap is not None
+        assert (followed.gap.gap.start, followed.gap.gap.reason, followed.gap.length) == (SMALLEST, reason, 150)
+        assert followed.index is not None
+        for fd in (followed.fd, followed.index.fd):
+            os.close(fd)

@@ -44,6 +44,7 @@ class Kernel:
         self.failing: dict[str, int] = {}
         self.dies_in: int | None = None
         self.takes_half = False
+        self.writes_all_the_same = False
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -57,11 +58,20 @@ class Kernel:
                         real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2], arguments[2])
                     raise Died
                 self.dies_in -= 1
-            if name in self.failing:
+            if name in self.failing and not (self.failing[name] == errno.ENOSPC and is_overwriting(name, arguments)):
+                if name == "pwrite" and self.writes_all_the_same:
+                    real(*arguments, **keywords)
                 raise OSError(self.failing[name], os.strerror(self.failing[name]))
             return real(*arguments, **keywords)
 
         return call
+
+
+def is_overwriting(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether this needs no more space: it writes over what was written, or makes a hole."""
+    if name == "ftruncate":
+        return True
+    return name == "pwrite" and arguments[2] + len(arguments[1]) <= os.fstat(arguments[0]).st_size
 
 
 class LogMachine(RuleBasedStateMachine):
@@ -78,6 +88,8 @@ class LogMachine(RuleBasedStateMachine):
         self.log = OutputLog(self.folder / "job.log")
         self.written = b""
         self.recorded = 0
+        self.told_end = 0
+        """The end of the output as far as a server that is killed leaves word of it."""
         self.splice = True
 
     def _stand_in(self) -> None:
@@ -94,17 +106,23 @@ class LogMachine(RuleBasedStateMachine):
             self.log.close()
             shutil.rmtree(self.folder)
 
-    @rule(count=COUNTS, stream=st.sampled_from(Stream), passed=PASSED, failing=FAILING)
-    def the_job_writes(self, count: int, stream: Stream, passed: float, failing: dict[str, int]) -> None:
-        """And its output is moved, as far as the disk lets it."""
+    @rule(count=COUNTS, stream=st.sampled_from(Stream), passed=PASSED, failing=FAILING, is_late=st.booleans())
+    def the_job_writes(
+        self, count: int, stream: Stream, passed: float, failing: dict[str, int], is_late: bool = False
+    ) -> None:
+        """And its output is moved, as far as the disk lets it; a write may be an error of which the bytes are there."""
         self.clock += passed
         self.kernel.failing = failing
+        self.kernel.writes_all_the_same = is_late and "ftruncate" not in failing
         read_end, write_end = self._write(count)
         moved = Transfer(read_end, stream, self.log, self.log.plan(), splice=self.splice).run(count)
         os.close(read_end)
         os.close(write_end)
         assert moved.taken == count
         self.log.record(moved)
+        takes_no_space = all(number == errno.ENOSPC for number in failing.values())
+        if self.log.gap is None or (takes_no_space and self.log.index is not None):
+            self.told_end = self.log.end
 
     @rule(count=COUNTS, calls=st.integers(0, 9), takes_half=st.booleans(), behind_gap=st.booleans())
     def the_server_dies(self, count: int, calls: int, takes_half: bool, behind_gap: bool) -> None:
@@ -115,7 +133,7 @@ class LogMachine(RuleBasedStateMachine):
         self.kernel.failing = {}
         read_end, write_end = self._write(count)
         self.kernel.dies_in, self.kernel.takes_half = calls, takes_half
-        before, had_gap = self.log.end, self.log.gap is not None
+        before, had_gap = self.log.end, self.log.gap is not None or self.log.room.why_full is not None
         try:
             moved = Transfer(read_end, Stream.BOTH, self.log, self.log.plan(), splice=True).run(count)
             self.log.record(moved)
@@ -128,7 +146,14 @@ class LogMachine(RuleBasedStateMachine):
         # What was taken from the pipe and neither kept nor recorded as lost, nobody knows of any more.
         unknown = max(0, before + count - left - self.log.end)
         assert unknown == 0 or had_gap, "splice leaves no byte in between"
+        assert unknown <= max(count, before + count - self.told_end), "what was told before is known"
         self.written = self.written[: before + count - left - unknown]
+        self.told_end = self.log.end
+
+    @rule(why=st.sampled_from([None, "all outputs take too much"]))
+    def there_is_room_or_not(self, why: str | None) -> None:
+        """For the outputs of all jobs."""
+        self.log.room.why_full = why
 
     @rule()
     def losses_are_recorded(self) -> None:
@@ -138,7 +163,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule()
     def the_server_is_replaced(self) -> None:
         """By one that goes on; what was lost is recorded."""
-        self.recorded = self.log.lost
+        self.recorded, self.told_end = self.log.lost, self.log.end
         self.log.close()
         self._go_on_anew()
 

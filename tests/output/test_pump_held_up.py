@@ -147,6 +147,57 @@ async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mo
         assert (log.size, log.lost) == (0, 7), "what is counted stays"
 
 
+async def finish_cancelled(pump: Pump, disk: Disk) -> None:
+    """Cancels the end as a whole while the disk holds it up, as the deadline of a step of the job's end does."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        await in_real_time(within(disk.entered))
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_end_that_is_cancelled_counts_what_it_leaves(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """Bytes that a move had found count as lost where the end is cancelled around it; its thread closes the files."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"held up")
+        await finish_cancelled(pump, disk)
+        assert (log.size, log.lost, log.left_in_pipe) == (0, 7, 7)
+        await pump.close()
+        disk.released.set()
+        await in_real_time(within(disk.closed))
+        assert (log.size, log.lost) == (0, 7), "what is counted stays"
+
+
+async def test_an_end_that_is_cancelled_before_it_begins(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """What nobody had begun to move counts as lost too, and both descriptors are closed by a close that is cancelled."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        disk.released.set()
+        os.write(write_end, b"not moved")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await pump.finish()
+        assert (log.size, log.lost, log.left_in_pipe) == (0, 9, 9)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await pump.close()
+        assert disk.closed.acquire(timeout=0)
+        with pytest.raises(BrokenPipeError):
+            os.write(write_end, b"nobody reads")
+
+
+async def test_a_hand_over_that_is_cancelled_closes_what_it_has(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
+    """A move that is held up while a hand-over is cancelled is left to its thread, with the descriptors."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"held up")
+        await hold_up(pump, disk)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await pump.hand_over()
+        await pump.close()
+        assert log.lost == 0
+        disk.released.set()
+        await in_real_time(within(disk.closed))
+
+
 async def test_what_is_abandoned_is_the_threads_to_close(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
     """A pump that has left its move to a thread closes nothing itself: the numbers may be other files' by then."""
     with job(tmp_path / "log", disk) as (pump, log, write_end):

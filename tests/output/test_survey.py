@@ -50,6 +50,36 @@ def test_an_output_with_a_dropped_range(tmp_path: Path) -> None:
     assert (found.kept, found.lost, found.dropped) == (20, 5, 15)
 
 
+@pytest.mark.parametrize(("size", "lost"), [(40, 2), (47, 7), (35, 2)])
+def test_an_output_whose_gap_was_open(tmp_path: Path, size: int, lost: int) -> None:
+    """All behind its beginning is lost, as far as the file reaches, or as was known then."""
+    index = output(tmp_path / "job.log", size)
+    index.confirm_gap(15, Stream.BOTH, EPOCH)
+    index.open_gap(40, 42, GapReason.NO_SPACE)
+    index.close()
+    found = survey(tmp_path / "job.log")
+    assert (found.kept, found.lost, found.dropped) == (min(size, 40) - 5, 5 + lost, 0)
+
+
+@pytest.mark.parametrize("kind", ["none", "a folder", "no header"])
+def test_an_index_that_cannot_be_used(tmp_path: Path, kind: str) -> None:
+    """What the file has as a hole is lost; the rest is kept."""
+    path = tmp_path / "job.log"
+    with path.open("wb") as file:
+        file.write(b"x" * 4096)
+        file.seek(8192, os.SEEK_CUR)
+        file.write(b"end")
+        file.flush()
+        if os.lseek(file.fileno(), 0, os.SEEK_HOLE) > 4096:
+            pytest.skip("this file system tells no holes")
+    if kind == "a folder":
+        index_path(path).mkdir()
+    elif kind == "no header":
+        index_path(path).write_bytes(b"x" * 5000)
+    found = survey(path)
+    assert (found.kept, found.lost, found.dropped) == (4099, 8192, 0)
+
+
 def test_no_output(tmp_path: Path) -> None:
     """Where there is no file, that is an error."""
     with pytest.raises(FileNotFoundError):

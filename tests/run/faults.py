@@ -18,7 +18,7 @@ import trio
 
 from jobmaster.errors import HostError
 from jobmaster.output import dropping, followed_file, following, log, pump, transfer
-from jobmaster.run import recovery, removal, retention
+from jobmaster.run import pruning, recovery, removal, retention
 from jobmaster.threads import NoThread
 
 T = TypeVar("T")
@@ -36,6 +36,8 @@ OF_PURPOSE: Final = {
     id(followed_file.CLOSERS): "leaver",
     id(removal.REMOVERS): "remover",
     id(recovery.LOOKERS): "looker",
+    id(pruning.LOOKERS): "measurer",
+    id(pruning.PRUNERS): "pruner",
 }
 
 
@@ -164,7 +166,7 @@ def installed(threads: Threads) -> Iterator[None]:
     """In this block the engine uses these threads, and the os module with their faults."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (pump, followed_file, following, removal, recovery, retention):
+        for module in (pump, followed_file, following, removal, recovery, retention, pruning):
             patch.setattr(module, "run_in_thread", threads.run)
         for module in (pump, transfer, log):
             patch.setattr(module, "os", FaultyOs("pump", threads.faults))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -19,6 +19,7 @@ from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Ended
 from jobmaster.journal.stored import (
+    EndedOutput,
     Events,
     JobQuery,
     JournalledEvent,
@@ -54,8 +55,10 @@ class MemoryRecords:
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
         happened: the same with who owns the job, and the removals.
+        gone: jobs that are forgotten and whose output may still be there.
         horizon: of each client, the last event of which removals are not told any more.
         reads: how often events were read.
+        looks_for_expired: how often it was asked what is not to be kept.
     """
 
     commit_seconds: float = 0.0
@@ -71,19 +74,39 @@ class MemoryRecords:
     keys: dict[JobId, tuple[str, str]] = field(default_factory=dict)
     happened: list[JournalledEvent] = field(default_factory=list)
     horizon: dict[str, int] = field(default_factory=dict)
+    gone: set[JobId] = field(default_factory=set)
     reads: int = 0
+    looks_for_expired: int = 0
     grown: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
     async def record(self, job_id: JobId, event: JobEvent) -> int:
         """Writes an event after a commit's time."""
-        await trio.lowlevel.checkpoint()
-        with trio.CancelScope(shield=self.commits_are_shielded):
-            await trio.sleep(self.commit_seconds)
+        with self._given(job_id, event):
+            await trio.lowlevel.checkpoint()
+            with trio.CancelScope(shield=self.commits_are_shielded):
+                await trio.sleep(self.commit_seconds)
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
         self._write_posted()
         self._write(job_id, event, None)
         return self.last_seq
+
+    @contextmanager
+    def _given(self, job_id: JobId, event: JobEvent) -> Iterator[None]:
+        """What is no launch is written without a caller that leaves in the block."""
+        try:
+            yield
+        except trio.Cancelled:
+            if not isinstance(event, Launched):
+                self.posted.append((job_id, event, None, False))
+                if self.commit_seconds == 0 and not self.posts_wait:
+                    self._write_posted()
+            raise
+
+    @property
+    def unwritten(self) -> Sequence[JobId]:
+        """Those of which something was posted."""
+        return [job_id for job_id, *_ in self.posted]
 
     def post(
         self, job_id: JobId, event: JobEvent, request_error: RequestError | None = None, *, forget: bool = False
@@ -127,7 +150,8 @@ class MemoryRecords:
             case Ended(cause=cause) if forget or isinstance(cause, FailedToStart):
                 del self.jobs[record.id]
                 self._release(record.id, request_error)
-            case Ended():
+                self.gone |= {record.id} if forget else set()
+            case Ended() if not isinstance(self.jobs[record.id].state, Ended):
                 del self.jobs[record.id]  # to come last
                 self.jobs[record.id] = record
             case _:
@@ -172,6 +196,7 @@ class MemoryRecords:
 
     async def expired(self, retention: Retention) -> Sequence[tuple[JobId, str]]:
         """Those above the bounds on their number, the oldest of the client that has most first."""
+        self.looks_for_expired += 1
         await trio.lowlevel.checkpoint()
         ended = [record for record in self.jobs.values() if isinstance(record.state, Ended)]
         left = Counter(record.owner for record in ended)
@@ -184,14 +209,36 @@ class MemoryRecords:
                 expired.append((record.id, record.owner))
         return expired
 
-    async def remove(self, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    async def ended_outputs(self, after: int) -> Sequence[EndedOutput]:
+        """All of them at once."""
+        await trio.lowlevel.checkpoint()
+        return [
+            EndedOutput(
+                key=key, job_id=record.id, owner=record.owner, ended_seq=key, is_pruned=record.output_pruned is not None
+            )
+            for key, record in enumerate(self.jobs.values(), 1)
+            if key > after and isinstance(record.state, Ended)
+        ]
+
+    async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Forgets jobs."""
         await trio.lowlevel.checkpoint()
         for job_id in job_ids:
-            if with_requests:
+            if given_up:
                 self._release(job_id, None)
             if (record := self.jobs.pop(job_id, None)) is not None:
                 self._note(job_id, record.owner, Removed())
+                self.gone |= {job_id} if given_up else set()
+
+    async def discarded(self, after: str = "") -> Sequence[JobId]:
+        """Those of `gone` behind an id, two of them at most."""
+        await trio.lowlevel.checkpoint()
+        return sorted(job_id for job_id in self.gone if job_id > after)[:2]
+
+    async def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
+        """The outputs of these are gone."""
+        await trio.lowlevel.checkpoint()
+        self.gone.difference_update(job_ids)
 
     async def page(self, query: JobQuery) -> Page:
         """The newest jobs that a query wants."""

@@ -467,6 +467,11 @@ class ScriptedHost:
         self.spawned[specification.command] = execution
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
 
+    @property
+    def output_folder(self) -> Path:
+        """Where all outputs are kept."""
+        return self.folder
+
     def output_path(self, job_id: JobId) -> Path:
         """Where the output of a job is kept."""
         return self.folder / f"{job_id}.log"
@@ -490,7 +495,7 @@ class ScriptedHost:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()
         execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
-        if execution is None or execution.truth.death is None or not execution.has_died():
+        if execution is None or execution.truth.death is None:
             return None
         return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
 
@@ -499,7 +504,7 @@ class ScriptedHost:
         await trio.lowlevel.checkpoint()
         self.before_sweep()
         others = [each for each in self.spawned.values() if not each.is_adopted and not each.is_closed]
-        running = [each.job_id for each in others if each.is_left and not each.has_died()]
+        running = [each.job_id for each in others if each.is_left and each.truth.death is None]
         for each in others:
             each.sweep()
         return running

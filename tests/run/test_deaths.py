@@ -32,7 +32,7 @@ from jobmaster.run.launcher import (
     inherited_launcher,
     use_launcher,
 )
-from tests.harness import command_line
+from tests.processes import command_line
 from tests.run.launching import DEADLINE, ENVIRONMENT, Folder, Host, jobs_folder, parent_of, read_line, wait_gone
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]

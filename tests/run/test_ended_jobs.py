@@ -10,13 +10,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import HostError, JobNotEnded, JobNotFound, JournalUnavailable
-from jobmaster.job.identifier import JobId
+from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.specification import JobSpecification
 from jobmaster.journal.stored import Removed, StoredJob
 from jobmaster.run.bounds import Bounds
-from jobmaster.run.ended_jobs import FORGET_SECONDS
+from jobmaster.run.ended_jobs import FORGET_SECONDS, RETENTION_SECONDS
 from jobmaster.run.retention import forget_expired
-from tests.run.conftest import Machine
+from tests.run.conftest import ALWAYS, Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
 from tests.run.records import MemoryRecords
@@ -56,6 +56,18 @@ async def test_ended_jobs_of_all_clients(machine: Machine) -> None:
         assert {record_of(registry, job_id).owner for job_id in kept} == {client.name for client in CLIENTS}
 
 
+async def test_ends_in_quick_succession_share_a_look(machine: Machine) -> None:
+    """The journal is not asked after each of many ends what is to be forgotten, and all of it is forgotten all the same."""
+    async with machine.registry(bounds=Bounds(ended=8)) as registry:
+        looks = machine.records.looks_for_expired
+        job_ids = [await machine.start(registry, CLIENT1, Script(ends_at=1 + number / 1000)) for number in range(20)]
+        for job_id in job_ids:
+            await ended(registry, job_id)
+        await trio.sleep(1)
+        assert machine.logs() == set(job_ids[-2:])
+        assert machine.records.looks_for_expired - looks <= 4  # each of two looks asks whether there is more
+
+
 async def test_the_journals_disk_is_full(machine: Machine) -> None:
     """What the journal cannot write keeps no output from being removed, whose space may be what it waits for."""
     async with machine.registry(bounds=Bounds(ended=4)) as registry:
@@ -77,6 +89,41 @@ async def test_a_job_that_was_given_up(machine: Machine, settles: bool) -> None:
         forgotten = await forget_expired(machine.host, machine.records, Bounds().retention, [job_id])
         assert (job_id in forgotten, job_id in machine.records.jobs) == (settles, not settles)
         machine.records.settle_seconds = 0
+
+
+@pytest.mark.parametrize("minutes", [0, 600])
+async def test_the_output_of_a_job_that_was_given_up_outlives_no_disk(machine: Machine, minutes: int) -> None:
+    """However long the disk is read-only, and whichever server it is that finds it writable: the file goes."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.plan(Fault(point="unlink", call=1, times=ALWAYS, number=errno.EROFS))
+        with trio.move_on_after(0.5):
+            await machine.start(
+                registry, CLIENT1, Script(execute_seconds=1, is_executed_unheard=True, writes=((0, 9),))
+            )
+        await trio.sleep(5 + 60 * minutes)
+        (execution,) = machine.host.spawned.values()
+        assert (machine.logs(), machine.records.jobs) == ({execution.job_id}, {})
+        await registry.hand_over()
+    machine.plan()
+    async with machine.registry():
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert (machine.logs(), machine.records.gone) == (set(), set())
+
+
+async def test_one_output_that_stays_keeps_no_other(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """Behind those that cannot be removed others are; one line a round names the first."""
+    job_ids = sorted(new_job_id() for _ in range(5))
+    for job_id in job_ids:
+        machine.host.output_path(job_id).write_bytes(b"x")
+    machine.records.gone.update(job_ids)
+    machine.plan(Fault(point="unlink", call=1, times=3, number=errno.EIO))
+    async with machine.registry():
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert machine.logs() == machine.records.gone == set(job_ids[:3])
+        (line,) = [record.message for record in caplog.records if "cannot be removed now" in record.message]
+        assert f"{job_ids[0]}.log: Input/output error" in line
+        await trio.sleep(RETENTION_SECONDS + 1)
+        assert machine.logs() == machine.records.gone == set()
 
 
 async def test_an_unlink_that_fails_ends_nothing(machine: Machine) -> None:
@@ -190,9 +237,9 @@ async def test_who_leaves_a_removal_does_not_cut_it_off(machine: Machine, monkey
     seconds = 1.0
     remove = MemoryRecords.remove
 
-    async def slowly(records: MemoryRecords, job_ids: Sequence[JobId], *, with_requests: bool = False) -> None:
+    async def slowly(records: MemoryRecords, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         await trio.sleep(seconds if job_ids else 0)
-        await remove(records, job_ids, with_requests=with_requests)
+        await remove(records, job_ids, given_up=given_up)
 
     monkeypatch.setattr(MemoryRecords, "remove", slowly)
     async with machine.registry() as registry:

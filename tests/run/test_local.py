@@ -28,6 +28,7 @@ from jobmaster.run import launcher, local
 from jobmaster.run.child import Child, NeverExecuted
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
+from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
 
@@ -176,6 +177,19 @@ async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
                 os.kill(launcher_pid, signal.SIGCONT)
         finally:
             os.kill(launcher_pid, signal.SIGCONT)
+
+
+async def test_a_close_that_the_launcher_does_not_answer(host: Host) -> None:
+    """An execution whose close is cancelled, since the launcher does not answer, has closed its input all the same."""
+    cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
+    read_end, pipe = open_input_pipe()
+    stdin = Stdin(open_queue(), pipe, close_kept=trio.lowlevel.checkpoint)
+    async with host.child("true") as (child, _output):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await LocalExecution(host.launcher, child, cgroup, "true", own_account(), stdin=stdin).close()
+    assert os.read(read_end, 1) == b"", "nobody can write to it any more"
+    os.close(read_end)
 
 
 @pytest.mark.parametrize(

@@ -282,7 +282,14 @@ def check_what_is_left(history: History) -> None:
     recorded = {each.job_id for each in history.host.spawned.values() if history.record_of(each) is not None}
     left = {file.stem for file in history.folder.iterdir()} - recorded
     assert not left or may_leave_files(history), f"output of jobs that nobody knows: {left}"
+    unknown = [history.folder / f"{job_id}.log" for job_id in left - history.records.gone]
+    assert not any(map(size_of, unknown)), f"output that no other server will remove: {unknown}"
     assert pump.PUMPS.total_tokens == 32
+
+
+def size_of(file: Path) -> int:
+    """Of a file that may not be there."""
+    return file.stat().st_size if file.exists() else 0
 
 
 def may_leave_files(history: History) -> bool:

@@ -27,7 +27,7 @@ from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended, record_of
-from tests.run.scripted import OnTerm, Script
+from tests.run.scripted import OnTerm, Script, ScriptedHost
 
 SPECIFICATION: Final = JobSpecification(command="gone")
 REQUEST_ID: Final = "once"
@@ -199,3 +199,23 @@ async def test_what_is_known_is_recorded_before_the_launcher_forgets_it(machine:
     async with machine.registry() as registry:
         await registry.recover()
     assert recorded_at_sweep == [True]
+
+
+async def test_what_is_left_of_a_job_that_has_ended(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that could not die with its job makes nobody think that the journal does not know of that."""
+    async with machine.registry() as registry:
+        job_id, unknown = await machine.start(registry, CLIENT1, Script(ends_at=1)), new_job_id()
+        await ended(registry, job_id)
+
+    async def end_others(_: ScriptedHost) -> list[JobId]:
+        await trio.lowlevel.checkpoint()
+        return [job_id, unknown]
+
+    monkeypatch.setattr(ScriptedHost, "end_others", end_others)
+    async with machine.registry() as registry:
+        await registry.recover()
+    (complaint,) = [record.message for record in caplog.records if "was the journal removed" in record.message]
+    assert complaint.startswith("1 job of an earlier server")
+    assert unknown in complaint

@@ -8,12 +8,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import ServerDraining
+from jobmaster.errors import HandedOver, ServerDraining
 from jobmaster.job.cause import Exited, ServerShutdown, Stopped
+from jobmaster.job.state import Ended
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.teardown import MOST_SECONDS
-from tests.run.conftest import GRACE_SECONDS, SOON, Machine
+from tests.run.conftest import GRACE_SECONDS, SOON, Machine, stopped_as
 from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, ended
 from tests.run.scripted import NEVER, OnTerm, Script
 
@@ -149,6 +150,23 @@ async def test_the_end_of_the_block_has_a_deadline(machine: Machine) -> None:
     assert trio.current_time() - before <= GRACE_SECONDS + MOST_SECONDS + RECORD_SECONDS + 5
 
 
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_an_end_that_the_journal_takes_late(machine: Machine, is_written: bool) -> None:
+    """The drain waits so long for it; the journal has it still, and where it writes that by its own end, nothing is missing."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm()))
+        machine.records.commit_seconds = machine.records.settle_seconds = 3600
+        before = trio.current_time()
+        await registry.drain()
+        assert trio.current_time() - before == pytest.approx(RECORD_SECONDS, abs=SOON)
+        assert machine.records.unwritten == [job_id]
+    if is_written:
+        machine.records.settle_seconds = 0
+        await machine.records.settle()
+        assert isinstance(machine.records.jobs[job_id].state, Ended)
+    assert registry.unrecorded == (not is_written)
+
+
 async def test_a_drain_that_hangs_has_a_deadline(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a bug keeps the drain from its end, the block is left when every job has had its time and five seconds more."""
 
@@ -194,6 +212,41 @@ async def test_starts_under_way_are_not_refused_when_their_jobs_go_on(machine: M
     (execution,) = machine.host.spawned.values()
     assert job_ids == [execution.job_id]
     assert execution.is_left
+
+
+@pytest.mark.parametrize(
+    ("script", "cause"),
+    [
+        (Script(on_term=None, death_seconds=15), ("client1", 9, None, True)),
+        (
+            Script(on_term=OnTerm(), others_end_at=NEVER, others_ignore_term=True, death_seconds=15),
+            ("client1", 15, None, False),
+        ),
+        (Script(ends_at=1, others_end_at=18, death_seconds=NEVER), Exited(0)),
+    ],
+)
+async def test_no_process_that_cannot_die_holds_a_hand_over_up(machine: Machine, script: Script, cause: object) -> None:
+    """A job that was killed and lives on (uninterruptible sleep) is left to the next server, which sees how it ends."""
+    async with machine.registry(hands_over=lambda: True) as registry, trio.open_nursery() as callers:
+        job_id = await machine.start(registry, CLIENT1, script)
+
+        async def stop() -> None:
+            with pytest.raises(HandedOver):
+                await registry.stop(CLIENT1, job_id)
+
+        await trio.sleep(2)
+        callers.start_soon(stop)
+        await trio.sleep(GRACE_SECONDS + 1)
+        before = trio.current_time()
+        await registry.hand_over()
+        assert trio.current_time() - before <= SOON
+        assert machine.execution(job_id).is_left
+    async with machine.registry() as registry:
+        await registry.recover()
+        found = await ended(registry, job_id)
+        assert (stopped_as(found) if isinstance(found, Stopped) else found) == cause
+        assert registry.running == 0
+        assert machine.execution(job_id).is_removed
 
 
 @pytest.mark.parametrize("script", [Script(spawn_seconds=NEVER), Script(execute_seconds=NEVER)])

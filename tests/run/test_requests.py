@@ -20,6 +20,7 @@ from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown, Stopp
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
+from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import Registry
 from jobmaster.run.requests import SETTLE_SECONDS
 from jobmaster.run.supervisor import EXECUTE_SECONDS
@@ -149,6 +150,26 @@ async def test_a_command_that_was_executed_too_late_for_nobody(machine: Machine)
         await trio.sleep(5)
         assert machine.logs() == set()
         assert machine.records.jobs == {}
+
+
+async def test_who_leaves_while_the_journal_hangs(machine: Machine) -> None:
+    """The end of a late execution is written when the journal can be, and tells what became of the request."""
+    machine.scripts["command"] = Script(is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5)
+    async with machine.registry() as registry:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start, registry)
+            await trio.sleep(EXECUTE_SECONDS - 1)
+            machine.records.commit_seconds = machine.records.settle_seconds = 3600
+            await trio.sleep(10)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(RECORD_SECONDS)
+        assert registry.running == 0
+        assert registry.unrecorded == 1
+        machine.records.commit_seconds = machine.records.settle_seconds = 0
+        machine.scripts["command"] = SLEEPER
+        job_id = await start(registry)
+        assert isinstance(await ended(registry, job_id), Stopped)
+        assert registry.unrecorded == 0
 
 
 @pytest.mark.parametrize("pause", [0, 20])

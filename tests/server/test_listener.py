@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,7 @@ from jobmaster.journal.stored import Events
 from jobmaster.server import listener
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
 from tests.audit.entries import calls_in, entries_in
+from tests.audit.opened import folder_for
 from tests.certs.hostile_certificates import make
 
 SERVICE: Final = "test.Service"
@@ -50,9 +51,12 @@ class NoJobs:
 
     last_seq = 0
 
-    async def events(self, after: int, owner: str | None = None, limit: int = 100) -> Events:  # noqa: ARG002
+    async def events_to_copy(self, after: int, limit: int) -> Events:  # noqa: ARG002
         """None."""
         return Events(events=(), position=after, horizon=0)
+
+    def keep_events(self, copied: Callable[[], int]) -> None:
+        """There are none."""
 
     async def wait_after(self, seq: int) -> None:  # noqa: ARG002  # as the journal has it
         """Never returns."""
@@ -62,7 +66,7 @@ class NoJobs:
 @asynccontextmanager
 async def auditing(folder: Path) -> AsyncIterator[Audit]:
     """The audit of a server without jobs."""
-    async with open_audit(folder, FileBounds(size=1 << 20, kept=1), NoJobs(), "1") as audit:
+    async with open_audit(folder_for(folder, FileBounds(size=1 << 20, kept=1)), NoJobs(), "1") as audit:
         yield audit
 
 

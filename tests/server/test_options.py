@@ -17,6 +17,7 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
+from jobmaster.run.bounds import FreeSpace
 from jobmaster.server.options import ServerOptions, parse
 
 BASE: Final = ("--output-dir", "/srv/output")
@@ -47,6 +48,8 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "--run-as": (["worker"], {"run_as": "worker"}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
     "--output-max": (["64M"], {"output_max": 64 * 2**20}),
+    "--output-folder-max": (["10G"], {"output_folder_max": 10 * 2**30}),
+    "--output-free": (["10%"], {"output_free": FreeSpace(percent=10)}),
     "--max-jobs": (["20000"], {"max_jobs": 20_000}),
     "--durability": (["off"], {"durability": Synchronous.OFF}),
     "--keep-jobs": (["5"], {"keep_jobs": 5}),

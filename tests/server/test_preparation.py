@@ -105,7 +105,7 @@ def options(tmp_path: Path, run_as: str | None = None) -> ServerOptions:
 def test_an_unknown_account_is_refused_first(tmp_path: Path) -> None:
     """An account that is not there stops the server before anything is made."""
     with pytest.raises(ConfigurationError, match="no-such-user: no such user"):
-        prepare(options(tmp_path, "no-such-user"))
+        prepare(options(tmp_path, "no-such-user"), open_files=100)
     assert not (tmp_path / "output").exists()
 
 
@@ -113,10 +113,10 @@ def test_only_root_can_run_jobs_as_somebody_else(tmp_path: Path, monkeypatch: py
     """A server that is not root refuses another account; its own, named, is one it has."""
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
     with pytest.raises(ConfigurationError, match="--run-as root: only a server that runs as root"):
-        prepare(options(tmp_path, "root"))
+        prepare(options(tmp_path, "root"), open_files=100)
 
 
 def test_a_cgroup_root_that_is_no_cgroup(tmp_path: Path) -> None:
     """A plain folder is refused as the root of cgroups: limits written there would mean nothing."""
     with pytest.raises(ConfigurationError, match="no-cgroup"):
-        prepare(options(tmp_path))
+        prepare(options(tmp_path), open_files=100)

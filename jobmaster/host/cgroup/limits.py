@@ -10,8 +10,9 @@ import enum
 import math
 import re
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import TYPE_CHECKING, Final
+
+from jobmaster.sizes import NUMBER_LENGTH, UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,11 +29,7 @@ MAX_PIDS: Final = 4 * 1024 * 1024
 MAX_BYTES_PER_SECOND: Final = 2**64 - 2
 MAX_OPERATIONS_PER_SECOND: Final = 2**32 - 2
 
-_SIZE: Final = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?)(?:(?P<suffix>[KMGT])i?)?B?", re.ASCII | re.IGNORECASE)
-_FACTOR: Final = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
-_NUMBER_LENGTH: Final = 40  # digits: longer than any value within the bounds
-_UNLIMITED: Final = "max"
 
 
 class Controller(enum.StrEnum):
@@ -149,30 +146,15 @@ def limit_writes(
     )
 
 
-def parse_size(text: str) -> int | None:
-    """Bytes from ``512M``, ``1.5GiB`` or ``4096``: factors of 1024; ``max`` is None.
-
-    Raises:
-        ValueError: the text is no such size.
-    """
-    if text == _UNLIMITED:
-        return None
-    match = _SIZE.fullmatch(text)
-    if match is None or len(text) > _NUMBER_LENGTH:
-        raise ValueError(f"{text!r} is not a size: use bytes, a number with K, M, G or T (of 1024), or max")
-    suffix = match["suffix"]
-    return int(Fraction(match["number"]) * (_FACTOR[suffix.upper()] if suffix else 1))  # exact, rounded down
-
-
 def parse_cores(text: str) -> float | None:
     """Cores from ``0.5`` or ``2``; ``max`` is None.
 
     Raises:
         ValueError: the text is no such number.
     """
-    if text == _UNLIMITED:
+    if text == UNLIMITED:
         return None
-    if _NUMBER.fullmatch(text) is None or len(text) > _NUMBER_LENGTH:
+    if _NUMBER.fullmatch(text) is None or len(text) > NUMBER_LENGTH:
         raise ValueError(f"{text!r} is not a number of cores: use a number such as 0.5 or 2, or max")
     return float(text)
 
@@ -183,9 +165,9 @@ def parse_count(text: str) -> int | None:
     Raises:
         ValueError: the text is no such number.
     """
-    if text == _UNLIMITED:
+    if text == UNLIMITED:
         return None
-    if not (text.isascii() and text.isdigit()) or len(text) > _NUMBER_LENGTH:
+    if not (text.isascii() and text.isdigit()) or len(text) > NUMBER_LENGTH:
         raise ValueError(f"{text!r} is not a count: use a whole number such as 100, or max")
     return int(text)
 
@@ -230,5 +212,5 @@ def _io_writes(io: IoLimits, device: str | None) -> tuple[LimitWrite, ...]:
     if device is None:
         raise ValueError("an io limit needs the device it is about")
     rates = {"rbps": io.read_bps, "wbps": io.write_bps, "riops": io.read_iops, "wiops": io.write_iops}
-    words = (f"{key}={_UNLIMITED if rate is None else rate}" for key, rate in rates.items())
+    words = (f"{key}={UNLIMITED if rate is None else rate}" for key, rate in rates.items())
     return (LimitWrite(controller=Controller.IO, file="io.max", text=" ".join((device, *words))),)

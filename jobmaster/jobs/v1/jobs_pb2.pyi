@@ -29,6 +29,7 @@ class GapReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     GAPREASON_NO_SPACE: _ClassVar[GapReason]
     GAPREASON_CAPPED: _ClassVar[GapReason]
     GAPREASON_NOT_SYNCED: _ClassVar[GapReason]
+    GAPREASON_PRUNED: _ClassVar[GapReason]
 
 class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -66,6 +67,7 @@ GAPREASON_DISK_FAILED: GapReason
 GAPREASON_NO_SPACE: GapReason
 GAPREASON_CAPPED: GapReason
 GAPREASON_NOT_SYNCED: GapReason
+GAPREASON_PRUNED: GapReason
 JOBSTATE_UNSPECIFIED: JobState
 JOBSTATE_RUNNING: JobState
 JOBSTATE_TERMINATED_BY_API: JobState
@@ -91,7 +93,7 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +101,7 @@ class JobCreateRequest(_message.Message):
     OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FULL_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
+    SECRETS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -106,7 +109,18 @@ class JobCreateRequest(_message.Message):
     output_max: int
     output_full: OutputFull
     stdin: bool
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ...) -> None: ...
+    secrets: _containers.RepeatedCompositeFieldContainer[SecretRange]
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ...) -> None: ...
+
+class SecretRange(_message.Message):
+    __slots__ = ("word", "start", "end")
+    WORD_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    word: int
+    start: int
+    end: int
+    def __init__(self, word: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -173,7 +187,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "output_pruned")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -191,6 +205,7 @@ class JobResponse(_message.Message):
     OUTPUT_BYTES_LOST_FIELD_NUMBER: _ClassVar[int]
     CMD_ARGS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
     client: str
@@ -208,7 +223,18 @@ class JobResponse(_message.Message):
     output_bytes_lost: int
     cmd_args_omitted: int
     output_bytes_dropped: int
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ...) -> None: ...
+    output_pruned: OutputPruned
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ...) -> None: ...
+
+class OutputPruned(_message.Message):
+    __slots__ = ("time", "reason", "bytes")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    reason: str
+    bytes: int
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Cause(_message.Message):
     __slots__ = ("exited", "signalled", "stopped", "oom_killed", "failed_to_start", "server_shutdown", "server_lost", "output_capped")
@@ -339,7 +365,7 @@ class WatchRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ..., only_new: _Optional[bool] = ...) -> None: ...
 
 class JobEventMessage(_message.Message):
-    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed")
+    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed", "output_pruned")
     class Launched(_message.Message):
         __slots__ = ("cmd", "cmd_args_omitted", "pid", "limits")
         CMD_FIELD_NUMBER: _ClassVar[int]
@@ -426,6 +452,7 @@ class JobEventMessage(_message.Message):
     OUTPUT_LOST_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     time: _timestamp_pb2.Timestamp
     job_id: JobID
@@ -440,7 +467,8 @@ class JobEventMessage(_message.Message):
     output_lost: JobEventMessage.OutputLost
     finished: JobEventMessage.Finished
     removed: JobEventMessage.Removed
-    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ...) -> None: ...
+    output_pruned: OutputPruned
+    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ()

@@ -22,8 +22,8 @@ from jobmaster.host.cgroup.limits import (
     limit_writes,
     parse_cores,
     parse_count,
-    parse_size,
 )
+from jobmaster.sizes import parse_size
 
 
 def _texts(

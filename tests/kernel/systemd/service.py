@@ -12,7 +12,7 @@ import trio
 
 from jobmaster.address import DEFAULT_PORT
 from jobmaster.client import Jobs, connect
-from tests.harness import servers_of
+from tests.processes import servers_of
 from tests.test_readme import blocks
 
 RUNNING_SYSTEMD: Final = Path("/run/systemd/system")

@@ -18,8 +18,9 @@ import trio
 
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.harness import first_chunk, is_alive, servers_of
+from tests.harness import first_chunk, is_alive
 from tests.kernel.systemd.service import CGROUP, SECONDS, Service, processes_in, replace_launcher
+from tests.processes import servers_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.power]
 

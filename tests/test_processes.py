@@ -1,4 +1,4 @@
-"""What the tests ask of the processes they start."""
+"""What is told of a launcher's children, from its fork to the death of the server."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import subprocess
 import sys
 from typing import Final
 
-from tests.harness import command_line, servers_of
+from tests.processes import command_line, servers_of
 
 LAUNCHER: Final = """
 import os, subprocess, sys
 if os.fork():
-    server = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", *sys.argv[1:]])
+    server = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()", *sys.argv[3:]])
     print(server.pid, flush=True)
 sys.stdin.read()
 """
@@ -20,12 +20,12 @@ sys.stdin.read()
 
 def test_what_a_launcher_has_only_forked_is_no_server() -> None:
     """A child that is held before its exec has the launcher's command line, which names the server as well."""
-    command = [sys.executable, "-c", LAUNCHER, "-m", "jobmaster.server"]
+    command = [sys.executable, "-c", LAUNCHER, "--", "python", "-m", "jobmaster.server", "--listen"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as launcher:
         assert launcher.stdout is not None
         server = int(launcher.stdout.readline())
-        while command_line(server) == command_line(launcher.pid):
-            pass  # it is about to be executed
+        while command_line(server) in (command_line(launcher.pid), b""):
+            pass  # it is about to be executed, or just being so
         assert servers_of(launcher.pid) == [server]
 
 

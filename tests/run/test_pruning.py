@@ -1,0 +1,257 @@
+"""The outputs of all jobs stay within what they may take of the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+import trio
+
+from jobmaster.errors import ServerBusy
+from jobmaster.job.identifier import JobId
+from jobmaster.job.record import OutputPruned
+from jobmaster.output.dropping import prune_file
+from jobmaster.output.index import GapReason
+from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
+from jobmaster.run import pruning
+from jobmaster.run.bounds import Bounds, Disk, FreeSpace, OutputBounds
+from jobmaster.run.registry import Registry
+from tests.run.conftest import Machine
+from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
+from tests.run.scripted import Script, output
+
+SIZE: Final = 320 * 1024
+WRITER: Final = Script(writes=((0.1, SIZE),), ends_at=1)
+MOST: Final = 1216 * 1024
+"""Room for three outputs of that size with their indexes, and no fourth."""
+
+
+@asynccontextmanager
+async def bounded(machine: Machine, most: int = MOST) -> AsyncIterator[Registry]:
+    """A registry whose outputs may take so much."""
+    async with machine.registry(bounds=Bounds(output=OutputBounds(most=most))) as registry:
+        yield registry
+
+
+async def run_to_end(machine: Machine, registry: Registry, *callers: Any) -> list[JobId]:
+    """Jobs that write SIZE bytes, one after the other."""
+    job_ids = []
+    for caller in callers:
+        job_ids.append(await machine.start(registry, caller, WRITER))
+        await ended(registry, job_ids[-1])
+    return job_ids
+
+
+async def pieces_of(registry: Registry, job_id: str, offset: int = 0) -> list[tuple[int, int, GapReason | None]]:
+    """What a follower gets of an output: where each piece begins and ends, and why it is not there."""
+    job = await registry.find(ADMIN, job_id)
+    async with aclosing(job.output.read(Selection(start=FromOffset(offset)))) as pieces:
+        return [extent_of(piece) async for piece in pieces]
+
+
+def extent_of(piece: Piece | GapPiece | Position) -> tuple[int, int, GapReason | None]:
+    """Where a piece begins and ends, and why it is not there."""
+    if isinstance(piece, GapPiece):
+        return piece.start, piece.end, piece.reason
+    assert isinstance(piece, Piece)
+    return piece.stretch.offset, piece.stretch.offset + piece.stretch.length, None
+
+
+async def test_the_client_that_takes_most_loses_its_oldest(machine: Machine) -> None:
+    """Its output goes and its record stays and says so; all others are as they were."""
+    async with bounded(machine) as registry:
+        first, *kept = await run_to_end(machine, registry, CLIENT1, CLIENT2, CLIENT1, CLIENT1)
+        await trio.sleep(20)
+        assert machine.logs() == set(kept)
+        pruned = record_of(registry, first).output_pruned
+        assert pruned is not None
+        assert pruned.reason == "the outputs of all jobs take as much as they may (1216K)"
+        assert record_of(registry, first) == machine.records.jobs[first]
+        assert [record_of(registry, job_id).output_pruned for job_id in kept] == [None] * 3
+        assert (first, pruned) in machine.records.written
+
+
+async def test_readers_of_what_was_removed(machine: Machine) -> None:
+    """Who asks for it gets one gap of all that is asked for, with the reason; the others' are read as ever."""
+    async with bounded(machine) as registry:
+        first, *_, last = await run_to_end(machine, registry, CLIENT1, CLIENT1, CLIENT1, CLIENT1)
+        await trio.sleep(20)
+        assert await pieces_of(registry, first) == [(0, SIZE, GapReason.PRUNED)]
+        assert await pieces_of(registry, first, 1000) == [(1000, SIZE, GapReason.PRUNED)]
+        assert {reason for *_, reason in await pieces_of(registry, last)} == {None}
+        job = await registry.find(ADMIN, first)
+        for start in (LastBytes(1000), LastLines(3), Since(0)):
+            async with aclosing(job.output.read(Selection(start=start))) as pieces:
+                position, *gaps = [piece async for piece in pieces]
+            assert isinstance(position, Position)
+            assert [extent_of(gap) for gap in gaps] == [(position.offset, SIZE, GapReason.PRUNED)]
+
+
+@pytest.mark.parametrize("was_live", [True, False])
+async def test_a_follower_in_the_middle(machine: Machine, was_live: bool) -> None:
+    """It reads what it is being sent and is told of the rest; the disk has the other blocks back at once."""
+    async with bounded(machine) as registry:
+        job_id = await machine.start(registry, CLIENT1, WRITER)
+        path = machine.host.output_path(job_id)
+        if not was_live:
+            await ended(registry, job_id)
+        job = await registry.find(ADMIN, job_id)
+        async with aclosing(job.output.read(Selection())) as pieces:
+            piece = await anext(pieces)
+            assert isinstance(piece, Piece)
+            with path.open("rb") as file:
+                await run_to_end(machine, registry, *[CLIENT1] * 4)
+                await trio.sleep(20)
+                assert not path.exists()
+                there = os.fstat(file.fileno()).st_blocks * 512
+            assert there <= piece.stretch.length + 8192
+            data = await piece.stretch.read(0, piece.stretch.length)
+            assert data == output(SIZE)[piece.stretch.offset :][: piece.stretch.length]
+            end = piece.stretch.offset + piece.stretch.length
+            assert [extent_of(piece) async for piece in pieces] == [(end, SIZE, GapReason.PRUNED)]
+
+
+async def test_running_jobs_alone(machine: Machine) -> None:
+    """Nothing of theirs is removed: no job is started, and what they write is lost, until there is room again."""
+    async with bounded(machine, most=2 * SIZE) as registry:
+        runs = Script(writes=((0.1, 3 * SIZE), (30, 1000), (100, 1000)))
+        job_id = await machine.start(registry, CLIENT1, runs)
+        await trio.sleep(20)
+        with pytest.raises(
+            ServerBusy, match=r"the outputs of all jobs take as much as they may \(640K\), and what can be removed"
+        ):
+            await machine.start(registry, CLIENT2)
+        await trio.sleep(20)
+        record = record_of(registry, job_id)
+        assert (record.output_bytes, record.output_bytes_lost) == (3 * SIZE, 1000)
+        assert record.output_pruned is None
+
+
+async def test_there_is_room_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When others have left the disk, jobs are started, and what running ones write is kept behind the gap."""
+    disk = Disk(size=10 * MOST, free=MOST)
+    monkeypatch.setattr(pruning, "disk_of", lambda _: disk)
+    bounds = Bounds(output=OutputBounds(free=FreeSpace(percent=20)))
+    async with machine.registry(bounds=bounds) as registry:
+        runs = Script(writes=((10, 1000), (20, 2000), (40, 3000)), ends_at=60)
+        job_id = await machine.start(registry, CLIENT1, runs)
+        await trio.sleep(30)
+        with pytest.raises(ServerBusy, match=r"the disk of the outputs has as little free as it may \(20 %\)"):
+            await machine.start(registry, CLIENT2)
+        disk = Disk(size=10 * MOST, free=3 * MOST)
+        await trio.sleep(5)
+        await machine.start(registry, CLIENT2)
+        await ended(registry, job_id)
+        assert await pieces_of(registry, job_id) == [(0, 3000, GapReason.NO_SPACE), (3000, 6000, None)]
+
+
+async def test_a_disk_that_others_fill(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is missing of the floor is given back by ended jobs, no more at a time than that; the disk takes its time."""
+    free = 2 * MOST
+    monkeypatch.setattr(pruning, "disk_of", lambda _: Disk(size=10 * MOST, free=free))
+    bounds = Bounds(output=OutputBounds(free=FreeSpace(size=MOST)))
+    async with machine.registry(bounds=bounds) as registry:
+        job_ids = await run_to_end(machine, registry, *[CLIENT1] * 4)
+        await trio.sleep(20)
+        assert machine.logs() == set(job_ids)
+        free = MOST - SIZE // 2
+        await trio.sleep(5)
+        assert machine.logs() == set(job_ids[1:])
+        free = 2 * MOST
+        await trio.sleep(20)
+        assert machine.logs() == set(job_ids[1:])
+
+
+async def test_what_an_earlier_server_left(machine: Machine) -> None:
+    """It counts, and goes in the order in which the jobs have ended."""
+    async with machine.registry() as registry:
+        job_ids = await run_to_end(machine, registry, CLIENT1, *[CLIENT2] * 4)
+    async with bounded(machine) as registry:
+        await trio.sleep(20)
+        assert machine.logs() == {job_ids[0], *job_ids[3:]}
+        pruned = [job_id for job_id in job_ids if machine.records.jobs[job_id].output_pruned]
+        assert pruned == job_ids[1:3]
+
+
+async def test_a_server_that_was_killed_in_between(machine: Machine) -> None:
+    """An output that the journal says is removed, and that is still there, goes at the next start, and nobody reads it."""
+    async with machine.registry() as registry:
+        (job_id,) = await run_to_end(machine, registry, CLIENT1)
+    event = OutputPruned(at=record_at(machine, job_id), reason="too much")
+    machine.records.post(job_id, event)
+    async with bounded(machine) as registry:
+        assert await pieces_of(registry, job_id) == [(0, SIZE, GapReason.PRUNED)]
+        await trio.sleep(20)
+        assert machine.logs() == set()
+
+
+def record_at(machine: Machine, job_id: JobId) -> Any:
+    """When a job was started."""
+    return machine.records.jobs[job_id].state.started_at
+
+
+async def test_a_journal_that_cannot_be_written(machine: Machine) -> None:
+    """It is not waited for without end: its own disk may be the one that is to have room."""
+    async with bounded(machine) as registry:
+        job_ids = await run_to_end(machine, registry, *[CLIENT1] * 3)
+        machine.records.settle_seconds = 1e9
+        await run_to_end(machine, registry, CLIENT1)
+        await trio.sleep(30)
+        assert job_ids[0] not in machine.logs()
+        machine.records.settle_seconds = 0
+
+
+async def test_an_output_that_cannot_be_removed(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, and what is missing of the bound is not taken from another."""
+    failures = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(path: Path, pinned: Any) -> None:
+        if failures:
+            raise failures.pop()
+        prune_file(path, pinned)
+
+    monkeypatch.setattr(pruning, "prune_file", fail_once)
+    async with bounded(machine) as registry:
+        first, *kept = await run_to_end(machine, registry, *[CLIENT1] * 4)
+        await trio.sleep(200)
+        assert machine.logs() == set(kept)
+        assert await pieces_of(registry, first) == [(0, SIZE, GapReason.PRUNED)]
+
+
+async def test_a_removed_job_does_not_count(machine: Machine) -> None:
+    """What a client removes by itself is room for others."""
+    async with bounded(machine) as registry:
+        job_ids = await run_to_end(machine, registry, *[CLIENT1] * 3)
+        await registry.remove(CLIENT1, job_ids[2])
+        last = await run_to_end(machine, registry, CLIENT1)
+        await trio.sleep(20)
+        assert machine.logs() == {*job_ids[:2], *last}
+
+
+async def test_a_client_that_writes_without_end(machine: Machine) -> None:
+    """It drives out no more of others' outputs than it wrote in a moment: then it is blocked, and it alone, until it gives."""
+    async with bounded(machine, most=10 * SIZE) as registry:
+        kept = await run_to_end(machine, registry, *[CLIENT2] * 4)
+        writes = tuple((second, SIZE) for second in range(1, 60))
+        job_id = await machine.start(registry, CLIENT1, Script(writes=writes, ends_at=90))
+        await trio.sleep(70)
+        lost = [each for each in kept if record_of(registry, each).output_pruned]
+        assert lost == kept[: len(lost)]
+        assert len(lost) in {1, 2}, "it wrote as much as one of them takes, and its index"
+        record = record_of(registry, job_id)
+        assert record.output_bytes + record.output_bytes_lost == 59 * SIZE
+        assert record.output_bytes <= 8 * SIZE
+        with pytest.raises(ServerBusy, match="try again when running jobs of client1 have ended"):
+            await machine.start(registry, CLIENT1)
+        (last,) = await run_to_end(machine, registry, CLIENT2)
+        await trio.sleep(2)
+        assert record_of(registry, last).output_pruned is None
+        await ended(registry, job_id)
+        await trio.sleep(5)
+        assert record_of(registry, job_id).output_pruned is not None
+        assert await run_to_end(machine, registry, CLIENT1)
