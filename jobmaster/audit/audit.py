@@ -181,13 +181,13 @@ def _head(position: Position, journal_sequence: int, server: str, left: Sequence
     now = datetime.now(UTC)
     before = "nothing" if not position.sequence else "closed" if position.is_closed and not left else "cut off"
     lines = [*left, Line(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))]
-    ended = [line.begun for line in left]
+    ended = {line.begun for line in left}  # numbers, and lines as themselves
     for sequence, text in position.begun.items():
         if sequence not in ended:
             found = (document_of(text) if text is not None else None) or {}
             lines.append(Line(_cut_off(found, now), sequence))
     for line in left:
-        if isinstance(line.entry, Begun) and not any(each is line for each in ended):
+        if isinstance(line.entry, Begun) and line not in ended:
             begun = line.entry
             call = Call(
                 at=now,
