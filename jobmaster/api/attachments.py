@@ -107,7 +107,11 @@ class _Attachment:
     # --- input ----------------------------------------------------------------------------------------------------
 
     async def _receive(self, stdin: Stdin) -> None:
-        with stdin.written_by(self._start.writer) as scope, self._call.wide_window():
+        with (
+            stdin.written_by(self._start.writer) as scope,
+            self._call.window_apart() as grant,
+            stdin.wide_by(grant),
+        ):
             await self._tell(stdin)
             try:
                 while (message := await self._call.receive_message(seconds=math.inf)) is not None:

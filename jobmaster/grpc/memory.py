@@ -14,7 +14,7 @@ MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes over all callers."""
 MAX_HELD_OF_CALLER: Final = 16 * 1024 * 1024
 MAX_WIDE: Final = 16
-"""Calls with a wide window over all callers: what they hold up, 16 MiB, leaves most of `MAX_HELD` to the others."""
+"""Grants of a wide window over all callers: what they hold up, 16 MiB, leaves most of `MAX_HELD` to the others."""
 MAX_WIDE_OF_CALLER: Final = 4
 """Of one caller: 4 MiB of `MAX_HELD_OF_CALLER`. Further calls have the usual window."""
 
@@ -25,7 +25,7 @@ class CallerLoad:
     Attributes:
         open_calls: calls whose handlers have not ended.
         held: bytes held for them.
-        wide: those of them that have a wide window.
+        wide: grants of a wide window that were not released.
     """
 
     __slots__ = ("__weakref__", "held", "open_calls", "wide")
@@ -52,6 +52,25 @@ class ServerLoad:
         return load
 
 
+class WideGrant:
+    """Leave for one call to have a wide window, and for what it fills to be large; counted until it is released."""
+
+    __slots__ = ("_caller", "_is_held", "_server")
+
+    def __init__(self, server: ServerLoad, caller: CallerLoad) -> None:
+        self._server = server
+        self._caller = caller
+        self._is_held = True
+        server.wide += 1
+        caller.wide += 1
+
+    def release(self) -> None:
+        """Nothing that it allows is left. Idempotent."""
+        self._server.wide -= self._is_held
+        self._caller.wide -= self._is_held
+        self._is_held = False
+
+
 class CallAccount:
     """The bytes held for one call; `set(0)` at its end."""
 
@@ -72,14 +91,8 @@ class CallAccount:
         self._held = held
         return True
 
-    def widen(self) -> bool:
-        """Whether the call may have a wide window; it is counted until `narrow`, then."""
-        may = self._server.wide < MAX_WIDE and self._caller.wide < MAX_WIDE_OF_CALLER
-        self._server.wide += may
-        self._caller.wide += may
-        return may
-
-    def narrow(self) -> None:
-        """It has none any more."""
-        self._server.wide -= 1
-        self._caller.wide -= 1
+    def widen(self) -> WideGrant | None:
+        """A grant for the call to have a wide window, where there are not too many."""
+        if self._server.wide >= MAX_WIDE or self._caller.wide >= MAX_WIDE_OF_CALLER:
+            return None
+        return WideGrant(self._server, self._caller)

@@ -21,7 +21,7 @@ from jobmaster.http2.header_blocks import encode_block
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from jobmaster.grpc.memory import CallAccount
+    from jobmaster.grpc.memory import CallAccount, WideGrant
     from jobmaster.grpc.methods import Method
     from jobmaster.grpc.watch import Admission, CallWatch
     from jobmaster.http2.events import DataReceived
@@ -204,17 +204,18 @@ class ServerCall:
         return message
 
     @contextmanager
-    def wide_window(self) -> Iterator[None]:
-        """For the block the client may send `WIDER` bytes more ahead, where it and all together do not have too many such."""
-        is_counted = self._account.widen()
-        is_wide = is_counted and self._connection.widen(self.stream_id, WIDER)
+    def window_apart(self) -> Iterator[WideGrant | None]:
+        """For the block, what the client sends ahead in this call takes nothing of the window of its other calls.
+
+        Where not too many have it, the client may send `WIDER` bytes more ahead. The block is given that grant, and has to
+        release it, then or later.
+        """
+        grant = self._account.widen()
+        added = self._connection.set_window_apart(self.stream_id, WIDER if grant is not None else 0)
         try:
-            yield
+            yield grant
         finally:
-            if is_wide:
-                self._connection.narrow(WIDER)
-            if is_counted:
-                self._account.narrow()
+            self._connection.take_window_back(added, WIDER if grant is not None else 0)
 
     # --- sending --------------------------------------------------------------------------------------------------
 

@@ -211,13 +211,13 @@ class Http2Protocol(Generic[Parsed]):
         """Returns `length` bytes of consumed DATA to the peer's windows, that of the connection alone for stream 0."""
         self._table.acknowledge(stream_id, length)
 
-    def widen(self, stream_id: int, more: int) -> bool:
-        """Lets the peer send more on a stream before any is acknowledged; False where the stream takes none."""
-        return self._table.widen(stream_id, more)
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """As `StreamTable.set_window_apart`."""
+        return self._table.set_window_apart(stream_id, more)
 
-    def narrow(self, less: int) -> None:
-        """Takes back from the connection's window what `widen` has added for a stream that needs it no more."""
-        self._table.narrow(less)
+    def take_window_back(self, added: int) -> None:
+        """As `StreamTable.take_window_back`."""
+        self._table.take_window_back(added)
 
     # --- headers --------------------------------------------------------------------------------------------------
 

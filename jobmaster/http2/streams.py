@@ -161,24 +161,31 @@ class StreamTable:
                 stream.receive_window += stream.unacknowledged
                 stream.unacknowledged = 0
 
-    def widen(self, stream_id: int, more: int) -> bool:
-        """Adds to a stream's window, and as much to the connection's, until `narrow`; False for one that is closed.
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """Adds to a stream's window, and to the connection's as much as the stream's is then; once for a stream.
 
-        So what is held up on a stream with a large window takes no more of the connection's window from the other
-        streams than before.
+        So what is held up on that stream takes nothing of the connection's window from the other streams.
+
+        Returns:
+            what was added to the connection's window, for `take_window_back`; 0 for a stream that is closed.
         """
         stream = self.open.get(stream_id)
         if stream is None or stream.remote_ended:
-            return False
+            return 0
         stream.window += more
         stream.receive_window += more
-        self._receive_window += more
-        self._send(frames.window_update(stream_id, more) + frames.window_update(0, more))
-        return True
+        if more:
+            self._send(frames.window_update(stream_id, more))
+        given_back = min(self._to_withhold, stream.window)  # else the window of a client that comes and goes would grow
+        self._to_withhold -= given_back
+        if added := stream.window - given_back:
+            self._receive_window += added
+            self._send(frames.window_update(0, added))
+        return stream.window
 
-    def narrow(self, less: int) -> None:
+    def take_window_back(self, added: int) -> None:
         """Makes the connection's window smaller again. HTTP/2 has no frame for that: of what comes, so much is kept back."""
-        self._to_withhold += less
+        self._to_withhold += added
 
     # --- send windows ---------------------------------------------------------------------------------------------
 

@@ -431,23 +431,32 @@ class Connection:
         if length and not self._closing:
             self._http2.acknowledge(stream_id, length)
 
-    def widen(self, stream_id: int, more: int) -> bool:
-        """Lets the peer send so many bytes more on a stream before any are acknowledged; False where it is closed."""
-        if self._closing or not self._http2.widen(stream_id, more):
-            return False
-        if not self._wide_streams:
-            self._read_size = max(self._read_size, BULK_READ_SIZE)
-            receive_bulk(self._stream, is_bulk=True)
-        self._wide_streams += 1
-        return True
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """Lets the peer send `more` bytes more on a stream before any are acknowledged, and reads in larger pieces then.
 
-    def narrow(self, less: int) -> None:
-        """Takes so much of the connection's window back, after `widen`."""
-        self._http2.narrow(less)
-        self._wide_streams -= 1
-        if not self._wide_streams:
-            self._read_size = self._usual_read_size
-            receive_bulk(self._stream, is_bulk=False)
+        The window of the connection grows by that of the stream, so that this takes nothing of it from other streams.
+
+        Returns:
+            what `take_window_back` is to be called with; 0 where the stream is closed.
+        """
+        added = 0 if self._closing else self._http2.set_window_apart(stream_id, more)
+        if added and more:
+            self._wide_streams += 1
+            self._read_in_bulk()
+        return added
+
+    def take_window_back(self, added: int, more: int) -> None:
+        """Ends what `set_window_apart` has begun."""
+        self._http2.take_window_back(added)
+        if added and more:
+            self._wide_streams -= 1
+            self._read_in_bulk()
+
+    def _read_in_bulk(self) -> None:
+        """As long as there are streams with a wide window: the buffer of each connection costs memory."""
+        is_bulk = self._wide_streams > 0
+        self._read_size = max(self._usual_read_size, BULK_READ_SIZE) if is_bulk else self._usual_read_size
+        receive_bulk(self._stream, is_bulk=is_bulk)
 
 
 async def refuse(stream: trio.abc.Stream, reason: str) -> None:

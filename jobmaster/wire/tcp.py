@@ -73,7 +73,8 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     def receive_bulk(self, is_bulk: bool) -> None:  # a switch
         """Receives more in one go from now on, or no more than usual."""
-        self._buffer = bytearray(BULK_RECEIVE_SIZE) if is_bulk else None
+        if is_bulk != (self._buffer is not None):
+            self._buffer = bytearray(BULK_RECEIVE_SIZE) if is_bulk else None
 
     def put_ahead(self, pieces: Sequence[bytes]) -> None:
         """Puts pieces before the bytes of the next `send_all` that has none before it yet."""

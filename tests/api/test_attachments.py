@@ -35,8 +35,8 @@ class Call:
         await trio.lowlevel.checkpoint()
         return self._messages.pop(0) if self._messages else None
 
-    def wide_window(self) -> AbstractContextManager[None]:
-        """As `ServerCall.wide_window`."""
+    def window_apart(self) -> AbstractContextManager[None]:
+        """As `ServerCall.window_apart`."""
         return nullcontext()
 
     def send_now(self, data: bytes) -> bool:

@@ -16,12 +16,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
-from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, Stdin, open_input_pipe, open_queue
+from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, WIDE_CAPACITY, Stdin, open_input_pipe, open_queue
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
 KILLS: Final = 15
-TOO_MUCH: Final = 2 * (CAPACITY + PIPE_SIZE)
+TOO_MUCH: Final = 2 * (WIDE_CAPACITY + PIPE_SIZE)
 """Bytes that are not taken for a job that reads nothing."""
 
 
@@ -109,6 +109,63 @@ async def test_a_job_that_reads_nothing(fed: Fed) -> None:
         assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
         assert await read_exactly(fed.read_end, TOO_MUCH) == input_at(0, TOO_MUCH)
     assert fed.stdin.accepted == TOO_MUCH
+
+
+class Grant:
+    """Counts how often it was released."""
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    def release(self) -> None:
+        """As `WideGrant.release`."""
+        self.released += 1
+
+
+async def test_a_writer_with_a_grant(fed: Fed) -> None:
+    """More is taken; when it leaves, its grant stays taken until the job has read so much that the queue is small."""
+    grant = Grant()
+    async with moving(fed.stdin):
+        async with trio.open_nursery() as nursery:
+            with fed.stdin.wide_by(grant):
+                nursery.start_soon(write_pieces, fed.stdin, [TOO_MUCH])
+                await until(lambda: fed.stdin.accepted >= WIDE_CAPACITY)
+                await wait_all_tasks_blocked(0.01)
+                assert fed.stdin.accepted == WIDE_CAPACITY
+            nursery.cancel_scope.cancel()
+        assert grant.released == 0
+        await read_exactly(fed.read_end, WIDE_CAPACITY)
+        await until(lambda: grant.released == 1)
+        with fed.stdin.wide_by(another := Grant()):
+            pass
+    assert (grant.released, another.released) == (1, 1)
+
+
+async def test_a_hostile_writer(fed: Fed) -> None:
+    """Who attaches, fills the queue and leaves, again and again, has the grants taken; the next one with a grant answers."""
+    grants = [Grant(), Grant()]
+    with fed.stdin.wide_by(grants[0]):
+        await fed.stdin.write(0, bytes(WIDE_CAPACITY))
+    with fed.stdin.wide_by(None):
+        assert grants[0].released == 0
+    with fed.stdin.wide_by(grants[1]):
+        assert [grant.released for grant in grants] == [1, 0]
+    assert grants[1].released == 0
+    await fed.stdin.close()
+    assert [grant.released for grant in grants] == [1, 1]
+
+
+async def test_what_nobody_reads_costs_no_memory(fed: Fed) -> None:
+    """The queue of a job that reads no more is freed, and with it the grant."""
+    grant = Grant()
+    with fed.stdin.wide_by(grant):
+        await fed.stdin.write(0, bytes(WIDE_CAPACITY))
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, fed.read_end)
+    os.close(null)
+    async with moving(fed.stdin):
+        await until(lambda: fed.told == 1)
+        assert (os.fstat(fed.queue).st_blocks, grant.released) == (0, 1)
 
 
 async def test_what_is_moved_costs_no_memory(fed: Fed) -> None:
