@@ -103,7 +103,7 @@ class KnownJob:
 
     async def settle(self) -> pb.JobResponse:
         """The record when all that it has written is accounted for."""
-        with trio.fail_after(60):
+        with trio.fail_after(150):
             while accounted_for(record := await self.jobs.status(self.id)) < self.written:
                 await trio.sleep(0.02)
         return record
@@ -117,7 +117,7 @@ class KnownJob:
     async def ended(self) -> pb.JobResponse:
         """Has it return; its record then."""
         self.finish()
-        with trio.fail_after(60):
+        with trio.fail_after(150):
             record = await self.jobs.wait(self.id)
         assert record.cause.exited.code == CODE, record
         return record

@@ -25,7 +25,7 @@ from tests.known_output import KnownJob, Told, known_job
 
 pytestmark = pytest.mark.kernel
 
-DEADLINE = 60.0
+DEADLINE = 150.0
 FILLED = ("--output-free", "0")
 """Options of a server whose disk is to be filled."""
 

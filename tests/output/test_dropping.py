@@ -347,6 +347,7 @@ async def test_streams_that_change_from_byte_to_byte(tmp_path: Path) -> None:
 
 async def test_a_reopened_output_goes_on_with_its_index(tmp_path: Path) -> None:
     """A server that comes later keeps to the same bound, whether something was dropped before or not."""
+    await trio.lowlevel.checkpoint()
     job = Alternating(OutputLog(tmp_path / "job.log", CAP))
     for count in (8_000, 12_000, 20_000, 20_000):
         job.write(count)
@@ -360,6 +361,7 @@ async def test_a_reopened_output_goes_on_with_its_index(tmp_path: Path) -> None:
 
 async def test_a_job_that_is_ended_by_its_index(tmp_path: Path) -> None:
     """Where nothing is dropped, the job is ended when output and index together are as large as they may be."""
+    await trio.lowlevel.checkpoint()
     job = Alternating(OutputLog(tmp_path / "job.log", Cap(SMALLEST, ends_job=True)))
     job.write(20_000)
     assert job.log.is_full.is_set()
