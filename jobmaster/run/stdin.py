@@ -343,12 +343,16 @@ class _Ends:
             self._threads += 1
             queue, pipe = self.queue, self.pipe
         try:
-            while self.pipe == pipe and (count := end - os.lseek(queue, 0, os.SEEK_CUR)) > 0:
+            held_up_at = end
+            while self.pipe == pipe and (begin := os.lseek(queue, 0, os.SEEK_CUR)) < end:
                 try:
-                    os.sendfile(pipe, queue, None, count)
+                    os.sendfile(pipe, queue, None, end - begin)
                 except BlockingIOError:
-                    if not _is_writable_soon(pipe):
+                    if begin == held_up_at or not _is_writable_soon(
+                        pipe
+                    ):  # a terminal may pass for writable, and is not
                         raise
+                    held_up_at = begin
         finally:
             with self._lock:
                 self._threads -= 1
@@ -381,10 +385,10 @@ class _Ends:
 
 
 def _is_writable_soon(pipe: int) -> bool:
-    """Whether a pipe takes more within `_SOON`."""
+    """Whether a pipe takes more within `_SOON`, and somebody has its other end."""
     poll = select.poll()
     poll.register(pipe, select.POLLOUT)
-    return bool(poll.poll(_SOON))
+    return [events for _, events in poll.poll(_SOON)] == [select.POLLOUT]
 
 
 def _punch(queue: int) -> None:

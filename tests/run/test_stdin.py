@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
-from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, WIDE_CAPACITY, Stdin, open_input_pipe, open_queue
+from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, WIDE_CAPACITY, Stdin, _Ends, open_input_pipe, open_queue
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
@@ -305,6 +305,21 @@ async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.Monkey
     assert await read_to_end(fed.read_end) == b"abc"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fed.queue)
+
+
+async def test_a_thread_does_not_wait_for_what_nobody_reads(fed: Fed) -> None:
+    """A pipe that stays full, and a terminal that no process has open, are left by the thread that moves, soon."""
+    await fed.stdin.write(0, bytes(CAPACITY))
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    os.close(slave)
+    os.write(fed.pipe, bytes(PIPE_SIZE))
+    for end in (master, fed.pipe):
+        moving = _Ends(os.dup(fed.queue), end)
+        with pytest.raises(OSError):  # noqa: PT011  # EIO or EAGAIN
+            await trio.to_thread.run_sync(moving.move, CAPACITY)
+        os.close(moving.queue)
+    os.close(master)
 
 
 def test_servers_killed_at_any_moment() -> None:
