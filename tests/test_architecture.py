@@ -64,6 +64,7 @@ PURE: Final = (
     "sizes.py",
     "cli/actions.py",
     "cli/arguments.py",
+    "cli/parser.py",
     "cli/exit_status.py",
     "cli/presentation.py",
     "cli/detaching.py",

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from jobmaster.cli.actions import Audit, Command, Text
-from jobmaster.cli.arguments import UsageError, is_as_a_job, parse
+from jobmaster.cli.arguments import is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
+from jobmaster.cli.parser import UsageError
 from jobmaster.errors import ConfigurationError, JobmasterError
 
 
@@ -40,6 +41,9 @@ def run(arguments: Sequence[str]) -> int:
     except JobmasterError as error:
         complain(f"jobmaster: {error}\n")
         return usage if isinstance(error, ConfigurationError) else failed
+    except Exception as error:  # noqa: BLE001  # whatever it is, 1 would be taken for the job's own status
+        complain(f"jobmaster: a bug in the client, please report it: {error!r}\n")
+        return failed
     return DONE
 
 

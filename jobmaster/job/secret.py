@@ -2,12 +2,15 @@
 
 The process gets the true words, and so does whoever may read its /proc/PID/cmdline; everything that the server keeps, writes
 or answers has `MASK` in the place of each secret: the record, the journal with its backups, the audit, the log.
+
+A word of two megabytes may have all of the secrets, and the event loop looks for them: each word is encoded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
@@ -35,12 +38,13 @@ def check_secrets(words: Sequence[str], secrets: Sequence[Secret]) -> None:
     """
     if len(secrets) > MAX_SECRETS:
         raise InvalidRequest(f"more than {MAX_SECRETS} secrets: pass them in a file or by stdin", field="secrets")
-    before = Secret(0, 0, 0)
+    before, data = Secret(-1, 0, 0), b""
     for position, secret in enumerate(secrets):
         field = f"secrets[{position}]"
         if secret.word >= len(words):
             raise InvalidRequest(f"secret {position + 1} is in a word that the command does not have", field=field)
-        data = _bytes_of(words[secret.word])
+        if secret.word != before.word:
+            data = _bytes_of(words[secret.word])
         if not 0 <= secret.start < secret.end <= len(data):
             raise InvalidRequest(f"secret {position + 1} is empty or not within its word", field=field)
         if _is_within_character(data, secret.start) or _is_within_character(data, secret.end):
@@ -55,15 +59,23 @@ def check_secrets(words: Sequence[str], secrets: Sequence[Secret]) -> None:
 def masked_words(words: Sequence[str], secrets: Sequence[Secret], mask: str = MASK) -> tuple[str, ...]:
     """The words of a command with a mask in the place of each of its secrets, which have been checked."""
     masked = list(words)
-    for secret in reversed(secrets):
-        data = _bytes_of(masked[secret.word])
-        masked[secret.word] = _text_of(data[: secret.start]) + mask + _text_of(data[secret.end :])
+    for word, data, of_word in _by_word(words, secrets):
+        ends = (0, *(secret.end for secret in of_word))
+        starts = (*(secret.start for secret in of_word), len(data))
+        masked[word] = mask.join(_text_of(data[end:start]) for end, start in zip(ends, starts, strict=True))
     return tuple(masked)
 
 
 def values_of(words: Sequence[str], secrets: Sequence[Secret]) -> frozenset[bytes]:
     """The secrets themselves, which have been checked."""
-    return frozenset(_bytes_of(words[secret.word])[secret.start : secret.end] for secret in secrets)
+    return frozenset(
+        data[secret.start : secret.end] for _, data, of_word in _by_word(words, secrets) for secret in of_word
+    )
+
+
+def _by_word(words: Sequence[str], secrets: Sequence[Secret]) -> Iterator[tuple[int, bytes, list[Secret]]]:
+    for word, of_word in groupby(secrets, lambda secret: secret.word):
+        yield word, _bytes_of(words[word]), list(of_word)
 
 
 def _is_within_character(data: bytes, position: int) -> bool:

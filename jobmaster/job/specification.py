@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 from typing import Final
 
@@ -34,6 +34,7 @@ class JobSpecification:
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
         terminal: what is all three of its standard streams; None where they are not one.
         secrets: what of the words nobody is to read, in order.
+        masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
     Raises:
         InvalidRequest: it cannot be run on any host; names the field.
@@ -47,6 +48,7 @@ class JobSpecification:
     ends_when_full: bool = False
     terminal: Terminal | None = None
     secrets: tuple[Secret, ...] = ()
+    masked_argv: tuple[str, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.terminal is not None and self.separate_streams:
@@ -74,16 +76,12 @@ class JobSpecification:
                     field=f"args[{position}]",
                 )
         check_secrets(self.argv, self.secrets)
+        object.__setattr__(self, "masked_argv", masked_words(self.argv, self.secrets))
 
     @property
     def argv(self) -> tuple[str, ...]:
         """The argument vector of the process."""
         return (self.command, *self.args)
-
-    @property
-    def masked_argv(self) -> tuple[str, ...]:
-        """The same without its secrets, for all that is kept or said of it."""
-        return masked_words(self.argv, self.secrets)
 
     def __repr__(self) -> str:
         """Without the arguments: they may hold secrets that nobody named, and a repr ends in logs."""

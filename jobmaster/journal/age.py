@@ -1,58 +1,49 @@
-"""The time by which things grow old: the wall clock's, of which a step is no age. Pure.
+"""The time by which things grow old: that in which servers of the journal ran. Pure.
 
-A clock that is set ahead, by mistake or to mend one that was behind, makes everything look old at once, and a server that
-was off for long cannot tell that from it. So age comes no faster than `CATCH_UP` times the time that is seen to pass, until
-it has come up to the wall clock. A clock that is set back makes things young at once, which removes nothing.
+The end of a job and the removal of one are stamped with it, and it is compared with itself alone. So a wall clock that is
+wrong, in either direction and for however long, and one that is set right make nothing older or younger. The price: while
+there is no server, or the host is suspended, nothing grows old, and is kept for so much longer.
 
-How far it has come outlives the server; what is not stored when that dies is made up for again.
+In a journal of an older version, which stamped with the wall clock, it begins at the last event, or now where that is
+earlier: where one of both is ahead, nothing is removed for it. It is stored from time to time; what a server that dies has
+not stored is not counted.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-CATCH_UP: Final = 24
-"""A day in an hour: a clock that is set right within hours has cost at most days of what is kept; and after a time without a
-server, or a suspended host, what is kept lags behind for a twenty-fourth of that."""
-STORE_EVERY: Final = timedelta(minutes=20)
-"""Less than what is made up for in a minute, so that servers that live no longer get on; one write of a page each."""
+STORE_EVERY: Final = timedelta(minutes=5)
+"""One write of a page each; servers that live no longer than this make nothing old, which `--keep-jobs` bounds all the same."""
 
 
 class AgeClock:
-    """Tells the time by which things are old.
+    """Tells the time by which things are old. To be used by one thread at a time."""
 
-    Attributes:
-        stored: how far the stored time is; None where there is none.
-    """
-
-    def __init__(self, reached: datetime | None, stored: datetime | None, now: float) -> None:
+    def __init__(self, begin: datetime, *, is_stored: bool, seconds: Callable[[], float] = time.monotonic) -> None:
         """Goes on from where an earlier one was.
 
         Args:
-            reached: how far that had come; None: what there is is as old as the wall clock says.
-            stored: what is stored.
-            now: a monotonic clock, in seconds.
+            begin: how far that had come.
+            is_stored: whether `begin` is stored.
+            seconds: a monotonic clock, which a suspended host stops.
         """
-        self._reached = reached
-        self._seen = now
-        self.stored = stored
+        self._begin = begin
+        self._stored = begin if is_stored else None
+        self._seconds = seconds
+        self._began = seconds()
 
-    def time(self, wall: datetime, now: float) -> datetime:
-        """The time; never later than the wall clock's.
-
-        Args:
-            wall: the wall clock.
-            now: the monotonic one.
-        """
-        passed, self._seen = timedelta(seconds=CATCH_UP * (now - self._seen)), now
-        reached = wall if self._reached is None else self._reached
-        self._reached = max(reached, min(wall, reached + passed))
-        return min(wall, self._reached)
+    def now(self) -> datetime:
+        """The time; it never goes back."""
+        return self._begin + timedelta(seconds=self._seconds() - self._began)
 
     def to_store(self) -> datetime | None:
-        """How far it has come, where that is to be stored again; it counts as stored then, whether the disk takes it or not."""
-        if self._reached is None or (self.stored is not None and self._reached - self.stored < STORE_EVERY):
+        """The time, where it is to be stored again; it counts as stored then, whether the disk takes it or not."""
+        now = self.now()
+        if self._stored is not None and now - self._stored < STORE_EVERY:
             return None
-        self.stored = self._reached
-        return self._reached
+        self._stored = now
+        return now

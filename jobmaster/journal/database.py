@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.job.identifier import JobId
 from jobmaster.job.state import Ended, InvalidTransition
 from jobmaster.journal import reading, writing
+from jobmaster.journal.age import AgeClock
 from jobmaster.journal.connection import (
     JournalFault,
     Synchronous,
@@ -48,7 +50,7 @@ from jobmaster.journal.stored import (
     Written,
     microseconds,
 )
-from jobmaster.journal.writing import Batch
+from jobmaster.journal.writing import Batch, Moment
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ class Database:
         """Up to which number somebody has copied the events: later ones stay, also where their job is removed."""
         self.is_checked = False
         """Whether the whole file was checked when it was opened."""
+        self._age = AgeClock(datetime.now(UTC), is_stored=False)
         self._connect = connect_again
         self._lock = threading.Lock()
         self._connection: apsw.Connection | None = None
@@ -97,13 +100,21 @@ class Database:
         self._doubtful: _Commit | None = None
 
     @classmethod
-    def open(cls, path: Path, *, synchronous: Synchronous = Synchronous.FULL, vfs: str | None = None) -> Database:
+    def open(
+        cls,
+        path: Path,
+        *,
+        synchronous: Synchronous = Synchronous.FULL,
+        vfs: str | None = None,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> Database:
         """Opens or makes the file; one that nobody closed is checked first.
 
         Args:
             path: of the file; what SQLite needs lies beside it.
             synchronous: when a commit waits for the disk.
             vfs: the name of the way to the disk that is registered with SQLite; None for the usual one.
+            seconds: by which things grow old.
 
         Raises:
             ConfigurationError: it is none, not ours, too new, damaged, read-only, or in use; it is left as it is.
@@ -116,6 +127,7 @@ class Database:
                 raise damaged(path, "; ".join(found))
             database.is_checked = must_check
             database._take(connection)
+            database._age = _age_clock(connection, seconds)
         except apsw.Error as error:
             connection.close()
             raise damaged(path, str(error)) from error
@@ -257,18 +269,21 @@ class Database:
 
     def _batch(self, connection: apsw.Connection) -> Batch:
         copied = None if self.copied is None else self.copied()
-        return Batch(connection, self.last_seq, datetime.now(UTC), copied=copied)
+        return Batch(connection, self.last_seq, self._moment(), copied=copied)
+
+    def _moment(self) -> Moment:
+        return Moment(datetime.now(UTC), self._age.now())
 
     def forget_discarded(self, job_ids: Sequence[JobId]) -> None:
         """The outputs of these jobs are gone."""
         with self._transaction() as connection:
             connection.executemany("DELETE FROM discarded WHERE job_id = ?", [(job_id,) for job_id in job_ids])
 
-    def purge(self, now: datetime) -> bool:
+    def purge(self) -> bool:
         """Forgets some of what is remembered of removed jobs for long enough; returns whether there is more."""
         with self._transaction() as connection:
             copied = self.last_seq if self.copied is None else self.copied()
-            return writing.purge(connection, now, copied)
+            return writing.purge(connection, self._moment(), copied)
 
     def probe(self) -> None:
         """Returns if the disk takes a write."""
@@ -335,25 +350,26 @@ class Database:
             logger.error("the records of %d jobs were not what their events say; they are now", len(wrong))
             with self._transaction() as connection:
                 for job in wrong:
-                    writing.write_record(connection, job.key, job.record)
+                    writing.write_record(connection, job.key, job.record, self._moment())
         return [job for job, _ in found if not isinstance(job.record.state, Ended)]
 
     def request(self, owner: str, request_id: str) -> StoredRequest | None:
         """What a client's request id stands for."""
         return self._read(lambda connection, _: reading.request(connection, owner, request_id))
 
-    def expired(self, retention: Retention, now: datetime) -> list[tuple[JobId, str]]:
+    def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE."""
-        return self._read(lambda connection, _: reading.expired(connection, retention, now, REMOVED_AT_ONCE))
+        return self._read(
+            lambda connection, _: reading.expired(connection, retention, self._age.now(), REMOVED_AT_ONCE)
+        )
 
-    def age(self) -> tuple[datetime | None, datetime | None]:
-        """How far age has come: as it was stored last, and as the newest event tells where it never was."""
-        return self._read(lambda connection, _: (reading.aged(connection), reading.newest(connection)))
-
-    def store_age(self, reached: datetime) -> None:
-        """Stores how far age has come."""
-        with self._transaction() as connection:
-            connection.execute("INSERT OR REPLACE INTO number VALUES ('aged', ?)", (microseconds(reached),))
+    def store_age(self) -> None:
+        """Stores how far age has come, from time to time; to be called more often."""
+        with self._lock:
+            reached = self._age.to_store()
+        if reached is not None:
+            with self._transaction() as connection:
+                connection.execute("INSERT OR REPLACE INTO number VALUES ('aged', ?)", (microseconds(reached),))
 
     def discarded(self, after: str) -> list[JobId]:
         """Jobs that are forgotten and whose output may still be there; those behind the id `after`, REMOVED_AT_ONCE at most.
@@ -381,7 +397,7 @@ class Database:
     def _set_aside(self, connection: apsw.Connection, broken: Broken) -> None:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job_id, reason in writing.set_aside(connection, broken, datetime.now(UTC)).items():
+            for job_id, reason in writing.set_aside(connection, broken, self._moment()).items():
                 logger.error("job %s cannot be read from the journal and is set aside: %s", job_id, reason)
             connection.execute("COMMIT")
         except apsw.Error as error:
@@ -414,6 +430,14 @@ class Database:
         """What a check of the whole file finds; nothing else is read or written meanwhile."""
         with self._use() as connection:
             return damages(connection)
+
+
+def _age_clock(connection: apsw.Connection, seconds: Callable[[], float]) -> AgeClock:
+    """Goes on from what is stored; else from the last event, since older versions stamped with the times of events."""
+    if (stored := reading.aged(connection)) is not None:
+        return AgeClock(stored, is_stored=True, seconds=seconds)
+    now = datetime.now(UTC)
+    return AgeClock(min(reading.newest(connection) or now, now), is_stored=False, seconds=seconds)
 
 
 def _add(batch: Batch, entry: Entry) -> Written:

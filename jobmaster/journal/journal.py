@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,7 +16,6 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent
 from jobmaster.job.request import RequestError
-from jobmaster.journal.age import AgeClock
 from jobmaster.journal.backup import Copy, remove_left_copy
 from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.connection import BALLAST, JournalFault, Synchronous, damaged
@@ -64,10 +62,9 @@ PURGE_SECONDS: Final = 60.0
 class Journal:
     """What happened to every job. Made by `open_journal`."""
 
-    def __init__(self, database: Database, writer: Writer, age: AgeClock) -> None:
+    def __init__(self, database: Database, writer: Writer) -> None:
         self._database = database
         self._writer = writer
-        self._age = age
         self._purge_after = 0.0
         self._is_copying = False
         self._copies = 0
@@ -185,16 +182,11 @@ class Journal:
     async def expired(self, retention: Retention) -> list[tuple[JobId, str]]:
         """The ended jobs that are to go next, each with its owner; at most REMOVED_AT_ONCE.
 
-        They are as old as `AgeClock` says.
+        They are as old as `AgeClock` says, which goes on where this is called from time to time.
         """
-        return await self._read(self._database.expired, retention, await self._time_of_age())
-
-    async def _time_of_age(self) -> datetime:
-        time = self._age.time(datetime.now(UTC), trio.current_time())
-        if (reached := self._age.to_store()) is not None:
-            with suppress(JournalUnavailable):  # which is logged; it keeps nothing from being removed
-                await _ask(MAINTAINERS, self._database.store_age, reached)
-        return time
+        with suppress(JournalUnavailable):  # which is logged; it keeps nothing from being removed
+            await _ask(MAINTAINERS, self._database.store_age)
+        return await self._read(self._database.expired, retention)
 
     async def remove(self, job_ids: Sequence[JobId], *, given_up: bool = False) -> None:
         """Removes ended jobs with their events.
@@ -213,7 +205,7 @@ class Journal:
             self._writer.has_grown()
         if trio.current_time() >= self._purge_after:
             self._purge_after = trio.current_time() + PURGE_SECONDS
-            while await _ask(MAINTAINERS, self._database.purge, await self._time_of_age()):
+            while await _ask(MAINTAINERS, self._database.purge):
                 pass
 
     async def discarded(self, after: str = "") -> list[JobId]:
@@ -337,9 +329,8 @@ async def open_journal(path: Path, *, synchronous: Synchronous = Synchronous.FUL
         await writer.fill_ballast()
         for job in await _ask(READERS, database.aside):
             logger.warning("job %s of %s is set aside since %s: %s", job.id, job.owner, job.at, job.reason)
-        stored, newest = await _ask(READERS, database.age)
         async with trio.open_nursery() as nursery:
-            journal = Journal(database, writer, AgeClock(stored or newest, stored, trio.current_time()))
+            journal = Journal(database, writer)
             nursery.start_soon(writer.keep_writing)
             if not database.is_checked:
                 nursery.start_soon(journal.look_for_damages)

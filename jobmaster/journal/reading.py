@@ -5,6 +5,7 @@ A job whose text cannot be read is left out of the answer and named in `broken`,
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from itertools import groupby
@@ -19,6 +20,7 @@ from jobmaster.journal.codec import Undecodable, decode_event, decode_record, de
 from jobmaster.journal.sql import row, rows, value
 from jobmaster.journal.stored import (
     EVENTS_CHARACTERS,
+    SOUND_TIMES,
     AsideJob,
     EndedOutput,
     Events,
@@ -33,6 +35,8 @@ from jobmaster.journal.stored import (
     microseconds,
     time_of,
 )
+
+logger = logging.getLogger(__name__)
 
 LONGEST_PAGE: Final = 1_000
 PAGE_CHARACTERS: Final = 1024 * 1024
@@ -296,15 +300,20 @@ def aside(connection: apsw.Connection) -> list[AsideJob]:
 
 
 def aged(connection: apsw.Connection) -> datetime | None:
-    """How far age had come when that was stored last."""
-    found = value(connection, "SELECT value FROM number WHERE name = 'aged'")
-    return None if found is None else time_of(found)
+    """How far age had come when that was stored last; None where it never was, or is damaged."""
+    return _sound(value(connection, "SELECT value FROM number WHERE name = 'aged'"))
 
 
 def newest(connection: apsw.Connection) -> datetime | None:
-    """When the last event that is there happened."""
-    found = value(connection, "SELECT at FROM event ORDER BY seq DESC LIMIT 1")
-    return None if found is None else time_of(found)
+    """When the last event that is there happened; None where none is, or its time is damaged."""
+    return _sound(value(connection, "SELECT at FROM event ORDER BY seq DESC LIMIT 1"))
+
+
+def _sound(column: int | None) -> datetime | None:
+    if column is None or column in SOUND_TIMES:
+        return None if column is None else time_of(column)
+    logger.warning("the time %d in the journal is damaged: how long ended jobs are kept goes by the others", column)
+    return None
 
 
 def last_seq(connection: apsw.Connection) -> int:

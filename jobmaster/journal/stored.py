@@ -17,6 +17,8 @@ EVENTS_CHARACTERS: Final = 64 * 1024
 it takes nothing."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SOUND_TIMES: Final = range((datetime(9000, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1))
+"""What columns have of times; others are damaged, and near the ends of what can be reckoned with."""
 
 
 class EntryRefused(Exception):
@@ -248,7 +250,7 @@ class Retention:
     Attributes:
         ended: in all.
         ended_of_client: of one client.
-        age: since their end, by `AgeClock`; None for as long as there is room.
+        age: time of `AgeClock` since their end; None for as long as there is room.
     """
 
     ended: int
@@ -262,5 +264,5 @@ def microseconds(time: datetime) -> int:
 
 
 def time_of(value: int) -> datetime:
-    """The time that a column has."""
-    return _EPOCH + timedelta(microseconds=value)
+    """The time that a column has; of a damaged one, the nearest sound time."""
+    return _EPOCH + timedelta(microseconds=min(max(value, SOUND_TIMES[0]), SOUND_TIMES[-1]))

@@ -32,11 +32,19 @@ from jobmaster.journal.stored import (
 )
 
 REQUEST_RETENTION: Final = timedelta(hours=24)
-"""How long a request id is remembered after its job has been removed."""
+"""How long a request id is remembered after its job has been removed, by `AgeClock`."""
 MAX_REMOVALS: Final = 10_000
 """How many removed jobs are remembered for those who follow the events; the client that has most loses first."""
 MAX_FREED_REQUESTS: Final = 100_000
 """Request ids of removed jobs that are remembered; likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When something is written: as it is told, and as it grows old (`AgeClock`)."""
+
+    wall: datetime
+    age: datetime
 
 
 @dataclass(slots=True)
@@ -49,11 +57,13 @@ class _Job:
 class Batch:
     """The entries of one transaction; a job's record is read once and written once."""
 
-    def __init__(self, connection: apsw.Connection, last_seq: int, now: datetime, *, copied: int | None = None) -> None:
+    def __init__(
+        self, connection: apsw.Connection, last_seq: int, moment: Moment, *, copied: int | None = None
+    ) -> None:
         """Begins after the sequence number `last_seq`; who copies the events has those up to `copied`. None: nobody does."""
         self._connection = connection
         self._copied = copied
-        self._now = microseconds(now)
+        self._moment = moment
         self._jobs: dict[JobId, _Job] = {}
         self.last_seq = last_seq
 
@@ -171,10 +181,11 @@ class Batch:
         self._connection.execute("DELETE FROM event WHERE job = ?1 AND (?2 IS NULL OR seq <= ?2)", (key, self._copied))
         if self._copied is not None and value(self._connection, "SELECT 1 FROM event WHERE job = ? LIMIT 1", key):
             self._connection.execute("INSERT INTO uncopied (key, id, owner) VALUES (?, ?, ?)", (key, job_id, owner))
-        free_request(self._connection, job_id, self._now)
+        free_request(self._connection, job_id, self._moment)
         seq = self._next_seq()
         self._connection.execute(
-            "INSERT INTO removal (seq, at, job_id, owner) VALUES (?, ?, ?, ?)", (seq, self._now, job_id, owner)
+            "INSERT INTO removal (seq, at, job_id, owner) VALUES (?, ?, ?, ?)",
+            (seq, microseconds(self._moment.wall), job_id, owner),
         )
         return seq
 
@@ -182,7 +193,7 @@ class Batch:
         """Writes the records that have changed."""
         for job in self._jobs.values():
             if job.has_changed:
-                write_record(self._connection, job.key, job.record)
+                write_record(self._connection, job.key, job.record, self._moment)
 
 
 def _is_end_of_nothing(before: JobRecord, after: JobRecord) -> bool:
@@ -194,29 +205,30 @@ def _is_end_of_nothing(before: JobRecord, after: JobRecord) -> bool:
             return False
 
 
-def write_record(connection: apsw.Connection, key: int, record: JobRecord) -> None:
-    """Makes the record of the job with this key what `record` is."""
+def write_record(connection: apsw.Connection, key: int, record: JobRecord, moment: Moment) -> None:
+    """Makes the record of the job with this key what `record` is; a job that has ended grows old from now on."""
     ended = record.state if isinstance(record.state, Ended) else None
     connection.execute(
-        "UPDATE job SET state = ?1, cause = ?2, ended = ?3, doc = ?4, ended_seq ="
+        "UPDATE job SET state = ?1, cause = ?2, doc = ?4,"
+        " ended = CASE WHEN ?3 IS NULL THEN NULL ELSE coalesce(ended, ?3) END, ended_seq ="
         " CASE WHEN ?3 IS NULL THEN NULL ELSE coalesce(ended_seq, (SELECT max(seq) FROM event WHERE event.job = ?5)) END"
         " WHERE key = ?5",
         (
             state_name(record.state),
             cause_name(ended.cause) if ended else None,
-            microseconds(ended.ended_at) if ended else None,
+            microseconds(moment.age) if ended else None,
             encode_record(record),
             key,
         ),
     )
 
 
-def free_request(connection: apsw.Connection, job_id: str, now: int) -> None:
+def free_request(connection: apsw.Connection, job_id: str, moment: Moment) -> None:
     """Lets the request id of a job that is gone be forgotten in time."""
-    connection.execute("UPDATE request SET removed = ? WHERE job_id = ?", (now, job_id))
+    connection.execute("UPDATE request SET removed = ? WHERE job_id = ?", (microseconds(moment.age), job_id))
 
 
-def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], now: datetime) -> dict[str, str]:
+def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], moment: Moment) -> dict[str, str]:
     """Takes jobs, by key and reason, out of every list; returns their ids and the reasons."""
     told = {}
     for key, reason in reasons:
@@ -226,20 +238,20 @@ def set_aside(connection: apsw.Connection, reasons: Iterable[tuple[int, str]], n
         connection.execute(
             "INSERT OR REPLACE INTO aside (key, id, owner, at, reason, doc)"
             " SELECT key, id, owner, ?, ?, doc FROM job WHERE key = ?",
-            (microseconds(now), reason.encode("ascii", "backslashreplace").decode(), key),
+            (microseconds(moment.wall), reason.encode("ascii", "backslashreplace").decode(), key),
         )
         connection.execute("DELETE FROM job WHERE key = ?", (key,))
-        free_request(connection, job_id, microseconds(now))
+        free_request(connection, job_id, moment)
         told[job_id] = reason
     return told
 
 
-def purge(connection: apsw.Connection, now: datetime, copied: int, *, limit: int = 500) -> bool:
+def purge(connection: apsw.Connection, moment: Moment, copied: int, *, limit: int = 500) -> bool:
     """Forgets what is remembered of removed jobs for long enough, some at a time; returns whether there is more.
 
     Of their events those up to the number `copied` are, which somebody else has.
     """
-    done = _purge_requests(connection, microseconds(now - REQUEST_RETENTION), limit)
+    done = _purge_requests(connection, microseconds(moment.age - REQUEST_RETENTION), limit)
     done = _purge_copied(connection, copied, limit) or done
     return _purge_removals(connection, limit) or done
 

@@ -1,6 +1,7 @@
 """What is kept of the jobs that have ended: a record in the journal and a file, and the last ones in memory.
 
-A job that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told of it, nor is.
+A job without a request id that was executed and whose caller has left meanwhile is ended and then forgotten: nobody was told
+of it, nor is.
 The journal remembers until its output is gone, too, whatever server that comes to.
 """
 
@@ -123,15 +124,6 @@ class EndedJobs:
         else:
             self._given_up.add(job_id)
             self._have_changed.set()
-
-    async def forget_given_up(self, job_id: JobId) -> None:
-        """Removes the record of one that was given up, whose end is recorded.
-
-        Raises:
-            JournalUnavailable: it cannot be removed now.
-        """
-        await self._records.remove((job_id,), given_up=True)
-        self._given_up.discard(job_id)
 
     async def remove(self, job_id: JobId) -> None:
         """Removes the output and then the record of a job whose end is recorded; its request id is remembered for a time.

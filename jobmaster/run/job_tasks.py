@@ -1,7 +1,8 @@
 """The task of each job that has not ended: started or adopted, it lives in the registry's nursery until the end.
 
-A job belongs to the server, not to the call that started it. A Start that its caller gives up leaves nothing: until the
-command is executed, its task is the caller's to cancel; the instant after, the job is ended and forgotten.
+A job belongs to the server, not to the call that started it. A Start that its caller gives up leaves nothing: its task is
+cancelled, and a job that was executed by then is ended and forgotten. Where the Start has a request id, that is so until
+the command may be executed: then it goes on, to be found by its id, since one that comes again must not run it twice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
-from jobmaster.run.supervisor import Supervisor, Terms
+from jobmaster.run.live_record import RECORD_SECONDS
+from jobmaster.run.supervisor import EXECUTE_SECONDS, Supervisor, Terms
+from jobmaster.run.teardown import MOST_SECONDS
 from jobmaster.run.turns import Turns
 
 if TYPE_CHECKING:
@@ -39,7 +42,40 @@ STARTS_OF_CLIENT: Final = 8
 """Starts of one client that are under way at a time; what others ask for does not come behind hundreds of them."""
 START_WAIT_SECONDS: Final = 60.0
 """How long a Start waits for those before it: each takes at most half a minute, on a host that does not answer."""
+LEAVE_SECONDS: Final = EXECUTE_SECONDS + MOST_SECONDS + RECORD_SECONDS
+"""How long a Start that its caller has left counts as under way, until what becomes of it is known."""
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class _Outcome:
+    """What became of a Start: its command is executed, or an error."""
+
+    def __init__(self) -> None:
+        self.is_known = trio.Event()
+        self.error: Exception | None = None
+        self._is_started = False
+
+    def started(self, value: Supervisor | None = None) -> None:  # noqa: ARG002  # as trio.TaskStatus has it
+        """The command is executed."""
+        self._is_started = True
+        self.is_known.set()
+
+    async def wait(self) -> None:
+        """Returns when the command is executed.
+
+        Raises:
+            ServerDraining: the task was cancelled before.
+            JobError, RequestError, HostError: it was not executed.
+        """
+        await self.is_known.wait()
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # whose traceback has this frame
+        if not self._is_started:
+            raise ServerDraining("the server is shutting down")
 
 
 class JobTasks:
@@ -97,29 +133,42 @@ class JobTasks:
         live = LiveJob(owner, specification, trio.CancelScope())
         self._live.add(job_id, live)
         with self._live.start_under_way():
+            outcome = _Outcome()
+            self._nursery.start_soon(self._run_to_outcome, job_id, live, request, outcome)
             try:
-                await self._nursery.start(partial(self._run, job_id, live, request))
+                await outcome.wait()
                 await trio.lowlevel.checkpoint_if_cancelled()
-            except BaseException as error:  # where the command was being executed, a group of Cancelled
+            except BaseException as error:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 is_to_be_found = request is not None and (self._shutdown.is_draining or _may_have_run(live, error))
                 if not self._shutdown.hands_over() and not is_to_be_found:
                     self._give_up(job_id, live)
+                elif live.supervisor is not None and live.supervisor.has_failed:
+                    live.scope.cancel()  # its end is given to the journal, and nobody waits for that
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_SECONDS):
+                    await outcome.is_known.wait()
                 raise
         logger.info("job %s started by %s: %r", job_id, owner, specification)
         return job_id
 
+    async def _run_to_outcome(
+        self, job_id: JobId, live: LiveJob, request: RequestKey | None, outcome: _Outcome
+    ) -> None:
+        try:
+            await self._run(job_id, live, request, task_status=outcome)
+        except Exception as error:  # noqa: BLE001  # raised where the job is started
+            outcome.error = error
+        finally:
+            outcome.is_known.set()
+
     def _give_up(self, job_id: JobId, live: LiveJob) -> None:
         live.give_up()
-        # Trio leaves a task that calls started() when its caller is already cancelled to the caller: it has ended, as a job
-        # that somebody was told of. One that was never executed is given up by then.
+        # It may have ended meanwhile, as a job that somebody was told of.
         supervisor = live.supervisor
         if job_id not in self._live and supervisor is not None and not supervisor.was_never_executed:
             self._ended.give_up(supervisor)
 
-    async def _run(
-        self, job_id: JobId, live: LiveJob, request: RequestKey | None, *, task_status: trio.TaskStatus[Supervisor]
-    ) -> None:
+    async def _run(self, job_id: JobId, live: LiveJob, request: RequestKey | None, *, task_status: _Outcome) -> None:
         """Runs a job to its end. A bug in one job's tasks is logged and ends that job, never the others.
 
         Raises:
@@ -237,5 +286,5 @@ class JobTasks:
 
 
 def _may_have_run(live: LiveJob, error: BaseException) -> bool:
-    """Whether a Start that failed by itself, also where its caller left since, may have had its command executed."""
-    return isinstance(error, ExecutionUnknown) or (live.supervisor is not None and live.supervisor.has_failed)
+    """Whether a Start that failed, or that its caller has left, may have had its command executed, or may have yet."""
+    return isinstance(error, ExecutionUnknown) or (live.supervisor is not None and live.supervisor.is_executing)

@@ -26,7 +26,7 @@ class LiveJob:
         specification: until the command is on its way: its arguments may be large, and the job may run for days.
         scope: of its task; cancelled to give it up.
         supervisor: None until its execution is there.
-        is_given_up: its caller has left, and does not have its id.
+        is_given_up: its caller has left, and neither has its id nor can find it.
     """
 
     owner: str

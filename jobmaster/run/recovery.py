@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import JobmasterError, ServerBusy
+from jobmaster.errors import JobmasterError, JournalUnavailable, ServerBusy
 from jobmaster.job.cause import Signalled, cause_of, describe
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, apply, evidence_of
@@ -173,7 +173,16 @@ async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[Job
 
 async def _complain_of_unknown(records: Records, job_ids: Sequence[JobId]) -> None:
     """Of those that have ended the journal knows: a process of theirs could not be killed."""
-    job_ids = [job_id for job_id in job_ids if await records.find(job_id) is None]
+    try:
+        with trio.fail_after(RECORD_SECONDS):
+            job_ids = await _unknown(records, job_ids)
+    except (JournalUnavailable, trio.TooSlowError):
+        logger.error(
+            "%s of an earlier server ran and is ended; whether it is known the journal cannot tell now: %s",
+            _jobs(len(job_ids)),
+            _names(job_ids),
+        )
+        return
     if job_ids:
         logger.error(
             "%s of an earlier server ran, and the journal knows of none that does: ended, and not recorded: %s; "
@@ -181,6 +190,10 @@ async def _complain_of_unknown(records: Records, job_ids: Sequence[JobId]) -> No
             _jobs(len(job_ids)),
             _names(job_ids),
         )
+
+
+async def _unknown(records: Records, job_ids: Sequence[JobId]) -> list[JobId]:
+    return [job_id for job_id in job_ids if await records.find(job_id) is None]
 
 
 async def _adopt(

@@ -105,7 +105,8 @@ class Registry:
     async def start(self, caller: Identity, specification: JobSpecification, request_id: str = "") -> JobId:
         """Starts a job for `caller`; returns once the kernel has executed its command.
 
-        A caller that leaves meanwhile (cancellation) leaves no job behind.
+        A caller that leaves meanwhile (cancellation) leaves no job behind; with a request id it does where the command may
+        be executed by then: a Start that comes again finds that job.
 
         Args:
             caller: whose job it is.
@@ -122,10 +123,7 @@ class Registry:
         if not request_id:
             return await start(None)
         key = RequestKey.of(request_id, specification)
-        while True:
-            job_id = await self._requests.once(caller.name, key, partial(start, key))
-            if await self._is_kept(job_id):
-                return job_id
+        return await self._requests.once(caller.name, key, partial(start, key))
 
     async def _runs(self, job_id: JobId) -> bool:
         """Whether a job has not ended; one that is being started, when its command is executed."""
@@ -134,23 +132,6 @@ class Registry:
             return False
         await live.supervisor.executed.wait()  # that of an earlier server may turn out to be never executed
         return not live.supervisor.was_never_executed
-
-    async def _is_kept(self, job_id: JobId) -> bool:
-        """Whether a request id may be answered with this job, which was executed.
-
-        One that was given up is ended and forgotten when this returns.
-
-        Raises:
-            JournalUnavailable: it cannot be forgotten now.
-        """
-        live = self._live.get(job_id)
-        if live is not None and live.supervisor is not None and live.is_given_up:
-            await live.supervisor.ended.wait()
-        if not self._ended.is_given_up(job_id):
-            return True
-        await self._requests.settle()  # the end has to be there before the job can go
-        await self._ended.forget_given_up(job_id)
-        return False
 
     # --- what clients ask ---------------------------------------------------------------------------------------------
 

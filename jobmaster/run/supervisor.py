@@ -140,6 +140,8 @@ class Supervisor:
         self.ended = trio.Event()
         self.has_failed = False
         """Whether its command could not be executed, or too late: it is no caller's wish that it ends."""
+        self.is_executing = False
+        """Whether its command is being executed, or has been."""
         self.is_told = False
         """Whether the caller of Start has been told that the command is executed."""
 
@@ -292,6 +294,7 @@ class Supervisor:
                 await self._hand_over()  # noqa: ASYNC102  # shields itself
 
     async def _execute(self) -> None:
+        self.is_executing = True
         try:
             with trio.fail_after(EXECUTE_SECONDS):
                 await self.execution.execute()

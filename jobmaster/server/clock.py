@@ -7,7 +7,8 @@ event loop is late, and whatever has come is received before a deadline is taken
 
 The loop is late where more real time has passed since the clock was last read than the loop was to sleep. It never
 sleeps for more than half of the time to its next deadline, so that a suspension that ends shortly before that is seen
-as well. Deadlines pass on a host that is always late too: of two delays in a row the second counts, for `LATE_SECONDS`.
+as well; and of a sleep that ended late, half of the time to the deadline counts all the same. Deadlines pass on a host
+that is always late too: of two delays in a row the second counts, for `LATE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ class RunningTimeClock(trio.abc.Clock):
         self._read_at = self._not_counted = real_time()
         self._planned = 0.0
         """Until when the loop was to sleep, in seconds since the last reading."""
+        self._asleep = 0.0
+        """What of that counts however late the loop is: no deadline passes by it."""
         self._stood_still_at = -math.inf
 
     def start_clock(self) -> None:
@@ -53,7 +56,8 @@ class RunningTimeClock(trio.abc.Clock):
         elapsed, self._read_at = now - self._read_at, now
         planned, self._planned = self._planned, 0.0
         if elapsed > planned + LATE_SECONDS:
-            self._not_counted += elapsed - self._counted(now - elapsed - self._not_counted)
+            asleep = min(planned, self._asleep)
+            self._not_counted += elapsed - asleep - self._counted(now - elapsed - self._not_counted)
             if elapsed - planned >= TOLD_SECONDS:
                 logger.warning("the server did not run for %.1f s, which delays its deadlines", elapsed - planned)
         return now - self._not_counted
@@ -67,6 +71,7 @@ class RunningTimeClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Seconds until the deadline, or half of them."""
-        left = deadline - self.current_time()
-        self._planned = max(0.0, min(left, max(SHORT_SECONDS, left / 2)))
+        left = max(0.0, deadline - self.current_time())
+        self._asleep = left / 2
+        self._planned = min(left, max(SHORT_SECONDS, left / 2))
         return self._planned

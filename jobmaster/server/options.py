@@ -391,7 +391,8 @@ def _add_record_options(group: argparse._ArgumentGroup) -> None:
         metavar="DAYS",
         type=argument(_number("days", 0, _MOST_DAYS)),
         default=DEFAULT_KEPT_DAYS,
-        help=f"how long after its end a job is kept (default {DEFAULT_KEPT_DAYS}); 0 keeps it until others need its place",
+        help=f"how long after its end a job is kept, in days on which a server runs (default {DEFAULT_KEPT_DAYS}); "
+        "0 keeps it until others need its place",
     )
     group.add_argument(
         "--max-gap",

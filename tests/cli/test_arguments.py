@@ -31,7 +31,8 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
-from jobmaster.cli.arguments import UsageError, is_as_a_job, parse, parse_moment
+from jobmaster.cli.arguments import is_as_a_job, parse
+from jobmaster.cli.parser import UsageError, new_parser, parse_moment
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificates=None)
@@ -188,7 +189,7 @@ def options_with_a_value(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_options_with_a_value_are_known() -> None:
     """What finds the verb, and the command of `run`, knows every option before it that has a value."""
-    parser = module._parser(needs_name=True)
+    parser = new_parser(needs_name=True)
     assert options_with_a_value(parser) == module._WITH_VALUE
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert options_with_a_value(verbs.choices["run"]) == module._WITH_VALUE_OF_RUN

@@ -56,6 +56,36 @@ def test_places_that_are_none(secrets: tuple[Secret, ...], field: str, reason: s
     assert not any(word in str(refused.value) for word in WORDS)
 
 
+class Counted(str):
+    """A word that knows how often it was encoded."""
+
+    __slots__ = ("encoded",)
+
+    def __init__(self, _: str) -> None:
+        self.encoded = 0
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Its bytes."""
+        self.encoded += 1
+        return super().encode(encoding, errors)
+
+
+def test_a_word_of_many_secrets_is_encoded_once() -> None:
+    """What the secrets of a long word cost does not grow with their number."""
+    secrets = [Secret(word, start, start + 1) for word in (0, 1) for start in range(0, MAX_SECRETS, 2)]
+    for looks in (check_secrets, masked_words, values_of):
+        words = [Counted("a" * 100) for _ in range(2)]
+        looks(words, secrets)
+        assert [word.encoded for word in words] == [1, 1]
+
+
+def test_a_command_is_masked_once() -> None:
+    """All that is kept and said of it is made of the same words."""
+    specification = JobSpecification(command="login", args=("hunter2",), secrets=(Secret(1, 0, 7),))
+    assert specification.masked_argv is specification.masked_argv
+    assert specification.masked_argv == ("login", MASK)
+
+
 def test_what_is_kept_and_said_of_a_command() -> None:
     """A record's command and what a log is told have the mask; the process gets the words as they are."""
     specification = JobSpecification(

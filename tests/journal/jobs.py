@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import reduce
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,28 @@ from jobmaster.journal.stored import Entry, JobQuery, Written
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BOOT: Final = "7b1c4a5e-0d6f-4a53-9d0c-3f0a2f1c9e11"
+
+
+class Seconds:
+    """A monotonic clock that a test sets."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        """What it shows."""
+        return self.now
+
+
+class Wall:
+    """In place of the class datetime: a clock on the wall."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def now(self, _: tzinfo) -> datetime:
+        """What it shows."""
+        return self.time
 
 
 def job_id(number: int) -> JobId:
@@ -92,9 +115,9 @@ def records(database: Database) -> list[JobRecord]:
     return found
 
 
-def database_in(folder: Path) -> Database:
+def database_in(folder: Path, seconds: Callable[[], float] = time.monotonic) -> Database:
     """The journal of a folder."""
-    return Database.open(folder / "journal.db")
+    return Database.open(folder / "journal.db", seconds=seconds)
 
 
 def ids(jobs: Iterable[JobRecord]) -> list[JobId]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
@@ -351,7 +351,7 @@ def test_who_goes_first(database: Database) -> None:
     write(database, launched("client1"), Executed())
 
     def gone(total: int, of_client: int) -> set[JobId]:
-        return {job for job, _ in database.expired(Retention(ended=total, ended_of_client=of_client), NOON)}
+        return {job for job, _ in database.expired(Retention(ended=total, ended_of_client=of_client))}
 
     assert gone(4, 3) == set()
     assert gone(4, 2) == {early}
@@ -368,7 +368,7 @@ def test_the_clock_is_set_back(database: Database) -> None:
     write(database, started_first)
     ended(database, "client1", 62)
     database.write([Entry.of(started_first.id, event) for event in (Executed(), finished(minutes=1))])
-    gone = database.expired(Retention(ended=100, ended_of_client=2), NOON)
+    gone = database.expired(Retention(ended=100, ended_of_client=2))
     assert gone == [(first, "client1"), (second, "client1")]
 
 
@@ -399,14 +399,6 @@ def test_an_answer_of_large_events(database: Database) -> None:
         assert answer.position == told[-1]
     assert told == list(range(1, 11))
     assert sizes == [4, 4, 2]
-
-
-def test_what_is_too_old_goes(database: Database) -> None:
-    """A job is kept for so long after its end."""
-    old, young = ended(database, "client1", 0), ended(database, "client2", 60)
-    retention = Retention(ended=10, ended_of_client=10, age=timedelta(minutes=30))
-    assert database.expired(retention, NOON + timedelta(minutes=60)) == [(old, "client1")]
-    assert database.find(young) is not None
 
 
 def test_removed_jobs_are_gone(database: Database) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
-from datetime import datetime, timedelta, tzinfo
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,6 @@ from jobmaster.job.cause import Exited
 from jobmaster.job.record import Launched, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
-from jobmaster.journal import database as database_module
 from jobmaster.journal import journal as journal_module
 from jobmaster.journal import writer, writing
 from jobmaster.journal.database import Database
@@ -36,21 +34,9 @@ from tests.journal.jobs import (
     launched,
     record_after,
     records,
-    write,
 )
 
 WRITE: Final = Database.write
-
-
-class Wall:
-    """In place of the class datetime: a clock on the wall."""
-
-    def __init__(self) -> None:
-        self.time = NOON + timedelta(minutes=1)
-
-    def now(self, _: tzinfo) -> datetime:
-        """What it shows."""
-        return self.time
 
 
 @pytest.fixture
@@ -479,50 +465,6 @@ async def test_an_output_that_is_removed_to_make_room(journal: Journal) -> None:
     assert outputs[0].ended_seq < outputs[1].ended_seq
     assert await journal.ended_outputs(outputs[0].key) == outputs[1:]
     assert await journal.expired(Retention(ended=1, ended_of_client=1)) == [(second.id, "client1")]
-
-
-async def test_a_clock_that_is_set_ahead(
-    tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is as old as it says, in the server that sees the step and in the next: that takes its time to come true."""
-    retention = Retention(ended=10, ended_of_client=10, age=timedelta(days=30))
-    job, gone, wall = launched(), launched(request=key("r0")), Wall()
-    for module in (journal_module, database_module):
-        monkeypatch.setattr(module, "datetime", wall)
-    monkeypatch.setattr(journal_module, "PURGE_SECONDS", 0.0)
-    async with open_journal(tmp_path / "journal.db") as journal:
-        for each in (job, gone):
-            for event in (each, *RETURNED):
-                await journal.record(each.id, event)
-        await journal.remove([gone.id])
-        wall.time += timedelta(days=40)
-        assert await journal.expired(retention) == []
-        await journal.remove([])
-        assert await known_requests(journal) == ["r0"]
-    async with open_journal(tmp_path / "journal.db") as journal:
-        later = launched()
-        await journal.record(later.id, replace(later, at=wall.time))
-        assert await journal.expired(retention) == []
-        mock_clock.jump(28 * 3600)
-        assert await journal.expired(retention) == []
-        mock_clock.jump(3 * 3600)
-        assert await journal.expired(retention) == [(job.id, "client1")]
-
-
-async def test_how_far_age_has_come(tmp_path: Path, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is stored; where it never was, the newest event tells: of a journal that lay there for long, nothing goes at once."""
-    retention = Retention(ended=10, ended_of_client=10, age=timedelta(days=30))
-    job, wall = launched(), Wall()
-    wall.time += timedelta(days=40)
-    monkeypatch.setattr(journal_module, "datetime", wall)
-    database = database_in(tmp_path)
-    write(database, job, *RETURNED)
-    database.close()
-    for expired in ([], [], [(job.id, "client1")]):
-        async with open_journal(tmp_path / "journal.db") as journal:
-            assert await journal.expired(retention) == expired
-            mock_clock.jump(16 * 3600)
-            await journal.expired(retention)
 
 
 async def test_the_many_jobs_of_one_client_cost_another_nothing(

@@ -21,12 +21,13 @@ from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
 from jobmaster.run import job_files, recovery
 from jobmaster.run.job_files import AdoptedFiles, acquire
-from jobmaster.run.recovery import LOOK_SECONDS
+from jobmaster.run.recovery import LOOK_SECONDS, RECORD_SECONDS
 from jobmaster.run.start_errors import EXHAUSTED
 from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended, record_of
+from tests.run.records import MemoryRecords
 from tests.run.scripted import OnTerm, Script, ScriptedHost
 
 SPECIFICATION: Final = JobSpecification(command="gone")
@@ -199,6 +200,34 @@ async def test_what_is_known_is_recorded_before_the_launcher_forgets_it(machine:
     async with machine.registry() as registry:
         await registry.recover()
     assert recorded_at_sweep == [True]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["refuses", "stalls"])
+async def test_a_journal_that_cannot_be_asked_what_is_left(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float
+) -> None:
+    """That is a line in the log: what was adopted goes on."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_ids = [await machine.start(registry, CLIENT1, Script()) for _ in range(2)]
+        await registry.hand_over()
+    left = [new_job_id() for _ in range(3)]
+
+    async def end_others(_: ScriptedHost) -> list[JobId]:
+        await trio.lowlevel.checkpoint()
+        return left
+
+    async def find(*_: object) -> None:
+        await trio.sleep(seconds)
+        raise JournalUnavailable("its disk does not answer")
+
+    monkeypatch.setattr(ScriptedHost, "end_others", end_others)
+    monkeypatch.setattr(MemoryRecords, "find", find)
+    async with machine.registry() as registry:
+        recovered = await registry.recover()
+        assert sorted(record.id for record, _ in recovered.adopted) == sorted(job_ids)
+        assert trio.current_time() <= 2 * RECORD_SECONDS
+    (complaint,) = [record.message for record in caplog.records if "the journal cannot tell now" in record.message]
+    assert all(job_id in complaint for job_id in left)
 
 
 async def test_what_is_left_of_a_job_that_has_ended(

@@ -194,6 +194,50 @@ async def test_a_start_that_was_given_up_is_repeated(machine: Machine, rounds: i
         assert registry.running == 1
 
 
+@pytest.mark.parametrize(("unheard", "others"), [(True, 0), (True, 1), (False, 1)])
+@pytest.mark.parametrize("rounds", range(24))
+async def test_a_command_is_executed_once_for_a_request(
+    machine: Machine, rounds: int, unheard: bool, others: int
+) -> None:
+    """In whatever round its caller leaves, a command that may be executed by then is not ended, and no other Start runs it."""
+    machine.scripts["command"] = Script(execute_checkpoints=3, execute_seconds=0.1, is_executed_unheard=unheard)
+    found: list[JobId] = []
+
+    async def call(registry: Registry) -> None:
+        found.append(await start(registry))
+
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as leaves:
+            leaves.start_soon(start, registry)
+            for _ in range(others):
+                nursery.start_soon(call, registry)
+            for _ in range(rounds):
+                await trio.lowlevel.checkpoint()
+            leaves.cancel_scope.cancel()
+        first = machine.host.spawned.get("command")
+        await call(registry)
+        executed = [
+            each for each in {first, machine.host.spawned["command"]} if each and each.truth.executed is not None
+        ]
+        await trio.sleep(20)
+        assert len(executed) == 1
+        assert [machine.execution(job_id) for job_id in found] == executed * (1 + others)
+        assert isinstance(record_of(registry, found[0]).state, Running)
+
+
+async def test_a_command_that_is_not_found_when_its_caller_has_left(machine: Machine) -> None:
+    """Its error is what a Start of the same request gets."""
+    error = CommandNotRunnable("'command' not found")
+    machine.scripts["command"] = Script(execute_error=error, execute_seconds=2)
+    async with machine.registry() as registry:
+        with trio.move_on_after(1):
+            await start(registry)
+        machine.scripts["command"] = SLEEPER
+        with pytest.raises(CommandNotRunnable, match="'command' not found"):
+            await start(registry)
+        assert registry.running == 0
+
+
 @pytest.mark.parametrize("rounds", range(20))
 async def test_what_an_earlier_server_did_not_execute(machine: Machine, rounds: int) -> None:
     """Whenever a Start comes that an earlier server did not bring to its end, it gives a job that runs."""

@@ -59,12 +59,13 @@ def test_time_counts(elapsed: float) -> None:
 
 @pytest.mark.parametrize("left", [SHORT_SECONDS / 2, SHORT_SECONDS, 30.0])
 def test_a_suspension_does_not_count(left: float) -> None:
-    """After a sleep that lasted longer than it was to, it is as early as before, and the deadline is as far away."""
+    """After a sleep that lasted longer than it was to, half of the time to the deadline is left, whenever it began."""
     clock, real_time = started_clock()
     clock.deadline_to_sleep_time(left)
     real_time.added += left + PAUSE
-    assert clock.current_time() == 0.0
-    assert clock.deadline_to_sleep_time(left) <= left
+    assert clock.current_time() == left / 2
+    real_time.added += PAUSE
+    assert clock.current_time() <= left / 2 + LATE_SECONDS
 
 
 @given(left=st.floats(2 * SHORT_SECONDS, 1e6), part=st.floats(0.0, 1.0))
@@ -83,7 +84,17 @@ def test_a_deadline_passes_on_a_host_that_is_always_late() -> None:
     while clock.deadline_to_sleep_time(10.0) > 0.0:
         real_time.added += PAUSE
         rounds += 1
-    assert rounds == 2 * 10.0 / LATE_SECONDS
+    assert rounds <= 2 * 10.0 / LATE_SECONDS
+
+
+@pytest.mark.parametrize("left", [10.0, 60.0, 300.0])
+def test_a_deadline_is_no_later_than_the_delays(left: float) -> None:
+    """Where each of few wake-ups is late, a deadline is so by their delays, and not by what the loop slept before them."""
+    clock, real_time = started_clock()
+    delay = 1.2 * LATE_SECONDS
+    while planned := clock.deadline_to_sleep_time(left):
+        real_time.added += planned + delay
+    assert real_time() <= left + 20 * delay
 
 
 def test_no_deadline_is_no_time_to_wake() -> None:

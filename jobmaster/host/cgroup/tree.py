@@ -45,6 +45,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 _MAKING_TRIES: Final = 100
 # rmdir: EBUSY from cgroupfs, ENOTEMPTY from a plain folder with subfolders.
 _IN_USE: Final = frozenset({errno.EBUSY, errno.ENOTEMPTY})
+# rmdir, where the folder above is not writable (rmdir(2) tells this before EBUSY), or has the sticky bit.
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM})
 _SWAPS: Final = Path("/proc/swaps")
 
 
@@ -311,11 +313,18 @@ class CgroupTree:
     def dispose(self) -> None:
         """Remove ``jobs`` and the root, as far as they are empty: what else lives in the root (a delegated one) stays.
 
+        So does a root in a folder that is not this user's, as that of a delegated one is.
+
         Raises:
             CgroupError: the kernel refuses for another reason than that a cgroup is in use.
         """
-        if not _remove_tree(self.jobs, self.folders):
+        if _remove_tree(self.jobs, self.folders):
+            return
+        try:
             _remove_folder(self.root, self.folders)
+        except CgroupFileError as error:
+            if error.errno not in _NOT_OURS:
+                raise
 
     def _enable_controllers(self, folder: Path) -> None:
         for controller in sorted(self.controllers):

@@ -316,9 +316,15 @@ def test_a_folder_that_refuses_removal_is_an_error(plain_tree: CgroupTree) -> No
         refusing.remove()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _RefusingFolders(FakeFolders):
+    refused: str | None = None
+    """The name of the folder; None: any."""
+
     def remove(self, folder: Path) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted", str(folder))
+        if self.refused in (None, folder.name):
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(folder))
+        FakeFolders.remove(self, folder)
 
 
 def test_disposing_removes_an_empty_tree(plain_tree: CgroupTree) -> None:
@@ -327,6 +333,17 @@ def test_disposing_removes_an_empty_tree(plain_tree: CgroupTree) -> None:
     plain_tree.dispose()
     assert not plain_tree.root.exists()
     plain_tree.dispose()
+
+
+def test_disposing_leaves_a_root_that_another_user_made(plain_tree: CgroupTree) -> None:
+    """One that is delegated cannot be removed by who has it; what was made in it goes, or that is an error."""
+    plain_tree.prepare()
+    replace(plain_tree, folders=_RefusingFolders(refused=plain_tree.root.name)).dispose()
+    assert plain_tree.root.exists()
+    assert not plain_tree.jobs.exists()
+    plain_tree.prepare()
+    with pytest.raises(CgroupError, match="jobs: Operation not permitted"):
+        replace(plain_tree, folders=_RefusingFolders(refused=plain_tree.jobs.name)).dispose()
 
 
 def test_disposing_spares_what_is_in_use(plain_tree: CgroupTree) -> None:
