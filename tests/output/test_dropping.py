@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
@@ -21,7 +22,7 @@ from jobmaster.output.dropping import DropPlan
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
 from jobmaster.output.index_file import index_path
-from jobmaster.output.log import OutputLog
+from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.output.reading import Piece, Selection
 from tests.output.stretches import bytes_of
@@ -240,6 +241,30 @@ async def test_an_index_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert job.log.kept + job.log.lost + job.log.dropped == len(job.written)
     await job.end_all()
     assert await read_all(job.log.stored()) == job.written[: job.log.kept]
+
+
+async def test_a_drop_that_the_disk_does_not_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """It is made up for later, and every byte is counted once."""
+    job = Job(tmp_path / "job.log")
+    failures = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(fd: int, fdatasync: Callable[[int], None] = os.fdatasync) -> None:
+        if failures:
+            raise failures.pop()
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    await job.write(sample(CAP.size + CAP.chunk))
+    assert not failures
+    mock_clock.jump(RETRY_SECONDS)
+    await job.write(sample(2 * CAP.size))
+    assert job.log.kept + job.log.lost + job.log.dropped == len(job.written)
+    await job.end_all()
+    received = await read_all(job.log.stored())
+    assert received == job.expected()
+    assert len(received) == job.log.kept
 
 
 async def test_times_after_a_drop(tmp_path: Path) -> None:
