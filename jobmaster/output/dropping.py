@@ -82,13 +82,18 @@ def drop(log: OutputLog, plan: DropPlan) -> Dropped:
 
 def punch_file(path: Path, holes: Iterable[Range]) -> None:
     """Gives ranges back that were dropped before. Blocks as long as the disk does; what fails is logged."""
-    with suppress(FileNotFoundError):
+    try:
         fd = os.open(path, _WRITE)
-        try:
-            for start, end in holes:
-                _punch(fd, path, start, end)
-        finally:
-            os.close(fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("what was dropped of %s takes up space on: %s", path, error.strerror)
+        return
+    try:
+        for start, end in holes:
+            _punch(fd, path, start, end)
+    finally:
+        os.close(fd)
 
 
 def prune_file(path: Path, pinned: Iterable[Range]) -> None:

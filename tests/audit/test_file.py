@@ -130,6 +130,16 @@ def test_a_file_that_somebody_takes_away(tmp_path: Path, what: str, caplog: pyte
     assert set(open_file(tmp_path, SMALL).position.begun) == {open_call.sequence}
 
 
+def test_a_number_that_nobody_wrote(tmp_path: Path) -> None:
+    """A line with a number of any length is no entry, and keeps no server from starting."""
+    current_file(tmp_path, AUDIT).write_text(
+        '{"version":1,"sequence":%s,"kind":"call","begun":1,"x":1}\n' % ("9" * 5000)
+    )
+    file = open_file(tmp_path)
+    assert [line.sequence for line in append(file, call())] == [1]
+    file.close()
+
+
 @pytest.mark.parametrize("has_reader", [True, False])
 def test_a_fifo_in_the_place_of_the_file(tmp_path: Path, *, has_reader: bool) -> None:
     """Nothing is written to it, nobody waits for it, and it is never taken for a file of the trail."""

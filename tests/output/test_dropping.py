@@ -177,6 +177,27 @@ async def test_a_follower_pins_what_it_is_sent(tmp_path: Path) -> None:
     await job.end_all()
 
 
+async def test_a_hole_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A follower for whose sake it was held back goes on; that its space is not given back is logged."""
+    job = Job(tmp_path / "job.log")
+    await job.write(sample(CAP.size))
+    async with aclosing(job.log.follow(CAP.head + 5)) as stretches:
+        await anext(stretches)
+        await job.write(sample(4 * CAP.size))
+
+        def fail(*_: object, **__: object) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("jobmaster.output.dropping.os.open", fail)
+            following = await anext(stretches)
+        assert following.offset == job.log.dropped_range[1]
+    assert "takes up space on: Too many open files" in caplog.text
+    await job.end_all()
+
+
 async def test_losses_in_what_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that were lost stay lost: of a range with a gap only those that were kept count as dropped."""
     job = Job(tmp_path / "job.log")
