@@ -86,15 +86,19 @@ class EndedJobs:
         self._remember(EndedJob(record, supervisor.output.stored()))
         self._have_changed.set()
 
-    def recall(self, record: JobRecord, *, forgotten: int) -> EndedJob:
+    def file_of(self, job_id: JobId) -> KeptFile:
+        """What readers of a job's output share. Who holds it is told where the output is pruned."""
+        return self._files.setdefault(job_id, KeptFile())
+
+    def recall(self, record: JobRecord, file: KeptFile, *, forgotten: int) -> EndedJob:
         """The job of a record of the journal; it is kept in memory from now on, unless it may have been forgotten since.
 
         Args:
             record: of the job.
+            file: of its output; from `file_of`, before the record was read.
             forgotten: what `forgotten` was before the record was read.
         """
         path = self._host.output_path(record.id)
-        file = self._files.setdefault(record.id, KeptFile())
         file.is_pruned |= record.output_pruned is not None
         output = StoredOutput(
             path=path,

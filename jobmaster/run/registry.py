@@ -161,13 +161,13 @@ class Registry:
         return self.known(caller, key) or await self._find_recorded(caller, key)
 
     async def _find_recorded(self, caller: Identity, job_id: JobId) -> Job:
-        forgotten = self._ended.forgotten
+        forgotten, file = self._ended.forgotten, self._ended.file_of(job_id)
         stored = None if self._ended.is_given_up(job_id) else await self._records.find(job_id)
         if stored is None:
             raise JobNotFound(_NO_SUCH_JOB)
         _check(caller, stored.record)
         if isinstance(stored.record.state, Ended):
-            return self._ended.recall(stored.record, forgotten=forgotten)
+            return self._ended.recall(stored.record, file, forgotten=forgotten)
         job = self.known(caller, job_id)  # it may have ended, or been adopted, while the journal was asked
         if job is not None:
             return job

@@ -204,6 +204,24 @@ async def test_a_disk_that_others_fill(machine: Machine, monkeypatch: pytest.Mon
         assert machine.logs() == set(job_ids[1:])
 
 
+async def test_a_record_that_is_read_meanwhile(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who had asked for an output before it was removed is told that it was, and not that the host went down."""
+    async with machine.registry() as registry:
+        (job_id,) = await run_to_end(machine, registry, CLIENT1)
+    find = type(machine.records).find
+
+    async def late(records: Any, job_id: JobId) -> Any:
+        found = await find(records, job_id)
+        await trio.sleep(20)
+        return found
+
+    async with bounded(machine) as registry:
+        monkeypatch.setattr(type(machine.records), "find", late)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_to_end, machine, registry, *[CLIENT1] * 4)
+            assert await pieces_of(registry, job_id) == [(0, SIZE, GapReason.PRUNED)]
+
+
 async def test_what_an_earlier_server_left(machine: Machine) -> None:
     """It counts, and goes in the order in which the jobs have ended."""
     async with machine.registry() as registry:
