@@ -55,7 +55,7 @@ H2SPEC = "github.com/summerwind/h2spec/cmd/h2spec"  # its version is pinned by t
 SSLYZE = "sslyze==6.3.1"  # it holds cryptography back, and so has an environment of its own
 
 # Where a Debian package is told by a program it brings: {program: package}.
-TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh"}
+TESTS_NEED = {"ip": "iproute2", "openssl": "openssl", "testssl": "testssl.sh", "tmux": "tmux", "vi": "vim-tiny"}
 GO_NEEDS = {"go": "golang-go", "update-ca-certificates": "ca-certificates"}
 KERNEL_NEEDS = {
     "dmsetup": "dmsetup",

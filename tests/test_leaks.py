@@ -18,6 +18,7 @@ import trio.testing
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.client import ClientStream
 from jobmaster.grpc.server_call import ServerCall
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal import journal
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
@@ -83,9 +84,11 @@ async def every_kind_of_job(jobs: Jobs) -> None:
     await run(jobs, "sh", "-c", "kill -9 $$")
     await run(jobs, "sh", "-c", "setsid sleep 1000 & exit 0")
     await run(jobs, "sh", "-c", "exec >/dev/null 2>&1; exit 0")
+    await ended(jobs, await jobs.start("sh", "-c", "sleep 1000 & echo up", terminal=pb.Terminal()))
     for argv in (("",), ("no-such-command",), ("true", "x" * 200_000)):
-        with suppress(RpcFailedError):
-            await jobs.start(*argv)
+        for terminal in (None, pb.Terminal()):
+            with suppress(RpcFailedError):
+                await jobs.start(*argv, terminal=terminal)
     job_id = await jobs.start("sh", "-c", "echo up; sleep 1000")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ended, jobs, job_id)

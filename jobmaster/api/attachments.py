@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Final, assert_never
 import trio
 
 from jobmaster.api.following import Told
-from jobmaster.api.messages import attach_gap, attach_messages
+from jobmaster.api.messages import attach_gap, attach_messages, window_of
 from jobmaster.api.requests import MAX_WRITER
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest, OutputUnreadable
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.reading import FromOffset, GapPiece, Piece, Position, Selection
 from jobmaster.run.ended_jobs import EndedJob
+from jobmaster.run.terminal import TerminalInput
 
 if TYPE_CHECKING:
     from jobmaster.api.followers import Followers
@@ -61,6 +62,10 @@ async def _start_of(call: ServerCall) -> pb.AttachStart:
         raise InvalidRequest("the first message names the job: send a start", field="start")
     if len(message.start.writer) > MAX_WRITER:
         raise InvalidRequest(f"writer has more than {MAX_WRITER} characters", field="start.writer")
+    if message.start.HasField("window"):
+        window_of(message.start.window)
+        if not message.start.writer:
+            raise InvalidRequest("the window is that of the writer: name one", field="start.window")
     return message.start
 
 
@@ -108,6 +113,8 @@ class _Attachment:
 
     async def _receive(self, stdin: Stdin) -> None:
         with stdin.written_by(self._start.writer) as scope:
+            if self._start.HasField("window"):
+                _resize(stdin, self._start.window)
             await self._tell(stdin)
             try:
                 while (message := await self._call.receive_message(seconds=math.inf)) is not None:
@@ -118,8 +125,12 @@ class _Attachment:
             raise InputRefused("the same writer has attached anew")
 
     async def _take(self, stdin: Stdin, message: object) -> None:
-        if not isinstance(message, pb.AttachRequest) or message.WhichOneof("kind") != "input":
-            raise InvalidRequest("after the start come messages of input only", field="input")
+        kind = message.WhichOneof("kind") if isinstance(message, pb.AttachRequest) else None
+        if not isinstance(message, pb.AttachRequest) or kind not in {"input", "window"}:
+            raise InvalidRequest("after the start come messages of input and of the window only", field="input")
+        if kind == "window":
+            _resize(stdin, message.window)
+            return
         piece = message.input
         await stdin.write(piece.offset, piece.data)
         if piece.end:
@@ -158,6 +169,12 @@ class _Attachment:
     async def _send(self, message: pb.AttachResponse | StoredMessages) -> None:
         async with self._turn:
             await self._call.send_message(message)
+
+
+def _resize(stdin: Stdin, window: pb.WindowSize) -> None:
+    if not isinstance(stdin, TerminalInput):
+        raise InputRefused("the job has no terminal, and so no window: it was not started with one")
+    stdin.resize(window_of(window))
 
 
 def _status_of(stdin: Stdin) -> pb.InputStatus:

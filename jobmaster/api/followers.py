@@ -1,4 +1,4 @@
-"""How many outputs may be followed at a time: each follower has the file open that it reads."""
+"""How many outputs may be followed at a time: each follower has its file open, and the index."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from jobmaster.job.record import JobRecord, LimitReport, OutputPruned
 from jobmaster.job.secret import Secret
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
+from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.reading import GapPiece
@@ -65,8 +66,23 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         ends_when_full=message.output_full == pb.OUTPUTFULL_END_JOB,
         stdin=message.stdin,
         separate_streams=message.separate_streams,
+        terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
         secrets=secrets_of(message),
     )
+
+
+def _terminal_of(message: pb.Terminal) -> Terminal:
+    window = window_of(message.window) if message.HasField("window") else Window()
+    return Terminal(window=window, term=message.term or DEFAULT_TERM)
+
+
+def window_of(message: pb.WindowSize) -> Window:
+    """The size of a terminal.
+
+    Raises:
+        InvalidRequest: a terminal has no such size.
+    """
+    return Window(rows=message.rows, columns=message.columns)
 
 
 def secrets_of(message: pb.JobCreateRequest) -> tuple[Secret, ...]:
@@ -88,6 +104,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         output_bytes=record.output_bytes if pruned is None else 0,
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
+        terminal=record.terminal,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     match record.state:

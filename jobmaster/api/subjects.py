@@ -40,6 +40,8 @@ def job_of(message: Message) -> str | None:
     """The job that a request or an answer names; None where it names none."""
     if isinstance(message, pb.JobID):
         return message.job_id[:MAX_JOB_ID] or None
+    if isinstance(message, pb.AttachRequest):
+        return job_of(message.start)
     field = _FIELDS_OF_JOB.get(message.DESCRIPTOR.full_name)
     return None if field is None else job_of(getattr(message, field))
 

@@ -2,13 +2,15 @@
 
 Nothing that was written is ever changed: files are opened with O_APPEND, and a line that a full disk cut short stays as
 it is, with the next one in a line of its own. An entry gets its number when it is written, so that the numbers in the
-files have no holes: where one is missing, a line was removed.
+files have no holes: where one is missing, a line was removed. Where somebody moves or removes the file that is written, the
+next entries are in another one of its name, which repeats what the files before it say.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import stat
 import threading
@@ -28,6 +30,8 @@ from jobmaster.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import trio
+
+logger = logging.getLogger(__name__)
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -243,9 +247,13 @@ class AuditFile:
     # --- files --------------------------------------------------------------------------------------------------------
 
     def _open_current(self) -> None:
-        if self._descriptor is not None:
-            return
         path = current_file(self._folder, self._trail)
+        if self._descriptor is not None:
+            if _has_name(self._descriptor, path):
+                return
+            logger.error("%s was moved or removed, with what is in it; another one is begun", path)
+            self.close()
+            self._first, self._is_torn = None, True  # as far as is known of what may be in its place
         descriptor = os.open(path, _FLAGS, 0o600)
         try:
             details = os.fstat(descriptor)
@@ -284,6 +292,14 @@ class AuditFile:
         self.sync()
         current_file(self._folder, self._trail).rename(complete_file(self._folder, self._trail, self._first))
         self.close()
+
+
+def _has_name(descriptor: int, path: Path) -> bool:
+    """Whether an open file has this name still. Raises OSError where the disk does not say."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+from jobmaster.cli.detaching import DEFAULT_KEYS, parse_keys
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
+
+DETACH_KEYS: Final = parse_keys(DEFAULT_KEYS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +55,8 @@ class Run:
         stdin: whether the job has an input, which is standard input unless it is detached; None: where that is a pipe or
             a file.
         separate: the job's stderr is standard error; else all of its output is standard output.
+        tty: the job has a terminal, which is this one unless it is detached.
+        detach_keys: the bytes of the keys that detach from it; none: none do.
         output: how much of its output is kept.
         secret_env: the environment variables whose values nobody is to read in the command.
     """
@@ -60,6 +66,8 @@ class Run:
     request_id: str | None = None
     stdin: bool | None = None
     separate: bool = False
+    tty: bool = False
+    detach_keys: bytes = DETACH_KEYS
     output: Output = Output()
     secret_env: tuple[str, ...] = ()
 
@@ -71,11 +79,13 @@ class Attach:
     Attributes:
         stdin: whether standard input is the job's; None: where the job has one that nobody else writes.
         from_start: all of the output, not only what comes from now on.
+        detach_keys: as of `Run`.
     """
 
     job_id: str
     stdin: bool | None = None
     from_start: bool = False
+    detach_keys: bytes = DETACH_KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

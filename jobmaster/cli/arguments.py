@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Final
 
-from jobmaster import __version__
-from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import (
     Action,
     Attach,
@@ -29,66 +26,31 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
-from jobmaster.sizes import parse_size
+from jobmaster.cli.parser import (
+    CERTIFICATES,
+    KEYS,
+    NAME,
+    OUTPUT_FULL,
+    OUTPUT_MAX,
+    REQUEST_ID,
+    SECRET_ENV,
+    SERVER,
+    STATES,
+    TextAsked,
+    new_parser,
+)
 
-if TYPE_CHECKING:
-    from datetime import datetime, timedelta
-
-_EPILOG: Final = """\
-examples:
-  jobmaster -n client1 run make -C /srv/app
-  jobmaster -n client1 start ls -l /etc
-  jobmaster -n client1 logs 2ZEkCWe4bCJVqFVdKOyc1nYAGDw
-  jobmaster -n superuser list --state running --client client1
-
-Everything after `start` and `run` and their options is the command, untouched; no shell is involved: say
-`run sh -c '…'` for one. `--` ends the options, for a command that is called like one.
-
-exit status:
-  0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted; of `run` and `wait` the job's own: its exit code,
-  or 128 and the number of the signal that ended it; 125 the client or the server failed, 126 the command cannot be
-  executed, 127 it is not found
-"""
-
-NAME: Final = ("-n", "--name")
-SERVER: Final = "--server"
-CERTIFICATES: Final = "--certs-dir"
-REQUEST_ID: Final = "--request-id"
-SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
-OUTPUT_MAX: Final = "--output-max"
-OUTPUT_FULL: Final = "--output-full"
+
 _OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
-_WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV}
+
+_WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
 """The options of `run` that have one; the word after one of them is not the command."""
+
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
-
-DEFAULT_LIMIT: Final = 100
-STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
-CAUSES: Final = (
-    "exited",
-    "signalled",
-    "stopped",
-    "oom-killed",
-    "failed-to-start",
-    "server-shutdown",
-    "server-lost",
-    "output-capped",
-)
-_LARGEST: Final = 2**63 - 1
-"""Bytes of an output that a message can ask for."""
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class UsageError(Exception):
-    """The command line cannot be meant. The text is the usage and the reason, ready to print."""
-
-
-class _TextAsked(Exception):  # it takes argparse's way out of a parser that prints
-    """The command line asks for a text and nothing else."""
 
 
 def parse(arguments: Sequence[str]) -> Command | Audit | Text:
@@ -99,7 +61,7 @@ def parse(arguments: Sequence[str]) -> Command | Audit | Text:
     """
     words = list(arguments)
     place = _verb_place(words)
-    parser = _parser(needs_name=place is None or words[place] != "audit")
+    parser = new_parser(needs_name=place is None or words[place] != "audit")
     end, begin = _command_place(words)
     try:
         given = parser.parse_args(words[:end])
@@ -109,7 +71,7 @@ def parse(arguments: Sequence[str]) -> Command | Audit | Text:
         host, port = given.server
         target = Target(host=host, port=port, name=given.name.lower(), certificates=given.certs_dir)
         return Command(target, _action(parser, given, words[begin:]))
-    except _TextAsked as asked:
+    except TextAsked as asked:
         return Text(str(asked))
 
 
@@ -124,16 +86,7 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
         case "start":
             return Start(_argv(parser, "start", command), _output(given))
         case "run":
-            _require_text(parser, REQUEST_ID, given.request_id or "")
-            return Run(
-                argv=_argv(parser, "run", command),
-                detach=given.detach,
-                request_id=given.request_id,
-                stdin=given.stdin,
-                separate=given.separate_streams,
-                output=_output(given),
-                secret_env=tuple(given.secret_env),
-            )
+            return _run(parser, given, command)
         case "list" | "ps":
             return _list(parser, given)
         case "events":
@@ -149,6 +102,25 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return _action_on_job(parser, given)
 
 
+def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Run:
+    _require_text(parser, REQUEST_ID, given.request_id or "")
+    if given.tty and (given.separate_streams or given.stdin is False):
+        parser.error(
+            "run: a job with a terminal has all three streams there: -t goes without --separate-streams, --no-stdin"
+        )
+    return Run(
+        argv=_argv(parser, "run", command),
+        detach=given.detach,
+        request_id=given.request_id,
+        stdin=given.stdin,
+        separate=given.separate_streams,
+        tty=given.tty,
+        detach_keys=given.detach_keys,
+        output=_output(given),
+        secret_env=tuple(given.secret_env),
+    )
+
+
 def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Action:
     match given.verb:
         case "stop":
@@ -157,7 +129,9 @@ def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         case "status":
             return Status(job_id=given.job, as_json=given.json)
         case "attach":
-            return Attach(job_id=given.job, stdin=given.stdin, from_start=given.from_start)
+            return Attach(
+                job_id=given.job, stdin=given.stdin, from_start=given.from_start, detach_keys=given.detach_keys
+            )
         case "wait":
             return Wait(job_id=given.job, as_json=given.json)
         case "logs":
@@ -253,309 +227,5 @@ def _require_text(parser: argparse.ArgumentParser, what: str, value: str) -> Non
         parser.error(f"{what}, {value!r}, is not UTF-8: a server takes nothing else")
 
 
-def parse_moment(text: str) -> datetime | timedelta:
-    """A time, or how long ago: `2026-01-02`, `2026-01-02T03:04:05Z`, `90s`, `10m`, `2h`, `3d`.
-
-    Raises:
-        ValueError: it is neither; says what would be.
-    """
-    from datetime import UTC, datetime, timedelta  # here, because most command lines name no time
-
-    number, unit = text[:-1], text[-1:]
-    try:
-        if unit in _UNITS and number.isdecimal():
-            return timedelta(seconds=int(number) * _UNITS[unit])
-        moment = datetime.fromisoformat(text)
-        try:
-            return moment.astimezone()
-        except (ValueError, OverflowError):  # in the first or the last year of all, by the place's time
-            return moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{text!r} is no time: say 2026-01-31, 2026-01-31T12:00:00Z, or 90s, 10m, 2h or 3d ago"
-        ) from None
-
-
-def parse_number(text: str) -> int:
-    """A count.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not text.isdecimal() or len(text) > 18:
-        raise ValueError(f"{text!r} is no number")
-    return int(text)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that raises what argparse would print."""
-
-    def print_help(self, file: object = None) -> NoReturn:  # noqa: ARG002  # as in the base class
-        raise _TextAsked(self.format_help())
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}\n")
-
-
-class _Version(argparse.Action):
-    def __call__(self, *_: Any) -> NoReturn:
-        raise _TextAsked(f"jobmaster {__version__}\n")
-
-
-def _parser(*, needs_name: bool) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="jobmaster",
-        description="Runs commands on another Linux machine and follows them.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    parser.add_argument(
-        *NAME,
-        metavar="CLIENT",
-        required=needs_name,
-        help="who you are: CLIENT_cert.pem is used; only `audit` needs it not",
-    )
-    parser.add_argument(
-        SERVER,
-        metavar="HOST:PORT",
-        type=argument(parse_address),
-        default=("localhost", DEFAULT_PORT),
-        help=f"the server (default localhost:{DEFAULT_PORT})",
-    )
-    parser.add_argument(
-        CERTIFICATES,
-        metavar="DIR",
-        type=Path,
-        help="the certificate folder (default: certs/ of a checkout, /etc/jobmaster/certs as root, otherwise "
-        "$XDG_CONFIG_HOME/jobmaster/certs)",
-    )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_starting_verbs(verbs)
-    _add_job_verbs(verbs)
-    _add_list(verbs)
-    _add_events(verbs)
-    backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
-    _add_audit(verbs)
-    backup.add_argument("file", metavar="FILE", type=Path, help="where to; replaced only when the copy is whole")
-    return parser
-
-
-Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
-
-
-def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
-    start = verbs.add_parser(
-        "start",
-        help="start a command; prints the job's id",
-        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
-        allow_abbrev=False,
-    )
-    _add_output(start)
-    run = verbs.add_parser(
-        "run",
-        help="run a command to its end: its output, and its exit status",
-        usage="%(prog)s [-h] [-d] [-i | --no-stdin] [--separate-streams] [--request-id ID] [--secret-env NAME]… "
-        f"[{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
-        description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
-        "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
-        "third one leaves it.",
-        allow_abbrev=False,
-    )
-    run.add_argument("-d", "--detach", action="store_true", help="print the job's id and leave it running")
-    _add_stdin(run, "with -d, the job's is kept open for `attach`")
-    run.add_argument(
-        "--separate-streams",
-        action="store_true",
-        help="the command's stderr comes to stderr; else both come to stdout, in the order of their writing",
-    )
-    run.add_argument(
-        REQUEST_ID,
-        metavar="ID",
-        help="your own name for this job: a second `run` with the same one finds the first one's job",
-    )
-    run.add_argument(
-        SECRET_ENV,
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="the value of this environment variable of yours is a secret: wherever the command has it, records, events and "
-        "the server's audit have ***; may be given more than once",
-    )
-    _add_output(run)
-
-
-def _add_output(verb: _Parser) -> None:
-    verb.add_argument(
-        OUTPUT_MAX,
-        metavar="SIZE",
-        type=argument(parse_output_size),
-        default=0,
-        help="output that is kept, such as 64M: 256K at least, and what the server keeps of any job, which is the default, "
-        "at most",
-    )
-    verb.add_argument(
-        OUTPUT_FULL,
-        choices=["drop", "end"],
-        default="drop",
-        help="what happens when there is more: its middle is dropped (default), or the job is ended",
-    )
-
-
 def _output(given: argparse.Namespace) -> Output:
     return Output(most=given.output_max, full=given.output_full)
-
-
-def parse_output_size(text: str) -> int:
-    """Bytes from `64M` or `4096`; 0 for what the server keeps of any job.
-
-    Raises:
-        ValueError: it is no such size.
-    """
-    size = parse_size(text)
-    if size is None or size > _LARGEST:
-        raise ValueError(f"{text!r} is not a size: use bytes, or a number with K, M, G or T (of 1024)")
-    return size
-
-
-def _add_stdin(verb: _Parser, more: str) -> None:
-    stdin = verb.add_mutually_exclusive_group()
-    stdin.add_argument(
-        "-i",
-        "--stdin",
-        action="store_true",
-        default=None,
-        help=f"standard input is the command's, also a terminal; {more}",
-    )
-    stdin.add_argument("--no-stdin", action="store_false", dest="stdin", help="it is not, also where it is a pipe")
-
-
-def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
-    texts = {
-        "stop": "stop a job and wait for its end",
-        "status": "what a job does, or why it ended",
-        "wait": "wait for a job's end; exits as the job did",
-    }
-    for verb, text in texts.items():
-        sub = verbs.add_parser(verb, help=text, allow_abbrev=False)
-        sub.add_argument("--json", action="store_true", help="one line of JSON")
-        if verb == "stop":
-            sub.add_argument("--reason", metavar="TEXT", default="", help="why; kept in the job's record")
-            sub.add_argument("--force", action="store_true", help="kill it, without a grace period")
-        sub.add_argument("job", metavar="JOB")
-    remove = verbs.add_parser("rm", help="remove ended jobs with their output", allow_abbrev=False)
-    remove.add_argument("jobs", metavar="JOB", nargs="+")
-    attach = verbs.add_parser(
-        "attach",
-        help="a running job's output from now on, and its stdin; exits as the job did",
-        description="Copies a job's output to stdout as it comes, and standard input to the job where that has a stdin "
-        "that nobody else writes; its end is the job's. Ctrl-C leaves the job as it is.",
-        allow_abbrev=False,
-    )
-    _add_stdin(attach, "refused where the job takes none")
-    attach.add_argument("--from-start", action="store_true", help="all of the output, from its first byte on")
-    attach.add_argument("job", metavar="JOB")
-    output = verbs.add_parser(
-        "streamoutput", help="a job's output from its first byte, live, and nothing else", allow_abbrev=False
-    )
-    output.add_argument("job", metavar="JOB")
-    _add_logs(verbs)
-
-
-def _add_logs(verbs: Verbs[_Parser]) -> None:
-    sub = verbs.add_parser(
-        "logs",
-        help="a job's output, or a part of it, live",
-        description="Copies a job's output to stdout as it comes, from its first byte until the job has ended. What of it "
-        "is not there is told on stderr.",
-        allow_abbrev=False,
-    )
-    follow = sub.add_mutually_exclusive_group()
-    follow.add_argument("-f", "--follow", action="store_true", default=True, help="until the job has ended (default)")
-    follow.add_argument("--no-follow", action="store_false", dest="follow", help="end at the present end")
-    number, moment = argument(parse_number), argument(parse_moment)
-    begin = sub.add_mutually_exclusive_group()
-    begin.add_argument("--tail", metavar="N", type=number, help="begin with the last N lines")
-    begin.add_argument("--since", metavar="WHEN", type=moment, help="begin with what came then: a time, or 10m ago")
-    begin.add_argument("--from-offset", metavar="N", type=number, help="begin with this byte, counted from 0")
-    sub.add_argument("--until", metavar="WHEN", type=moment, help="end with what came before then")
-    sub.add_argument("-t", "--timestamps", action="store_true", help="put its time before each line")
-    sub.add_argument(
-        "--stream", choices=["stdout", "stderr"], default="", help="one of them, of a job that has them apart"
-    )
-    sub.add_argument("job", metavar="JOB")
-
-
-def _add_list(verbs: Verbs[_Parser]) -> None:
-    sub = verbs.add_parser("list", aliases=["ps"], help="your jobs, the newest first", allow_abbrev=False)
-    sub.add_argument("--client", metavar="CLIENT", default="", help="those of one client; for an admin")
-    sub.add_argument(
-        "--state", choices=STATES, action="append", default=[], help="those in this state; may be repeated"
-    )
-    sub.add_argument(
-        "--cause", choices=CAUSES, action="append", default=[], help="those that ended so; may be repeated"
-    )
-    moment = argument(parse_moment)
-    sub.add_argument(
-        "--since", metavar="WHEN", type=moment, help="those that started then or later: a time, or 10m ago"
-    )
-    sub.add_argument("--until", metavar="WHEN", type=moment, help="those that started before then")
-    sub.add_argument(
-        "--limit",
-        metavar="N",
-        type=argument(parse_number),
-        default=DEFAULT_LIMIT,
-        help=f"how many at most (default {DEFAULT_LIMIT}); 0: all",
-    )
-    sub.add_argument("-q", "--quiet", action="store_true", help="the ids alone")
-    _add_form(sub)
-
-
-def _add_events(verbs: Verbs[_Parser]) -> None:
-    sub = verbs.add_parser("events", help="what happens to your jobs, live", allow_abbrev=False)
-    begin = sub.add_mutually_exclusive_group()
-    begin.add_argument(
-        "--after",
-        metavar="SEQ",
-        type=argument(parse_number),
-        help="begin after this event (default: with the next one)",
-    )
-    begin.add_argument("--all", action="store_const", const=0, dest="after", help="begin with the first that is kept")
-    _add_form(sub)
-
-
-def _add_audit(verbs: Verbs[_Parser]) -> None:
-    sub = verbs.add_parser(
-        "audit",
-        help="who asked this host's server for what; for its administrator",
-        description="Reads the audit from its files on this host; no server is asked, and no certificate needed.",
-        allow_abbrev=False,
-    )
-    moment = argument(parse_moment)
-    sub.add_argument(
-        "--client", metavar="CLIENT", default="", help="what one client did, and what happened to its jobs"
-    )
-    sub.add_argument("--job", metavar="JOB", default="", help="what was done to one job")
-    sub.add_argument("--since", metavar="WHEN", type=moment, help="from then on: a time, or 10m ago")
-    sub.add_argument("--until", metavar="WHEN", type=moment, help="before then")
-    sub.add_argument("-f", "--follow", action="store_true", help="go on with what is added")
-    sub.add_argument("--handshakes", action="store_true", help="the connections that were refused, instead")
-    sub.add_argument(
-        "--audit-folder",
-        metavar="DIR",
-        type=Path,
-        help="the server's --audit-folder (default: `audit` in its default output folder)",
-    )
-    _add_form(sub)
-
-
-def _add_form(sub: argparse.ArgumentParser) -> None:
-    form = sub.add_mutually_exclusive_group()
-    form.add_argument(
-        "--json",
-        action="store_true",
-        default=None,
-        help="a line of JSON for each (default where stdout is no terminal)",
-    )
-    form.add_argument("--table", action="store_false", dest="json", help="a table, also where stdout is no terminal")

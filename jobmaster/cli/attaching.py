@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,9 +19,10 @@ from jobmaster.cli.descriptors import (
     write_error,
     write_output,
 )
-from jobmaster.cli.exit_status import OURS, ended_by_itself, exit_status
+from jobmaster.cli.exit_status import DONE, OURS, ended_by_itself, exit_status
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError
 from jobmaster.errors import TransportError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -35,12 +37,33 @@ def say(text: str) -> None:
     complain(f"jobmaster: {text}\n")
 
 
+def words_of(error: RpcFailedError) -> str:
+    """What a server says of a call that failed."""
+    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
+
+
+async def despite_losses(copy_output: Callable[[], Awaitable[bool]]) -> bool:
+    """Copies an output; says what the server says of bytes that are not kept: how the job ended is another matter.
+
+    Raises:
+        Exception: as `copy_output`.
+    """
+    try:
+        return await copy_output()
+    except RpcFailedError as error:
+        if error.status.status_code is not StatusCode.DATA_LOSS:
+            raise
+        say(words_of(error))
+        return True
+
+
 async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     """Attaches to a job until it has ended: the exit status, and nothing that is still to be written."""
-    wants_stdin = (is_stdin_given() or os.isatty(STDIN)) if action.stdin is None else action.stdin
-    offset = 0 if action.from_start else _end_of_output(await jobs.status(action.job_id))
+    record = await jobs.status(action.job_id)
     try:
-        await copy(jobs, action.job_id, offset, with_input=wants_stdin, is_needed=action.stdin is True)
+        if not await despite_losses(partial(_attach, jobs, action, record)):
+            say(how_to_attach(action.job_id))
+            return DONE, ""
         record = await jobs.wait(action.job_id)
     except OutputFailed as failure:
         say(f"{failure}; the job {action.job_id} goes on")
@@ -53,12 +76,41 @@ async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     return exit_status(record), ""
 
 
+async def _attach(jobs: Jobs, action: Attach, record: pb.JobResponse) -> bool:
+    """Copies both ways until the output has ended; False where the user has detached before."""
+    wants_stdin = (is_stdin_given() or os.isatty(STDIN)) if action.stdin is None else action.stdin
+    is_needed = action.stdin is True
+    offset = 0 if action.from_start else _end_of_output(record)
+    if wants_stdin and record.terminal and record.state == pb.JOBSTATE_RUNNING:
+        from jobmaster.cli.terminal import RawMode, has_terminal, use_terminal  # here, because few jobs have one
+
+        if has_terminal():
+            try:
+                return await use_terminal(
+                    jobs, action.job_id, RawMode(), offset=offset, detach_keys=action.detach_keys, is_new=False
+                )
+            except RpcFailedError as error:
+                if is_needed or not _is_input_refused(error):
+                    raise
+                say(f"the keyboard is not the job's: {error.status.status_message}")
+                wants_stdin = False
+    await copy(jobs, action.job_id, offset, with_input=wants_stdin, is_needed=is_needed, ends_input=not record.terminal)
+    return True
+
+
+def how_to_attach(job_id: str) -> str:
+    """What is said to who has detached."""
+    return f"detached; the job goes on: `attach {job_id}` comes back to it"
+
+
 def _end_of_output(record: pb.JobResponse) -> int:
     """Offsets count what is not kept, too."""
     return record.output_bytes + record.output_bytes_lost + record.output_bytes_dropped
 
 
-async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_needed: bool) -> None:
+async def copy(
+    jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_needed: bool, ends_input: bool = True
+) -> None:
     """Copies until the job has ended; of standard input, until it ends, or the job reads no more.
 
     Args:
@@ -67,6 +119,7 @@ async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_nee
         offset: the first byte of the output that is wanted.
         with_input: whether standard input is the job's.
         is_needed: what to do where the job does not take it: to fail, or to say so and go on without.
+        ends_input: the end of standard input is the job's end-of-file; a terminal has none.
 
     Raises:
         OutputFailed: standard output did not take what came.
@@ -75,7 +128,7 @@ async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_nee
     if with_input:
         async with jobs.attach(job_id, output_offset=offset) as attachment:
             try:
-                await _copy_both_ways(attachment)
+                await _copy_both_ways(attachment, ends_input=ends_input)
             except RpcFailedError as error:
                 if is_needed or not _is_input_refused(error):
                     raise
@@ -84,7 +137,7 @@ async def copy(jobs: Jobs, job_id: str, offset: int, *, with_input: bool, is_nee
             else:
                 return
     async with jobs.attach(job_id, output_offset=offset, with_input=False) as attachment:
-        await _copy_output(attachment)
+        await copy_output(attachment)
 
 
 def _is_input_refused(error: RpcFailedError) -> bool:
@@ -93,12 +146,12 @@ def _is_input_refused(error: RpcFailedError) -> bool:
     return reason_in(error.status) == "INPUT_REFUSED"
 
 
-async def _copy_both_ways(attachment: Attachment) -> None:
+async def _copy_both_ways(attachment: Attachment, *, ends_input: bool) -> None:
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_copy_input, attachment)
+        nursery.start_soon(_copy_input, attachment, ends_input)
         try:
-            await _copy_output(attachment)
+            await copy_output(attachment)
         except Exception as error:  # noqa: BLE001  # raised below, and not in a group
             failure = error
         nursery.cancel_scope.cancel()
@@ -106,18 +159,33 @@ async def _copy_both_ways(attachment: Attachment) -> None:
         raise failure
 
 
-async def _copy_output(attachment: Attachment) -> None:
+def _nothing(_data: bytes) -> None:
+    pass
+
+
+async def copy_output(attachment: Attachment, *, seen: Callable[[bytes], None] = _nothing) -> None:
+    """Copies the output to standard output, and says what of it is missing.
+
+    Args:
+        attachment: to copy from.
+        seen: told of what is written to standard output, before it is.
+
+    Raises:
+        OutputFailed: standard output did not take what came.
+        Exception: as the iteration of an `Attachment`.
+    """
     async for chunk in attachment:
         if chunk.HasField("gap"):
             say(f"{chunk.gap.length} bytes of the output are missing here")
         elif chunk.stream == pb.OUTPUTSTREAM_STDERR:
             await trio.to_thread.run_sync(write_error, chunk.data, abandon_on_cancel=True)
         else:
+            seen(chunk.data)
             await trio.to_thread.run_sync(write_output, chunk.data, abandon_on_cancel=True)
 
 
-async def _copy_input(attachment: Attachment) -> None:
-    await attachment.send(_standard_input())
+async def _copy_input(attachment: Attachment, ends_input: bool) -> None:  # start_soon takes positions
+    await attachment.send(_standard_input(), ends=ends_input)
 
 
 async def _standard_input() -> AsyncIterator[bytes]:

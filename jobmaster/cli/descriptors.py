@@ -121,8 +121,19 @@ def write_text(text: str) -> None:
 
 def complain(text: str) -> None:
     """Write `text` to standard error. Where that is not possible, nobody is there to be told."""
+    if _leaves_lines_as_they_are(STDERR):
+        text = text.replace("\n", "\r\n")
     with suppress(OSError):
         _write_all(STDERR, _encoded(text, sys.stderr))
+
+
+def _leaves_lines_as_they_are(descriptor: int) -> bool:
+    """Whether it is a terminal in raw mode, in which a new line begins below the end of the one before."""
+    if not os.isatty(descriptor):
+        return False
+    import termios  # here, because little is complained of
+
+    return not termios.tcgetattr(descriptor)[1] & termios.OPOST
 
 
 def _encoded(text: str, stream: object) -> bytes:

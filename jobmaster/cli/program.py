@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from jobmaster.cli.actions import Audit, Command, Text
-from jobmaster.cli.arguments import UsageError, is_as_a_job, parse
+from jobmaster.cli.arguments import is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
+from jobmaster.cli.parser import UsageError
 from jobmaster.errors import ConfigurationError, JobmasterError
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.cli.attaching import copy, say
+from jobmaster.cli.attaching import copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
@@ -24,6 +24,7 @@ from jobmaster.grpc.purerpc_adapter import StatusCode
 
 if TYPE_CHECKING:
     from jobmaster.cli.actions import Run
+    from jobmaster.cli.terminal import RawMode
     from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 INTERRUPTIONS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -40,6 +41,10 @@ class Runner:
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
         self._needs_stdin = action.stdin is True
+        self._tty = action.tty
+        self._detach_keys = action.detach_keys
+        self._mode: RawMode | None = None
+        """Of this terminal, where that is the job's."""
         self._secret_env = action.secret_env
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
@@ -49,6 +54,8 @@ class Runner:
 
     async def run(self) -> tuple[int, str]:
         """Runs the command: the exit status, and what is still to be written. What went wrong has been said."""
+        if self._tty and not self._detach and not self._take_terminal():
+            return OURS, ""
         if self._detach:
             return await self._start(), f"{self._job_id}\n" if self._job_id else ""
         status = OURS
@@ -62,6 +69,17 @@ class Runner:
                     status = await self._follow()
                 nursery.cancel_scope.cancel()
         return status, ""
+
+    def _take_terminal(self) -> bool:
+        from jobmaster.cli.terminal import RawMode, has_terminal  # here, because few jobs have one
+
+        if not has_terminal():
+            say(
+                "-t makes this terminal the job's, but standard input and output are no terminal, so no job was started"
+            )
+            return False
+        self._mode = RawMode(heeded=INTERRUPTIONS)
+        return True
 
     # --- the job --------------------------------------------------------------------------------------------------
 
@@ -77,12 +95,13 @@ class Runner:
                 request_id=self._request_id,
                 stdin=self._has_stdin,
                 separate_streams=self._separate,
+                terminal=_terminal() if self._tty else None,
                 output_max=self._output.most,
                 output_full=self._output.full,
                 secrets=secrets,
             )
         except RpcFailedError as error:
-            say(_words(error))
+            say(words_of(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:
                 self._say_how_to_find_it()
             return _status_of_refusal(error)
@@ -110,28 +129,36 @@ class Runner:
 
     async def _show(self) -> int:
         try:
-            await self._copy()
+            if not await despite_losses(self._copy):
+                say(how_to_attach(self._job_id))
+                return DONE
             await self._asked.wait()
             record = self._record or await self._jobs.wait(self._job_id)
         except OutputFailed as failure:
             say(f"{failure}; the job {self._job_id} goes on")
             return OURS
         except RpcFailedError as error:
-            say(f"{_words(error)}; {self._what_it_does()}")
+            say(f"{words_of(error)}; {self._what_it_does()}")
             return OURS
         except (TransportError, OutputIncomplete, InputLost) as error:
             say(f"{error}; {self._what_it_does()}")
             return OURS
         return self._end(record)
 
-    async def _copy(self) -> None:
-        """Copies the output to stdout, and where the job has a stdin, standard input to that."""
+    async def _copy(self) -> bool:
+        """Copies the output to stdout, and where the job has a stdin, standard input to that; False: the user has detached."""
+        if self._mode is not None:
+            from jobmaster.cli.terminal import use_terminal
+
+            keys = self._detach_keys
+            return await use_terminal(self._jobs, self._job_id, self._mode, offset=0, detach_keys=keys, is_new=True)
         if self._has_stdin or self._separate:
             await copy(self._jobs, self._job_id, 0, with_input=self._has_stdin, is_needed=self._needs_stdin)
-            return
+            return True
         async with self._jobs.stream_output(self._job_id) as chunks:
             async for chunk in chunks:
                 await trio.to_thread.run_sync(write_output, chunk, abandon_on_cancel=True)
+        return True
 
     def _what_it_does(self) -> str:
         return f"what the job {self._job_id} does is not known here"
@@ -169,6 +196,8 @@ class Runner:
             say(f"the job {self._job_id} was perhaps not stopped: {error}")
 
     def _leave(self, number: int) -> None:
+        if self._mode is not None:
+            self._mode.restore()
         if self._started.is_set():
             say(f"left; the job {self._job_id} has not ended")
         os._exit(OF_SIGNAL + number)
@@ -185,8 +214,10 @@ def _interruptions() -> Iterator[AsyncIterator[int] | None]:
         yield None
 
 
-def _words(error: RpcFailedError) -> str:
-    return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
+def _terminal() -> pb.Terminal:
+    from jobmaster.cli.terminal import terminal
+
+    return terminal()
 
 
 def _status_of_refusal(error: RpcFailedError) -> int:

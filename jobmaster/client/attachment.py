@@ -23,14 +23,27 @@ class Attachment:
 
     Attributes:
         received: the offset of the next byte of the output.
+        admitted: set when a server has said that it takes this client's input, or that the job takes none.
     """
 
-    def __init__(self, calls: Calls, job_id: str, patience: float, *, output_offset: int, with_input: bool) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        job_id: str,
+        patience: float,
+        *,
+        output_offset: int,
+        with_input: bool,
+        window: pb.WindowSize | None = None,
+    ) -> None:
         """Makes no call yet."""
         self.received = output_offset
+        self.admitted = trio.Event()
         self._job_id = job_id
         self._writer = secrets.token_hex(16) if with_input else ""
         self._input = Unacknowledged()
+        self._window = window
+        self._is_window_told = True
         self._change = trio.lowlevel.ParkingLot()
         """The input may go on: there is space, something to send, or a call that takes it."""
         self._calls_begun = 0
@@ -78,7 +91,13 @@ class Attachment:
     def _request(self) -> pb.AttachRequest:
         self._calls_begun += 1
         self._input.call_begins()
-        start = pb.AttachStart(job_id=pb.JobID(job_id=self._job_id), output_offset=self.received, writer=self._writer)
+        self._is_window_told = True
+        start = pb.AttachStart(
+            job_id=pb.JobID(job_id=self._job_id),
+            output_offset=self.received,
+            writer=self._writer,
+            window=self._window,
+        )
         return pb.AttachRequest(start=start)
 
     def abandon(self) -> None:
@@ -89,6 +108,7 @@ class Attachment:
     # --- input ----------------------------------------------------------------------------------------------------
 
     def _on_input(self, state: pb.InputState) -> None:
+        self.admitted.set()
         if state.status == pb.INPUTSTATUS_NOT_READ:
             self._end_input()
             return
@@ -99,6 +119,12 @@ class Attachment:
 
     def _end_input(self) -> None:
         self._input.close()
+        self._change.unpark_all()
+
+    def resize(self, window: pb.WindowSize) -> None:
+        """Gives the job's terminal this size; told while this `send`s, or with the next call."""
+        self._window = window
+        self._is_window_told = False
         self._change.unpark_all()
 
     async def send(self, source: AsyncIterator[bytes], *, ends: bool = True) -> bool:
@@ -140,12 +166,21 @@ class Attachment:
 
     async def _send_all(self) -> None:
         while not self._input.is_done:
-            piece = self._input.take()
-            if piece is None or self._stream.call is None:
+            message = self._next_message()
+            if message is None or self._stream.call is None:
                 await self._change.park()
                 continue
-            message = pb.AttachInput(offset=piece.offset, data=piece.data, end=piece.ends)
             try:
-                await self._stream.call.send_message(pb.AttachRequest(input=message))
+                await self._stream.call.send_message(message)
             except (TransportError, RpcFailedError):
                 await self._change.park()  # who receives meets it too, and makes a new call
+
+    def _next_message(self) -> pb.AttachRequest | None:
+        """What is to be sent next in the call that is open; None where there is nothing now."""
+        if self._input.may_send and not self._is_window_told:
+            self._is_window_told = True
+            return pb.AttachRequest(window=self._window)
+        piece = self._input.take()
+        if piece is None:
+            return None
+        return pb.AttachRequest(input=pb.AttachInput(offset=piece.offset, data=piece.data, end=piece.ends))

@@ -61,6 +61,7 @@ class Jobs:
         request_id: str | None = None,
         stdin: bool = False,
         separate_streams: bool = False,
+        terminal: pb.Terminal | None = None,
         output_max: int = 0,
         output_full: Literal["drop", "end"] = "drop",
         secrets: Iterable[str] = (),
@@ -74,6 +75,7 @@ class Jobs:
                 one by default.
             stdin: whether it has an input, for `attach`; else that is /dev/null.
             separate_streams: whether its stdout and stderr are told apart.
+            terminal: what its standard streams are, for `attach`; None where they are no terminal.
             output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
             output_full: what happens when there are more: the middle is dropped, or the job ended.
             secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
@@ -85,6 +87,7 @@ class Jobs:
             request_id=request_id or new_request_id(),
             stdin=stdin,
             separate_streams=separate_streams,
+            terminal=terminal,
             output_max=output_max,
             output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
             secrets=secret_ranges((command, *args), secrets),
@@ -166,7 +169,7 @@ class Jobs:
 
     @asynccontextmanager
     async def attach(
-        self, job_id: str, *, output_offset: int = 0, with_input: bool = True
+        self, job_id: str, *, output_offset: int = 0, with_input: bool = True, window: pb.WindowSize | None = None
     ) -> AsyncIterator[Attachment]:
         """A job's output from one of its bytes on, and its input, until it has ended. Leaving the block ends the call.
 
@@ -174,9 +177,15 @@ class Jobs:
             job_id: the job.
             output_offset: of the first byte of the output that is wanted.
             with_input: whether this client writes its input, as one at a time may.
+            window: with input, for a job that has a terminal: the size that this is to have.
         """
         attachment = Attachment(
-            self._calls, job_id, self._following_patience, output_offset=output_offset, with_input=with_input
+            self._calls,
+            job_id,
+            self._following_patience,
+            output_offset=output_offset,
+            with_input=with_input,
+            window=window,
         )
         try:
             yield attachment

@@ -50,6 +50,11 @@ class Unacknowledged:
         return self._is_done
 
     @property
+    def may_send(self) -> bool:
+        """Whether the server of this call has told what it has."""
+        return self._may_send
+
+    @property
     def is_complete(self) -> bool:
         """Whether the server has all that was put, and there is no more."""
         return self._has_end and not self._kept

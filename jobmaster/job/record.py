@@ -37,6 +37,7 @@ class Launched:
         request: the caller's own name for this Start, if there was one.
         output_max: bytes of output that are kept; 0: all.
         ends_when_full: the job is ended when there are more.
+        terminal: its standard streams are a terminal.
     """
 
     id: JobId
@@ -50,6 +51,7 @@ class Launched:
     request: RequestKey | None = None
     output_max: int = 0
     ends_when_full: bool = False
+    terminal: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full: as in `Launched`.
+        output_max, ends_when_full, terminal: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -103,6 +105,7 @@ class JobRecord:
     output_bytes_dropped: int = 0
     output_max: int = 0
     ends_when_full: bool = False
+    terminal: bool = False
     output_pruned: OutputPruned | None = None
 
     @property
@@ -128,6 +131,7 @@ def record_of(launched: Launched) -> JobRecord:
         limits=launched.limits,
         output_max=launched.output_max,
         ends_when_full=launched.ends_when_full,
+        terminal=launched.terminal,
     )
 
 

@@ -46,8 +46,9 @@ class RequestKey:
         digest = sha256()
         for word in masked_words(specification.argv, specification.secrets, _DIGEST_MASK):
             digest.update(word.encode("utf-8", "surrogateescape") + b"\0")
-        for option in ("stdin", "separate_streams"):
+        for option in ("stdin", "separate_streams", "terminal"):
             if getattr(specification, option):  # what is not asked for is left out: older requests keep their digests
+                # of a terminal, that there is one: who asks again may sit before another
                 digest.update(b"\0" + option.encode())
         if specification.output_max or specification.ends_when_full:
             digest.update(b"\0output %d %d" % (specification.output_max, specification.ends_when_full))

@@ -244,6 +244,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         request=_optional(_structure(RequestKey, id=_TEXT, digest=_BYTES)),
         output_max=_INTEGER,
         ends_when_full=_FLAG,
+        terminal=_FLAG,
     ),
     Executed: _structure(Executed),
     StopOrdered: _structure(StopOrdered, order=_ORDER),
@@ -275,6 +276,7 @@ _RECORD: Final = _structure(
     output_bytes_dropped=_INTEGER,
     output_max=_INTEGER,
     ends_when_full=_FLAG,
+    terminal=_FLAG,
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

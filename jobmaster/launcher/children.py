@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from jobmaster.launcher.poller import Poller
 
 MAX_CHILDREN: Final = 20_000
-"""At two descriptors for each that runs, and two more where it has a stdin."""
+"""At two descriptors for each that runs, and two more where it has a stdin, three where it has a terminal."""
 WITHHELD_SECONDS: Final = 2.0
 """How long a tracer may keep a dead child from us before its status is read from /proc, where the kernel tells it there."""
 _RECHECK_SECONDS: Final = 0.05

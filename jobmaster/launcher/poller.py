@@ -1,4 +1,9 @@
-"""One epoll and its timers: all that the launcher ever waits for."""
+"""One epoll and its timers: all that the launcher ever waits for.
+
+Time in which this process was suspended (SIGSTOP, a pause of its virtual machine) does not count: what waits longer than it
+was to moves all timers on by that. It never waits for more than half of the time to the next one, so that a suspension that
+ends shortly before that is seen as well.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,23 @@ import heapq
 import itertools
 import select
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+LATE_SECONDS: Final = 1.0
+"""A delay that counts as time; ordinary ones on a busy host are shorter."""
+SHORT_SECONDS: Final = 1.0
+"""To a timer that is no further away it waits at once."""
+
+
 class Poller:
     """Calls a handler for each descriptor that is ready, and a callback when its time has come.
+
+    Attributes:
+        on_suspended: told for how many seconds this process was suspended.
 
     A handler may be called without need (its descriptor's number was closed and opened again meanwhile), so handlers
     never block.
@@ -24,6 +38,7 @@ class Poller:
         self._handlers: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
+        self.on_suspended: Callable[[float], None] = lambda _seconds: None
 
     def watch(self, fd: int, handler: Callable[[], None], *, readable: bool = True, writable: bool = False) -> None:
         """Calls `handler` whenever the descriptor is ready; once more for a descriptor changes what for."""
@@ -45,10 +60,22 @@ class Poller:
 
     def run_once(self) -> None:
         """Waits until something is ready or due, and calls what is."""
-        timeout = max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-        for fd, _ in self._epoll.poll(timeout):
+        for fd, _ in self._wait():
             handler = self._handlers.get(fd)
             if handler is not None:
                 handler()
         while self._timers and self._timers[0][0] <= time.monotonic():
             heapq.heappop(self._timers)[2]()
+
+    def _wait(self) -> list[tuple[int, int]]:
+        if not self._timers:
+            return self._epoll.poll()
+        begun = time.monotonic()
+        left = max(0.0, self._timers[0][0] - begun)
+        planned = min(left, max(SHORT_SECONDS, left / 2))
+        ready = self._epoll.poll(planned)
+        late = time.monotonic() - begun - planned
+        if late > LATE_SECONDS:
+            self._timers = [(due + late, number, callback) for due, number, callback in self._timers]  # still a heap
+            self.on_suspended(late)
+        return ready

@@ -64,6 +64,7 @@ class Servers:
         self.said_farewell = False
         self.succession = known.succession
         self._poller = poller
+        poller.on_suspended = self.succession.on_suspended
         self._origin = known.origin
         self._command = command
         self._notifier = notifier

@@ -60,6 +60,11 @@ class Succession:
             self.gap_since = now
         return self.gap_since + self.max_gap
 
+    def on_suspended(self, seconds: float) -> None:
+        """Nothing ran on this host for so long: a gap has not lasted for that time."""
+        if self.gap_since is not None:
+            self.gap_since += seconds
+
     def is_gap_too_long(self, now: float) -> bool:
         """Whether there has been no server for too long."""
         return self.gap_since is not None and now >= self.gap_since + self.max_gap

@@ -1,4 +1,4 @@
-"""The file of one follower, and the stretches of it that the follower is handed.
+"""The files of one follower, and the stretches of it that the follower is handed.
 
 Reading does not hold up the event loop: bytes that are in the page cache are read at once (`RWF_NOWAIT`), others in a worker
 thread. Nobody has to wait for that thread: a follower that leaves while a disk holds it up leaves the file to it as well.
@@ -10,10 +10,10 @@ import errno
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
@@ -22,10 +22,12 @@ from jobmaster.output.found_gaps import FoundGaps, find_gaps
 from jobmaster.output.index import Header
 from jobmaster.threads import NoThread, run_in_thread
 
+T = TypeVar("T")
+
 READERS: Final = trio.CapacityLimiter(16)
 """Threads that open and read the files of followers; a disk that stalls delays followers alone."""
 CLOSERS: Final = trio.CapacityLimiter(math.inf)
-"""Threads that close these files, one for each at most."""
+"""Threads that close these files, one for each follower at most."""
 CLOSE_SECONDS: Final = 1.0
 """How long a follower waits for that: the last descriptor of a large file that was removed frees its blocks, and a file
 system in user space may not answer."""
@@ -106,17 +108,26 @@ class FollowedFile:
         with self._used():
             return os.pread(self.fd, count, offset)
 
+    def use(self, function: Callable[[int], T]) -> T | None:
+        """Calls a function with the descriptor, opened if need be, in a thread; None where there is no such file.
+
+        Raises:
+            OSError: it cannot be opened, or the function raises it.
+        """
+        with self._used():
+            if self.fd < 0:
+                try:
+                    self.fd = os.open(self.path, _READ)
+                except FileNotFoundError:
+                    return None
+            return function(self.fd)
+
     def find_gaps(self, size: int, lost: int, dropped: int, header: Header | None) -> FoundGaps:
         """As that function, to be called in a thread; without a file there are none."""
         if self.fd < 0:
             return FoundGaps(())
         with self._used():
             return find_gaps(self.fd, size, lost=lost, dropped=dropped, header=header)
-
-    async def leave_and_close(self) -> None:
-        """Closes it in a thread; shielded, and bounded by CLOSE_SECONDS."""
-        if (fd := self.leave()) is not None:
-            await _close_in_thread(fd)
 
     def leave(self) -> int | None:
         """Its descriptor, now the caller's to close, or None where there is none or a thread will close it.
@@ -149,14 +160,18 @@ class FollowedFile:
         return fd
 
 
-async def _close_in_thread(fd: int) -> None:
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
-        try:
-            await run_in_thread(CLOSERS, _close, fd, abandon=True)
-        except NoThread:
-            _close(fd)
+async def leave_and_close(*files: FollowedFile) -> None:
+    """Closes the files of a follower in a thread; shielded, and bounded by CLOSE_SECONDS."""
+    fds = [fd for file in files if (fd := file.leave()) is not None]
+    if fds:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
+            try:
+                await run_in_thread(CLOSERS, _close, *fds, abandon=True)
+            except NoThread:
+                _close(*fds)
 
 
-def _close(fd: int) -> None:
-    with suppress(OSError):  # nothing was written by it
-        os.close(fd)
+def _close(*fds: int) -> None:
+    for fd in fds:
+        with suppress(OSError):  # nothing was written by it
+            os.close(fd)

@@ -1,7 +1,7 @@
 """How an output is read, while it grows and after: the runs of bytes and gaps that it consists of.
 
 Where nothing is missing, and nobody asks for times, the index is not looked at. Otherwise its entries are read by a
-descriptor of the follower's own, many at a time and in a thread; what has come since the last entry needs no look.
+descriptor of the follower's own, which it keeps, many at a time and in a thread; what has come since the last entry needs no look.
 
 A follower is handed stretches of the log, not bytes: whoever sends them reads when the flow-control window allows it,
 straight into the frames. So a follower whose client takes nothing holds nothing.
@@ -22,10 +22,17 @@ import trio
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import Range
 from jobmaster.output.dropping import PUNCHERS, punch_file
-from jobmaster.output.followed_file import CLOSE_SECONDS, READERS, FollowedFile, Stretch, unreadable_named
+from jobmaster.output.followed_file import (
+    CLOSE_SECONDS,
+    READERS,
+    FollowedFile,
+    Stretch,
+    leave_and_close,
+    unreadable_named,
+)
 from jobmaster.output.found_gaps import FoundGaps
 from jobmaster.output.index import GapReason, Header, Stream
-from jobmaster.output.index_file import Reader, index_path, stored_view, with_index
+from jobmaster.output.index_file import Reader, index_path, stored_view
 from jobmaster.output.index_search import IndexView, Run
 from jobmaster.threads import NoThread, run_in_thread
 
@@ -105,17 +112,20 @@ class Follower(Protocol):
 
 
 class _Index:
-    """An index as one follower reads it: many runs at a time, and opened for each time, so that it costs no descriptor."""
+    """An index as one follower reads it: many runs at a time, and open from the first time on, like the output's file.
+
+    Both may be removed meanwhile: without the index, holes would be told as bytes.
+    """
 
     def __init__(self, output: Path) -> None:
-        self._path = index_path(output)
+        self.file = FollowedFile(index_path(output))
         self._runs: deque[Run] = deque()
         self._at_a_time = FIRST_RUNS
 
     async def use(self, function: Callable[[int], T]) -> T | None:
         """Calls a function with a descriptor of the file, in a thread; None where there is none."""
-        with unreadable_named(self._path):
-            return await run_in_thread(READERS, with_index, self._path, function, abandon=True)
+        with unreadable_named(self.file.path):
+            return await run_in_thread(READERS, self.file.use, function, abandon=True)
 
     async def run_at(self, offset: int, size: int, header: Header, count: int) -> Run:
         """The run that has an offset, as far as `size`."""
@@ -126,7 +136,10 @@ class _Index:
             runs.clear()
             view, most = IndexView(header, count, Reader(-1)), self._at_a_time
             self._at_a_time = min(8 * most, MOST_RUNS)
-            runs.extend(await self.read(lambda view: _runs(view, offset, size, most), view) or ())
+            found = await self.read(lambda view: _runs(view, offset, size, most), view)
+            if found is None and header.has_gaps:
+                raise OutputUnreadable(f"{self.file.path}, which tells what is missing of the output, is gone")
+            runs.extend(found or ())
         return runs[0] if runs else Run(offset, size, None, Stream.BOTH)
 
     async def read(self, function: Callable[[IndexView], T], view: IndexView) -> T | None:
@@ -238,8 +251,8 @@ class LiveFollower:
         await self._log.wait_growth()
 
     async def close(self) -> None:
-        """Closes the file."""
-        await self.file.leave_and_close()
+        """Closes the files."""
+        await leave_and_close(self.file, self._index.file)
 
 
 class StoredFollower:
@@ -370,8 +383,8 @@ class StoredFollower:
         raise AssertionError("nobody waits for the growth of a sealed log")
 
     async def close(self) -> None:
-        """Closes the file."""
-        await self.file.leave_and_close()
+        """Closes the files."""
+        await leave_and_close(self.file, self._index.file)
 
 
 def _kept_end(header: Header, kept: int) -> int:

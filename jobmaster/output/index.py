@@ -127,6 +127,11 @@ class Header:
         if self.head_entries > self.first_entry:
             raise ValueError(f"no header says {self}")
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether bytes are missing before the output's end."""
+        return self.dropped_end > self.dropped_start or self.lost > 0 or self.gap_end > self.gap_start
+
 
 def encode_header(header: Header) -> bytes:
     """The bytes of one slot."""

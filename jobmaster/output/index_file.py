@@ -82,6 +82,8 @@ class IndexFile:
     """
 
     step_size = DEFAULT_STEP
+    _has_announced = False
+    """Whether there are entries of a gap behind those that count."""
 
     def __init__(self, path: Path, epoch: int, output_size: int = 0) -> None:
         """Creates the file, 0600.
@@ -253,17 +255,26 @@ class IndexFile:
             OSError: the disk fails.
         """
         self._has_room(CLOSING)
+        self._take_back_entries()
         self._announced = self._next(
             replace(self.header, lost=self.lost, gap_start=gap.start, gap_end=end, open_reason=None)
         )
         self._write_header(self._announced)
         gap_time = self._not_before_last(gap.time)
+        self._has_announced = True
         self._write(closing_entries(gap.start, end, gap.reason, gap_time, stream, max(gap_time, time)))
         os.fdatasync(self.fd)
+
+    def _take_back_entries(self) -> None:
+        """Those by which the gap was to end sooner, and which the header that is written next is not to be read with."""
+        if self._has_announced:
+            _write_all(self.fd, bytes(CLOSING * ENTRY_SIZE), _position(self.count))
+            self._has_announced = False
 
     def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
         """The gap is closed: there are bytes behind it."""
         self.header = self._announced
+        self._has_announced = False
         self.count += CLOSING
         self.last = Entry(end, self._not_before_last(time), stream, ends_gap=True)
 
@@ -342,9 +353,9 @@ class IndexFile:
         self._sequence, self._on_disk = header.sequence, None
         data = encode_header(header)
         first, second = self._slots
-        _write_slot(self.fd, data, first)
+        _write_all(self.fd, data, first)
         self._slots = (second, first)
-        _write_slot(self.fd, data, second)
+        _write_all(self.fd, data, second)
         self._on_disk = header
 
     def _mend_slots(self, block: bytes, header: Header) -> None:
@@ -352,7 +363,7 @@ class IndexFile:
         data = encode_header(header)
         for slot in SLOTS:
             if block[slot : slot + len(data)] != data:
-                _write_slot(self.fd, data, slot)
+                _write_all(self.fd, data, slot)
 
     def _next(self, header: Header) -> Header:
         return replace(header, sequence=self._sequence + 1)
@@ -383,8 +394,7 @@ class IndexFile:
     def _write(self, entries: Sequence[Entry]) -> None:
         epoch = self.header.epoch
         data = b"".join(encode_entry(entry, number, epoch) for number, entry in enumerate(entries, self.count))
-        if os.pwrite(self.fd, data, _position(self.count)) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        _write_all(self.fd, data, _position(self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,8 +462,8 @@ def _position(number: int) -> int:
     return HEADER_SIZE + number * ENTRY_SIZE
 
 
-def _write_slot(fd: int, data: bytes, slot: int) -> None:
-    if os.pwrite(fd, data, slot) < len(data):
+def _write_all(fd: int, data: bytes, position: int) -> None:
+    if os.pwrite(fd, data, position) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -8,6 +8,7 @@ thread: a disk that is slow throttles the thread that writes, never the event lo
 emptying the pipe, so that the job is not blocked; the log counts what was lost, and says when to try again.
 
 A job has one pipe, or one for stdout and one for stderr: then whichever is readable first is moved first, one at a time.
+Where it has a terminal, the pump waits for that, and a move begins by filling the pipe from it (`jobmaster.output.terminal`).
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
 writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
@@ -26,13 +27,11 @@ import enum
 import fcntl
 import logging
 import os
-import struct
-import termios
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import trio
@@ -40,6 +39,8 @@ import trio
 from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
+from jobmaster.output.source import Source
+from jobmaster.output.terminal import TerminalEnds, bytes_in, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 from jobmaster.threads import NoThread, run_in_thread
 
@@ -74,35 +75,25 @@ def open_pipe() -> tuple[int, int]:
     return read_end, write_end
 
 
-@dataclass(slots=True)
-class Source:
-    """A pipe of a job.
-
-    Attributes:
-        is_at_end: every writer had closed it, and it was empty, when it was last looked at.
-    """
-
-    pipe: int
-    stream: Stream
-    is_at_end: bool = False
-
-
 class Pump:
     """Owns the read ends of a job's pipes and the files of its log.
 
     `run`, `finish` and `close` it, in this order; or `hand_over` instead of `finish`, where another server goes on.
     """
 
-    def __init__(self, pipe: int, log: OutputLog, *, stderr: int | None = None) -> None:
+    def __init__(
+        self, pipe: int, log: OutputLog, *, stderr: int | None = None, terminal: TerminalEnds | None = None
+    ) -> None:
         """Takes over the descriptors.
 
         Args:
             pipe: of stdout, or of both.
             log: where to.
             stderr: the pipe of stderr, where that has one of its own.
+            terminal: what fills the pipe, where that is a terminal.
         """
         if stderr is None:
-            self._sources: tuple[Source, ...] = (Source(pipe, Stream.BOTH),)
+            self._sources: tuple[Source, ...] = (Source(pipe, Stream.BOTH, terminal),)
         else:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
@@ -127,7 +118,8 @@ class Pump:
     async def _run(self, source: Source) -> None:
         pause = _FIRST_PAUSE
         while True:
-            await trio.lowlevel.wait_readable(source.pipe)
+            if not source.may_have_more:
+                await trio.lowlevel.wait_readable(source.told_by)
             try:
                 moved = await self._move_some(source)
             except (NoThread, NotRead):
@@ -163,7 +155,7 @@ class Pump:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
                 if source is not self._left_source and not source.is_at_end:
-                    self._log.lose(await _in_closer(bytes_in, source.pipe), left_in_pipe=True)
+                    self._log.lose(await _in_closer(source.take_left), left_in_pipe=True)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipes stays there.
@@ -199,7 +191,7 @@ class Pump:
         """
         if self._is_finished:
             self._is_finished = False
-            pipes = [source.pipe for source in self._sources if source is not self._left_source]
+            pipes = [fd for source in self._sources if source is not self._left_source for fd in source.descriptors]
             log = None if self._is_log_left else self._log
             if pipes:
                 await _close_in_time(pipes, log)
@@ -244,6 +236,7 @@ class Pump:
         if isinstance(work, Move) and work.result is not None:
             self._splice_works = work.result.splice_works
             work.source.is_at_end = work.result.taken == 0
+            work.source.may_have_more = work.has_left_some
 
     async def _begin(self, work: Work) -> None:
         self._work = work
@@ -289,7 +282,7 @@ class Work(ABC):
         self._work()
         is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
-            _close([] if self.source is None else [self.source.pipe], self._log)
+            _close(() if self.source is None else self.source.descriptors, self._log)
         with suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
 
@@ -348,9 +341,11 @@ class Move(Work):
     Attributes:
         result: None where the pipe could not be read; nothing was moved.
         error: why.
+        has_left_some: there are more bytes in a pipe of which nothing will tell.
     """
 
     source: Source
+    has_left_some = False
 
     def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
         super().__init__(log, PUMPS)
@@ -360,12 +355,18 @@ class Move(Work):
         self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
 
     def _work(self) -> None:
-        with suppress(OSError):
-            self._found = bytes_in(self.source.pipe)
+        terminal = self.source.terminal
         try:
-            self.result = self._transfer.run(self._found)
+            is_closed = terminal is not None and fill(terminal)
+            with suppress(OSError):
+                self._found = bytes_in(self.source.pipe)
+            result = self._transfer.run(self._found)
+            self.result = replace(result, taken=0) if is_closed and result.taken is None else result
         except (OSError, MemoryError) as error:
             self.error = error
+        if terminal is not None:
+            with suppress(OSError):
+                self.has_left_some = bytes_in(self.source.pipe) > 0
 
     def _record(self) -> None:
         if self.result is not None:
@@ -400,12 +401,6 @@ class _Step(enum.Enum):
     WORKING = enum.auto()
     DONE = enum.auto()
     ABANDONED = enum.auto()
-
-
-def bytes_in(pipe: int) -> int:
-    """Bytes in a pipe now (FIONREAD of pipe(7))."""
-    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
-    return int(count)
 
 
 async def _in_closer(function: Callable[..., T], *args: Any) -> T:

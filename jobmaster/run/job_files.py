@@ -25,6 +25,7 @@ from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import JobId, parse_job_id
 from jobmaster.job.record import JobRecord
+from jobmaster.job.terminal import Terminal
 from jobmaster.launcher.packets import close_all
 from jobmaster.output.cap import Cap
 from jobmaster.output.index_file import unlink_output
@@ -32,6 +33,7 @@ from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated
 from jobmaster.run.stdin import open_input_pipe, open_queue
+from jobmaster.run.terminal import open_terminal
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -112,23 +114,56 @@ class StdinFiles(NamedTuple):
             raise
 
 
+class TerminalFiles(NamedTuple):
+    """What a job's terminal needs: its master, once for the output and once for the input; the job's end; the queue."""
+
+    master: int
+    typed: int
+    slave: int
+    queue: int
+
+    @staticmethod
+    def open(terminal: Terminal) -> TerminalFiles:
+        """Makes them.
+
+        Raises:
+            OSError: they cannot be made; none is left.
+        """
+        made: list[int] = []
+        try:
+            made += open_terminal(terminal.window)
+            master, slave = made
+            made.append(os.dup(master))
+            made.append(open_queue())
+        except OSError:
+            close_all(made)
+            raise
+        return TerminalFiles(master=master, typed=made[2], slave=slave, queue=made[3])
+
+
 class AdoptedFiles:
     """What a server needs of a job that an earlier one made. Opened in a thread.
 
     A cgroup that is gone, with all its processes, is made anew: then there is nothing in it.
     """
 
-    def __init__(self, tree: CgroupTree, output_folder: Path, record: JobRecord) -> None:
+    def __init__(
+        self, tree: CgroupTree, output_folder: Path, record: JobRecord, *, terminal: int | None = None
+    ) -> None:
         with ExitStack() as undo, host_errors_translated():
             self.cgroup = _opened(tree, record.owner, record.id)
             undo.callback(self.cgroup.close)
             self.cgroup.close_folder()
             self.log = reopened_log(output_path(output_folder, record.id), record)
+            undo.callback(self.log.close)
+            self.typed = None if terminal is None else os.dup(terminal)
             undo.pop_all()
 
     def discard(self) -> None:
         """Closes everything. Idempotent."""
         self.cgroup.close()
+        typed, self.typed = self.typed, None
+        close_all(() if typed is None else (typed,))
         with suppress(OSError):  # nothing was written by it
             self.log.close()
 
@@ -159,6 +194,7 @@ class JobFiles:
         owner: str,
         has_stdin: bool = False,
         has_stderr: bool = False,
+        terminal: Terminal | None = None,
         cap: Cap | None = None,
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
@@ -173,7 +209,9 @@ class JobFiles:
             undo.callback(close_all, (self.read_end, self.write_end))
             self.stderr = open_pipe() if has_stderr else None
             undo.callback(close_all, self.stderr or ())
-            self.stdin = StdinFiles.open() if has_stdin else None
+            self.terminal = None if terminal is None else TerminalFiles.open(terminal)
+            undo.callback(close_all, self.terminal or ())
+            self.stdin = StdinFiles.open() if has_stdin and terminal is None else None
             undo.pop_all()
         self._lock = threading.Lock()
         self._is_discarded = False
@@ -201,7 +239,8 @@ class JobFiles:
         return not was_discarded
 
     def _close(self) -> None:
-        close_all((self.read_end, self.write_end, *(self.stdin or ()), *(self.stderr or ())))
+        more = (*(self.stdin or ()), *(self.stderr or ()), *(self.terminal or ()))
+        close_all((self.read_end, self.write_end, *more))
         with suppress(OSError):  # nothing was written by it
             self.log.close()
         self.cgroup.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +32,7 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
-from jobmaster.output.pump import CLOSERS, Pump, bytes_in
+from jobmaster.output.pump import CLOSERS
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -55,6 +55,8 @@ from jobmaster.run.job_files import (
     empty_outputs,
     output_path,
 )
+from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
+from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
@@ -72,13 +74,8 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
-DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 7
-"""Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, the pipes of its output and its
-stderr, its input's pipe and queue."""
-STDIN: Final = "stdin"
-QUEUE: Final = "stdin_queue"
-STDERR: Final = "stderr"
-"""Names of what the launcher keeps of a job: its input's pipe and the queue before it, and the pipe of its stderr."""
+DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
+"""Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
 _FOR_OUTPUT: Final = "output_max"
@@ -127,14 +124,15 @@ class LocalTerms:
 
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification) -> Launch:
         """What the launcher is told of a job."""
-        account = self.account
+        account, terminal = self.account, specification.terminal
         becomes = ChildAccount(
             uid=account.uid, gid=account.gid, groups=account.groups, keeps_capabilities=account.is_root
         )
         return Launch(
             id=job_id,
             argv=specification.argv,
-            environment=account.environment(job_id=job_id, client=owner),
+            environment=account.environment(job_id=job_id, client=owner)
+            | ({} if terminal is None else {"TERM": terminal.term}),
             working_folder=WORKING_FOLDER,
             account=becomes if self.drops_privileges else None,
             open_files=self.open_files,
@@ -260,18 +258,6 @@ class LocalExecution:
         self._child.leave()
 
 
-def _streams_of(files: JobFiles) -> tuple[dict[str, int], dict[str, int]]:
-    """What a child gets of its own streams, and what the launcher keeps of them."""
-    streams: dict[str, int] = {}
-    keeps: dict[str, int] = {}
-    if files.stdin is not None:
-        streams[STDIN] = files.stdin.read_end
-        keeps |= {QUEUE: files.stdin.queue, STDIN: files.stdin.write_end}
-    if files.stderr is not None:
-        keeps[STDERR], streams[STDERR] = files.stderr
-    return streams, keeps
-
-
 def death_of(status: ChildStatus) -> Death:
     """The death that a wait status tells of (wait(2))."""
     number = status.wait_status & 0x7F
@@ -339,6 +325,7 @@ class LocalHost:
                 cap=cap,
                 has_stdin=specification.stdin,
                 has_stderr=specification.separate_streams,
+                terminal=specification.terminal,
             )
         )
         try:
@@ -347,22 +334,14 @@ class LocalHost:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                 await discard(files)
             raise
-        os.close(files.write_end)
         files.cgroup.close_folder()
-        stderr = None
-        if files.stderr is not None:
-            stderr, write_end = files.stderr
-            os.close(write_end)
-        stdin = None
-        if files.stdin is not None:
-            os.close(files.stdin.read_end)
-            stdin = self._stdin(child, files.stdin.queue, files.stdin.write_end)
+        stdin, pump = streams_of(files, self._close_kept(child))
         return Spawned(
             execution=LocalExecution(
                 self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
             ),
             log=files.log,
-            pump=Pump(files.read_end, files.log, stderr=stderr),
+            pump=pump,
             stdin=stdin,
             start_time=child.start_time,
         )
@@ -379,25 +358,25 @@ class LocalHost:
         if inherited is None:
             return None
         terms = self.terms
-        files = await acquire(lambda: AdoptedFiles(terms.tree, terms.output_folder, record))
+        terminal = inherited.keeps.get(TERMINAL)
+        files = await acquire(lambda: AdoptedFiles(terms.tree, terms.output_folder, record, terminal=terminal))
         del self._launcher.inherited.children[record.id]
         self._adopted.add(files.cgroup.path)
-        queue, pipe = inherited.keeps.pop(QUEUE, None), inherited.keeps.pop(STDIN, None)
-        stdin = None if queue is None else self._stdin(inherited.child, queue, pipe)
+        stdin, pump = adopted_streams(inherited, files, self._close_kept(inherited.child))
         return Spawned(
             execution=LocalExecution(
                 self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
             ),
             log=files.log,
-            pump=Pump(inherited.output_read, files.log, stderr=inherited.keeps.pop(STDERR, None)),
+            pump=pump,
             stdin=stdin,
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
         )
 
-    def _stdin(self, child: Child, queue: int, pipe: int | None) -> Stdin:
-        return Stdin(queue, pipe, close_kept=partial(self._launcher.close_kept, child.id, STDIN))
+    def _close_kept(self, child: Child) -> Callable[[], Awaitable[None]]:
+        return partial(self._launcher.close_kept, child.id, STDIN)
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """By the wait status that the launcher has kept, of what was executed."""
@@ -406,10 +385,9 @@ class LocalHost:
             return None
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
-        pipes = [inherited.output_read, *(fd for name, fd in inherited.keeps.items() if name == STDERR)]
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
-            for pipe in pipes:
-                left += await run_in_thread(CLOSERS, bytes_in, pipe, abandon=True)
+            for source in outputs_of(inherited):
+                left += await run_in_thread(CLOSERS, source.take_left, abandon=True)
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
 
     async def end_others(self) -> Sequence[JobId]:
@@ -442,7 +420,7 @@ class LocalHost:
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:
             with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
-                streams, keeps = _streams_of(files)
+                streams, keeps = given_and_kept(files)
                 return await self._launcher.start(
                     launch,
                     cgroup=files.cgroup.folder,

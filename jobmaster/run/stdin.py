@@ -219,15 +219,21 @@ class Stdin:
         except BrokenPipeError:
             return False
         except BlockingIOError:
-            with suppress(trio.ClosedResourceError):
-                await trio.lowlevel.wait_writable(self._ends.pipe)
+            await self._wait_for_space()
         except (NoThread, MemoryError):
             await trio.sleep(_RETRY_SECONDS)
         except OSError as error:
+            if error.errno == errno.EIO:  # a terminal that no process has open
+                return False
             if error.errno not in {errno.ENOMEM, errno.ENOBUFS}:
                 raise
             await trio.sleep(_RETRY_SECONDS)
         return True
+
+    async def _wait_for_space(self) -> None:
+        """Returns when the pipe may take more."""
+        with suppress(trio.ClosedResourceError):
+            await trio.lowlevel.wait_writable(self._ends.pipe)
 
     def _moved(self) -> int:
         """Bytes that the pipe has taken."""

@@ -10,8 +10,8 @@ from jobmaster.errors import ConfigurationError
 
 RESERVED: Final = 64
 """Descriptors of the server itself, and for moments in which a job or a call needs one more."""
-OF_CONNECTION: Final = 2
-"""Of a connection and of the file that it follows."""
+OF_CONNECTION: Final = 3
+"""Of a connection, and of the output that it follows and its index."""
 FEWEST_CONNECTIONS: Final = 64
 
 
@@ -29,8 +29,8 @@ class DescriptorPlan:
 
     @property
     def followers(self) -> int:
-        """Files that are followed at a time, on however many of the connections."""
-        return self.connections * (OF_CONNECTION - 1)
+        """Outputs that are followed at a time, on however many of the connections."""
+        return self.connections
 
 
 def plan_descriptors(limit: int, *, jobs: int, of_job: int, connections: int) -> DescriptorPlan:

@@ -30,15 +30,18 @@ from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
 from jobmaster.run.bounds import Bounds, OutputBounds
+from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
 from jobmaster.run.registry import Registry, open_registry
 from jobmaster.server import preparation
 from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
+from jobmaster.server.earlier_cgroup import end_earlier_jobs
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
@@ -137,10 +140,11 @@ async def serve(
             )  # after both: where another server has them, no cgroup is made
             spool = hold_spool(held.launcher, closing)
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
+            ended = await end_earlier_jobs(options.output_folder, prepared.terms.tree)
             plan = _plan(options, open_files.of_server)
             async with _registry(options, prepared.terms, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
-                _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, *recovered.report)
+                _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, ended, *recovered.report)
                 api = Api(registry, most_followers=plan.followers)
                 serving = Serving(
                     options=options,
@@ -153,10 +157,23 @@ async def serve(
                 )
                 ending = await serving.serve(task_status, is_wanted=not early)
             if ending is Ending.HAND_OVER:
-                await held.launcher.hand_over()
+                ending = await hand_over(held.launcher, prepared.terms.tree)
             else:
                 prepared.terms.tree.dispose()
     _require_good_end(ending, registry)
+
+
+async def hand_over(launcher: Launcher, tree: CgroupTree) -> Ending:
+    """Leaves the jobs to the next server, or ends what is left of them where the launcher has died meanwhile.
+
+    Nobody else would: with the launcher only their main processes die. The next start records their ends.
+    """
+    await launcher.hand_over()
+    await trio.lowlevel.checkpoint()  # what the launcher's end has brought is received
+    if not launcher.lost.is_set():
+        return Ending.HAND_OVER
+    tree.kill_all()
+    return Ending.LAUNCHER_LOST
 
 
 def _certificates(options: ServerOptions) -> Path:

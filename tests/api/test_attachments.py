@@ -15,9 +15,14 @@ from jobmaster.api.followers import Followers
 from jobmaster.errors import HandedOver, InputRefused, InvalidRequest
 from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity, Role
+from jobmaster.job.terminal import Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.run.registry import Registry
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
+from jobmaster.run.terminal import TerminalInput, open_terminal
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+"""What is still to happen happens before a moment is over, on a machine that is busy, too."""
 
 
 class Call:
@@ -64,9 +69,14 @@ async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) ->
     return call
 
 
-def start(writer: str = "me") -> pb.AttachRequest:
+def start(writer: str = "me", window: pb.WindowSize | None = None) -> pb.AttachRequest:
     """The first message."""
-    return pb.AttachRequest(start=pb.AttachStart(job_id=pb.JobID(job_id="job"), writer=writer))
+    return pb.AttachRequest(start=pb.AttachStart(job_id=pb.JobID(job_id="job"), writer=writer, window=window))
+
+
+def size(rows: int, columns: int) -> pb.WindowSize:
+    """The size of a terminal."""
+    return pb.WindowSize(rows=rows, columns=columns)
 
 
 def piece(offset: int, data: bytes, *, end: bool = False) -> pb.AttachRequest:
@@ -91,6 +101,8 @@ async def stdin() -> AsyncIterator[Stdin]:  # noqa: ASYNC124  # it needs Trio's 
         ([pb.AttachRequest()], "start"),
         ([piece(0, b"x")], "start"),
         ([start("x" * 65)], "start.writer"),
+        ([start("", size(3, 4))], "start.window"),
+        ([start("me", size(0, 4))], "window.rows"),
         ([start(), start()], "input"),
         ([start(), pb.AttachRequest()], "input"),
         ([start(), piece(1, b"x")], "offset"),
@@ -113,6 +125,30 @@ async def test_how_far_the_input_has_come(stdin: Stdin) -> None:
         (9, pb.INPUTSTATUS_ENDED),
         (9, pb.INPUTSTATUS_ENDED),
     ]
+
+
+async def test_the_size_of_a_terminal() -> None:
+    """It is what the start says, and then what comes; one that is none ends the call."""
+    master, slave = open_terminal(Window())
+    typed = TerminalInput(open_queue(), master)
+    await attached([start(window=size(3, 4))], typed)
+    assert tuple(os.get_terminal_size(slave)) == (4, 3)
+    await attached([start(), pb.AttachRequest(window=size(5, 6)), pb.AttachRequest(window=size(7, 8))], typed)
+    assert tuple(os.get_terminal_size(slave)) == (8, 7)
+    with pytest.raises(InvalidRequest, match="65535"):
+        await attached([start(), pb.AttachRequest(window=size(70_000, 8))], typed)
+    with pytest.raises(InvalidRequest, match="Ctrl-D"):
+        await attached([start(), piece(0, b"", end=True)], typed)
+    assert tuple(os.get_terminal_size(slave)) == (8, 7)
+    typed.leave()
+    os.close(slave)
+
+
+async def test_the_size_of_no_terminal(stdin: Stdin) -> None:
+    """A job that has none is not given a size, by the start as little as later."""
+    for messages in ([start(window=size(3, 4))], [start(), pb.AttachRequest(window=size(3, 4))]):
+        with pytest.raises(InputRefused, match="no terminal"):
+            await attached(messages, stdin)
 
 
 async def test_no_stdin() -> None:

@@ -31,6 +31,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
+from jobmaster.job.terminal import Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.reading import GapPiece
@@ -286,6 +287,24 @@ def test_how_much_output_is_wanted() -> None:
         with pytest.raises(InvalidRequest) as refused:
             specification_of(message)
         assert refused.value.field == field
+
+
+def test_a_terminal_that_is_wanted() -> None:
+    """What a Start says of it is passed on, what it leaves out has a value, and what cannot be is refused and named."""
+    asked = pb.JobCreateRequest(command="vi", terminal=pb.Terminal())
+    assert specification_of(asked).terminal == Terminal(window=Window(rows=24, columns=80), term="xterm-256color")
+    asked.terminal.term, asked.terminal.window.rows, asked.terminal.window.columns = "screen", 50, 200
+    assert specification_of(asked).terminal == Terminal(window=Window(rows=50, columns=200), term="screen")
+    assert specification_of(pb.JobCreateRequest(command="vi")).terminal is None
+    for terminal, field in (
+        (pb.Terminal(term="a b"), "terminal.term"),
+        (pb.Terminal(window=pb.WindowSize(rows=3)), "window.columns"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(pb.JobCreateRequest(command="vi", terminal=terminal))
+        assert refused.value.field == field
+    assert response_of(replace(RECORD, terminal=True)).terminal
+    assert not response_of(RECORD).terminal
 
 
 def test_arguments_that_are_not_kept_are_counted() -> None:

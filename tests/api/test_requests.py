@@ -39,6 +39,7 @@ def start(*args: str, stdin: bool = False) -> bytes:
         output_full=pb.OUTPUTFULL_END_JOB,
         stdin=stdin,
         separate_streams=stdin,
+        terminal=pb.Terminal(window=pb.WindowSize(rows=65535, columns=65535), term="x" * 64) if stdin else None,
         secrets=[pb.SecretRange(word=65_536, start=131_072, end=131_073)] * (MAX_SECRETS if stdin else 0),
     )
     return message.SerializeToString()
@@ -54,10 +55,10 @@ def test_as_many_arguments_as_are_allowed() -> None:
 
 def test_as_many_bytes_as_are_allowed() -> None:
     """So many are taken, one more is not."""
-    spare = MAX_ARGUMENT_BYTES + 256 + 20 * MAX_SECRETS - len(start("y" * 900_000, "x" * 1_000_000))
-    check_start(start("y" * 900_000, "x" * (1_000_000 + spare)))
+    spare = MAX_ARGUMENT_BYTES + 256 + 20 * MAX_SECRETS - len(start("y" * 900_000, "x" * 1_000_000, stdin=True))
+    check_start(start("y" * 900_000, "x" * (1_000_000 + spare), stdin=True))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
-        check_start(start("y" * 900_000, "x" * (1_000_001 + spare)))
+        check_start(start("y" * 900_000, "x" * (1_000_001 + spare), stdin=True))
 
 
 def test_input_in_pieces() -> None:

@@ -22,6 +22,8 @@ ID = pb.JobID(job_id="J")
         (pb.JobIDRequest(), None),
         (pb.JobResponse(job_id_response=ID), "J"),
         (pb.JobEventMessage(job_id=ID), "J"),
+        (pb.AttachRequest(start=pb.AttachStart(job_id=ID)), "J"),
+        (pb.AttachRequest(input=pb.AttachInput(data=b"typed")), None),
         (pb.JobCreateRequest(command="ls"), None),
         (pb.ListRequest(client="client1"), None),
         (pb.JobID(job_id="x" * 1000), "x" * MAX_JOB_ID),

@@ -108,6 +108,28 @@ def test_files_are_exchanged(tmp_path: Path) -> None:
     assert [json.loads(path.read_bytes().partition(b"\n")[0])["kind"] for path in files] == ["rotated"] * len(files)
 
 
+@pytest.mark.parametrize("what", ["moved", "removed", "replaced"])
+def test_a_file_that_somebody_takes_away(tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """What comes then is written under its name, with the calls that are open, and files are exchanged as ever."""
+    file = open_file(tmp_path, SMALL)
+    (open_call,) = append(file, begun())
+    current = current_file(tmp_path, AUDIT)
+    current.rename(tmp_path / "elsewhere")
+    if what == "removed":
+        (tmp_path / "elsewhere").unlink()
+    if what == "replaced":
+        current.write_bytes(b"torn")
+    append(file, call("FIRST"))
+    assert f"{current} was moved or removed" in caplog.text
+    assert calls_in(tmp_path)[0]["outcome"] == "FIRST"
+    for number in range(30):
+        append(file, call(f"N{number}"))
+    file.close()
+    assert len(complete_files(tmp_path, AUDIT)) == SMALL.kept
+    assert len(caplog.records) == 1
+    assert set(open_file(tmp_path, SMALL).position.begun) == {open_call.sequence}
+
+
 def test_all_files_are_kept_where_that_is_asked(tmp_path: Path) -> None:
     """With 0, none is removed."""
     file = open_file(tmp_path, FileBounds(size=2000, kept=0))

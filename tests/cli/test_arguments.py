@@ -31,7 +31,8 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
-from jobmaster.cli.arguments import UsageError, is_as_a_job, parse, parse_moment
+from jobmaster.cli.arguments import is_as_a_job, parse
+from jobmaster.cli.parser import UsageError, new_parser, parse_moment
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
 DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificates=None)
@@ -94,6 +95,10 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["run", "-d", "ls", "-l"], Run(argv=("ls", "-l"), detach=True)),
         (["run", "-i", "cat", "-i"], Run(argv=("cat", "-i"), stdin=True)),
         (["run", "--no-stdin", "cat"], Run(argv=("cat",), stdin=False)),
+        (["run", "-t", "vi", "-t"], Run(argv=("vi", "-t"), tty=True)),
+        (["run", "-dit", "sh"], Run(argv=("sh",), tty=True, stdin=True, detach=True)),
+        (["run", "--tty", "--detach-keys", "ctrl-a,d", "sh"], Run(argv=("sh",), tty=True, detach_keys=b"\x01d")),
+        (["attach", "--detach-keys=none", "job"], Attach(job_id="job", detach_keys=b"")),
         (
             ["run", "--output-full", "end", "-d", "--output-max", "0.5G", "yes"],
             Run(argv=("yes",), detach=True, output=Output(most=512 * 1024 * 1024, full="end")),
@@ -184,7 +189,7 @@ def options_with_a_value(parser: argparse.ArgumentParser) -> set[str]:
 
 def test_options_with_a_value_are_known() -> None:
     """What finds the verb, and the command of `run`, knows every option before it that has a value."""
-    parser = module._parser(needs_name=True)
+    parser = new_parser(needs_name=True)
     assert options_with_a_value(parser) == module._WITH_VALUE
     (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     assert options_with_a_value(verbs.choices["run"]) == module._WITH_VALUE_OF_RUN
@@ -256,6 +261,10 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "run", "-d", "--"], "run: name the command"),
         (["-n", "client1", "run", "--quick", "ls"], "unrecognized arguments: --quick"),
         (["-n", "client1", "run", "--request-id"], "expected one argument"),
+        (["-n", "client1", "run", "-t", "--separate-streams", "vi"], "all three streams"),
+        (["-n", "client1", "run", "--no-stdin", "-t", "vi"], "all three streams"),
+        (["-n", "client1", "run", "-t", "--detach-keys", "pq", "vi"], "'pq' names no keys: say ctrl-p,ctrl-q"),
+        (["-n", "client1", "attach", "--detach-keys", "", JOB], "names no keys"),
         (["-n", "client1", "list", "--json", "--table"], "not allowed with argument"),
         (["-n", "client1", "list", "--state", "idle"], "invalid choice: 'idle'"),
         (["-n", "client1", "list", "--limit", "-1"], "'-1' is no number"),

@@ -87,9 +87,20 @@ async def test_input_that_the_job_does_not_take(capfd: pytest.CaptureFixture[str
 async def test_nothing_to_send(capfd: pytest.CaptureFixture[str]) -> None:
     """Where standard input is the null device, the job's input is left to others."""
     put_in(os.open("/dev/null", os.O_RDONLY))
-    script = Script([[chunk(0, b"abc"), OK]], waits=[RETURNED])
+    script = Script([STATUS, [chunk(0, b"abc"), OK]], waits=[RETURNED])
     assert await attach(script.jobs(), Attach(job_id="job", from_start=True)) == (3, "")
     assert capfd.readouterr() == ("abc", "")
     (request,) = (call.request for call in script.calls if call.method == "Attach")
     assert isinstance(request, pb.AttachRequest)
     assert request.start.writer == ""
+
+
+@pytest.mark.usefixtures("own_stdin")
+async def test_output_that_was_not_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is missing of the output, in a gap or nowhere, is said; the exit status is the job's all the same."""
+    put_in(os.open("/dev/null", os.O_RDONLY))
+    gap = pb.AttachResponse(output=pb.OutputChunk(offset=5, gap=pb.OutputGap(length=7)))
+    script = Script([STATUS, [gap, chunk(12, b"x"), Ends("DATA_LOSS", "more is lost")]], waits=[RETURNED])
+    assert await attach(script.jobs(), Attach(job_id="job")) == (3, "")
+    expected = "jobmaster: 7 bytes of the output are missing here\njobmaster: more is lost (DATA_LOSS)\n"
+    assert capfd.readouterr() == ("x", expected)

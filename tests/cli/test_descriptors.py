@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_nobody_to_complain_to() -> None:
     """A standard error that takes nothing is no error of its own."""
     with opened("/dev/full", os.O_WRONLY) as full, standard(2, full):
         complain("x\n")
+
+
+@pytest.mark.parametrize("is_raw", [True, False])
+def test_lines_on_a_raw_terminal(*, is_raw: bool) -> None:
+    """Each begins at the left, whether the terminal sees to that or not."""
+    master, slave = os.openpty()
+    if is_raw:
+        tty.setraw(slave)
+    with standard(2, slave):
+        complain("one\ntwo\n")
+    assert os.read(master, 100) == b"one\r\ntwo\r\n"
+    os.close(master)
+    os.close(slave)
 
 
 def test_poll_waits_for_room() -> None:

@@ -153,18 +153,25 @@ async def test_a_start_of_which_nobody_knows(
 
 @pytest.mark.parametrize(
     "parts",
-    [[b"x", Ends("DATA_LOSS", "the disk was full")], [b"x", LOST, [Ends("NOT_FOUND", "no such job")]], [b"x", LOST]],
-    ids=["lost bytes", "forgotten", "lost server"],
+    [[b"x", LOST, [Ends("NOT_FOUND", "no such job")]], [b"x", LOST]],
+    ids=["forgotten", "lost server"],
 )
 async def test_output_that_does_not_come_to_its_end(
     parts: list[Any], autojump_clock: trio.testing.MockClock, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Output that is not whole is a failure, whatever the job returned; the job's id is said."""
+    """Where nobody tells any more what the job does, that is a failure; the job's id is said."""
     later: list[Answer] = [parts.pop()] if isinstance(parts[-1], list) else [LOST] * 1000
     assert await run(Script([START, parts, *later], waits=[[LOST]] * 1000)) == (125, "")
     captured = capfd.readouterr()
     assert captured.out == "x"
     assert "what the job job does is not known here" in captured.err
+
+
+async def test_output_that_was_not_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is missing of the output is said; the exit status is the job's all the same."""
+    script = Script([START, [b"x", Ends("DATA_LOSS", "the disk was full")]], waits=[RETURNED])
+    assert await run(script) == (3, "")
+    assert capfd.readouterr() == ("x", "jobmaster: the disk was full (DATA_LOSS)\n")
 
 
 async def test_detached() -> None:

@@ -56,6 +56,7 @@ class Call:
     method: str
     parts: list[Part]
     request: Message | None = None
+    requests: list[Message] = field(default_factory=list)
     was_reset: bool = False
     end_status: Any = None
     _offset: int = 0
@@ -67,6 +68,7 @@ class Call:
         """Keeps the request."""
         await trio.lowlevel.checkpoint()
         self.request = type(message).FromString(message.SerializeToString())  # as it is now
+        self.requests.append(self.request)
 
     async def close(self) -> None:
         """The request is complete."""

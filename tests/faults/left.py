@@ -14,7 +14,7 @@ from tests.faults.service import LOOK_SECONDS, Service
 
 SETTLE_SECONDS: Final = 10.0
 WRITE_AHEAD_LOG: Final = "journal.db-wal"
-KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit"})
+KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit", "cgroup"})
 """What is in the state folder that is no output; the log is empty."""
 
 

@@ -7,6 +7,7 @@ from hashlib import sha256
 from jobmaster.job.request import RequestKey
 from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.terminal import Terminal, Window
 
 
 def digest(specification: JobSpecification) -> bytes:
@@ -23,6 +24,13 @@ def test_another_option_is_another_request() -> None:
         for separate in (False, True)
     }
     assert len(digests) == 12
+
+
+def test_a_terminal_of_another_size_is_the_same_request() -> None:
+    """A request id asks for a terminal or not; who asks again may sit before another one."""
+    large = Terminal(window=Window(rows=50, columns=200), term="vt100")
+    digests = {digest(JobSpecification(command="vi", terminal=terminal)) for terminal in (None, Terminal(), large)}
+    assert len(digests) == 2
 
 
 def test_secrets_are_in_no_digest() -> None:

@@ -85,7 +85,7 @@ WRITTEN: Final = (
     '{"id":"0ujtsYcgvSTl8PAuAdqWYSMnLOv","owner":"client1","command":{"words":["ls","-l"],"omitted":0},"pid":42,'
     '"start_time":7000,"boot_id":"7b1c4a5e-0d6f-4a53-9d0c-3f0a2f1c9e11","at":"2026-01-02T12:00:00+00:00",'
     '"limits":[{"name":"memory","value":"memory.max 1","not_enforced_because":null}],"request":{"id":"r",'
-    '"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false}'
+    '"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false,"terminal":false}'
 )
 
 

@@ -64,8 +64,8 @@ LIFE_OF_JOBS: Final = (
     ("tests/host/cgroup/test_kernel.py", "tests/integration", "tests/server/test_preparation.py"),
 )
 """Tests that run on any host, and here with every controller; shared out so that both guests end at about one time."""
-NOT_HERE: Final = ("tests/integration/test_output_at_scale.py",)
-"""So much output takes a guest long, and meets no limit."""
+NOT_HERE: Final = ("tests/integration/test_output_at_scale.py", "tests/integration/test_tmux.py")
+"""So much output, and so many looks at a screen, take a guest long, and meet no limit."""
 SHOWN_BY_HOST: Final = (
     "tests/integration/test_adoption.py::test_a_folder_that_is_not_there",
     "tests/integration/test_adoption.py::test_a_journal_that_is_removed",
@@ -96,6 +96,7 @@ SHOWN_BY_HOST: Final = (
     "tests/integration/test_shutdown.py::test_stdout_that_takes_nothing",
     "tests/integration/test_shutdown.py::test_too_few_open_files",
     "tests/integration/test_shutdown.py::test_wrong_options",
+    "tests/integration/test_terminal.py",
     "tests/integration/test_upgrade.py",
     "tests/test_cancellation.py::test_caller_is_cancelled",
     "tests/test_leaks.py::test_no_job_waits_for_the_cycle_collector",

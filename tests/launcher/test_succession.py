@@ -135,3 +135,14 @@ def test_it_always_comes_to_an_end(ends: list[tuple[float, bool, bool]], max_cra
             followed.append(now)
         assert len([at for at in followed if at > now - CRASH_WINDOW]) < max_crashes
         assert is_ready or gap is None or now - gap < 300
+
+
+def test_a_suspension_in_a_gap() -> None:
+    """Time in which nothing ran is none without a server; where there is one, it changes nothing."""
+    succession = begun(max_gap=10)
+    succession.on_suspended(1000)
+    assert succession.on_silence(1000) == 1010
+    succession.on_suspended(500)
+    assert succession.on_silence(1501) == 1510
+    assert not succession.is_gap_too_long(1509)
+    assert succession.is_gap_too_long(1510)

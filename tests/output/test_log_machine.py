@@ -241,3 +241,18 @@ TestLog = LogMachine.TestCase
 TestLog.settings = settings(
     deadline=None, max_examples=int(os.environ.get("LOG_EXAMPLES", "60")), stateful_step_count=25
 )
+
+
+def test_a_gap_that_was_nearly_closed_twice() -> None:
+    """A server that dies as it closes a gap leaves none that ends where an earlier try, which failed, would have ended it."""
+    state = LogMachine()
+    state.begin()
+    state.the_job_writes(1, Stream.BOTH, 0.0, {})
+    state.there_is_room_or_not("all outputs take too much")
+    state.the_job_writes(1, Stream.BOTH, 0.0, {})
+    state.there_is_room_or_not(None)
+    state.the_job_writes(1, Stream.BOTH, 0.0, {"splice": errno.ENOSPC, "pwrite": errno.ENOSPC}, is_late=True)
+    state.the_server_dies(count=1, calls=1, takes_half=False, behind_gap=True)
+    state.every_byte_is_accounted_for()
+    state.what_is_kept_is_true()
+    state.teardown()

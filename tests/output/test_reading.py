@@ -12,12 +12,14 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from jobmaster.errors import OutputUnreadable
 from jobmaster.output import dropping, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
-from jobmaster.output.following import LiveFollower
+from jobmaster.output.following import FIRST_RUNS, LiveFollower
 from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index_file import index_path, unlink_output
 from jobmaster.output.index_search import Run
 from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.output.reading import (
@@ -268,6 +270,43 @@ async def test_an_output_without_an_index(tmp_path: Path) -> None:
     assert await told(stored, once()) == [(0, None, "BOTH", b"a\nb\n"), (4, None, "DISK_FAILED", 3)]
     assert await told(stored, once(LastLines(1))) == [(2, None, "BOTH", b"b\n"), (4, None, "DISK_FAILED", 3)]
     assert await told(stored, once(Since(START))) == await told(stored, once())
+
+
+def write_long_story(writer: Writer) -> None:
+    """More runs than a follower reads at first, a gap behind them, and bytes behind that."""
+    for number in range(2 * FIRST_RUNS):
+        writer.write(b"%4d\n" % number, ERR if number % 2 else OUT, seconds=1)
+    writer.write(b"x" * 10_000, seconds=1, is_lost=True)
+    writer.now += SECOND
+    writer.write(b"last\n", OUT)
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+@pytest.mark.parametrize("reads_parts", [True, False])
+async def test_an_output_that_is_removed_while_it_is_read(writer: Writer, *, is_live: bool, reads_parts: bool) -> None:
+    """Whoever reads an output that is removed reads on: its bytes are told as such, and what is missing as missing."""
+    write_long_story(writer)
+    writer.log.seal()
+    output = writer.log if is_live else writer.log.stored()
+    received, gaps = b"", []
+    async with aclosing(output.read(Selection()) if reads_parts else output.follow()) as parts:
+        async for part in parts:
+            unlink_output(writer.log.path)
+            match part:
+                case GapPiece(start=start, end=end):
+                    gaps.append((start, end))
+                case Piece(stretch=stretch) | (Stretch() as stretch):
+                    received += await bytes_of(stretch)
+    assert received == writer.written.replace(b"x", b"")
+    assert gaps == ([(10 * FIRST_RUNS, 10 * FIRST_RUNS + 10_000)] if reads_parts else [])
+
+
+async def test_an_index_that_is_gone_before_it_is_read(writer: Writer) -> None:
+    """Where nothing tells any more which bytes of a running job's output are missing, none are made up."""
+    write_long_story(writer)
+    index_path(writer.log.path).unlink()
+    with pytest.raises(OutputUnreadable, match="which tells what is missing of the output, is gone"):
+        await told(writer.log, once())
 
 
 async def test_what_a_power_cut_has_taken(story: Writer) -> None:

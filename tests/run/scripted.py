@@ -27,7 +27,8 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Pump, bytes_in, open_pipe
+from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.output.terminal import bytes_in
 from jobmaster.run.execution import KnownEnd, Spawned
 from jobmaster.run.job_files import empty_outputs, reopened_log
 from jobmaster.run.start_errors import host_errors_translated

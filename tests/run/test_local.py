@@ -183,6 +183,7 @@ async def test_a_close_that_the_launcher_does_not_answer(host: Host) -> None:
     """An execution whose close is cancelled, since the launcher does not answer, has closed its input all the same."""
     cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
     read_end, pipe = open_input_pipe()
+    os.set_blocking(read_end, False)
     stdin = Stdin(open_queue(), pipe, close_kept=trio.lowlevel.checkpoint)
     async with host.child("true") as (child, _output):
         with trio.CancelScope() as scope:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -14,6 +16,9 @@ import trio.testing
 
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.run.launcher import Launcher
+from jobmaster.server.program import hand_over
+from jobmaster.server.serving import Ending
 from jobmaster.server.succession import hold_jobs, hold_state, own_launcher
 from tests.harness import REPOSITORY, command_line_for, own_cgroup_root
 
@@ -89,3 +94,26 @@ async def test_a_port_that_is_taken_costs_no_cgroup(tmp_path: Path, certificates
         assert told.returncode == 2
         assert b"another program has the port" in told.stderr
         assert not root.exists()
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_launcher_that_is_lost_during_a_hand_over(is_lost: bool) -> None:
+    """What is left of the jobs is killed, since nobody goes on with them; where the launcher lives, they live too."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with own_cgroup_root() as root, ours, theirs, subprocess.Popen(["sleep", "1000"]) as left:
+        tree = CgroupTree(root=root)
+        tree.prepare()
+        job = tree.create("client1", "job", ())
+        job.procs_path.write_text(str(left.pid))
+        launcher = Launcher(ours)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(launcher._outbox.run)
+            if is_lost:
+                launcher._lose("it has died")
+            ending = await hand_over(launcher, tree)
+            nursery.cancel_scope.cancel()
+        assert ending is (Ending.LAUNCHER_LOST if is_lost else Ending.HAND_OVER)
+        left.terminate()
+        assert await trio.to_thread.run_sync(left.wait) == -(signal.SIGKILL if is_lost else signal.SIGTERM)
+        assert job.remove()
+        tree.dispose()

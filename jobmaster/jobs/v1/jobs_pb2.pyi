@@ -93,7 +93,7 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +102,7 @@ class JobCreateRequest(_message.Message):
     OUTPUT_FULL_FIELD_NUMBER: _ClassVar[int]
     STDIN_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
+    TERMINAL_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -110,7 +111,8 @@ class JobCreateRequest(_message.Message):
     output_full: OutputFull
     stdin: bool
     secrets: _containers.RepeatedCompositeFieldContainer[SecretRange]
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ...) -> None: ...
+    terminal: Terminal
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ...) -> None: ...
 
 class SecretRange(_message.Message):
     __slots__ = ("word", "start", "end")
@@ -121,6 +123,22 @@ class SecretRange(_message.Message):
     start: int
     end: int
     def __init__(self, word: _Optional[int] = ..., start: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+
+class Terminal(_message.Message):
+    __slots__ = ("window", "term")
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    window: WindowSize
+    term: str
+    def __init__(self, window: _Optional[_Union[WindowSize, _Mapping]] = ..., term: _Optional[str] = ...) -> None: ...
+
+class WindowSize(_message.Message):
+    __slots__ = ("rows", "columns")
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    rows: int
+    columns: int
+    def __init__(self, rows: _Optional[int] = ..., columns: _Optional[int] = ...) -> None: ...
 
 class JobIDRequest(_message.Message):
     __slots__ = ("job_id_request", "reason", "force")
@@ -187,7 +205,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "output_pruned")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -205,6 +223,7 @@ class JobResponse(_message.Message):
     OUTPUT_BYTES_LOST_FIELD_NUMBER: _ClassVar[int]
     CMD_ARGS_OMITTED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
+    TERMINAL_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
@@ -223,8 +242,9 @@ class JobResponse(_message.Message):
     output_bytes_lost: int
     cmd_args_omitted: int
     output_bytes_dropped: int
+    terminal: bool
     output_pruned: OutputPruned
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ...) -> None: ...
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ...) -> None: ...
 
 class OutputPruned(_message.Message):
     __slots__ = ("time", "reason", "bytes")
@@ -481,22 +501,26 @@ class BackupChunk(_message.Message):
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
-    __slots__ = ("start", "input")
+    __slots__ = ("start", "input", "window")
     START_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     start: AttachStart
     input: AttachInput
-    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ...) -> None: ...
+    window: WindowSize
+    def __init__(self, start: _Optional[_Union[AttachStart, _Mapping]] = ..., input: _Optional[_Union[AttachInput, _Mapping]] = ..., window: _Optional[_Union[WindowSize, _Mapping]] = ...) -> None: ...
 
 class AttachStart(_message.Message):
-    __slots__ = ("job_id", "output_offset", "writer")
+    __slots__ = ("job_id", "output_offset", "writer", "window")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_OFFSET_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_FIELD_NUMBER: _ClassVar[int]
     job_id: JobID
     output_offset: int
     writer: str
-    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ...) -> None: ...
+    window: WindowSize
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., output_offset: _Optional[int] = ..., writer: _Optional[str] = ..., window: _Optional[_Union[WindowSize, _Mapping]] = ...) -> None: ...
 
 class AttachInput(_message.Message):
     __slots__ = ("offset", "data", "end")

@@ -189,6 +189,7 @@ async def test_restart(service: Service) -> None:
         "journal.db",
         "journal.ballast",
         "journal.db-wal",
+        "cgroup",
         "audit",
     }
     assert left == {f"{job_id}.log" for job_id in (ended, sleeper, trapper)}

@@ -1,0 +1,79 @@
+"""A terminal as a source of output: through a pipe of the job, so that a file takes it as it takes any other.
+
+The kernel moves bytes from a terminal to a pipe (splice(2)), but not to a file. So each move goes from the terminal to the
+pipe and from there to the file, and a server that is killed in between leaves every byte in one of the three: the launcher
+keeps terminal and pipe. A kernel that splices from no terminal (Linux 5.10.0 to 5.10.6) makes the bytes pass through this
+process's memory, `PIPE_BUF` at a time: those are lost where it is killed just then.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import struct
+import termios
+from typing import Final, NamedTuple
+
+from jobmaster.output.transfer import PIPE_SIZE
+
+_DRAIN: Final = 64 * 1024
+
+
+class TerminalEnds(NamedTuple):
+    """What of a terminal this side has.
+
+    Attributes:
+        master: non-blocking.
+        pipe: the write end of the pipe that its output goes through.
+    """
+
+    master: int
+    pipe: int
+
+
+def fill(terminal: TerminalEnds) -> bool:
+    """Moves what the terminal has into the pipe, as far as that takes it; in a thread, since it takes the pipe's lock.
+
+    Returns True where no process has the terminal open any more and nothing is left in it.
+
+    Raises:
+        OSError: it cannot be read; nothing is lost by that.
+    """
+    try:
+        while _splice(terminal):  # ends with the pipe's space at the latest
+            pass
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno == errno.EIO:
+            return True
+        raise
+    return True
+
+
+def _splice(terminal: TerminalEnds) -> int:
+    try:
+        return os.splice(terminal.master, terminal.pipe, PIPE_SIZE, flags=os.SPLICE_F_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.EINVAL or bytes_in(terminal.pipe):
+            raise
+    return os.write(terminal.pipe, os.read(terminal.master, select.PIPE_BUF))
+
+
+def drain(terminal: TerminalEnds) -> int:
+    """Takes what is left in a terminal of a job that has ended, and tells how much that was; it is not kept."""
+    count = 0
+    try:
+        while data := os.read(terminal.master, _DRAIN):
+            count += len(data)
+    except OSError:  # EAGAIN or EIO: that was all
+        pass
+    return count
+
+
+def bytes_in(pipe: int) -> int:
+    """Bytes in a pipe now (FIONREAD of pipe(7))."""
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)

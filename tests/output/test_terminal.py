@@ -1,0 +1,230 @@
+"""Output of real terminals: through the pipe into the log, whole, and counted where it is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import tty
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from jobmaster.output.log import OutputLog
+from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.output.terminal import TerminalEnds, bytes_in, drain, fill
+from jobmaster.output.transfer import PIPE_SIZE
+
+DEADLINE: Final = 60.0
+WHOLE: Final = b"".join(b"%d\n" % number for number in range(300_000))
+"""More than the pipe takes."""
+
+
+class Line:
+    """A terminal whose output is not changed, and its pipe."""
+
+    def __init__(self) -> None:
+        self.master, self.job_end = os.openpty()
+        tty.setraw(self.job_end)
+        os.set_blocking(self.master, False)
+        self.read_end, self.write_end = open_pipe()
+        self.ends = TerminalEnds(master=self.master, pipe=self.write_end)
+        self.job_is_open = True
+
+    def hang_up(self) -> None:
+        """The last process closes the terminal."""
+        os.close(self.job_end)
+        self.job_is_open = False
+
+    def write_all(self) -> threading.Thread:
+        """A process that writes `WHOLE` and closes the terminal."""
+
+        def write() -> None:
+            view = memoryview(WHOLE)
+            while view:
+                view = view[os.write(self.job_end, view[:10_000]) :]
+            self.hang_up()
+
+        thread = threading.Thread(target=write, daemon=True)
+        thread.start()
+        return thread
+
+    def fill(self, count: int) -> None:
+        """Fills the pipe, until it has so many bytes: the kernel brings what was written after a moment."""
+        while bytes_in(self.read_end) < count:
+            assert not fill(self.ends)
+
+    def close(self) -> None:
+        """Closes everything."""
+        if self.job_is_open:
+            self.hang_up()
+        for fd in (self.master, self.read_end, self.write_end):
+            os.close(fd)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    """A terminal whose ends the test closes, or leaves to a pump."""
+    made = Line()
+    yield made
+    if made.job_is_open:
+        made.hang_up()
+
+
+def log_at(folder: Path) -> OutputLog:
+    """A fresh log; its pump closes it."""
+    return OutputLog(folder / "job.log")
+
+
+def kept(folder: Path) -> bytes:
+    """What the log has."""
+    return (folder / "job.log").read_bytes()
+
+
+def until_closed(line: Line) -> None:
+    """Fills the pipe until the terminal has nothing more, and nobody."""
+    while not fill(line.ends):
+        pass
+
+
+def test_filling(line: Line) -> None:
+    """What was written comes into the pipe, nothing more than that, and the end is told when all has come."""
+    assert not fill(line.ends)
+    os.write(line.job_end, b"hello")
+    line.fill(5)
+    os.write(line.job_end, b" you")
+    line.hang_up()
+    until_closed(line)
+    assert os.read(line.read_end, 100) == b"hello you"
+    assert fill(line.ends)
+    line.close()
+
+
+def test_a_pipe_that_is_full(line: Line) -> None:
+    """It takes no more than it has space for, and the rest stays in the terminal."""
+    os.write(line.write_end, bytes(PIPE_SIZE))
+    os.write(line.job_end, b"rest")
+    for _ in range(3):
+        assert not fill(line.ends)
+    assert bytes_in(line.read_end) == PIPE_SIZE
+    os.read(line.read_end, PIPE_SIZE)
+    line.fill(4)
+    assert os.read(line.read_end, 100) == b"rest"
+    line.close()
+
+
+def test_what_is_left_is_counted(line: Line) -> None:
+    """The bytes that nobody will move are taken out, to the last one in the kernel's buffers."""
+    os.set_blocking(line.job_end, False)
+    written = 0
+    with suppress(BlockingIOError):
+        while True:
+            written += os.write(line.job_end, bytes(1_000))
+    line.hang_up()
+    counted = 0
+    while counted < written:
+        counted += drain(line.ends)
+    assert (counted, drain(line.ends)) == (written, 0)
+    line.close()
+
+
+def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes pass through memory, a few at a time, and into a pipe that is empty: whatever it does, nothing is dropped."""
+
+    def refuse(*_: object, **_options: object) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "splice", refuse)
+    writer = line.write_all()
+    received = bytearray()
+    is_closed = False
+    while not is_closed:
+        with suppress(OSError):  # EINVAL, as the kernel says: the pipe has bytes, which the pump takes first
+            is_closed = fill(line.ends)
+        if count := bytes_in(line.read_end):
+            received += os.read(line.read_end, count)
+    writer.join()
+    assert bytes(received) == WHOLE
+    line.close()
+
+
+async def test_all_of_it_is_kept(line: Line, tmp_path: Path) -> None:
+    """Everything that was written is in the log, in order, and the pump ends when the terminal is closed."""
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    writer = line.write_all()
+    with trio.fail_after(DEADLINE):
+        await pump.run()
+        await pump.finish()
+        await pump.close()
+    writer.join()
+    assert kept(tmp_path) == WHOLE
+    for fd in (line.master, line.read_end, line.write_end):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Path) -> None:
+    """It is kept, though nothing tells of it, and before all that comes then."""
+    os.write(line.write_end, b"before ")
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            while log.size < 7:
+                await trio.lowlevel.checkpoint()
+            os.write(line.job_end, b"after")
+            while log.size < 12:
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await pump.finish()
+        await pump.close()
+    assert kept(tmp_path) == b"before after"
+
+
+async def test_nothing_to_do(line: Line, tmp_path: Path) -> None:
+    """A terminal that is open and quiet costs no moves."""
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        await wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+    await pump.finish()
+    await pump.close()
+    assert kept(tmp_path) == b""
+
+
+async def test_the_rest_at_the_end(line: Line, tmp_path: Path) -> None:
+    """What is in the terminal when its job has ended is kept, though the pump never ran."""
+    os.write(line.job_end, b"last words")
+    line.hang_up()
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        await pump.finish()
+        await pump.close()
+    assert kept(tmp_path) == b"last words"
+
+
+async def test_handing_over(line: Line, tmp_path: Path) -> None:
+    """A server that leaves closes its own ends; the one that follows goes on where it was."""
+    heirs = TerminalEnds(master=os.dup(line.master), pipe=os.dup(line.write_end))
+    read_end = os.dup(line.read_end)
+    first = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    os.write(line.job_end, b"some ")
+    with trio.fail_after(DEADLINE):
+        with trio.move_on_after(0.05):
+            await first.run()
+        await first.hand_over()
+        await first.close()
+        os.write(line.job_end, b"more")
+        line.hang_up()
+        second = Pump(read_end, OutputLog.reopen(tmp_path / "job.log", lost=0), terminal=heirs)
+        await second.run()
+        await second.finish()
+        await second.close()
+    assert kept(tmp_path) == b"some more"
