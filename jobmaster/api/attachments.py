@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from jobmaster.run.registry import Job, Registry
     from jobmaster.run.stdin import Stdin
 
-TOLD_BYTES: Final = 64 * 1024
+TOLD_BYTES: Final = 512 * 1024
 """Bytes of input that a client that sends without a pause is told of together."""
 _ENDED: Final = pb.InputState(status=pb.INPUTSTATUS_NOT_READ)
 
@@ -112,7 +112,11 @@ class _Attachment:
     # --- input ----------------------------------------------------------------------------------------------------
 
     async def _receive(self, stdin: Stdin) -> None:
-        with stdin.written_by(self._start.writer) as scope:
+        with (
+            stdin.written_by(self._start.writer) as scope,
+            self._call.window_apart() as grant,
+            stdin.wide_by(grant),
+        ):
             if self._start.HasField("window"):
                 _resize(stdin, self._start.window)
             await self._tell(stdin)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_NOW: Final = frozenset({*NO_SPACE, errno.EIO, errno.ENFILE, errno.EMFILE, errno.ENOMEM})
 """Errors of opening that may pass, and keep no server from starting."""
 

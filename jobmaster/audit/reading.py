@@ -7,7 +7,9 @@ full, or a host that lost its power, leaves some.
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,10 +96,10 @@ class TrailReader:
         self._known = self._last
         current = current_file(self._folder, self._trail)
         with suppress(FileNotFoundError):
-            self._file = current.open("rb")
+            self._file = _open(current)
         for path in self._files_wanted(complete_files(self._folder, self._trail)):
             if self._file is None or not _is_file(path, self._file):
-                with suppress(FileNotFoundError), path.open("rb") as file:  # the oldest is removed at any moment
+                with suppress(FileNotFoundError), _open(path) as file:  # the oldest is removed at any moment
                     yield from self._rest_of(file)
         if self._file is not None:
             yield from self._rest_of(self._file)
@@ -106,7 +108,7 @@ class TrailReader:
         """Without the oldest files, where those that follow begin before the time that is wanted, or were read already."""
         first = 0
         for number, path in enumerate(files):
-            with suppress(FileNotFoundError), path.open("rb") as file:
+            with suppress(FileNotFoundError), _open(path) as file:
                 head = document_of(file.readline()) or {}
                 begins = time_of(head)
                 is_read = head.get("sequence", self._known + 1) <= self._known
@@ -137,6 +139,15 @@ def time_of(entry: dict[str, Any]) -> datetime | None:
         return datetime.fromisoformat(entry["time"]).astimezone(UTC)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _open(path: Path) -> IO[bytes]:
+    """Opens a file; raises FileNotFoundError for what is none, such as a FIFO, which would have its reader wait."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    return file
 
 
 def _is_file(path: Path, file: IO[bytes]) -> bool:

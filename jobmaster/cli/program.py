@@ -41,6 +41,9 @@ def run(arguments: Sequence[str]) -> int:
     except JobmasterError as error:
         complain(f"jobmaster: {error}\n")
         return usage if isinstance(error, ConfigurationError) else failed
+    except Exception as error:  # noqa: BLE001  # whatever it is, 1 would be taken for the job's own status
+        complain(f"jobmaster: a bug in the client, please report it: {error!r}\n")
+        return failed
     return DONE
 
 

@@ -50,8 +50,19 @@ def perform(command: Command) -> int:
         raise CommandFailed(_in_words(error)) from error
     except OSError as error:  # of the event loop itself: whatever concerns the connection is told as TransportError
         raise CommandFailed(f"the system does not give what is needed: {error.strerror}") from error
+    except (RuntimeError, ExceptionGroup) as error:
+        if not _lacks_thread(error):
+            raise
+        raise CommandFailed("this host has no thread left for the client; a job that was started goes on") from error
     _deliver(command.action, text)
     return status
+
+
+def _lacks_thread(error: Exception) -> bool:
+    """Whether it comes of a thread that could not be started (pthread_create(3), EAGAIN), as Python and Trio tell it."""
+    if isinstance(error, ExceptionGroup):
+        return any(map(_lacks_thread, error.exceptions))
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
 
 
 def _require_writable(action: Action) -> None:

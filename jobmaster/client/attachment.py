@@ -166,21 +166,22 @@ class Attachment:
 
     async def _send_all(self) -> None:
         while not self._input.is_done:
-            message = self._next_message()
-            if message is None or self._stream.call is None:
+            call = self._stream.call
+            message = self._next_message(call.send_window) if call is not None else None
+            if call is None or message is None:
                 await self._change.park()
                 continue
             try:
-                await self._stream.call.send_message(message)
+                await call.send_message(message)
             except (TransportError, RpcFailedError):
                 await self._change.park()  # who receives meets it too, and makes a new call
 
-    def _next_message(self) -> pb.AttachRequest | None:
-        """What is to be sent next in the call that is open; None where there is nothing now."""
+    def _next_message(self, send_window: int) -> pb.AttachRequest | None:
+        """What is to be sent next in the call that is open, whose server takes so much now; None where there is nothing."""
         if self._input.may_send and not self._is_window_told:
             self._is_window_told = True
             return pb.AttachRequest(window=self._window)
-        piece = self._input.take()
+        piece = self._input.take(send_window)
         if piece is None:
             return None
         return pb.AttachRequest(input=pb.AttachInput(offset=piece.offset, data=piece.data, end=piece.ends))

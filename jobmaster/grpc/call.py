@@ -37,7 +37,8 @@ class MessageReceiver:
         failure: why no more messages are accepted.
 
     The window of an unfinished message is returned to the peer at once, since the decoder bounds it; that of finished
-    messages when the last of them has been taken, so that a peer cannot queue more than a window of them.
+    messages, and of what has come behind them, when they are taken, so that a peer cannot queue more than a window of
+    them.
     """
 
     __slots__ = (
@@ -58,7 +59,8 @@ class MessageReceiver:
         self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
         self._queue: deque[bytes] = deque()
         self._queued = 0
-        self._unacknowledged = 0
+        self._unacknowledged: deque[int] = deque()
+        """Bytes of window to be returned with each message of the queue."""
         self._waiter: trio.Event | None = None
         self.ended = False
         self.failure: Failure | None = None
@@ -88,8 +90,9 @@ class MessageReceiver:
         if messages:
             self._queue.extend(messages)
             self._queued += sum(map(len, messages))
+            self._unacknowledged.extend([0] * len(messages))
         if self._queue:
-            self._unacknowledged += length
+            self._unacknowledged[-1] += length
             self._wake()
         else:
             self._connection.acknowledge(self._stream_id, length)
@@ -111,14 +114,15 @@ class MessageReceiver:
         self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
         self._queue.clear()
         self._queued = 0
-        self._acknowledge(0)
+        self._connection.acknowledge(0, sum(self._unacknowledged))
+        self._unacknowledged.clear()
 
     def take(self) -> bytes:
         """The next message, where there is one."""
         data = self._queue.popleft()
         self._queued -= len(data)
-        if not self._queue:
-            self._acknowledge(self._stream_id)
+        if length := self._unacknowledged.popleft():
+            self._connection.acknowledge(self._stream_id, length)
         return data
 
     @property
@@ -136,10 +140,6 @@ class MessageReceiver:
         """Raises the failure, where there is one."""
         if self.failure is not None:
             raise self.failure()
-
-    def _acknowledge(self, stream_id: int) -> None:
-        length, self._unacknowledged = self._unacknowledged, 0
-        self._connection.acknowledge(stream_id, length)
 
     def _wake(self) -> None:
         if self._waiter is not None:

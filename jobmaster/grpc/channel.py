@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import trio
 
 from jobmaster.errors import TransportError
-from jobmaster.grpc.client import RECEIVE_SIZE, ClientConnection, ClientStream, StreamRefused
+from jobmaster.grpc.client import ClientConnection, ClientStream, StreamRefused
 from jobmaster.grpc.framing import PREFIX
-from jobmaster.wire.tcp import TcpStream
+from jobmaster.wire.tcp import BULK_RECEIVE_SIZE, TcpStream
 from jobmaster.wire.tls import TlsStream, alert_in, closing, do_handshake, tls_stream
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ class CallStream(Protocol):
     @property
     def end_status(self) -> Status:
         """The status, once the answer has ended."""
+
+    @property
+    def send_window(self) -> int:
+        """Bytes that the server takes now."""
 
     def reset(self) -> None:
         """Abandons the call."""
@@ -99,6 +103,11 @@ class RepeatableCall:
     def end_status(self) -> Status:
         """The status of a call that the server has ended."""
         return self._stream.end_status
+
+    @property
+    def send_window(self) -> int:
+        """As `ClientStream.send_window`."""
+        return self._stream.send_window
 
     async def send_message(self, message: Message) -> None:
         """As `ClientStream.send_message`; a refusal is met when the answer is received."""
@@ -270,7 +279,7 @@ async def _connect(host: str, port: int, context: ssl.SSLContext) -> TlsStream:
             tcp = await trio.open_tcp_stream(host, port)
     except (OSError, trio.TooSlowError) as error:
         raise TransportError(f"cannot connect to {host}:{port}: {_reason(error)}") from None
-    tls = tls_stream(TcpStream(tcp, buffer=bytearray(RECEIVE_SIZE)), context, server_hostname=host)
+    tls = tls_stream(TcpStream(tcp, buffer=bytearray(BULK_RECEIVE_SIZE)), context, server_hostname=host)
     try:
         with trio.fail_after(CONNECT_SECONDS):
             await do_handshake(tls)

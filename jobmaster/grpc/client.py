@@ -25,7 +25,7 @@ from jobmaster.grpc.purerpc_adapter import ResponseEnded, Status, StatusCode
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
 from jobmaster.http2.protocol import Configuration
-from jobmaster.wire.connection import Connection
+from jobmaster.wire.connection import BULK_READ_SIZE, Connection
 from jobmaster.wire.lifetime import CLIENT_POLICY
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ if TYPE_CHECKING:
 STREAM_WINDOW: Final = 4 * 1024 * 1024
 """Bytes that a call may hold here; large, because each update of a window wakes the server."""
 CONNECTION_WINDOW: Final = 16 * 1024 * 1024
-RECEIVE_SIZE: Final = 240 * 1024
-"""Bytes that are received from the network in one go, into a buffer of the connection."""
-READ_SIZE: Final = 112 * 1024
-"""Bytes of plaintext that are handled in one go. The C library takes pieces of memory of 128 KiB and more from the kernel
-and returns them each time."""
 FRAME_SIZE: Final = 64 * 1024
 MAX_REASON: Final = 200
 """Characters of a server's reason for closing the connection that are shown."""
@@ -142,6 +137,11 @@ class ClientStream:
         """Sets what the server's messages are parsed as."""
         self._message_type = message_type
 
+    @property
+    def send_window(self) -> int:
+        """Bytes that the server takes on this call now."""
+        return self._connection.send_window(self._stream_id)
+
     async def receive_message(self) -> Message | None:
         """The next message, or None once the server has ended the call. A cancelled wait abandons the call.
 
@@ -201,7 +201,7 @@ class ClientConnection:
     """A connection to a server: the `StreamHandler` of a `Connection` on `stream`, which the caller closes."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
-        self.connection = Connection(stream, _CONFIGURATION, CLIENT_POLICY, read_size=READ_SIZE)
+        self.connection = Connection(stream, _CONFIGURATION, CLIENT_POLICY, read_size=BULK_READ_SIZE)
         self._streams: dict[int, ClientStream] = {}
         self._waiting: deque[trio.Event] = deque()
         self._is_running = False

@@ -13,6 +13,10 @@ from weakref import WeakValueDictionary
 MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes over all callers."""
 MAX_HELD_OF_CALLER: Final = 16 * 1024 * 1024
+MAX_WIDE: Final = 16
+"""Grants of a wide window over all callers: what they hold up, 16 MiB, leaves most of `MAX_HELD` to the others."""
+MAX_WIDE_OF_CALLER: Final = 4
+"""Of one caller: 4 MiB of `MAX_HELD_OF_CALLER`. Further calls have the usual window."""
 
 
 class CallerLoad:
@@ -21,13 +25,15 @@ class CallerLoad:
     Attributes:
         open_calls: calls whose handlers have not ended.
         held: bytes held for them.
+        wide: grants of a wide window that were not released.
     """
 
-    __slots__ = ("__weakref__", "held", "open_calls")
+    __slots__ = ("__weakref__", "held", "open_calls", "wide")
 
     def __init__(self) -> None:
         self.open_calls = 0
         self.held = 0
+        self.wide = 0
 
 
 class ServerLoad:
@@ -35,6 +41,7 @@ class ServerLoad:
 
     def __init__(self) -> None:
         self.held = 0
+        self.wide = 0
         self._of: WeakValueDictionary[object, CallerLoad] = WeakValueDictionary()
 
     def of(self, caller: object) -> CallerLoad:
@@ -43,6 +50,25 @@ class ServerLoad:
         if load is None:
             load = self._of[caller] = CallerLoad()
         return load
+
+
+class WideGrant:
+    """Leave for one call to have a wide window, and for what it fills to be large; counted until it is released."""
+
+    __slots__ = ("_caller", "_is_held", "_server")
+
+    def __init__(self, server: ServerLoad, caller: CallerLoad) -> None:
+        self._server = server
+        self._caller = caller
+        self._is_held = True
+        server.wide += 1
+        caller.wide += 1
+
+    def release(self) -> None:
+        """Nothing that it allows is left. Idempotent."""
+        self._server.wide -= self._is_held
+        self._caller.wide -= self._is_held
+        self._is_held = False
 
 
 class CallAccount:
@@ -64,3 +90,9 @@ class CallAccount:
         self._caller.held += more
         self._held = held
         return True
+
+    def widen(self) -> WideGrant | None:
+        """A grant for the call to have a wide window, where there are not too many."""
+        if self._server.wide >= MAX_WIDE or self._caller.wide >= MAX_WIDE_OF_CALLER:
+            return None
+        return WideGrant(self._server, self._caller)

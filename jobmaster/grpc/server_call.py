@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -19,7 +21,7 @@ from jobmaster.http2.header_blocks import encode_block
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from jobmaster.grpc.memory import CallAccount
+    from jobmaster.grpc.memory import CallAccount, WideGrant
     from jobmaster.grpc.methods import Method
     from jobmaster.grpc.watch import Admission, CallWatch
     from jobmaster.http2.events import DataReceived
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
+WIDER: Final = 960 * 1024
+"""Bytes that are added to the window of a call that sends very much: it has 1 MiB then."""
 
 _OK: Final = Status(StatusCode.OK)
 _TOO_MUCH_HELD: Final = Status(
@@ -198,6 +202,20 @@ class ServerCall:
             raise ProtocolError("expected one message")
         self.request_cost = cost
         return message
+
+    @contextmanager
+    def window_apart(self) -> Iterator[WideGrant | None]:
+        """For the block, what the client sends ahead in this call takes nothing of the window of its other calls.
+
+        Where not too many have it, the client may send `WIDER` bytes more ahead. The block is given that grant, and has to
+        release it, then or later.
+        """
+        grant = self._account.widen()
+        added = self._connection.set_window_apart(self.stream_id, WIDER if grant is not None else 0)
+        try:
+            yield grant
+        finally:
+            self._connection.take_window_back(added, WIDER if grant is not None else 0)
 
     # --- sending --------------------------------------------------------------------------------------------------
 

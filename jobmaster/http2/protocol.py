@@ -211,6 +211,14 @@ class Http2Protocol(Generic[Parsed]):
         """Returns `length` bytes of consumed DATA to the peer's windows, that of the connection alone for stream 0."""
         self._table.acknowledge(stream_id, length)
 
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """As `StreamTable.set_window_apart`."""
+        return self._table.set_window_apart(stream_id, more)
+
+    def take_window_back(self, added: int) -> None:
+        """As `StreamTable.take_window_back`."""
+        self._table.take_window_back(added)
+
     # --- headers --------------------------------------------------------------------------------------------------
 
     def _on_headers(self, flags: int, stream_id: int, block: bytes) -> Event | None:

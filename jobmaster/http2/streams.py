@@ -31,6 +31,7 @@ class Stream:
     Attributes:
         send_window: bytes of DATA that the peer takes; negative where it took back some (RFC 9113, 6.9.2).
         receive_window: bytes of DATA that it may send.
+        window: bytes of DATA that it may send before any are acknowledged.
         unacknowledged: bytes consumed of what it sent and not yet returned to `receive_window`.
         content_left: bytes of the announced content-length to come; None where none was announced.
         has_headers: the peer's message has begun.
@@ -48,11 +49,12 @@ class Stream:
         "remote_ended",
         "send_window",
         "unacknowledged",
+        "window",
     )
 
     def __init__(self, *, send_window: int, receive_window: int, opened_at: float) -> None:
         self.send_window = send_window
-        self.receive_window = receive_window
+        self.receive_window = self.window = receive_window
         self.opened_at = opened_at
         self.unacknowledged = 0
         self.content_left: int | None = None
@@ -79,6 +81,8 @@ class StreamTable:
         self._send = send
         self._receive_window = connection_window
         self._unacknowledged = 0
+        self._to_withhold = 0
+        """Bytes by which the connection's window is to become smaller."""
         self._send_window = frames.DEFAULT_WINDOW
         self._initial_send_window = frames.DEFAULT_WINDOW
 
@@ -142,7 +146,9 @@ class StreamTable:
 
         A WINDOW_UPDATE is sent once half of a window has been consumed.
         """
-        self._unacknowledged += length
+        withheld = min(self._to_withhold, length)
+        self._to_withhold -= withheld
+        self._unacknowledged += length - withheld
         if self._unacknowledged >= self._connection_window // 2:
             self._send(frames.window_update(0, self._unacknowledged))
             self._receive_window += self._unacknowledged
@@ -150,10 +156,36 @@ class StreamTable:
         stream = self.open.get(stream_id)
         if stream is not None and not stream.remote_ended:
             stream.unacknowledged += length
-            if stream.unacknowledged >= self._stream_window // 2:
+            if stream.unacknowledged >= stream.window // 2:
                 self._send(frames.window_update(stream_id, stream.unacknowledged))
                 stream.receive_window += stream.unacknowledged
                 stream.unacknowledged = 0
+
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """Adds to a stream's window, and to the connection's as much as the stream's is then; once for a stream.
+
+        So what is held up on that stream takes nothing of the connection's window from the other streams.
+
+        Returns:
+            what was added to the connection's window, for `take_window_back`; 0 for a stream that is closed.
+        """
+        stream = self.open.get(stream_id)
+        if stream is None or stream.remote_ended:
+            return 0
+        stream.window += more
+        stream.receive_window += more
+        if more:
+            self._send(frames.window_update(stream_id, more))
+        given_back = min(self._to_withhold, stream.window)  # else the window of a client that comes and goes would grow
+        self._to_withhold -= given_back
+        if added := stream.window - given_back:
+            self._receive_window += added
+            self._send(frames.window_update(0, added))
+        return stream.window
+
+    def take_window_back(self, added: int) -> None:
+        """Makes the connection's window smaller again. HTTP/2 has no frame for that: of what comes, so much is kept back."""
+        self._to_withhold += added
 
     # --- send windows ---------------------------------------------------------------------------------------------
 

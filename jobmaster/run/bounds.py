@@ -13,6 +13,9 @@ from jobmaster.sizes import size_text
 SLACK: Final = 64 * 1024 * 1024
 """Bytes of room, at most (a 64th of a small bound), that there have to be before outputs grow again that might not: what
 comes for a moment is no room."""
+_RESERVE_OF_MOST: Final = 8
+"""So large a share of what all outputs may take is for those who take little, where it is taken by others' running jobs. Of a
+disk it is half of what is free then."""
 _SHARES: Final = 4
 """A client may have one of so many shares of each bound, so that none takes another's."""
 
@@ -60,12 +63,14 @@ class Shortage:
     Attributes:
         excess: bytes of the disk; negative where there is room.
         slack: how much room there is to be before what was full is not.
+        reserve: by how much more others may grow, where those who take most do not any more.
         reason: which bound is reached, for clients.
         is_of_disk: it is the disk that has less free than it has to.
     """
 
     excess: int
     slack: int
+    reserve: int
     reason: str
     is_of_disk: bool = False
 
@@ -92,10 +97,10 @@ class OutputBounds:
         found = []
         if self.most is not None:
             reason = f"the outputs of all jobs take as much as they may ({size_text(self.most)})"
-            found.append(Shortage(used - self.most, _slack(self.most), reason))
+            found.append(Shortage(used - self.most, _slack(self.most), self.most // _RESERVE_OF_MOST, reason))
         if (floor := self.free.floor(disk)) > 0:
             reason = f"the disk of the outputs has as little free as it may ({self.free.text(disk)})"
-            found.append(Shortage(floor - disk.free, _slack(floor), reason, is_of_disk=True))
+            found.append(Shortage(floor - disk.free, _slack(floor), disk.free // 2, reason, is_of_disk=True))
         return max(found, key=lambda each: each.excess + each.slack, default=None)
 
 

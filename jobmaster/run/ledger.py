@@ -29,8 +29,8 @@ class Choice:
     """What is to be removed.
 
     Attributes:
-        stuck: clients, the first takes most, whose running jobs' outputs take so much that they were to give more, and who
-            have nothing to give.
+        stuck: clients, the first takes most, whose running jobs' outputs take so much that they were to give more before
+            others do, and who have nothing to give; where nobody gives anything, the first alone.
     """
 
     victims: tuple[Victim, ...]
@@ -121,6 +121,7 @@ class Ledger:
         running = {owner for owner, size in self._running.values() if size}
         victims: list[Victim] = []
         stuck: list[str] = []
+        before_others = 0
         while excess > 0 and oldest and len(victims) < most:
             owner = max(oldest, key=lambda owner: of[owner])
             victim = next(oldest[owner], None)
@@ -130,9 +131,10 @@ class Ledger:
                     stuck.append(owner)
                 continue
             victims.append(victim)
+            before_others = len(stuck)
             of[owner] -= victim.size
             excess -= victim.size
-        return Choice(tuple(victims), tuple(stuck))
+        return Choice(tuple(victims), tuple(stuck[: before_others if victims else 1]))
 
     def oldest_of(self, owner: str, size: int, most: int) -> list[Victim]:
         """The oldest of a client's ended jobs' outputs that take so much together, `most` of them at most."""

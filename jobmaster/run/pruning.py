@@ -7,8 +7,8 @@ an event of the journal, written before the file goes; a journal that cannot be 
 for longer than SETTLE_SECONDS, and writes it when there is room.
 
 Nothing of a running job is removed. A client of which nothing else is left starts no more jobs while its outputs take most,
-and what its running jobs write is lost as on a full disk, with its extent in a gap (`rooms`); so are all clients where no
-ended job's output is left, until there is room again.
+and what its running jobs write is lost as on a full disk, with its extent in a gap (`rooms`), until there is room again. Where
+no ended job's output is left, the others have a reserve; all clients are blocked when that is taken, too.
 
 What an earlier server has left is counted once, beside everything else; until that is done nothing is removed.
 """
@@ -28,7 +28,7 @@ from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.record import OutputPruned
 from jobmaster.output.dropping import prune_file
 from jobmaster.output.index_file import index_path
-from jobmaster.run.bounds import Disk, OutputBounds
+from jobmaster.run.bounds import Disk, OutputBounds, Shortage
 from jobmaster.run.ledger import Victim
 from jobmaster.threads import NoThread, run_in_thread
 
@@ -85,6 +85,8 @@ class Pruner:
         self._measured: dict[JobId, int] = {}
         """The ends of running jobs' outputs when they were measured last."""
         self._wait_for_disk_until = 0.0
+        self._most_excess: int | None = None
+        """What others may exceed the bound by, where nothing but outputs of running jobs is left; None where more is."""
 
     def admit(self, owner: str) -> None:
         """Returns where a client may start one more job.
@@ -145,21 +147,24 @@ class Pruner:
         Raises:
             OSError, NoThread: it could not be measured.
         """
-        job_ids = [*self._grown(), *self._ledger.unmeasured]
+        last_sizes = self._ledger.unmeasured
+        job_ids = [*self._grown(), *last_sizes]
         sizes, disk = await run_in_thread(
             LOOKERS, _measure, self._host.output_folder, self._paths(job_ids), abandon=True
         )
         for job_id, size in zip(job_ids, sizes, strict=True):
-            self._ledger.note_size(job_id, size)
+            if job_id in last_sizes or job_id not in self._ledger.unmeasured:  # else it has grown and ended meanwhile
+                self._ledger.note_size(job_id, size)
         await self._pay_debts()
         while (shortage := self._bounds.shortage(self._ledger.total, disk)) is not None:
             missing = shortage.excess + (shortage.slack if self._rooms.why_full else 0)
             if missing <= 0:
+                self._most_excess = None
                 break
             if shortage.is_of_disk and trio.current_time() < self._wait_for_disk_until:
                 return
             choice = self._ledger.choose(missing, PRUNED_AT_ONCE)
-            self._block(choice, shortage.reason)
+            self._block(choice, shortage)
             if not choice.victims:
                 return
             await self._prune(choice.victims, shortage.reason)
@@ -178,14 +183,19 @@ class Pruner:
             if self._ledger.oldest_of(owner, 1, 1):
                 self._rooms.release(owner)
 
-    def _block(self, choice: Choice, reason: str) -> None:
+    def _block(self, choice: Choice, shortage: Shortage) -> None:
+        reason = shortage.reason
         for owner in choice.stuck:
             if self._rooms.block(owner, reason):
                 logger.error("%s, most of it of running jobs of %s: what they write is lost", reason, owner)
-        if choice.stuck:
-            others = sum(victim.size for victim in choice.victims if victim.owner not in choice.stuck)
-            self._rooms.note_evicted(choice.stuck[0], others)
-        if not choice.victims and self._rooms.block_all(reason):
+        if choice.victims:
+            if choice.stuck:
+                others = sum(victim.size for victim in choice.victims if victim.owner not in choice.stuck)
+                self._rooms.note_evicted(choice.stuck[0], others)
+            return
+        if self._most_excess is None:
+            self._most_excess = shortage.excess + shortage.reserve
+        if (not choice.stuck or shortage.excess >= self._most_excess) and self._rooms.block_all(reason):
             logger.error("%s, all of it of running jobs: what they write is lost, and no job is started", reason)
 
     def _grown(self) -> list[JobId]:

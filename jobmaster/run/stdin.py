@@ -14,7 +14,7 @@ sealed, or has bytes left, is one whose job reads no more.
 
 The pages of what was moved are referred to by the pipe until the job has read them. They are taken out of the queue
 only when it is empty, and all of them: whole pages are left alone by that, parts of (large) ones would be zeroed. So the
-queue is filled up to `CAPACITY` bytes, and then again when it is empty.
+queue is filled up to `CAPACITY` bytes, or `WIDE_CAPACITY`, and then again when it is empty.
 
 Every operation on the pipe takes its lock in the kernel, which the job holds while it splices from it to a slow disk. So
 none is done on the event loop. A thread that is left in such an operation closes the descriptors when it comes out.
@@ -26,10 +26,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -38,14 +39,20 @@ from jobmaster.launcher.packets import close_all
 from jobmaster.threads import NoThread, run_in_thread
 
 CAPACITY: Final = 64 * 1024
-"""Bytes that are accepted beyond what the pipe has taken, at most."""
+"""Bytes that are accepted beyond what the pipe has taken, at most. With the pipe that is 192 KiB for a job that reads nothing."""
+WIDE_CAPACITY: Final = 512 * 1024
+"""The same for a writer that has a grant to send much: with the pipe 640 KiB, for as many jobs as there are grants. A job that a
+server adopts may have so much in its queue without one, and gets no more before it has read it."""
 PIPE_SIZE: Final = 128 * 1024
-"""Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once."""
+"""Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once. It does
+not grow with the queue: a pipe shrinks only when the job has read what is in it, and closes before that."""
 FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
 """How long is waited for a thread that closes."""
 _RETRY_SECONDS: Final = 0.05
+_SOON: Final = 2
+"""Milliseconds for which a thread waits for a job that reads, rather than to be called again for each piece."""
 _FOREVER: Final = 2**62
 _FALLOC_FL_KEEP_SIZE: Final = 1
 _FALLOC_FL_PUNCH_HOLE: Final = 2
@@ -64,6 +71,13 @@ def open_input_pipe() -> tuple[int, int]:
     with suppress(OSError):  # EPERM above the user's pipe quota: the default of 64 KiB works as well, slower
         fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     return read_end, write_end
+
+
+class Grant(Protocol):
+    """Leave to be large, which others wait for."""
+
+    def release(self) -> None:
+        """It is needed no more."""
 
 
 class Stdin:
@@ -88,6 +102,9 @@ class Stdin:
         """Something was accepted, or the end."""
         self._has_space = trio.lowlevel.ParkingLot()
         self._writer: tuple[str, trio.CancelScope] | None = None
+        self._wide_writers = 0
+        self._left_grants: list[Grant] = []
+        """Of writers that have left more in the queue than would be taken without."""
 
     def __repr__(self) -> str:
         return (
@@ -135,8 +152,29 @@ class Stdin:
                 if self._writer is own:
                     self._writer = None
 
+    @contextmanager
+    def wide_by(self, grant: Grant | None) -> Iterator[None]:
+        """Takes more ahead for the block, where there is a grant, which is released when the queue is small again."""
+        self._wide_writers += grant is not None
+        self._release_grants()
+        try:
+            yield
+        finally:
+            if grant is not None:
+                self._wide_writers -= 1
+                self._left_grants.append(grant)
+                self._release_grants()
+
+    def _release_grants(self) -> None:
+        """Those of writers that have left: one that writes by its own grant answers for all that is in the queue."""
+        is_small = self._ends.queue < 0 or self._accepted - self._base <= CAPACITY
+        if is_small or self._wide_writers:
+            for grant in self._left_grants:
+                grant.release()
+            self._left_grants.clear()
+
     async def write(self, offset: int, data: bytes) -> None:
-        """Accepts bytes of the input; waits while there is no space for all of them, or for `CAPACITY`.
+        """Accepts bytes of the input; waits while there is no space for all of them, or for as many as the queue takes.
 
         What was accepted before is passed over. Yields only when it waits.
 
@@ -153,8 +191,9 @@ class Stdin:
         view, end = memoryview(data), offset + len(data)
         while self._accepted < end:
             self._check_open()
-            space = self._base + CAPACITY - self._accepted
-            if space < min(end - self._accepted, CAPACITY):
+            capacity = WIDE_CAPACITY if self._wide_writers else CAPACITY
+            space = self._base + capacity - self._accepted
+            if space < min(end - self._accepted, capacity):
                 await self._has_space.park()
             else:
                 start = self._accepted - offset  # the same bytes may have come from the same writer's other connection
@@ -244,12 +283,13 @@ class Stdin:
         if self._base != self._accepted:
             _punch(self._ends.queue)
             self._base = self._accepted
+            self._release_grants()
         self._has_space.unpark_all()
 
     async def _close_pipe(self) -> None:
         """Lets the job read end-of-file: the launcher closes its duplicate first, since the last one may have to wait."""
         self._is_open = False
-        self._has_space.unpark_all()
+        self._empty()
         await self._close_kept()
         await self._in_thread(self._ends.close_pipe)
 
@@ -260,12 +300,14 @@ class Stdin:
         self._stop()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             await self._in_thread(self._ends.close)
+        self._release_grants()
 
     def leave(self) -> None:
         """Closes what this server has of it; the launcher keeps it, so that nothing has to wait. Idempotent."""
         self._is_left = True
         self._stop()
         self._ends.close()
+        self._release_grants()
 
     def _stop(self) -> None:
         self._is_open = False
@@ -294,15 +336,23 @@ class _Ends:
         self._left: list[int] = []
 
     def move(self, end: int) -> None:
-        """Moves bytes up to this offset; in a thread. Raises what sendfile(2) does."""
+        """Moves all bytes up to this offset, as long as the job reads; in a thread. Raises what sendfile(2) does."""
         with self._lock:
             if self.pipe < 0:
                 return
             self._threads += 1
+            queue, pipe = self.queue, self.pipe
         try:
-            count = end - os.lseek(self.queue, 0, os.SEEK_CUR)
-            if count > 0:
-                os.sendfile(self.pipe, self.queue, None, count)
+            held_up_at = end
+            while self.pipe == pipe and (begin := os.lseek(queue, 0, os.SEEK_CUR)) < end:
+                try:
+                    os.sendfile(pipe, queue, None, end - begin)
+                except BlockingIOError:
+                    if begin == held_up_at or not _is_writable_soon(
+                        pipe
+                    ):  # a terminal may pass for writable, and is not
+                        raise
+                    held_up_at = begin
         finally:
             with self._lock:
                 self._threads -= 1
@@ -332,6 +382,13 @@ class _Ends:
             return []
         left, self._left = self._left, []
         return left
+
+
+def _is_writable_soon(pipe: int) -> bool:
+    """Whether a pipe takes more within `_SOON`, and somebody has its other end."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    return [events for _, events in poll.poll(_SOON)] == [select.POLLOUT]
 
 
 def _punch(queue: int) -> None:

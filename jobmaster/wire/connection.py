@@ -46,7 +46,7 @@ from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.protocol import Configuration, Http2Protocol
 from jobmaster.wire.lifetime import GiveUp, Lifetime, LifetimePolicy, SendFinalGoaway, SendPing, ShutDown, Wait
 from jobmaster.wire.send_buffer import CONTROL_LIMIT, HIGH_WATER, QUANTUM, SendBuffer
-from jobmaster.wire.tcp import end_sending, linger
+from jobmaster.wire.tcp import end_sending, linger, receive_bulk
 from jobmaster.wire.tls import alert_in
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ CLOSE_SECONDS: Final = 5.0
 """How long the peer may take, at a normal end, to read what was sent and to close the connection from its side."""
 READ_SIZE: Final = 64 * 1024
 """Bytes read and handled in one go."""
+BULK_READ_SIZE: Final = 112 * 1024
+"""The same where there is very much to read. The C library takes pieces of memory of 128 KiB and more from the kernel and
+returns them each time."""
 EVENTS_IN_A_ROW: Final = 32
 """Events that are handled before other tasks run: a read can hold hundreds of calls."""
 _PING_PAYLOAD: Final = b"jobmastr"
@@ -123,7 +126,8 @@ class Connection:
         read_size: int = READ_SIZE,
     ) -> None:
         self._stream = stream
-        self._read_size = read_size
+        self._read_size = self._usual_read_size = read_size
+        self._wide_streams = 0
         self._send_buffer = SendBuffer()
         self._http2 = Http2Protocol(configuration, self._send_buffer.put)
         self._lifetime = Lifetime(policy, now=trio.current_time(), jitter=random.uniform(-0.1, 0.1))  # noqa: S311  # no secret
@@ -356,6 +360,10 @@ class Connection:
         """Queues an encoded header block."""
         self._http2.send_headers(stream_id, block, end_stream=end_stream)
 
+    def send_window(self, stream_id: int) -> int:
+        """How many bytes of DATA the peer takes on a stream now."""
+        return self._http2.send_window(stream_id)
+
     def can_send_now(self, stream_id: int, length: int) -> bool:
         """Whether so many bytes of DATA can be queued without waiting for anything."""
         return (
@@ -422,6 +430,33 @@ class Connection:
         """Returns the window of consumed DATA to the peer; for a closed stream, 0, that of the connection alone."""
         if length and not self._closing:
             self._http2.acknowledge(stream_id, length)
+
+    def set_window_apart(self, stream_id: int, more: int) -> int:
+        """Lets the peer send `more` bytes more on a stream before any are acknowledged, and reads in larger pieces then.
+
+        The window of the connection grows by that of the stream, so that this takes nothing of it from other streams.
+
+        Returns:
+            what `take_window_back` is to be called with; 0 where the stream is closed.
+        """
+        added = 0 if self._closing else self._http2.set_window_apart(stream_id, more)
+        if added and more:
+            self._wide_streams += 1
+            self._read_in_bulk()
+        return added
+
+    def take_window_back(self, added: int, more: int) -> None:
+        """Ends what `set_window_apart` has begun."""
+        self._http2.take_window_back(added)
+        if added and more:
+            self._wide_streams -= 1
+            self._read_in_bulk()
+
+    def _read_in_bulk(self) -> None:
+        """As long as there are streams with a wide window: the buffer of each connection costs memory."""
+        is_bulk = self._wide_streams > 0
+        self._read_size = max(self._usual_read_size, BULK_READ_SIZE) if is_bulk else self._usual_read_size
+        receive_bulk(self._stream, is_bulk=is_bulk)
 
 
 async def refuse(stream: trio.abc.Stream, reason: str) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RECEIVE_SIZE: Final = 64 * 1024
 """Bytes that are received in one go, at most, unless the caller asks for fewer."""
+BULK_RECEIVE_SIZE: Final = 240 * 1024
+"""The same where there is very much to receive, into a buffer of the connection."""
 
 LINGER_SECONDS: Final = 0.3
 LINGER_READS: Final = 64
@@ -68,6 +70,11 @@ class TcpStream(trio.abc.HalfCloseableStream):
         """
         for level, option, value in _WATCH_PEER:
             self._socket.setsockopt(level, option, value)
+
+    def receive_bulk(self, is_bulk: bool) -> None:  # a switch
+        """Receives more in one go from now on, or no more than usual."""
+        if is_bulk != (self._buffer is not None):
+            self._buffer = bytearray(BULK_RECEIVE_SIZE) if is_bulk else None
 
     def put_ahead(self, pieces: Sequence[bytes]) -> None:
         """Puts pieces before the bytes of the next `send_all` that has none before it yet."""
@@ -140,6 +147,13 @@ class TcpStream(trio.abc.HalfCloseableStream):
         """Closes the connection."""
         self.handshake_done()
         await self._tcp.aclose()
+
+
+def receive_bulk(stream: trio.abc.Stream, *, is_bulk: bool) -> None:
+    """As `TcpStream.receive_bulk`, where the connection is one of these."""
+    transport = _transport_of(stream)
+    if isinstance(transport, TcpStream):
+        transport.receive_bulk(is_bulk)
 
 
 async def linger(stream: trio.abc.Stream) -> None:

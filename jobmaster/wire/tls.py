@@ -63,13 +63,13 @@ class _Records:
                 self._tcp.put_ahead(())
 
     def _read(self, limit: int) -> bytes:
-        data = self._tls.read(limit)
+        data = self._tls.read(min(limit, RECORD_SIZE))  # so much memory is taken, also for less
         if len(data) < RECORD_SIZE:
             return data
         records = [data]
         left = limit - len(data)
         with suppress(ssl.SSLError):  # no more has come, or an end that the next read will meet too
-            while left and (record := self._tls.read(left)):
+            while left and (record := self._tls.read(min(left, RECORD_SIZE))):
                 records.append(record)
                 left -= len(record)
         return b"".join(records)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,6 +39,10 @@ class Call:
         del seconds
         await trio.lowlevel.checkpoint()
         return self._messages.pop(0) if self._messages else None
+
+    def window_apart(self) -> AbstractContextManager[None]:
+        """As `ServerCall.window_apart`."""
+        return nullcontext()
 
     def send_now(self, data: bytes) -> bool:
         """As `ServerCall.send_now`."""

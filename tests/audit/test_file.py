@@ -130,6 +130,28 @@ def test_a_file_that_somebody_takes_away(tmp_path: Path, what: str, caplog: pyte
     assert set(open_file(tmp_path, SMALL).position.begun) == {open_call.sequence}
 
 
+@pytest.mark.parametrize("has_reader", [True, False])
+def test_a_fifo_in_the_place_of_the_file(tmp_path: Path, *, has_reader: bool) -> None:
+    """Nothing is written to it, nobody waits for it, and it is never taken for a file of the trail."""
+    file = open_file(tmp_path, SMALL)
+    append(file, call("FIRST"))
+    current = current_file(tmp_path, AUDIT)
+    current.unlink()
+    os.mkfifo(current)
+    reader = os.open(current, os.O_RDONLY | os.O_NONBLOCK) if has_reader else -1
+    for _ in range(30):
+        with pytest.raises(OSError, match="No such device|is no file"):
+            append(file, call("LOST"))
+    assert complete_files(tmp_path, AUDIT) == []
+    assert entries_in(tmp_path) == []
+    if has_reader:
+        os.close(reader)
+    current.unlink()
+    append(file, call("LATER"))
+    assert [entry["outcome"] for entry in calls_in(tmp_path)] == ["LATER"]
+    file.close()
+
+
 def test_all_files_are_kept_where_that_is_asked(tmp_path: Path) -> None:
     """With 0, none is removed."""
     file = open_file(tmp_path, FileBounds(size=2000, kept=0))

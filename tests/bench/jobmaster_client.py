@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from time import perf_counter, time_ns
@@ -13,6 +15,7 @@ from typing import Final, assert_never
 import trio
 
 from jobmaster.client import Jobs, connect
+from jobmaster.client.calls import Stream
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.bench.load import (
     CLIENT,
@@ -24,6 +27,7 @@ from tests.bench.load import (
     kept_id,
     kept_owner,
     require_bytes,
+    require_digest,
     require_jobs,
     require_success,
 )
@@ -31,6 +35,10 @@ from tests.bench.replacing_client import adopt, upgrade
 from tests.bench.stopwatch import Stopwatch
 
 POLL_SECONDS: Final = 0.05
+PATIENCE: Final = 10.0
+"""Seconds for which a call may be made in vain."""
+BLOCK: Final = Random(0).randbytes(64 * 1024)
+"""Input comes in blocks of that size, as from a pipe."""
 
 
 def run(load: Load) -> Outcome:
@@ -49,6 +57,10 @@ async def _run(load: Load) -> Outcome:
                 return await _status(jobs, load)
             case Kind.STREAM:
                 return await _stream(jobs, load)
+            case Kind.FOLLOW_STORED:
+                return await _follow_stored(jobs, load)
+            case Kind.STDIN:
+                return await _feed(jobs, load)
             case Kind.FOLLOW:
                 return await _follow_together(jobs, load)
             case Kind.LATENCY:
@@ -109,9 +121,49 @@ async def _status(jobs: Jobs, load: Load) -> Outcome:
 
 
 async def _stream(jobs: Jobs, load: Load) -> Outcome:
+    """By StreamOutput itself: `Jobs.stream_output` asks by FollowOutput."""
+    stream = Stream(jobs._calls, "StreamOutput", pb.JobIDRequest, pb.JobOutputResponse, PATIENCE)
+    request = pb.JobIDRequest(job_id_request=pb.JobID(job_id=load.job_id))
+    received = 0
     with Stopwatch(load.server) as watch:
-        received = await _follow(jobs, load.job_id)
+        while (message := await stream.receive(lambda: request)) is not None:
+            assert isinstance(message, pb.JobOutputResponse)
+            received += len(message.output)
     require_bytes(received, load.count)
+    return Outcome.of(watch)
+
+
+async def _follow_stored(jobs: Jobs, load: Load) -> Outcome:
+    received = 0
+    with Stopwatch(load.server) as watch:
+        async with jobs.follow_output(load.job_id) as chunks:
+            async for chunk in chunks:
+                received += len(chunk.data)
+    require_bytes(received, load.count)
+    return Outcome.of(watch)
+
+
+async def _feed(jobs: Jobs, load: Load) -> Outcome:
+    """The digest shows that all of it has come."""
+    whole, rest = divmod(load.count, len(BLOCK))
+    digest = sha256()
+    for _ in range(whole):
+        digest.update(BLOCK)
+    digest.update(BLOCK[:rest])
+
+    async def source() -> AsyncGenerator[bytes, None]:  # noqa: ASYNC124  # as `send` takes it
+        for _ in range(whole):
+            yield BLOCK
+        yield BLOCK[:rest]
+
+    job_id = await jobs.start("sh", "-c", "cat | sha256sum", stdin=True)
+    output = b""
+    with Stopwatch(load.server) as watch:
+        async with jobs.attach(job_id) as attachment, aclosing(source()) as blocks, trio.open_nursery() as nursery:
+            nursery.start_soon(attachment.send, blocks)
+            async for chunk in attachment:
+                output += chunk.data
+    require_digest(output.split()[0].decode(), digest.hexdigest())
     return Outcome.of(watch)
 
 
@@ -166,7 +218,8 @@ def _peak_memory(pid: int) -> int:
 async def _write(jobs: Jobs, load: Load) -> Outcome:
     """Nobody follows the job, so that a profile of the server has one stream in it."""
     with Stopwatch(load.server) as watch:
-        job_id = await jobs.start("head", "-c", str(load.count), "/dev/zero")
+        command = load.command or ("head", "-c", str(load.count), "/dev/zero")
+        job_id = await jobs.start(*command, separate_streams=load.separate)
         record = await jobs.status(job_id)
         while record.state == pb.JOBSTATE_RUNNING:
             await trio.sleep(POLL_SECONDS)

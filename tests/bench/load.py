@@ -36,12 +36,16 @@ class Kind(enum.StrEnum):
     """Ask for the record of a job that has ended, `in_flight` calls at a time."""
     STREAM = "stream"
     """Take the output of job `job_id`, `count` bytes."""
+    FOLLOW_STORED = "follow-stored"
+    """The same by FollowOutput."""
+    STDIN = "stdin"
+    """Write `count` bytes to a job that computes their SHA-256."""
     FOLLOW = "follow"
     """Follow a job that writes `count` bytes, by `in_flight` followers at once."""
     LATENCY = "latency"
     """Receive `count` lines as a job writes them, while `in_flight` other jobs run."""
     WRITE = "write"
-    """Run a job that writes `count` bytes; its id is the outcome."""
+    """Run a job that writes `count` bytes, by `command` where there is one; its id is the outcome."""
     RECORDS = "records"
     """Ask for the records of `count` jobs, anywhere among `kept` ones that have ended."""
     PAGES = "pages"
@@ -50,6 +54,11 @@ class Kind(enum.StrEnum):
     """Kill the server under `count` jobs, and wait until the next one has them all."""
     UPGRADE = "upgrade"
     """Replace the server `count` times, after `pause` seconds each, while `in_flight` jobs write, each with a follower."""
+
+
+_ONE_AT_A_TIME: Final = frozenset(
+    {Kind.START, Kind.STREAM, Kind.FOLLOW_STORED, Kind.STDIN, Kind.WRITE, Kind.RECORDS, Kind.PAGES}
+)
 
 
 class Client(enum.StrEnum):
@@ -65,6 +74,7 @@ class Load:
 
     Attributes:
         launcher: the server's parent, where the server is to be replaced.
+        separate: whether the job's stdout and stderr are told apart.
     """
 
     kind: Kind
@@ -78,13 +88,15 @@ class Load:
     kept: int = 0
     launcher: int = 0
     pause: float = 0.0
+    command: tuple[str, ...] = ()
+    separate: bool = False
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.in_flight < 1:
             raise ValueError("a load has at least one operation")
-        if self.in_flight > 1 and self.kind in {Kind.START, Kind.STREAM, Kind.WRITE, Kind.RECORDS, Kind.PAGES}:
+        if self.in_flight > 1 and self.kind in _ONE_AT_A_TIME:
             raise ValueError(f"{self.kind}: comes one at a time")
-        if (self.kind is Kind.STREAM) != bool(self.job_id):
+        if (self.kind in {Kind.STREAM, Kind.FOLLOW_STORED}) != bool(self.job_id):
             raise ValueError("a stream, and nothing else, is of a job that exists")
         if (self.kind is Kind.RECORDS) != bool(self.kept):
             raise ValueError("records, and nothing else, are those of jobs that are kept")
@@ -110,6 +122,7 @@ class Load:
                 "kind": Kind(fields["kind"]),
                 "client": Client(fields["client"]),
                 "certificates": Path(fields["certificates"]),
+                "command": tuple(fields["command"]),
             }
         )
 
@@ -184,6 +197,16 @@ def require_bytes(received: int, expected: int) -> None:
     """
     if received != expected:
         raise WrongAnswer(f"{received} bytes of output arrived where {expected} were written")
+
+
+def require_digest(found: str, expected: str) -> None:
+    """Checks that a job has read what was written.
+
+    Raises:
+        WrongAnswer: it has not.
+    """
+    if found != expected:
+        raise WrongAnswer(f"the job read input of the SHA-256 {found} where {expected} was written")
 
 
 def require_jobs(found: int, expected: int) -> None:

@@ -26,6 +26,7 @@ from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
 from tests.bench.servers import Place, Server, Unable, run_client
 from tests.bench.size import Size
 from tests.bench.table import Better, Row, Runs
+from tests.bench.transfers import Transfers
 
 CIPHER: Final = "aes-256-gcm"
 CIPHER_BLOCK: Final = 16 * 1024
@@ -143,6 +144,11 @@ class Contest:
             peer=runs_of(theirs, [megabytes / outcome.seconds for outcome in theirs], megabytes),
         )
 
+    @property
+    def transfers(self) -> Transfers:
+        """Bytes in and out of jobs."""
+        return Transfers(own=self.own, server=self.jobmaster, size=self.size)
+
     def followers(self) -> Iterator[Row]:
         """Many followers of one live job, over one connection. There is no peer: a plain server has no live jobs."""
         count, followers = self.size.live_bytes, self.size.followers
@@ -237,6 +243,10 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingP
         "start": Contest.start,
         "jobs": Contest.jobs,
         "stream": Contest.stream,
+        "input": lambda contest: contest.transfers.input(),
+        "following": lambda contest: contest.transfers.following(),
+        "index": lambda contest: contest.transfers.index(),
+        "streams": lambda contest: contest.transfers.streams(),
         "followers": Contest.followers,
         "latency": Contest.latency,
         "status": Contest.status,

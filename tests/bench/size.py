@@ -26,6 +26,9 @@ class Size:
     calls_in_flight: int
     followers: int
     live_bytes: int
+    live_lines: int
+    """One each millisecond."""
+    short_lines: int
     lines: int
     other_jobs: int
     idle_jobs: tuple[int, ...]
@@ -45,7 +48,8 @@ class Size:
 
     def needed_bytes(self, names: Collection[str]) -> int:
         """What these measurements keep on the disk while they last."""
-        output = self.output_bytes if "stream" in names else 0
+        outputs = {"stream": 1, "input": 1, "following": 2}
+        output = self.output_bytes * sum(outputs.get(name, 0) for name in names)
         kept = self.kept_jobs * BYTES_OF_KEPT_JOB if "journal" in names else 0
         return output + kept + ROOM
 
@@ -61,6 +65,8 @@ FULL: Final = Size(
     calls_in_flight=50,
     followers=100,
     live_bytes=8 * 1024 * 1024,
+    live_lines=5_000,
+    short_lines=1_000_000,
     lines=300,
     other_jobs=100,
     idle_jobs=(),
@@ -84,6 +90,8 @@ QUICK: Final = replace(
     calls_at_once=200,
     followers=5,
     live_bytes=1024 * 1024,
+    live_lines=200,
+    short_lines=10_000,
     lines=10,
     other_jobs=3,
     idle_jobs=(8,),

@@ -20,6 +20,7 @@ pytest.importorskip("grpc", reason="grpcio, of the dependency group bench, is no
 
 
 ADDED = "what durability full adds to Start"
+SHORT_LINES = "10000 short lines by two threads to two streams"
 UPGRADES = "1 upgrades without a pause under 2 writing jobs"
 
 
@@ -58,6 +59,10 @@ BESIDE_GRPCIO = {
         *("StreamOutput", "StreamOutput", "its server alone: jobmaster client beside grpcio client"),
         "openssl speed aes-256-gcm",
     ],
+    "input": ["stdin"],
+    "following": ["FollowOutput over a plain index", "FollowOutput over a dense index"],
+    "index": ["a line each millisecond", "a line each millisecond"],
+    "streams": [f"{SHORT_LINES} beside one pipe", f"{SHORT_LINES} beside one pipe"],
     "followers": ["5 followers", "the server's memory at its highest until then"],
     "latency": ["a live line", "a live line"],
     "status": ["Status", "Status"],

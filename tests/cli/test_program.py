@@ -156,3 +156,32 @@ def test_bytes_that_are_no_text(arguments: list[bytes], words: str) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert words in done.stderr.decode()
     assert b"Traceback" not in done.stderr
+
+
+NO_THREADS: Final = """
+import sys, threading
+def refuse(self):
+    raise RuntimeError("can't start new thread")
+threading.Thread.start = refuse
+from jobmaster.cli import main
+main(sys.argv[1:])
+"""
+BUG: Final = """
+import sys
+from jobmaster.cli import verbs, main
+def perform(command):
+    raise KeyError("nobody expects it")
+verbs.perform = perform
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(("verb", "status"), [("run", 125), ("status", 1)])
+@pytest.mark.parametrize(("program", "words"), [(NO_THREADS, "no thread left"), (BUG, "a bug in the client")])
+def test_what_nobody_expects(certificates: Path, program: str, words: str, verb: str, status: int) -> None:
+    """Without a thread to be had, or with a bug, the client says so in a line, and its status is never taken for a job's."""
+    arguments = ["--certs-dir", str(certificates), "-n", "client1", verb, "x"]
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr.count("\n")) == (status, 1), done.stderr
+    assert words in done.stderr

@@ -30,7 +30,9 @@ from jobmaster.errors import TransportError
 from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
 from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.headers import request_headers
+from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER
 from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
+from jobmaster.grpc.server_call import WIDER
 from jobmaster.grpc.watch import ConnectionWatch
 from jobmaster.http2 import frames
 from jobmaster.http2.header_blocks import encode_block
@@ -483,8 +485,13 @@ async def test_no_record_is_lost() -> None:
 
 
 def test_windows_are_small() -> None:
-    """Requests are small: a connection cannot make the server hold more than a mebibyte of them."""
+    """Requests are small: a connection cannot make the server hold more than a mebibyte of them.
+
+    Calls that send very much come on top, of which a client has few, so that they are a quarter of what is held for it.
+    """
     assert CONNECTION_WINDOW <= 1024 * 1024
+    assert MAX_WIDE_OF_CALLER * WIDER <= MAX_HELD_OF_CALLER / 4
+    assert MAX_WIDE * WIDER <= MAX_HELD / 4
 
 
 async def test_senders_on_a_lost_connection(autojump_clock: trio.testing.MockClock) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from jobmaster.grpc.call import MessageReceiver
-from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, CallAccount, ServerLoad
+from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER, CallAccount, ServerLoad
 
 
 def test_one_caller_has_its_share() -> None:
@@ -46,11 +46,59 @@ def test_a_caller_is_forgotten() -> None:
     assert len(server._of) == 0
 
 
+def test_few_calls_have_a_wide_window() -> None:
+    """So many of one caller, and of all; a grant that is released, once or twice, leaves its place to the next."""
+    server = ServerLoad()
+
+    def accounts(caller: int) -> list[CallAccount]:
+        return [CallAccount(server, server.of(caller)) for _ in range(MAX_WIDE_OF_CALLER + 1)]
+
+    first = accounts(0)
+    grants = [account.widen() for account in first]
+    assert [grant is not None for grant in grants] == [True] * MAX_WIDE_OF_CALLER + [False]
+    for _ in range(2):
+        assert grants[0] is not None
+        grants[0].release()
+    assert [first[-1].widen() is not None for _ in range(2)] == [True, False]
+    others = [account for caller in range(1, MAX_WIDE) for account in accounts(caller)]
+    assert sum(account.widen() is not None for account in others) == MAX_WIDE - MAX_WIDE_OF_CALLER
+
+
 class Acknowledging:
     """A connection that takes back all window."""
 
     def acknowledge(self, *_: Any) -> None:
         """Nothing is counted here."""
+
+
+class Noting(Acknowledging):
+    """One that notes how much."""
+
+    def __init__(self) -> None:
+        self.noted: list[tuple[int, int]] = []
+
+    def acknowledge(self, *stream_and_length: Any) -> None:
+        """As `Connection.acknowledge`."""
+        self.noted.append(stream_and_length)
+
+
+def test_window_comes_back_with_each_message() -> None:
+    """That of a message when it is taken, and of what came behind it; of all others when they are dropped, to the connection."""
+    connection = Noting()
+    receiver = MessageReceiver(cast(Any, connection), 1)
+    message = b"\0\0\0\0\4data"
+    receiver.on_data(message[:6], 6)
+    receiver.on_data(message[6:], 3)
+    receiver.on_data(2 * message + message[:2], 20)
+    assert connection.noted == [(1, 6)]
+    assert receiver.take() == b"data"
+    assert connection.noted[1:] == [(1, 3)]
+    receiver.take()
+    receiver.take()
+    assert connection.noted[2:] == [(1, 20)]
+    receiver.on_data(message[2:] + message, 16)
+    receiver.drop()
+    assert connection.noted[3:] == [(0, 16)]
 
 
 @pytest.mark.parametrize("begins", [b"", b"\0\0\x10\0\0"])

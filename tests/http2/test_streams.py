@@ -107,6 +107,47 @@ def test_what_is_handed_back_can_be_received(turns: list[tuple[int, int]]) -> No
         assert told + untaken <= 300
 
 
+def test_a_window_apart() -> None:
+    """A stream's window grows, the connection's by all that it is then; later what has come is kept back from the latter."""
+    table, sent = new_table()
+    stream = table.add(1)
+    assert table.set_window_apart(1, 1000) == 1100
+    assert sent == [window_update(1, 1000), window_update(0, 1100)]
+    sent.clear()
+    table.count_received(1400)
+    stream.receive_window -= 1100
+    table.acknowledge(1, 549)
+    assert sent == [window_update(0, 549)]
+    table.acknowledge(1, 1)
+    assert sent[1:] == [window_update(1, 550)]
+    table.take_window_back(1100)
+    sent.clear()
+    table.acknowledge(1, 850)
+    assert sent == [window_update(1, 850)]
+    table.acknowledge(0, 250 + 149)
+    assert sent[1:] == [window_update(0, 150)]
+
+
+def test_a_window_apart_that_comes_and_goes() -> None:
+    """However often without any data: the connection's window never becomes larger than once."""
+    table, sent = new_table()
+    for stream_id in range(1, 200, 2):
+        table.add(stream_id)
+        table.take_window_back(table.set_window_apart(stream_id, 0))
+    assert sent == [window_update(0, 100)]
+    table.add(201)
+    table.set_window_apart(201, 30)
+    assert sent[1:] == [window_update(201, 30), window_update(0, 30)]
+
+
+def test_no_window_apart_for_a_stream_that_has_ended() -> None:
+    """It takes nothing, and the connection's window stays as it is."""
+    table, sent = new_table()
+    table.end_remote(1, table.add(1))
+    assert (table.set_window_apart(1, 1000), table.set_window_apart(3, 1000)) == (0, 0)
+    assert sent == []
+
+
 def test_send_window_is_the_smaller_one() -> None:
     """A stream and its connection both have to have room; a stream that is over has none."""
     table, _ = new_table()

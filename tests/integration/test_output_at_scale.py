@@ -22,6 +22,7 @@ from jobmaster.output.cap import Cap
 from tests.harness import Server, serving_program
 from tests.known_output import CODE, STREAM, Told, accounted_for
 from tests.network import Network, network
+from tests.two_streams import LETTERS, SCRIPT, Arrived, expected
 
 MEBIBYTE: Final = 1024**2
 GIBIBYTE: Final = 1024**3
@@ -206,3 +207,28 @@ async def test_much_output_to_three_followers(roomy_folder: Path, certificates: 
     assert digests == [kept] * 3
     assert memory is not None
     assert int(memory[1]) < MOST_MEMORY
+
+
+@pytest.mark.parametrize(
+    ("rounds", "lines"),
+    [pytest.param(100, 1, id="each line"), pytest.param(100, 5_000 if IS_FULL else 250, id="many lines")],
+)
+async def test_two_streams(tmp_path: Path, certificates: Path, rounds: int, lines: int) -> None:
+    """Of a million short lines from two threads each stream is exact, and what arrived first comes first, live and stored."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("python3", "-S", "-c", SCRIPT, str(rounds), str(lines), separate_streams=True)
+        live, stored = [await arrived(jobs, job_id) for _ in range(2)]
+        assert (await jobs.wait(job_id)).exit_code == 0
+    for stream in LETTERS:
+        assert live.streams[stream] == expected(stream, rounds * lines)
+    assert live.rounds_in_order(rounds, lines)
+    assert (stored.streams, stored.order) == (live.streams, live.order)
+
+
+async def arrived(jobs: Jobs, job_id: str) -> Arrived:
+    """All output of a job."""
+    found = Arrived()
+    async with jobs.follow_output(job_id) as chunks:
+        async for chunk in chunks:
+            found.take(chunk)
+    return found

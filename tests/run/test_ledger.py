@@ -36,8 +36,14 @@ def test_what_runs_counts_and_stays() -> None:
     assert ledger.choose(1000, 10).stuck == ("one",)
     assert ledger.choose(5, 10).stuck == ()
     assert ledger.choose(15, 10).stuck == ("one",), "another gives in its stead"
+    ledger.note_running(D, "little")
+    ledger.note_size(D, 1)
+    assert ledger.choose(1000, 10).stuck == ("one",), "nobody gives in the stead of who takes least"
+    ledger.forget(A)
+    ledger.forget(B)
+    assert ledger.choose(1000, 10).stuck == ("one",)
     ledger.note_ended(C, "one")
-    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, C, B]
+    assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [C]
 
 
 def test_an_ended_output_is_measured_once_more() -> None:

@@ -117,19 +117,56 @@ async def test_a_follower_in_the_middle(machine: Machine, was_live: bool) -> Non
 
 
 async def test_running_jobs_alone(machine: Machine) -> None:
-    """Nothing of theirs is removed: no job is started, and what they write is lost, until there is room again."""
+    """Nothing of theirs is removed: who takes most starts no job, and what they write is lost; others go on."""
     async with bounded(machine, most=2 * SIZE) as registry:
         runs = Script(writes=((0.1, 3 * SIZE), (30, 1000), (100, 1000)))
         job_id = await machine.start(registry, CLIENT1, runs)
+        other = await machine.start(registry, CLIENT2, Script(writes=((0.2, 1000), (30, 1000)), ends_at=100))
         await trio.sleep(20)
         with pytest.raises(
             ServerBusy, match=r"the outputs of all jobs take as much as they may \(640K\), and what can be removed"
         ):
-            await machine.start(registry, CLIENT2)
+            await machine.start(registry, CLIENT1)
+        await machine.start(registry, CLIENT2)
         await trio.sleep(20)
         record = record_of(registry, job_id)
         assert (record.output_bytes, record.output_bytes_lost) == (3 * SIZE, 1000)
         assert record.output_pruned is None
+        assert (record_of(registry, other).output_bytes, record_of(registry, other).output_bytes_lost) == (2000, 0)
+
+
+async def test_the_reserve_is_taken_too(machine: Machine) -> None:
+    """Where those who take less have written an eighth of the bound more, no job is started, and all is lost."""
+    async with bounded(machine, most=2 * SIZE) as registry:
+        await machine.start(registry, CLIENT1, Script(writes=((0.1, 3 * SIZE),)))
+        other = await machine.start(registry, CLIENT2, Script(writes=((10, SIZE // 2), (30, 1000))))
+        await trio.sleep(20)
+        with pytest.raises(ServerBusy, match="try again when running jobs have ended"):
+            await machine.start(registry, CLIENT2)
+        await trio.sleep(20)
+        record = record_of(registry, other)
+        assert (record.output_bytes, record.output_bytes_lost) == (SIZE // 2, 1000)
+
+
+async def test_a_job_that_ends_while_it_is_measured(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has written meanwhile counts as well."""
+    run_in_thread = vars(pruning)["run_in_thread"]  # that of the machine
+    job_ids: list[JobId] = []
+
+    async def late(limiter: trio.CapacityLimiter, function: Any, *arguments: Any, abandon: bool) -> Any:
+        found = await run_in_thread(limiter, function, *arguments, abandon=abandon)
+        if limiter is pruning.LOOKERS and sum(found[0]) and job_ids:
+            await ended(registry, job_ids.pop())
+        return found
+
+    monkeypatch.setattr(pruning, "run_in_thread", late)
+    async with bounded(machine, most=3 * SIZE - SIZE // 4) as registry:
+        first = await machine.start(registry, CLIENT1, Script(writes=((0.1, SIZE), (5, SIZE)), ends_at=6))
+        job_ids.append(first)
+        await ended(registry, first)
+        (last,) = await run_to_end(machine, registry, CLIENT1)
+        await trio.sleep(20)
+        assert machine.logs() == {last}
 
 
 async def test_there_is_room_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
-from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, Stdin, open_input_pipe, open_queue
+from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, WIDE_CAPACITY, Stdin, _Ends, open_input_pipe, open_queue
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
 KILLS: Final = 15
+TOO_MUCH: Final = 2 * (WIDE_CAPACITY + PIPE_SIZE)
+"""Bytes that are not taken for a job that reads nothing."""
 
 
 class Fed:
@@ -95,18 +97,75 @@ async def write_pieces(stdin: Stdin, sizes: list[int]) -> None:
 async def write_until_closed(stdin: Stdin) -> None:
     """Writes more than there is space for, until it is told that nobody reads it."""
     with pytest.raises(InputClosed, match="reads no more"):
-        await stdin.write(0, bytes(1_000_000))
+        await stdin.write(0, bytes(TOO_MUCH))
 
 
 async def test_a_job_that_reads_nothing(fed: Fed) -> None:
     """No more than the pipe and `CAPACITY` is taken for it, and the writer waits for the rest."""
     async with moving(fed.stdin), trio.open_nursery() as nursery:
-        nursery.start_soon(write_pieces, fed.stdin, [1_000_000])
+        nursery.start_soon(write_pieces, fed.stdin, [TOO_MUCH])
         await until(lambda: fed.stdin.accepted >= PIPE_SIZE + CAPACITY)
         await wait_all_tasks_blocked(0.01)
         assert fed.stdin.accepted == PIPE_SIZE + CAPACITY
-        assert await read_exactly(fed.read_end, 1_000_000) == input_at(0, 1_000_000)
-    assert fed.stdin.accepted == 1_000_000
+        assert await read_exactly(fed.read_end, TOO_MUCH) == input_at(0, TOO_MUCH)
+    assert fed.stdin.accepted == TOO_MUCH
+
+
+class Grant:
+    """Counts how often it was released."""
+
+    def __init__(self) -> None:
+        self.released = 0
+
+    def release(self) -> None:
+        """As `WideGrant.release`."""
+        self.released += 1
+
+
+async def test_a_writer_with_a_grant(fed: Fed) -> None:
+    """More is taken; when it leaves, its grant stays taken until the job has read so much that the queue is small."""
+    grant = Grant()
+    async with moving(fed.stdin):
+        async with trio.open_nursery() as nursery:
+            with fed.stdin.wide_by(grant):
+                nursery.start_soon(write_pieces, fed.stdin, [TOO_MUCH])
+                await until(lambda: fed.stdin.accepted >= WIDE_CAPACITY)
+                await wait_all_tasks_blocked(0.01)
+                assert fed.stdin.accepted == WIDE_CAPACITY
+            nursery.cancel_scope.cancel()
+        assert grant.released == 0
+        await read_exactly(fed.read_end, WIDE_CAPACITY)
+        await until(lambda: grant.released == 1)
+        with fed.stdin.wide_by(another := Grant()):
+            pass
+    assert (grant.released, another.released) == (1, 1)
+
+
+async def test_a_hostile_writer(fed: Fed) -> None:
+    """Who attaches, fills the queue and leaves, again and again, has the grants taken; the next one with a grant answers."""
+    grants = [Grant(), Grant()]
+    with fed.stdin.wide_by(grants[0]):
+        await fed.stdin.write(0, bytes(WIDE_CAPACITY))
+    with fed.stdin.wide_by(None):
+        assert grants[0].released == 0
+    with fed.stdin.wide_by(grants[1]):
+        assert [grant.released for grant in grants] == [1, 0]
+    assert grants[1].released == 0
+    await fed.stdin.close()
+    assert [grant.released for grant in grants] == [1, 1]
+
+
+async def test_what_nobody_reads_costs_no_memory(fed: Fed) -> None:
+    """The queue of a job that reads no more is freed, and with it the grant."""
+    grant = Grant()
+    with fed.stdin.wide_by(grant):
+        await fed.stdin.write(0, bytes(WIDE_CAPACITY))
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, fed.read_end)
+    os.close(null)
+    async with moving(fed.stdin):
+        await until(lambda: fed.told == 1)
+        assert (os.fstat(fed.queue).st_blocks, grant.released) == (0, 1)
 
 
 async def test_what_is_moved_costs_no_memory(fed: Fed) -> None:
@@ -191,7 +250,7 @@ async def test_a_writer_that_comes_again(fed: Fed) -> None:
         with fed.stdin.written_by("one"):
             await fed.stdin.write(0, data)
 
-    data = input_at(0, 500_000)
+    data = input_at(0, TOO_MUCH)
     async with moving(fed.stdin), trio.open_nursery() as nursery:
         nursery.start_soon(write, data)
         await wait_all_tasks_blocked(0.01)
@@ -246,6 +305,21 @@ async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.Monkey
     assert await read_to_end(fed.read_end) == b"abc"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fed.queue)
+
+
+async def test_a_thread_does_not_wait_for_what_nobody_reads(fed: Fed) -> None:
+    """A pipe that stays full, and a terminal that no process has open, are left by the thread that moves, soon."""
+    await fed.stdin.write(0, bytes(CAPACITY))
+    master, slave = os.openpty()
+    os.set_blocking(master, False)
+    os.close(slave)
+    os.write(fed.pipe, bytes(PIPE_SIZE))
+    for end in (master, fed.pipe):
+        moving = _Ends(os.dup(fed.queue), end)
+        with pytest.raises(OSError):  # noqa: PT011  # EIO or EAGAIN
+            await trio.to_thread.run_sync(moving.move, CAPACITY)
+        os.close(moving.queue)
+    os.close(master)
 
 
 def test_servers_killed_at_any_moment() -> None:

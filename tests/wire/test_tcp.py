@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from jobmaster.wire.tcp import TcpStream
+from jobmaster.wire.tcp import BULK_RECEIVE_SIZE, RECEIVE_SIZE, TcpStream
 
 DEADLINE = 60.0
 BULK = hashlib.shake_128(b"").digest(8 * 1024 * 1024)
@@ -69,6 +69,27 @@ async def test_bytes_go_ahead_of_others(pair: Pair) -> None:
         await near.send_eof()
 
     assert await received_while(send, far) == BULK + b"onetwomorethreefour"
+
+
+async def test_bulk_is_received_in_larger_pieces(pair: Pair) -> None:
+    """For as long as it is wanted, and what was received before stays as it was."""
+    near, far = pair
+    near._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2 * len(BULK))
+    received: list[bytes | memoryview] = []
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(near.send_all, BULK)
+            for is_bulk, largest in ((False, RECEIVE_SIZE), (True, BULK_RECEIVE_SIZE), (False, RECEIVE_SIZE)):
+                far.receive_bulk(is_bulk)
+                size = 0
+                while size < largest:
+                    await trio.testing.wait_all_tasks_blocked()
+                    received.append(bytes(await far.receive_some()))
+                    size = len(received[-1])
+                assert size == largest
+            while sum(map(len, received)) < len(BULK):
+                received.append(await far.receive_some())
+    assert b"".join(received) == BULK
 
 
 async def test_no_more_is_received_than_asked_for(pair: Pair) -> None:
