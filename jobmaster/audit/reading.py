@@ -137,7 +137,7 @@ def time_of(entry: dict[str, Any]) -> datetime | None:
     """When an entry happened; None where it does not say."""
     try:
         return datetime.fromisoformat(entry["time"]).astimezone(UTC)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _HEAD: Final = re.compile(
-    rb'\{"version":\d+,"sequence":(\d+),"kind":"(\w+)"(?:,"(?:begun|journal_sequence)":(\d+|null))?,'
+    rb'\{"version":\d+,"sequence":(\d{1,18}),"kind":"(\w+)"(?:,"(?:begun|journal_sequence)":(\d{1,18}|null))?,'
 )
 
 

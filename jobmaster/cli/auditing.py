@@ -97,7 +97,9 @@ def _told(entry: dict[str, Any]) -> tuple[str, str, str]:
         case "handshake":
             return "refused", "", f"{entry.get('peer')}: {why}"
         case "counted":
-            reasons = ", ".join(f"{count} of {reason!r}" for reason, count in dict(entry.get("reasons") or {}).items())
+            found = entry.get("reasons")
+            counts = found.items() if isinstance(found, dict) else ()
+            reasons = ", ".join(f"{count} of {reason!r}" for reason, count in counts)
             return "refused", "", f"{entry.get('count')} more since {entry.get('since')}: {reasons}"
         case "gap":
             return "GAP", "", f"{entry.get('count')} entries are missing since {entry.get('since')}: {why}"
@@ -116,7 +118,7 @@ def _method(entry: dict[str, Any]) -> str:
 
 def _command(entry: dict[str, Any]) -> str:
     words = entry.get("command")
-    if not words:
+    if not words or not isinstance(words, list):
         return ""
     omitted = entry.get("command_omitted")
     return shlex.join(map(str, words)) + (f" … ({omitted} more)" if omitted else "")

@@ -18,6 +18,8 @@ from typing import Final
 STDIN: Final = 0
 STDOUT: Final = 1
 STDERR: Final = 2
+COMPLAIN_SECONDS: Final = 1.0
+"""How long standard error may take for a word of ours; 4 KiB of it, where it is longer."""
 
 
 class OutputFailed(Exception):
@@ -120,11 +122,17 @@ def write_text(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Write `text` to standard error. Where that is not possible, nobody is there to be told."""
+    """Write `text` to standard error. Where that is not possible, nobody is there to be told.
+
+    Waits COMPLAIN_SECONDS at most: who interrupts a command whose reader has stopped is not to wait for that.
+    """
     if _leaves_lines_as_they_are(STDERR):
         text = text.replace("\n", "\r\n")
+    view = memoryview(_encoded(text, sys.stderr))
     with suppress(OSError):
-        _write_all(STDERR, _encoded(text, sys.stderr))
+        while view and _poll(select.POLLOUT, descriptor=STDERR, timeout=int(COMPLAIN_SECONDS * 1000)):
+            with suppress(BlockingIOError):
+                view = view[os.write(STDERR, view[: select.PIPE_BUF]) :]  # which what is called writable takes
 
 
 def _leaves_lines_as_they_are(descriptor: int) -> bool:

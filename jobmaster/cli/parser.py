@@ -76,7 +76,9 @@ def parse_moment(text: str) -> datetime | timedelta:
     number, unit = text[:-1], text[-1:]
     try:
         if unit in _UNITS and number.isdecimal():
-            return timedelta(seconds=int(number) * _UNITS[unit])
+            ago = timedelta(seconds=int(number) * _UNITS[unit])
+            datetime.now(UTC) - ago  # which may be before the first year
+            return ago
         moment = datetime.fromisoformat(text)
         try:
             return moment.astimezone()

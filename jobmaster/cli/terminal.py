@@ -153,7 +153,8 @@ class _Session:
         if failure is not None:
             raise failure
         if not has_ended:  # and the cursor is anywhere
-            await trio.to_thread.run_sync(write_output, self._modes.back() + b"\r\n", abandon_on_cancel=True)
+            with trio.move_on_after(DETACH_SECONDS):  # a terminal that has stopped stays as it is
+                await trio.to_thread.run_sync(write_output, self._modes.back() + b"\r\n", abandon_on_cancel=True)
         return has_ended
 
     # --- keys -----------------------------------------------------------------------------------------------------

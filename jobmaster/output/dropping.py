@@ -35,6 +35,7 @@ class DropPlan:
     Attributes:
         start, end: the whole dropped range, by then.
         begin: where in it that begins which was not dropped before; the end, where it is only asked whether that goes.
+        before: bytes that are dropped already; the index may have more, where its disk failed in between.
         holes: what can be given back now.
         held_back: what followers are being sent.
     """
@@ -42,6 +43,7 @@ class DropPlan:
     start: int
     begin: int
     end: int
+    before: int = 0
     holes: tuple[Range, ...] = ()
     held_back: tuple[Range, ...] = ()
 
@@ -68,7 +70,6 @@ def drop(log: OutputLog, plan: DropPlan) -> Dropped:
     index = log.index_at(now())
     if index is None:
         return Dropped()
-    before = index.header.dropped
     try:
         index.drop(plan.start, plan.end)
         os.fdatasync(index.fd)  # before the hole: a host that loses power must not have that alone on its disk
@@ -76,18 +77,23 @@ def drop(log: OutputLog, plan: DropPlan) -> Dropped:
         return Dropped()
     for start, end in plan.holes:
         _punch(log.fd, log.path, start, end)
-    return Dropped(count=index.header.dropped - before)
+    return Dropped(count=index.header.dropped - plan.before)
 
 
 def punch_file(path: Path, holes: Iterable[Range]) -> None:
     """Gives ranges back that were dropped before. Blocks as long as the disk does; what fails is logged."""
-    with suppress(FileNotFoundError):
+    try:
         fd = os.open(path, _WRITE)
-        try:
-            for start, end in holes:
-                _punch(fd, path, start, end)
-        finally:
-            os.close(fd)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        logger.warning("what was dropped of %s takes up space on: %s", path, error.strerror)
+        return
+    try:
+        for start, end in holes:
+            _punch(fd, path, start, end)
+    finally:
+        os.close(fd)
 
 
 def prune_file(path: Path, pinned: Iterable[Range]) -> None:

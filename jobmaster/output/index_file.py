@@ -230,13 +230,22 @@ class IndexFile:
         return passed >= LATE << min(steps, 2 * STEPS)
 
     def note(self, offset: int, stream: Stream, time: int, count: int) -> None:
-        """Writes an entry for `count` bytes that are about to be written, if one is due; not into the room of gaps.
+        """Writes an entry for `count` bytes that are about to be written, if one is due; a time not into the room of gaps.
 
         Raises:
-            OSError: the disk fails.
+            OSError: the disk does not take it, and without it the bytes would be told as those of another stream.
         """
-        if self.is_due(offset, stream, time, count) and self._has_room(1 + RESERVED):
-            self._append([Entry(offset, self._not_before_last(time), stream)])
+        if not self.is_due(offset, stream, time, count):
+            return
+        is_vital = self.last is not None and self.last.what not in {stream, Stream.BOTH}
+        try:
+            if self._has_room(1 + RESERVED) or (is_vital and self._has_room(1 + CLOSING)):
+                self._append([Entry(offset, self._not_before_last(time), stream)])
+            elif is_vital:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if is_vital:
+                raise
 
     def open_gap(self, start: int, end: int, reason: GapReason) -> None:
         """Notes that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.

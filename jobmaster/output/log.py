@@ -309,7 +309,10 @@ class OutputLog:
             )  # it is tried whether that goes, before it is announced
         self.dropped_range = (start, end)
         holes, held_back = without((begin, end), self.file.pins)
-        return DropPlan(start=start, begin=begin, end=end, holes=tuple(holes), held_back=tuple(held_back))
+        before = self._dropped_before
+        return DropPlan(
+            start=start, begin=begin, end=end, before=before, holes=tuple(holes), held_back=tuple(held_back)
+        )
 
     def record_drop(self, plan: DropPlan, dropped: Dropped) -> None:
         """Says what has come of a plan."""

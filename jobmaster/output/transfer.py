@@ -106,9 +106,7 @@ class Transfer:
         plan = self._plan
         if plan.gap is not None and plan.is_kept and waiting:
             return self._transfer_behind(plan.gap)
-        if plan.gap is None and plan.is_kept:
-            if waiting:
-                self._note_time(waiting)
+        if plan.gap is None and plan.is_kept and (not waiting or self._is_noted(waiting)):
             return self._done(self._transfer())
         return self._done(self._lose())
 
@@ -140,11 +138,17 @@ class Transfer:
                     index.open_gap(gap.start, end, gap.reason)
                 os.ftruncate(self._log.fd, end)
 
-    def _note_time(self, count: int) -> None:
+    def _is_noted(self, count: int) -> bool:
+        """Whether the index tells, or leaves open, of which stream the bytes are; they may have no time of their own."""
         index = self._log.index_at(self._time)
-        if index is not None:
-            with suppress(OSError):  # the bytes have no time of their own, then
+        try:
+            if index is not None:
                 index.note(self._plan.offset, self._stream, self._time, count)
+        except OSError as error:
+            self._has_failed = True
+            self._reason = reason_of(error)
+            return False
+        return True
 
     def _transfer_behind(self, gap: Gap) -> Transferred:
         if not self._go_behind(gap):

@@ -54,6 +54,14 @@ class Ledger:
         """Of all outputs."""
         return self._of.total()
 
+    def of(self, owner: str) -> int:
+        """Of a client's outputs."""
+        return self._of[owner]
+
+    def runs_any(self, owner: str) -> bool:
+        """Whether a client has running jobs."""
+        return any(each == owner for each, _ in self._running.values())
+
     @property
     def unmeasured(self) -> tuple[JobId, ...]:
         """Jobs that have ended since they were measured."""

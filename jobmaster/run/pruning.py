@@ -176,11 +176,13 @@ class Pruner:
 
     async def _pay_debts(self) -> None:
         """Removes outputs of clients in whose stead others have lost theirs, as their jobs end, and lets the clients go."""
+        for owner in self._rooms.debts:
+            self._rooms.limit_debt(owner, self._ledger.of(owner))
         for owner, debt in self._rooms.debts.items():
             if victims := self._ledger.oldest_of(owner, debt, PRUNED_AT_ONCE):
                 await self._prune(victims, f"running jobs of {owner} took so much that others lost outputs")
                 self._rooms.note_given(owner, sum(victim.size for victim in victims))
-            if self._ledger.oldest_of(owner, 1, 1):
+            if self._ledger.oldest_of(owner, 1, 1) or not self._ledger.runs_any(owner):
                 self._rooms.release(owner)
 
     def _block(self, choice: Choice, shortage: Shortage) -> None:

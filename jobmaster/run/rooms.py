@@ -61,12 +61,16 @@ class Rooms:
         """Others have lost so much in this client's stead."""
         self._debts[owner] += size
 
+    def limit_debt(self, owner: str, size: int) -> None:
+        """A client's outputs take so much: it cannot give more."""
+        self._debts[owner] = min(self._debts[owner], size)
+
     def note_given(self, owner: str, size: int) -> None:
         """So much of its own was removed."""
         self._debts[owner] = max(0, self._debts[owner] - size)
 
     def release(self, owner: str) -> None:
-        """A client has something to give again, and no debts."""
+        """A client has something to give again, or takes nothing any more; it goes on where it has no debts."""
         if owner in self._blocked and not self._debts[owner]:
             del self._blocked[owner], self._debts[owner]
             self._tell(owner)

@@ -130,6 +130,16 @@ def test_a_file_that_somebody_takes_away(tmp_path: Path, what: str, caplog: pyte
     assert set(open_file(tmp_path, SMALL).position.begun) == {open_call.sequence}
 
 
+def test_a_number_that_nobody_wrote(tmp_path: Path) -> None:
+    """A line with a number of any length is no entry, and keeps no server from starting."""
+    current_file(tmp_path, AUDIT).write_text(
+        '{"version":1,"sequence":%s,"kind":"call","begun":1,"x":1}\n' % ("9" * 5000)
+    )
+    file = open_file(tmp_path)
+    assert [line.sequence for line in append(file, call())] == [1]
+    file.close()
+
+
 @pytest.mark.parametrize("has_reader", [True, False])
 def test_a_fifo_in_the_place_of_the_file(tmp_path: Path, *, has_reader: bool) -> None:
     """Nothing is written to it, nobody waits for it, and it is never taken for a file of the trail."""
@@ -140,7 +150,7 @@ def test_a_fifo_in_the_place_of_the_file(tmp_path: Path, *, has_reader: bool) ->
     os.mkfifo(current)
     reader = os.open(current, os.O_RDONLY | os.O_NONBLOCK) if has_reader else -1
     for _ in range(30):
-        with pytest.raises(OSError, match="No such device|is no file"):
+        with pytest.raises(OSError, match=r"No such device|is no file"):
             append(file, call("LOST"))
     assert complete_files(tmp_path, AUDIT) == []
     assert entries_in(tmp_path) == []

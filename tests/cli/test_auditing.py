@@ -94,7 +94,16 @@ def test_a_narrow_terminal() -> None:
     assert len(entry_line(json.loads(encode(call(words=("x" * 500,)), 42)), 80)) == 80
 
 
-@pytest.mark.parametrize("entry", [{"sequence": 1, "kind": "later"}, {"sequence": 1, "kind": "call", "time": 5}])
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"sequence": 1, "kind": "later"},
+        {"sequence": 1, "kind": "call", "time": 5},
+        {"sequence": 1, "kind": "call", "time": "0001-01-01T00:00:00+14:00"},
+        {"sequence": 1, "kind": "counted", "reasons": [5]},
+        {"sequence": 1, "kind": "begun", "command": 5},
+    ],
+)
 def test_an_entry_of_another_program(entry: dict[str, Any]) -> None:
     """What is not understood is shown as far as it is."""
     assert entry_line(entry, 0).startswith("       1  ?")

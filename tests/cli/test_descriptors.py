@@ -10,14 +10,14 @@ import subprocess
 import sys
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from jobmaster.cli import descriptors
-from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_output, write_text
+from jobmaster.cli.descriptors import STDERR, OutputFailed, complain, require_writable, write_output, write_text
 from tests.harness import REPOSITORY
 
 
@@ -131,6 +131,25 @@ def test_nobody_to_complain_to() -> None:
         complain("x\n")
 
 
+@contextmanager
+def stopped_reader() -> Iterator[None]:
+    """Standard error is a pipe that is full, whose reader does not read."""
+    with pipe() as (_, write), standard(STDERR, write):
+        os.set_blocking(write, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(65536))
+        os.set_blocking(write, True)
+        yield
+
+
+def test_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for whoever does not read a complaint."""
+    monkeypatch.setattr(descriptors, "COMPLAIN_SECONDS", 0.01)
+    with stopped_reader():
+        complain("x\n")
+
+
 @pytest.mark.parametrize("is_raw", [True, False])
 def test_lines_on_a_raw_terminal(*, is_raw: bool) -> None:
     """Each begins at the left, whether the terminal sees to that or not."""
@@ -160,7 +179,7 @@ def test_closed_descriptors_are_held(tmp_path: Path, closed: tuple[int, ...]) ->
 import os
 for descriptor in {closed}:
     os.close(descriptor)
-from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_output
+from jobmaster.cli.descriptors import STDERR, OutputFailed, complain, hold_standard_descriptors, write_output
 hold_standard_descriptors()
 opened = os.open({str(tmp_path / "file")!r}, os.O_WRONLY | os.O_CREAT)
 complain("complaint")

@@ -13,10 +13,12 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.api.statuses import status_of
+from jobmaster.cli import descriptors
 from jobmaster.cli.actions import Output, Run
 from jobmaster.cli.running import Runner
 from jobmaster.errors import CommandNotFound, CommandNotRunnable, JobmasterError, LimitNotEnforceable, ServerBusy
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.cli.test_descriptors import stopped_reader
 from tests.client.scripted import LOST, OK, UNAVAILABLE, Answer, Ends, Part, Quiet, Script
 
 ID: Final = pb.JobID(job_id="job")
@@ -253,6 +255,16 @@ async def test_the_first_interruption_asks(number: signal.Signals, capfd: pytest
     assert captured.out == "bye"
     assert "stopping the job job; once more to kill it" in captured.err
     assert stops(script) == [stop(force=False, name=number.name)]
+
+
+async def test_an_interruption_that_nobody_reads_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job is stopped also where whoever reads standard error has stopped reading."""
+    monkeypatch.setattr(descriptors, "COMPLAIN_SECONDS", 0.01)
+    output = Quiet(until=trio.Event())
+    script = Script([START, [output, OK], STOPPED], waits=[STOPPED], on_call={"Stop": output.until.set})
+    with stopped_reader():
+        assert await interrupted(script, signal.SIGINT) == 143
+    assert stops(script) == [stop(force=False, name="SIGINT")]
 
 
 async def test_the_second_one_kills(capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
@@ -21,7 +22,7 @@ from jobmaster.output.dropping import DropPlan
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
 from jobmaster.output.index_file import index_path
-from jobmaster.output.log import OutputLog
+from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.output.reading import Piece, Selection
 from tests.output.stretches import bytes_of
@@ -176,6 +177,27 @@ async def test_a_follower_pins_what_it_is_sent(tmp_path: Path) -> None:
     await job.end_all()
 
 
+async def test_a_hole_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A follower for whose sake it was held back goes on; that its space is not given back is logged."""
+    job = Job(tmp_path / "job.log")
+    await job.write(sample(CAP.size))
+    async with aclosing(job.log.follow(CAP.head + 5)) as stretches:
+        await anext(stretches)
+        await job.write(sample(4 * CAP.size))
+
+        def fail(*_: object, **__: object) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        with monkeypatch.context() as patch:
+            patch.setattr("jobmaster.output.dropping.os.open", fail)
+            following = await anext(stretches)
+        assert following.offset == job.log.dropped_range[1]
+    assert "takes up space on: Too many open files" in caplog.text
+    await job.end_all()
+
+
 async def test_losses_in_what_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes that were lost stay lost: of a range with a gap only those that were kept count as dropped."""
     job = Job(tmp_path / "job.log")
@@ -240,6 +262,30 @@ async def test_an_index_that_takes_nothing(tmp_path: Path, monkeypatch: pytest.M
     assert job.log.kept + job.log.lost + job.log.dropped == len(job.written)
     await job.end_all()
     assert await read_all(job.log.stored()) == job.written[: job.log.kept]
+
+
+async def test_a_drop_that_the_disk_does_not_confirm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """It is made up for later, and every byte is counted once."""
+    job = Job(tmp_path / "job.log")
+    failures = [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(fd: int, fdatasync: Callable[[int], None] = os.fdatasync) -> None:
+        if failures:
+            raise failures.pop()
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    await job.write(sample(CAP.size + CAP.chunk))
+    assert not failures
+    mock_clock.jump(RETRY_SECONDS)
+    await job.write(sample(2 * CAP.size))
+    assert job.log.kept + job.log.lost + job.log.dropped == len(job.written)
+    await job.end_all()
+    received = await read_all(job.log.stored())
+    assert received == job.expected()
+    assert len(received) == job.log.kept
 
 
 async def test_times_after_a_drop(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -13,7 +14,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import OutputUnreadable
-from jobmaster.output import dropping, reading, transfer
+from jobmaster.output import dropping, index_file, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
@@ -187,6 +188,26 @@ async def test_where_it_begins(story: Writer, start: reading.Start, stream: Stre
 async def test_one_stream(story: Writer) -> None:
     """Of one stream its own bytes come, and every gap, which may have had some."""
     assert await told(story.log, once(stream=ERR)) == [(12, 2, "STDERR", b"err 3\n"), (18, 3, "NO_SPACE", 5)]
+
+
+async def test_streams_that_an_index_has_no_room_to_tell(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that takes bytes and no entry, none is told as of the other stream: they are lost, and that is told."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer.write(b"out\n", OUT)
+    monkeypatch.setattr(index_file, "allocate", full)
+    for _ in range(300):
+        writer.write(b"ERR\n", ERR)
+        writer.write(b"out\n", OUT)
+    for output in (writer.log, writer.log.stored()):
+        for stream, line in ((OUT, b"out\n"), (ERR, b"ERR\n")):
+            *parts, gap = await told(output, once(stream=stream))
+            received = b"".join(part[3] for part in parts if isinstance(part[3], bytes))
+            assert received == line * (len(received) // len(line))
+            assert len(received) > 400
+            assert gap[2:] == ("NO_SPACE", writer.log.lost)
 
 
 async def test_until(story: Writer) -> None:

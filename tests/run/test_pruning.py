@@ -292,3 +292,16 @@ async def test_a_client_that_writes_without_end(machine: Machine) -> None:
         await trio.sleep(5)
         assert record_of(registry, job_id).output_pruned is not None
         assert await run_to_end(machine, registry, CLIENT1)
+
+
+async def test_a_client_in_debt_that_has_nothing_left(machine: Machine) -> None:
+    """However much others have replaced of their own meanwhile, a client starts jobs again when its own have ended."""
+    async with bounded(machine, most=8 * SIZE) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(writes=((0.1, 5 * SIZE),), ends_at=500))
+        await run_to_end(machine, registry, *[CLIENT2] * 12)
+        with pytest.raises(ServerBusy, match="try again when running jobs of client1 have ended"):
+            await machine.start(registry, CLIENT1)
+        await ended(registry, job_id)
+        await registry.remove(CLIENT1, job_id)
+        await run_to_end(machine, registry, *[CLIENT2] * 12)
+        await run_to_end(machine, registry, CLIENT1)
