@@ -103,6 +103,8 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
 
 
 def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Run:
+    if given.request_id == "":
+        parser.error(f"run: {REQUEST_ID} is empty, by which no job is found again: is a variable of a script not set?")
     _require_text(parser, REQUEST_ID, given.request_id or "")
     if given.tty and (given.separate_streams or given.stdin is False):
         parser.error(

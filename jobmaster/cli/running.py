@@ -2,7 +2,7 @@
 
 The first Ctrl-C or SIGTERM asks the job to stop and goes on showing its output; the second one kills the job; the third
 one ends this program at once, whatever becomes of the job. One that comes before the job has started stops it as soon as
-it has; the next one ends this program, whose start the server then undoes.
+it has; the next one ends this program, whose start the server then undoes, unless the command may be executed by then.
 """
 
 from __future__ import annotations
@@ -200,6 +200,8 @@ class Runner:
             self._mode.restore()
         if self._started.is_set():
             say(f"left; the job {self._job_id} has not ended")
+        else:
+            self._say_how_to_find_it()
         os._exit(OF_SIGNAL + number)
 
 

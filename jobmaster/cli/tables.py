@@ -98,7 +98,7 @@ def _happening(event: pb.JobEventMessage) -> str:
         case "stop_signalled":
             return "stop signalled"
         case "kill_sent":
-            return "killed after the grace period"
+            return "killed with all of its processes"
         case "main_process_died":
             return _death(event.main_process_died)
         case "oom_kills_counted":

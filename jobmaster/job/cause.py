@@ -30,7 +30,7 @@ class Stopped:
     Attributes:
         signal: what ended the main process; SIGTERM where it handled that and returned.
         exit_code: what it then returned; None where a signal ended it.
-        killed: the grace period had passed and the whole cgroup was killed.
+        killed: the grace period had passed, or there was none, and the whole cgroup was killed.
         reason: why, in the client's words; empty where none were given.
     """
 
@@ -208,7 +208,7 @@ def describe(cause: Cause) -> str:
 
 def _how_stopped(stopped: Stopped) -> str:
     if stopped.killed:
-        return "killed after the grace period"
+        return "killed with all of its processes"
     return f"{signal_words(stopped.signal)}{_returned(stopped.exit_code)}"
 
 

@@ -260,6 +260,8 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "--server", "here", "status", JOB], "'here' is not HOST:PORT"),
         (["-n", "client1", "--serv", "here:1", "status", JOB], "--serv"),
         (["-n", "client1", "run"], "run: name the command"),
+        (["-n", "client1", "run", "--request-id", "", "ls"], "--request-id is empty"),
+        (["-n", "client1", "run", "--request-id=", "ls"], "--request-id is empty"),
         (["-n", "client1", "run", "-d", "--"], "run: name the command"),
         (["-n", "client1", "run", "--quick", "ls"], "unrecognized arguments: --quick"),
         (["-n", "client1", "run", "--request-id"], "expected one argument"),

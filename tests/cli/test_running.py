@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any, Final
@@ -299,6 +300,15 @@ async def test_an_interruption_before_the_start(capfd: pytest.CaptureFixture[str
         assert await interrupted(script, signal.SIGINT) == 143
     assert "the job will be stopped when it has started" in capfd.readouterr().err
     assert stops(script) == [stop(force=False, name="SIGINT")]
+
+
+async def test_who_leaves_before_the_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whether the job was started nobody knows then: how it is found is said."""
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    Runner(Script([]).jobs(), Run(argv=("make",), request_id="nightly"))._leave(signal.SIGINT)
+    assert statuses == [130]
+    assert "`run --request-id nightly …` finds it" in capfd.readouterr().err
 
 
 async def test_a_stop_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:

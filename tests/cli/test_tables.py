@@ -97,7 +97,7 @@ EVENTS: Final = [
     (Event(stop_ordered=Event.StopOrdered(by="client2", reason="old")), "stop ordered by client2: old"),
     (Event(stop_ordered=Event.StopOrdered()), "stop ordered by the server"),
     (Event(stop_signalled=Event.StopSignalled()), "stop signalled"),
-    (Event(kill_sent=Event.KillSent()), "killed after the grace period"),
+    (Event(kill_sent=Event.KillSent()), "killed with all of its processes"),
     (Event(main_process_died=Event.MainProcessDied(exited=Cause.Exited(code=2))), "main process returned 2"),
     (
         Event(main_process_died=Event.MainProcessDied(signalled=Cause.Signalled(signal=9), killed_for_memory=True)),

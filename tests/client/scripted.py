@@ -58,6 +58,7 @@ class Call:
     request: Message | None = None
     requests: list[Message] = field(default_factory=list)
     was_reset: bool = False
+    send_window: int = 0
     end_status: Any = None
     _offset: int = 0
 

@@ -220,8 +220,8 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
         (Signalled(11, core_dumped=True), "ended by signal 11 (segmentation fault), core dumped"),
         (stopped(15), "stopped by client1 (terminated)"),
         (stopped(15, exit_code=0), "stopped by client1 (terminated, exited with code 0)"),
-        (stopped(9, killed=True), "stopped by client1 (killed after the grace period)"),
-        (stopped(15, exit_code=3, killed=True), "stopped by client1 (killed after the grace period)"),
+        (stopped(9, killed=True), "stopped by client1 (killed with all of its processes)"),
+        (stopped(15, exit_code=3, killed=True), "stopped by client1 (killed with all of its processes)"),
         (
             OomKilled(memory_max=MIB, processes_killed=1),
             "out of memory: killed by the kernel, 1 process (its limit is 1048576 bytes)",
