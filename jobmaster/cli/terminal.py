@@ -33,6 +33,8 @@ HOLD_SECONDS: Final = 0.5
 """How long a key that may be the first of those that detach is kept from the job."""
 DETACH_SECONDS: Final = 5.0
 """How long who detaches waits for what was typed before to arrive."""
+_END_STRING: Final = b"\x1b\\"
+"""Ends a control string, such as a title, of which the job may have written the beginning alone: it would take what follows."""
 REDRAW_SECONDS: Final = 0.1
 """How long a job's terminal has another size, so that its programs draw themselves anew."""
 ENDS: Final = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
@@ -154,7 +156,8 @@ class _Session:
             raise failure
         if not has_ended:  # and the cursor is anywhere
             with trio.move_on_after(DETACH_SECONDS):  # a terminal that has stopped stays as it is
-                await trio.to_thread.run_sync(write_output, self._modes.back() + b"\r\n", abandon_on_cancel=True)
+                back = _END_STRING + self._modes.back() + b"\r\n"
+                await trio.to_thread.run_sync(write_output, back, abandon_on_cancel=True)
         return has_ended
 
     # --- keys -----------------------------------------------------------------------------------------------------

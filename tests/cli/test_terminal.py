@@ -110,7 +110,7 @@ async def test_a_job_in_this_terminal() -> None:
 
 
 async def test_detaching_from_an_editor() -> None:
-    """The screen that was there before is there again, with its cursor."""
+    """The screen that was there before is there again, with its cursor, also in the middle of a title."""
     with keyboard_here() as keyboard:
         script = Script([START, [OPEN, chunk(0, b"\x1b[?1049h\x1b[?25ltext"), Quiet()]], waits=[[Quiet()]])
         screen = b""
@@ -121,7 +121,7 @@ async def test_detaching_from_an_editor() -> None:
                 with suppress(BlockingIOError):
                     screen += keyboard.screen()
             keyboard.type(b"\x10\x11")
-        assert screen + keyboard.screen() == b"\x1b[?1049h\x1b[?25ltext\x1b[m\x1b[?25h\x1b[?1049l\r\n"
+        assert screen + keyboard.screen() == b"\x1b[?1049h\x1b[?25ltext\x1b\\\x1b[m\x1b[?25h\x1b[?1049l\r\n"
 
 
 async def test_detaching(capfd: pytest.CaptureFixture[str]) -> None:
