@@ -302,7 +302,7 @@ async def test_an_interruption_before_the_start(capfd: pytest.CaptureFixture[str
     assert stops(script) == [stop(force=False, name="SIGINT")]
 
 
-async def test_who_leaves_before_the_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_who_leaves_before_the_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Whether the job was started nobody knows then: how it is found is said."""
     statuses: list[int] = []
     monkeypatch.setattr(os, "_exit", statuses.append)
