@@ -159,9 +159,8 @@ async def test_another_size(server: Server) -> None:
     """The foreground's programs get SIGWINCH and see the new size; the same one again is no news."""
     script = "trap 'stty size' WINCH; echo up; while :; do sleep 0.02; done"
     async with server.connect() as jobs:
-        job_id = await jobs.start(
-            "sh", "-c", script, terminal=TERMINAL
-        )  # bash forgets a signal that comes during its trap
+        # bash forgets a signal that comes during its trap
+        job_id = await jobs.start("sh", "-c", script, terminal=TERMINAL)
         async with screen_of(jobs, job_id, SIZE) as screen:
             await screen.until(b"up\r\n")
             for _ in range(2):
