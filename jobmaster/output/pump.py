@@ -59,6 +59,10 @@ PUMPS: Final = trio.CapacityLimiter(32)
 """Threads that move output, besides those that are held up."""
 CLOSERS: Final = trio.CapacityLimiter(1_000)
 """Threads that close what a job's output needed, one for each job at most: closing may wait for a disk or a writer."""
+IN_TRANSIT_SECONDS: Final = 0.25
+"""How long what was written to a terminal may take to its other end, where the kernel brings it in a task of its own. A
+terminal that no process has open any more tells its end; only for one that another job has open all of it is waited."""
+IN_TRANSIT_PAUSE: Final = 0.005
 _FIRST_PAUSE: Final = 0.05
 _LAST_PAUSE: Final = 1.0
 
@@ -176,10 +180,15 @@ class Pump:
         self._left_source = work.source
 
     async def _move_rest(self, source: Source) -> None:
+        in_transit_until = trio.current_time() + (0.0 if source.terminal is None else IN_TRANSIT_SECONDS)
         while not source.is_at_end:
             try:
                 if await self._move_some(source) is None:
-                    return
+                    if trio.current_time() >= in_transit_until:
+                        return
+                    await trio.sleep(
+                        IN_TRANSIT_PAUSE
+                    )  # no event tells of the end where a server has begun to wait late
             except (NoThread, NotRead):  # for now
                 await trio.sleep(_FIRST_PAUSE)
 

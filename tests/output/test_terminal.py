@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from jobmaster.output import pump as pump_module
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.output.terminal import TerminalEnds, bytes_in, drain, fill
@@ -203,6 +204,34 @@ async def test_the_rest_at_the_end(line: Line, tmp_path: Path) -> None:
     """What is in the terminal when its job has ended is kept, though the pump never ran."""
     os.write(line.job_end, b"last words")
     line.hang_up()
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        await pump.finish()
+        await pump.close()
+    assert kept(tmp_path) == b"last words"
+
+
+async def test_what_is_in_transit_at_the_end(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel brings only after the terminal was first found empty is kept as well."""
+
+    def fill_late(ends: TerminalEnds) -> bool:
+        monkeypatch.setattr(pump_module, "fill", fill)
+        return False
+
+    monkeypatch.setattr(pump_module, "fill", fill_late)
+    os.write(line.job_end, b"last words")
+    line.hang_up()
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        await pump.finish()
+        await pump.close()
+    assert kept(tmp_path) == b"last words"
+
+
+async def test_a_terminal_that_another_process_has_open(line: Line, tmp_path: Path) -> None:
+    """Its end is waited for only so long; what was written until then is kept."""
+    os.write(line.job_end, b"last words")
+    line.fill(10)
     pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
     with trio.fail_after(DEADLINE):
         await pump.finish()

@@ -49,8 +49,12 @@ Told = tuple[object, ...]
 
 def played(seed: int, folder: Path) -> History:
     """Plays a seed's schedule in a folder that is empty, and empties it."""
+    threads = (
+        pump.PUMPS.total_tokens
+    )  # a thread that ends after the loop of an earlier test has not given its token back
     history = play(schedule(seed), folder)
     check(history)
+    assert pump.PUMPS.total_tokens == threads
     for file in folder.iterdir():
         file.unlink()
     return history
@@ -284,7 +288,6 @@ def check_what_is_left(history: History) -> None:
     assert not left or may_leave_files(history), f"output of jobs that nobody knows: {left}"
     unknown = [history.folder / f"{job_id}.log" for job_id in left - history.records.gone]
     assert not any(map(size_of, unknown)), f"output that no other server will remove: {unknown}"
-    assert pump.PUMPS.total_tokens == 32
 
 
 def size_of(file: Path) -> int:
