@@ -101,11 +101,17 @@ class Pruner:
     async def keep_within_bounds(self) -> NoReturn:
         """Does so until cancelled."""
         await self._count_earlier()
+        said = ""
         while True:
             try:
                 await self.look()
             except (OSError, NoThread) as error:
-                logger.warning("what the outputs take of the disk cannot be measured: %s", error)
+                if said != (said := str(error)):  # it may stay so for long
+                    logger.warning("what the outputs take of the disk cannot be measured: %s", error)
+            else:
+                if said:
+                    logger.warning("what the outputs take of the disk can be measured again")
+                said = ""
             await trio.sleep(LOOK_SECONDS)
 
     async def _count_earlier(self) -> None:

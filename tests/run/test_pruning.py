@@ -187,6 +187,31 @@ async def test_there_is_room_again(machine: Machine, monkeypatch: pytest.MonkeyP
         assert await pieces_of(registry, job_id) == [(0, 3000, GapReason.NO_SPACE), (3000, 6000, None)]
 
 
+async def test_a_disk_that_cannot_be_measured(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That is said when it begins, when it changes and when it is over, however often it was tried meanwhile."""
+    failure: OSError | None = None
+
+    def measure(_folder: Path) -> Disk:
+        if failure is not None:
+            raise failure
+        return Disk(size=10 * MOST, free=10 * MOST)
+
+    monkeypatch.setattr(pruning, "disk_of", measure)
+    async with machine.registry(bounds=Bounds(output=OutputBounds(most=MOST))):
+        await trio.sleep(10)
+        for each in (OSError(errno.ENOENT, "gone"), OSError(errno.EIO, "broken"), None):
+            failure = each
+            await trio.sleep(20)
+    said = [record.getMessage() for record in caplog.records if "measured" in record.getMessage()]
+    assert [line.partition("disk can")[2] for line in said] == [
+        "not be measured: [Errno 2] gone",
+        "not be measured: [Errno 5] broken",
+        " be measured again",
+    ]
+
+
 async def test_a_disk_that_others_fill(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing of the floor is given back by ended jobs, no more at a time than that; the disk takes its time."""
     free = 2 * MOST
