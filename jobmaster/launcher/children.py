@@ -7,10 +7,11 @@ import errno
 import os
 import select
 import signal
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from jobmaster.launcher import kernel
+from jobmaster.launcher import kernel, pipe_locks
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
 from jobmaster.launcher.protocol import (
@@ -36,6 +37,10 @@ MAX_CHILDREN: Final = 20_000
 WITHHELD_SECONDS: Final = 2.0
 """How long a tracer may keep a dead child from us before its status is read from /proc, where the kernel tells it there."""
 _RECHECK_SECONDS: Final = 0.05
+_HELD_A_LOCK: Final = (
+    "it held the lock of a pipe for which a server that had died was waiting, so that no other could follow"
+)
+"""Why the launcher ends a job."""
 _BATCH: Final = 128
 """Dead children reaped at a time: a job can make them faster than they are reaped (CLONE_PARENT, orphans)."""
 
@@ -84,6 +89,7 @@ class Children:
     def _start(self, start: Start, received: Received) -> tuple[Started, int]:
         try:
             descriptors = self._accept(start, received)
+            cgroup = os.readlink(f"/proc/self/fd/{descriptors.cgroup}")  # noqa: PTH115  # pathlib costs 5 ms
             child = spawn(start, descriptors, self._heritage)
         except BaseException:
             close_all(received.descriptors)
@@ -97,6 +103,7 @@ class Children:
             output=descriptors.output_read,
             errors=child.errors,
             keeps=descriptors.keeps,
+            cgroup=cgroup,
         )
         self._table.add(entry)
         entry.start_time = kernel.read_stat(child.pid).start_time
@@ -142,7 +149,11 @@ class Children:
 
     def close_kept(self, close: Close) -> None:
         """Closes what is kept for a child; its stdin ends so, once the server has closed its own."""
-        close_all(self._table.take_kept(close.id, close.keeps))
+        closed = self._table.take_kept(close.id, close.keeps)
+        entry = self._table.find(close.id)
+        if entry is not None:
+            entry.closed_pipes += tuple(pipe for fd in closed if (pipe := pipe_locks.pipe_of(fd)) is not None)
+        close_all(closed)
         self._send(Closed(id=close.id, keeps=close.keeps), ())
 
     def order(self, order: Order) -> None:
@@ -161,6 +172,39 @@ class Children:
         """Sends SIGKILL to every child that lives."""
         for entry in self._table.living():
             _kill(entry)
+
+    def end_lock_holders(self, waiting: pipe_locks.Waiting, *, is_sure: bool) -> list[str]:
+        """Kills the jobs that keep threads of a dead server waiting; returns their ids.
+
+        Args:
+            waiting: of the server.
+            is_sure: where nobody is seen to hold a lock, the jobs whose pipes they are have to do with it.
+        """
+        entries = [entry for entry in self._table if not entry.is_blamed]
+        wanted = set(waiting.pipes)
+        if waiting.is_closing:
+            wanted.update(pipe for entry in entries for pipe in entry.closed_pipes)
+        if not wanted:
+            return []
+        holders = [entry for entry in entries if wanted & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
+        if not holders and is_sure:
+            holders = [entry for entry in entries if waiting.pipes & _pipes_of(entry)]
+        for entry in holders:
+            self._end(entry)
+        return [entry.id for entry in holders]
+
+    def _end(self, entry: Entry) -> None:
+        """Kills all of a job: the order that says so comes first."""
+        entry.is_blamed = True
+        if entry.wait_status is None and not _is_readable(entry.pidfd):
+            self._table.order_by_launcher(entry, _now(), _HELD_A_LOCK)
+            _kill(entry)
+        with contextlib.suppress(OSError):  # the cgroup is gone, or a kernel before 5.14
+            fd = os.open(f"{entry.cgroup}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"1")
+            finally:
+                os.close(fd)
 
     def collect(self) -> Collected:
         """Reaps what has died, `_BATCH` at most; what is no child of the table is the server, or an orphan of a job."""
@@ -236,6 +280,21 @@ class Children:
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def _now() -> str:
+    """The time, in ISO 8601."""
+    now = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}+00:00"
+
+
+def _living_pid(entry: Entry) -> int | None:
+    return entry.pid if entry.wait_status is None else None
+
+
+def _pipes_of(entry: Entry) -> set[int]:
+    found = (pipe_locks.pipe_of(fd) for fd in (entry.output, *entry.keeps.values()))
+    return {pipe for pipe in found if pipe is not None}
 
 
 def _kill(entry: Entry) -> None:

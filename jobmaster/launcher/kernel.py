@@ -31,6 +31,11 @@ _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 _CAPABILITY_VERSION_3: Final = 0x20080522
 
+_PF_EXITING: Final = 0x4
+_PF_FORKNOEXEC: Final = 0x40
+_SIGKILL_BIT: Final = 1 << 8
+"""Of the pending signals of a thread; one that is fatal to a process is put there for each (kernel/signal.c)."""
+
 
 class _CloneArguments(ctypes.Structure):
     """struct clone_args up to Linux 5.7 (CLONE_ARGS_SIZE_VER2)."""
@@ -132,12 +137,14 @@ class ProcessStat(NamedTuple):
 
     Attributes:
         is_zombie: it has died and is not reaped.
-        executed: it has executed a program since it was forked (PF_FORKNOEXEC, 0x40 of the flags, is off).
+        is_dying: that, or it is about to: it is exiting, or a SIGKILL waits for it.
+        executed: it has executed a program since it was forked (PF_FORKNOEXEC of the flags is off).
         start_time: in clock ticks since boot.
         exit_code: as of wait(2), once it has died, where `tells_exit_code`; else 0.
     """
 
     is_zombie: bool
+    is_dying: bool
     executed: bool
     start_time: int
     exit_code: int
@@ -146,9 +153,11 @@ class ProcessStat(NamedTuple):
 def parse_stat(text: bytes) -> ProcessStat:
     """Reads a /proc/PID/stat; the program's name, in parentheses, may contain anything."""
     fields = text.rpartition(b")")[2].split()  # the first one here is number 3 of proc_pid_stat(5)
+    flags, is_zombie, waits_for_it = int(fields[6]), fields[0] in b"ZX", int(fields[28])
     return ProcessStat(
-        is_zombie=fields[0] in b"ZX",
-        executed=not int(fields[6]) & 0x40,
+        is_zombie=is_zombie,
+        is_dying=is_zombie or bool(flags & _PF_EXITING or waits_for_it & _SIGKILL_BIT),
+        executed=not flags & _PF_FORKNOEXEC,
         start_time=int(fields[19]),
         exit_code=int(fields[49]),
     )

@@ -157,7 +157,13 @@ class Launcher:
             known,
             command,
             self._notifier,
-            Hooks(on_message=self._on_message, on_gone=self._on_gone, kill_jobs=self._kill_jobs, renew=self._renew),
+            Hooks(
+                on_message=self._on_message,
+                on_gone=self._on_gone,
+                kill_jobs=self._kill_jobs,
+                renew=self._renew,
+                end_holders=lambda waiting, is_sure: self._children.end_lock_holders(waiting, is_sure=is_sure),
+            ),
         )
         self._poller.watch(self._wake, self._on_signal)
         self._handle_signals()
@@ -210,7 +216,10 @@ class Launcher:
             case Ack(id=entry_id):
                 self._children.acknowledge(entry_id)
             case Close():
-                self._children.close_kept(received.message)
+                if (
+                    not self.servers.is_read_to_end
+                ):  # else ours would be the last descriptor, whose close may have to wait
+                    self._children.close_kept(received.message)
             case Order():
                 self._children.order(received.message)
             case HandOver():

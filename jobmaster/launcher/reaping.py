@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from jobmaster.launcher.poller import Poller
 
 _PAUSE: Final = 0.05
+_SHOWN: Final = 5
+"""Processes that are named."""
 
 
 def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], bool], seconds: float) -> None:
@@ -36,7 +38,7 @@ def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], 
         if not _has_children():
             return
         if time.monotonic() > deadline:
-            say(f"launcher: processes are left {seconds:g} s after SIGKILL")
+            say(f"launcher: processes are left {seconds:g} s after SIGKILL: {_names_of_children()}")
             return
         poller.call_later(_PAUSE, lambda: None)
         poller.run_once()
@@ -44,10 +46,28 @@ def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], 
 
 def _kill_own_children() -> None:
     """SIGKILL to each child, also those inherited from jobs; a kernel without this file leaves those to cgroup.kill."""
+    for pid in _children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _children() -> list[int]:
     with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:  # noqa: PTH123
-        for pid in file.read().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        return [int(pid) for pid in file.read().split()]
+    return []
+
+
+def _names_of_children() -> str:
+    """Of the first ones; for people."""
+    pids = _children()
+    names = [f"{pid} ({_name(pid)})" for pid in pids[:_SHOWN]]
+    return ", ".join([*names, "…"] if len(pids) > _SHOWN else names) or "unknown"
+
+
+def _name(pid: int) -> str:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+        return ascii(file.read().strip())[1:-1]
+    return "gone"
 
 
 def _has_children() -> bool:

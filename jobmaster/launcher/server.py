@@ -9,6 +9,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from jobmaster.launcher import kernel
 from jobmaster.launcher.child import HANDLED_SIGNALS
 
 if TYPE_CHECKING:
@@ -23,7 +24,12 @@ class Server:
         pid: None for one that is no child of this process, or was reaped.
         is_ready: it has said so.
         hands_over: it has said that it ends on purpose, and leaves its jobs to the next one.
+        is_stopping: it has said that it ends the jobs.
         is_to_stop: it was started to end the jobs.
+        looks_dead: how many times in a row it was seen to be dead, and could not be reaped.
+        is_ending: its end is waited for, for a bounded time.
+        is_reaped: it was, and has no descriptor any more.
+        given_up: why it was killed by this process, for people.
     """
 
     def __init__(self, pid: int | None, pidfd: int, connection: Connection, *, is_to_stop: bool) -> None:
@@ -32,9 +38,26 @@ class Server:
         self.is_to_stop = is_to_stop
         self.is_ready = False
         self.hands_over = False
+        self.is_stopping = False
+        self.looks_dead = 0
+        self.is_ending = False
+        self.is_reaped = False
+        self.given_up = ""
         self._pidfd = pidfd
         if is_to_stop:
             self.signal(signal.SIGTERM)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has done all that comes before it serves, or ends the jobs."""
+        return self.is_ready or self.is_stopping
+
+    def look(self) -> None:
+        """Looks whether it has died, where nothing may tell: a thread in the kernel keeps its descriptors open."""
+        is_dead = False
+        with contextlib.suppress(OSError):  # there is no descriptor to look with
+            is_dead = self.pid is not None and kernel.read_stat(self.pid).is_dying
+        self.looks_dead = self.looks_dead + 1 if is_dead else 0
 
     def signal(self, number: int) -> None:
         """Sends it a signal; one that has died is left alone."""
@@ -44,6 +67,7 @@ class Server:
 
     def on_reaped(self) -> None:
         """It has died: what it has sent is read to the end, and its descriptors are closed."""
+        self.is_reaped = True
         self.connection.read_to_end()
         self.pid = None  # another process may have it by now
         os.close(self._pidfd)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher import server
 from jobmaster.launcher.connection import Connection
+from jobmaster.launcher.pipe_locks import Waiting, waiting
 from jobmaster.launcher.server import Server
 from jobmaster.launcher.streams import say
 from jobmaster.launcher.succession import GiveUp, Next
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
     from jobmaster.launcher.snapshot import Snapshot
 
 END_SECONDS: Final = 10.0
-"""How long a server may take to die when it has closed its socket, or has said that it ends."""
+"""How long a server may take to die when it has closed its socket, or has said that it ends; and, where it follows another
+and is not ready, to heed a signal to end."""
+READY_SECONDS: Final = 150.0
+"""How long a server that follows another may take to be ready, or to begin ending the jobs. The bounds of a recovery on
+disks that do not answer add up to 145 s (`run.recovery`, `run.local`); half of the default `--max-gap` leaves as much for
+the next one, whose program may be a better one by then."""
+STOP_SECONDS: Final = 60.0
+"""The same for a server that is to end the jobs, or is the first and has been told to end: systemd waits for 90 s."""
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at the server: while a thread of it is left in the kernel, nothing else tells that it has died."""
+DEAD_LOOKS: Final = 2
+"""At so many looks in a row it is dead, and not about to be reaped: what it has sent was read in between."""
+STUCK_LOOKS: Final = 3
+"""After each so many looks more the jobs that hold it up are looked for: all clients wait meanwhile."""
 _END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -37,12 +51,14 @@ class Hooks(NamedTuple):
         on_gone: a server was reaped, and another one is to follow.
         kill_jobs: the jobs are to end with the server.
         renew: the next server is about to be started, after one that has handed over.
+        end_holders: jobs that keep threads of a dead server waiting are to end; returns their ids.
     """
 
     on_message: Callable[[Received], None]
     on_gone: Callable[[], None]
     kill_jobs: Callable[[], None]
     renew: Callable[[], None]
+    end_holders: Callable[[Waiting, bool], list[str]]
 
 
 class Servers:
@@ -92,7 +108,14 @@ class Servers:
             sock, self._poller, on_message=self._hooks.on_message, on_error=_on_error, on_end=self._on_socket_end
         )
         self.started += 1
-        self.current = Server(pid, pidfd, connection, is_to_stop=self.succession.is_stopping)
+        current = self.current = Server(pid, pidfd, connection, is_to_stop=self.succession.is_stopping)
+        if pid is None:
+            return
+        self._poller.call_later(LOOK_SECONDS, partial(self._look, current))
+        if self.succession.has_begun:
+            seconds = STOP_SECONDS if current.is_to_stop else READY_SECONDS
+            why = f"was not ready {seconds:g} s after its start"
+            self._poller.call_later(seconds, partial(self._on_late, current, why))
 
     def go_on(self) -> None:
         """Where another program has left off: between two servers."""
@@ -105,8 +128,15 @@ class Servers:
             self.succession.is_stopping = True
         if self.current is not None:
             self.current.signal(number)
+            if number in _END_SIGNALS:
+                self._bound_stop(self.current)
         elif number in _END_SIGNALS:
             self.start()
+
+    @property
+    def is_read_to_end(self) -> bool:
+        """Whether the server was reaped, and what it has said before is read now."""
+        return self.current is not None and self.current.is_reaped
 
     def exit_status(self) -> int:
         """What this process ends with: as the last server did."""
@@ -132,6 +162,8 @@ class Servers:
     def on_stopping(self) -> None:
         """The server ends the jobs."""
         self.succession.is_stopping = True
+        if self.current is not None:
+            self.current.is_stopping = True
         self._notifier.stopping()
 
     def on_farewell(self) -> None:
@@ -174,18 +206,72 @@ class Servers:
             self._hooks.kill_jobs()
         if self.current is None or self.current.pid is None:
             self.has_ended = True
-        else:
+        elif not self.current.is_ending:
+            self.current.is_ending = True
             self._poller.call_later(END_SECONDS, partial(self._end, self.current))
 
     def _end(self, ending: Server) -> None:
         """A server that was to end lives on: a thread in uninterruptible sleep keeps it, even when killed."""
         if self.current is not ending or self.has_ended:
             return
+        if self._is_followed() and ending.looks_dead:
+            return  # what can be done `_look` does
         say(f"jobmaster: the server has not died within {END_SECONDS:g} s of its end; does its output disk answer?")
         if self._is_followed():
             ending.signal(signal.SIGKILL)  # the next one is started when this one is reaped
         else:
             self.has_ended = True
+
+    # A server that does not end, or does not begin.
+
+    def _look(self, server: Server) -> None:
+        if self.current is not server or self.has_ended:
+            return
+        self._poller.call_later(LOOK_SECONDS, partial(self._look, server))
+        server.look()
+        if server.looks_dead == DEAD_LOOKS:
+            self._on_socket_end()  # which a thread that is left keeps open
+            if self.succession.is_stopping:
+                self._bound_stop(server)
+        stuck, remainder = divmod(server.looks_dead - DEAD_LOOKS, STUCK_LOOKS)
+        if stuck > 0 and remainder == 0:
+            self._free(server, stuck)
+
+    def _free(self, dead: Server, times: int) -> None:
+        """Ends the jobs that keep a dead server in the kernel; where there are none, time will tell, or ends all."""
+        if dead.pid is None:
+            return
+        left = waiting(dead.pid)
+        ended = self._hooks.end_holders(left, times > 1)
+        if ended:
+            names = ", ".join(ended)
+            say(f"jobmaster: the server has died, but waits for pipes that jobs have locked; they are ended: {names}")
+        elif times == 2:  # the first time nothing was sure
+            where = ", ".join(sorted(set(left.where))) or "unknown"
+            say(f"jobmaster: the server has died, but is left in the kernel ({where}); does its output disk answer?")
+
+    def _on_late(self, server: Server, why: str) -> None:
+        """A server that is not up when it should be is killed; the next one is started when it is reaped."""
+        if self.current is not server or self.has_ended or server.is_up or server.looks_dead:
+            return
+        server.given_up = why
+        if not self._is_followed():
+            say(f"jobmaster: the server {why}, and is killed")
+        server.signal(signal.SIGKILL)
+
+    def _bound_stop(self, server: Server) -> None:
+        """A signal to end may never be heeded, where the server has died or hangs."""
+        if server.pid is not None:
+            seconds = END_SECONDS if self.succession.has_begun else STOP_SECONDS
+            self._poller.call_later(seconds, partial(self._on_unheeded, server, seconds))
+
+    def _on_unheeded(self, server: Server, seconds: float) -> None:
+        if self.current is not server or self.has_ended:
+            return
+        if server.looks_dead:
+            self._give_up("the server that was to end the jobs has died, and cannot be followed by another one")
+        else:
+            self._on_late(server, f"was not ready {seconds:g} s after the signal to end")
 
     # What follows.
 
@@ -197,6 +283,8 @@ class Servers:
         was_ready, handed_over = (ended.is_ready, ended.hands_over) if ended is not None else (False, False)
         said = "has handed its jobs over" if handed_over else _how(self._status)
         said += "" if was_ready else " before it was ready"
+        if ended is not None and ended.given_up:
+            said = f"{ended.given_up}, and was killed"
         was_to_stop = ended.is_to_stop if ended is not None else self.succession.is_stopping
         decision = self.succession.on_end(
             time.monotonic(), was_ready=was_ready, handed_over=handed_over, was_to_stop=was_to_stop

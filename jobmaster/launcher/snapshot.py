@@ -102,6 +102,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "pidfd": entry.pidfd,
         "output": entry.output,
         "keeps": entry.keeps,
+        "cgroup": entry.cgroup,
         "errors": entry.errors,
         "outcome": (entry.outcome.phase.value, entry.outcome.stage, entry.outcome.errno),
         "wait_status": entry.wait_status,
@@ -118,6 +119,7 @@ def _entry(values: Any) -> Entry:
         output=values["output"],
         errors=values["errors"],
         keeps=values.get("keeps"),
+        cgroup=values.get("cgroup", ""),
     )
     phase, stage, number = values["outcome"]
     order = values["order"]

@@ -29,16 +29,30 @@ class Entry:
         start_time: field 22 of /proc/PID/stat.
         output: read end of the output pipe, for a server that takes over.
         keeps: other descriptors for that server, by name.
+        cgroup: path of its cgroup's folder; empty where that is not known.
+        closed_pipes: st_ino of what was closed here of `keeps`, which a server may still be about to close.
         errors: read end of the error pipe, None once the outcome is known.
         wait_status: as of wait(2), or `UNKNOWN_STATUS`; None while the child lives.
+        is_blamed: it was ended for what it does to the server.
         is_released: a server asks for nothing more, so the entry goes when the child has died.
         is_known: the server that there is now has started it, or was told of it.
         order: the first that a server has given for it, or the last one to kill.
     """
 
     __slots__ = (
-        *("errors", "id", "is_known", "is_released", "keeps", "order", "outcome", "output", "pid", "pidfd"),
-        *("start_time", "wait_status"),
+        *(
+            "cgroup",
+            "closed_pipes",
+            "errors",
+            "id",
+            "is_blamed",
+            "is_known",
+            "is_released",
+            "keeps",
+            "order",
+            "outcome",
+        ),
+        *("output", "pid", "pidfd", "start_time", "wait_status"),
     )
 
     def __init__(
@@ -50,6 +64,7 @@ class Entry:
         output: int,
         errors: int | None,
         keeps: Mapping[str, int] | None = None,
+        cgroup: str = "",
     ) -> None:
         self.id = id
         self.pid = pid
@@ -57,6 +72,9 @@ class Entry:
         self.pidfd = pidfd
         self.output = output
         self.keeps = dict(keeps or {})
+        self.cgroup = cgroup
+        self.closed_pipes: tuple[int, ...] = ()
+        self.is_blamed = False
         self.errors = errors
         self.outcome = HELD
         self.wait_status: int | None = None
@@ -140,6 +158,17 @@ class Table:
         entry = self._by_id.get(order.id)
         if entry is not None and (entry.order is None or order.kind == protocol.KILL):
             entry.order = order
+
+    def order_by_launcher(self, entry: Entry, at: str, reason: str) -> None:
+        """Notes that the launcher kills a child that lives; what somebody had ordered before stays the cause."""
+        if entry.order is None:
+            entry.order = protocol.Order(id=entry.id, kind=protocol.KILL, at=at, by="", reason=reason)
+        else:
+            entry.order = entry.order._replace(kind=protocol.KILL)
+
+    def find(self, entry_id: str) -> Entry | None:
+        """The entry of this id."""
+        return self._by_id.get(entry_id)
 
     def take_kept(self, entry_id: str, names: tuple[str, ...]) -> tuple[int, ...]:
         """The descriptors of these names that are kept for a child: they are the caller's, to be closed."""

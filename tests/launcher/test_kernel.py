@@ -15,7 +15,7 @@ TAIL = b" Z 1 100 100 0 -1 4227140 " + b"0 " * 12 + b"12345 " + b"0 " * 29 + b"1
 def test_fields_are_found_behind_any_name(name: bytes) -> None:
     """The program's name may contain spaces and parentheses; the fields are counted behind the last one."""
     assert parse_stat(b"100 (" + name + b")" + TAIL) == ProcessStat(
-        is_zombie=True, executed=False, start_time=12345, exit_code=42 << 8
+        is_zombie=True, is_dying=True, executed=False, start_time=12345, exit_code=42 << 8
     )
 
 

@@ -91,6 +91,92 @@ sys.exit(program.main(["--", sys.executable, "-c", {script!r}]))
     assert ended.stderr.startswith(b"jobmaster: the server has not died within 0.5 s of its end")
 
 
+STUCK: Final = f"""
+import array, fcntl, os, signal, socket, termios, threading
+from pathlib import Path
+from jobmaster.launcher import packets, protocol
+
+def until_waits(task, *, for_the_lock):
+    while ("pipe" in (where := Path(task, "wchan").read_text())) != for_the_lock or where == "0":
+        pass
+
+sock = socket.socket(fileno=int(os.environ["{ENVIRONMENT_VARIABLE}"]))
+packets.send(sock, protocol.encode(protocol.Ready(max_gap=MAX_GAP)), [])
+read, write = os.pipe()
+idle, peer = socket.socketpair()
+holder = os.fork()
+if holder == 0:
+    sock.close()
+    os.dup2(0, 1), os.dup2(0, 2)
+    while True:
+        os.splice(idle.fileno(), write, 65536)
+until_waits(f"/proc/{{holder}}", for_the_lock=False)
+thread = threading.Thread(target=lambda: fcntl.ioctl(read, termios.FIONREAD, array.array("i", [0])))
+thread.start()
+until_waits(f"/proc/self/task/{{thread.native_id}}", for_the_lock=True)
+print(os.getpid(), holder, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A server a thread of which waits for a lock that no job holds when it dies."""
+HUNG: Final = f"""
+import os, signal, socket, sys
+from pathlib import Path
+from jobmaster.launcher import packets, protocol
+
+sock = socket.socket(fileno=int(os.environ["{ENVIRONMENT_VARIABLE}"]))
+Path(FILE).touch()
+number = Path(FILE).stat().st_size
+Path(FILE).write_bytes(bytes(number + 1))
+if number == 0:
+    packets.send(sock, protocol.encode(protocol.Ready(max_gap=1000)), [])
+    os.kill(os.getpid(), signal.SIGKILL)
+if number == 1:
+    signal.pause()
+packets.send(sock, protocol.encode(protocol.Farewell()), [])
+"""
+"""The first server dies, the second hangs before it is ready, the third ends the jobs."""
+IMPATIENT: Final = """
+import sys
+from jobmaster.launcher import program, servers
+program.END_SECONDS = servers.END_SECONDS = 1.0
+servers.READY_SECONDS = 2.0
+servers.LOOK_SECONDS = 0.05
+sys.exit(program.main(["--", sys.executable, "-c", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_dead_server_that_is_left_in_the_kernel(is_told: bool) -> None:  # a parameter
+    """It cannot be reaped, and no other one follows: the gap, or a signal to end, ends the launcher; what is left is named."""
+    script = STUCK.replace("MAX_GAP", "1000" if is_told else "1")
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as launcher:
+        assert launcher.stdout is not None
+        assert launcher.stderr is not None
+        server, holder = map(int, launcher.stdout.readline().split())
+        try:
+            if is_told:
+                assert "is left in the kernel (pipe_ioctl)" in launcher.stderr.readline()
+                launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(DEADLINE) == 1
+        finally:
+            os.kill(holder, signal.SIGKILL)
+        said = launcher.stderr.read()
+    why = "cannot be followed by another one" if is_told else "no server has been ready for 1 s"
+    assert f"{why}" in said
+    assert f"processes are left 1 s after SIGKILL: {server} (" in said
+
+
+def test_a_next_server_that_hangs(tmp_path: Path) -> None:
+    """One that never gets ready is killed and followed by another, whose program may be a better one by then."""
+    command = [sys.executable, "-c", IMPATIENT, HUNG.replace("FILE", repr(str(tmp_path / "started")))]
+    ended = subprocess.run(command, capture_output=True, timeout=DEADLINE, check=False, text=True)
+    assert ended.returncode == 0
+    (line,) = (line for line in ended.stderr.splitlines() if "not ready" in line)
+    assert line.startswith("jobmaster: the server was not ready 2 s after its start, and was killed; its jobs go on")
+
+
 def test_a_server_that_cannot_be_executed() -> None:
     """The program is named, and there is no traceback."""
     ended = run("--", "/nonexistent/python")

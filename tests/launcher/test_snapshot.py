@@ -22,6 +22,7 @@ def an_example() -> Snapshot:
     """A launcher with a child of each kind."""
     table = Table()
     running = Entry(id="running", pid=10, pidfd=11, output=12, errors=13, keeps={"stdin": 14, "input": 15})
+    running.cgroup = "/sys/fs/cgroup/é\udcff"
     running.start_time = 2**40
     running.order = Order(id="running", kind="stop", at="2024-01-01T00:00:00+00:00", by=None, reason="é\0\ud800")
     dead = Entry(id="dead", pid=20, pidfd=21, output=22, errors=None)
@@ -75,7 +76,7 @@ def test_what_is_missing() -> None:
     """A snapshot without one of its fields is none."""
     document = json.loads(snapshot.encode(an_example()))
     for part in (document, document["origin"], document["kept"], document["succession"], document["entries"][0]):
-        for name in part.keys() - {"keeps"}:
+        for name in part.keys() - {"keeps", "cgroup"}:
             value = part.pop(name)
             with pytest.raises(ProtocolError):
                 snapshot.decode(json.dumps(document).encode())
@@ -83,11 +84,12 @@ def test_what_is_missing() -> None:
 
 
 def test_an_older_program_kept_less() -> None:
-    """A snapshot of a launcher that did not know of a child's own streams is one without them."""
+    """A snapshot of a launcher that did not know of a child's own streams, or its cgroup, is one without them."""
     document = json.loads(snapshot.encode(an_example()))
     del document["entries"][0]["keeps"]
+    del document["entries"][0]["cgroup"]
     found = snapshot.decode(json.dumps(document).encode())
-    assert [entry.keeps for entry in found.table] == [{}, {}, {}]
+    assert [(entry.keeps, entry.cgroup) for entry in found.table] == 3 * [({}, "")]
 
 
 def test_through_a_memfd() -> None:

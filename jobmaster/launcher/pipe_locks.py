@@ -1,0 +1,146 @@
+"""Who keeps the threads of a dead server in the kernel: jobs that hold the lock of a pipe.
+
+Theory of operation
+-------------------
+Whoever splices between a pipe and a socket or a file holds the pipe's lock for as long as that takes, and every other
+operation on the pipe waits for it, also where it is killed (fs/splice.c, fs/pipe.c). A job that splices to its output from
+a socket on which nothing comes, or from its input to one that takes nothing, so holds up each thread of the server that
+touches that pipe. While the server lives that is its thread's affair alone. But a process that is killed ends with its
+last thread: until then its descriptors stay open, its pidfd tells nothing, and it cannot be reaped.
+
+/proc/PID/task/TID tells of each thread that is left: `wchan` the kernel's function that waits, one of pipe.c or splice.c
+where it is for a pipe's lock; `syscall` the system call and its arguments, some of which are descriptors; `fd` their
+pipes. A descriptor that is being closed is no longer there: then it is one of a pipe that the launcher has closed as well.
+The holder is in a system call with the same pipe, and waits for something else.
+
+Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FIRST: Final = (0,)
+_FIRST_TWO: Final = (0, 1)
+_SPLICE: Final = (0, 2)
+_GENERIC: Final = {71: _FIRST_TWO, 76: _SPLICE, 77: _FIRST_TWO}  # include/uapi/asm-generic/unistd.h
+_DESCRIPTORS: Final = {
+    "x86_64": {40: _FIRST_TWO, 275: _SPLICE, 276: _FIRST_TWO},
+    "aarch64": _GENERIC,
+    "riscv64": _GENERIC,
+}
+"""Which arguments of sendfile(2), splice(2), tee(2) are descriptors; of all others that concern pipes the first one is."""
+_MOST_DESCRIPTORS: Final = 2**31
+_PIPE: Final = "pipe:["
+_CLOSING: Final = "pipe_release"
+_LOCKING: Final = ("pipe", "splice", "tee")
+"""Parts of the names of the functions that lock pipes, and wait for nothing else that a SIGKILL does not end."""
+MOST_THREADS: Final = 20_000
+"""Threads of jobs that are looked at; some 20 microseconds each, in which the launcher does nothing else."""
+
+
+class Waiting(NamedTuple):
+    """What the threads of a process wait for.
+
+    Attributes:
+        pipes: st_ino of those whose lock somebody else holds.
+        is_closing: a thread waits for the lock of one whose descriptor is no longer there.
+        where: the kernel's functions in which threads wait.
+    """
+
+    pipes: frozenset[int]
+    is_closing: bool
+    where: tuple[str, ...]
+
+
+def waiting(pid: int) -> Waiting:
+    """What is left of a process that was killed."""
+    wanted: set[int] = set()
+    held: set[int] = set()
+    where: list[str] = []
+    for task in _tasks(pid):
+        function = _read(f"{task}/wchan")
+        if function.strip("0"):
+            where.append(function)
+        if function != _CLOSING:
+            (wanted if _is_for_a_lock(function) else held).update(_pipes(task))
+    return Waiting(frozenset(wanted - held), is_closing=_CLOSING in where, where=tuple(where))
+
+
+def held_by(cgroup: str, pid: int | None) -> frozenset[int]:
+    """st_ino of the pipes whose locks the processes of a job may hold.
+
+    Args:
+        cgroup: path of its folder.
+        pid: of its main process, where that lives.
+    """
+    found: set[int] = set()
+    pids = {*_processes(cgroup), *(() if pid is None else (pid,))}
+    for count, task in enumerate(task for each in pids for task in _tasks(each)):
+        if count >= MOST_THREADS:
+            break
+        if not _is_for_a_lock(_read(f"{task}/wchan")):
+            found.update(_pipes(task))
+    return frozenset(found)
+
+
+def pipe_of(fd: int) -> int | None:
+    """st_ino of a pipe of ours; None where this is another kind of file."""
+    return _inode_of(f"/proc/self/fd/{fd}")
+
+
+def _is_for_a_lock(function: str) -> bool:
+    return any(part in function for part in _LOCKING)
+
+
+def _tasks(pid: int) -> list[str]:
+    folder = f"/proc/{pid}/task"
+    try:
+        return [f"{folder}/{name}" for name in os.listdir(folder)]  # noqa: PTH208  # pathlib costs 5 ms
+    except OSError:
+        return []
+
+
+def _pipes(task: str) -> Iterator[int]:
+    """Those among the descriptors of a thread's system call."""
+    number, *arguments = _read(f"{task}/syscall").split() or ("",)
+    if not number.isdecimal():  # "running", or in no system call
+        return
+    for position in _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), _FIRST):
+        fd = int(arguments[position], 16)
+        if fd < _MOST_DESCRIPTORS and (inode := _inode_of(f"{task}/fd/{fd}")) is not None:
+            yield inode
+
+
+def _inode_of(link: str) -> int | None:
+    try:
+        name = os.readlink(link)  # noqa: PTH115  # as above
+    except OSError:
+        return None
+    return int(name[len(_PIPE) : -1]) if name.startswith(_PIPE) else None
+
+
+def _processes(cgroup: str) -> Iterator[int]:
+    """The processes in a cgroup and below it; a thread that is alone in another cgroup is found with its process."""
+    if not cgroup:
+        return
+    yield from map(int, _read(f"{cgroup}/cgroup.procs").split())
+    try:
+        with os.scandir(cgroup) as entries:
+            folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for folder in folders:
+        yield from _processes(folder)
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  # as above
+            return file.read().decode("ascii", "replace")
+    except OSError:
+        return ""

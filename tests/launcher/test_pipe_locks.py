@@ -1,0 +1,115 @@
+"""Which jobs keep the threads of a dead server in the kernel, as /proc tells it; `tests.integration` asks a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import pytest
+
+from jobmaster.launcher import pipe_locks
+from jobmaster.launcher.child import Heritage
+from jobmaster.launcher.children import Children
+from jobmaster.launcher.pipe_locks import Waiting, held_by, waiting
+from jobmaster.launcher.poller import Poller
+from jobmaster.launcher.protocol import KILL, Order
+from jobmaster.launcher.table import Entry, Table
+
+Thread = tuple[str, str]
+"""Its wchan and its syscall."""
+PIPES: Final = {"3": 30, "4": 40, "5": 50}
+"""st_ino of the pipes that the processes have open, by descriptor."""
+SPLICE_FROM_3_TO_4: Final = "275 0x3 0x0 0x4 0x0 0x100 0x5 0x7f00 0x7f01\n"
+IOCTL_3: Final = "16 0x3 0x541b 0x5 0x0 0x0 0x0 0x7f00 0x7f01\n"
+IOCTL_5: Final = "16 0x5 0x541b 0x3 0x0 0x0 0x0 0x7f00 0x7f01\n"
+
+
+@pytest.fixture
+def proc(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, list[Thread]]], None]:
+    """Sets the threads of each process, on a machine of a known kind."""
+
+    def pretend(processes: Mapping[int, list[Thread]]) -> None:
+        texts = {
+            f"/{pid}/{number}/{name}": text
+            for pid, threads in processes.items()
+            for number, thread in enumerate(threads)
+            for name, text in zip(("wchan", "syscall"), thread, strict=True)
+        }
+        monkeypatch.setattr(
+            pipe_locks, "_tasks", lambda pid: [f"/{pid}/{number}" for number in range(len(processes.get(pid, ())))]
+        )
+        monkeypatch.setattr(pipe_locks, "_read", lambda path: texts.get(path, ""))
+        monkeypatch.setattr(pipe_locks, "_inode_of", lambda link: PIPES.get(link.rpartition("/")[2]))
+        monkeypatch.setitem(pipe_locks._DESCRIPTORS, os.uname().machine, pipe_locks._DESCRIPTORS["x86_64"])
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("threads", "pipes", "is_closing"),
+    [
+        ([("pipe_ioctl", IOCTL_3)], {30}, False),
+        ([("splice_file_to_pipe", SPLICE_FROM_3_TO_4)], {30, 40}, False),
+        ([("0", "-1 0x0 0x0\n"), ("pipe_ioctl", IOCTL_3), ("anon_pipe_write", IOCTL_5)], {30, 50}, False),
+        ([("pipe_release", "3 0x3 0x0 0x0 0x0 0x0 0x0 0x0 0x0\n")], set(), True),
+        ([("rpc_wait_bit_killable", SPLICE_FROM_3_TO_4)], set(), False),
+        ([("rpc_wait_bit_killable", SPLICE_FROM_3_TO_4), ("pipe_ioctl", IOCTL_3)], set(), False),
+        ([("", IOCTL_3), ("0", "running\n"), ("pipe_ioctl", "")], set(), False),
+        ([], set(), False),
+    ],
+)
+def test_what_a_dead_server_waits_for(
+    proc: Callable[[Mapping[int, list[Thread]]], None],
+    threads: list[Thread],
+    pipes: set[int],
+    is_closing: bool,
+) -> None:
+    """Locks of pipes that no thread of its own holds, while that waits for a disk; what cannot be read counts for nothing."""
+    proc({7: threads})
+    found = waiting(7)
+    assert (set(found.pipes), found.is_closing) == (pipes, is_closing)
+
+
+def test_who_holds_a_lock(proc: Callable[[Mapping[int, list[Thread]]], None]) -> None:
+    """A thread that is in a system call with a pipe and waits for something else; one that waits for the lock does not."""
+    proc(
+        {7: [("sk_wait_data", SPLICE_FROM_3_TO_4)], 8: [("anon_pipe_write", IOCTL_5)], 9: [("do_wait", "61 0x1 0x2\n")]}
+    )
+    assert [held_by("", pid) for pid in (7, 8, 9, None)] == [{30, 40}, frozenset(), frozenset(), frozenset()]
+
+
+@pytest.fixture
+def process() -> subprocess.Popen[bytes]:
+    """A process that does nothing."""
+    return subprocess.Popen(["sleep", "1000"])
+
+
+def test_a_job_that_is_ended(process: subprocess.Popen[bytes]) -> None:
+    """One whose pipe is waited for is ended when nobody else is found, and once; the order says that it was the server."""
+    read, write = os.pipe()
+    entry = Entry(id="a", pid=process.pid, pidfd=os.pidfd_open(process.pid), output=read, errors=None)
+    table = Table()
+    table.add(entry)
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    wanted = Waiting(frozenset({os.fstat(read).st_ino}), is_closing=False, where=("pipe_ioctl",))
+    assert children.end_lock_holders(wanted, is_sure=False) == []
+    assert children.end_lock_holders(wanted._replace(pipes=frozenset({0})), is_sure=True) == []
+    assert children.end_lock_holders(wanted, is_sure=True) == ["a"]
+    assert children.end_lock_holders(wanted, is_sure=True) == []
+    assert process.wait(60) == -9
+    assert isinstance(entry.order, Order)
+    assert (entry.order.kind, entry.order.by) == (KILL, "")
+    for fd in (*entry.descriptors, write):
+        os.close(fd)
+
+
+def test_what_a_client_has_ordered_stays_the_cause() -> None:
+    """A job that somebody is stopping, and that the launcher has to kill, was stopped by them."""
+    table = Table()
+    table.add(Entry(id="a", pid=100, pidfd=5, output=6, errors=7))
+    table.order(Order(id="a", kind="stop", at="then", by="me", reason="mine"))
+    (entry,) = table.living()
+    table.order_by_launcher(entry, "now", "its own")
+    assert entry.order == Order(id="a", kind=KILL, at="then", by="me", reason="mine")
