@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -75,8 +74,7 @@ async def read_terminal(master: int) -> bytes:
             await trio.lowlevel.wait_readable(master)
             try:
                 said += os.read(master, 1000)
-            except OSError as error:
-                assert error.errno == errno.EIO
+            except OSError:  # EIO
                 return said
 
 
