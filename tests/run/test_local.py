@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnableNow, HostError, InvalidRequest
+from jobmaster.errors import CgroupError, CommandNotRunnableNow, ExecutionUnknown, HostError, InvalidRequest
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
@@ -25,7 +26,7 @@ from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run import launcher, local
-from jobmaster.run.child import Child, NeverExecuted
+from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
@@ -82,6 +83,42 @@ class NeverExecutedChild:
     async def wait_executed(self) -> NeverExecuted:
         """As `Child.wait_executed`."""
         return NeverExecuted()
+
+
+class ToldChild:
+    """A child of which the launcher tells something, or is lost before."""
+
+    pid = 1
+
+    def __init__(self, outcome: ExecOutcome | None) -> None:
+        self._told = outcome
+        self.outcome: ExecOutcome | None = None
+
+    def go(self) -> None:
+        """As `Child.go`."""
+
+    async def wait_executed(self) -> ExecOutcome:
+        """As `Child.wait_executed`."""
+        if self._told is None:
+            raise LauncherLost("the launcher has died")
+        self.outcome = self._told
+        return self._told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "was_executed"),
+    [(Executed(), None, True), (NeverExecuted(), HostError, False), (None, ExecutionUnknown, True)],
+)
+async def test_whether_a_command_was_executed(
+    outcome: ExecOutcome | None, error: type[Exception] | None, was_executed: bool
+) -> None:
+    """As the launcher has told; where it tells nothing, the command may have been executed once the go byte was sent."""
+    child, cgroup = cast(Child, ToldChild(outcome)), cast(OpenedCgroup, CountingCgroup(0))
+    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account())
+    assert not execution.was_executed()
+    with nullcontext() if error is None else pytest.raises(error):
+        await execution.execute()
+    assert execution.was_executed() == was_executed
 
 
 class CountingCgroup:
