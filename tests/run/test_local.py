@@ -156,8 +156,10 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
     assert seen[0] != seen[1]
 
 
-async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller of Start is told to try again, and when the launcher goes on, nothing of that Start is left."""
+async def test_a_launcher_that_is_stopped(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller of Start is told to try again, and the operator why; when the launcher goes on, nothing of that Start is left."""
     async with server.connect() as jobs:
         lasting = await jobs.start("sleep", "1000")
         monkeypatch.setattr(local, "LAUNCH_SECONDS", 0.01)
@@ -169,6 +171,7 @@ async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.Mo
                 await jobs.start("true")
         finally:
             os.kill(stopped, signal.SIGCONT)
+        assert "the launcher has not made a process within" in caplog.text
         monkeypatch.undo()
         await run(jobs, "true")
         assert [folder.name for folder in server.cgroup_of(lasting).parent.iterdir() if folder.is_dir()] == [lasting]
