@@ -32,7 +32,7 @@ from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
-from jobmaster.output.found_gaps import FoundGaps, find_gaps
+from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
 from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
@@ -155,8 +155,8 @@ class OutputLog:
             if index.open_reason is None:
                 os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.misses_gaps:
-            restore_last(index, self._find_gaps())
+        if has_lost_end(index.view, self.fd, self.size):
+            restore_last(index, self._find_gaps(), self.size)
         elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
             lost, dropped = restore(
                 index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
