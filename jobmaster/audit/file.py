@@ -102,6 +102,8 @@ class AuditFile:
         self._size = 0
         self._first: int | None = None
         self._is_torn = False
+        self._synced = position.sequence
+        self._doubtful = 0
 
     @classmethod
     def open(cls, folder: Path, trail: str, bounds: FileBounds) -> AuditFile:
@@ -148,11 +150,26 @@ class AuditFile:
         """Has the disk take what was written. Raises OSError where it does not."""
         with self._swap:
             copy = None if self._descriptor is None else os.dup(self._descriptor)
-        if copy is not None:
-            try:
-                os.fdatasync(copy)
-            finally:
-                os.close(copy)
+            written = self.position.sequence
+        if copy is None:
+            return
+        try:
+            os.fdatasync(copy)
+        except OSError:
+            with self._swap:  # the kernel says so once, of all that it had taken
+                self._doubtful += self.position.sequence - self._synced
+                self._synced = self.position.sequence
+            raise
+        finally:
+            os.close(copy)
+        with self._swap:
+            self._synced = max(self._synced, written)
+
+    def take_doubtful(self) -> int:
+        """How many entries were written that the disk may not have after all, as it has said since the last call."""
+        with self._swap:
+            doubtful, self._doubtful = self._doubtful, 0
+        return doubtful
 
     def close(self) -> None:
         """Closes the file. Idempotent."""

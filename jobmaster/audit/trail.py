@@ -10,7 +10,8 @@ A trail has its queue before it has its file, which the disk may be slow to open
 
 What was written is in the kernel's hands: it outlives the server. At most SYNC_SECONDS later it is on the disk, by a
 thread of its own, and at a file's end. What a power cut takes of the last second is not made up for, but for the changes
-of jobs, which are read from the journal again.
+of jobs, which are read from the journal again. Where the disk says only then that it has not kept what it had taken, all
+entries since the last time that it had are counted in a gap.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ CLOSE_SECONDS: Final = 0.5
 """How long the closing of a file may take; the kernel does it at the server's end."""
 
 _TOO_MANY: Final = "more came than could be written"
+_NOT_KEPT: Final = "its disk has failed to keep what was written: the last entries before may not be there"
 _NO_ANSWER: Final = "its disk does not answer"
 
 
@@ -88,6 +90,7 @@ class Trail:
         self._is_urgent = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._unsynced = trio.Event()
+        self._synced_at = datetime.now(UTC)
         self.synced_events = 0
         """Up to which number of the journal's the events are on the disk, as far as is known."""
         self._scope = trio.CancelScope(shield=True)
@@ -249,7 +252,7 @@ class Trail:
             names = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
             logger.error(
                 "entries of the audit were not written, the oldest of %s: %s",
-                oldest.isoformat(timespec="seconds"),
+                _moment(oldest),
                 names,
             )
 
@@ -367,6 +370,8 @@ class Trail:
         if self._fault is not None:
             logger.warning("the audit is written again")
         self._fault = None
+        if count := self._file.take_doubtful():
+            self._push(Line(Gap(at=datetime.now(UTC), since=self._synced_at, count=count, why=_NOT_KEPT)))
         if self._lost and self._has_room:
             self._put_gap()
 
@@ -391,15 +396,15 @@ class Trail:
             await self._sync()
 
     async def _sync(self) -> None:
-        events = self._file.position.journal_sequence  # written, at least
+        events, now = self._file.position.journal_sequence, datetime.now(UTC)  # written, at least
         try:
             await run_in_thread(self._syncers, self._file.sync, abandon=True)
         except (OSError, NoThread) as error:
-            logger.error("the audit's disk did not take what was written: %s", error)
+            logger.error("the audit's disk did not keep what was written since %s: %s", _moment(self._synced_at), error)
             self._fault = _words(error)
             self._work.set()
         else:
-            self.synced_events = events
+            self.synced_events, self._synced_at = events, now
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Only the server's end leaves a thread that a disk holds to itself."""
@@ -414,6 +419,10 @@ def _spool(line: Line, spool: Spool) -> None:
         case Line(sequence=begun) | begun:
             reference = {"begun": begun}
     line.place = spool.add(encode(line.entry, 0, None, line.body), **reference)
+
+
+def _moment(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")
 
 
 def _words(error: OSError | NoThread) -> str:

@@ -231,6 +231,41 @@ async def test_a_disk_that_does_not_sync(tmp_path: Path, monkeypatch: pytest.Mon
         await until_admitted(trail)
 
 
+@pytest.mark.parametrize("is_at_files_end", [True, False])
+async def test_what_a_disk_took_and_did_not_keep_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_at_files_end: bool
+) -> None:
+    """A gap tells how many entries were written since it had kept all, whether it says so in between or at a file's end."""
+    monkeypatch.setattr(audit_trail, "SYNC_SECONDS", 1e9)
+    errors: list[int] = []
+
+    def sync(_descriptor: int) -> None:
+        if errors:
+            raise OSError(errors.pop(), "broken")
+
+    monkeypatch.setattr("jobmaster.audit.file.os.fdatasync", sync)
+    async with writing(tmp_path) as trail:
+        trail.put(call("KEPT"))
+        await started(trail)
+        await trail._sync()
+        for outcome in ("N1", "N2", "N3"):
+            trail.put(call(outcome))
+        await started(trail)
+        errors.append(errno.EIO)
+        if is_at_files_end:
+            monkeypatch.setattr(trail._file, "_bounds", FileBounds(size=1, kept=0))
+            trail.put(call("NEXT"))
+        else:
+            await trail._sync()
+        while errors or not trail.is_writable:
+            await trio.sleep(0.01)
+        await started(trail)
+    gaps = [(entry["count"], entry["why"]) for entry in entries_in(tmp_path) if entry["kind"] == "gap"]
+    assert gaps == [(4, "its disk has failed to keep what was written: the last entries before may not be there")]
+    assert not is_at_files_end or "NEXT" in outcomes(tmp_path)
+    assert is_at_files_end or "did not keep what was written since" in caplog.text
+
+
 async def test_what_was_written_is_synced_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anything else being written, and not again and again."""
     synced = 0
