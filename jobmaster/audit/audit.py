@@ -88,7 +88,7 @@ async def open_audit(
         changes.begin(after)
 
     async with (
-        _closing(Opening(folder, begin, says_failures=not must_be_open), spool) as opening,
+        _closing(Opening(folder, begin, trail.not_open, says_failures=not must_be_open), spool) as opening,
         _written(trail, handshakes) as written,
         _fed(opening, changes, refusals, written),
     ):

@@ -14,7 +14,7 @@ import trio.testing
 
 from jobmaster.audit import trail as audit_trail
 from jobmaster.audit.file import FileBounds
-from jobmaster.audit.names import AUDIT, BALLAST
+from jobmaster.audit.names import AUDIT, BALLAST, current_file
 from jobmaster.audit.trail import MAX_QUEUED, Trail
 from jobmaster.errors import AuditUnavailable
 from jobmaster.journal.ballast import BALLAST_BYTES, Ballast
@@ -163,6 +163,67 @@ async def test_what_a_disk_does_not_take_is_written_later(tmp_path: Path, disk: 
         disk.error = None
         await until_admitted(trail)
     assert outcomes(tmp_path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errno.EDQUOT, "its disk is full"),
+        (errno.EIO, "its disk fails"),
+        (errno.EROFS, "its disk is read-only"),
+        (errno.EPERM, "the server may not write it"),
+        (errno.EFBIG, "its file may not become larger"),
+    ],
+)
+async def test_why_a_start_is_refused(tmp_path: Path, disk: Disk, error: int, words: str) -> None:
+    """Its caller is told what is wrong, and nothing of the server's files; also who waits already."""
+    async with open_trail(tmp_path, AUDIT, BOUNDS) as trail:
+        disk.error = error
+        for _ in range(2):
+            with pytest.raises(
+                AuditUnavailable, match=f"the server's audit cannot be written: {words}, and so nothing"
+            ):
+                await started(trail)
+        disk.error = None
+
+
+@pytest.mark.parametrize("in_its_place", ["nothing", "a folder", "a link"])
+async def test_an_audit_that_was_moved_away(tmp_path: Path, in_its_place: str) -> None:
+    """No disk is blamed for what somebody has done to the audit's folder or file."""
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    async with writing(folder) as trail:
+        await started(trail)
+        current = current_file(folder, AUDIT)
+        match in_its_place:
+            case "nothing":
+                words = "its folder is not in its place"
+                folder.rename(tmp_path / "elsewhere")
+            case "a folder":
+                words = "there is something else in its file's place"
+                current.unlink()
+                current.mkdir()
+            case _:
+                words = "there is something else in its file's place"
+                current.unlink()
+                current.symlink_to("elsewhere")
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable, match=words):
+                await started(trail)
+
+
+async def test_a_ballast_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk is called nearly full where it is, and by what it says else."""
+    error = errno.EROFS
+
+    def fill(_ballast: Ballast) -> None:
+        raise OSError(error, "broken")
+
+    monkeypatch.setattr(Ballast, "fill", fill)
+    for error, words in ((errno.EROFS, "its disk is read-only"), (errno.ENOSPC, "its disk is nearly full")):  # noqa: B007  # it is `fill`'s
+        async with writing(tmp_path) as trail:
+            with pytest.raises(AuditUnavailable, match=words):
+                trail.admit(begun())
 
 
 async def test_what_is_lost_is_counted(tmp_path: Path, disk: Disk) -> None:
