@@ -12,6 +12,7 @@ gap that was not closed, are cut off.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import sys
@@ -36,6 +37,8 @@ from jobmaster.output.index import (
     encode_header,
 )
 from jobmaster.output.index_search import IndexView
+
+logger = logging.getLogger(__name__)
 
 CLOSING: Final = 4
 """Entries that close a gap."""
@@ -63,6 +66,11 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 def index_path(output: Path) -> Path:
     """Where the index of an output is kept."""
     return output.with_suffix(".index")
+
+
+def aside_path(output: Path) -> Path:
+    """Where what was in its place, and no file, is put."""
+    return output.with_suffix(".index.aside")
 
 
 class IndexFile:
@@ -448,13 +456,30 @@ def with_index(path: Path, function: Callable[[int], T]) -> T | None:
 
 
 def unlink_output(path: Path) -> None:
-    """Removes an output with its index, as far as they are there. Blocks as long as the disk does.
+    """Removes an output with its index and what was in the place of that, as far as they are there.
+
+    Blocks as long as the disk does.
 
     Raises:
         OSError: one of them cannot be removed.
     """
     index_path(path).unlink(missing_ok=True)
+    remove_aside(path)
     path.unlink(missing_ok=True)
+
+
+def remove_aside(output: Path) -> None:
+    """Removes what was in the place of an output's index, but for a folder that has something in it. Blocks likewise."""
+    path = aside_path(output)
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        try:
+            path.rmdir()
+        except OSError as error:
+            logger.warning("%s, which somebody had put in the place of an index, is left: %s", path, error.strerror)
 
 
 def stored_view(fd: int) -> IndexView | None:

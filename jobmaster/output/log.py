@@ -142,7 +142,7 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        gaps = FoundGaps(()) if is_there(self.path) else self._find_gaps()
         is_vital = dropped + gaps.length > 0
         index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:

@@ -11,21 +11,25 @@ from pathlib import Path
 from jobmaster.output.cap import Range
 from jobmaster.output.found_gaps import FoundGaps
 from jobmaster.output.index import GapReason, Header
-from jobmaster.output.index_file import IndexFile
+from jobmaster.output.index_file import IndexFile, aside_path, index_path, remove_aside
 
 logger = logging.getLogger(__name__)
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is an index; what is in its place and no regular file is put aside. Blocks as long as the disk does.
+def is_there(output: Path) -> bool:
+    """Whether an output has an index; what is in its place and no regular file is put aside, until the next look.
+
+    Blocks as long as the disk does.
 
     Raises:
         OSError: that cannot be done.
     """
+    path = index_path(output)
+    remove_aside(output)
     with suppress(FileNotFoundError):
         if stat.S_ISREG(path.lstat().st_mode):
             return True
-        aside = path.with_name(f"{path.name}.aside")
+        aside = aside_path(output)
         path.rename(aside)
         logger.warning("%s was no file; it is %s now, and another one is begun", path, aside.name)
     return False

@@ -20,7 +20,7 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import LATE, IndexFile
+from jobmaster.output.index_file import LATE, IndexFile, unlink_output
 from jobmaster.output.log import OutputLog, StoredOutput
 from jobmaster.output.survey import survey
 from jobmaster.output.transfer import Transfer
@@ -372,6 +372,29 @@ async def test_what_is_no_index(log: OutputLog, caplog: pytest.LogCaptureFixture
     assert await read_all(followed) == b"0123456789"
     followed.close()
     assert "was no file" in caplog.text
+
+
+@pytest.mark.parametrize("made", ["folder", "link", "folder with a file"])
+def test_what_was_put_aside_goes(log: OutputLog, caplog: pytest.LogCaptureFixture, made: str) -> None:
+    """At the next opening, or with the output; what is in a folder is nobody's of the server's to remove, and that is told."""
+    log.close()
+    index, aside = log.path.with_suffix(".index"), log.path.with_suffix(".index.aside")
+    for removes in (True, False):
+        if made == "link":
+            index.symlink_to("elsewhere")
+        else:
+            index.mkdir()
+            if made == "folder with a file" and removes is False:
+                (index / "file").touch()
+        OutputLog.reopen(log.path, lost=0).close()
+        assert os.path.lexists(aside)
+        if not removes:
+            unlink_output(log.path)
+            assert not log.path.exists()
+        else:
+            OutputLog.reopen(log.path, lost=0).close()
+            assert not os.path.lexists(aside)
+    assert os.path.lexists(aside) == ("is left: Directory not empty" in caplog.text) == (made == "folder with a file")
 
 
 @pytest.mark.parametrize("lost", [0, 3])
