@@ -190,7 +190,7 @@ class LiveFollower:
         """Opens the file."""
         try:
             with unreadable_named(self._log.path):
-                await run_in_thread(READERS, self.file.open, abandon=True)
+                await run_in_thread(READERS, self.file.open, self._log.written_file, abandon=True)
         except OutputUnreadable:
             if not self._log.file.is_pruned:
                 raise

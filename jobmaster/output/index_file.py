@@ -458,28 +458,31 @@ def with_index(path: Path, function: Callable[[int], T]) -> T | None:
 def unlink_output(path: Path) -> None:
     """Removes an output with its index and what was in the place of that, as far as they are there.
 
-    Blocks as long as the disk does.
+    A folder that somebody has put in the place of one is left, where it has something in it. Blocks as long as the disk does.
 
     Raises:
         OSError: one of them cannot be removed.
     """
-    index_path(path).unlink(missing_ok=True)
+    _remove(index_path(path))
     remove_aside(path)
-    path.unlink(missing_ok=True)
+    _remove(path)
 
 
 def remove_aside(output: Path) -> None:
-    """Removes what was in the place of an output's index, but for a folder that has something in it. Blocks likewise."""
-    path = aside_path(output)
+    """Removes what was in the place of an output's index. Blocks, and raises, as `unlink_output`."""
+    _remove(aside_path(output))
+
+
+def _remove(path: Path) -> None:
     try:
-        path.unlink()
-    except FileNotFoundError:
-        pass
+        path.unlink(missing_ok=True)
     except OSError:
+        if not path.is_dir():
+            raise
         try:
             path.rmdir()
         except OSError as error:
-            logger.warning("%s, which somebody had put in the place of an index, is left: %s", path, error.strerror)
+            logger.warning("%s, a folder that somebody has put in a file's place, is left: %s", path, error.strerror)
 
 
 def stored_view(fd: int) -> IndexView | None:

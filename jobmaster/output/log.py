@@ -30,7 +30,7 @@ import trio
 
 from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
-from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
+from jobmaster.output.followed_file import READERS, Stretch, WrittenFile, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
 from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
@@ -119,6 +119,7 @@ class OutputLog:
     def _use(self, path: Path, fd: int, cap: Cap | None, *, size: int) -> None:
         self.path = path
         self.fd = fd
+        self._details = os.fstat(fd)
         self.size = size
         self.gap: OpenGap | None = None
         self.left_in_pipe = 0
@@ -264,6 +265,11 @@ class OutputLog:
     def last_entry(self) -> Entry | None:
         """The last entry of the index."""
         return None if self.index is None else self.index.last
+
+    @property
+    def written_file(self) -> WrittenFile:
+        """What a follower is to read, whatever has become of its name."""
+        return WrittenFile(self.fd, self._details)
 
     async def presumes_loss(self) -> bool:
         """Whether some of what is lost is in no gap: an index was unusable, and nobody knows where it was."""
