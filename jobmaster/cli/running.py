@@ -18,6 +18,7 @@ import trio
 from jobmaster.cli.attaching import copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
+from jobmaster.cli.presentation import how_to_find
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -112,7 +113,7 @@ class Runner:
         return DONE
 
     def _say_how_to_find_it(self) -> None:
-        say(f"whether the job was started is not known; `run --request-id {self._request_id} …` finds it or starts it")
+        say(how_to_find(self._request_id))
 
     async def _follow(self) -> int:
         """Shows the output, and meanwhile asks for the end: a server that ends with the job answers who has asked before."""
@@ -199,10 +200,15 @@ class Runner:
         if self._mode is not None:
             self._mode.restore()
         if self._started.is_set():
-            say(f"left; the job {self._job_id} has not ended")
+            say(f"left; {self._how_it_is()}")
         else:
             self._say_how_to_find_it()
         os._exit(OF_SIGNAL + number)
+
+    def _how_it_is(self) -> str:
+        if self._record is not None:
+            return f"job {self._job_id}: {self._record.job_msg}"
+        return f"whether the job {self._job_id} has ended is not known here: `status {self._job_id}` tells"
 
 
 @contextmanager
