@@ -320,7 +320,7 @@ async def test_who_leaves_after_the_start(monkeypatch: pytest.MonkeyPatch, capfd
     runner._started.set()
     runner._leave(signal.SIGINT)
     assert "left; whether the job job has ended is not known here: `status job` tells" in capfd.readouterr().err
-    runner._record = pb.JobResponse(job_msg="killed by client1")
+    runner._job_end.record = pb.JobResponse(job_msg="killed by client1")
     runner._leave(signal.SIGINT)
     assert "left; job job: killed by client1" in capfd.readouterr().err
     assert statuses == [130, 130]
