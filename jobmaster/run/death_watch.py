@@ -66,8 +66,8 @@ class DeathWatch:
         """The command was executed while its start was being given up."""
         self._record.note_executed()
         if death == Signalled(signal.SIGKILL):
-            by = None if self._record.ends_with_server else ""
-            self._record.apply(StopOrdered(order=StopOrder(by=by, requested_at=datetime.now(UTC), reason=_TOO_LATE)))
+            too_late = StopOrder(by="", requested_at=datetime.now(UTC), reason=_TOO_LATE)
+            self._record.apply(StopOrdered(order=self._record.early_order or too_late))
             self._record.apply(KillSent())
 
     def why_unknown(self) -> str:

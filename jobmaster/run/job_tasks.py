@@ -224,7 +224,7 @@ class JobTasks:
     async def _resume(self, live: LiveJob, supervisor: Supervisor, spawned: Spawned) -> None:
         try:
             with live.scope:
-                await supervisor.resume(spawned.order, is_killed=spawned.is_killed)
+                await supervisor.resume(spawned.order, is_killed=spawned.is_killed, is_early=spawned.is_early)
         except ExecutionUnknown:
             pass  # that the launcher is lost is logged
         except Exception as error:

@@ -201,9 +201,7 @@ class Registry:
         """
         job = await self.find(caller, job_id)
         if isinstance(job, Supervisor):
-            job.order_stop(caller.name, reason)
-            if force:
-                job.hurry()
+            job.order_stop(caller.name, reason, force=force)
         await job.wait_ended()
         return job.record
 

@@ -143,6 +143,7 @@ class ScriptedExecution:
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
         self.order: StopOrder | None = None
+        self.order_is_early = False
         self.kill_is_noted = False
         self.is_left = False
         self.is_adopted = False
@@ -275,15 +276,16 @@ class ScriptedExecution:
         self._close()
         self._meet("close")
 
-    def note_order(self, order: StopOrder) -> None:
+    def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Keeps the first order for another server."""
         self._meet("note_order")
-        self.order = self.order or order
+        if self.order is None:
+            self.order, self.order_is_early = order, is_early
 
     def note_kill(self, order: StopOrder) -> None:
         """Keeps that, too."""
         self._meet("note_kill")
-        self.order = self.order or order
+        self.order, self.order_is_early = order, False
         self.kill_is_noted = True
 
     def leave(self) -> None:
@@ -489,7 +491,12 @@ class ScriptedHost:
         log = reopened_log(self.output_path(record.id), record)
         pump = Pump(execution.take_read_end(), log)
         return Spawned(
-            execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
+            execution=execution,
+            log=log,
+            pump=pump,
+            order=execution.order,
+            is_killed=execution.kill_is_noted,
+            is_early=execution.order_is_early,
         )
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
