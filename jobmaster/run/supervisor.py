@@ -265,6 +265,7 @@ class Supervisor:
             self.executed.set()
             self._termination.go_on(order, is_killed=is_killed, is_early=is_early and is_held)
             self._termination.note_executed()
+            self._death_watch.memory_has_changed()  # since nobody looked
             if not isinstance(self._record.state, Closing) or self._termination.has_others_to_end:
                 await self._live()
 
