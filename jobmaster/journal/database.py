@@ -261,11 +261,13 @@ class Database:
         """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
-        with self._transaction() as connection:
+        with self._use() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             batch = self._batch(connection)
             for job_id in job_ids:
                 batch.remove(job_id, given_up=given_up)
-            self.last_seq = batch.last_seq  # a number that is not used after all does no harm
+            connection.execute("COMMIT")
+            self.last_seq = batch.last_seq
 
     def _batch(self, connection: apsw.Connection) -> Batch:
         copied = None if self.copied is None else self.copied()
