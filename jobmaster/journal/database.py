@@ -307,8 +307,13 @@ class Database:
                 return
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            except apsw.Error:
-                logger.exception("the journal's log could not be written to its file; the next start does it")
+            except apsw.Error as error:
+                logger.error(
+                    "the journal's log could not be written to %s: %s; nothing is lost: it stays beside that, and the next "
+                    "start writes it",
+                    self.path,
+                    error,
+                )
             finally:
                 connection.close()
 

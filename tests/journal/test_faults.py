@@ -65,6 +65,25 @@ def test_a_removal_that_fails_gives_no_number(database: Database, disk: FaultyDi
     assert [event.seq for event in database.events(position).events] == [position + 1]
 
 
+@pytest.mark.parametrize("fault", [full, does_not_sync])
+def test_closing_on_a_disk_that_fails(
+    database: Database, tmp_path: Path, disk: FaultyDisk, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line names the file and what becomes of what is not in it yet, and the next one who opens it has everything."""
+    first = launched()
+    write(database, first, *RETURNED)
+    disk.on_write = disk.on_sync = fault
+    database.close()
+    (said,) = caplog.records
+    assert said.exc_info is None
+    assert str(database.path) in said.getMessage()
+    assert "the next start" in said.getMessage()
+    disk.works()
+    again = database_in(tmp_path)
+    assert records(again) == [record_after(first, *RETURNED)]
+    again.close()
+
+
 def test_an_event_that_is_there_after_a_failed_sync(database: Database, disk: FaultyDisk) -> None:
     """The file is opened again and asked: the event is there, so it is acknowledged."""
     first = launched()
