@@ -27,8 +27,9 @@ from jobmaster.cli.actions import (
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, exit_status
 from jobmaster.cli.presentation import as_block, as_json
-from jobmaster.client import Jobs, RpcFailedError, connect
-from jobmaster.errors import JobmasterError
+from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
+from jobmaster.errors import JobmasterError, TransportError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
@@ -101,9 +102,8 @@ async def _act(command: Command) -> tuple[int, str]:
 
 async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
     match action:
-        case Start(argv, output):
-            started = await jobs.start(*argv, output_max=output.most, output_full=output.full)
-            return DONE, f"{started}\n"
+        case Start():
+            return DONE, f"{await start_job(jobs, action)}\n"
         case Stop(job_id=job_id, as_json=wants_json, reason=reason, force=force):
             return DONE, _shown(await jobs.stop(job_id, reason, force=force), wants_json=wants_json)
         case Status(job_id=job_id, as_json=wants_json):
@@ -153,6 +153,25 @@ async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List
         case unreachable:
             assert_never(unreachable)
     return DONE, ""
+
+
+async def start_job(jobs: Jobs, action: Start) -> str:
+    """Start a job and return its id.
+
+    Raises:
+        CommandFailed: nobody knows whether it was started; the text says how it is found.
+        RpcFailedError: the server refused.
+    """
+    output, request_id = action.output, new_request_id()
+    unknown = f"whether the job was started is not known; `run -d --request-id {request_id} …` finds it or starts it"
+    try:
+        return await jobs.start(*action.argv, request_id=request_id, output_max=output.most, output_full=output.full)
+    except RpcFailedError as error:
+        if error.status.status_code is not StatusCode.UNAVAILABLE:
+            raise
+        raise CommandFailed(f"{_in_words(error)}; {unknown}") from error
+    except TransportError as error:
+        raise CommandFailed(f"{error}; {unknown}") from error
 
 
 async def remove_jobs(jobs: Jobs, job_ids: Sequence[str]) -> int:

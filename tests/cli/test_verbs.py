@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import pytest
+import trio.testing
 
-from jobmaster.cli.verbs import remove_jobs
+from jobmaster.cli.actions import Run, Start
+from jobmaster.cli.running import Runner
+from jobmaster.cli.verbs import CommandFailed, remove_jobs, start_job
+from jobmaster.client import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.client.scripted import NOT_FOUND, OK, Answer, Ends, Script
+from tests.client.scripted import LOST, NOT_FOUND, OK, UNAVAILABLE, Answer, Ends, Script
 
 DONE: Final[Answer] = [pb.RemoveResponse(), OK]
+
+
+@pytest.mark.parametrize("answer", [LOST, [UNAVAILABLE]], ids=["lost", "unavailable"])
+async def test_a_start_of_which_nobody_knows(answer: Answer, autojump_clock: trio.testing.MockClock) -> None:
+    """Where no server answers to the end, what is to be done to find the job, or to start it after all, is said."""
+    script = Script([answer] * 1000)
+    with pytest.raises(CommandFailed) as raised:
+        await start_job(script.jobs(), Start(argv=("make",)))
+    told = re.search("is not known; `run -d --request-id ([^ ]+) ", str(raised.value))
+    assert told is not None
+    again = Script([[pb.JobID(job_id="job"), OK]])
+    await Runner(again.jobs(), Run(argv=("make",), detach=True, request_id=told[1])).run()
+    assert all(call.request == again.calls[0].request for call in script.calls)
+
+
+async def test_a_start_that_is_refused() -> None:
+    """It is known then that there is no job."""
+    with pytest.raises(RpcFailedError):
+        await start_job(Script([[Ends("FAILED_PRECONDITION", "no cpu controller")]]).jobs(), Start(argv=("make",)))
 
 
 async def test_jobs_are_removed(capfd: pytest.CaptureFixture[str]) -> None:
