@@ -21,8 +21,9 @@ from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.run.registry import Registry
 
 MOMENT = Timestamp(seconds=1_790_000_000, nanos=123_456_000)

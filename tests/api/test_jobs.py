@@ -19,8 +19,9 @@ from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import drop
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.sharing import KeptFile
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.run.registry import Registry
 
 
