@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.errors import ExecutionUnknown, JobmasterError, ServerDraining
-from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
@@ -109,27 +109,32 @@ class JobTasks:
 
     # --- start --------------------------------------------------------------------------------------------------------
 
-    async def start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
-        """Starts a job; returns when its command is executed.
+    async def start(
+        self, owner: str, specification: JobSpecification, request: RequestKey | None, job_id: JobId
+    ) -> JobId:
+        """Starts a job; returns its id when its command is executed.
 
         Args:
             owner: the client whose job it is.
             specification: what to run.
             request: the client's own name for this Start, if there is one.
+            job_id: the id, a new one.
 
         Raises:
+            RequestTaken: there is a job of this request.
             ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
             JobError, RequestError, HostError: this one cannot be started.
         """
         async with self._turns.of(owner):
-            return await self._start(owner, specification, request)
+            return await self._start(owner, specification, request, job_id)
 
-    async def _start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
+    async def _start(
+        self, owner: str, specification: JobSpecification, request: RequestKey | None, job_id: JobId
+    ) -> JobId:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(owner)
         self._has_room(owner)
-        job_id = new_job_id()
         live = LiveJob(owner, specification, trio.CancelScope())
         self._live.add(job_id, live)
         with self._live.start_under_way():

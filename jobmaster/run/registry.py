@@ -16,7 +16,7 @@ import trio
 
 from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JournalUnavailable
 from jobmaster.identity.policy import Identity, may_touch
-from jobmaster.job.identifier import JobId, parse_job_id
+from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import JobSpecification
@@ -121,7 +121,7 @@ class Registry:
         """
         start = partial(self._tasks.start, caller.name, specification)
         if not request_id:
-            return await start(None)
+            return await start(None, new_job_id())
         key = RequestKey.of(request_id, specification)
         return await self._requests.once(caller.name, key, partial(start, key))
 
