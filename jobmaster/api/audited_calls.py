@@ -72,13 +72,10 @@ class AuditedCall:
             at=datetime.now(UTC), caller=self._caller, method=self._method, job=self._job, command=self._command
         )
         if self._method == START:
-            return partial(self._admit, begun)
+            self._begun = self._trail.admit(begun)
+            return partial(self._trail.wait_written, self._begun)
         self._begun = self._trail.put(begun)
         return None
-
-    async def _admit(self, begun: Begun) -> None:
-        self._begun = self._trail.admit(begun)  # before anything can cancel this, so that its end refers to it
-        await self._trail.wait_written(self._begun)
 
     def on_answer(self, message: Message) -> None:
         """A Start's answer names its job."""

@@ -141,8 +141,9 @@ class Trail:
             AuditUnavailable: it is not, or not in time; it may still be.
         """
         assert line.done is not None  # noqa: S101  # it was admitted
-        with trio.move_on_after(START_SECONDS):
-            await line.done.wait()
+        if not line.done.is_set():
+            with trio.move_on_after(START_SECONDS):
+                await line.done.wait()
         if line.sequence is None:
             raise _unavailable(self._why_not() or _NO_ANSWER)
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import JournalUnavailable, RequestIdReused
+from jobmaster.errors import AuditUnavailable, JournalUnavailable, RequestIdReused
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.request import RequestKey
 from jobmaster.journal.stored import RequestTaken
@@ -67,7 +67,7 @@ class Requests:
             return await start(job_id)
         except RequestTaken:
             found = await self._found(owner, key)
-        except JournalUnavailable:
+        except (JournalUnavailable, AuditUnavailable):
             raise
         except Exception:  # also where no further job is taken, there may be this one
             found = await self._found(owner, key, but=job_id)
