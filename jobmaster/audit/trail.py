@@ -56,6 +56,8 @@ SYNC_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5
 """How long the closing of a file may take; the kernel does it at the server's end."""
 
+_OF_CALLS: Final = (Begun, Call)
+"""What is spooled."""
 _TOO_MANY: Final = "more came than could be written"
 _NO_ANSWER: Final = "its disk does not answer"
 
@@ -183,7 +185,7 @@ class Trail:
         return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _push(self, line: Line) -> None:
-        if self._spool is not None and isinstance(line.entry, Begun | Call):
+        if self._spool is not None and isinstance(line.entry, _OF_CALLS):
             _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost
