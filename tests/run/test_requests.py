@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from jobmaster.errors import (
+    AuditUnavailable,
     CommandNotRunnable,
     CommandNotRunnableNow,
     ExecutionUnknown,
@@ -102,6 +103,29 @@ async def test_a_start_that_is_new(machine: Machine, monkeypatch: pytest.MonkeyP
     machine.scripts["command"] = SLEEPER
     async with machine.registry() as registry:
         await start(registry)
+
+
+async def test_a_start_that_comes_again_is_admitted_too(machine: Machine) -> None:
+    """Its job is told when it is; where it is refused, nothing is, and the journal is not asked."""
+    machine.scripts["command"] = SLEEPER
+    admissions: list[JobId] = []
+
+    async def admitted() -> None:
+        admissions.append(job_id)
+        await trio.sleep(1)
+
+    async def refused() -> None:
+        raise AuditUnavailable("not now")
+
+    async with machine.registry(bounds=Bounds(running=4)) as registry:
+        job_id = await start(registry)
+        with pytest.raises(ServerBusy):
+            await registry.start(CLIENT1, COMMAND, "another", admitted=admitted)
+        assert admissions == []
+        assert await registry.start(CLIENT1, COMMAND, "request", admitted=admitted) == job_id
+        assert admissions == [job_id]
+        with pytest.raises(AuditUnavailable):
+            await registry.start(CLIENT1, COMMAND, "request", admitted=refused)
 
 
 async def test_another_command(machine: Machine) -> None:
