@@ -24,6 +24,9 @@ Frame = tuple[int, int, int, Any]
 
 _SIZES: Final = {frames.PRIORITY: 5, frames.RST_STREAM: 4, frames.PING: 8, frames.WINDOW_UPDATE: 4}
 """Bytes of payload that the frames of a type have, all of them."""
+_MOST_BYTES: Final = {frames.DATA: 2**24, frames.HEADERS: MAX_HEADER_BLOCK}
+"""Bytes of payload that the frames of a type have at most, where all frames may be longer than `LEAST_MAX_FRAME_SIZE`: those of
+the other types are held until they are whole, and nobody has a use for long ones."""
 _OF_THE_CONNECTION: Final = frozenset({frames.SETTINGS, frames.PING, frames.GOAWAY})
 """The types that belong on stream 0."""
 _HEADER_SIZE: Final = frames.HEADER.size
@@ -114,6 +117,8 @@ class FrameReader:
         """Called again when more of the frame has arrived."""
         if length > self._max_frame_size:
             connection_error(ErrorCode.FRAME_SIZE_ERROR, "frame longer than was announced")
+        if length > (most := _MOST_BYTES.get(kind, frames.LEAST_MAX_FRAME_SIZE)):
+            connection_error(ErrorCode.ENHANCE_YOUR_CALM, f"a frame of type {kind} longer than {most} bytes")
         if self._block is not None:
             if kind != frames.CONTINUATION or stream_id != self._block_stream_id:
                 connection_error(ErrorCode.PROTOCOL_ERROR, "another frame inside a header block")

@@ -1,6 +1,6 @@
 """The benchmark: jobmaster beside what grpcio's own server and client do with the same messages on the same machine.
 
-    python -m tests.bench [--quick] [--only NAME ...] [--json FILE] [--profile start|stream|unary]
+    python -m tests.bench [--quick] [--only NAME ...] [--json FILE] [--profile input|start|stream|unary]
 
 Every server and every client that is measured is a process of its own (`peer`, `client`). A row is measured in
 rounds in which both sides take turns, since a machine is seldom quiet: what is compared is each side's best round,

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write all rounds into FILE as well")
     parser.add_argument(
         "--profile",
-        choices=["start", "stream", "unary"],
+        choices=["input", "start", "stream", "unary"],
         help="instead of measuring, show where the server spends its time",
     )
     parser.add_argument(

@@ -296,7 +296,7 @@ def cipher_speed() -> Row:
 
 
 def profile(own: Place, size: Size, server: Server, what: str) -> None:
-    """Does one load on a server that runs under a profiler: a stream or unary calls of grpcio's client, or starts."""
+    """Does one load on a server that runs under a profiler: a stream or unary calls of grpcio's client, input, or starts."""
     load = Load(
         kind=Kind.START,
         client=Client.JOBMASTER,
@@ -313,6 +313,8 @@ def profile(own: Place, size: Size, server: Server, what: str) -> None:
         case "unary":
             count, in_flight = size.calls_at_once, size.calls_in_flight
             run_client(replace(load, kind=Kind.STATUS, client=Client.GRPCIO, count=count, in_flight=in_flight))
+        case "input":
+            run_client(replace(load, kind=Kind.STDIN, count=size.output_bytes))
         case "start":
             run_client(load)
         case _:

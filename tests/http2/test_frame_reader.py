@@ -94,6 +94,29 @@ def test_frames_in_pieces(step: int) -> None:
     assert reader.held == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [(HEADERS, 32 * 1024), (CONTINUATION, 16 * 1024), (SETTINGS, 16 * 1024), (PING, 16 * 1024), (UNKNOWN, 16 * 1024)],
+)
+def test_long_frames_are_for_data(kind: int, most: int) -> None:
+    """Where long frames are accepted, one that would be held until it is whole is refused at its header, but for DATA."""
+    reader = FrameReader(max_frame_size=4 * MAX_FRAME_SIZE, is_client=False)
+    fed(reader, PREFACE + raw(SETTINGS))
+    assert code_of(raw(kind, stream_id=1, length=most + 1)[:9], reader) == CALM
+
+
+def test_a_long_data_frame() -> None:
+    """The payload of a DATA frame as long as is accepted is returned as it arrives."""
+    reader = FrameReader(max_frame_size=4 * MAX_FRAME_SIZE, is_client=False)
+    fed(reader, PREFACE + raw(SETTINGS))
+    header = raw(DATA, stream_id=1, length=4 * MAX_FRAME_SIZE)
+    assert fed(reader, header + b"some") == [
+        (DATA_HEADER, 0, 1, 4 * MAX_FRAME_SIZE),
+        (DATA_PAYLOAD, 0, 1, b"some"),
+    ]
+    assert reader.held == 0
+
+
 def test_the_reserved_bit_is_ignored() -> None:
     """The bit before a stream's id says nothing."""
     assert fed(opened(), raw(RST_STREAM, b"code", stream_id=1 << 31 | 5)) == [(RST_STREAM, 0, 5, b"code")]
