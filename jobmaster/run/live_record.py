@@ -105,13 +105,16 @@ class LiveRecord:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    async def record_launch(self, launched: Launched) -> None:
-        """Returns when the first event is durable.
+    async def record_launch(self, launched: Launched, admitted: Callable[[], Awaitable[None]] | None) -> None:
+        """Returns when the first event is durable; `admitted` is awaited before it is given to the journal.
 
         Raises:
-            JournalUnavailable: it is not.
+            JournalUnavailable, RequestTaken: it is not.
+            Exception: whatever `admitted` raises.
         """
         self.is_in_journal = False
+        if admitted is not None:
+            await admitted()
         await self._recorder.record(self._record.id, launched)
         self.is_in_journal = True
 

@@ -222,12 +222,17 @@ class Supervisor:
     # --- the life -----------------------------------------------------------------------------------------------------
 
     async def run(
-        self, launched: Launched, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED
+        self,
+        launched: Launched,
+        *,
+        admitted: Callable[[], Awaitable[None]] | None = None,
+        task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Records a held job, executes its command, says so, and lives until the job has ended or is handed over.
 
         Args:
             launched: its first event.
+            admitted: awaited before that is recorded, where there is something to await.
             task_status: told when its command is executed.
 
         Raises:
@@ -235,7 +240,7 @@ class Supervisor:
         """
         self._is_to_be_found = launched.request is not None
         async with self._to_its_end():
-            await self._record.record_launch(launched)
+            await self._record.record_launch(launched, admitted)
             await (
                 trio.lowlevel.checkpoint_if_cancelled()
             )  # a commit takes its time, and who left meanwhile wants nothing

@@ -428,7 +428,8 @@ class ScriptedHost:
 
     Attributes:
         nursery: what happens on the host, which outlives the engine.
-        spawned: every execution made.
+        spawned: of each command, the execution that was made last.
+        made: every execution.
         before_sweep: called before what nobody has adopted is ended.
     """
 
@@ -439,6 +440,7 @@ class ScriptedHost:
     limits: tuple[LimitReport, ...] = ()
     pids: count[int] = field(default_factory=count)
     spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
+    made: list[ScriptedExecution] = field(default_factory=list)
     before_sweep: Callable[[], None] = lambda: None
     _steps: count[int] = field(default_factory=count)
 
@@ -468,6 +470,7 @@ class ScriptedHost:
         os.set_blocking(write_end, False)
         execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
         self.spawned[specification.command] = execution
+        self.made.append(execution)
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
 
     @property
@@ -484,7 +487,7 @@ class ScriptedHost:
         await trio.lowlevel.checkpoint()
         with host_errors_translated():  # as LocalHost
             self.faults.meet("adopt", record.id)
-        execution = next((each for each in self.spawned.values() if each.job_id == record.id), None)
+        execution = next((each for each in self.made if each.job_id == record.id), None)
         if execution is None or execution.is_closed or not execution.is_left:
             return None
         execution.is_left, execution.is_adopted = False, True
@@ -502,7 +505,7 @@ class ScriptedHost:
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()
-        execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
+        execution = next((each for each in self.made if each.job_id == job_id), None)
         if execution is None or execution.truth.death is None:
             return None
         return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
@@ -511,7 +514,7 @@ class ScriptedHost:
         """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()
         self.before_sweep()
-        others = [each for each in self.spawned.values() if not each.is_adopted and not each.is_closed]
+        others = [each for each in self.made if not each.is_adopted and not each.is_closed]
         running = [each.job_id for each in others if each.is_left and each.truth.death is None]
         for each in others:
             each.sweep()
@@ -525,7 +528,7 @@ class ScriptedHost:
     def memory_events(self, owner: str | None) -> bytes | None:
         """The sum of the counters of an owner's jobs, or of all."""
         self.faults.meet("memory_events")
-        return b"%d" % sum(each.memory_counter for each in self.spawned.values() if owner in {None, each.owner})
+        return b"%d" % sum(each.memory_counter for each in self.made if owner in {None, each.owner})
 
 
 ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM, errno.EROFS, errno.EBUSY)
