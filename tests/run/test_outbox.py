@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from jobmaster.launcher import packets
 from jobmaster.run import outbox as outbox_module
 from jobmaster.run.child import Child
 from jobmaster.run.outbox import Outbox
@@ -115,13 +116,12 @@ async def test_a_start_that_is_withdrawn(line: Line) -> None:
 async def test_what_the_kernel_refuses(line: Line, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
     """Who starts a child is told, and may try again; any other message is tried again after a moment."""
     numbers = [errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOBUFS]
-    real_send = outbox_module.send
 
     def send(sock: socket.socket, data: bytes, descriptors: tuple[int, ...]) -> None:
         if numbers:
             number = numbers.pop(0)
             raise OSError(number, os.strerror(number))
-        real_send(sock, data, descriptors)
+        packets.send(sock, data, descriptors)
 
     monkeypatch.setattr(outbox_module, "send", send)
     line.drain()
