@@ -9,6 +9,8 @@ emptying the pipe, so that the job is not blocked; the log counts what was lost,
 
 A job has one pipe, or one for stdout and one for stderr: then whichever is readable first is moved first, one at a time.
 Where it has a terminal, the pump waits for that, and a move begins by filling the pipe from it (`jobmaster.output.terminal`).
+A pipe that every writer has closed is at its end. A terminal that no process has open is not: the pump goes on when somebody
+writes to it again, and only `finish`, when the job's processes have died, takes it for the end.
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
 writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
@@ -30,7 +32,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -40,7 +42,7 @@ from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
 from jobmaster.output.source import Source
-from jobmaster.output.terminal import TerminalEnds, bytes_in, fill
+from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 from jobmaster.threads import NoThread, run_in_thread
 
@@ -63,6 +65,8 @@ IN_TRANSIT_SECONDS: Final = 0.25
 """How long what was written to a terminal may take to its other end, where the kernel brings it in a task of its own. A
 terminal that no process has open any more tells its end; only for one that another job has open all of it is waited."""
 IN_TRANSIT_PAUSE: Final = 0.005
+RECHECK_SECONDS: Final = 1.0
+"""How often a terminal that no process has open is looked at where nothing can tell that somebody writes to it again."""
 _FIRST_PAUSE: Final = 0.05
 _LAST_PAUSE: Final = 1.0
 
@@ -111,7 +115,7 @@ class Pump:
         """What was left to a thread, to be closed by it."""
 
     async def run(self) -> None:
-        """Pumps until every writer has closed the pipes."""
+        """Pumps until every writer has closed the pipes; from a terminal until it is cancelled."""
         if len(self._sources) == 1:
             await self._run(self._sources[0])
             return
@@ -120,21 +124,21 @@ class Pump:
                 nursery.start_soon(self._run, source)
 
     async def _run(self, source: Source) -> None:
-        pause = _FIRST_PAUSE
-        while True:
-            if not source.may_have_more:
-                await trio.lowlevel.wait_readable(source.told_by)
-            try:
-                moved = await self._move_some(source)
-            except (NoThread, NotRead):
-                await trio.sleep(pause)
-                pause = min(pause * 2, _LAST_PAUSE)
-                continue
+        with closing(News(source)) as news:
             pause = _FIRST_PAUSE
-            if source.is_at_end:
-                return
-            if moved is not None and moved < GATHER_BELOW:
-                await trio.sleep(GATHER_SECONDS)
+            while True:
+                await news.wait()
+                try:
+                    moved = await self._move_some(source)
+                except (NoThread, NotRead):
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, _LAST_PAUSE)
+                    continue
+                pause = _FIRST_PAUSE
+                if source.is_at_end and source.terminal is None:
+                    return
+                if moved is not None and moved < GATHER_BELOW:
+                    await trio.sleep(GATHER_SECONDS)
 
     async def finish(self) -> None:
         """Moves what is in the pipes now, and counts what cannot be moved as lost; nothing waits for a writer.
@@ -255,6 +259,35 @@ class Pump:
         finally:
             if work.withdraw():  # no thread took it
                 self._work = None
+
+
+class News:
+    """What tells one task of new bytes in a source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._wakes: Wakes | None = None
+
+    async def wait(self) -> None:
+        """Returns when there may be some."""
+        source = self._source
+        if source.may_have_more:
+            return
+        if source.terminal is None or not source.is_at_end:
+            await trio.lowlevel.wait_readable(source.told_by)
+            return
+        try:
+            wakes = self._wakes = self._wakes or Wakes(source.terminal.master)
+        except OSError:  # too many open files: the terminal is looked at all the same
+            await trio.sleep(RECHECK_SECONDS)
+            return
+        await trio.lowlevel.wait_readable(wakes)
+        wakes.take()
+
+    def close(self) -> None:
+        """Closes what it has opened."""
+        if self._wakes is not None:
+            self._wakes.close()
 
 
 class NotRead(Exception):

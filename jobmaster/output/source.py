@@ -14,7 +14,7 @@ class Source:
 
     Attributes:
         terminal: what it is filled from, where that is a terminal.
-        is_at_end: every writer had closed it, and it was empty, when it was last looked at.
+        is_at_end: every writer had closed it, and it was empty, when it was last looked at; a terminal may be opened again.
         may_have_more: it is to be looked at before anything tells of new bytes, which the terminal does not of old ones.
     """
 

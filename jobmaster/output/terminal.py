@@ -4,6 +4,9 @@ The kernel moves bytes from a terminal to a pipe (splice(2)), but not to a file.
 pipe and from there to the file, and a server that is killed in between leaves every byte in one of the three: the launcher
 keeps terminal and pipe. A kernel that splices from no terminal (Linux 5.10.0 to 5.10.6) makes the bytes pass through this
 process's memory, `PIPE_BUF` at a time: those are lost where it is killed just then.
+
+A terminal that no process has open is an error to read (EIO) and hung up to a poll (POLLHUP), for as long as that is so. It
+is no end: a job that has redirected all its streams may open /dev/tty again, as programs that ask for a password do.
 """
 
 from __future__ import annotations
@@ -31,6 +34,39 @@ class TerminalEnds(NamedTuple):
 
     master: int
     pipe: int
+
+
+class Wakes:
+    """Tells of each write to a terminal and of each close, once: an edge-triggered epoll instance.
+
+    For a terminal that no process has open, of which a poll tells without end that it is hung up, and nothing tells that
+    it is opened.
+    """
+
+    def __init__(self, master: int) -> None:
+        """Ready at first, so that what was written before is looked for.
+
+        Raises:
+            OSError: there is no descriptor or memory for it.
+        """
+        self._epoll = select.epoll()
+        try:
+            self._epoll.register(master, select.EPOLLIN | select.EPOLLET)
+        except OSError:
+            self._epoll.close()
+            raise
+
+    def fileno(self) -> int:
+        """Readable when there is something to tell."""
+        return self._epoll.fileno()
+
+    def take(self) -> None:
+        """Takes what there is to tell; what comes from now on is told anew."""
+        self._epoll.poll(0)
+
+    def close(self) -> None:
+        """Closes it, not the terminal. Idempotent."""
+        self._epoll.close()
 
 
 def fill(terminal: TerminalEnds) -> bool:

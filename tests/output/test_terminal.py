@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 import tty
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.output import pump as pump_module
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.output.pump import GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
 from jobmaster.output.terminal import TerminalEnds, bytes_in, drain, fill
 from jobmaster.output.transfer import PIPE_SIZE
 
@@ -31,6 +32,7 @@ class Line:
 
     def __init__(self) -> None:
         self.master, self.job_end = os.openpty()
+        self.name = os.ttyname(self.job_end)
         tty.setraw(self.job_end)
         os.set_blocking(self.master, False)
         self.read_end, self.write_end = open_pipe()
@@ -41,6 +43,11 @@ class Line:
         """The last process closes the terminal."""
         os.close(self.job_end)
         self.job_is_open = False
+
+    def open_again(self) -> None:
+        """A process opens the terminal that none had open."""
+        self.job_end = os.open(self.name, os.O_RDWR | os.O_NOCTTY)
+        self.job_is_open = True
 
     def write_all(self) -> threading.Thread:
         """A process that writes `WHOLE` and closes the terminal."""
@@ -85,6 +92,21 @@ def log_at(folder: Path) -> OutputLog:
 def kept(folder: Path) -> bytes:
     """What the log has."""
     return (folder / "job.log").read_bytes()
+
+
+@asynccontextmanager
+async def running(pump: Pump) -> AsyncIterator[None]:
+    """A pump that runs until the end of the block."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def until_kept(log: OutputLog, size: int) -> None:
+    """Waits until a log has so many bytes."""
+    while log.size < size:
+        await log.wait_growth()
 
 
 def until_closed(line: Line) -> None:
@@ -155,11 +177,13 @@ def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPat
 
 
 async def test_all_of_it_is_kept(line: Line, tmp_path: Path) -> None:
-    """Everything that was written is in the log, in order, and the pump ends when the terminal is closed."""
-    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    """Everything that was written is in the log, in order, and the end is found when the terminal is closed."""
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
     writer = line.write_all()
     with trio.fail_after(DEADLINE):
-        await pump.run()
+        async with running(pump):
+            await until_kept(log, len(WHOLE))
         await pump.finish()
         await pump.close()
     writer.join()
@@ -175,14 +199,10 @@ async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Pat
     log = log_at(tmp_path)
     pump = Pump(line.read_end, log, terminal=line.ends)
     with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
-            while log.size < 7:
-                await trio.lowlevel.checkpoint()
+        async with running(pump):
+            await until_kept(log, 7)
             os.write(line.job_end, b"after")
-            while log.size < 12:
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
+            await until_kept(log, 12)
         await pump.finish()
         await pump.close()
     assert kept(tmp_path) == b"before after"
@@ -191,10 +211,8 @@ async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Pat
 async def test_nothing_to_do(line: Line, tmp_path: Path) -> None:
     """A terminal that is open and quiet costs no moves."""
     pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running(pump):
         await wait_all_tasks_blocked(0.05)
-        nursery.cancel_scope.cancel()
     await pump.finish()
     await pump.close()
     assert kept(tmp_path) == b""
@@ -252,8 +270,111 @@ async def test_handing_over(line: Line, tmp_path: Path) -> None:
         await first.close()
         os.write(line.job_end, b"more")
         line.hang_up()
-        second = Pump(read_end, OutputLog.reopen(tmp_path / "job.log", lost=0), terminal=heirs)
-        await second.run()
+        log = OutputLog.reopen(tmp_path / "job.log", lost=0)
+        second = Pump(read_end, log, terminal=heirs)
+        async with running(second):
+            await until_kept(log, 9)
         await second.finish()
         await second.close()
     assert kept(tmp_path) == b"some more"
+
+
+# --- a terminal that no process has open for a while ------------------------------------------------------------------
+
+
+async def test_a_terminal_that_is_opened_again(line: Line, tmp_path: Path) -> None:
+    """What is written after every process had closed the terminal is kept at once, and holds up no writer."""
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            for _ in range(2):
+                line.hang_up()
+                await wait_all_tasks_blocked(0.05)
+                before = log.size
+                line.open_again()
+                os.write(line.job_end, b"Password: ")
+                await until_kept(log, before + 10)
+            before = log.size
+            line.hang_up()
+            await wait_all_tasks_blocked(0.05)
+            line.open_again()
+            writer = line.write_all()
+            await until_kept(log, before + len(WHOLE))
+        await pump.finish()
+        await pump.close()
+    writer.join()
+    assert kept(tmp_path) == 2 * b"Password: " + WHOLE
+
+
+async def test_a_terminal_that_the_server_before_found_closed(line: Line, tmp_path: Path) -> None:
+    """A pump that finds it closed at first goes on when it is opened."""
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            await wait_all_tasks_blocked(0.05)
+            line.open_again()
+            os.write(line.job_end, b"Password: ")
+            await until_kept(log, 10)
+        await pump.hand_over()
+        await pump.close()
+    assert kept(tmp_path) == b"Password: "
+
+
+class Looks:
+    """Counts how often a pump looks into its terminal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr(pump_module, "fill", self._fill)
+
+    def _fill(self, ends: TerminalEnds) -> bool:
+        self.count += 1
+        return fill(ends)
+
+
+async def test_a_terminal_that_stays_closed(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs no moves, and no time when its job ends."""
+    looks = Looks(monkeypatch)
+    line.hang_up()
+    before = set(os.listdir("/dev/fd"))
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    async with running(pump):
+        await wait_all_tasks_blocked(0.05)
+        found = looks.count
+        await wait_all_tasks_blocked(0.05)
+        assert looks.count == found <= 2
+    await pump.finish()
+    assert looks.count == found + 1
+    await pump.close()
+    assert len(before) - len(os.listdir("/dev/fd")) == 3, "the descriptors are closed"
+
+
+async def test_a_closed_terminal_and_no_descriptor_left(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """Where nothing can tell that the terminal is opened again, it is looked at every RECHECK_SECONDS."""
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(select, "epoll", refuse)
+    looks = Looks(monkeypatch)
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with running(pump):
+        await wait_all_tasks_blocked(0.05)
+        mock_clock.jump(GATHER_SECONDS)
+        await wait_all_tasks_blocked(0.05)
+        line.open_again()
+        os.write(line.job_end, b"Password: ")
+        await wait_all_tasks_blocked(0.05)
+        assert looks.count == 1
+        mock_clock.jump(RECHECK_SECONDS)
+        await until_kept(log, 10)
+    await pump.hand_over()
+    await pump.close()
+    assert kept(tmp_path) == b"Password: "
