@@ -291,7 +291,7 @@ class News:
 
 
 class NotRead(Exception):
-    """The pipe could not be read, for want of memory."""
+    """The pipe could not be read, for want of memory, or by a bug."""
 
 
 class Work(ABC):
@@ -321,7 +321,10 @@ class Work(ABC):
         """Works, unless it was withdrawn meanwhile."""
         if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
             return
-        self._work()
+        try:
+            self._work()
+        except Exception:  # a bug, which leaves it without a result: the pump goes on, and the descriptors are closed
+            logger.exception("a bug in what is done to %s", self._log.path)
         is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
             _close(() if self.source is None else self.source.descriptors, self._log)
