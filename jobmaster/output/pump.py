@@ -204,9 +204,9 @@ class Pump:
         """
         if self._is_finished:
             self._is_finished = False
-            pipes = [fd for source in self._sources if source is not self._left_source for fd in source.descriptors]
+            pipes = [fd for source in self._sources if source is not self._left_source for fd in source.give_up()]
             log = None if self._is_log_left else self._log
-            if pipes:
+            if pipes or log is not None:
                 await _close_in_time(pipes, log)
 
     async def _move_some(self, source: Source) -> int | None:

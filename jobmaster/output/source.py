@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from jobmaster.output.index import Stream
 from jobmaster.output.terminal import TerminalEnds, bytes_in, drain
@@ -23,6 +27,9 @@ class Source:
     terminal: TerminalEnds | None = None
     is_at_end: bool = False
     may_have_more: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _threads: int = field(default=0, init=False)
+    _is_given_up: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         self.may_have_more = self.terminal is not None  # an earlier server may have left some in the pipe
@@ -37,6 +44,45 @@ class Source:
         """All of it."""
         return (self.pipe, *(self.terminal or ()))
 
+    def duplicate(self) -> Source:
+        """The same with descriptors of its own.
+
+        Raises:
+            OSError: there are none left.
+        """
+        duplicates: list[int] = []
+        try:
+            for fd in self.descriptors:
+                duplicates.append(os.dup(fd))  # noqa: PERF401  # those before an error are closed
+        except OSError:
+            _close_all(duplicates)
+            raise
+        pipe, *ends = duplicates
+        return Source(pipe, self.stream, TerminalEnds(*ends) if ends else None)
+
     def take_left(self) -> int:
-        """Bytes that nobody will move any more; those of a terminal are taken out of it."""
-        return bytes_in(self.pipe) + (0 if self.terminal is None else drain(self.terminal))
+        """Bytes that nobody will move any more; those of a terminal are taken out of it. In a thread: it may be held up."""
+        with self._lock:
+            if self._is_given_up:
+                return 0
+            self._threads += 1
+        try:
+            return bytes_in(self.pipe) + (0 if self.terminal is None else drain(self.terminal))
+        finally:
+            with self._lock:
+                self._threads -= 1
+                is_last = self._is_given_up and not self._threads
+            if is_last:
+                _close_all(self.descriptors)
+
+    def give_up(self) -> tuple[int, ...]:
+        """The descriptors, for the caller to close; none where a thread is in `take_left`, which closes them then."""
+        with self._lock:
+            self._is_given_up = True
+            return () if self._threads else self.descriptors
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in fds:
+        with suppress(OSError):
+            os.close(fd)

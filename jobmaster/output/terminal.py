@@ -17,11 +17,15 @@ import os
 import select
 import struct
 import termios
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from jobmaster.output.transfer import PIPE_SIZE
 
 _DRAIN: Final = 64 * 1024
+MOST_READS: Final = 256
+"""Of what is left in a terminal, at most: the kernel keeps some 20 KiB for one, and what comes in place of what was read is
+written by others than the job, whose processes have died."""
 
 
 class TerminalEnds(NamedTuple):
@@ -99,13 +103,14 @@ def _splice(terminal: TerminalEnds) -> int:
 
 
 def drain(terminal: TerminalEnds) -> int:
-    """Takes what is left in a terminal of a job that has ended, and tells how much that was; it is not kept."""
+    """Takes what is left in a terminal of a job that has ended, and tells how much that was; it is not kept.
+
+    Bounded also where another job's process goes on writing.
+    """
     count = 0
-    try:
-        while data := os.read(terminal.master, _DRAIN):
-            count += len(data)
-    except OSError:  # EAGAIN or EIO: that was all
-        pass
+    with suppress(OSError):  # EAGAIN or EIO: that was all
+        for _ in range(MOST_READS):
+            count += len(os.read(terminal.master, _DRAIN))
     return count
 
 

@@ -213,7 +213,9 @@ async def test_a_job_that_closes_its_terminal(server: Server) -> None:
 
 async def test_a_terminal_that_is_opened_again(tmp_path: Path, certificates: Path) -> None:
     """A job that has redirected all its streams and asks at /dev/tty is seen and answered, also by the next server."""
-    script = f"exec </dev/null >/dev/null 2>&1; kill -STOP $$; exec </dev/tty >/dev/tty; printf Password:; read it; {COUNTS}"
+    script = (
+        f"exec </dev/null >/dev/null 2>&1; kill -STOP $$; exec </dev/tty >/dev/tty; printf Password:; read it; {COUNTS}"
+    )
     async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", script, terminal=TERMINAL)
         pid = (await jobs.status(job_id)).pid

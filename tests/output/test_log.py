@@ -482,7 +482,13 @@ def test_a_loss_that_was_not_recorded_before_a_kill(tmp_path: Path, cap: Cap | N
     [
         (SMALLEST, 0, 0, Cap(SMALLEST, ends_job=True), False),
         (SMALLEST, 0, 1, Cap(SMALLEST, ends_job=True), True),
-        (SMALLEST, 1, 0, Cap(SMALLEST, ends_job=True), True),  # a damaged index does not tell any more why it is missing
+        (
+            SMALLEST,
+            1,
+            0,
+            Cap(SMALLEST, ends_job=True),
+            True,
+        ),  # a damaged index does not tell any more why it is missing
         (SMALLEST - 1, 1, 0, Cap(SMALLEST, ends_job=True), False),
         (SMALLEST, 0, 1, Cap(SMALLEST), False),
     ],

@@ -7,7 +7,7 @@ import os
 import select
 import threading
 import tty
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -17,9 +17,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.output import pump as pump_module
+from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
-from jobmaster.output.terminal import TerminalEnds, bytes_in, drain, fill
+from jobmaster.output.pump import FINISH_SECONDS, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
+from jobmaster.output.terminal import MOST_READS, TerminalEnds, bytes_in, drain, fill
 from jobmaster.output.transfer import PIPE_SIZE
 
 DEADLINE: Final = 60.0
@@ -156,6 +157,13 @@ def test_what_is_left_is_counted(line: Line) -> None:
     line.close()
 
 
+def test_what_is_left_is_bounded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process writes as fast as what is left is taken out, that ends all the same."""
+    monkeypatch.setattr(os, "read", lambda *_: b"x")
+    assert drain(line.ends) == MOST_READS
+    line.close()
+
+
 def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes pass through memory, a few at a time, and into a pipe that is empty: whatever it does, nothing is dropped."""
 
@@ -255,6 +263,43 @@ async def test_a_terminal_that_another_process_has_open(line: Line, tmp_path: Pa
         await pump.finish()
         await pump.close()
     assert kept(tmp_path) == b"last words"
+
+
+async def test_a_count_that_is_held_up(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """What is left is counted by a thread; where that is left behind, it closes the descriptors, and nobody before."""
+    entered, released, closed = threading.Event(), threading.Event(), threading.Event()
+    close_all = source_module._close_all
+
+    def close_and_say(fds: Iterable[int]) -> None:
+        close_all(fds)
+        closed.set()
+
+    def held_up(ends: TerminalEnds) -> int:
+        entered.set()
+        assert released.wait(DEADLINE)
+        return drain(ends)
+
+    monkeypatch.setattr(source_module, "drain", held_up)
+    monkeypatch.setattr(source_module, "_close_all", close_and_say)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        nursery.cancel_scope.cancel()  # before it has moved anything
+        with trio.CancelScope(shield=True):
+            assert await trio.to_thread.run_sync(entered.wait, DEADLINE)
+            mock_clock.jump(FINISH_SECONDS)
+    await pump.close()
+    assert log.fd == -1
+    for fd in (line.master, line.read_end, line.write_end):
+        os.fstat(fd)
+    released.set()
+    assert await trio.to_thread.run_sync(closed.wait, DEADLINE)
+    for fd in (line.master, line.read_end, line.write_end):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 async def test_handing_over(line: Line, tmp_path: Path) -> None:
