@@ -89,6 +89,8 @@ def fill(terminal: TerminalEnds) -> bool:
     except OSError as error:
         if error.errno == errno.EIO:
             return True
+        if error.errno == errno.EINVAL and bytes_in(terminal.pipe):  # a kernel that does not splice: these go first
+            return False
         raise
     return True
 

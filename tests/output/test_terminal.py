@@ -10,7 +10,7 @@ import tty
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
@@ -175,8 +175,7 @@ def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPat
     received = bytearray()
     is_closed = False
     while not is_closed:
-        with suppress(OSError):  # EINVAL, as the kernel says: the pipe has bytes, which the pump takes first
-            is_closed = fill(line.ends)
+        is_closed = fill(line.ends)
         if count := bytes_in(line.read_end):
             received += os.read(line.read_end, count)
     writer.join()
@@ -199,6 +198,28 @@ async def test_all_of_it_is_kept(line: Line, tmp_path: Path) -> None:
     for fd in (line.master, line.read_end, line.write_end):
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+async def test_all_of_it_is_kept_without_splice(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is where the kernel does not splice from terminals, but from pipes."""
+    splice = os.splice
+
+    def refuse(source: int, *args: Any, **options: Any) -> int:
+        if os.isatty(source):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return splice(source, *args, **options)
+
+    monkeypatch.setattr(os, "splice", refuse)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    writer = line.write_all()
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            await until_kept(log, len(WHOLE))
+        await pump.finish()
+        await pump.close()
+    writer.join()
+    assert kept(tmp_path) == WHOLE
 
 
 async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Path) -> None:
