@@ -67,8 +67,9 @@ terminal that no process has open any more tells its end; only for one that anot
 IN_TRANSIT_PAUSE: Final = 0.005
 RECHECK_SECONDS: Final = 1.0
 """How often a terminal that no process has open is looked at where nothing can tell that somebody writes to it again."""
-_FIRST_PAUSE: Final = 0.05
-_LAST_PAUSE: Final = 1.0
+FIRST_PAUSE: Final = 0.05
+LAST_PAUSE: Final = 1.0
+"""Between tries where nothing could be moved: the first, and the longest of those that follow."""
 
 
 def open_pipe() -> tuple[int, int]:
@@ -125,20 +126,23 @@ class Pump:
 
     async def _run(self, source: Source) -> None:
         with closing(News(source)) as news:
-            pause = _FIRST_PAUSE
             while True:
                 await news.wait()
-                try:
-                    moved = await self._move_some(source)
-                except (NoThread, NotRead):
-                    await trio.sleep(pause)
-                    pause = min(pause * 2, _LAST_PAUSE)
-                    continue
-                pause = _FIRST_PAUSE
+                moved = await self._move_with_retries(source)
                 if source.is_at_end and source.terminal is None:
                     return
                 if moved is not None and moved < GATHER_BELOW:
                     await trio.sleep(GATHER_SECONDS)
+
+    async def _move_with_retries(self, source: Source) -> int | None:
+        """As `_move_some`, tried until something could be: what told of new bytes may tell of them only once."""
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await self._move_some(source)
+            except (NoThread, NotRead):
+                await trio.sleep(pause)
+                pause = min(pause * 2, LAST_PAUSE)
 
     async def finish(self) -> None:
         """Moves what is in the pipes now, and counts what cannot be moved as lost; nothing waits for a writer.
@@ -194,7 +198,7 @@ class Pump:
                         IN_TRANSIT_PAUSE
                     )  # no event tells of the end where a server has begun to wait late
             except (NoThread, NotRead):  # for now
-                await trio.sleep(_FIRST_PAUSE)
+                await trio.sleep(FIRST_PAUSE)
 
     async def close(self) -> None:
         """Closes the pipes and the log's files, where no thread does; others may hold a pipe up, but not us. Idempotent.

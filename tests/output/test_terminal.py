@@ -19,7 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.output import pump as pump_module
 from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import FINISH_SECONDS, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
+from jobmaster.output.pump import FINISH_SECONDS, FIRST_PAUSE, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
 from jobmaster.output.terminal import MOST_READS, TerminalEnds, bytes_in, drain, fill
 from jobmaster.output.transfer import PIPE_SIZE
 
@@ -416,6 +416,35 @@ async def test_a_terminal_that_stays_closed(line: Line, tmp_path: Path, monkeypa
     assert looks.count == found + 1
     await pump.close()
     assert len(before) - len(os.listdir("/dev/fd")) == 3, "the descriptors are closed"
+
+
+async def test_a_closed_terminal_and_no_memory(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """What is written to it once it is opened again is looked for until it can be read, though it is told only once."""
+
+    def refuse(_: TerminalEnds) -> bool:
+        monkeypatch.setattr(pump_module, "fill", fill)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with running(pump):
+        for _ in range(2):
+            await wait_all_tasks_blocked(0.05)
+            mock_clock.jump(GATHER_SECONDS)
+        await wait_all_tasks_blocked(0.05)
+        monkeypatch.setattr(pump_module, "fill", refuse)
+        line.open_again()
+        os.write(line.job_end, b"Password: ")
+        await wait_all_tasks_blocked(0.05)
+        assert log.size == 0
+        mock_clock.jump(FIRST_PAUSE)
+        await wait_all_tasks_blocked(0.05)
+        assert log.size == 10
+    await pump.hand_over()
+    await pump.close()
 
 
 async def test_a_closed_terminal_and_no_descriptor_left(
