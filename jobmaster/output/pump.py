@@ -166,8 +166,12 @@ class Pump:
     async def _count_rest(self) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
-                if source is not self._left_source and not source.is_at_end:
-                    self._log.lose(await _in_closer(source.take_left), left_in_pipe=True)
+                if source is self._left_source:
+                    self._log.lose(await _in_closer(source.empty_terminal))
+                elif not source.is_at_end:
+                    left = await _in_closer(source.take_left)
+                    self._log.lose(left.in_pipe, left_in_pipe=True)
+                    self._log.lose(left.taken)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipes stays there.
@@ -331,7 +335,7 @@ class Work(ABC):
             logger.exception("a bug in what is done to %s", self._log.path)
         is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
-            _close(() if self.source is None else self.source.descriptors, self._log)
+            _close(() if self.source is None else self.source.give_up(), self._log)
         with suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
 

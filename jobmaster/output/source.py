@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jobmaster.output.index import Stream
 from jobmaster.output.terminal import TerminalEnds, bytes_in, drain
+
+
+class Left(NamedTuple):
+    """What is left in a source.
+
+    Attributes:
+        in_pipe: bytes that stay in the pipe.
+        taken: bytes that were taken out of a terminal, and are lost.
+    """
+
+    in_pipe: int
+    taken: int
 
 
 @dataclass(slots=True)
@@ -60,23 +73,36 @@ class Source:
         pipe, *ends = duplicates
         return Source(pipe, self.stream, TerminalEnds(*ends) if ends else None)
 
-    def take_left(self) -> int:
-        """Bytes that nobody will move any more; those of a terminal are taken out of it. In a thread: it may be held up."""
+    def take_left(self) -> Left:
+        """What nobody will move any more; that of a terminal is taken out of it. In a thread: the pipe may hold it up."""
+        with self._in_use() as is_open:
+            return Left(bytes_in(self.pipe), self._drained()) if is_open else Left(0, 0)
+
+    def empty_terminal(self) -> int:
+        """Of what `take_left` tells, only what is taken out of a terminal, for when the pipe holds up others already."""
+        with self._in_use() as is_open:
+            return self._drained() if is_open else 0
+
+    def _drained(self) -> int:
+        return 0 if self.terminal is None else drain(self.terminal)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[bool]:
+        """Keeps the descriptors open for the block, where they still are."""
         with self._lock:
-            if self._is_given_up:
-                return 0
-            self._threads += 1
+            is_open = not self._is_given_up
+            self._threads += is_open
         try:
-            return bytes_in(self.pipe) + (0 if self.terminal is None else drain(self.terminal))
+            yield is_open
         finally:
             with self._lock:
-                self._threads -= 1
-                is_last = self._is_given_up and not self._threads
+                self._threads -= is_open
+                is_last = is_open and self._is_given_up and not self._threads
             if is_last:
                 _close_all(self.descriptors)
 
     def give_up(self) -> tuple[int, ...]:
-        """The descriptors, for the caller to close; none where a thread is in `take_left`, which closes them then."""
+        """The descriptors, for the caller to close; none where a thread still takes what is left, which closes them then."""
         with self._lock:
             self._is_given_up = True
             return () if self._threads else self.descriptors

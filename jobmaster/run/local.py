@@ -390,7 +390,7 @@ class LocalHost:
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
             for source in map(Source.duplicate, outputs_of(inherited)):
                 try:
-                    left += await run_in_thread(CLOSERS, source.take_left, abandon=True)
+                    left += sum(await run_in_thread(CLOSERS, source.take_left, abandon=True))
                 finally:
                     close_all(source.give_up())
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)

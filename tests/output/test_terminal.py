@@ -21,7 +21,7 @@ from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, FIRST_PAUSE, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
 from jobmaster.output.terminal import MOST_READS, TerminalEnds, bytes_in, drain, fill
-from jobmaster.output.transfer import PIPE_SIZE
+from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 
 DEADLINE: Final = 60.0
 WHOLE: Final = b"".join(b"%d\n" % number for number in range(300_000))
@@ -108,6 +108,13 @@ async def until_kept(log: OutputLog, size: int) -> None:
     """Waits until a log has so many bytes."""
     while log.size < size:
         await log.wait_growth()
+
+
+def until_readable(master: int) -> None:
+    """Waits until the kernel has brought what was written to a terminal."""
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    assert poll.poll(DEADLINE * 1000)
 
 
 def until_closed(line: Line) -> None:
@@ -284,6 +291,48 @@ async def test_a_terminal_that_another_process_has_open(line: Line, tmp_path: Pa
         await pump.finish()
         await pump.close()
     assert kept(tmp_path) == b"last words"
+
+
+async def test_an_end_that_moves_nothing(line: Line, tmp_path: Path) -> None:
+    """What is left in the pipe is another server's to find there; what was taken out of the terminal is lost for good."""
+    os.write(line.write_end, b"in the pipe")
+    os.write(line.job_end, b"in the terminal")
+    until_readable(line.master)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await pump.finish()
+    assert (log.lost, log.left_in_pipe, log.gone_for_good) == (26, 11, (15, 0))
+    await pump.close()
+
+
+async def test_an_end_whose_move_is_held_up(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """Where a disk holds up the last move, what it has left in the terminal counts as lost as well."""
+    entered, released = threading.Event(), threading.Event()
+
+    def held_up(transfer: Transfer, waiting: int) -> Transferred:
+        entered.set()
+        assert released.wait(DEADLINE)
+        return run(transfer, waiting)
+
+    run = Transfer.run
+    monkeypatch.setattr(Transfer, "run", held_up)
+    monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(1))  # one's own, whose thread may end after the loop
+    os.write(line.write_end, bytes(PIPE_SIZE))
+    os.write(line.job_end, b"in the terminal")
+    until_readable(line.master)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        assert await trio.to_thread.run_sync(entered.wait, DEADLINE)
+        mock_clock.jump(FINISH_SECONDS)
+    assert (log.lost, log.left_in_pipe) == (PIPE_SIZE + 15, PIPE_SIZE)
+    await pump.close()
+    released.set()
 
 
 async def test_a_count_that_is_held_up(
