@@ -18,7 +18,8 @@ from jobmaster.job.secret import MASK
 
 VERSION: Final = 1
 UNKNOWN: Final = "unknown"
-"""The outcome of a call that a crash cut off."""
+"""The outcome of a call whose own end is not in the audit: nobody knows whether it completed. A crash cut off the call, or it
+had ended and its entry was nowhere but in the server's memory, or was lost and counted."""
 KEPT_CHARACTERS: Final = 16 * 1024
 """Characters of a command that an entry keeps; the record of a job keeps as many bytes."""
 MAX_TEXT: Final = 1024

@@ -12,10 +12,11 @@ gap that was not closed, are cut off.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from jobmaster.output.index import (
     encode_header,
 )
 from jobmaster.output.index_search import IndexView
+
+logger = logging.getLogger(__name__)
 
 CLOSING: Final = 4
 """Entries that close a gap."""
@@ -65,6 +68,11 @@ def index_path(output: Path) -> Path:
     return output.with_suffix(".index")
 
 
+def aside_path(output: Path) -> Path:
+    """Where what was in its place, and no file, is put."""
+    return output.with_suffix(".index.aside")
+
+
 class IndexFile:
     """An index that is being written. One thread at a time may use it; all of it blocks as long as the disk does.
 
@@ -77,7 +85,6 @@ class IndexFile:
         open_reason: after `reopen`, the reason of that gap, where it was open: the output's file reaches over it.
         was_cut: after `reopen`, whether somebody has cut it off.
         was_unusable: there was one that nothing could be learnt from.
-        misses_gaps: there was one whose last entries are gone, those of gaps among them.
         step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
 
@@ -112,7 +119,6 @@ class IndexFile:
         self.unclosed = 0
         self.open_reason: GapReason | None = None
         self.was_unusable = False
-        self.misses_gaps = False
         self.was_cut = False
         self._slots = SLOTS
         self._room = 0
@@ -166,14 +172,20 @@ class IndexFile:
         self._room = 0
         view, is_open = view_of(fd, header, size), header.open_reason is not None
         known = _known_end(view, output_size)
-        found = _intact(view, min(output_size, header.gap_start) if is_open else output_size)
+        has_end = not is_open and header.gap_end <= output_size
+        was_cut = output_size < header.gap_start  # by somebody, maybe in an earlier gap
+        find = _intact_cut if was_cut else _intact
+        found = find(view, output_size if has_end or was_cut else header.gap_start)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
         self.open_reason = None
         self.was_unusable = False
         self.header = self._announced = header
-        self.misses_gaps = header.gap_end <= self.output_size and not self.view.tells_last_gap(self.output_size)
+        if self.count < header.first_entry:  # entries that come now are to be found
+            head_entries = min(header.head_entries, self.count)
+            self.put_header(replace(header, head_entries=head_entries, first_entry=self.count))
+            header = self.header
         if header.gap_start > self.output_size:  # somebody has cut it off
             self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0, open_reason=None))
         elif is_open:
@@ -190,8 +202,8 @@ class IndexFile:
 
     def _gaps_there(self) -> int:
         header, view = self.header, self.view
-        head = _gaps_of(view, 0, header.dropped_start) if header.dropped_start else ()
-        return sum(head) + sum(_gaps_of(view, header.dropped_end, self.output_size))
+        head = view.bytes_in_gaps(0, header.dropped_start) if header.dropped_start else 0
+        return head + view.bytes_in_gaps(header.dropped_end, self.output_size)
 
     @property
     def view(self) -> IndexView:
@@ -248,7 +260,7 @@ class IndexFile:
                 raise
 
     def open_gap(self, start: int, end: int, reason: GapReason) -> None:
-        """Notes that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
+        """Has it on the disk that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
 
         Raises:
             OSError: the disk fails.
@@ -256,6 +268,7 @@ class IndexFile:
         there = self._on_disk  # which is another one than `header` where a gap was announced, and not closed
         if there is None or there.open_reason is not reason or there.gap_start != start:
             self.put_header(replace(self.header, lost=self.lost, gap_start=start, gap_end=end, open_reason=reason))
+            os.fdatasync(self.fd)  # else a power cut could leave a file that reaches over a gap of which nothing tells
 
     def announce_gap(self, gap: Gap, end: int, stream: Stream, time: int) -> None:
         """Has it on the disk that a gap is about to be closed at `end`; `confirm_gap` follows, or nothing has happened.
@@ -329,7 +342,7 @@ class IndexFile:
         header, view = self.header, self.view
         is_first = header.dropped_end == header.dropped_start
         begin = start if is_first else header.dropped_end
-        lost = sum(_gaps_of(view, begin, end)) if self.lost else 0
+        lost = view.bytes_in_gaps(begin, end) if self.lost else 0
         head_entries = view.entries_before(start) if is_first else header.head_entries
         changed = replace(
             header,
@@ -443,13 +456,33 @@ def with_index(path: Path, function: Callable[[int], T]) -> T | None:
 
 
 def unlink_output(path: Path) -> None:
-    """Removes an output with its index, as far as they are there. Blocks as long as the disk does.
+    """Removes an output with its index and what was in the place of that, as far as they are there.
+
+    A folder that somebody has put in the place of one is left, where it has something in it. Blocks as long as the disk does.
 
     Raises:
         OSError: one of them cannot be removed.
     """
-    index_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    _remove(index_path(path))
+    remove_aside(path)
+    _remove(path)
+
+
+def remove_aside(output: Path) -> None:
+    """Removes what was in the place of an output's index. Blocks, and raises, as `unlink_output`."""
+    _remove(aside_path(output))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+        try:
+            path.rmdir()
+        except OSError as error:
+            logger.warning("%s, a folder that somebody has put in a file's place, is left: %s", path, error.strerror)
 
 
 def stored_view(fd: int) -> IndexView | None:
@@ -488,16 +521,23 @@ class _Intact:
 def _intact(view: IndexView, output_size: int) -> _Intact:
     """What of an index is to be kept.
 
-    None of the entries at its end that are damaged, that are of bytes that never came, or of a gap behind which there is
-    nothing.
+    None of the entries at its end that are damaged, that are of bytes that never came, or of a gap: behind one that was
+    closed there were others.
     """
-    lowest = min(view.header.first_entry, view.count)
+    for number, entry in view.backwards():
+        if entry.offset <= output_size and not entry.is_gap:
+            return _Intact(number + 1, entry, output_size)
+    return _Intact(min(view.header.first_entry, view.count), None, output_size)
+
+
+def _intact_cut(view: IndexView, output_size: int) -> _Intact:
+    """The same of an output that somebody has cut off; where that was in a gap, it ends before that."""
     for number, entry in view.backwards():
         if entry.offset <= output_size:
             if not entry.is_gap:
                 return _Intact(number + 1, entry, output_size)
             output_size = entry.offset
-    return _Intact(lowest, None, output_size)
+    return _Intact(min(view.header.first_entry, view.count), None, output_size)
 
 
 def _known_end(view: IndexView, output_size: int) -> int:
@@ -513,15 +553,6 @@ def _known_end(view: IndexView, output_size: int) -> int:
         return 0
     was_closing = header.gap_start <= output_size and last.offset == header.gap_end
     return 0 if was_closing else last.offset
-
-
-def _gaps_of(view: IndexView, start: int, end: int) -> Iterator[int]:
-    """How many bytes of a range each gap in it has, by the entries."""
-    for run in view.runs(start):
-        if run.start >= end:
-            return
-        if isinstance(run.what, GapReason):
-            yield max(0, min(end, end if run.end is None else run.end) - max(start, run.start))
 
 
 def _shortened(header: Header, output_size: int) -> Header:

@@ -30,9 +30,9 @@ import trio
 
 from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
-from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
+from jobmaster.output.followed_file import READERS, Stretch, WrittenFile, unreadable_named
 from jobmaster.output.following import LiveFollower, StoredFollower, follow
-from jobmaster.output.found_gaps import FoundGaps, find_gaps
+from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
 from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
@@ -120,6 +120,7 @@ class OutputLog:
     def _use(self, path: Path, fd: int, cap: Cap | None, *, size: int) -> None:
         self.path = path
         self.fd = fd
+        self._details = os.fstat(fd)
         self.size = size
         self.gap: OpenGap | None = None
         self.left_in_pipe = 0
@@ -143,7 +144,7 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        gaps = FoundGaps(()) if is_there(self.path) else self._find_gaps()
         is_vital = dropped + gaps.length > 0
         index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:
@@ -156,8 +157,8 @@ class OutputLog:
             if index.open_reason is None:
                 os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.misses_gaps:
-            restore_last(index, self._find_gaps())
+        if has_lost_end(index.view, self.fd, self.size):
+            restore_last(index, self._find_gaps(), self.size)
         elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
             lost, dropped = restore(
                 index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
@@ -272,6 +273,11 @@ class OutputLog:
     def last_entry(self) -> Entry | None:
         """The last entry of the index."""
         return None if self.index is None else self.index.last
+
+    @property
+    def written_file(self) -> WrittenFile:
+        """What a follower is to read, whatever has become of its name."""
+        return WrittenFile(self.fd, self._details)
 
     async def presumes_loss(self) -> bool:
         """Whether some of what is lost is in no gap: an index was unusable, and nobody knows where it was."""

@@ -44,6 +44,7 @@ from jobmaster.output.log import OutputLog
 from jobmaster.output.source import Source
 from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
+from jobmaster.output.written_back import SYNCED_FROM, write_back
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -466,8 +467,26 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
 
 async def _close_in_time(pipes: Iterable[int], log: OutputLog | None) -> None:
     """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS):
-        await _in_closer(_close, pipes, log)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting:
+        loop = trio.lowlevel.current_trio_token()
+        try:
+            await run_in_thread(CLOSERS, _close_and_write_back, pipes, log, loop, waiting.cancel, abandon=True)
+        except NoThread:
+            _close(pipes, log)
+
+
+def _close_and_write_back(
+    pipes: Iterable[int], log: OutputLog | None, loop: trio.lowlevel.TrioToken, on_closed: Callable[[], None]
+) -> None:
+    fd = None
+    if log is not None and log.sealed and log.kept >= SYNCED_FROM:
+        with suppress(OSError):
+            fd = os.dup(log.fd)
+    _close(pipes, log)
+    if log is not None and fd is not None:
+        with suppress(trio.RunFinishedError):
+            loop.run_sync_soon(on_closed)
+        write_back(fd, log.path, log.size)
 
 
 def _close(pipes: Iterable[int], log: OutputLog | None) -> None:

@@ -10,6 +10,7 @@ import trio
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.job.cause import Exited, ServerLost, ServerShutdown
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.state import Finished
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.job_tasks import STARTS_OF_CLIENT
 from jobmaster.run.registry import Registry
@@ -83,6 +84,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(machine: Machine, rounds:
         if not job_ids:
             assert all(each.is_closed and each.is_removed for each in machine.host.spawned.values())
             assert machine.records.jobs == {}
+            assert not any(isinstance(each.event, Finished) for each in machine.records.happened)  # to be watched
 
 
 async def test_a_start_that_is_given_up_takes_no_share(machine: Machine) -> None:
