@@ -22,6 +22,7 @@ import trio
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import Range
 from jobmaster.output.dropping import PUNCHERS, punch_file
+from jobmaster.output.files import index_path
 from jobmaster.output.followed_file import (
     CLOSE_SECONDS,
     READERS,
@@ -32,12 +33,13 @@ from jobmaster.output.followed_file import (
 )
 from jobmaster.output.found_gaps import FoundGaps, has_lost_end
 from jobmaster.output.index import GapReason, Header, Stream
-from jobmaster.output.index_file import Reader, index_path, stored_view
+from jobmaster.output.index_reader import Reader, stored_view
 from jobmaster.output.index_search import IndexView, Run
 from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
-    from jobmaster.output.log import OutputLog, StoredOutput
+    from jobmaster.output.log import OutputLog
+    from jobmaster.output.stored_output import StoredOutput
 
 logger = logging.getLogger(__name__)
 

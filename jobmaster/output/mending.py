@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobmaster.output.cap import Range
+from jobmaster.output.files import aside_path, index_path, remove_aside
 from jobmaster.output.found_gaps import FoundGaps
 from jobmaster.output.index import GapReason, Header
-from jobmaster.output.index_file import IndexFile, aside_path, index_path, remove_aside
+from jobmaster.output.index_file import IndexFile
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ import trio
 from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.record import OutputPruned
 from jobmaster.output.dropping import prune_file
-from jobmaster.output.index_file import index_path
+from jobmaster.output.files import index_path
 from jobmaster.run.bounds import Disk, OutputBounds, Shortage
 from jobmaster.run.ledger import Victim
 from jobmaster.threads import NoThread, run_in_thread

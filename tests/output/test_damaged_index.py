@@ -14,11 +14,12 @@ from trio.testing import MockClock
 from jobmaster.output import log as log_module
 from jobmaster.output import reading, transfer
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.files import index_path
 from jobmaster.output.holes import BLOCK
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE
-from jobmaster.output.index_file import index_path
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import GapPiece, Piece, Selection
+from jobmaster.output.stored_output import StoredOutput
 from tests.output.stretches import bytes_of
 from tests.output.test_reading import START, Writer
 

@@ -17,11 +17,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.files import unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import LATE, IndexFile, unlink_output
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.index_file import LATE, IndexFile
+from jobmaster.output.log import OutputLog
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.output.survey import survey
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of

@@ -17,12 +17,12 @@ from jobmaster.errors import OutputUnreadable
 from jobmaster.output import dropping, index_file, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import FIRST_RUNS, LiveFollower
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import index_path, unlink_output
 from jobmaster.output.index_search import Run
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import (
     PIECE_SIZE,
     FromOffset,
@@ -34,6 +34,7 @@ from jobmaster.output.reading import (
     Selection,
     Since,
 )
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 

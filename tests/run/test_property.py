@@ -30,8 +30,9 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
+from jobmaster.output.files import index_path
 from jobmaster.output.index import Stream
-from jobmaster.output.index_file import index_path, stored_view, with_index
+from jobmaster.output.index_reader import stored_view, with_index
 from jobmaster.run.death_watch import SETTLE_SECONDS
 from jobmaster.run.oom_counters import LOOK_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
