@@ -58,6 +58,8 @@ SYNC_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5
 """How long the closing of a file may take; the kernel does it at the server's end."""
 
+_OF_CALLS: Final = (Begun, Call)
+"""What is spooled."""
 _TOO_MANY: Final = "more came than could be written"
 _NOT_KEPT: Final = "its disk has failed to keep what was written: the last entries before may not be there"
 _NO_ANSWER: Final = "its disk does not answer"
@@ -166,8 +168,9 @@ class Trail:
             AuditUnavailable: it is not, or not in time; it may still be.
         """
         assert line.done is not None  # noqa: S101  # it was admitted
-        with trio.move_on_after(START_SECONDS):
-            await line.done.wait()
+        if not line.done.is_set():
+            with trio.move_on_after(START_SECONDS):
+                await line.done.wait()
         if line.sequence is None:
             raise _unavailable(self._why_not() or (_FAILED if line.done.is_set() else _NO_ANSWER))
 
@@ -207,7 +210,7 @@ class Trail:
         return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _push(self, line: Line) -> None:
-        if self._spool is not None and isinstance(line.entry, Begun | Call):
+        if self._spool is not None and isinstance(line.entry, _OF_CALLS):
             _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost

@@ -30,7 +30,7 @@ from jobmaster.job.state import Ended, Executed, Finished, Held, State
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from jobmaster.job.cause import Cause
+    from jobmaster.job.cause import Cause, StopOrder
     from jobmaster.job.request import RequestError
     from jobmaster.output.log import OutputLog
     from jobmaster.run.recorder import Recorder
@@ -66,6 +66,8 @@ class LiveRecord:
         self._recording_end = trio.CancelScope()
         self.was_executed = not isinstance(record.state, Held)
         """Whether its command was executed, or may have been."""
+        self.early_order: StopOrder | None = None
+        """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
         """Whether its launch is durable."""
         self.is_end_given = False
@@ -103,13 +105,16 @@ class LiveRecord:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    async def record_launch(self, launched: Launched) -> None:
-        """Returns when the first event is durable.
+    async def record_launch(self, launched: Launched, admitted: Callable[[], Awaitable[None]] | None) -> None:
+        """Returns when the first event is durable; `admitted` is awaited before it is given to the journal.
 
         Raises:
-            JournalUnavailable: it is not.
+            JournalUnavailable, RequestTaken: it is not.
+            Exception: whatever `admitted` raises.
         """
         self.is_in_journal = False
+        if admitted is not None:
+            await admitted()
         await self._recorder.record(self._record.id, launched)
         self.is_in_journal = True
 

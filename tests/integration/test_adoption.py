@@ -84,6 +84,35 @@ async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, num
         )
 
 
+async def test_a_stop_of_a_job_that_is_being_executed(tmp_path: Path, certificates: Path) -> None:
+    """Who stops a job as soon as its launch is told has stopped it, though its server dies before it is executed."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        freezer = server.cgroup_of(await jobs.start("sleep", "1000")).parent / "cgroup.freeze"
+        freezer.write_text("1")
+        records: list[pb.JobResponse] = []
+
+        async def stop(job_id: str) -> None:
+            records.append(await jobs.stop(job_id, "forbidden"))
+
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(jobs.start, "sleep", "1001")
+                async with jobs.watch(0) as events:
+                    async for event in events:
+                        if "1001" in event.launched.cmd.args:
+                            break
+                job_id = event.job_id.job_id
+                nursery.start_soon(stop, job_id)
+                assert (await jobs.status(job_id)).job_msg == "starting"
+                old = server.pid
+                os.kill(old, signal.SIGKILL)
+                await wait_for_successor(server, old)
+                await jobs.status(job_id)  # by which it is adopted
+                freezer.write_text("0")
+        (record,) = records
+        assert (record.cause.stopped.by, record.cause.stopped.reason) == ("client1", "forbidden")
+
+
 async def test_modules_in_the_working_folder(tmp_path: Path, certificates: Path) -> None:
     """What a job writes where the server was started is executed by no server that follows."""
     folder = tmp_path / "everybodys"

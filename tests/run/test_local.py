@@ -26,7 +26,7 @@ from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run import launcher, local
-from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted
+from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted, Order
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
@@ -75,6 +75,7 @@ def test_whom_a_job_becomes(tmp_path: Path, name: str, *, drops: bool, becomes: 
 class NeverExecutedChild:
     """A child that dies before it executes its command."""
 
+    id = "job"
     pid = 1
 
     def go(self) -> None:
@@ -257,6 +258,28 @@ def test_more_output_than_the_server_keeps(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="1048576 bytes at most") as refused:
         terms.cap(JobSpecification(command="x", output_max=2**20 + 1))
     assert refused.value.field == "output_max"
+
+
+def test_orders_of_a_job_that_is_held() -> None:
+    """A server that follows knows of each whether its signal may be taken for sent."""
+    kinds = []
+
+    class Notes:
+        """A launcher that keeps the kinds of orders."""
+
+        def order(self, _child_id: str, order: Order) -> None:
+            """As `Launcher.order`."""
+            kinds.append(order.kind)
+
+    child = cast(Child, NeverExecutedChild())
+    execution = LocalExecution(
+        cast(Launcher, Notes()), child, cast(OpenedCgroup, CountingCgroup(0)), "x", own_account()
+    )
+    order = StopOrder(by="client1", requested_at=AT)
+    execution.note_order(order, is_early=True)
+    execution.note_order(order)
+    execution.note_kill(order)
+    assert kinds == ["stop when executed", "stop", "kill"]
 
 
 @pytest.mark.parametrize(

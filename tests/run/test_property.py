@@ -255,13 +255,12 @@ def counter_failed(history: History, execution: ScriptedExecution) -> bool:
 
 
 def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
-    """Who asked first for a job's end while it ran: a client, or (None) the server."""
-    executed, died = execution.truth.executed, execution.truth.died
-    assert executed is not None
+    """Who asked first for a job's end while it was held or ran: a client, or (None) the server."""
+    died = execution.truth.died
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     orders = sorted(by_client + [(step, None) for step in history.drains])
-    return next((by for step, by in orders if executed < step < died), None)
+    return next((by for step, by in orders if step < died), None)
 
 
 def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
