@@ -112,6 +112,7 @@ class OutputLog:
         log._use(path, fd, cap, size=os.fstat(fd).st_size)
         try:
             log._continue(lost, dropped)
+            log._note_full()
         except BaseException:
             log.close()
             raise
@@ -172,6 +173,13 @@ class OutputLog:
         self._open_gaps_behind(index, lost - index.lost, dropped - index.header.dropped)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _note_full(self) -> None:
+        """Where a job that is ended at its cap has written more already; the earlier server may have ordered nothing."""
+        if self.cap is not None and self.cap.ends_job:
+            is_capped = self.gap is not None and self.cap.taken(self.kept, self._index_size) >= self.cap.size
+            if is_capped or self.dropped:
+                self.is_full.set()
 
     def _open_gaps_behind(self, index: IndexFile, lost: int, dropped: int) -> None:
         """The gap that was not closed: as much as was recorded, or as index and file tell, where that is more."""

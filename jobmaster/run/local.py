@@ -30,9 +30,11 @@ from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
 from jobmaster.output.pump import CLOSERS
+from jobmaster.output.source import Source
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -389,8 +391,11 @@ class LocalHost:
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
-            for source in outputs_of(inherited):
-                left += await run_in_thread(CLOSERS, source.take_left, abandon=True)
+            for source in map(Source.duplicate, outputs_of(inherited)):
+                try:
+                    left += sum(await run_in_thread(CLOSERS, source.take_left, abandon=True))
+                finally:
+                    close_all(source.give_up())
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
 
     async def end_others(self) -> Sequence[JobId]:

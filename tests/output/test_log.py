@@ -549,8 +549,36 @@ def test_a_loss_that_was_not_recorded_before_a_kill(tmp_path: Path, cap: Cap | N
     for _ in range(2):
         followed = OutputLog.reopen(log.path, lost=0, cap=cap)
         assert (followed.kept, followed.lost, followed.dropped) == (SMALLEST, *gone)
+        assert followed.is_full.is_set() == (cap is not None), "nobody else orders the end of a job that writes no more"
         assert followed.gap is not None
         assert (followed.gap.gap.start, followed.gap.gap.reason, followed.gap.length) == (SMALLEST, reason, 150)
         assert followed.index is not None
         for fd in (followed.fd, followed.index.fd):
             os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "dropped", "cap", "is_full"),
+    [
+        (SMALLEST, 0, 0, Cap(SMALLEST, ends_job=True), False),
+        (SMALLEST, 0, 1, Cap(SMALLEST, ends_job=True), True),
+        (
+            SMALLEST,
+            1,
+            0,
+            Cap(SMALLEST, ends_job=True),
+            True,
+        ),  # a damaged index does not tell any more why it is missing
+        (SMALLEST - 1, 1, 0, Cap(SMALLEST, ends_job=True), False),
+        (SMALLEST, 0, 1, Cap(SMALLEST), False),
+    ],
+)
+def test_a_cap_that_was_reached_before(
+    tmp_path: Path, kept: int, lost: int, dropped: int, cap: Cap, is_full: bool
+) -> None:
+    """A job that is to end when its output is full is one that has written more than its cap, not only as much."""
+    path = tmp_path / "job.log"
+    path.write_bytes(bytes(kept))
+    log = OutputLog.reopen(path, lost=lost, dropped=dropped, cap=cap)
+    assert log.is_full.is_set() == is_full
+    log.close()

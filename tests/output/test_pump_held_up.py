@@ -21,6 +21,7 @@ import trio.testing
 from jobmaster.output import log as log_module
 from jobmaster.output import pump as pump_module
 from jobmaster.output import transfer
+from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
 from jobmaster.threads import NoThread
@@ -553,3 +554,73 @@ async def test_a_move_that_ends_as_it_is_abandoned(tmp_path: Path, disk: Disk) -
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (log.size, log.lost) == (4, 0)
         await pump.finish()
+
+
+# --- bugs -------------------------------------------------------------------------------------------------------------
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, what: type, method: str, disk: Disk) -> None:
+    """The next call fails as nobody expects, once the disk is released where it is held."""
+    right = getattr(what, method)
+
+    def fail(*_: object) -> None:
+        monkeypatch.setattr(what, method, right)
+        if disk.held:
+            disk.wait()
+        raise ValueError("a bug, scripted")
+
+    monkeypatch.setattr(what, method, fail)
+
+
+async def test_a_bug_in_a_move(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mock_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the pump goes on: no byte is missing."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        fail_once(monkeypatch, transfer.Transfer, "run", disk)
+        os.write(write_end, b"hello")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            while log.size < 5:
+                mock_clock.jump(0.05)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+        await end(pump)
+        assert (log.size, log.lost) == (5, 0)
+    assert "a bug, scripted" in caplog.text
+
+
+async def test_a_bug_in_a_move_that_is_abandoned(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mock_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged as well, and the thread closes what was left to it."""
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        fail_once(monkeypatch, transfer.Transfer, "run", disk)
+        os.write(write_end, b"hello")
+        await finish_cancelled(pump, disk)
+        await pump.close()
+        disk.released.set()
+        await in_real_time(within(disk.closed))
+        assert (log.size, log.lost) == (0, 5)
+        with pytest.raises(BrokenPipeError):
+            os.write(write_end, b"nobody reads")
+    assert "a bug, scripted" in caplog.text
+
+
+async def test_a_bug_in_a_drop(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch, mock_clock: Clock) -> None:
+    """What was to be dropped is kept for now, and what comes is kept too."""
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        log.cap = Cap(SMALLEST)
+        fail_once(monkeypatch, pump_module.Drop, "_work", disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            for count in range(1, 8):
+                os.write(write_end, bytes(60 * KIB))
+                await grown(log, count * 60 * KIB)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                mock_clock.jump(log_module.RETRY_SECONDS)
+            nursery.cancel_scope.cancel()
+        await end(pump)
+        assert (log.size, log.lost) == (7 * 60 * KIB, 0)
+        assert log.dropped > 0

@@ -17,9 +17,10 @@ from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobEvent, JobRecord
 from jobmaster.job.request import RequestError
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Closing, Ended, Stopping
+from jobmaster.job.state import Closing, Ended, Running, Stopping
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run.live_record import RECORD_SECONDS, LiveRecord
+from jobmaster.run.supervisor import Supervisor
 from jobmaster.run.teardown import OUTPUT_SECONDS
 from tests.run.conftest import ALWAYS, Machine, launched_of
 from tests.run.faults import Fault
@@ -128,6 +129,30 @@ async def test_a_job_that_ends_when_its_output_is_full(machine: Machine, is_hand
     assert cause == OutputCapped(output_max=SMALLEST, signal=signal.SIGTERM)
     assert (record.output_bytes, record.output_bytes_lost) == (SMALLEST, 0)
     assert record.output_bytes_dropped > 0
+
+
+async def test_a_job_whose_output_was_full_when_its_server_left(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that writes no more is ended by the next server, where the first had lost bytes and not ordered its end yet."""
+
+    async def end_later(_: Supervisor) -> None:
+        await trio.sleep_forever()
+
+    script = Script(writes=((1, SMALLEST + 1),), on_term=OnTerm(after=5))
+    async with machine.registry(hands_over=lambda: True) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(Supervisor, "_end_when_full", end_later)
+            job_id = await machine.start(registry, CLIENT1, script, cap=Cap(SMALLEST, ends_job=True))
+            await trio.sleep(2)
+        assert isinstance(record_of(registry, job_id).state, Running)
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        cause = await ended(registry, job_id)
+        record = record_of(registry, job_id)
+    assert cause == OutputCapped(output_max=SMALLEST, signal=signal.SIGTERM)
+    assert (record.output_bytes, record.output_bytes_dropped) == (SMALLEST, 1)
 
 
 @pytest.mark.parametrize(
