@@ -85,6 +85,6 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
-def how_to_find(request_id: str) -> str:
-    """What is said to who has asked for a job and has got no answer."""
-    return f"whether the job was started is not known; `run --request-id {request_id} …` finds it or starts it"
+def how_to_find(request_id: str, *, run: str = "run") -> str:
+    """What is said to who has asked for a job and has got no answer; `run` as it asks for the same: `start` has no stdin."""
+    return f"whether the job was started is not known; `{run} --request-id {request_id} …` finds it or starts it"

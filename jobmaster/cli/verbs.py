@@ -165,10 +165,11 @@ async def start_job(jobs: Jobs, action: Start) -> str:
         RpcFailedError, TransportError: it was not.
     """
     request_id = new_request_id()
+    unknown = how_to_find(request_id, run="run -d")
     started = ""
 
     def leave(number: int, _frame: object) -> None:
-        complain(f"jobmaster: left; {f'started the job {started}' if started else how_to_find(request_id)}\n")
+        complain(f"jobmaster: left; {f'started the job {started}' if started else unknown}\n")
         os._exit(OF_SIGNAL + number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -181,9 +182,9 @@ async def start_job(jobs: Jobs, action: Start) -> str:
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.UNAVAILABLE:
             raise
-        raise CommandFailed(f"{_in_words(error)}; {how_to_find(request_id)}") from error
+        raise CommandFailed(f"{_in_words(error)}; {unknown}") from error
     except TransportError as error:
-        raise CommandFailed(f"{error}; {how_to_find(request_id)}") from error
+        raise CommandFailed(f"{error}; {unknown}") from error
     return started
 
 

@@ -72,8 +72,9 @@ async def test_who_leaves_while_a_job_is_started(
         await wait_all_tasks_blocked(0.01)
         signal.raise_signal(number)
         starting.until.set()
-    assert f"left; whether the job was started is not known; `run --request-id {request_of(script).request_id} …`" in (
-        capfd.readouterr().err
+    assert (
+        f"left; whether the job was started is not known; `run -d --request-id {request_of(script).request_id} …`"
+        in (capfd.readouterr().err)
     )
     signal.raise_signal(number)
     assert capfd.readouterr().err == "jobmaster: left; started the job job\n"
@@ -87,4 +88,4 @@ async def test_a_start_of_which_nobody_knows(answer: Ends | TransportError, auto
     script = Script([[answer]] * 1000)
     with pytest.raises(CommandFailed) as caught:
         await start_job(script.jobs(), Start(("make",)))
-    assert f"`run --request-id {request_of(script).request_id} …` finds it" in str(caught.value)
+    assert f"`run -d --request-id {request_of(script).request_id} …` finds it" in str(caught.value)
