@@ -24,6 +24,7 @@ import trio
 
 from jobmaster.errors import HostError, JobError, JournalUnavailable
 from jobmaster.job.cause import describe
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, apply
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
@@ -79,6 +80,11 @@ class LiveRecord:
 
     def __repr__(self) -> str:
         return f"<job {self._record.id} of {self._record.owner}: {type(self._record.state).__name__}>"
+
+    @property
+    def id(self) -> JobId:
+        """The job's."""
+        return self._record.id
 
     @property
     def now(self) -> JobRecord:

@@ -214,7 +214,7 @@ class Pruner:
     def _running(self) -> Iterable[tuple[JobId, OutputLog]]:
         for live in self._live.all():
             if live.supervisor is not None:
-                job_id = live.supervisor.record.id
+                job_id = live.supervisor.job_id
                 self._ledger.note_running(job_id, live.owner)
                 yield job_id, live.supervisor.output
 

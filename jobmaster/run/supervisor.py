@@ -37,6 +37,7 @@ import trio
 
 from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HandedOver, JobmasterError
 from jobmaster.job.cause import Cause, FailedToStart, cause_of
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
@@ -147,6 +148,11 @@ class Supervisor:
 
     def __repr__(self) -> str:
         return repr(self._record)
+
+    @property
+    def job_id(self) -> JobId:
+        """The job's."""
+        return self._record.id
 
     @property
     def record(self) -> JobRecord:
