@@ -1,8 +1,8 @@
 """Exactly-once starts: of all Starts of one client with one request id, at most one makes a job.
 
-While a Start is under way, those with the same id wait for it; then the journal tells what became of it. Whether there was
-one before, the journal tells when the launch is recorded, before anything is executed: nearly all ids are new, and a question
-of its own would hold them up.
+While a Start is under way, those with the same id wait for it; then the journal tells what became of it. Whether an id is new
+that has not come lately, the journal tells when the launch is recorded, before anything is executed: nearly all are, and a
+question of its own would hold them up.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from jobmaster.job.request import RequestKey
 from jobmaster.journal.stored import RequestTaken
 from jobmaster.run.recorder import Records
 
+MOST_RECENT: Final = 10_000
+"""Request ids that are kept to know those that come again: for an older one a launch is prepared first, in vain."""
 SETTLE_SECONDS: Final = 5.0
 """How long the journal may take to write what has happened before its word is relied on."""
 
@@ -34,6 +36,8 @@ class Requests:
         self._records = records
         self._runs = runs
         self._under_way: dict[tuple[str, str], trio.Event] = {}
+        self._recent: dict[tuple[str, str], None] = {}
+        """The latest last."""
 
     async def once(self, owner: str, key: RequestKey, start: Callable[[JobId], Awaitable[JobId]]) -> JobId:
         """Starts a job, unless there is one of this request.
@@ -53,6 +57,8 @@ class Requests:
             await other.wait()
         self._under_way[name] = trio.Event()
         try:
+            if self._note(name) and (found := await self._found(owner, key)) is not None:
+                return found
             return await self._start_or_find(owner, key, start)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + SETTLE_SECONDS):
@@ -61,15 +67,24 @@ class Requests:
         finally:
             self._under_way.pop(name).set()
 
+    def _note(self, name: tuple[str, str]) -> bool:
+        """Whether a request id has come lately; it has from now on."""
+        has_come = name in self._recent
+        self._recent.pop(name, None)
+        self._recent[name] = None
+        if len(self._recent) > MOST_RECENT:
+            del self._recent[next(iter(self._recent))]
+        return has_come
+
     async def _start_or_find(self, owner: str, key: RequestKey, start: Callable[[JobId], Awaitable[JobId]]) -> JobId:
         job_id = new_job_id()
         try:
             return await start(job_id)
         except RequestTaken:
             found = await self._found(owner, key)
-        except (JournalUnavailable, AuditUnavailable):
+        except AuditUnavailable:
             raise
-        except Exception:  # also where no further job is taken, there may be this one
+        except Exception:  # also where no further job is taken, or none can be recorded, there may be this one
             found = await self._found(owner, key, but=job_id)
             if found is None:
                 raise

@@ -22,6 +22,7 @@ from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown, Stopp
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
+from jobmaster.run import requests
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import Registry
@@ -83,8 +84,37 @@ async def test_a_start_that_comes_again_where_no_more_are_taken(machine: Machine
         assert await start(registry) == job_id
 
 
-async def test_what_is_made_for_a_start_that_comes_again(machine: Machine) -> None:
-    """Nothing is left of it."""
+async def test_a_start_that_comes_again_soon(machine: Machine) -> None:
+    """Nothing is made for it: its caller may not have the time."""
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        job_id = await start(registry)
+        assert await start(registry) == job_id
+    assert len(machine.host.made) == 1
+
+
+@pytest.mark.parametrize("comes_soon", [True, False])
+async def test_a_start_that_comes_again_where_the_journal_takes_none(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, comes_soon: bool
+) -> None:
+    """What can be read of it is told: its job, or that its id is another's; a new one is refused."""
+    if not comes_soon:
+        monkeypatch.setattr(requests, "MOST_RECENT", 0)
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        job_id = await start(registry)
+        machine.records.is_writable = False
+        assert await start(registry) == job_id
+        with pytest.raises(RequestIdReused):
+            await registry.start(CLIENT1, JobSpecification(command="other"), "request")
+        with pytest.raises(JournalUnavailable):
+            await registry.start(CLIENT1, COMMAND, "another")
+        machine.records.is_writable = True
+
+
+async def test_what_is_made_for_a_start_that_comes_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of what is made where its id is not known to have come before."""
+    monkeypatch.setattr(requests, "MOST_RECENT", 0)
     machine.scripts["command"] = SLEEPER
     async with machine.registry() as registry:
         job_id = await start(registry)
