@@ -20,30 +20,55 @@ def main() -> NoReturn:
     Signals that end the server are blocked until the launcher can pass them on.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2))
-    _find_package_elsewhere_than_here()
-    server = [sys.executable, "-P", *_interpreter_options(sys.orig_argv), "-m", "jobmaster.server", *sys.argv[1:]]
+    options = _find_package_elsewhere_than_here(_interpreter_options(sys.orig_argv))
+    server = [sys.executable, "-P", *options, "-m", "jobmaster.server", *sys.argv[1:]]
     os.execv(  # noqa: S606  # no shell is wanted
         sys.executable, [sys.executable, "-I", "-S", _LAUNCHER, "--", *server]
     )
 
 
-def _find_package_elsewhere_than_here() -> None:
+def _find_package_elsewhere_than_here(options: list[str]) -> list[str]:
     """Lets servers, which do not look for modules in the working folder (-P), find this package where that was only there.
 
     A server is started anew at any time, in the folder in which somebody started the first one: had a job written a module
-    there, root would execute it.
+    there, root would execute it. An interpreter that is to ignore its environment (-E) would not look at what names the
+    package there; so it gets one in which nothing else is for it to ignore.
+
+    Returns:
+        The options without what keeps the package from being found.
     """
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # as above
-    if not sys.flags.safe_path and folder == sys.path[0]:
-        named = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{named}" if named else folder
+    if sys.flags.safe_path or folder != sys.path[0]:
+        return options
+    if sys.flags.ignore_environment:
+        for name in [name for name in os.environ if name.startswith("PYTHON")]:
+            del os.environ[name]
+        options = [word for word in options if word != "-E"]
+    named = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{named}" if named else folder
+    return options
 
 
 def _interpreter_options(command_line: list[str]) -> list[str]:
-    """What stands before `-m jobmaster.serve`, such as `-W error`."""
-    for index, word in enumerate(command_line):
-        if word == "-m":
-            return command_line[1:index] if command_line[index + 1 : index + 2] == ["jobmaster.serve"] else []
+    """What stands before `-m jobmaster.serve`, such as `-W error`, each option in a word of its own but for its argument."""
+    options: list[str] = []
+    words = iter(command_line[1:])
+    for word in words:
+        if not word.startswith("-"):
+            return []
+        if word.startswith("--"):  # --check-hash-based-pycs MODE
+            options += [word, next(words, "")]
+            continue
+        for place, letter in enumerate(word[1:], 2):
+            rest = word[place:]
+            if letter == "m":
+                return options if (rest or next(words, "")) == "jobmaster.serve" else []
+            if letter in "WX":
+                options += [f"-{letter}", rest or next(words, "")]
+                break
+            if letter == "c":
+                return []
+            options.append(f"-{letter}")
     return []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from jobmaster.audit.trail import Trail
     from jobmaster.grpc.purerpc_adapter import Status
     from jobmaster.grpc.watch import Admission
+
+_OK: Final = "OK"
+"""The name of the status that nearly all calls end with."""
 
 
 class AuditedConnection:
@@ -72,13 +75,10 @@ class AuditedCall:
             at=datetime.now(UTC), caller=self._caller, method=self._method, job=self._job, command=self._command
         )
         if self._method == START:
-            return partial(self._admit, begun)
+            self._begun = self._trail.admit(begun)
+            return partial(self._trail.wait_written, self._begun)
         self._begun = self._trail.put(begun)
         return None
-
-    async def _admit(self, begun: Begun) -> None:
-        self._begun = self._trail.admit(begun)  # before anything can cancel this, so that its end refers to it
-        await self._trail.wait_written(self._begun)
 
     def on_answer(self, message: Message) -> None:
         """A Start's answer names its job."""
@@ -93,8 +93,8 @@ class AuditedCall:
             method=self._method,
             job=self._job,
             command=self._command,
-            outcome=status.status_code.name,
-            why=shortened(masked(status.status_message or "", self._secrets)),
+            outcome=_OK if status.int_value == 0 else status.status_code.name,
+            why=shortened(masked(status.status_message, self._secrets)) if status.status_message else "",
             seconds=trio.current_time() - self._opened,
         )
         self._trail.put(entry, begun=self._begun)

@@ -30,7 +30,8 @@ from jobmaster.output.reading import (
 if TYPE_CHECKING:
     from jobmaster.api.followers import Followers
     from jobmaster.identity.policy import Identity
-    from jobmaster.output.log import OutputLog, StoredOutput
+    from jobmaster.output.log import OutputLog
+    from jobmaster.output.stored_output import StoredOutput
     from jobmaster.run.registry import Registry
 
 _STREAMS: Final[dict[int, Stream | None]] = {

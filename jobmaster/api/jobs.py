@@ -19,7 +19,7 @@ from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
-from jobmaster.grpc.methods import checked, takes_call
+from jobmaster.grpc.methods import Unadmitted, checked, takes_admission, takes_call
 from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -44,12 +44,15 @@ class JobService(JobServiceServicer):
         self._registry = registry
         self._followers = followers
 
+    @takes_admission
     @checked(check_start)
     async def Start(  # type: ignore[override]  # purerpc hands over the caller too
-        self, message: pb.JobCreateRequest, request: Identity
+        self, asked: Unadmitted, request: Identity
     ) -> pb.JobID:
-        """Starts a command."""
-        job_id = await self._registry.start(request, specification_of(message), message.request_id)
+        """Starts a command: prepares it while the call is being admitted."""
+        message: pb.JobCreateRequest = asked.request
+        specification = specification_of(message)
+        job_id = await self._registry.start(request, specification, message.request_id, admitted=asked.admission)
         return pb.JobID(job_id=job_id)
 
     @checked(check_job_id)

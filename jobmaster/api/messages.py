@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -100,27 +101,31 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         cmd=command_message(record.command),
         cmd_args_omitted=record.command.omitted,
         oom_kills=record.oom_kills,
-        limits=map(limit_message, record.limits),
         output_bytes=record.output_bytes if pruned is None else 0,
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
         terminal=record.terminal,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
+    response.MergeFrom(_limits_alone(record.limits))
+    response.pid = record.state.pid
+    _put_time(response.started, record.state.started_at)
     match record.state:
-        case Held() | Running() | Stopping() | Closing() as state:
+        case Held() | Running() | Stopping() | Closing():
             response.state = pb.JOBSTATE_RUNNING
-            response.pid = state.pid
-            response.started.CopyFrom(timestamp(state.started_at))
         case Ended() as state:
-            response.pid = state.pid
-            response.started.CopyFrom(timestamp(state.started_at))
-            response.ended.CopyFrom(timestamp(state.ended_at))
+            _put_time(response.ended, state.ended_at)
             response.cause.CopyFrom(cause_message(state.cause))
             put_cause(response, state.cause)
         case unreachable:
             assert_never(unreachable)
     return response
+
+
+@lru_cache(maxsize=16)
+def _limits_alone(limits: tuple[LimitReport, ...]) -> pb.JobResponse:
+    """A record with nothing but these limits, which all jobs of a server have: to be merged, and never changed."""
+    return pb.JobResponse(limits=map(limit_message, limits))
 
 
 def output_messages(content: Content) -> StoredMessages:
@@ -245,4 +250,10 @@ def pruned_message(pruned: OutputPruned, count: int = 0) -> pb.OutputPruned:
 
 def timestamp(moment: datetime) -> Timestamp:
     """A time."""
-    return Timestamp(seconds=int(moment.timestamp()), nanos=moment.microsecond * 1000)
+    message = Timestamp()
+    _put_time(message, moment)
+    return message
+
+
+def _put_time(message: Timestamp, moment: datetime) -> None:
+    message.seconds, message.nanos = int(moment.timestamp()), moment.microsecond * 1000

@@ -37,7 +37,8 @@ END_SECONDS: Final = 2.0
 """How long, at the server's end, the changes of jobs may take to be copied, and a folder to be opened."""
 LAST_SECONDS: Final = 1.0
 """How long the last entries may take from then on, where the disk has taken none of that time."""
-_CUT_OFF: Final = "the server ended before the call did"
+_CUT_OFF: Final = "the server was cut off before the call had ended, or before that was written"
+_IN_GAP: Final = "the entry of the call's end is among those that a gap counts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ async def open_audit(
         changes.begin(after)
 
     async with (
-        _closing(Opening(folder, begin, says_failures=not must_be_open), spool) as opening,
+        _closing(Opening(folder, begin, trail.not_open, says_failures=not must_be_open), spool) as opening,
         _written(trail, handshakes) as written,
         _fed(opening, changes, refusals, written),
     ):
@@ -181,11 +182,12 @@ def _head(position: Position, journal_sequence: int, server: str, left: Sequence
     now = datetime.now(UTC)
     before = "nothing" if not position.sequence else "closed" if position.is_closed and not left else "cut off"
     lines = [*left, Line(Opened(journal_sequence=journal_sequence, at=now, before=before, server=server))]
+    why = _IN_GAP if before == "closed" else _CUT_OFF  # all calls of a server have ended when it closes the audit
     ended = {line.begun for line in left}  # numbers, and lines as themselves
     for sequence, text in position.begun.items():
         if sequence not in ended:
             found = (document_of(text) if text is not None else None) or {}
-            lines.append(Line(_cut_off(found, now), sequence))
+            lines.append(Line(_cut_off(found, now, why), sequence))
     for line in left:
         if isinstance(line.entry, Begun) and line not in ended:
             begun = line.entry
@@ -203,8 +205,8 @@ def _head(position: Position, journal_sequence: int, server: str, left: Sequence
     return lines
 
 
-def _cut_off(found: dict[str, Any], now: datetime) -> Call:
-    """The end of a call whose server did not see it."""
+def _cut_off(found: dict[str, Any], now: datetime, why: str) -> Call:
+    """The end of a call of which only the beginning is in the audit."""
     return Call(
         at=now,
         caller=caller_of(found),
@@ -212,5 +214,5 @@ def _cut_off(found: dict[str, Any], now: datetime) -> Call:
         job=found.get("job"),
         command=command_of(found),
         outcome=UNKNOWN,
-        why=_CUT_OFF,
+        why=why,
     )

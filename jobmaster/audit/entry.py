@@ -18,11 +18,14 @@ from jobmaster.job.secret import MASK
 
 VERSION: Final = 1
 UNKNOWN: Final = "unknown"
-"""The outcome of a call that a crash cut off."""
+"""The outcome of a call whose own end is not in the audit: nobody knows whether it completed. A crash cut off the call, or it
+had ended and its entry was nowhere but in the server's memory, or was lost and counted."""
 KEPT_CHARACTERS: Final = 16 * 1024
 """Characters of a command that an entry keeps; the record of a job keeps as many bytes."""
 MAX_TEXT: Final = 1024
 """Characters of any other text of a caller's or a peer's."""
+_TIME: Final = "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ"
+"""A time in UTC as `datetime.isoformat` has it, which takes twice as long."""
 _ENTRY_BYTES: Final = 1200
 """What an entry and its line hold in memory beside the command, as a rule."""
 
@@ -364,5 +367,5 @@ def _counted(entry: RefusalsCounted) -> dict[str, Any]:
 
 
 def _time(moment: datetime) -> str:
-    in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
-    return f"{in_utc.isoformat(timespec='microseconds')[:-6]}Z"  # without +00:00
+    at = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return _TIME % (at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond)

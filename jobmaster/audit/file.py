@@ -1,7 +1,8 @@
 """The files of one trail: appended to, exchanged for a new one at a size, the oldest removed.
 
-Nothing that was written is ever changed: files are opened with O_APPEND, and a line that a full disk cut short stays as
-it is, with the next one in a line of its own. An entry gets its number when it is written, so that the numbers in the
+No entry that was written is ever changed: files are opened with O_APPEND. A line that a full disk cut short is taken out, so
+that whoever reads the file finds lines of JSON; where that cannot be done, or a host has lost its power, it stays as it is, with
+the next one in a line of its own. An entry gets its number when it is written, so that the numbers in the
 files have no holes: where one is missing, a line was removed. Where somebody moves or removes the file that is written, the
 next entries are in another one of its name, which repeats what the files before it say.
 """
@@ -102,6 +103,8 @@ class AuditFile:
         self._size = 0
         self._first: int | None = None
         self._is_torn = False
+        self._synced = position.sequence
+        self._doubtful = 0
 
     @classmethod
     def open(cls, folder: Path, trail: str, bounds: FileBounds) -> AuditFile:
@@ -148,11 +151,26 @@ class AuditFile:
         """Has the disk take what was written. Raises OSError where it does not."""
         with self._swap:
             copy = None if self._descriptor is None else os.dup(self._descriptor)
-        if copy is not None:
-            try:
-                os.fdatasync(copy)
-            finally:
-                os.close(copy)
+            written = self.position.sequence
+        if copy is None:
+            return
+        try:
+            os.fdatasync(copy)
+        except OSError:
+            with self._swap:  # the kernel says so once, of all that it had taken
+                self._doubtful += self.position.sequence - self._synced
+                self._synced = self.position.sequence
+            raise
+        finally:
+            os.close(copy)
+        with self._swap:
+            self._synced = max(self._synced, written)
+
+    def take_doubtful(self) -> int:
+        """How many entries were written that the disk may not have after all, as it has said since the last call."""
+        with self._swap:
+            doubtful, self._doubtful = self._doubtful, 0
+        return doubtful
 
     def close(self) -> None:
         """Closes the file. Idempotent."""
@@ -195,6 +213,9 @@ class AuditFile:
             end += len(each)
             ends.append(end - 1)  # without its line feed an entry is complete
         whole = bisect_right(ends, written)
+        kept = ends[whole - 1] + 1 if whole else 0
+        if written > kept and self._cut_off(written - kept):
+            written = kept
         self._is_torn = self._is_torn or (0 < written < len(data) and not data[:written].endswith(b"\n"))
         for line in lines[:whole]:
             self._note(line)
@@ -213,6 +234,18 @@ class AuditFile:
         finally:
             self._size += len(data) - len(view)
         return len(data), None
+
+    def _cut_off(self, count: int) -> bool:
+        """Takes the last bytes out of the file, where they are this server's and the file is not for appending alone."""
+        assert self._descriptor is not None  # noqa: S101  # it was opened
+        try:
+            if os.fstat(self._descriptor).st_size != self._size:
+                return False
+            os.ftruncate(self._descriptor, self._size - count)
+        except OSError:
+            return False
+        self._size -= count
+        return True
 
     def _note(self, line: Line) -> None:
         """An entry is written."""

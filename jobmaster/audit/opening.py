@@ -31,6 +31,10 @@ UNLOCK_SECONDS: Final = 0.5
 """How long the closing of the lock may take; the kernel does it at the server's end."""
 
 
+_UNUSABLE: Final = "its folder cannot be used"
+_NO_THREAD: Final = "the server's host has no thread left"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFolder:
     """Where an audit is kept.
@@ -64,17 +68,26 @@ class Opening:
         failure: why the last try has failed; None where none has, or none has come to an end.
     """
 
-    def __init__(self, folder: AuditFolder, use: Callable[[AuditFiles], None], *, says_failures: bool) -> None:
+    def __init__(
+        self,
+        folder: AuditFolder,
+        use: Callable[[AuditFiles], None],
+        on_failure: Callable[[str], None],
+        *,
+        says_failures: bool,
+    ) -> None:
         """Opens nothing yet.
 
         Args:
             folder: to be opened.
             use: called with what was opened.
+            on_failure: called with why it cannot be opened, in words for a client.
             says_failures: whether the log is told of a failure; else its reader is.
         """
         self.failure: ConfigurationError | None = None
         self._folder = folder
         self._use = use
+        self._on_failure = on_failure
         self._says_failures = says_failures
         self._was_tried = trio.Event()
         self._lock: int | None = None
@@ -120,6 +133,7 @@ class Opening:
             if self.failure is None and self._says_failures:
                 logger.error("the audit is not open, and nothing is started: %s", error)
             self.failure = ConfigurationError(str(error))
+            self._on_failure(_NO_THREAD if isinstance(error, NoThread) else _UNUSABLE)
             self._was_tried.set()
             return None
         return files

@@ -27,6 +27,9 @@ _MAGIC: Final = b"jmaudit1"
 _HEADER: Final = struct.Struct("=8sQQ")
 _HEAD, _TAIL = 8, 16
 _RECORD: Final = struct.Struct("=IBBHQQ")
+_NUMBER_OF: Final = struct.Struct("=Q")
+_NUMBER_AT: Final = 8
+"""Where in a record its number is."""
 _WAITS, _DONE, _PADDING = range(3)
 _NO_REFERENCE, _NUMBER, _PLACE = range(3)
 _START: Final = 64
@@ -90,10 +93,11 @@ class Spool:
     def being_written(self, place: int, number: int, begun: int | None) -> None:
         """The entry is about to be written with this number; 0: it was not."""
         at = _START + place % RING_BYTES
-        size, state, kind, pad, _, reference = _RECORD.unpack_from(self._map, at)
-        if begun is not None:
-            kind, reference = _NUMBER, begun
-        _RECORD.pack_into(self._map, at, size, state, kind, pad, number, reference)
+        if begun is None:
+            _NUMBER_OF.pack_into(self._map, at + _NUMBER_AT, number)
+            return
+        size, state, _, pad, _, _ = _RECORD.unpack_from(self._map, at)
+        _RECORD.pack_into(self._map, at, size, state, _NUMBER, pad, number, begun)
 
     def done(self, place: int) -> None:
         """The entry is written, or is not to be."""

@@ -10,11 +10,13 @@ A trail has its queue before it has its file, which the disk may be slow to open
 
 What was written is in the kernel's hands: it outlives the server. At most SYNC_SECONDS later it is on the disk, by a
 thread of its own, and at a file's end. What a power cut takes of the last second is not made up for, but for the changes
-of jobs, which are read from the journal again.
+of jobs, which are read from the journal again. Where the disk says only then that it has not kept what it had taken, all
+entries since the last time that it had are counted in a gap.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -56,8 +58,26 @@ SYNC_SECONDS: Final = 1.0
 CLOSE_SECONDS: Final = 0.5
 """How long the closing of a file may take; the kernel does it at the server's end."""
 
+_OF_CALLS: Final = (Begun, Call)
+"""What is spooled."""
 _TOO_MANY: Final = "more came than could be written"
+_NOT_KEPT: Final = "its disk has failed to keep what was written: the last entries before may not be there"
 _NO_ANSWER: Final = "its disk does not answer"
+_NEARLY_FULL: Final = "its disk is nearly full"
+_FAILED: Final = "its disk fails"
+_WORDS: Final = {
+    **dict.fromkeys(NO_SPACE, "its disk is full"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.ESTALE), "its folder is not in its place"),
+    **dict.fromkeys(
+        (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL), "there is something else in its file's place"
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "the server may not write it"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "the server's host has no file descriptor left"),
+    errno.EROFS: "its disk is read-only",
+    errno.EFBIG: "its file may not become larger",
+    errno.ENOMEM: "the server's host has no memory left",
+}
+"""What a client is told of an error."""
 
 
 class Trail:
@@ -81,6 +101,8 @@ class Trail:
         self._lost_because = ""
         self._fault: str | None = None
         self._has_ballast = ballast is not None
+        self._why_no_ballast = _NEARLY_FULL
+        self._why_closed = _NO_ANSWER
         self._writing_since = float("inf")
         self._next_try = 0.0
         self._is_finishing = False
@@ -88,6 +110,7 @@ class Trail:
         self._is_urgent = trio.Event()
         self._written = trio.lowlevel.ParkingLot()
         self._unsynced = trio.Event()
+        self._synced_at = datetime.now(UTC)
         self.synced_events = 0
         """Up to which number of the journal's the events are on the disk, as far as is known."""
         self._scope = trio.CancelScope(shield=True)
@@ -98,6 +121,10 @@ class Trail:
     def is_writable(self) -> bool:
         """Whether entries are written as they come, and not at the cost of the ballast."""
         return self._why_not() is None
+
+    def not_open(self, why: str) -> None:
+        """Its files cannot be opened, for a reason in words for a client; that is tried again."""
+        self._why_closed = why
 
     def use(self, file: AuditFile, head: Sequence[Line]) -> None:
         """Gives it its file, and what is to be written there before anything else."""
@@ -141,10 +168,11 @@ class Trail:
             AuditUnavailable: it is not, or not in time; it may still be.
         """
         assert line.done is not None  # noqa: S101  # it was admitted
-        with trio.move_on_after(START_SECONDS):
-            await line.done.wait()
+        if not line.done.is_set():
+            with trio.move_on_after(START_SECONDS):
+                await line.done.wait()
         if line.sequence is None:
-            raise _unavailable(self._why_not() or _NO_ANSWER)
+            raise _unavailable(self._why_not() or (_FAILED if line.done.is_set() else _NO_ANSWER))
 
     async def record(self, entries: Sequence[Entry]) -> int:
         """Returns when entries are written, and how many of them: where it is not all, the first ones.
@@ -182,7 +210,7 @@ class Trail:
         return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _push(self, line: Line) -> None:
-        if self._spool is not None and isinstance(line.entry, Begun | Call):
+        if self._spool is not None and isinstance(line.entry, _OF_CALLS):
             _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost
@@ -205,11 +233,11 @@ class Trail:
 
     def _why_not(self) -> str | None:
         if not self.is_open.is_set():
-            return _NO_ANSWER
+            return self._why_closed
         if self._fault is not None:
             return self._fault
         if self._ballast is not None and not self._has_ballast:
-            return "its disk is nearly full"
+            return self._why_no_ballast
         if trio.current_time() - self._writing_since > START_SECONDS:
             return _NO_ANSWER
         return None
@@ -249,7 +277,7 @@ class Trail:
             names = ", ".join(f"{count} {name}" for name, count in sorted(kinds.items()))
             logger.error(
                 "entries of the audit were not written, the oldest of %s: %s",
-                oldest.isoformat(timespec="seconds"),
+                _moment(oldest),
                 names,
             )
 
@@ -262,12 +290,15 @@ class Trail:
         try:
             await self._in_thread(self._ballast.fill)
         except (OSError, NoThread) as error:
+            is_full = isinstance(error, OSError) and error.errno in NO_SPACE
+            self._why_no_ballast = _NEARLY_FULL if is_full else _words(error)
             if had:
-                logger.error("the audit's disk is nearly full (%s): jobs cannot be started", error)
+                what = "the audit's disk is nearly full" if is_full else "the audit has no space kept for a full disk"
+                logger.error("%s (%s): jobs cannot be started", what, error)
         else:
             self._has_ballast = True
             if not had:
-                logger.warning("the audit's disk has space again")
+                logger.warning("the audit has space kept for a full disk again")
 
     async def _write_all(self) -> None:
         while True:
@@ -346,7 +377,7 @@ class Trail:
     async def _free_ballast(self) -> bool:
         if self._ballast is None or not self._has_ballast:
             return False
-        self._has_ballast = False
+        self._has_ballast, self._why_no_ballast = False, _NEARLY_FULL
         self._next_try = trio.current_time() + RETRY_SECONDS
         logger.error("the audit's disk is full: jobs cannot be started")
         try:
@@ -367,6 +398,8 @@ class Trail:
         if self._fault is not None:
             logger.warning("the audit is written again")
         self._fault = None
+        if count := self._file.take_doubtful():
+            self._push(Line(Gap(at=datetime.now(UTC), since=self._synced_at, count=count, why=_NOT_KEPT)))
         if self._lost and self._has_room:
             self._put_gap()
 
@@ -391,15 +424,15 @@ class Trail:
             await self._sync()
 
     async def _sync(self) -> None:
-        events = self._file.position.journal_sequence  # written, at least
+        events, now = self._file.position.journal_sequence, datetime.now(UTC)  # written, at least
         try:
             await run_in_thread(self._syncers, self._file.sync, abandon=True)
         except (OSError, NoThread) as error:
-            logger.error("the audit's disk did not take what was written: %s", error)
+            logger.error("the audit's disk did not keep what was written since %s: %s", _moment(self._synced_at), error)
             self._fault = _words(error)
             self._work.set()
         else:
-            self.synced_events = events
+            self.synced_events, self._synced_at = events, now
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Only the server's end leaves a thread that a disk holds to itself."""
@@ -416,10 +449,14 @@ def _spool(line: Line, spool: Spool) -> None:
     line.place = spool.add(encode(line.entry, 0, None, line.body), **reference)
 
 
+def _moment(at: datetime) -> str:
+    return at.isoformat(timespec="seconds")
+
+
 def _words(error: OSError | NoThread) -> str:
     if isinstance(error, NoThread):
         return "the server's host has no thread left"
-    return "its disk is full" if error.errno in NO_SPACE else "its disk fails"
+    return _WORDS.get(error.errno or 0, _FAILED)
 
 
 def _unavailable(reason: str) -> AuditUnavailable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -86,6 +87,26 @@ yet or no longer valid) and SHA-256 fingerprint.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line `arguments` (by default the process's) and return the exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:  # of standard output: a full disk or device, a limit of file sizes
+        _chatter(f"standard output: {error.strerror}")
+        _drop_rest()
+        return FAILED
+
+
+def _drop_rest() -> None:
+    """Let the interpreter's end not try again to write what was not taken."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         if sys.stdout is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -57,23 +58,65 @@ async def despite_losses(copy_output: Callable[[], Awaitable[bool]]) -> bool:
         return True
 
 
+class JobEnd:
+    """The end of a job, asked for while its output is copied: a server that ends with the job answers who has asked before.
+
+    Attributes:
+        record: that of the job when it has ended, where it is known.
+    """
+
+    def __init__(self, jobs: Jobs) -> None:
+        self.record: pb.JobResponse | None = None
+        self._jobs = jobs
+        self._asked = trio.Event()
+
+    async def ask(self, job_id: str) -> None:
+        """Waits for it; in a task of its own."""
+        with suppress(RpcFailedError, TransportError):  # when the output has ended, it is asked for again
+            self.record = await self._jobs.wait(job_id)
+        self._asked.set()
+
+    async def wait(self, job_id: str) -> pb.JobResponse:
+        """The record of the job that has ended; while `ask` runs, or has run.
+
+        Raises:
+            Exception: as `Jobs.wait`.
+        """
+        await self._asked.wait()
+        return self.record or await self._jobs.wait(job_id)
+
+
 async def attach(jobs: Jobs, action: Attach) -> tuple[int, str]:
     """Attaches to a job until it has ended: the exit status, and nothing that is still to be written."""
     record = await jobs.status(action.job_id)
+    end, failure, status = JobEnd(jobs), None, DONE
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.ask, action.job_id)
+        try:
+            status = await _attach_until(end, jobs, action, record)
+        except Exception as error:  # noqa: BLE001  # raised below, and not in a group
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return status, ""
+
+
+async def _attach_until(end: JobEnd, jobs: Jobs, action: Attach, record: pb.JobResponse) -> int:
     try:
         if not await despite_losses(partial(_attach, jobs, action, record)):
             say(how_to_attach(action.job_id))
-            return DONE, ""
-        record = await jobs.wait(action.job_id)
+            return DONE
+        record = await end.wait(action.job_id)
     except OutputFailed as failure:
         say(f"{failure}; the job {action.job_id} goes on")
-        return OURS, ""
+        return OURS
     except (TransportError, OutputIncomplete, InputLost) as error:
         say(f"{error}; what the job {action.job_id} does is not known here")
-        return OURS, ""
+        return OURS
     if not ended_by_itself(record):
         say(f"job {action.job_id}: {record.job_msg}")
-    return exit_status(record), ""
+    return exit_status(record)
 
 
 async def _attach(jobs: Jobs, action: Attach, record: pb.JobResponse) -> bool:

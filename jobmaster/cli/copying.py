@@ -45,8 +45,8 @@ def _replaceable(file: Path) -> Path:
         ConfigurationError: it is there, and no regular file.
     """
     place = Path(os.path.realpath(file))
-    if place.is_symlink() or (place.exists() and not place.is_file()):
-        raise ConfigurationError(f"cannot write {place}: it is there, and no regular file: name another one")
+    if place.is_symlink() or (file.exists() and not file.is_file()):
+        raise ConfigurationError(f"cannot write {file}: it is there, and no regular file: name another one")
     return place
 
 

@@ -202,8 +202,9 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         metavar="NAME",
         action="append",
         default=[],
-        help="the value of this environment variable of yours is a secret: wherever the command has it, records, events and "
-        "the server's audit have ***; may be given more than once",
+        help="the value of this environment variable of yours, which has to be set, is a secret: wherever the command has it, "
+        "records, events and the server's audit have ***; where it does not, nothing is hidden, and the job does not get it; "
+        "may be given more than once",
     )
     _add_output(run)
 

@@ -83,3 +83,8 @@ def _moment(timestamp: Timestamp) -> str:
 def visible(text: str) -> str:
     """Text without characters that a terminal would obey."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def how_to_find(request_id: str, *, run: str = "run") -> str:
+    """What is said to who has asked for a job and has got no answer; `run` as it asks for the same: `start` has no stdin."""
+    return f"whether the job was started is not known; `{run} --request-id {request_id} …` finds it or starts it"

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.cli.attaching import copy, despite_losses, how_to_attach, say, words_of
+from jobmaster.cli.attaching import JobEnd, copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
+from jobmaster.cli.presentation import how_to_find
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -49,8 +50,7 @@ class Runner:
         self._request_id = action.request_id or new_request_id()
         self._job_id = ""
         self._started = trio.Event()
-        self._asked = trio.Event()
-        self._record: pb.JobResponse | None = None
+        self._job_end = JobEnd(jobs)
 
     async def run(self) -> tuple[int, str]:
         """Runs the command: the exit status, and what is still to be written. What went wrong has been said."""
@@ -112,28 +112,22 @@ class Runner:
         return DONE
 
     def _say_how_to_find_it(self) -> None:
-        say(f"whether the job was started is not known; `run --request-id {self._request_id} …` finds it or starts it")
+        say(how_to_find(self._request_id))
 
     async def _follow(self) -> int:
-        """Shows the output, and meanwhile asks for the end: a server that ends with the job answers who has asked before."""
+        """Shows the output, and meanwhile asks for the end."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._ask_for_end)
+            nursery.start_soon(self._job_end.ask, self._job_id)
             status = await self._show()
             nursery.cancel_scope.cancel()
         return status
-
-    async def _ask_for_end(self) -> None:
-        with suppress(RpcFailedError, TransportError):  # when the output has ended, it is asked for again
-            self._record = await self._jobs.wait(self._job_id)
-        self._asked.set()
 
     async def _show(self) -> int:
         try:
             if not await despite_losses(self._copy):
                 say(how_to_attach(self._job_id))
                 return DONE
-            await self._asked.wait()
-            record = self._record or await self._jobs.wait(self._job_id)
+            record = await self._job_end.wait(self._job_id)
         except OutputFailed as failure:
             say(f"{failure}; the job {self._job_id} goes on")
             return OURS
@@ -199,10 +193,15 @@ class Runner:
         if self._mode is not None:
             self._mode.restore()
         if self._started.is_set():
-            say(f"left; the job {self._job_id} has not ended")
+            say(f"left; {self._how_it_is()}")
         else:
             self._say_how_to_find_it()
         os._exit(OF_SIGNAL + number)
+
+    def _how_it_is(self) -> str:
+        if (record := self._job_end.record) is not None:
+            return f"job {self._job_id}: {record.job_msg}"
+        return f"whether the job {self._job_id} has ended is not known here: `status {self._job_id}` tells"
 
 
 @contextmanager

@@ -94,10 +94,15 @@ class RawMode:
                 tty.setraw(STDIN, termios.TCSADRAIN)
 
     def restore(self) -> None:
-        """Sets what was before. Idempotent."""
+        """Sets what was before. Idempotent.
+
+        What nobody has read by then goes: a terminal may have answered the job, with where its cursor is for instance, and a
+        shell would take that for a command.
+        """
         before, self._before = self._before, None
         if before is not None:
             with suppress(termios.error):
+                termios.tcflush(STDIN, termios.TCIFLUSH)
                 termios.tcsetattr(STDIN, termios.TCSANOW, before)
 
     def _end(self, number: int, _frame: FrameType | None) -> None:

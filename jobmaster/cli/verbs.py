@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from typing import assert_never
 
@@ -25,10 +27,11 @@ from jobmaster.cli.actions import (
     Wait,
 )
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
-from jobmaster.cli.exit_status import DONE, FAILED, exit_status
-from jobmaster.cli.presentation import as_block, as_json
-from jobmaster.client import Jobs, RpcFailedError, connect
-from jobmaster.errors import JobmasterError
+from jobmaster.cli.exit_status import DONE, FAILED, OF_SIGNAL, exit_status
+from jobmaster.cli.presentation import as_block, as_json, how_to_find
+from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
+from jobmaster.errors import JobmasterError, TransportError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
@@ -101,9 +104,8 @@ async def _act(command: Command) -> tuple[int, str]:
 
 async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
     match action:
-        case Start(argv, output):
-            started = await jobs.start(*argv, output_max=output.most, output_full=output.full)
-            return DONE, f"{started}\n"
+        case Start():
+            return DONE, f"{await start_job(jobs, action)}\n"
         case Stop(job_id=job_id, as_json=wants_json, reason=reason, force=force):
             return DONE, _shown(await jobs.stop(job_id, reason, force=force), wants_json=wants_json)
         case Status(job_id=job_id, as_json=wants_json):
@@ -153,6 +155,37 @@ async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List
         case unreachable:
             assert_never(unreachable)
     return DONE, ""
+
+
+async def start_job(jobs: Jobs, action: Start) -> str:
+    """Start a job, and return its id; whoever gets none is told how the job is found, should there be one.
+
+    Raises:
+        CommandFailed: nobody knows whether it was started.
+        RpcFailedError, TransportError: it was not.
+    """
+    request_id = new_request_id()
+    unknown = how_to_find(request_id, run="run -d")
+    started = ""
+
+    def leave(number: int, _frame: object) -> None:
+        complain(f"jobmaster: left; {f'started the job {started}' if started else unknown}\n")
+        os._exit(OF_SIGNAL + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, leave)  # to the program's end: who leaves before the id is printed is told it
+    try:
+        started = await jobs.start(
+            *action.argv, request_id=request_id, output_max=action.output.most, output_full=action.output.full
+        )
+    except RpcFailedError as error:
+        if error.status.status_code is not StatusCode.UNAVAILABLE:
+            raise
+        raise CommandFailed(f"{_in_words(error)}; {unknown}") from error
+    except TransportError as error:
+        raise CommandFailed(f"{error}; {unknown}") from error
+    return started
 
 
 async def remove_jobs(jobs: Jobs, job_ids: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from jobmaster.grpc.purerpc_adapter import Cardinality, Service
+    from jobmaster.grpc.watch import Admission
 
 RequestCheck = Callable[[bytes], int]
 
 _TAKES_CALL: Final = "_jobmaster_takes_call"
+_TAKES_ADMISSION: Final = "_jobmaster_takes_admission"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
 _SHORT_BYTES: Final = 0x02
@@ -47,12 +49,26 @@ def takes_call(handler: _Handler) -> _Handler:
     return handler
 
 
+def takes_admission(handler: _Handler) -> _Handler:
+    """Has a unary handler called before its call is admitted, with an `Unadmitted` in place of the request."""
+    setattr(handler, _TAKES_ADMISSION, True)
+    return handler
+
+
+class Unadmitted(NamedTuple):
+    """A request, and what its handler awaits before anything takes effect that cannot be undone; None: nothing."""
+
+    request: Any
+    admission: Admission | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """A method: `handler` is called with the request and the caller, `check` before the request is parsed.
 
     Attributes:
         takes_call: the handler gets the call in place of the request.
+        takes_admission: the handler gets an `Unadmitted` in place of the request.
     """
 
     handler: Callable[..., Any]
@@ -60,6 +76,7 @@ class Method:
     request_type: type[Message]
     check: RequestCheck
     takes_call: bool = False
+    takes_admission: bool = False
 
 
 def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Method]:
@@ -71,6 +88,7 @@ def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Meth
             request_type=bound.signature.request_type,
             check=getattr(bound.method_fn, _ATTRIBUTE, len),
             takes_call=getattr(bound.method_fn, _TAKES_CALL, False),
+            takes_admission=getattr(bound.method_fn, _TAKES_ADMISSION, False),
         )
         for service_name, service in services.items()
         for name, bound in service.methods.items()

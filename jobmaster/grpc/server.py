@@ -28,7 +28,7 @@ from jobmaster.grpc.headers import (
     status_trailers,
 )
 from jobmaster.grpc.memory import CallAccount, CallerLoad, ServerLoad
-from jobmaster.grpc.methods import Method, methods_of
+from jobmaster.grpc.methods import Method, Unadmitted, methods_of
 from jobmaster.grpc.purerpc_adapter import (
     STREAMING_CALLS,
     Cardinality,
@@ -272,10 +272,10 @@ class ServerConnection:
         try:
             request = call.take_request()
             self._handled_bytes += call.request_cost
-            if call.waits_for_admission:
+            if call.waits_for_admission and not method.takes_admission:
                 self._start_task(call, partial(self._answer_when_admitted, call, method, request))
                 return
-            result: Message | Awaitable[Message] = method.handler(request, request=self._caller)
+            result = self._call_handler(call, method, request)
             if isinstance(result, Awaitable):
                 self._start_task(call, partial(_await_answer, call, result))
                 return
@@ -323,9 +323,15 @@ class ServerConnection:
         await self._answer_when_admitted(call, method, await call.receive_single_message())
 
     async def _answer_when_admitted(self, call: ServerCall, method: Method, request: Message) -> None:
-        await call.wait_admitted()
-        result: Message | Awaitable[Message] = method.handler(request, request=self._caller)
+        if not method.takes_admission:
+            await call.wait_admitted()
+        result = self._call_handler(call, method, request)
         await _send_answer(call, await result if isinstance(result, Awaitable) else result)
+
+    def _call_handler(self, call: ServerCall, method: Method, request: Message) -> Message | Awaitable[Message]:
+        asked = Unadmitted(request, call.take_admission()) if method.takes_admission else request
+        answer: Message | Awaitable[Message] = method.handler(asked, request=self._caller)
+        return answer
 
     def _finish_with(self, call: ServerCall, error: Exception) -> None:
         match error:

@@ -166,9 +166,13 @@ class ServerCall:
 
     async def wait_admitted(self) -> None:
         """Returns when the handler may be called. Raises where the call is refused."""
-        admission, self._admission = self._admission, None
-        if admission is not None:
+        if (admission := self.take_admission()) is not None:
             await admission()
+
+    def take_admission(self) -> Admission | None:
+        """What is to be awaited before the call may take effect, for who does that."""
+        admission, self._admission = self._admission, None
+        return admission
 
     def expect_message_type(self, message_type: type[Message]) -> None:
         """For purerpc; the type is that of the method."""

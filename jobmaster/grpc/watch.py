@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     from jobmaster.grpc.purerpc_adapter import Status
 
 Admission = Callable[[], Awaitable[None]]
-"""Awaited before a unary method's handler is called; raises where the call is refused."""
+"""Awaited before a unary method's handler is called, or by that handler; raises where the call is refused. It may be awaited
+again."""
 
 
 class CallWatch(Protocol):
-    """One call. Nothing of it may wait or raise."""
+    """One call. Nothing of it may wait, and only `on_request` may raise."""
 
     def on_request(self, message: Message) -> Admission | None:
-        """A request message is here, and its handler is about to get it; of a unary call perhaps not at once."""
+        """A request message is here, and its handler is about to get it; of a unary call perhaps not at once.
+
+        Raises whatever the call is refused with.
+        """
 
     def on_answer(self, message: Message) -> None:
         """A unary call's handler has answered."""

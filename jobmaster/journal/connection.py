@@ -12,6 +12,7 @@ from typing import Final
 import apsw
 
 from jobmaster.errors import ConfigurationError, HostError
+from jobmaster.journal.ballast import Ballast
 from jobmaster.journal.schema import MIGRATIONS, Migration, NotAJournal, TooNew, migrate, version_of
 
 BALLAST: Final = "journal.ballast"
@@ -95,11 +96,21 @@ def connect(
             connection.pragma("cell_size_check", True)
             connection.pragma("trusted_schema", False)
             connection.wal_autocheckpoint(0)
-            migrate(connection, version, migrations)
+            _migrate(connection, version, migrations, Ballast(path.with_name(BALLAST)))
         except BaseException:
             connection.close()
             raise
     return connection
+
+
+def _migrate(connection: apsw.Connection, version: int, migrations: Mapping[int, Migration], ballast: Ballast) -> None:
+    """On a full disk with the space of the ballast: a server that does not start ends the jobs of the one before it."""
+    try:
+        migrate(connection, version, migrations)
+    except apsw.Error as error:
+        if not fault_of(error).lacks_space or not ballast.free():
+            raise
+        migrate(connection, version, migrations)
 
 
 def _create(path: Path) -> None:

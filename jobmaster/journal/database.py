@@ -261,11 +261,13 @@ class Database:
         """
         if len(job_ids) > REMOVED_AT_ONCE:
             raise ValueError(f"{len(job_ids)} jobs are too many for one transaction")
-        with self._transaction() as connection:
+        with self._use() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             batch = self._batch(connection)
             for job_id in job_ids:
                 batch.remove(job_id, given_up=given_up)
-            self.last_seq = batch.last_seq  # a number that is not used after all does no harm
+            connection.execute("COMMIT")
+            self.last_seq = batch.last_seq
 
     def _batch(self, connection: apsw.Connection) -> Batch:
         copied = None if self.copied is None else self.copied()
@@ -305,8 +307,13 @@ class Database:
                 return
             try:
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            except apsw.Error:
-                logger.exception("the journal's log could not be written to its file; the next start does it")
+            except apsw.Error as error:
+                logger.error(
+                    "the journal's log could not be written to %s: %s; nothing is lost: it stays beside that, and the next "
+                    "start writes it",
+                    self.path,
+                    error,
+                )
             finally:
                 connection.close()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from jobmaster.errors import JobmasterError
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputPruned
 from jobmaster.job.request import RequestError
@@ -33,8 +34,8 @@ class DuplicateJob(EntryRefused):
     """A job of this id was launched before."""
 
 
-class RequestTaken(EntryRefused):
-    """The request id of this launch stands for another job of its owner."""
+class RequestTaken(EntryRefused, JobmasterError):
+    """The request id of this launch stands for another job of its owner; no bug, but how a Start that comes again is known."""
 
 
 Written = int | EntryRefused | InvalidTransition

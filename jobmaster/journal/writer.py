@@ -1,9 +1,10 @@
 """The task that writes what has happened: a bounded queue, and one transaction for all that has gathered in it.
 
-Entries are written in the order in which they were given. A launch that is not taken yet can be withdrawn; one that is
-taken is written or has failed. Where the disk takes nothing, launches fail at once. All other entries are kept and tried
-again until the journal's end, whoever waits for them or leaves, because they tell what has happened already. The ballast
-is given up for them first.
+Entries are written in the order in which they were given. Those that nobody waits for gather for a moment, or until
+somebody waits for one: what happens to a short job after its launch is one transaction. A launch that is not taken yet can
+be withdrawn; one that is taken is written or has failed. Where the disk takes nothing, launches fail at once. All other
+entries are kept and tried again until the journal's end, whoever waits for them or leaves, because they tell what has
+happened already. The ballast is given up for them first.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ MAX_QUEUED: Final = 10_000
 have at most eight events each, of which two are counts that take each other's place."""
 MOST_IN_BATCH: Final = 256
 """Entries of one transaction: more hold Trio's loop up when all who wait are told."""
+GATHER_SECONDS: Final = 0.02
+"""How long entries gather that nobody waits for."""
 DURABLE_SECONDS: Final = 10.0
 """How long a caller waits for a launch to be written; what has happened already is waited for until the journal's end."""
 LEAVE_SECONDS: Final = 2.0
@@ -75,6 +78,7 @@ class Writer:
         self._due: dict[Entry, float] = {}  # until when launches, and callers who were cancelled, wait
         self._disowned: list[Entry] = []  # of batches that are being written or have failed: none is taken meanwhile
         self._changed = trio.Event()
+        self._is_urgent = trio.Event()
         self._has_waiters = trio.Event()
         self._grown = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope(shield=True)
@@ -112,6 +116,7 @@ class Writer:
         if is_launch:
             await trio.lowlevel.checkpoint_if_cancelled()
         self._append(entry)
+        self._is_urgent.set()
         waiter = _Waiter(trio.lowlevel.current_task())
         self._waiters[entry] = waiter
         if is_launch:
@@ -155,6 +160,7 @@ class Writer:
         """Returns when every entry that was given until now is written, or cannot be."""
         await trio.lowlevel.checkpoint()
         given = [*self._taken, *self._queue]
+        self._is_urgent.set()
         while given and not self._is_over:
             if given[-1] in self._queue or given[-1] in self._taken:
                 await self._grown.park()
@@ -182,6 +188,7 @@ class Writer:
         self._finishing.set()
         self._scope.deadline = trio.current_time() + CLOSE_SECONDS
         self._changed.set()
+        self._is_urgent.set()
 
     def _append(self, entry: Entry) -> None:
         if self._is_over:
@@ -192,6 +199,8 @@ class Writer:
             raise _unavailable("too many events wait to be written")
         self._queue[entry] = None
         self._changed.set()
+        if isinstance(entry.event, Launched):
+            self._is_urgent.set()
 
     def _reason(self) -> str:
         match self._fault:
@@ -259,6 +268,9 @@ class Writer:
                 if not self._has_ballast:
                     return
                 await self._checkpoint()
+        if not self._is_urgent.is_set() and len(self._queue) < MOST_IN_BATCH:
+            with trio.move_on_after(GATHER_SECONDS):
+                await self._is_urgent.wait()
 
     async def _pause(self) -> None:
         """Between two tries of the disk."""
@@ -281,6 +293,9 @@ class Writer:
 
     async def _write_batch(self) -> None:
         self._take()
+        self._is_urgent = trio.Event()
+        if self._queue:  # somebody may wait for what is left
+            self._is_urgent.set()
         try:
             await self._in_thread(self._database.write, self._taken)
         except (JournalFault, NoThread) as fault:

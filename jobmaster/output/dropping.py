@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.output.cap import Range, without
+from jobmaster.output.files import unlink_output
 from jobmaster.output.holes import BLOCK, can_punch, punch
-from jobmaster.output.index_file import unlink_output
 from jobmaster.output.transfer import now
 
 if TYPE_CHECKING:

@@ -7,11 +7,14 @@ thread. Nobody has to wait for that thread: a follower that leaves while a disk 
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,6 +24,8 @@ from jobmaster.errors import OutputUnreadable
 from jobmaster.output.found_gaps import FoundGaps, find_gaps
 from jobmaster.output.index import Header
 from jobmaster.threads import NoThread, run_in_thread
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -33,7 +38,22 @@ CLOSE_SECONDS: Final = 1.0
 system in user space may not answer."""
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_NO_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+"""What is opened is a link, a socket, or something else that is no file."""
 _NOT_AT_ONCE: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that is being written.
+
+    Attributes:
+        fd: of whoever writes it, who closes it at any moment; negative where that has been closed.
+        details: of the file itself.
+    """
+
+    fd: int
+    details: os.stat_result
 
 
 class Stretch:
@@ -93,14 +113,19 @@ class FollowedFile:
         self._threads = 0
         self._is_closed = False
 
-    def open(self) -> int:
+    def open(self, written: WrittenFile | None = None) -> int:
         """To be called in a thread; returns the size of the file.
 
+        Args:
+            written: the file, where somebody writes it: then no other is taken for it, and it is found also where something
+                else is in its place.
+
         Raises:
-            OSError: there is no such file (any more).
+            FileNotFoundError: there is no such file (any more), but maybe something else.
+            OSError: it cannot be opened.
         """
         with self._used():
-            self.fd = os.open(self.path, _READ)
+            self.fd = _open_file(self.path) if written is None else _open_written(self.path, written)
             return os.fstat(self.fd).st_size
 
     def pread(self, count: int, offset: int) -> bytes:
@@ -158,6 +183,40 @@ class FollowedFile:
             return None
         fd, self.fd = self.fd, -1
         return fd
+
+
+def _open_file(path: Path) -> int:
+    try:
+        fd = os.open(path, _READ)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+    else:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+        os.close(fd)
+    logger.warning("%s is no file: something else was put in its place", path)
+    raise _not_there(path)
+
+
+def _open_written(path: Path, written: WrittenFile) -> int:
+    with suppress(FileNotFoundError):
+        fd = _open_file(path)
+        if os.path.samestat(os.fstat(fd), written.details):
+            return fd
+        os.close(fd)
+        logger.warning("%s is another file than the one that was put there", path)
+    if written.fd < 0:
+        raise _not_there(path)
+    fd = os.open(f"/proc/self/fd/{written.fd}", _READ & ~os.O_NOFOLLOW)
+    if not os.path.samestat(os.fstat(fd), written.details):  # it was closed, and its number is another one's
+        os.close(fd)
+        raise _not_there(path)
+    return fd
+
+
+def _not_there(path: Path) -> FileNotFoundError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
 
 
 async def leave_and_close(*files: FollowedFile) -> None:

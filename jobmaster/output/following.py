@@ -22,6 +22,7 @@ import trio
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import Range
 from jobmaster.output.dropping import PUNCHERS, punch_file
+from jobmaster.output.files import index_path
 from jobmaster.output.followed_file import (
     CLOSE_SECONDS,
     READERS,
@@ -30,14 +31,15 @@ from jobmaster.output.followed_file import (
     leave_and_close,
     unreadable_named,
 )
-from jobmaster.output.found_gaps import FoundGaps
+from jobmaster.output.found_gaps import FoundGaps, has_lost_end
 from jobmaster.output.index import GapReason, Header, Stream
-from jobmaster.output.index_file import Reader, index_path, stored_view
+from jobmaster.output.index_reader import Reader, stored_view
 from jobmaster.output.index_search import IndexView, Run
 from jobmaster.threads import NoThread, run_in_thread
 
 if TYPE_CHECKING:
-    from jobmaster.output.log import OutputLog, StoredOutput
+    from jobmaster.output.log import OutputLog
+    from jobmaster.output.stored_output import StoredOutput
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +192,7 @@ class LiveFollower:
         """Opens the file."""
         try:
             with unreadable_named(self._log.path):
-                await run_in_thread(READERS, self.file.open, abandon=True)
+                await run_in_thread(READERS, self.file.open, self._log.written_file, abandon=True)
         except OutputUnreadable:
             if not self._log.file.is_pruned:
                 raise
@@ -318,11 +320,19 @@ class StoredFollower:
             if view is None:
                 return None
             self._header = view.header
-            end = self._output.kept + view.header.lost + view.header.dropped
-            return view if await self.in_index(lambda view: view.tells_last_gap(end), view) else None
+            return None if await self._has_lost_end(view) else view
         except OutputUnreadable as error:
             logger.warning("%s: the output's file alone tells what is missing", error)
             return None
+
+    async def _has_lost_end(self, view: IndexView) -> bool:
+        end = self._output.kept + view.header.lost + view.header.dropped
+        if not await self.in_index(lambda view: view.tells_last_gap(end), view):
+            return True
+        there = self._there
+        return there > 0 and bool(
+            await self.in_index(lambda view: self.file.use(lambda fd: has_lost_end(view, fd, there)), view)
+        )
 
     async def _do_without_index(self) -> None:
         output = self._output

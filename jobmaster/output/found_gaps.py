@@ -17,7 +17,7 @@ from typing import Final
 from jobmaster.output.cap import Range
 from jobmaster.output.holes import BLOCK
 from jobmaster.output.index import GapReason, Header, Stream
-from jobmaster.output.index_search import Run
+from jobmaster.output.index_search import IndexView, Run
 
 MOST_HOLES: Final = 65_536
 """Holes that are looked for. A gap ends a second after the last one, at the earliest: it takes most of a day to have so many."""
@@ -64,6 +64,31 @@ def find_gaps(fd: int, size: int, *, lost: int, dropped: int, header: Header | N
         if sum(end - start for start, end in found) <= lost + dropped:
             return FoundGaps([(start, end, _reason(start, lost, header)) for start, end in found])
     return FoundGaps(())  # these are no gaps: the file system makes holes of zeros that were written
+
+
+def has_lost_end(view: IndexView, fd: int, size: int) -> bool:
+    """Whether an index has lost its last entries, those of gaps among them. Blocks as long as the disk does.
+
+    Its header tells that of the last gap that was closed. Where another one is open by now, or the range was dropped in
+    which the last one is, it is told by holes of the file behind the last entry.
+
+    Args:
+        view: of the index.
+        fd: of the output's file.
+        size: of that.
+
+    Raises:
+        OSError: the disk fails.
+    """
+    if not view.tells_last_gap(size):
+        return True
+    if not view.header.lost:
+        return False
+    ranges = view.bytes_behind(size)
+    if ranges is None:
+        return True
+    has_holes = any(_seek(fd, start, os.SEEK_HOLE, end) < end for start, end in ranges)
+    return has_holes and not view.tells_all(size)  # there are file systems that make holes of zeros that were written
 
 
 def _reason(start: int, lost: int, header: Header | None) -> GapReason:

@@ -15,11 +15,11 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from jobmaster.output.holes import BLOCK, NOT_OFFERED, allocate, punch
 from jobmaster.output.index import (
@@ -35,6 +35,8 @@ from jobmaster.output.index import (
     encode_entry,
     encode_header,
 )
+from jobmaster.output.index_reader import Reader, entry_position, view_of
+from jobmaster.output.index_remains import intact, intact_of_cut, known_end, shortened
 from jobmaster.output.index_search import IndexView
 
 CLOSING: Final = 4
@@ -53,16 +55,8 @@ STEPS: Final = 16
 DEFAULT_STEP: Final = 4 * 1024 * 1024
 """Bytes of a step: of an output that is kept whole, or of one with the default cap."""
 
-T = TypeVar("T")
-
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTINUE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-def index_path(output: Path) -> Path:
-    """Where the index of an output is kept."""
-    return output.with_suffix(".index")
 
 
 class IndexFile:
@@ -77,7 +71,6 @@ class IndexFile:
         open_reason: after `reopen`, the reason of that gap, where it was open: the output's file reaches over it.
         was_cut: after `reopen`, whether somebody has cut it off.
         was_unusable: there was one that nothing could be learnt from.
-        misses_gaps: there was one whose last entries are gone, those of gaps among them.
         step_size: bytes of entries that those of few bytes may take, before they become fewer.
     """
 
@@ -112,7 +105,6 @@ class IndexFile:
         self.unclosed = 0
         self.open_reason: GapReason | None = None
         self.was_unusable = False
-        self.misses_gaps = False
         self.was_cut = False
         self._slots = SLOTS
         self._room = 0
@@ -165,15 +157,21 @@ class IndexFile:
         self._mend_slots(block, header)
         self._room = 0
         view, is_open = view_of(fd, header, size), header.open_reason is not None
-        known = _known_end(view, output_size)
-        found = _intact(view, min(output_size, header.gap_start) if is_open else output_size)
+        known = known_end(view, output_size)
+        has_end = not is_open and header.gap_end <= output_size
+        was_cut = output_size < header.gap_start  # by somebody, maybe in an earlier gap
+        find = intact_of_cut if was_cut else intact
+        found = find(view, output_size if has_end or was_cut else header.gap_start)
         self.count, self.last, self.output_size = found.count, found.last, found.output_size
         os.ftruncate(fd, HEADER_SIZE + self.count * ENTRY_SIZE)
         self.unclosed = 0
         self.open_reason = None
         self.was_unusable = False
         self.header = self._announced = header
-        self.misses_gaps = header.gap_end <= self.output_size and not self.view.tells_last_gap(self.output_size)
+        if self.count < header.first_entry:  # entries that come now are to be found
+            head_entries = min(header.head_entries, self.count)
+            self.put_header(replace(header, head_entries=head_entries, first_entry=self.count))
+            header = self.header
         if header.gap_start > self.output_size:  # somebody has cut it off
             self.put_header(replace(header, lost=self._gaps_there(), gap_start=0, gap_end=0, open_reason=None))
         elif is_open:
@@ -183,15 +181,15 @@ class IndexFile:
             self.unclosed = header.gap_end - header.gap_start
             self.header = replace(header, gap_start=0, gap_end=0)
         if header.dropped_end > self.output_size:
-            self.put_header(_shortened(self.header, self.output_size))
+            self.put_header(shortened(self.header, self.output_size))
         self.was_cut = known > self.output_size
         if self.was_cut:
             self.unclosed = known - self.output_size
 
     def _gaps_there(self) -> int:
         header, view = self.header, self.view
-        head = _gaps_of(view, 0, header.dropped_start) if header.dropped_start else ()
-        return sum(head) + sum(_gaps_of(view, header.dropped_end, self.output_size))
+        head = view.bytes_in_gaps(0, header.dropped_start) if header.dropped_start else 0
+        return head + view.bytes_in_gaps(header.dropped_end, self.output_size)
 
     @property
     def view(self) -> IndexView:
@@ -248,7 +246,7 @@ class IndexFile:
                 raise
 
     def open_gap(self, start: int, end: int, reason: GapReason) -> None:
-        """Notes that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
+        """Has it on the disk that from `start` on, to `end` at least, there is a gap as far as the output's file will reach.
 
         Raises:
             OSError: the disk fails.
@@ -256,6 +254,7 @@ class IndexFile:
         there = self._on_disk  # which is another one than `header` where a gap was announced, and not closed
         if there is None or there.open_reason is not reason or there.gap_start != start:
             self.put_header(replace(self.header, lost=self.lost, gap_start=start, gap_end=end, open_reason=reason))
+            os.fdatasync(self.fd)  # else a power cut could leave a file that reaches over a gap of which nothing tells
 
     def announce_gap(self, gap: Gap, end: int, stream: Stream, time: int) -> None:
         """Has it on the disk that a gap is about to be closed at `end`; `confirm_gap` follows, or nothing has happened.
@@ -277,7 +276,7 @@ class IndexFile:
     def _take_back_entries(self) -> None:
         """Those by which the gap was to end sooner, and which the header that is written next is not to be read with."""
         if self._has_announced:
-            _write_all(self.fd, bytes(CLOSING * ENTRY_SIZE), _position(self.count))
+            _write_all(self.fd, bytes(CLOSING * ENTRY_SIZE), entry_position(self.count))
             self._has_announced = False
 
     def confirm_gap(self, end: int, stream: Stream, time: int) -> None:
@@ -329,7 +328,7 @@ class IndexFile:
         header, view = self.header, self.view
         is_first = header.dropped_end == header.dropped_start
         begin = start if is_first else header.dropped_end
-        lost = sum(_gaps_of(view, begin, end)) if self.lost else 0
+        lost = view.bytes_in_gaps(begin, end) if self.lost else 0
         head_entries = view.entries_before(start) if is_first else header.head_entries
         changed = replace(
             header,
@@ -340,7 +339,7 @@ class IndexFile:
             first_entry=max(head_entries, view.entry_number_at(end)),
         )
         self.put_header(changed)
-        first, last = _position(head_entries), _position(changed.first_entry)
+        first, last = entry_position(head_entries), entry_position(changed.first_entry)
         with suppress(OSError):  # it costs a few bytes
             punch(self.fd, -(-first // BLOCK) * BLOCK, last // BLOCK * BLOCK)
 
@@ -383,11 +382,13 @@ class IndexFile:
 
     def _has_room(self, count: int) -> bool:
         """Whether there is room for so many entries; asks for some where there is not."""
-        end = _position(self.count + count)
+        end = entry_position(self.count + count)
         if end > self._room:
             room = -(-end // BLOCK) * BLOCK
             try:
-                allocate(self.fd, _position(self.count) // BLOCK * BLOCK, room)  # no hole before it is filled again
+                allocate(
+                    self.fd, entry_position(self.count) // BLOCK * BLOCK, room
+                )  # no hole before it is filled again
             except OSError as error:
                 if error.errno not in NOT_OFFERED:
                     return False
@@ -403,7 +404,7 @@ class IndexFile:
     def _write(self, entries: Sequence[Entry]) -> None:
         epoch = self.header.epoch
         data = b"".join(encode_entry(entry, number, epoch) for number, entry in enumerate(entries, self.count))
-        _write_all(self.fd, data, _position(self.count))
+        _write_all(self.fd, data, entry_position(self.count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,117 +416,6 @@ class Gap:
     reason: GapReason
 
 
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Reads entries of an open file."""
-
-    fd: int
-
-    def __call__(self, number: int, count: int) -> bytes:
-        """As `ReadEntries`; raises OSError where the disk fails."""
-        return os.pread(self.fd, count * ENTRY_SIZE, _position(number))
-
-
-def with_index(path: Path, function: Callable[[int], T]) -> T | None:
-    """Calls a function with a descriptor of an index, to be read; None where there is none.
-
-    Raises:
-        OSError: it cannot be opened, or the function raises it.
-    """
-    try:
-        fd = os.open(path, _READ)
-    except FileNotFoundError:
-        return None
-    try:
-        return function(fd)
-    finally:
-        os.close(fd)
-
-
-def unlink_output(path: Path) -> None:
-    """Removes an output with its index, as far as they are there. Blocks as long as the disk does.
-
-    Raises:
-        OSError: one of them cannot be removed.
-    """
-    index_path(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-
-
-def stored_view(fd: int) -> IndexView | None:
-    """The index of an output that does not grow any more; None where its header is unusable.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    header = decode_header(os.pread(fd, HEADER_SIZE, 0))
-    return None if header is None else view_of(fd, header, os.fstat(fd).st_size)
-
-
-def view_of(fd: int, header: Header, size: int) -> IndexView:
-    """All that a file of this size has room for."""
-    return IndexView(header, max(0, size - HEADER_SIZE) // ENTRY_SIZE, Reader(fd))
-
-
-def _position(number: int) -> int:
-    return HEADER_SIZE + number * ENTRY_SIZE
-
-
 def _write_all(fd: int, data: bytes, position: int) -> None:
     if os.pwrite(fd, data, position) < len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@dataclass(frozen=True, slots=True)
-class _Intact:
-    """Entries of which the last is no gap; where they end, the output ends at `output_size` at the latest."""
-
-    count: int
-    last: Entry | None
-    output_size: int
-
-
-def _intact(view: IndexView, output_size: int) -> _Intact:
-    """What of an index is to be kept.
-
-    None of the entries at its end that are damaged, that are of bytes that never came, or of a gap behind which there is
-    nothing.
-    """
-    lowest = min(view.header.first_entry, view.count)
-    for number, entry in view.backwards():
-        if entry.offset <= output_size:
-            if not entry.is_gap:
-                return _Intact(number + 1, entry, output_size)
-            output_size = entry.offset
-    return _Intact(lowest, None, output_size)
-
-
-def _known_end(view: IndexView, output_size: int) -> int:
-    """How far the output went at least, where somebody has cut it off; 0 where nobody has.
-
-    The last entry is of bytes that were there before others came, or of what is behind a gap that was being closed.
-    """
-    header = view.header
-    if header.open_reason is not None:
-        return header.gap_end if header.gap_start > output_size else 0
-    _, last = next(view.backwards(), (0, None))
-    if last is None or last.offset <= output_size:
-        return 0
-    was_closing = header.gap_start <= output_size and last.offset == header.gap_end
-    return 0 if was_closing else last.offset
-
-
-def _gaps_of(view: IndexView, start: int, end: int) -> Iterator[int]:
-    """How many bytes of a range each gap in it has, by the entries."""
-    for run in view.runs(start):
-        if run.start >= end:
-            return
-        if isinstance(run.what, GapReason):
-            yield max(0, min(end, end if run.end is None else run.end) - max(start, run.start))
-
-
-def _shortened(header: Header, output_size: int) -> Header:
-    """The header of an output that somebody has cut off in the range that was dropped."""
-    start = min(header.dropped_start, output_size)
-    dropped = min(header.dropped, output_size - start)
-    return replace(header, dropped_start=start, dropped_end=output_size, dropped=dropped)

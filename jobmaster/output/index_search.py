@@ -74,6 +74,47 @@ class IndexView:
         run = next(self.runs(header.gap_start))
         return isinstance(run.what, GapReason) and run.end == header.gap_end
 
+    def bytes_behind(self, end: int) -> Iterator[tuple[int, int]] | None:
+        """The ranges that are bytes by an entry behind which there is no other, up to `end` and to a gap that is open.
+
+        None where the last entry is one of a gap that was closed: others came behind it.
+        """
+        header = self.header
+        if header.open_reason is not None or header.gap_end > end:
+            end = min(end, header.gap_start)
+        parts = [(self.backwards(), header.dropped_end, end)]
+        if header.dropped_end > header.dropped_start:
+            parts.append((self.head_backwards(), 0, header.dropped_start))
+        ranges = []
+        for entries, start, stop in parts:
+            _, last = next(entries, (0, None))
+            begin = start if last is None else max(start, last.offset)
+            if last is not None and last.is_gap and last.offset < stop:
+                return None
+            ranges.append((begin, stop))
+        return ((begin, stop) for begin, stop in ranges if begin < stop)
+
+    def bytes_in_gaps(self, start: int, end: int) -> int:
+        """How many bytes of a range are missing, by the entries."""
+        count = 0
+        for run in self.runs(start):
+            if run.start >= end:
+                break
+            if isinstance(run.what, GapReason):
+                count += max(0, min(end, end if run.end is None else run.end) - max(start, run.start))
+        return count
+
+    def tells_all(self, end: int) -> bool:
+        """Whether as many bytes are missing by the entries as by the header, the range that was dropped aside."""
+        header = self.header
+        is_closed = header.open_reason is None and header.gap_end <= end
+        lost = header.lost + (header.gap_end - header.gap_start if is_closed else 0)
+        lost -= header.dropped_end - header.dropped_start - header.dropped
+        told = self.bytes_in_gaps(header.dropped_end, end if is_closed else min(end, header.gap_start))
+        if header.dropped_end > header.dropped_start:
+            told += self.bytes_in_gaps(0, header.dropped_start)
+        return told >= lost
+
     def offset_at(self, time: int) -> int | None:
         """The offset of the first bytes that came at a time (microseconds since the Unix epoch) or later, by the index.
 
@@ -90,11 +131,11 @@ class IndexView:
 
     def backwards(self) -> Iterator[tuple[int, Entry]]:
         """The entries behind the dropped range that are not damaged, with their numbers, from the last one on."""
-        low, high = self._searched()
-        while high > low:
-            first = max(low, high - AT_A_TIME)
-            yield from reversed(self._valid(first, high))
-            high = first
+        return self._backwards(*self._searched())
+
+    def head_backwards(self) -> Iterator[tuple[int, Entry]]:
+        """Likewise, those before the dropped range."""
+        return self._backwards(0, min(self.header.head_entries, self.count))
 
     def entry_number_at(self, offset: int) -> int:
         """The number of the last entry behind the dropped range whose offset is not greater, or that of the first one."""
@@ -106,6 +147,12 @@ class IndexView:
         """How many entries of the beginning have a smaller offset."""
         found = self._last(0, self.count, lambda entry: entry.offset < offset)
         return 0 if found is None else found[0] + 1
+
+    def _backwards(self, low: int, high: int) -> Iterator[tuple[int, Entry]]:
+        while high > low:
+            first = max(low, high - AT_A_TIME)
+            yield from reversed(self._valid(first, high))
+            high = first
 
     def _searched(self) -> tuple[int, int]:
         return min(self.header.first_entry, self.count), self.count

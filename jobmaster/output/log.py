@@ -21,7 +21,7 @@ import os
 from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,18 +30,19 @@ import trio
 
 from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
-from jobmaster.output.followed_file import READERS, Stretch, unreadable_named
-from jobmaster.output.following import LiveFollower, StoredFollower, follow
-from jobmaster.output.found_gaps import FoundGaps, find_gaps
+from jobmaster.output.files import index_path
+from jobmaster.output.followed_file import Stretch, WrittenFile
+from jobmaster.output.following import LiveFollower, follow
+from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
-from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Entry, GapReason, Header, Stream, decode_header
-from jobmaster.output.index_file import STEPS, Gap, IndexFile, index_path, with_index
+from jobmaster.output.index import ENTRY_SIZE, Entry, GapReason, Header, Stream
+from jobmaster.output.index_file import STEPS, Gap, IndexFile
 from jobmaster.output.index_search import IndexView
 from jobmaster.output.mending import is_there, restore, restore_last
 from jobmaster.output.reading import GapPiece, Piece, Position, Selection, read
 from jobmaster.output.sharing import KeptFile, Room
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.output.transfer import PIPE_SIZE, Plan, Transferred, now
-from jobmaster.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class OutputLog:
         log._use(path, fd, cap, size=os.fstat(fd).st_size)
         try:
             log._continue(lost, dropped)
+            log._note_full()
         except BaseException:
             log.close()
             raise
@@ -119,6 +121,7 @@ class OutputLog:
     def _use(self, path: Path, fd: int, cap: Cap | None, *, size: int) -> None:
         self.path = path
         self.fd = fd
+        self._details = os.fstat(fd)
         self.size = size
         self.gap: OpenGap | None = None
         self.left_in_pipe = 0
@@ -142,7 +145,7 @@ class OutputLog:
         self._growth = trio.lowlevel.ParkingLot()
 
     def _continue(self, lost: int, dropped: int) -> None:
-        gaps = FoundGaps(()) if is_there(index_path(self.path)) else self._find_gaps()
+        gaps = FoundGaps(()) if is_there(self.path) else self._find_gaps()
         is_vital = dropped + gaps.length > 0
         index = self.index = self._index_if_any(is_needed=is_vital or lost > 0, is_vital=is_vital)
         if index is None:
@@ -155,8 +158,8 @@ class OutputLog:
             if index.open_reason is None:
                 os.ftruncate(self.fd, index.output_size)
             self.size = index.output_size
-        if index.misses_gaps:
-            restore_last(index, self._find_gaps())
+        if has_lost_end(index.view, self.fd, self.size):
+            restore_last(index, self._find_gaps(), self.size)
         elif index.was_unusable or gaps.length:  # a gap is closed in an index alone: what is missing is in the file
             lost, dropped = restore(
                 index, gaps if gaps.length else self._find_gaps(), self.size, lost=lost, dropped=dropped
@@ -170,6 +173,13 @@ class OutputLog:
         self._open_gaps_behind(index, lost - index.lost, dropped - index.header.dropped)
         if self.lost or self.dropped:
             self.has_lost.set()
+
+    def _note_full(self) -> None:
+        """Where a job that is ended at its cap has written more already; the earlier server may have ordered nothing."""
+        if self.cap is not None and self.cap.ends_job:
+            is_capped = self.gap is not None and self.cap.taken(self.kept, self._index_size) >= self.cap.size
+            if is_capped or self.dropped:
+                self.is_full.set()
 
     def _open_gaps_behind(self, index: IndexFile, lost: int, dropped: int) -> None:
         """The gap that was not closed: as much as was recorded, or as index and file tell, where that is more."""
@@ -264,6 +274,11 @@ class OutputLog:
     def last_entry(self) -> Entry | None:
         """The last entry of the index."""
         return None if self.index is None else self.index.last
+
+    @property
+    def written_file(self) -> WrittenFile:
+        """What a follower is to read, whatever has become of its name."""
+        return WrittenFile(self.fd, self._details)
 
     async def presumes_loss(self) -> bool:
         """Whether some of what is lost is in no gap: an index was unusable, and nobody knows where it was."""
@@ -447,55 +462,6 @@ class OutputLog:
     def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
         """Yields what is selected, bytes and gaps, as `follow` does; a gap that is open when it is closed."""
         return read(LiveFollower(self), selection)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredOutput:
-    """The output of a job that has ended: a file, and how many of the job's bytes are in it and are not."""
-
-    path: Path
-    kept: int
-    lost: int
-    dropped: int = 0
-    sealed: bool = True
-    file: KeptFile = field(default_factory=KeptFile, compare=False)
-
-    @property
-    def end(self) -> int:
-        """The offset behind all bytes, kept or not."""
-        return self.kept + self.lost + self.dropped
-
-    async def wait_growth(self) -> None:
-        """It does not grow."""
-        raise AssertionError("nobody waits for the growth of a sealed log")
-
-    async def presumes_loss(self) -> bool:
-        """As that of `OutputLog`; an index that is unusable now, too, has taken the places along.
-
-        Raises:
-            OutputUnreadable: the disk fails.
-        """
-        if not self.lost or self.file.is_pruned:
-            return False
-        path = index_path(self.path)
-        with unreadable_named(path):
-            header = await run_in_thread(READERS, with_index, path, _header_of, abandon=True)
-        return header is None or header.presumes_loss
-
-    def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
-        """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than it should have.
-
-        A record is on the disk when the job has ended, its output some time later: a power cut can take what was between.
-        """
-        return follow(StoredFollower(self), offset)
-
-    def read(self, selection: Selection) -> AsyncGenerator[Piece | GapPiece | Position, None]:
-        """As that of `OutputLog`; what a power cut has taken is a gap."""
-        return read(StoredFollower(self), selection)
-
-
-def _header_of(fd: int) -> Header | None:
-    return decode_header(os.pread(fd, HEADER_SIZE, 0))
 
 
 def _is_too_far(cap: Cap, view: IndexView, size: int) -> bool:

@@ -9,6 +9,8 @@ emptying the pipe, so that the job is not blocked; the log counts what was lost,
 
 A job has one pipe, or one for stdout and one for stderr: then whichever is readable first is moved first, one at a time.
 Where it has a terminal, the pump waits for that, and a move begins by filling the pipe from it (`jobmaster.output.terminal`).
+A pipe that every writer has closed is at its end. A terminal that no process has open is not: the pump goes on when somebody
+writes to it again, and only `finish`, when the job's processes have died, takes it for the end.
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
 writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
@@ -30,7 +32,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
@@ -40,8 +42,9 @@ from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
 from jobmaster.output.source import Source
-from jobmaster.output.terminal import TerminalEnds, bytes_in, fill
+from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
+from jobmaster.output.written_back import SYNCED_FROM, write_back
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -63,8 +66,11 @@ IN_TRANSIT_SECONDS: Final = 0.25
 """How long what was written to a terminal may take to its other end, where the kernel brings it in a task of its own. A
 terminal that no process has open any more tells its end; only for one that another job has open all of it is waited."""
 IN_TRANSIT_PAUSE: Final = 0.005
-_FIRST_PAUSE: Final = 0.05
-_LAST_PAUSE: Final = 1.0
+RECHECK_SECONDS: Final = 1.0
+"""How often a terminal that no process has open is looked at where nothing can tell that somebody writes to it again."""
+FIRST_PAUSE: Final = 0.05
+LAST_PAUSE: Final = 1.0
+"""Between tries where nothing could be moved: the first, and the longest of those that follow."""
 
 
 def open_pipe() -> tuple[int, int]:
@@ -111,7 +117,7 @@ class Pump:
         """What was left to a thread, to be closed by it."""
 
     async def run(self) -> None:
-        """Pumps until every writer has closed the pipes."""
+        """Pumps until every writer has closed the pipes; from a terminal until it is cancelled."""
         if len(self._sources) == 1:
             await self._run(self._sources[0])
             return
@@ -120,21 +126,24 @@ class Pump:
                 nursery.start_soon(self._run, source)
 
     async def _run(self, source: Source) -> None:
-        pause = _FIRST_PAUSE
+        with closing(News(source)) as news:
+            while True:
+                await news.wait()
+                moved = await self._move_with_retries(source)
+                if source.is_at_end and source.terminal is None:
+                    return
+                if moved is not None and moved < GATHER_BELOW:
+                    await trio.sleep(GATHER_SECONDS)
+
+    async def _move_with_retries(self, source: Source) -> int | None:
+        """As `_move_some`, tried until something could be: what told of new bytes may tell of them only once."""
+        pause = FIRST_PAUSE
         while True:
-            if not source.may_have_more:
-                await trio.lowlevel.wait_readable(source.told_by)
             try:
-                moved = await self._move_some(source)
+                return await self._move_some(source)
             except (NoThread, NotRead):
                 await trio.sleep(pause)
-                pause = min(pause * 2, _LAST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            if source.is_at_end:
-                return
-            if moved is not None and moved < GATHER_BELOW:
-                await trio.sleep(GATHER_SECONDS)
+                pause = min(pause * 2, LAST_PAUSE)
 
     async def finish(self) -> None:
         """Moves what is in the pipes now, and counts what cannot be moved as lost; nothing waits for a writer.
@@ -158,8 +167,12 @@ class Pump:
     async def _count_rest(self) -> None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
-                if source is not self._left_source and not source.is_at_end:
-                    self._log.lose(await _in_closer(source.take_left), left_in_pipe=True)
+                if source is self._left_source:
+                    self._log.lose(await _in_closer(source.empty_terminal))
+                elif not source.is_at_end:
+                    left = await _in_closer(source.take_left)
+                    self._log.lose(left.in_pipe, left_in_pipe=True)
+                    self._log.lose(left.taken)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipes stays there.
@@ -190,7 +203,7 @@ class Pump:
                         IN_TRANSIT_PAUSE
                     )  # no event tells of the end where a server has begun to wait late
             except (NoThread, NotRead):  # for now
-                await trio.sleep(_FIRST_PAUSE)
+                await trio.sleep(FIRST_PAUSE)
 
     async def close(self) -> None:
         """Closes the pipes and the log's files, where no thread does; others may hold a pipe up, but not us. Idempotent.
@@ -200,9 +213,9 @@ class Pump:
         """
         if self._is_finished:
             self._is_finished = False
-            pipes = [fd for source in self._sources if source is not self._left_source for fd in source.descriptors]
+            pipes = [fd for source in self._sources if source is not self._left_source for fd in source.give_up()]
             log = None if self._is_log_left else self._log
-            if pipes:
+            if pipes or log is not None:
                 await _close_in_time(pipes, log)
 
     async def _move_some(self, source: Source) -> int | None:
@@ -257,8 +270,37 @@ class Pump:
                 self._work = None
 
 
+class News:
+    """What tells one task of new bytes in a source."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._wakes: Wakes | None = None
+
+    async def wait(self) -> None:
+        """Returns when there may be some."""
+        source = self._source
+        if source.may_have_more:
+            return
+        if source.terminal is None or not source.is_at_end:
+            await trio.lowlevel.wait_readable(source.told_by)
+            return
+        try:
+            wakes = self._wakes = self._wakes or Wakes(source.terminal.master)
+        except OSError:  # too many open files: the terminal is looked at all the same
+            await trio.sleep(RECHECK_SECONDS)
+            return
+        await trio.lowlevel.wait_readable(wakes)
+        wakes.take()
+
+    def close(self) -> None:
+        """Closes what it has opened."""
+        if self._wakes is not None:
+            self._wakes.close()
+
+
 class NotRead(Exception):
-    """The pipe could not be read, for want of memory."""
+    """The pipe could not be read, for want of memory, or by a bug."""
 
 
 class Work(ABC):
@@ -288,10 +330,13 @@ class Work(ABC):
         """Works, unless it was withdrawn meanwhile."""
         if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
             return
-        self._work()
+        try:
+            self._work()
+        except Exception:  # a bug, which leaves it without a result: the pump goes on, and the descriptors are closed
+            logger.exception("a bug in what is done to %s", self._log.path)
         is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
         if not is_wanted:
-            _close(() if self.source is None else self.source.descriptors, self._log)
+            _close(() if self.source is None else self.source.give_up(), self._log)
         with suppress(trio.RunFinishedError):
             self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
 
@@ -422,8 +467,26 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
 
 async def _close_in_time(pipes: Iterable[int], log: OutputLog | None) -> None:
     """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS):
-        await _in_closer(_close, pipes, log)
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting:
+        loop = trio.lowlevel.current_trio_token()
+        try:
+            await run_in_thread(CLOSERS, _close_and_write_back, pipes, log, loop, waiting.cancel, abandon=True)
+        except NoThread:
+            _close(pipes, log)
+
+
+def _close_and_write_back(
+    pipes: Iterable[int], log: OutputLog | None, loop: trio.lowlevel.TrioToken, on_closed: Callable[[], None]
+) -> None:
+    fd = None
+    if log is not None and log.sealed and log.kept >= SYNCED_FROM:
+        with suppress(OSError):
+            fd = os.dup(log.fd)
+    _close(pipes, log)
+    if log is not None and fd is not None:
+        with suppress(trio.RunFinishedError):
+            loop.run_sync_soon(on_closed)
+        write_back(fd, log.path, log.size)
 
 
 def _close(pipes: Iterable[int], log: OutputLog | None) -> None:

@@ -7,9 +7,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from jobmaster.output.files import index_path
 from jobmaster.output.found_gaps import find_gaps
 from jobmaster.output.index import GapReason
-from jobmaster.output.index_file import index_path, stored_view, with_index
+from jobmaster.output.index_reader import stored_view, with_index
 from jobmaster.output.index_search import IndexView
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,8 @@
 
 memory.events counts OOM kills, not whom they hit. A count that has risen is held against the main process only until
 that is seen to live on: at the first look at which it neither has died nor is dying (by a SIGKILL of which it has not
-died yet), the kill was another's.
+died yet), the kill was another's. That is so for kills between two servers as well: of a job that is adopted, the counters are
+looked at once, whether they have changed since or not.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class DeathWatch:
         """The command was executed while its start was being given up."""
         self._record.note_executed()
         if death == Signalled(signal.SIGKILL):
-            by = None if self._record.ends_with_server else ""
-            self._record.apply(StopOrdered(order=StopOrder(by=by, requested_at=datetime.now(UTC), reason=_TOO_LATE)))
+            too_late = StopOrder(by="", requested_at=datetime.now(UTC), reason=_TOO_LATE)
+            self._record.apply(StopOrdered(order=self._record.early_order or too_late))
             self._record.apply(KillSent())
 
     def why_unknown(self) -> str:

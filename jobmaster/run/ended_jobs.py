@@ -16,8 +16,8 @@ import trio
 
 from jobmaster.errors import HostError, JournalUnavailable
 from jobmaster.job.record import apply
-from jobmaster.output.log import StoredOutput
 from jobmaster.output.sharing import KeptFile
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.run.ledger import Ledger
 from jobmaster.run.retention import forget_expired, remove_output
 

@@ -54,8 +54,11 @@ class Execution(Protocol):
             HostError: how it died cannot be known; says why.
         """
 
-    def note_order(self, order: StopOrder) -> None:
-        """Leaves word of a stop order with what outlives this server, before its signal is sent."""
+    def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
+        """Leaves word of a stop order with what outlives this server, before its signal is sent.
+
+        Its signal follows at once; or, where the order `is_early`, when the command is executed.
+        """
 
     def note_kill(self, order: StopOrder) -> None:
         """Leaves word that the grace period of that order is over, before SIGKILL is sent."""
@@ -94,6 +97,7 @@ class Spawned:
         start_time: of the main process, in clock ticks since boot (proc_pid_stat(5), field 22).
         order: of one that an earlier server made, the stop order that it left word of.
         is_killed: it left word, too, that the grace period was over.
+        is_early: the order was given before the command was executed, and may not have been carried out.
     """
 
     execution: Execution
@@ -103,6 +107,7 @@ class Spawned:
     start_time: int = 0
     order: StopOrder | None = None
     is_killed: bool = False
+    is_early: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from jobmaster.job.record import JobRecord
 from jobmaster.job.terminal import Terminal
 from jobmaster.launcher.packets import close_all
 from jobmaster.output.cap import Cap
-from jobmaster.output.index_file import unlink_output
+from jobmaster.output.files import unlink_output
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import open_pipe
 from jobmaster.run.start_errors import host_errors_translated

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from jobmaster.run.inherited import InheritedChild
     from jobmaster.run.job_files import AdoptedFiles, JobFiles
 
-DESCRIPTORS: Final = 5
-"""Of a job, at most: both ends of its output's pipe, its terminal twice, and the queue; without a terminal it has fewer."""
+DESCRIPTORS: Final = 6
+"""Of a job, at most: both ends of its output's pipe, its terminal twice and what tells of its being opened again, and the
+queue; without a terminal it has fewer."""
 STDIN: Final = "stdin"
 QUEUE: Final = "stdin_queue"
 STDERR: Final = "stderr"

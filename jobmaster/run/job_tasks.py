@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.errors import ExecutionUnknown, JobmasterError, ServerDraining
-from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
@@ -27,7 +27,7 @@ from jobmaster.run.teardown import MOST_SECONDS
 from jobmaster.run.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from jobmaster.job.request import RequestKey
     from jobmaster.run.ended_jobs import EndedJobs
@@ -109,28 +109,38 @@ class JobTasks:
 
     # --- start --------------------------------------------------------------------------------------------------------
 
-    async def start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
-        """Starts a job; returns when its command is executed.
+    async def start(
+        self,
+        owner: str,
+        specification: JobSpecification,
+        request: RequestKey | None,
+        job_id: JobId,
+        *,
+        admitted: Callable[[], Awaitable[None]] | None = None,
+    ) -> JobId:
+        """Starts a job; returns its id when its command is executed.
 
         Args:
             owner: the client whose job it is.
             specification: what to run.
             request: the client's own name for this Start, if there is one.
+            job_id: the id, a new one.
+            admitted: as of `Registry.start`.
 
         Raises:
+            RequestTaken: there is a job of this request.
             ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
             JobError, RequestError, HostError: this one cannot be started.
         """
         async with self._turns.of(owner):
-            return await self._start(owner, specification, request)
+            return await self._start(LiveJob(owner, specification, trio.CancelScope(), admitted), request, job_id)
 
-    async def _start(self, owner: str, specification: JobSpecification, request: RequestKey | None) -> JobId:
+    async def _start(self, live: LiveJob, request: RequestKey | None, job_id: JobId) -> JobId:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
-        self._live.admit(owner)
-        self._has_room(owner)
-        job_id = new_job_id()
-        live = LiveJob(owner, specification, trio.CancelScope())
+        self._live.admit(live.owner)
+        self._has_room(live.owner)
+        specification = live.specification
         self._live.add(job_id, live)
         with self._live.start_under_way():
             outcome = _Outcome()
@@ -148,7 +158,7 @@ class JobTasks:
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_SECONDS):
                     await outcome.is_known.wait()
                 raise
-        logger.info("job %s started by %s: %r", job_id, owner, specification)
+        logger.info("job %s started by %s: %r", job_id, live.owner, specification)
         return job_id
 
     async def _run_to_outcome(
@@ -179,7 +189,7 @@ class JobTasks:
             with live.scope:
                 launched = await self._spawn(job_id, live, request)
                 if live.supervisor is not None:
-                    await live.supervisor.run(launched, task_status=task_status)
+                    await live.supervisor.run(launched, admitted=live.wait_admitted, task_status=task_status)
         except Exception as error:
             if live.supervisor is None or live.supervisor.was_never_executed:
                 raise
@@ -224,7 +234,7 @@ class JobTasks:
     async def _resume(self, live: LiveJob, supervisor: Supervisor, spawned: Spawned) -> None:
         try:
             with live.scope:
-                await supervisor.resume(spawned.order, is_killed=spawned.is_killed)
+                await supervisor.resume(spawned.order, is_killed=spawned.is_killed, is_early=spawned.is_early)
         except ExecutionUnknown:
             pass  # that the launcher is lost is logged
         except Exception as error:

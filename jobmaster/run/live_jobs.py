@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ class LiveJob:
     Attributes:
         specification: until the command is on its way: its arguments may be large, and the job may run for days.
         scope: of its task; cancelled to give it up.
+        admitted: awaited before its launch is recorded; until then. None where there is nothing to await.
         supervisor: None until its execution is there.
         is_given_up: its caller has left, and neither has its id nor can find it.
     """
@@ -32,8 +33,15 @@ class LiveJob:
     owner: str
     specification: JobSpecification | None
     scope: trio.CancelScope
+    admitted: Callable[[], Awaitable[None]] | None = None
     supervisor: Supervisor | None = None
     is_given_up: bool = False
+
+    async def wait_admitted(self) -> None:
+        """Awaits what is to be awaited before its launch is recorded; raises whatever that does."""
+        admitted, self.admitted = self.admitted, None
+        if admitted is not None:
+            await admitted()
 
     def give_up(self) -> None:
         """Its caller has left: nobody was told of it, nor will be."""

@@ -24,13 +24,14 @@ import trio
 
 from jobmaster.errors import HostError, JobError, JournalUnavailable
 from jobmaster.job.cause import describe
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, apply
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from jobmaster.job.cause import Cause
+    from jobmaster.job.cause import Cause, StopOrder
     from jobmaster.job.request import RequestError
     from jobmaster.output.log import OutputLog
     from jobmaster.run.recorder import Recorder
@@ -66,6 +67,8 @@ class LiveRecord:
         self._recording_end = trio.CancelScope()
         self.was_executed = not isinstance(record.state, Held)
         """Whether its command was executed, or may have been."""
+        self.early_order: StopOrder | None = None
+        """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
         """Whether its launch is durable."""
         self.is_end_given = False
@@ -77,6 +80,11 @@ class LiveRecord:
 
     def __repr__(self) -> str:
         return f"<job {self._record.id} of {self._record.owner}: {type(self._record.state).__name__}>"
+
+    @property
+    def id(self) -> JobId:
+        """The job's."""
+        return self._record.id
 
     @property
     def now(self) -> JobRecord:
@@ -103,13 +111,16 @@ class LiveRecord:
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
-    async def record_launch(self, launched: Launched) -> None:
-        """Returns when the first event is durable.
+    async def record_launch(self, launched: Launched, admitted: Callable[[], Awaitable[None]] | None) -> None:
+        """Returns when the first event is durable; `admitted` is awaited before it is given to the journal.
 
         Raises:
-            JournalUnavailable: it is not.
+            JournalUnavailable, RequestTaken: it is not.
+            Exception: whatever `admitted` raises.
         """
         self.is_in_journal = False
+        if admitted is not None:
+            await admitted()
         await self._recorder.record(self._record.id, launched)
         self.is_in_journal = True
 

@@ -30,9 +30,11 @@ from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
 from jobmaster.output.pump import CLOSERS
+from jobmaster.output.source import Source
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -78,6 +80,8 @@ DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
 """The kind of a stop order, as the launcher keeps it."""
+_EARLY_STOP: Final = "stop when executed"
+"""The same of one that was given while the job was held."""
 _FOR_OUTPUT: Final = "output_max"
 """The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
 _CORE_DUMPED: Final = 0x80
@@ -203,9 +207,9 @@ class LocalExecution:
         """Waits for the wait status from the launcher; a tracer may keep it from us for some seconds."""
         return death_of(await self._child.wait_status())
 
-    def note_order(self, order: StopOrder) -> None:
+    def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Tells the launcher."""
-        self._note(_STOP, order)
+        self._note(_EARLY_STOP if is_early else _STOP, order)
 
     def note_kill(self, order: StopOrder) -> None:
         """Tells the launcher."""
@@ -373,6 +377,7 @@ class LocalHost:
             start_time=inherited.child.start_time,
             order=None if inherited.order is None else _stop_order(inherited.order),
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
+            is_early=inherited.order is not None and inherited.order.kind == _EARLY_STOP,
         )
 
     def _close_kept(self, child: Child) -> Callable[[], Awaitable[None]]:
@@ -386,8 +391,11 @@ class LocalHost:
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
-            for source in outputs_of(inherited):
-                left += await run_in_thread(CLOSERS, source.take_left, abandon=True)
+            for source in map(Source.duplicate, outputs_of(inherited)):
+                try:
+                    left += sum(await run_in_thread(CLOSERS, source.take_left, abandon=True))
+                finally:
+                    close_all(source.give_up())
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
 
     async def end_others(self) -> Sequence[JobId]:

@@ -27,7 +27,7 @@ import trio
 from jobmaster.errors import JournalUnavailable, ServerBusy
 from jobmaster.job.record import OutputPruned
 from jobmaster.output.dropping import prune_file
-from jobmaster.output.index_file import index_path
+from jobmaster.output.files import index_path
 from jobmaster.run.bounds import Disk, OutputBounds, Shortage
 from jobmaster.run.ledger import Victim
 from jobmaster.threads import NoThread, run_in_thread
@@ -220,7 +220,7 @@ class Pruner:
     def _running(self) -> Iterable[tuple[JobId, OutputLog]]:
         for live in self._live.all():
             if live.supervisor is not None:
-                job_id = live.supervisor.record.id
+                job_id = live.supervisor.job_id
                 self._ledger.note_running(job_id, live.owner)
                 yield job_id, live.supervisor.output
 

@@ -7,7 +7,7 @@ is in `shutdown`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -16,7 +16,7 @@ import trio
 
 from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JournalUnavailable
 from jobmaster.identity.policy import Identity, may_touch
-from jobmaster.job.identifier import JobId, parse_job_id
+from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import JobSpecification
@@ -102,7 +102,14 @@ class Registry:
 
     # --- Start --------------------------------------------------------------------------------------------------------
 
-    async def start(self, caller: Identity, specification: JobSpecification, request_id: str = "") -> JobId:
+    async def start(
+        self,
+        caller: Identity,
+        specification: JobSpecification,
+        request_id: str = "",
+        *,
+        admitted: Callable[[], Awaitable[None]] | None = None,
+    ) -> JobId:
         """Starts a job for `caller`; returns once the kernel has executed its command.
 
         A caller that leaves meanwhile (cancellation) leaves no job behind; with a request id it does where the command may
@@ -113,17 +120,22 @@ class Registry:
             specification: what to run.
             request_id: the caller's own name for this request: one that comes again finds the job of the first. Empty:
                 each call is a request of its own.
+            admitted: awaited before the launch is recorded, when all is prepared for it; raises where it is not to be. It may
+                be awaited twice.
 
         Raises:
             ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
             RequestIdReused: the request id is that of another request.
             JobError, RequestError, HostError: this one cannot be started.
         """
-        start = partial(self._tasks.start, caller.name, specification)
+        start = partial(self._tasks.start, caller.name, specification, admitted=admitted)
         if not request_id:
-            return await start(None)
+            return await start(None, new_job_id())
         key = RequestKey.of(request_id, specification)
-        return await self._requests.once(caller.name, key, partial(start, key))
+        job_id = await self._requests.once(caller.name, key, partial(start, key))
+        if admitted is not None:
+            await admitted()  # where the job was found, perhaps nobody has yet
+        return job_id
 
     async def _runs(self, job_id: JobId) -> bool:
         """Whether a job has not ended; one that is being started, when its command is executed."""
@@ -201,9 +213,7 @@ class Registry:
         """
         job = await self.find(caller, job_id)
         if isinstance(job, Supervisor):
-            job.order_stop(caller.name, reason)
-            if force:
-                job.hurry()
+            job.order_stop(caller.name, reason, force=force)
         await job.wait_ended()
         return job.record
 

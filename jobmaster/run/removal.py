@@ -10,7 +10,7 @@ from typing import Final, NoReturn
 
 import trio
 
-from jobmaster.output.index_file import unlink_output
+from jobmaster.output.files import unlink_output
 from jobmaster.threads import NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import trio
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.identifier import JobId
 from jobmaster.journal.stored import Retention
-from jobmaster.output.index_file import unlink_output
+from jobmaster.output.files import unlink_output
 from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.recorder import Records
 from jobmaster.run.removal import LAST_SECONDS, REMOVERS

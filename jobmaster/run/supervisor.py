@@ -37,6 +37,7 @@ import trio
 
 from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HandedOver, JobmasterError
 from jobmaster.job.cause import Cause, FailedToStart, cause_of
+from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
@@ -149,6 +150,11 @@ class Supervisor:
         return repr(self._record)
 
     @property
+    def job_id(self) -> JobId:
+        """The job's."""
+        return self._record.id
+
+    @property
     def record(self) -> JobRecord:
         """The job as of now."""
         return self._record.now
@@ -192,17 +198,18 @@ class Supervisor:
         if self.is_handed_over:
             raise HandedOver(GONE_ON)
 
-    def order_stop(self, by: str | None, reason: str = "") -> None:
+    def order_stop(self, by: str | None, reason: str = "", *, force: bool = False) -> None:
         """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
 
         Args:
             by: the client who asks, or None for the server itself.
             reason: why, in the client's words.
+            force: without a grace period, or with no more of the one that has begun, whoever asked for the end.
         """
-        self._termination.order(by, reason)
+        self._termination.order(by, reason, force=force)
 
     def hurry(self) -> None:
-        """Ends the grace period of a stop now."""
+        """Ends the grace period of a stop, now or when there is one."""
         self._termination.hurry()
 
     def give_up(self) -> None:
@@ -221,12 +228,17 @@ class Supervisor:
     # --- the life -----------------------------------------------------------------------------------------------------
 
     async def run(
-        self, launched: Launched, *, task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED
+        self,
+        launched: Launched,
+        *,
+        admitted: Callable[[], Awaitable[None]] | None = None,
+        task_status: trio.TaskStatus[Supervisor] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Records a held job, executes its command, says so, and lives until the job has ended or is handed over.
 
         Args:
             launched: its first event.
+            admitted: awaited before that is recorded, where there is something to await.
             task_status: told when its command is executed.
 
         Raises:
@@ -234,31 +246,37 @@ class Supervisor:
         """
         self._is_to_be_found = launched.request is not None
         async with self._to_its_end():
-            await self._record.record_launch(launched)
+            await self._record.record_launch(launched, admitted)
             await (
                 trio.lowlevel.checkpoint_if_cancelled()
             )  # a commit takes its time, and who left meanwhile wants nothing
             await self._execute()
+            self._termination.note_executed()
             self.is_told = True
             task_status.started(self)
             await self._live()
 
-    async def resume(self, order: StopOrder | None = None, *, is_killed: bool = False) -> None:
+    async def resume(self, order: StopOrder | None = None, *, is_killed: bool = False, is_early: bool = False) -> None:
         """Goes on with a job of an earlier server; returns when it has ended.
 
         Args:
             order: a stop order that was noted, and may not be in the record.
             is_killed: likewise, that its grace period was over.
+            is_early: the order was noted before the command was executed.
 
         Raises:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
         """
         self._is_to_be_found = True  # its request may have an id
         async with self._to_its_end():
-            if isinstance(self._record.state, Held):
+            is_held = isinstance(self._record.state, Held)
+            if is_held:
+                self._record.early_order = order or self._record.early_order
                 await self._execute()
             self.executed.set()
-            self._termination.go_on(order, is_killed=is_killed)
+            self._termination.go_on(order, is_killed=is_killed, is_early=is_early and is_held)
+            self._termination.note_executed()
+            self._death_watch.memory_has_changed()  # since nobody looked
             if not isinstance(self._record.state, Closing) or self._termination.has_others_to_end:
                 await self._live()
 
@@ -343,7 +361,7 @@ class Supervisor:
 
     async def _close(self, departure: _Departure) -> None:
         try:
-            if not departure.is_bug:
+            if not departure.is_bug and self._record.was_executed:
                 self._termination.order(None)  # where it still runs, the server is what ends it
             await self._teardown.end_execution_and_output()
         finally:

@@ -2,6 +2,9 @@
 
 Word of an order, and of its grace period's end, is left with the execution before the signal is sent: a server that dies
 in between does not make the signal a stranger's, and the next one goes on where this one was.
+
+An order counts from the moment it is given. One that comes while the job is held waits for its command to be executed,
+and is carried out then; where that never happens, the start is given up, and that is the job's end.
 """
 
 from __future__ import annotations
@@ -36,33 +39,53 @@ class Termination:
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
-    def order(self, by: str | None, reason: str = "", *, for_output: bool = False) -> None:
+    def order(self, by: str | None, reason: str = "", *, for_output: bool = False, force: bool = False) -> None:
         """As `Supervisor.order_stop`; `for_output` as of `StopOrder`."""
-        if isinstance(self._record.state, Running) and not self._death_watch.has_died():
-            order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output)
-            with self._record.failures_logged("noting the stop order"):
-                self._execution.note_order(order)
+        order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output)
+        match self._record.state:
+            case Held() if self._record.early_order is None:
+                self._record.early_order = order
+                self._note(order, is_early=True)
+            case Running():
+                self._begin(order)
+        if force and not isinstance(self._record.state, Running):  # else it has died, and nobody stops it
+            self._hurry.set()
+
+    def note_executed(self) -> None:
+        """Carries out an order that was given while the job was held."""
+        if self._record.early_order is not None and isinstance(self._record.state, Running):
+            self._begin(self._record.early_order)
+
+    def _begin(self, order: StopOrder) -> None:
+        if not self._death_watch.has_died():
+            self._note(order)
             self._record.apply(StopOrdered(order=order))
             self._signal_main()
 
-    def go_on(self, order: StopOrder | None, *, is_killed: bool) -> None:
+    def _note(self, order: StopOrder, *, is_early: bool = False) -> None:
+        with self._record.failures_logged("noting the stop order"):
+            self._execution.note_order(order, is_early=is_early)
+
+    def go_on(self, order: StopOrder | None, *, is_killed: bool, is_early: bool = False) -> None:
         """Does what an earlier server was about to do when it died; what it had noted it did right after.
 
         Args:
             order: a stop order that was noted, and may not be in the record.
             is_killed: likewise, that its grace period was over.
+            is_early: it was noted while the job was held, as the record has it still: whether it was carried out since is
+                not known.
         """
         if isinstance(self._record.state, Running) and order is not None:
             self._record.apply(StopOrdered(order=order))
         if is_killed:
             self._hurry.set()
-        if isinstance(self._record.state, Stopping | Closing) and self._record.state.order is not None:
+        if not is_early and isinstance(self._record.state, Stopping | Closing) and self._record.state.order is not None:
             self._grace_seconds = rest_of_grace(self._record.state.order, datetime.now(UTC), self._grace_seconds)
         if self.has_others_to_end:
             self._is_ordered.set()
         if not isinstance(self._record.state, Stopping):
             return
-        if order is not None and self._death_watch.has_died():
+        if order is not None and not is_early and self._death_watch.has_died():
             self._record.apply(StopSignalled())
         if is_killed:
             self._record.apply(KillSent())

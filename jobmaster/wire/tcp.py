@@ -1,7 +1,8 @@
 """TCP under trio.SSLStream: sending and receiving yield to other tasks only where they have to wait.
 
-SSLStream yields in each of its operations, by taking its lock. A `trio.SocketStream` under it yields once more, so that
-every read and every write would take two passes of the event loop. This stream is for SSLStream alone.
+SSLStream yields in each of its operations, by taking its lock, unless `jobmaster.wire.tls` gives it another one. A
+`trio.SocketStream` under it yields once more, so that every read and every write would take two passes of the event loop.
+This stream is for SSLStream alone.
 """
 
 from __future__ import annotations

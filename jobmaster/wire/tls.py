@@ -11,6 +11,10 @@ two, with two differences from `ssl.SSLObject`:
   one go, 192 KiB would be there three times (plaintext, BIO, bytes to send), and the BIO would never shrink;
 * a *read* returns what further records have arrived, so that a client takes bulk data in fewer passes of the event loop.
 
+SSLStream takes a lock for what it sends, and yields to other tasks each time. A task that sends here, and does not have to
+wait, goes on at once (`_SendLock`): an answer leaves a pass of the event loop earlier. It is for its user not to send on and
+on; reading yields as ever.
+
 SSLStream sends nothing for a call that failed. So the alert of a failed handshake is sent from the outgoing BIO here
 (`do_handshake`).
 """
@@ -89,6 +93,22 @@ class _Records:
         return size
 
 
+class _SendLock:
+    """A `trio.StrictFIFOLock`, as far as SSLStream uses it, that yields only where another task has it."""
+
+    def __init__(self) -> None:
+        self._lock = trio.StrictFIFOLock()
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class _Context:
     """What SSLStream asks of an `ssl.SSLContext`."""
 
@@ -103,13 +123,15 @@ class _Context:
 
 def tls_stream(tcp: TcpStream, context: ssl.SSLContext, *, server_hostname: str | None = None) -> TlsStream:
     """A TLS stream on a TCP connection: a client's where it is given the server's name, a server's otherwise."""
-    return trio.SSLStream(
+    tls: TlsStream = trio.SSLStream(
         tcp,
         cast("ssl.SSLContext", _Context(context, tcp)),
         server_hostname=server_hostname,
         server_side=server_hostname is None,
         https_compatible=True,
     )
+    tls._inner_send_lock = cast("trio.StrictFIFOLock", _SendLock())
+    return tls
 
 
 async def do_handshake(tls: TlsStream) -> None:

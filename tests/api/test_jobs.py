@@ -19,8 +19,9 @@ from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import drop
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.sharing import KeptFile
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.run.registry import Registry
 
 
@@ -63,8 +64,8 @@ async def test_what_is_removed() -> None:
 @pytest.mark.parametrize(("questions", "answer"), [(1, JobNotFound), (2, OutputUnreadable)])
 async def test_output_whose_file_cannot_be_read(tmp_path: Path, questions: int, answer: type[Exception]) -> None:
     """A job forgotten between the question and the opening of its file is not found; else it is the host's error."""
-    (tmp_path / "job.log").symlink_to("another")
-    output = StoredOutput(path=tmp_path / "job.log", kept=5, lost=0)
+    (tmp_path / "file").touch()
+    output = StoredOutput(path=tmp_path / "file" / "job.log", kept=5, lost=0)
     with pytest.raises(answer):
         await follow(ChangingRegistry(output, questions))
 

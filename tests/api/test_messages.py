@@ -260,6 +260,17 @@ def test_every_cause_has_an_end() -> None:
     assert len(pb.Cause.DESCRIPTOR.oneofs_by_name["kind"].fields) == len(get_args(Cause))
 
 
+def test_answers_share_nothing() -> None:
+    """Who changes one changes no other, also of jobs with the same limits."""
+    record = replace(RECORD, limits=(LimitReport(name="pids", value="pids.max 64"),))
+    first, second = response_of(record), response_of(replace(record, owner="client2"))
+    first.limits[0].value = "none"
+    del first.limits[:]
+    assert [limit.value for limit in second.limits] == [limit.value for limit in response_of(record).limits]
+    assert len(second.limits) == 1
+    assert not response_of(replace(record, limits=())).limits
+
+
 def test_limits_and_counts() -> None:
     """Limits, OOM kills and counts of output are passed on, beyond 32 bits too."""
     limits = (

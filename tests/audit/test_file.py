@@ -213,6 +213,40 @@ def test_a_torn_line(tmp_path: Path) -> None:
         assert path.read_bytes().startswith(whole[:-cut])
 
 
+@pytest.mark.parametrize("can_cut", [True, False])
+def test_a_line_that_a_full_disk_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, can_cut: bool) -> None:
+    """It is taken out, wherever it was cut; where that cannot be done, the next entry has a line of its own."""
+    file = open_file(tmp_path)
+    append(file, call("N0"))
+    path, real, left = current_file(tmp_path, AUDIT), os.write, 0
+
+    def write(descriptor: int, view: bytes) -> int:
+        nonlocal left
+        if not left:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = min(left, len(view))
+        left -= count
+        return real(descriptor, view[:count])
+
+    def refuse(_descriptor: int, _size: int) -> None:
+        raise OSError(errno.EPERM, "it is for appending alone")
+
+    if not can_cut:
+        monkeypatch.setattr("jobmaster.audit.file.os.ftruncate", refuse)
+    length = path.stat().st_size
+    for left in (1, length - 2, length + 20, 1):  # noqa: B007  # it is `write`'s
+        lines = [Line(call("N1")), Line(call("N2"))]
+        with writing(write), pytest.raises(OSError, match="No space"):
+            file.append(lines)
+        text = path.read_bytes()
+        assert text.endswith(b"\n") == can_cut
+        assert not can_cut or all(json.loads(line) for line in text.splitlines())
+        if rest := [line for line in lines if line.sequence is None]:
+            file.append(rest)
+    file.close()
+    assert [entry["outcome"] for entry in entries_in(tmp_path)] == ["N0", *["N1", "N2"] * 4]
+
+
 @pytest.mark.parametrize("is_made", [False, True])
 def test_a_crash_between_two_files(tmp_path: Path, is_made: bool) -> None:
     """Where the next file is not there yet, or is empty, the one before says how far all has come."""

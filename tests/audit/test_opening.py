@@ -146,7 +146,7 @@ async def test_a_folder_that_a_later_server_cannot_use(tmp_path: Path, monkeypat
     monkeypatch.setattr(opening, "RETRY_SECONDS", 0.01)
     (tmp_path / "audit").symlink_to(tmp_path / "elsewhere")
     async with auditing(tmp_path) as (_, audit):
-        with pytest.raises(AuditUnavailable):
+        with pytest.raises(AuditUnavailable, match="its folder cannot be used, and so nothing is started"):
             audit.trail.admit(begun())
         audit.trail.put(call("STOP"))
         (tmp_path / "audit").unlink()

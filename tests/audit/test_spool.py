@@ -156,3 +156,25 @@ def test_records_that_cannot_be_read(memory: int) -> None:
     lines = unwritten(spool.records(), spool, 0)
     assert [line.entry for line in lines] == [call("READ")]
     assert [record.is_done for record in spool.records()] == [True, False]
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_an_end_that_a_gap_counts(
+    tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch, *, is_killed: bool
+) -> None:
+    """The next server tells it as unknown, and whether a crash may be the reason; it does not say that the call did not end."""
+    async with open_audit(auditing(tmp_path, memory), NoJobs(), "1") as audit:
+        line = audit.trail.admit(begun("J1"))
+        await audit.trail.wait_written(line)
+        with monkeypatch.context() as patch:
+            patch.setattr("jobmaster.audit.trail.MAX_QUEUED", 0)
+            audit.trail.put(call("OK"), begun=line)
+    if is_killed:
+        file = AuditFile.open(tmp_path, AUDIT, BOUNDS)
+        file.append([Line(call("READ"))])  # the entry that closes it is not the last one
+        file.close()
+    async with open_audit(auditing(tmp_path, memory), NoJobs(), "1"):
+        pass
+    (why,) = [entry["why"] for entry in entries_in(tmp_path) if entry.get("outcome") == "unknown"]
+    cut_off = "the server was cut off before the call had ended, or before that was written"
+    assert why == (cut_off if is_killed else "the entry of the call's end is among those that a gap counts")

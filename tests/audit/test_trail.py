@@ -14,7 +14,7 @@ import trio.testing
 
 from jobmaster.audit import trail as audit_trail
 from jobmaster.audit.file import FileBounds
-from jobmaster.audit.names import AUDIT, BALLAST
+from jobmaster.audit.names import AUDIT, BALLAST, current_file
 from jobmaster.audit.trail import MAX_QUEUED, Trail
 from jobmaster.errors import AuditUnavailable
 from jobmaster.journal.ballast import BALLAST_BYTES, Ballast
@@ -165,6 +165,67 @@ async def test_what_a_disk_does_not_take_is_written_later(tmp_path: Path, disk: 
     assert outcomes(tmp_path) == wanted
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (errno.EDQUOT, "its disk is full"),
+        (errno.EIO, "its disk fails"),
+        (errno.EROFS, "its disk is read-only"),
+        (errno.EPERM, "the server may not write it"),
+        (errno.EFBIG, "its file may not become larger"),
+    ],
+)
+async def test_why_a_start_is_refused(tmp_path: Path, disk: Disk, error: int, words: str) -> None:
+    """Its caller is told what is wrong, and nothing of the server's files; also who waits already."""
+    async with open_trail(tmp_path, AUDIT, BOUNDS) as trail:
+        disk.error = error
+        for _ in range(2):
+            with pytest.raises(
+                AuditUnavailable, match=f"the server's audit cannot be written: {words}, and so nothing"
+            ):
+                await started(trail)
+        disk.error = None
+
+
+@pytest.mark.parametrize("in_its_place", ["nothing", "a folder", "a link"])
+async def test_an_audit_that_was_moved_away(tmp_path: Path, in_its_place: str) -> None:
+    """No disk is blamed for what somebody has done to the audit's folder or file."""
+    folder = tmp_path / "audit"
+    folder.mkdir()
+    async with writing(folder) as trail:
+        await started(trail)
+        current = current_file(folder, AUDIT)
+        match in_its_place:
+            case "nothing":
+                words = "its folder is not in its place"
+                folder.rename(tmp_path / "elsewhere")
+            case "a folder":
+                words = "there is something else in its file's place"
+                current.unlink()
+                current.mkdir()
+            case _:
+                words = "there is something else in its file's place"
+                current.unlink()
+                current.symlink_to("elsewhere")
+        for _ in range(2):
+            with pytest.raises(AuditUnavailable, match=words):
+                await started(trail)
+
+
+async def test_a_ballast_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk is called nearly full where it is, and by what it says else."""
+    error = errno.EROFS
+
+    def fill(_ballast: Ballast) -> None:
+        raise OSError(error, "broken")
+
+    monkeypatch.setattr(Ballast, "fill", fill)
+    for error, words in ((errno.EROFS, "its disk is read-only"), (errno.ENOSPC, "its disk is nearly full")):  # noqa: B007  # it is `fill`'s
+        async with writing(tmp_path) as trail:
+            with pytest.raises(AuditUnavailable, match=words):
+                trail.admit(begun())
+
+
 async def test_what_is_lost_is_counted(tmp_path: Path, disk: Disk) -> None:
     """Where the queue is full, a gap says how many entries are missing, after those before them; and Starts are refused."""
     async with writing(tmp_path) as trail:
@@ -229,6 +290,41 @@ async def test_a_disk_that_does_not_sync(tmp_path: Path, monkeypatch: pytest.Mon
             await trio.sleep(0.01)
         fails = False
         await until_admitted(trail)
+
+
+@pytest.mark.parametrize("is_at_files_end", [True, False])
+async def test_what_a_disk_took_and_did_not_keep_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, *, is_at_files_end: bool
+) -> None:
+    """A gap tells how many entries were written since it had kept all, whether it says so in between or at a file's end."""
+    monkeypatch.setattr(audit_trail, "SYNC_SECONDS", 1e9)
+    errors: list[int] = []
+
+    def sync(_descriptor: int) -> None:
+        if errors:
+            raise OSError(errors.pop(), "broken")
+
+    monkeypatch.setattr("jobmaster.audit.file.os.fdatasync", sync)
+    async with writing(tmp_path) as trail:
+        trail.put(call("KEPT"))
+        await started(trail)
+        await trail._sync()
+        for outcome in ("N1", "N2", "N3"):
+            trail.put(call(outcome))
+        await started(trail)
+        errors.append(errno.EIO)
+        if is_at_files_end:
+            monkeypatch.setattr(trail._file, "_bounds", FileBounds(size=1, kept=0))
+            trail.put(call("NEXT"))
+        else:
+            await trail._sync()
+        while errors or not trail.is_writable:
+            await trio.sleep(0.01)
+        await started(trail)
+    gaps = [(entry["count"], entry["why"]) for entry in entries_in(tmp_path) if entry["kind"] == "gap"]
+    assert gaps == [(4, "its disk has failed to keep what was written: the last entries before may not be there")]
+    assert not is_at_files_end or "NEXT" in outcomes(tmp_path)
+    assert is_at_files_end or "did not keep what was written since" in caplog.text
 
 
 async def test_what_was_written_is_synced_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import trio
 
 from jobmaster.client import connect
 from jobmaster.run.local import DESCRIPTORS_OF_JOB
-from jobmaster.server.descriptors import plan_descriptors
+from jobmaster.server.descriptors import FEWEST_CONNECTIONS, plan_descriptors
 from tests.bench.load import CLIENTS
 from tests.bench.processes import cpu_nanoseconds, resident_bytes
 from tests.bench.rounds import tell
@@ -64,7 +64,7 @@ class IdleJobs:
 def most_jobs() -> int:
     """As many jobs as the limit on open files allows here, a multiple of the number of clients."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    plan = plan_descriptors(hard, jobs=_WANTED, of_job=DESCRIPTORS_OF_JOB, connections=len(CLIENTS))
+    plan = plan_descriptors(hard, jobs=_WANTED, of_job=DESCRIPTORS_OF_JOB, connections=FEWEST_CONNECTIONS)
     return plan.jobs // len(CLIENTS) * len(CLIENTS)
 
 

@@ -10,8 +10,9 @@ from time import process_time
 from typing import Final
 
 from jobmaster.job.identifier import JobId
+from jobmaster.output.files import index_path
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, Stream
-from jobmaster.output.index_file import IndexFile, index_path
+from jobmaster.output.index_file import IndexFile
 from jobmaster.run.job_files import output_path
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.rounds import runs_of, take_turns

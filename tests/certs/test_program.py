@@ -234,3 +234,23 @@ run()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("issue", "--help"), ("show",)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_is_not_taken(folder: Path, arguments: tuple[str, ...], unbuffered: str) -> None:
+    """A limit of file sizes is told in a line, and no traceback."""
+    words = [*arguments, str(folder)] if arguments == ("show",) else [*arguments]
+    command = [sys.executable, "-m", "jobmaster.certs", *words]
+    with (folder / "out").open("wb") as out:
+        done = subprocess.run(
+            ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *command],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"jobmaster.certs: ")
+    assert done.stderr.endswith(b"File too large\n")
+    assert done.stderr.count(b"\n") == 1

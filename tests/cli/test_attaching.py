@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from jobmaster.api.statuses import status_of
 from jobmaster.cli.actions import Attach
@@ -14,8 +15,8 @@ from jobmaster.cli.attaching import attach
 from jobmaster.cli.descriptors import STDIN, is_stdin_given
 from jobmaster.errors import InputRefused
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.cli.test_running import ID, RETURNED
-from tests.client.scripted import OK, Answer, Ends, Script
+from tests.cli.test_running import ID, RETURNED, SHUT_DOWN
+from tests.client.scripted import LOST, OK, Answer, Ends, Quiet, Script
 
 
 @pytest.fixture
@@ -104,3 +105,24 @@ async def test_output_that_was_not_kept(capfd: pytest.CaptureFixture[str]) -> No
     assert await attach(script.jobs(), Attach(job_id="job")) == (3, "")
     expected = "jobmaster: 7 bytes of the output are missing here\njobmaster: more is lost (DATA_LOSS)\n"
     assert capfd.readouterr() == ("x", expected)
+
+
+async def test_a_server_that_ends_with_the_job() -> None:
+    """Who attaches has asked for the job's end before its output ends, when there may be no server to ask any more."""
+    output = Quiet()
+    ended = Quiet()
+    script = Script([STATUS, [output, chunk(5, b"bye"), OK]], waits=[[ended, *SHUT_DOWN]])
+
+    def end() -> None:
+        ended.until.set()
+        output.until.set()
+        script.waits = [LOST] * 1000  # for who asks from now on
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_when_asked, script, end)
+        assert await attach(script.jobs(), Attach(job_id="job", stdin=False)) == (143, "")
+
+
+async def _when_asked(script: Script, end: Callable[[], None]) -> None:
+    await trio.testing.wait_all_tasks_blocked()
+    end()

@@ -81,10 +81,19 @@ async def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], object]) -
     link.symlink_to(other)
     before = other.lstat()
     for name in (other, link):
-        with pytest.raises(ConfigurationError, match=r"other: it is there, and no regular file"):
+        with pytest.raises(ConfigurationError, match=rf"{name.name}: it is there, and no regular file"):
             await save_backup(script.jobs(), name)
     assert other.lstat() == before
     assert sorted(tmp_path.iterdir()) == [link, other]
+
+
+async def test_a_pipe() -> None:
+    """Standard output that is a pipe has a name in procfs that leads nowhere; it is told as no file either."""
+    read, write = os.pipe()
+    with pytest.raises(ConfigurationError, match=rf"/fd/{write}: it is there, and no regular file"):
+        await save_backup(Script([]).jobs(), Path(f"/proc/self/fd/{write}"))
+    os.close(read)
+    os.close(write)
 
 
 async def test_links_that_lead_nowhere(tmp_path: Path) -> None:

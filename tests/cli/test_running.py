@@ -311,6 +311,21 @@ def test_who_leaves_before_the_start(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert "`run --request-id nightly …` finds it" in capfd.readouterr().err
 
 
+async def test_who_leaves_after_the_start(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """How the job has ended is said, or that nobody knows here; what it does is not made up."""
+    statuses: list[int] = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
+    runner = Runner(Script([START]).jobs(), Run(argv=("make",)))
+    await runner._start()
+    runner._started.set()
+    runner._leave(signal.SIGINT)
+    assert "left; whether the job job has ended is not known here: `status job` tells" in capfd.readouterr().err
+    runner._job_end.record = pb.JobResponse(job_msg="killed by client1")
+    runner._leave(signal.SIGINT)
+    assert "left; job job: killed by client1" in capfd.readouterr().err
+    assert statuses == [130, 130]
+
+
 async def test_a_stop_that_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     """An order that did not reach the job is said, and the job is followed to its end all the same."""
     output = Quiet(until=trio.Event())

@@ -18,7 +18,7 @@ from jobmaster.cli.actions import Attach, Run
 from jobmaster.cli.attaching import attach
 from jobmaster.cli.descriptors import STDIN, STDOUT
 from jobmaster.cli.running import Runner
-from jobmaster.cli.terminal import DETACH_SECONDS, terminal
+from jobmaster.cli.terminal import DETACH_SECONDS, RawMode, terminal
 from jobmaster.errors import InputRefused
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.cli.test_attaching import chunk
@@ -132,6 +132,15 @@ async def test_detaching(capfd: pytest.CaptureFixture[str]) -> None:
         assert await Runner(script.jobs(), RUN).run() == (0, "")
         assert not keyboard.is_raw()
         assert "the job goes on: `attach job` comes back to it" in capfd.readouterr().err
+
+
+def test_what_a_terminal_has_answered() -> None:
+    """What came for the job and was not read is not left for the shell."""
+    with keyboard_here() as keyboard:
+        with RawMode().entered():
+            keyboard.type(b"\x1b[24;80R")
+        keyboard.type(b"ls\n")
+        assert os.read(STDIN, 100) == b"ls\n"
 
 
 async def test_detaching_from_a_server_that_does_not_answer(

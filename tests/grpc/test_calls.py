@@ -31,6 +31,7 @@ from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
 from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER
+from jobmaster.grpc.methods import Unadmitted, takes_admission
 from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
 from jobmaster.grpc.server_call import WIDER
 from jobmaster.grpc.watch import ConnectionWatch
@@ -62,6 +63,7 @@ class Probe:
             signature = RPCSignature(cardinality, Echo, Echo)
             self.service.add_method(name, getattr(self, NAMES.get(name, name.lower())), signature)
         self.service.add_method("AtOnce", self.at_once, RPCSignature(cardinality, Echo, Echo))
+        self.service.add_method("Prepared", self.prepared, RPCSignature(cardinality, Echo, Echo))
         flood = RPCSignature(purerpc.Cardinality.UNARY_STREAM, Echo, Echo)
         self.service.add_method("Flood", self.flood, flood)
 
@@ -73,6 +75,15 @@ class Probe:
         """Answers what it is sent, without waiting; much where it is asked for that."""
         self.sent += 1
         return Echo(output=bytes(YIELD_BYTES)) if message.output == b"much" else message
+
+    @takes_admission
+    async def prepared(self, asked: Unadmitted, request: object) -> Echo:  # noqa: ARG002  # as above
+        """Answers what it is sent, when it is admitted; it is entered before."""
+        self.entered.set()
+        if asked.admission is not None:
+            await asked.admission()
+        message: Echo = asked.request
+        return message
 
     async def hang(self, _message: Echo) -> Echo:
         """Answers never."""

@@ -38,11 +38,13 @@ class Watch:
         told: of each call that has ended: its method, its outcome and why.
         steps: of all calls, what was told in which order.
         admission: what a call has to wait for.
+        refusal: raised when a request has come.
     """
 
     told: list[tuple[str | None, str, str]] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     admission: Admission | None = None
+    refusal: Exception | None = None
 
     def open(self, method: str | None) -> Watched:
         """A call has come."""
@@ -70,6 +72,8 @@ class Watched:
         """Its request is here."""
         assert isinstance(message, Echo)
         self.watch.steps.append("request")
+        if self.watch.refusal is not None:
+            raise self.watch.refusal
         return self.watch.admission
 
     def on_answer(self, message: Message) -> None:
@@ -203,6 +207,40 @@ async def test_a_call_that_has_to_be_admitted(is_late: bool) -> None:
         await trio.testing.wait_all_tasks_blocked()
     assert probe.sent == 1
     assert watch.outcomes == [(f"{SERVICE}/AtOnce", "OK"), (f"{SERVICE}/AtOnce", "NOT_FOUND")]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_handler_that_awaits_its_admission(is_late: bool) -> None:
+    """It is called before, whether its request came at once or late; what is raised instead of admission is its end."""
+    admitted = trio.Event()
+    watch, probe = Watch(admission=admitted.wait), Probe()
+    answers: list[bytes] = []
+    async with connected(probe, watch) as (client, nursery, _server):
+        stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Prepared", Echo, Echo)
+        for step in (partial(stream.send_message, Echo(output=b"x")), stream.close):
+            if is_late:
+                await trio.testing.wait_all_tasks_blocked()
+            await step()
+        nursery.start_soon(_receive, stream, answers)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (probe.entered.is_set(), answers) == (True, [])
+        admitted.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == [b"x"]
+        watch.admission = None
+        assert (await stub(client, "Prepared")(Echo(output=b"y"))).output == b"y"
+
+
+async def test_a_request_that_is_refused_at_once() -> None:
+    """What is raised when who watches is told of it is the call's end, and its handler is not called."""
+    watch, probe = Watch(refusal=LookupError("never")), Probe()
+    async with connected(probe, watch) as (client, _, _server):
+        for method in ("AtOnce", "Prepared"):
+            with pytest.raises(NotFoundError, match="never"):
+                await stub(client, method)(Echo(output=b"x"))
+        await trio.testing.wait_all_tasks_blocked()
+    assert (probe.sent, probe.entered.is_set()) == (0, False)
+    assert watch.outcomes == [(f"{SERVICE}/AtOnce", "NOT_FOUND"), (f"{SERVICE}/Prepared", "NOT_FOUND")]
 
 
 async def _receive(stream: ClientStream, answers: list[bytes]) -> None:

@@ -53,13 +53,16 @@ def test_at_once(name: str, at_once: int) -> None:
         ("empty_data", 6),
         ("ignored_frames", 0.01),
         ("settings", 6),
+        ("settings_acks", 6),
+        ("oversized_lists", 6),
         ("window_updates", 0.001),
     ],
 )
 def test_an_allowance_comes_back_with_time(name: str, seconds: float) -> None:
-    """After the burst, one more is taken each time its share of time has passed, and not a second one."""
+    """After the burst, one more is taken each time its share of time has passed, not earlier, and not a second one."""
     limits = RateLimits()
     exceeded_after(limits, name, now=0.0)
+    assert exceeded_after(limits, name, now=0.9995 * seconds) == 0
     for turn in range(1, 4):
         assert exceeded_after(limits, name, now=turn * seconds * 1.01) == 1
 

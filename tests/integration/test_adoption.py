@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 import trio
@@ -50,6 +50,13 @@ async def wait_for_successor(server: Server, old: int) -> None:
             await trio.sleep(0.01)
 
 
+async def stays_alive(server: Server, pid: int) -> NoReturn:
+    """Never returns while a server lives; fails where it dies, of which no client learns while others follow."""
+    while server.servers() == [pid]:
+        await trio.sleep(0.01)
+    raise AssertionError("the server that follows has died")
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
     """A server that dies is followed by one that goes on: nobody's follower misses a byte, and the exit code is true."""
@@ -77,6 +84,35 @@ async def test_a_job_outlives_its_server(tmp_path: Path, certificates: Path, num
         )
 
 
+async def test_a_stop_of_a_job_that_is_being_executed(tmp_path: Path, certificates: Path) -> None:
+    """Who stops a job as soon as its launch is told has stopped it, though its server dies before it is executed."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        freezer = server.cgroup_of(await jobs.start("sleep", "1000")).parent / "cgroup.freeze"
+        freezer.write_text("1")
+        records: list[pb.JobResponse] = []
+
+        async def stop(job_id: str) -> None:
+            records.append(await jobs.stop(job_id, "forbidden"))
+
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(jobs.start, "sleep", "1001")
+                async with jobs.watch(0) as events:
+                    async for event in events:
+                        if "1001" in event.launched.cmd.args:
+                            break
+                job_id = event.job_id.job_id
+                nursery.start_soon(stop, job_id)
+                assert (await jobs.status(job_id)).job_msg == "starting"
+                old = server.pid
+                os.kill(old, signal.SIGKILL)
+                await wait_for_successor(server, old)
+                await jobs.status(job_id)  # by which it is adopted
+                freezer.write_text("0")
+        (record,) = records
+        assert (record.cause.stopped.by, record.cause.stopped.reason) == ("client1", "forbidden")
+
+
 async def test_modules_in_the_working_folder(tmp_path: Path, certificates: Path) -> None:
     """What a job writes where the server was started is executed by no server that follows."""
     folder = tmp_path / "everybodys"
@@ -99,7 +135,10 @@ async def test_more_jobs_than_open_files_at_the_start(tmp_path: Path, certificat
         old = server.pid
         os.kill(old, signal.SIGKILL)
         await wait_for_successor(server, old)
-        assert {(await jobs.status(job_id)).state for job_id in job_ids} == {pb.JOBSTATE_RUNNING}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stays_alive, server, server.pid)
+            assert {(await jobs.status(job_id)).state for job_id in job_ids} == {pb.JOBSTATE_RUNNING}
+            nursery.cancel_scope.cancel()
         limit = await jobs.start("sh", "-c", "ulimit -n")
         await ended(jobs, limit)
         assert await output_of(jobs, limit) == b"80\n"

@@ -14,8 +14,8 @@ import trio
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.files import index_path
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, SLOTS
-from jobmaster.output.index_file import index_path
 from tests.harness import Server, serving_program
 from tests.known_output import KnownJob, Told, known_job
 

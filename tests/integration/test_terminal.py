@@ -211,6 +211,26 @@ async def test_a_job_that_closes_its_terminal(server: Server) -> None:
         assert (await jobs.wait(job_id)).exit_code == 6
 
 
+async def test_a_terminal_that_is_opened_again(tmp_path: Path, certificates: Path) -> None:
+    """A job that has redirected all its streams and asks at /dev/tty is seen and answered, also by the next server."""
+    script = (
+        f"exec </dev/null >/dev/null 2>&1; kill -STOP $$; exec </dev/tty >/dev/tty; printf Password:; read it; {COUNTS}"
+    )
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", script, terminal=TERMINAL)
+        pid = (await jobs.status(job_id)).pid
+        async with screen_of(jobs, job_id, SIZE) as screen:
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                await trio.sleep(0.01)
+            await kill(server)
+            os.kill(pid, signal.SIGCONT)
+            await screen.until(b"Password:")
+            screen.type(b"hunter2\r")
+            await screen.to_end()
+        assert await output_of(jobs, job_id) == b"Password:hunter2\r\n" + COUNTED
+        assert (await jobs.wait(job_id)).exit_code == 42
+
+
 async def test_stopping(server: Server) -> None:
     """A stop ends every process of a terminal, those that its user has stopped included."""
     async with server.connect() as jobs, shell(jobs) as (screen, job_id):

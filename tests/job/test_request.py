@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from jobmaster.job.request import RequestKey
+import pytest
+
+from jobmaster.errors import (
+    CommandNotFound,
+    CommandNotRunnable,
+    CommandNotRunnableNow,
+    HostError,
+    InvalidRequest,
+    JobmasterError,
+    ServerBusy,
+)
+from jobmaster.job.request import RequestError, RequestKey, request_error_of
 from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.terminal import Terminal, Window
@@ -52,3 +63,36 @@ def test_secrets_are_in_no_digest() -> None:
 def test_requests_of_older_servers() -> None:
     """A Start without options has the digest that it always had: a server that was upgraded knows it again."""
     assert digest(JobSpecification(command="ls", args=("-l", "é"))) == sha256(b"ls\0-l\0\xc3\xa9\0").digest()
+
+
+@pytest.mark.parametrize("request_id", ["x", "a b", "~" * 128, "!" + " " * 126 + "!"])
+def test_ids(request_id: str) -> None:
+    """An id has up to 128 printable characters, spaces within included."""
+    assert RequestKey(id=request_id, digest=b"").id == request_id
+
+
+@pytest.mark.parametrize("request_id", ["", " ", " a", "a ", "a\n", "a\0b", "é", "x" * 129])
+def test_ids_that_are_none(request_id: str) -> None:
+    """What could not be told from another id when it is read is refused, and the field is named."""
+    with pytest.raises(InvalidRequest, match="1 to 128 printable ASCII characters") as refused:
+        RequestKey.of(request_id, JobSpecification(command="ls"))
+    assert refused.value.field == "request_id"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CommandNotFound("not there"), "command_not_found"),
+        (CommandNotRunnable("no program"), "command_not_runnable"),
+        (InvalidRequest("too long", field="args"), "invalid_request"),
+        (CommandNotRunnableNow("the disk is slow"), None),
+        (ServerBusy("later"), None),
+        (HostError("broken"), None),
+    ],
+)
+def test_which_errors_are_repeated(error: JobmasterError, kind: str | None) -> None:
+    """Those that would not pass, by names that are in the journals of older servers; they come back as they were."""
+    stored = request_error_of(error)
+    assert stored == (None if kind is None else RequestError(kind=kind, text=str(error)))
+    if stored is not None:
+        assert (type(stored.error()), str(stored.error())) == (type(error), str(error))

@@ -39,6 +39,19 @@ def test_what_no_host_can_run_is_refused(command: str, args: tuple[str, ...], co
     assert caught.value.field == field
 
 
+def test_what_is_not_asked_for() -> None:
+    """A command alone has no input, one stream, no terminal and no bound of its own on its output."""
+    alone = JobSpecification(command="ls")
+    assert (alone.args, alone.stdin, alone.separate_streams, alone.terminal, alone.secrets) == (
+        (),
+        False,
+        False,
+        None,
+        (),
+    )
+    assert (alone.output_max, alone.ends_when_full) == (0, False)
+
+
 def test_arguments_are_kept_as_they_are() -> None:
     """Empty arguments, options, shell syntax and non-ASCII text become the argument vector untouched."""
     args = ("", "-x", "--", "$(id)", "a b", "*", "é\n", "😀")

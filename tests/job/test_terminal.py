@@ -15,6 +15,11 @@ def test_sizes(size: int) -> None:
     assert Window(rows=size, columns=size).rows == size
 
 
+def test_a_terminal_that_nobody_described() -> None:
+    """It is of the size that terminals always had, and of a kind that every host knows."""
+    assert Terminal() == Terminal(window=Window(rows=24, columns=80), term="xterm-256color")
+
+
 @pytest.mark.parametrize(("rows", "columns", "field"), [(0, 80, "rows"), (24, 0, "columns"), (24, 65_536, "columns")])
 def test_sizes_that_are_none(rows: int, columns: int, field: str) -> None:
     """A size that no terminal has is refused, and what of it is wrong is named."""

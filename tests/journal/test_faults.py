@@ -48,6 +48,42 @@ def test_a_disk_that_takes_no_write(database: Database, disk: FaultyDisk, fault:
     assert records(database) == [record_after(second), record_after(first, Executed())]
 
 
+@pytest.mark.parametrize("fault", [full, takes_nothing, does_not_sync])
+def test_a_removal_that_fails_gives_no_number(database: Database, disk: FaultyDisk, fault: Fault) -> None:
+    """The last number that was given is never one that the file does not have: who reads on from it would miss events."""
+    first = launched()
+    write(database, first, *RETURNED)
+    disk.on_write = disk.on_sync = fault
+    with pytest.raises(JournalFault):
+        database.remove([first.id])
+    assert database.last_seq == 4
+    disk.works()
+    database.remove([first.id])
+    position = database.last_seq
+    assert position == database.events(0).position
+    write(database, launched())
+    assert [event.seq for event in database.events(position).events] == [position + 1]
+
+
+@pytest.mark.parametrize("fault", [full, does_not_sync])
+def test_closing_on_a_disk_that_fails(
+    database: Database, tmp_path: Path, disk: FaultyDisk, fault: Fault, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line names the file and what becomes of what is not in it yet, and the next one who opens it has everything."""
+    first = launched()
+    write(database, first, *RETURNED)
+    disk.on_write = disk.on_sync = fault
+    database.close()
+    (said,) = caplog.records
+    assert said.exc_info is None
+    assert str(database.path) in said.getMessage()
+    assert "the next start" in said.getMessage()
+    disk.works()
+    again = database_in(tmp_path)
+    assert records(again) == [record_after(first, *RETURNED)]
+    again.close()
+
+
 def test_an_event_that_is_there_after_a_failed_sync(database: Database, disk: FaultyDisk) -> None:
     """The file is opened again and asked: the event is there, so it is acknowledged."""
     first = launched()

@@ -53,12 +53,15 @@ class Disk:
         self._stalled = threading.Semaphore(0)
         self._works = threading.Event()
         self._works.set()
+        self.sizes: list[int] = []
+        """Of what was written at once."""
 
     def write(self, database: Database, batch: list[Entry]) -> list[Written]:
         """In place of `Database.write`."""
         if not self._works.is_set():
             self._stalled.release()
             self._works.wait(60)
+        self.sizes.append(len(batch))
         return WRITE(database, batch)
 
     def freeze(self) -> None:
@@ -117,6 +120,33 @@ async def test_posts_are_written_in_their_order(journal: Journal) -> None:
         journal.post(first.id, event)
     assert await journal.record(first.id, STOPPED[-1]) == 8
     assert [event.event for event in (await journal.events(0)).events] == [first, *STOPPED]
+
+
+async def test_what_nobody_waits_for_is_written_with_what_somebody_does(
+    journal: Journal, disk: Disk, mock_clock: MockClock
+) -> None:
+    """It is one transaction; where nobody waits, what has gathered is written a moment later."""
+    first = launched()
+    await journal.record(first.id, first)
+    for event in STOPPED[:2]:
+        journal.post(first.id, event)
+        await wait_all_tasks_blocked()
+    await journal.record(first.id, STOPPED[2])
+    for event in STOPPED[3:]:
+        journal.post(first.id, event)
+        await wait_all_tasks_blocked()
+    mock_clock.jump(writer.GATHER_SECONDS)
+    await journal.wait_after(len(STOPPED))
+    assert disk.sizes == [1, 3, len(STOPPED) - 3]
+
+
+async def test_who_settles_does_not_wait_for_more_to_gather(journal: Journal, mock_clock: MockClock) -> None:
+    """What was given until then is written at once."""
+    first = launched()
+    await journal.record(first.id, first)
+    journal.post(first.id, Executed())
+    await journal.settle()
+    assert (journal.last_seq, mock_clock.current_time()) == (2, 0.0)
 
 
 async def test_many_at_once(journal: Journal) -> None:

@@ -10,9 +10,11 @@ import apsw
 import pytest
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.journal.connection import Synchronous, connect
+from jobmaster.journal.ballast import Ballast
+from jobmaster.journal.connection import BALLAST, Synchronous, connect
 from jobmaster.journal.schema import MIGRATIONS, Migration
 from jobmaster.journal.stored import Removed, StoredRequest
+from tests.journal.faulty import NAME, Fault, faulty_disk, full, takes_nothing
 from tests.journal.jobs import database_in, ids, key, launched, record_after, records, write
 from tests.journal.keeping import DATABASES, ERROR, FAILED, LIVES, PRUNED, fill
 
@@ -93,6 +95,30 @@ def test_a_migration(tmp_path: Path) -> None:
         match=rf"of a later jobmaster \(version {len(SECOND)}; this program knows {len(MIGRATIONS)}\): install",
     ):
         database_in(tmp_path)
+
+
+@pytest.mark.parametrize("fault", [full, takes_nothing])
+def test_a_migration_on_a_full_disk(tmp_path: Path, fault: Fault) -> None:
+    """It has the space of the ballast, and is refused where there is none; the database is then what it was."""
+    path = filled(tmp_path)
+    ballast = Ballast(tmp_path / BALLAST)
+
+    def full_but_for_the_ballast(name: str) -> None:
+        if (tmp_path / BALLAST).stat().st_size:
+            fault(name)
+
+    with faulty_disk() as disk:
+        ballast.fill()
+        ballast.free()
+        disk.on_write = fault
+        with pytest.raises(ConfigurationError):
+            connect(path, synchronous=Synchronous.FULL, vfs=NAME, migrations=SECOND)
+        ballast.fill()
+        disk.on_write = full_but_for_the_ballast
+        connection = connect(path, synchronous=Synchronous.FULL, vfs=NAME, migrations=SECOND)
+        colours = connection.execute("SELECT colour, count(*) FROM job GROUP BY colour").fetchall()
+        assert colours == [("red", len(LIVES))]
+        connection.close()
 
 
 def test_a_new_database_of_a_later_version(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.dropping import DropPlan
+from jobmaster.output.files import index_path
 from jobmaster.output.holes import can_punch
 from jobmaster.output.index import Stream
-from jobmaster.output.index_file import index_path
 from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.output.reading import Piece, Selection

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from jobmaster.output import index_file
 from jobmaster.output.holes import BLOCK
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, SLOT_SIZE, SLOTS, Entry, GapReason, Stream
-from jobmaster.output.index_file import CLOSING, LATE, MANY, RESERVED, SOON, Gap, IndexFile, stored_view
+from jobmaster.output.index_file import CLOSING, LATE, MANY, RESERVED, SOON, Gap, IndexFile
+from jobmaster.output.index_reader import stored_view
 from jobmaster.output.index_search import IndexView, Run
 
 EPOCH = 1_790_000_000_000_000

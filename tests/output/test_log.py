@@ -17,11 +17,13 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import OutputCut, OutputUnreadable
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.files import unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import STRETCH_SIZE
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.index_file import LATE, IndexFile
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.output.survey import survey
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
@@ -96,13 +98,15 @@ def test_a_link_in_its_place_is_refused(tmp_path: Path, target_exists: bool) -> 
 
 
 async def test_a_follower_does_not_read_through_a_link(log: OutputLog, tmp_path: Path) -> None:
-    """A link that takes the file's place later is not followed either."""
-    write(log, b"own")
-    (tmp_path / "secret").write_bytes(b"not yours")
+    """Whoever can write to the folder gets no other file read for it, while the job runs or after."""
+    (tmp_path / "precious").write_text("precious")
+    write(log, b"of the job")
     log.path.unlink()
-    log.path.symlink_to(tmp_path / "secret")
-    with pytest.raises(OutputUnreadable, match=os.strerror(errno.ELOOP)):
-        await read_all(log)
+    log.path.symlink_to(tmp_path / "precious")
+    log.seal()
+    assert await read_all(log) == b"of the job"
+    with pytest.raises(OutputCut):
+        await read_all(log.stored())
 
 
 @pytest.mark.parametrize("size", [0, 1, STRETCH_SIZE, STRETCH_SIZE + 1, 3 * 2**20])
@@ -227,6 +231,59 @@ async def test_a_file_that_is_removed(log: OutputLog) -> None:
         assert first + b"".join([await bytes_of(stretch) async for stretch in early]) == data
     with pytest.raises(OutputCut, match=f"{len(data)} bytes less than was recorded"):
         await read_all(stored)
+
+
+def put_in_its_place(path: Path, made: str) -> None:
+    """Moves a file away, and has something else in its place."""
+    path.rename(path.with_name("elsewhere"))
+    match made:
+        case "link":
+            path.symlink_to("elsewhere")
+        case "folder":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "file":
+            path.write_bytes(b"of somebody else")
+
+
+@pytest.mark.parametrize("made", ["link", "folder", "fifo", "file", "nothing"])
+async def test_a_running_job_whose_file_was_replaced(log: OutputLog, made: str) -> None:
+    """What it has written is read as long as it runs, and nothing else is taken for it."""
+    write(log, b"of the job")
+    put_in_its_place(log.path, made)
+    before = os.listdir("/proc/self/fd")
+    log.seal()
+    assert await read_all(log) == b"of the job"
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_descriptor_that_is_another_files_by_now(log: OutputLog, tmp_path: Path) -> None:
+    """Where the job has ended meanwhile, no file is taken for its output that has got the number of its descriptor."""
+    write(log, b"of the job")
+    log.seal()
+    put_in_its_place(log.path, "nothing")
+    other = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)
+    os.dup2(other, log.fd)
+    os.close(other)
+    with pytest.raises(OutputUnreadable, match="No such file"):
+        await read_all(log)
+
+
+@pytest.mark.parametrize("made", ["link", "folder", "fifo"])
+async def test_an_ended_job_whose_file_was_replaced(
+    log: OutputLog, caplog: pytest.LogCaptureFixture, made: str
+) -> None:
+    """It is told as what is not there any more, and the log says why; it is removed all the same."""
+    write(log, b"of the job")
+    log.seal()
+    put_in_its_place(log.path, made)
+    with pytest.raises(OutputCut) as cut:
+        await read_all(log.stored())
+    assert cut.value.missing == 10
+    assert "is no file: something else was put in its place" in caplog.text
+    unlink_output(log.path)
+    assert not os.path.lexists(log.path)
 
 
 @pytest.mark.parametrize(("there", "offset"), [(STRETCH_SIZE + 2, 0), (4, 1), (0, 0), (4, 6)])
@@ -374,6 +431,29 @@ async def test_what_is_no_index(log: OutputLog, caplog: pytest.LogCaptureFixture
     assert "was no file" in caplog.text
 
 
+@pytest.mark.parametrize("made", ["folder", "link", "folder with a file"])
+def test_what_was_put_aside_goes(log: OutputLog, caplog: pytest.LogCaptureFixture, made: str) -> None:
+    """At the next opening, or with the output; what is in a folder is nobody's of the server's to remove, and that is told."""
+    log.close()
+    index, aside = log.path.with_suffix(".index"), log.path.with_suffix(".index.aside")
+    for removes in (True, False):
+        if made == "link":
+            index.symlink_to("elsewhere")
+        else:
+            index.mkdir()
+            if made == "folder with a file" and removes is False:
+                (index / "file").touch()
+        OutputLog.reopen(log.path, lost=0).close()
+        assert os.path.lexists(aside)
+        if not removes:
+            unlink_output(log.path)
+            assert not log.path.exists()
+        else:
+            OutputLog.reopen(log.path, lost=0).close()
+            assert not os.path.lexists(aside)
+    assert os.path.lexists(aside) == ("is left: Directory not empty" in caplog.text) == (made == "folder with a file")
+
+
 @pytest.mark.parametrize("lost", [0, 3])
 async def test_an_index_that_cannot_be_opened(
     log: OutputLog, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, lost: int
@@ -469,8 +549,36 @@ def test_a_loss_that_was_not_recorded_before_a_kill(tmp_path: Path, cap: Cap | N
     for _ in range(2):
         followed = OutputLog.reopen(log.path, lost=0, cap=cap)
         assert (followed.kept, followed.lost, followed.dropped) == (SMALLEST, *gone)
+        assert followed.is_full.is_set() == (cap is not None), "nobody else orders the end of a job that writes no more"
         assert followed.gap is not None
         assert (followed.gap.gap.start, followed.gap.gap.reason, followed.gap.length) == (SMALLEST, reason, 150)
         assert followed.index is not None
         for fd in (followed.fd, followed.index.fd):
             os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("kept", "lost", "dropped", "cap", "is_full"),
+    [
+        (SMALLEST, 0, 0, Cap(SMALLEST, ends_job=True), False),
+        (SMALLEST, 0, 1, Cap(SMALLEST, ends_job=True), True),
+        (
+            SMALLEST,
+            1,
+            0,
+            Cap(SMALLEST, ends_job=True),
+            True,
+        ),  # a damaged index does not tell any more why it is missing
+        (SMALLEST - 1, 1, 0, Cap(SMALLEST, ends_job=True), False),
+        (SMALLEST, 0, 1, Cap(SMALLEST), False),
+    ],
+)
+def test_a_cap_that_was_reached_before(
+    tmp_path: Path, kept: int, lost: int, dropped: int, cap: Cap, is_full: bool
+) -> None:
+    """A job that is to end when its output is full is one that has written more than its cap, not only as much."""
+    path = tmp_path / "job.log"
+    path.write_bytes(bytes(kept))
+    log = OutputLog.reopen(path, lost=lost, dropped=dropped, cap=cap)
+    assert log.is_full.is_set() == is_full
+    log.close()

@@ -17,12 +17,12 @@ from jobmaster.errors import OutputUnreadable
 from jobmaster.output import dropping, index_file, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import FIRST_RUNS, LiveFollower
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import index_path, unlink_output
 from jobmaster.output.index_search import Run
-from jobmaster.output.log import OutputLog, StoredOutput
+from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import (
     PIECE_SIZE,
     FromOffset,
@@ -34,6 +34,7 @@ from jobmaster.output.reading import (
     Selection,
     Since,
 )
+from jobmaster.output.stored_output import StoredOutput
 from jobmaster.output.transfer import Transfer
 from tests.output.stretches import bytes_of
 
@@ -216,22 +217,33 @@ async def test_until(story: Writer) -> None:
     assert [part[0] for part in await told(story.log, once(until=until, in_time=True))] == [0, 6]
 
 
-async def test_until_a_time_to_come(writer: Writer, mock_clock: MockClock) -> None:
+async def test_until_a_time_to_come(writer: Writer, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A follower waits no longer than that, also where nothing more comes."""
     writer.write(b"first")
-    found: list[Told] = []
+    waits, left_at = trio.Event(), []
 
-    async def follow() -> None:
-        found.extend(await told(writer.log, Selection(until=START + 10 * SECOND)))
+    async def wait_growth(_: LiveFollower) -> None:
+        waits.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            left_at.append(trio.current_time())
 
+    monkeypatch.setattr(LiveFollower, "wait_growth", wait_growth)
+    began = trio.current_time()
     async with trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            selection = Selection(until=START + 10 * SECOND)
+            assert await told(writer.log, selection) == [(0, 0, "BOTH", b"first")]
+
         nursery.start_soon(follow)
-        await wait_all_tasks_blocked(0.01)
+        await waits.wait()  # its threads have ended: nothing but the clock goes on
         mock_clock.jump(9.9)
-        await wait_all_tasks_blocked(0.01)
-        assert found == []
-        mock_clock.jump(0.2)
-    assert found == [(0, 0, "BOTH", b"first")]
+        await wait_all_tasks_blocked()
+        assert left_at == []
+        mock_clock.jump(0.1)
+    assert left_at == [pytest.approx(began + 10)]
 
 
 async def test_live(writer: Writer) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_file import Gap, IndexFile, index_path, unlink_output
+from jobmaster.output.index_file import Gap, IndexFile
 from jobmaster.output.survey import survey
 
 EPOCH = 1_790_000_000_000_000

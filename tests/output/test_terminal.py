@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 import tty
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.output import pump as pump_module
+from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import Pump, open_pipe
-from jobmaster.output.terminal import TerminalEnds, bytes_in, drain, fill
-from jobmaster.output.transfer import PIPE_SIZE
+from jobmaster.output.pump import FINISH_SECONDS, FIRST_PAUSE, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
+from jobmaster.output.terminal import MOST_READS, TerminalEnds, bytes_in, drain, fill
+from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 
 DEADLINE: Final = 60.0
 WHOLE: Final = b"".join(b"%d\n" % number for number in range(300_000))
@@ -31,6 +33,7 @@ class Line:
 
     def __init__(self) -> None:
         self.master, self.job_end = os.openpty()
+        self.name = os.ttyname(self.job_end)
         tty.setraw(self.job_end)
         os.set_blocking(self.master, False)
         self.read_end, self.write_end = open_pipe()
@@ -41,6 +44,11 @@ class Line:
         """The last process closes the terminal."""
         os.close(self.job_end)
         self.job_is_open = False
+
+    def open_again(self) -> None:
+        """A process opens the terminal that none had open."""
+        self.job_end = os.open(self.name, os.O_RDWR | os.O_NOCTTY)
+        self.job_is_open = True
 
     def write_all(self) -> threading.Thread:
         """A process that writes `WHOLE` and closes the terminal."""
@@ -85,6 +93,28 @@ def log_at(folder: Path) -> OutputLog:
 def kept(folder: Path) -> bytes:
     """What the log has."""
     return (folder / "job.log").read_bytes()
+
+
+@asynccontextmanager
+async def running(pump: Pump) -> AsyncIterator[None]:
+    """A pump that runs until the end of the block."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def until_kept(log: OutputLog, size: int) -> None:
+    """Waits until a log has so many bytes."""
+    while log.size < size:
+        await log.wait_growth()
+
+
+def until_readable(master: int) -> None:
+    """Waits until the kernel has brought what was written to a terminal."""
+    poll = select.poll()
+    poll.register(master, select.POLLIN)
+    assert poll.poll(DEADLINE * 1000)
 
 
 def until_closed(line: Line) -> None:
@@ -134,6 +164,13 @@ def test_what_is_left_is_counted(line: Line) -> None:
     line.close()
 
 
+def test_what_is_left_is_bounded(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another process writes as fast as what is left is taken out, that ends all the same."""
+    monkeypatch.setattr(os, "read", lambda *_: b"x")
+    assert drain(line.ends) == MOST_READS
+    line.close()
+
+
 def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes pass through memory, a few at a time, and into a pipe that is empty: whatever it does, nothing is dropped."""
 
@@ -145,8 +182,7 @@ def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPat
     received = bytearray()
     is_closed = False
     while not is_closed:
-        with suppress(OSError):  # EINVAL, as the kernel says: the pipe has bytes, which the pump takes first
-            is_closed = fill(line.ends)
+        is_closed = fill(line.ends)
         if count := bytes_in(line.read_end):
             received += os.read(line.read_end, count)
     writer.join()
@@ -155,11 +191,13 @@ def test_a_kernel_that_does_not_splice(line: Line, monkeypatch: pytest.MonkeyPat
 
 
 async def test_all_of_it_is_kept(line: Line, tmp_path: Path) -> None:
-    """Everything that was written is in the log, in order, and the pump ends when the terminal is closed."""
-    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    """Everything that was written is in the log, in order, and the end is found when the terminal is closed."""
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
     writer = line.write_all()
     with trio.fail_after(DEADLINE):
-        await pump.run()
+        async with running(pump):
+            await until_kept(log, len(WHOLE))
         await pump.finish()
         await pump.close()
     writer.join()
@@ -169,20 +207,38 @@ async def test_all_of_it_is_kept(line: Line, tmp_path: Path) -> None:
             os.fstat(fd)
 
 
+async def test_all_of_it_is_kept_without_splice(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is where the kernel does not splice from terminals, but from pipes."""
+    splice = os.splice
+
+    def refuse(source: int, *args: Any, **options: Any) -> int:
+        if os.isatty(source):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return splice(source, *args, **options)
+
+    monkeypatch.setattr(os, "splice", refuse)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    writer = line.write_all()
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            await until_kept(log, len(WHOLE))
+        await pump.finish()
+        await pump.close()
+    writer.join()
+    assert kept(tmp_path) == WHOLE
+
+
 async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Path) -> None:
     """It is kept, though nothing tells of it, and before all that comes then."""
     os.write(line.write_end, b"before ")
     log = log_at(tmp_path)
     pump = Pump(line.read_end, log, terminal=line.ends)
     with trio.fail_after(DEADLINE):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(pump.run)
-            while log.size < 7:
-                await trio.lowlevel.checkpoint()
+        async with running(pump):
+            await until_kept(log, 7)
             os.write(line.job_end, b"after")
-            while log.size < 12:
-                await trio.lowlevel.checkpoint()
-            nursery.cancel_scope.cancel()
+            await until_kept(log, 12)
         await pump.finish()
         await pump.close()
     assert kept(tmp_path) == b"before after"
@@ -191,10 +247,8 @@ async def test_what_an_earlier_server_left_in_the_pipe(line: Line, tmp_path: Pat
 async def test_nothing_to_do(line: Line, tmp_path: Path) -> None:
     """A terminal that is open and quiet costs no moves."""
     pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(pump.run)
+    async with running(pump):
         await wait_all_tasks_blocked(0.05)
-        nursery.cancel_scope.cancel()
     await pump.finish()
     await pump.close()
     assert kept(tmp_path) == b""
@@ -239,6 +293,85 @@ async def test_a_terminal_that_another_process_has_open(line: Line, tmp_path: Pa
     assert kept(tmp_path) == b"last words"
 
 
+async def test_an_end_that_moves_nothing(line: Line, tmp_path: Path) -> None:
+    """What is left in the pipe is another server's to find there; what was taken out of the terminal is lost for good."""
+    os.write(line.write_end, b"in the pipe")
+    os.write(line.job_end, b"in the terminal")
+    until_readable(line.master)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await pump.finish()
+    assert (log.lost, log.left_in_pipe, log.gone_for_good) == (26, 11, (15, 0))
+    await pump.close()
+
+
+async def test_an_end_whose_move_is_held_up(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """Where a disk holds up the last move, what it has left in the terminal counts as lost as well."""
+    entered, released = threading.Event(), threading.Event()
+
+    def held_up(transfer: Transfer, waiting: int) -> Transferred:
+        entered.set()
+        assert released.wait(DEADLINE)
+        return run(transfer, waiting)
+
+    run = Transfer.run
+    monkeypatch.setattr(Transfer, "run", held_up)
+    monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(1))  # one's own, whose thread may end after the loop
+    os.write(line.write_end, bytes(PIPE_SIZE))
+    os.write(line.job_end, b"in the terminal")
+    until_readable(line.master)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        assert await trio.to_thread.run_sync(entered.wait, DEADLINE)
+        mock_clock.jump(FINISH_SECONDS)
+    assert (log.lost, log.left_in_pipe) == (PIPE_SIZE + 15, PIPE_SIZE)
+    await pump.close()
+    released.set()
+
+
+async def test_a_count_that_is_held_up(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """What is left is counted by a thread; where that is left behind, it closes the descriptors, and nobody before."""
+    entered, released, closed = threading.Event(), threading.Event(), threading.Event()
+    close_all = source_module._close_all
+
+    def close_and_say(fds: Iterable[int]) -> None:
+        close_all(fds)
+        closed.set()
+
+    def held_up(ends: TerminalEnds) -> int:
+        entered.set()
+        assert released.wait(DEADLINE)
+        return drain(ends)
+
+    monkeypatch.setattr(source_module, "drain", held_up)
+    monkeypatch.setattr(source_module, "_close_all", close_and_say)
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        nursery.cancel_scope.cancel()  # before it has moved anything
+        with trio.CancelScope(shield=True):
+            assert await trio.to_thread.run_sync(entered.wait, DEADLINE)
+            mock_clock.jump(FINISH_SECONDS)
+    await pump.close()
+    assert log.fd == -1
+    for fd in (line.master, line.read_end, line.write_end):
+        os.fstat(fd)
+    released.set()
+    assert await trio.to_thread.run_sync(closed.wait, DEADLINE)
+    for fd in (line.master, line.read_end, line.write_end):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
 async def test_handing_over(line: Line, tmp_path: Path) -> None:
     """A server that leaves closes its own ends; the one that follows goes on where it was."""
     heirs = TerminalEnds(master=os.dup(line.master), pipe=os.dup(line.write_end))
@@ -252,8 +385,140 @@ async def test_handing_over(line: Line, tmp_path: Path) -> None:
         await first.close()
         os.write(line.job_end, b"more")
         line.hang_up()
-        second = Pump(read_end, OutputLog.reopen(tmp_path / "job.log", lost=0), terminal=heirs)
-        await second.run()
+        log = OutputLog.reopen(tmp_path / "job.log", lost=0)
+        second = Pump(read_end, log, terminal=heirs)
+        async with running(second):
+            await until_kept(log, 9)
         await second.finish()
         await second.close()
     assert kept(tmp_path) == b"some more"
+
+
+# --- a terminal that no process has open for a while ------------------------------------------------------------------
+
+
+async def test_a_terminal_that_is_opened_again(line: Line, tmp_path: Path) -> None:
+    """What is written after every process had closed the terminal is kept at once, and holds up no writer."""
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            for _ in range(2):
+                line.hang_up()
+                await wait_all_tasks_blocked(0.05)
+                before = log.size
+                line.open_again()
+                os.write(line.job_end, b"Password: ")
+                await until_kept(log, before + 10)
+            before = log.size
+            line.hang_up()
+            await wait_all_tasks_blocked(0.05)
+            line.open_again()
+            writer = line.write_all()
+            await until_kept(log, before + len(WHOLE))
+        await pump.finish()
+        await pump.close()
+    writer.join()
+    assert kept(tmp_path) == 2 * b"Password: " + WHOLE
+
+
+async def test_a_terminal_that_the_server_before_found_closed(line: Line, tmp_path: Path) -> None:
+    """A pump that finds it closed at first goes on when it is opened."""
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    with trio.fail_after(DEADLINE):
+        async with running(pump):
+            await wait_all_tasks_blocked(0.05)
+            line.open_again()
+            os.write(line.job_end, b"Password: ")
+            await until_kept(log, 10)
+        await pump.hand_over()
+        await pump.close()
+    assert kept(tmp_path) == b"Password: "
+
+
+class Looks:
+    """Counts how often a pump looks into its terminal."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        monkeypatch.setattr(pump_module, "fill", self._fill)
+
+    def _fill(self, ends: TerminalEnds) -> bool:
+        self.count += 1
+        return fill(ends)
+
+
+async def test_a_terminal_that_stays_closed(line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs no moves, and no time when its job ends."""
+    looks = Looks(monkeypatch)
+    line.hang_up()
+    before = set(os.listdir("/dev/fd"))
+    pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
+    async with running(pump):
+        await wait_all_tasks_blocked(0.05)
+        found = looks.count
+        await wait_all_tasks_blocked(0.05)
+        assert looks.count == found <= 2
+    await pump.finish()
+    assert looks.count == found + 1
+    await pump.close()
+    assert len(before) - len(os.listdir("/dev/fd")) == 3, "the descriptors are closed"
+
+
+async def test_a_closed_terminal_and_no_memory(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """What is written to it once it is opened again is looked for until it can be read, though it is told only once."""
+
+    def refuse(_: TerminalEnds) -> bool:
+        monkeypatch.setattr(pump_module, "fill", fill)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with running(pump):
+        for _ in range(2):
+            await wait_all_tasks_blocked(0.05)
+            mock_clock.jump(GATHER_SECONDS)
+        await wait_all_tasks_blocked(0.05)
+        monkeypatch.setattr(pump_module, "fill", refuse)
+        line.open_again()
+        os.write(line.job_end, b"Password: ")
+        await wait_all_tasks_blocked(0.05)
+        assert log.size == 0
+        mock_clock.jump(FIRST_PAUSE)
+        await wait_all_tasks_blocked(0.05)
+        assert log.size == 10
+    await pump.hand_over()
+    await pump.close()
+
+
+async def test_a_closed_terminal_and_no_descriptor_left(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mock_clock: MockClock
+) -> None:
+    """Where nothing can tell that the terminal is opened again, it is looked at every RECHECK_SECONDS."""
+
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(select, "epoll", refuse)
+    looks = Looks(monkeypatch)
+    line.hang_up()
+    log = log_at(tmp_path)
+    pump = Pump(line.read_end, log, terminal=line.ends)
+    async with running(pump):
+        await wait_all_tasks_blocked(0.05)
+        mock_clock.jump(GATHER_SECONDS)
+        await wait_all_tasks_blocked(0.05)
+        line.open_again()
+        os.write(line.job_end, b"Password: ")
+        await wait_all_tasks_blocked(0.05)
+        assert looks.count == 1
+        mock_clock.jump(RECHECK_SECONDS)
+        await until_kept(log, 10)
+    await pump.hand_over()
+    await pump.close()
+    assert kept(tmp_path) == b"Password: "

@@ -133,7 +133,7 @@ class Machine:
 
     def execution(self, job_id: str) -> ScriptedExecution:
         """The execution of a job."""
-        return next(each for each in self.host.spawned.values() if each.job_id == job_id)
+        return next(each for each in self.host.made if each.job_id == job_id)
 
 
 def _run_on_mock_clock(function: Callable[[], Awaitable[T]], *, clock: None, instruments: Sequence[Instrument]) -> T:
@@ -159,7 +159,7 @@ async def machine(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Machin
     nursery.start_soon(_fail_when_nothing_happens)
     with installed(Threads(nursery=nursery, faults=faults, delays={})):
         yield Machine(host=host, records=records, scripts=scripts, nursery=nursery)
-    for execution in host.spawned.values():
+    for execution in host.made:
         execution.abandon()
     nursery.cancel_scope.cancel()
 

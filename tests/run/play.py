@@ -17,7 +17,7 @@ from jobmaster.errors import JobmasterError
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.state import Running
+from jobmaster.job.state import Held, Running
 from jobmaster.run.registry import Registry, open_registry
 from tests.output.stretches import bytes_of
 from tests.run.faults import Faults, Threads, installed
@@ -78,6 +78,11 @@ class History:
         """The id that the caller of Start was given."""
         outcome = self.outcome_of_start(job)
         return JobId(outcome) if isinstance(outcome, str) else None
+
+    def launched(self, job: int) -> JobId | None:
+        """The id that all who watch are told while the job is held."""
+        execution = self.host.spawned.get(name_of(job))
+        return execution.job_id if execution is not None and execution.job_id in self.records.jobs else None
 
     def outcome_of_start(self, job: int) -> Outcome:
         """What a job's Start returned or raised; None before."""
@@ -142,7 +147,7 @@ async def _run(schedule: Schedule, host: ScriptedHost) -> History:
             history = History(schedule=schedule, host=host, registry=registry, records=records, folder=host.folder)
             _note_drains(registry, history)
             async with trio.open_nursery() as callers:
-                player = _Player(history, callers)
+                player = _Player(history, callers, sees_all_end=schedule.ending is Ending.DRAIN)
                 for index, step in enumerate(schedule.steps):
                     callers.start_soon(player.take, index, step)
                 await trio.sleep_until(schedule.ends_at)
@@ -164,14 +169,20 @@ def _opened(
 
 
 async def _go_on(history: History, records: MemoryRecords) -> None:
-    """Goes on with the jobs that the first registry has left, and ends them."""
+    """Goes on with the jobs that the first registry has left, as do callers whose time comes now, and ends them."""
     async with _opened(history.schedule, history.host, records, hands_over=False) as registry:
         history.registry = registry
         _note_drains(registry, history)
         await registry.recover()
         history.gap = (history.gap[0], history.host.step())
-        await trio.sleep(history.schedule.rest_seconds)
-        await registry.drain()
+        async with trio.open_nursery() as callers:
+            player = _Player(history, callers, sees_all_end=True)
+            for index, step in enumerate(history.schedule.steps):
+                if index not in history.outcomes and not isinstance(step, Start):
+                    callers.start_soon(player.take, index, step)
+            await trio.sleep(history.schedule.rest_seconds)
+            await registry.drain()
+            callers.cancel_scope.deadline = trio.current_time() + RELEASE_SECONDS
         await _let_retries_happen(history)
 
 
@@ -222,7 +233,9 @@ class _bugs_noted(logging.Handler):  # noqa: N801  # used as a context manager
 class _Player:
     """Takes the steps of a schedule."""
 
-    def __init__(self, history: History, callers: trio.Nursery) -> None:
+    def __init__(self, history: History, callers: trio.Nursery, *, sees_all_end: bool) -> None:
+        """`sees_all_end` says that callers are cancelled when all jobs have ended, not before."""
+        self._sees_all_end = sees_all_end
         self._history = history
         self._registry = history.registry
         self._callers = callers
@@ -271,7 +284,7 @@ class _Player:
             outcomes[index] = error
         except BaseException:
             outcomes[index] = Left()
-            if self._history.schedule.ending is Ending.DRAIN:  # in the others all callers leave at once
+            if self._sees_all_end:
                 self._history.hung.add(index)
             raise
 
@@ -279,13 +292,13 @@ class _Player:
         return await self._registry.start(step.caller, JobSpecification(command=name_of(step.job)))
 
     async def _stop(self, step: Stop) -> JobRecord | None:
-        job_id = self._history.job_of(step.job)
+        job_id = self._history.job_of(step.job) or self._history.launched(step.job)
         if job_id is None:
             return None
         job = await self._registry.find(step.caller, job_id)
-        if isinstance(job.record.state, Running):
+        if isinstance(job.record.state, Held | Running):
             self._history.orders.append((self._history.host.step(), step.job, step.caller.name))
-        return await self._registry.stop(step.caller, job_id)
+        return await self._registry.stop(step.caller, job_id, force=step.force)
 
     async def _follow(self, step: Follow) -> bytes | None:
         job_id = self._history.job_of(step.job)

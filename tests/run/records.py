@@ -26,6 +26,7 @@ from jobmaster.journal.stored import (
     OpenJob,
     Page,
     Removed,
+    RequestTaken,
     Retention,
     StoredJob,
     StoredRequest,
@@ -88,6 +89,8 @@ class MemoryRecords:
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
         self._write_posted()
+        if isinstance(event, Launched) and event.request and (event.owner, event.request.id) in self.requests:
+            raise RequestTaken(event.request.id)
         self._write(job_id, event, None)
         return self.last_seq
 

@@ -37,12 +37,13 @@ class Start:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """Stops a job and waits for its end."""
+    """Stops a job, by the id that its Start has returned or that all who watch are told before, and waits for its end."""
 
     at: float
     job: int
     caller: Identity
     leaves: Leaves = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +201,7 @@ def _step(random: Random, start: Start) -> Step:
         case kind if kind is Wait:
             return Wait(at=at, job=start.job, caller=caller, leaves=leaves)
         case _:
-            return Stop(at=at, job=start.job, caller=caller, leaves=leaves)
+            return Stop(at=at, job=start.job, caller=caller, leaves=leaves, force=random.random() < 0.2)
 
 
 def _script(random: Random) -> Script:

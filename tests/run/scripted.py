@@ -143,6 +143,7 @@ class ScriptedExecution:
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
         self.order: StopOrder | None = None
+        self.order_is_early = False
         self.kill_is_noted = False
         self.is_left = False
         self.is_adopted = False
@@ -275,15 +276,16 @@ class ScriptedExecution:
         self._close()
         self._meet("close")
 
-    def note_order(self, order: StopOrder) -> None:
+    def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Keeps the first order for another server."""
         self._meet("note_order")
-        self.order = self.order or order
+        if self.order is None:
+            self.order, self.order_is_early = order, is_early
 
     def note_kill(self, order: StopOrder) -> None:
         """Keeps that, too."""
         self._meet("note_kill")
-        self.order = self.order or order
+        self.order, self.order_is_early = order, False
         self.kill_is_noted = True
 
     def leave(self) -> None:
@@ -426,7 +428,8 @@ class ScriptedHost:
 
     Attributes:
         nursery: what happens on the host, which outlives the engine.
-        spawned: every execution made.
+        spawned: of each command, the execution that was made last.
+        made: every execution.
         before_sweep: called before what nobody has adopted is ended.
     """
 
@@ -437,6 +440,7 @@ class ScriptedHost:
     limits: tuple[LimitReport, ...] = ()
     pids: count[int] = field(default_factory=count)
     spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
+    made: list[ScriptedExecution] = field(default_factory=list)
     before_sweep: Callable[[], None] = lambda: None
     _steps: count[int] = field(default_factory=count)
 
@@ -466,6 +470,7 @@ class ScriptedHost:
         os.set_blocking(write_end, False)
         execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
         self.spawned[specification.command] = execution
+        self.made.append(execution)
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
 
     @property
@@ -482,20 +487,25 @@ class ScriptedHost:
         await trio.lowlevel.checkpoint()
         with host_errors_translated():  # as LocalHost
             self.faults.meet("adopt", record.id)
-        execution = next((each for each in self.spawned.values() if each.job_id == record.id), None)
+        execution = next((each for each in self.made if each.job_id == record.id), None)
         if execution is None or execution.is_closed or not execution.is_left:
             return None
         execution.is_left, execution.is_adopted = False, True
         log = reopened_log(self.output_path(record.id), record)
         pump = Pump(execution.take_read_end(), log)
         return Spawned(
-            execution=execution, log=log, pump=pump, order=execution.order, is_killed=execution.kill_is_noted
+            execution=execution,
+            log=log,
+            pump=pump,
+            order=execution.order,
+            is_killed=execution.kill_is_noted,
+            is_early=execution.order_is_early,
         )
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()
-        execution = next((each for each in self.spawned.values() if each.job_id == job_id), None)
+        execution = next((each for each in self.made if each.job_id == job_id), None)
         if execution is None or execution.truth.death is None:
             return None
         return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
@@ -504,7 +514,7 @@ class ScriptedHost:
         """Kills and removes those that nobody has adopted."""
         await trio.lowlevel.checkpoint()
         self.before_sweep()
-        others = [each for each in self.spawned.values() if not each.is_adopted and not each.is_closed]
+        others = [each for each in self.made if not each.is_adopted and not each.is_closed]
         running = [each.job_id for each in others if each.is_left and each.truth.death is None]
         for each in others:
             each.sweep()
@@ -518,7 +528,7 @@ class ScriptedHost:
     def memory_events(self, owner: str | None) -> bytes | None:
         """The sum of the counters of an owner's jobs, or of all."""
         self.faults.meet("memory_events")
-        return b"%d" % sum(each.memory_counter for each in self.spawned.values() if owner in {None, each.owner})
+        return b"%d" % sum(each.memory_counter for each in self.made if owner in {None, each.owner})
 
 
 ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM, errno.EROFS, errno.EBUSY)

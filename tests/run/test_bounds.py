@@ -69,3 +69,13 @@ def test_the_bound_that_is_exceeded_by_most() -> None:
     some_room = OutputBounds(most=2**20).shortage(0, DISK)
     assert some_room is not None
     assert (some_room.excess, some_room.slack) == (-(2**20), 2**14)
+
+
+def test_how_much_is_left_to_those_who_take_little() -> None:
+    """An eighth of what all outputs may take, and of a disk half of what is free."""
+    of_folder = OutputBounds(most=2**30).shortage(0, DISK)
+    of_disk = OutputBounds(free=FreeSpace(size=1)).shortage(0, DISK)
+    assert of_folder is not None
+    assert of_disk is not None
+    assert (of_folder.reserve, of_disk.reserve) == (2**27, DISK.free // 2)
+    assert (of_folder.slack, of_disk.slack) == (2**24, 0)

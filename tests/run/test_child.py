@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-from jobmaster.run.child import ChildAccount, Launch
+import pytest
+import trio
+
+from jobmaster.run.child import Child, ChildAccount, Launch
 
 
 def test_a_launch_has_a_command() -> None:
@@ -31,3 +34,16 @@ def test_an_environment_is_not_shown() -> None:
         id="a", argv=("true",), environment={"TOKEN": "secret"}, working_folder="/", account=None, open_files=64
     )
     assert "secret" not in repr(launch)
+
+
+@pytest.mark.parametrize(("goes", "said"), [(True, b"g"), (False, b"")])
+async def test_a_child_is_told_once_what_to_do(goes: bool, said: bytes) -> None:  # noqa: ASYNC124  # it needs Trio's loop
+    """It executes its command on one byte, or ends on none; either way the server's end of the pipe is closed then."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    child = Child("a", write, lost=trio.Event(), forget=lambda *_: trio.Event())
+    decide = child.go if goes else child.abandon
+    decide()
+    child.go()
+    assert os.read(read, 10) == said
+    assert os.read(read, 10) == b""
+    os.close(read)

@@ -17,6 +17,7 @@ from jobmaster.job.record import Launched, OomKillsCounted
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished
 from jobmaster.journal.stored import EVENTS_CHARACTERS, JournalledEvent
+from jobmaster.run import feed as feed_module
 from jobmaster.run.feed import BATCH, KEPT, Feed, Watcher
 from tests.run.records import MemoryRecords
 
@@ -251,3 +252,39 @@ async def test_removals_that_the_slowest_watcher_of_all_was_not_told_of(
         await feed.after(position, CLIENT1, horizon)
     news = await feed.after(position, Watcher("client2", "client2"), horizon)
     assert [event.job_id for event in news.events] == [other]
+
+
+async def test_memory_has_no_gap(
+    records: MemoryRecords, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happened while nobody watched is read from the journal, though memory has what was before it and after it."""
+    monkeypatch.setattr(feed_module, "KEPT", 4)
+    feed = Feed(records)
+    launch(records)
+    launch(records)
+    await feed.after(0, ADMIN)
+    launch(records)
+    launch(records)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.after, 8, ADMIN)
+        await trio.sleep(1)
+        launch(records)
+    assert [event.seq for event in (await feed.after(4, ADMIN)).events] == [5, 6, 7, 8, 9, 10]
+
+
+async def test_memory_hides_no_removals(
+    records: MemoryRecords, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was not told of removals learns that, though memory has what was before them and after them."""
+    monkeypatch.setattr(feed_module, "KEPT", 4)
+    feed = Feed(records)
+    first, _ = launch(records), launch(records)
+    await feed.after(0, ADMIN)
+    end(records, first)
+    records.horizon = {"client1": records.last_seq}
+    with pytest.raises(EventsForgotten):
+        await feed.after(4, ADMIN)
+    launch(records)
+    assert [event.seq for event in (await feed.after(5, ADMIN)).events] == [6, 7]
+    with pytest.raises(EventsForgotten):
+        await feed.after(4, ADMIN)

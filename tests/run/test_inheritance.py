@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import HostError
 from jobmaster.launcher import packets, protocol
@@ -246,3 +247,25 @@ async def test_a_child_that_is_left(host: Host, folder: Folder) -> None:
     os.close(pidfd)
     await host.settle()
     assert folder.pids() == [pid]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_what_is_kept_is_closed_when_the_launcher_says_so(is_lost: bool) -> None:
+    """Who has it closed waits for the answer, or for the end of the launcher: only then has nobody the other end open."""
+    async with inheriting((TableEnd(), ())) as (launcher, other):
+        has_returned = False
+
+        async def close() -> None:
+            nonlocal has_returned
+            await launcher.close_kept("a", "stdin")
+            has_returned = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(close)
+            await wait_all_tasks_blocked()
+            assert packets.receive(other).message == protocol.Close(id="a", keeps=("stdin",))
+            assert not has_returned
+            if is_lost:
+                other.shutdown(socket.SHUT_RDWR)
+            else:
+                packets.send(other, protocol.encode(protocol.Closed(id="a", keeps=("stdin",))), ())

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,12 @@ import trio.testing
 
 from jobmaster.errors import CgroupError, HostError, ServerBusy
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.job.identifier import new_job_id
+from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.record import JobRecord
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.state import Running
 from jobmaster.run import job_files
-from jobmaster.run.job_files import ACQUIRE_SECONDS, UNDO_SECONDS, JobFiles, acquire, discard
+from jobmaster.run.job_files import ACQUIRE_SECONDS, UNDO_SECONDS, AdoptedFiles, JobFiles, acquire, discard
 from tests.harness import own_cgroup_root
 
 REAL_SECONDS: Final = 60.0
@@ -228,3 +232,23 @@ async def test_a_leftover_is_named_and_the_rest_removed(
     assert "it cannot be removed" in caplog.text
     assert not files.log.path.exists()
     assert remove()
+
+
+@pytest.mark.parametrize("close", [AdoptedFiles.discard, AdoptedFiles.discard_at_once])
+async def test_what_was_adopted_is_only_closed(workshop: Workshop, close: Callable[[AdoptedFiles], None]) -> None:
+    """Whoever has an earlier server's files last closes them, and leaves the job what it has. Idempotent."""
+    workshop.may_end.set()
+    files = await acquire(workshop.make)
+    record = JobRecord(
+        id=JobId(files.log.path.stem),
+        owner="client1",
+        command=CommandLine.of(JobSpecification(command="true")),
+        state=Running(pid=1, started_at=datetime.now(UTC)),
+    )
+    before = os.listdir("/proc/self/fd")
+    adopted = AdoptedFiles(workshop.tree, workshop.folder, record, terminal=files.read_end)
+    for _ in range(2):
+        close(adopted)
+    assert os.listdir("/proc/self/fd") == before
+    assert len(workshop.left()) == 2
+    await discard(files)

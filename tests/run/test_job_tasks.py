@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 
 import pytest
 import trio
 
-from jobmaster.errors import CommandNotRunnable, HostError
+from jobmaster.errors import AuditUnavailable, CommandNotRunnable, HostError
 from jobmaster.job.cause import Exited, ServerLost, ServerShutdown
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.state import Finished
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.job_tasks import STARTS_OF_CLIENT
 from jobmaster.run.registry import Registry
@@ -34,6 +36,44 @@ async def test_what_cannot_be_started_leaves_nothing(machine: Machine) -> None:
         await trio.sleep(1)
         assert machine.logs() == set()
         await machine.start(registry, CLIENT1)
+
+
+async def test_what_is_not_admitted_leaves_nothing(machine: Machine) -> None:
+    """Its child is held by then, and ends without having executed the command; the journal is told nothing."""
+    machine.scripts["command"] = Script()
+    was_held: list[bool] = []
+
+    async def refuse() -> None:
+        await trio.sleep(1)
+        was_held.append(len(machine.host.made) == 1)
+        raise AuditUnavailable("not now")
+
+    async with machine.registry() as registry:
+        with pytest.raises(AuditUnavailable, match="not now"):
+            await registry.start(CLIENT1, JobSpecification(command="command"), "request", admitted=refuse)
+        await trio.sleep(1)
+        assert (registry.running, machine.logs(), machine.records.written) == (0, set(), [])
+    (execution,) = machine.host.made
+    assert (was_held, execution.was_executed(), execution.is_removed) == ([True], False, True)
+
+
+async def test_nothing_is_executed_before_it_is_admitted(machine: Machine) -> None:
+    """Nor recorded; a caller that leaves meanwhile leaves nothing, and what was awaited is not kept."""
+    machine.scripts["command"] = Script()
+    admitted = trio.Event()
+    async with machine.registry() as registry:
+        for seconds in (1, 3):
+            with trio.move_on_after(seconds):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(
+                        partial(registry.start, CLIENT1, JobSpecification(command="command"), admitted=admitted.wait)
+                    )
+                    await trio.sleep(2)
+                    assert machine.records.written == []
+                    assert [each.was_executed() for each in machine.host.made] == [False, False]
+                    admitted.set()
+        assert [each.was_executed() for each in machine.host.made] == [False, True]
+        assert [live.admitted for live in registry._live.all()] == [None]
 
 
 async def test_a_start_that_is_given_up_is_gone_with_its_end(machine: Machine) -> None:
@@ -83,6 +123,7 @@ async def test_a_start_that_is_given_up_leaves_nothing(machine: Machine, rounds:
         if not job_ids:
             assert all(each.is_closed and each.is_removed for each in machine.host.spawned.values())
             assert machine.records.jobs == {}
+            assert not any(isinstance(each.event, Finished) for each in machine.records.happened)  # to be watched
 
 
 async def test_a_start_that_is_given_up_takes_no_share(machine: Machine) -> None:

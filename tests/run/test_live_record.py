@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import errno
 import signal
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited, OutputCapped
-from jobmaster.job.state import Closing, Stopping
+from jobmaster.job.identifier import JobId, new_job_id
+from jobmaster.job.record import JobEvent, JobRecord
+from jobmaster.job.request import RequestError
+from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.state import Closing, Ended, Running, Stopping
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.run.live_record import RECORD_SECONDS, LiveRecord
+from jobmaster.run.supervisor import Supervisor
 from jobmaster.run.teardown import OUTPUT_SECONDS
 from tests.run.conftest import ALWAYS, Machine, launched_of
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended, record_of
 from tests.run.scripted import NEVER, OnTerm, Script
+
+if TYPE_CHECKING:
+    from jobmaster.output.log import OutputLog
 
 
 async def test_each_failing_step_is_logged_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,6 +131,30 @@ async def test_a_job_that_ends_when_its_output_is_full(machine: Machine, is_hand
     assert record.output_bytes_dropped > 0
 
 
+async def test_a_job_whose_output_was_full_when_its_server_left(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that writes no more is ended by the next server, where the first had lost bytes and not ordered its end yet."""
+
+    async def end_later(_: Supervisor) -> None:
+        await trio.sleep_forever()
+
+    script = Script(writes=((1, SMALLEST + 1),), on_term=OnTerm(after=5))
+    async with machine.registry(hands_over=lambda: True) as registry:
+        with monkeypatch.context() as patch:
+            patch.setattr(Supervisor, "_end_when_full", end_later)
+            job_id = await machine.start(registry, CLIENT1, script, cap=Cap(SMALLEST, ends_job=True))
+            await trio.sleep(2)
+        assert isinstance(record_of(registry, job_id).state, Running)
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        cause = await ended(registry, job_id)
+        record = record_of(registry, job_id)
+    assert cause == OutputCapped(output_max=SMALLEST, signal=signal.SIGTERM)
+    assert (record.output_bytes, record.output_bytes_dropped) == (SMALLEST, 1)
+
+
 @pytest.mark.parametrize(
     ("is_written", "has_threads", "kept"), [(True, True, 0), (False, True, 1000), (False, False, 0)]
 )
@@ -145,3 +181,181 @@ async def test_what_stays_in_the_pipe_is_counted_once(
         assert await ended(registry, job_id) == Exited(0)
         record = record_of(registry, job_id)
         assert (record.output_bytes, record.output_bytes_lost) == (kept, 1000 - kept)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+class Journal:
+    """A recorder that answers nobody until it may.
+
+    Attributes:
+        fails: it takes no end at once.
+        has_ended: what it has not written by then is never written.
+        holds_leavers: who is cancelled waits for the answer all the same, as the journal has it.
+        unwritten: jobs of which something was given.
+    """
+
+    def __init__(self, *, fails: bool = False, has_ended: bool = False, holds_leavers: bool = False) -> None:
+        self.fails = fails
+        self.has_ended = has_ended
+        self.holds_leavers = holds_leavers
+        self.unwritten: list[JobId] = []
+        self.may_answer = trio.Event()
+        self.may_settle = trio.Event()
+
+    async def record(self, job_id: JobId, event: JobEvent) -> int:
+        """As `Recorder.record`."""
+        self.post(job_id, event)
+        with trio.CancelScope(shield=self.holds_leavers):
+            await self.may_answer.wait()
+        if self.fails:
+            raise JournalUnavailable("its disk is away")
+        self.unwritten.remove(job_id)
+        return 1
+
+    def post(
+        self,
+        job_id: JobId,
+        _: JobEvent,
+        __: RequestError | None = None,
+        *,
+        forget: bool = False,  # noqa: ARG002  # as there
+    ) -> None:
+        """As `Recorder.post`."""
+        self.unwritten.append(job_id)
+
+    async def settle(self) -> None:
+        """As `Recorder.settle`."""
+        await self.may_settle.wait()
+        if not self.has_ended:
+            self.unwritten.clear()
+
+
+class NoOutput:
+    """The output of a job that wrote nothing."""
+
+    kept = lost = dropped = 0
+
+    def seal(self) -> None:
+        """As `OutputLog.seal`."""
+
+
+def closing(journal: Journal, *, hands_over: bool = False) -> LiveRecord:
+    """A job whose processes have died."""
+    record = JobRecord(
+        id=new_job_id(),
+        owner="client1",
+        command=CommandLine.of(JobSpecification(command="true")),
+        state=Closing(pid=1, started_at=datetime.now(UTC), death=Exited(0)),
+    )
+    return LiveRecord(record, journal, cast("OutputLog", NoOutput()), hands_over=lambda: hands_over)
+
+
+def known(record: LiveRecord) -> tuple[bool, bool, bool]:
+    """Whether it has ended, whether the journal was given its end, and whether that is settled."""
+    return isinstance(record.state, Ended), record.is_end_given, record.is_end_settled
+
+
+NOT_TAKEN, GIVEN, SETTLED = (False, False, False), (False, True, False), (True, True, True)
+
+
+async def test_an_end_is_told_when_it_is_recorded() -> None:
+    """Until the journal has it, the job has not ended."""
+    journal = Journal()
+    record = closing(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(record.end, Exited(0))
+        await wait_all_tasks_blocked()
+        assert known(record) == GIVEN
+        journal.may_answer.set()
+    assert known(record) == SETTLED
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_an_end_that_the_journal_does_not_take(is_kept: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not told; whether the journal has it still, and may write it yet, is known, and the operator reads why."""
+    journal = Journal(fails=True)
+    record = closing(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(record.end, Exited(0))
+        await wait_all_tasks_blocked()
+        if not is_kept:
+            journal.unwritten.clear()
+        journal.may_answer.set()
+    assert known(record) == (GIVEN if is_kept else NOT_TAKEN)
+    assert [line.message.endswith(": its disk is away") for line in caplog.records] == [True]
+
+
+async def end_cancelled(record: LiveRecord, journal: Journal) -> None:
+    """Cancels who waits for the end to be recorded; the journal answers after that."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(record.end, Exited(0))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        journal.may_answer.set()
+        with trio.CancelScope(shield=True):
+            await wait_all_tasks_blocked()
+            assert not isinstance(record.state, Ended)
+            journal.may_settle.set()
+
+
+@pytest.mark.parametrize("holds_leavers", [True, False])
+@pytest.mark.parametrize(
+    ("hands_over", "has_ended", "becomes"), [(False, False, SETTLED), (False, True, GIVEN), (True, False, GIVEN)]
+)
+async def test_an_end_that_is_cancelled(
+    holds_leavers: bool, hands_over: bool, has_ended: bool, becomes: tuple[bool, bool, bool]
+) -> None:
+    """A server that hands its jobs over waits no longer; another one does, and tells the end if the journal has it then."""
+    journal = Journal(fails=True, has_ended=has_ended, holds_leavers=holds_leavers)
+    record = closing(journal, hands_over=hands_over)
+    await end_cancelled(record, journal)
+    assert known(record) == becomes
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+async def test_an_end_with_the_server_waits_only_so_long(
+    is_late: bool, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The journal has RECORD_SECONDS for the end from when the server ends the job, or from the end if that is later."""
+    record = closing(Journal())
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        if is_late:
+            record.end_with_server()
+            await trio.sleep(3)
+        nursery.start_soon(record.end, Exited(0))
+        if not is_late:
+            await trio.sleep(3)
+            record.end_with_server()
+            await trio.sleep(3)
+            record.end_with_server()  # again
+    assert trio.current_time() - began == pytest.approx(3 + RECORD_SECONDS)
+    assert known(record) == GIVEN
+    assert [line.message.endswith(": its disk does not answer") for line in caplog.records] == [True]
+
+
+async def test_a_cancelled_end_waits_only_so_long(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Where jobs end with the server, the journal has RECORD_SECONDS from the cancellation, and the operator is told."""
+    record = closing(Journal())
+    with trio.move_on_after(1):
+        await record.end(Exited(0))
+    assert trio.current_time() == pytest.approx(1 + RECORD_SECONDS)
+    assert known(record) == GIVEN
+    assert [line.message.endswith(": its disk does not answer") for line in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("is_settled", [True, False])
+async def test_an_end_that_nobody_was_told_of(is_settled: bool, autojump_clock: MockClock) -> None:
+    """It is told after RECORD_SECONDS at most, and whether the journal has it by then is known."""
+    journal = Journal()
+    record = closing(journal)
+    if is_settled:
+        journal.may_settle.set()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await record.end_unknown(Exited(0), None, forget=True)
+    assert trio.current_time() == pytest.approx(0 if is_settled else RECORD_SECONDS)
+    assert (isinstance(record.state, Ended), record.is_end_settled) == (True, is_settled)

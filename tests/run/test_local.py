@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnableNow, HostError, InvalidRequest
+from jobmaster.errors import CgroupError, CommandNotRunnableNow, ExecutionUnknown, HostError, InvalidRequest
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
@@ -25,7 +26,7 @@ from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run import launcher, local
-from jobmaster.run.child import Child, NeverExecuted
+from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted, Order
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
@@ -74,6 +75,7 @@ def test_whom_a_job_becomes(tmp_path: Path, name: str, *, drops: bool, becomes: 
 class NeverExecutedChild:
     """A child that dies before it executes its command."""
 
+    id = "job"
     pid = 1
 
     def go(self) -> None:
@@ -82,6 +84,42 @@ class NeverExecutedChild:
     async def wait_executed(self) -> NeverExecuted:
         """As `Child.wait_executed`."""
         return NeverExecuted()
+
+
+class ToldChild:
+    """A child of which the launcher tells something, or is lost before."""
+
+    pid = 1
+
+    def __init__(self, outcome: ExecOutcome | None) -> None:
+        self._told = outcome
+        self.outcome: ExecOutcome | None = None
+
+    def go(self) -> None:
+        """As `Child.go`."""
+
+    async def wait_executed(self) -> ExecOutcome:
+        """As `Child.wait_executed`."""
+        if self._told is None:
+            raise LauncherLost("the launcher has died")
+        self.outcome = self._told
+        return self._told
+
+
+@pytest.mark.parametrize(
+    ("outcome", "error", "was_executed"),
+    [(Executed(), None, True), (NeverExecuted(), HostError, False), (None, ExecutionUnknown, True)],
+)
+async def test_whether_a_command_was_executed(
+    outcome: ExecOutcome | None, error: type[Exception] | None, was_executed: bool
+) -> None:
+    """As the launcher has told; where it tells nothing, the command may have been executed once the go byte was sent."""
+    child, cgroup = cast(Child, ToldChild(outcome)), cast(OpenedCgroup, CountingCgroup(0))
+    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account())
+    assert not execution.was_executed()
+    with nullcontext() if error is None else pytest.raises(error):
+        await execution.execute()
+    assert execution.was_executed() == was_executed
 
 
 class CountingCgroup:
@@ -119,8 +157,10 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
     assert seen[0] != seen[1]
 
 
-async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller of Start is told to try again, and when the launcher goes on, nothing of that Start is left."""
+async def test_a_launcher_that_is_stopped(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A caller of Start is told to try again, and the operator why; when the launcher goes on, nothing of that Start is left."""
     async with server.connect() as jobs:
         lasting = await jobs.start("sleep", "1000")
         monkeypatch.setattr(local, "LAUNCH_SECONDS", 0.01)
@@ -132,6 +172,7 @@ async def test_a_launcher_that_is_stopped(server: Server, monkeypatch: pytest.Mo
                 await jobs.start("true")
         finally:
             os.kill(stopped, signal.SIGCONT)
+        assert "the launcher has not made a process within" in caplog.text
         monkeypatch.undo()
         await run(jobs, "true")
         assert [folder.name for folder in server.cgroup_of(lasting).parent.iterdir() if folder.is_dir()] == [lasting]
@@ -217,6 +258,28 @@ def test_more_output_than_the_server_keeps(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="1048576 bytes at most") as refused:
         terms.cap(JobSpecification(command="x", output_max=2**20 + 1))
     assert refused.value.field == "output_max"
+
+
+def test_orders_of_a_job_that_is_held() -> None:
+    """A server that follows knows of each whether its signal may be taken for sent."""
+    kinds = []
+
+    class Notes:
+        """A launcher that keeps the kinds of orders."""
+
+        def order(self, _child_id: str, order: Order) -> None:
+            """As `Launcher.order`."""
+            kinds.append(order.kind)
+
+    child = cast(Child, NeverExecutedChild())
+    execution = LocalExecution(
+        cast(Launcher, Notes()), child, cast(OpenedCgroup, CountingCgroup(0)), "x", own_account()
+    )
+    order = StopOrder(by="client1", requested_at=AT)
+    execution.note_order(order, is_early=True)
+    execution.note_order(order)
+    execution.note_kill(order)
+    assert kinds == ["stop when executed", "stop", "kill"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 
+import pytest
 import trio
+import trio.testing
 
 from jobmaster.job.cause import OomKilled
 from tests.run.conftest import KILLED, Machine
@@ -22,6 +24,24 @@ async def test_oom_kills_are_seen_while_a_job_runs(machine: Machine) -> None:
         await trio.sleep(6)
         assert record_of(registry, job_id).oom_kills == 1
         assert await ended(registry, other) == OomKilled(memory_max=None, processes_killed=1)
+        assert await ended(registry, job_id) == KILLED
+
+
+@pytest.mark.parametrize("looks_first", [False, True])
+async def test_oom_kills_between_two_servers(machine: Machine, looks_first: bool) -> None:
+    """A child killed for memory while no server looks is in the record, and is not held against a later foreign SIGKILL."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        script = Script(children_killed_for_memory=(5,), ends_at=60, death=KILLED)
+        job_id = await machine.start(registry, CLIENT1, script)
+        await trio.sleep(3)
+        await registry.hand_over()
+    await trio.sleep(5)
+    async with machine.registry() as registry:
+        if looks_first:  # at the counters of all together, when no job is adopted
+            await trio.testing.wait_all_tasks_blocked()
+        await registry.recover()
+        await trio.sleep(1)
+        assert record_of(registry, job_id).oom_kills == 1
         assert await ended(registry, job_id) == KILLED
 
 

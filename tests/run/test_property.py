@@ -30,8 +30,9 @@ from jobmaster.job.cause import (
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
 from jobmaster.output import pump
+from jobmaster.output.files import index_path
 from jobmaster.output.index import Stream
-from jobmaster.output.index_file import index_path, stored_view, with_index
+from jobmaster.output.index_reader import stored_view, with_index
 from jobmaster.run.death_watch import SETTLE_SECONDS
 from jobmaster.run.oom_counters import LOOK_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
@@ -254,13 +255,12 @@ def counter_failed(history: History, execution: ScriptedExecution) -> bool:
 
 
 def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
-    """Who asked first for a job's end while it ran: a client, or (None) the server."""
-    executed, died = execution.truth.executed, execution.truth.died
-    assert executed is not None
+    """Who asked first for a job's end while it was held or ran: a client, or (None) the server."""
+    died = execution.truth.died
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     orders = sorted(by_client + [(step, None) for step in history.drains])
-    return next((by for step, by in orders if executed < step < died), None)
+    return next((by for step, by in orders if step < died), None)
 
 
 def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:

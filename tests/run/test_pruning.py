@@ -116,7 +116,12 @@ async def test_a_follower_in_the_middle(machine: Machine, was_live: bool) -> Non
             assert [extent_of(piece) async for piece in pieces] == [(end, SIZE, GapReason.PRUNED)]
 
 
-async def test_running_jobs_alone(machine: Machine) -> None:
+def lines(caplog: pytest.LogCaptureFixture, words: str) -> int:
+    """How often the operator is told so."""
+    return sum(words in record.message for record in caplog.records)
+
+
+async def test_running_jobs_alone(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing of theirs is removed: who takes most starts no job, and what they write is lost; others go on."""
     async with bounded(machine, most=2 * SIZE) as registry:
         runs = Script(writes=((0.1, 3 * SIZE), (30, 1000), (100, 1000)))
@@ -133,9 +138,11 @@ async def test_running_jobs_alone(machine: Machine) -> None:
         assert (record.output_bytes, record.output_bytes_lost) == (3 * SIZE, 1000)
         assert record.output_pruned is None
         assert (record_of(registry, other).output_bytes, record_of(registry, other).output_bytes_lost) == (2000, 0)
+        assert lines(caplog, "most of it of running jobs of client1") == 1
+        assert lines(caplog, "all of it") == 0
 
 
-async def test_the_reserve_is_taken_too(machine: Machine) -> None:
+async def test_the_reserve_is_taken_too(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Where those who take less have written an eighth of the bound more, no job is started, and all is lost."""
     async with bounded(machine, most=2 * SIZE) as registry:
         await machine.start(registry, CLIENT1, Script(writes=((0.1, 3 * SIZE),)))
@@ -146,6 +153,7 @@ async def test_the_reserve_is_taken_too(machine: Machine) -> None:
         await trio.sleep(20)
         record = record_of(registry, other)
         assert (record.output_bytes, record.output_bytes_lost) == (SIZE // 2, 1000)
+        assert lines(caplog, "all of it of running jobs") == 1
 
 
 async def test_a_job_that_ends_while_it_is_measured(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,7 +177,9 @@ async def test_a_job_that_ends_while_it_is_measured(machine: Machine, monkeypatc
         assert machine.logs() == {last}
 
 
-async def test_there_is_room_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_there_is_room_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """When others have left the disk, jobs are started, and what running ones write is kept behind the gap."""
     disk = Disk(size=10 * MOST, free=MOST)
     monkeypatch.setattr(pruning, "disk_of", lambda _: disk)
@@ -185,6 +195,7 @@ async def test_there_is_room_again(machine: Machine, monkeypatch: pytest.MonkeyP
         await machine.start(registry, CLIENT2)
         await ended(registry, job_id)
         assert await pieces_of(registry, job_id) == [(0, 3000, GapReason.NO_SPACE), (3000, 6000, None)]
+        assert lines(caplog, "there is room for output again") == 1
 
 
 async def test_a_disk_that_cannot_be_measured(

@@ -21,7 +21,7 @@ from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
 from jobmaster.run import job_files, recovery
 from jobmaster.run.job_files import AdoptedFiles, acquire
-from jobmaster.run.recovery import LOOK_SECONDS, RECORD_SECONDS
+from jobmaster.run.recovery import ADOPTION_PAUSES, LOOK_SECONDS, RECORD_SECONDS
 from jobmaster.run.start_errors import EXHAUSTED
 from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import Machine
@@ -128,7 +128,9 @@ async def test_a_host_that_lacks_something_for_now(machine: Machine, number: int
         await registry.hand_over()
     machine.plan(Fault(point="adopt", call=1, times=3, number=number))
     async with machine.registry() as registry:
+        before = trio.current_time()
         await registry.recover()
+        assert trio.current_time() - before == pytest.approx(sum(ADOPTION_PAUSES[:3]) if lives else 0, abs=0.01)
         job = await registry.find(CLIENT1, job_id)
         assert isinstance(job.record.state, Running) == lives
 

@@ -7,9 +7,12 @@ import trio
 
 from jobmaster.errors import HandedOver, JobNotFound
 from jobmaster.job.cause import Exited, Stopped
+from jobmaster.job.identifier import JobId
 from jobmaster.job.state import Ended, Stopping
+from jobmaster.journal.stored import StoredJob
 from tests.run.conftest import Machine
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
+from tests.run.records import MemoryRecords
 from tests.run.scripted import OnTerm, Script
 
 
@@ -67,3 +70,23 @@ async def test_a_job_that_was_handed_over(machine: Machine) -> None:
                 await question(CLIENT1, job_id)
             with pytest.raises(JobNotFound):
                 await question(CLIENT2, job_id)
+
+
+async def test_a_job_that_is_adopted_while_it_is_looked_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for it at that moment gets the job that runs."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=5))
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        find = MemoryRecords.find
+
+        async def find_slowly(records: MemoryRecords, job_id: JobId) -> StoredJob | None:
+            stored = await find(records, job_id)
+            monkeypatch.setattr(MemoryRecords, "find", find)
+            await registry.recover()
+            return stored
+
+        monkeypatch.setattr(MemoryRecords, "find", find_slowly)
+        job = await registry.find(CLIENT1, job_id)
+        await job.wait_ended()
+        assert isinstance(job.record.state, Ended)

@@ -9,23 +9,28 @@ import pytest
 import trio
 
 from jobmaster.errors import (
+    AuditUnavailable,
     CommandNotRunnable,
     CommandNotRunnableNow,
     ExecutionUnknown,
     JournalUnavailable,
     RequestIdReused,
+    ServerBusy,
     ServerDraining,
 )
 from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown, Stopped, describe
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
+from jobmaster.run import requests
+from jobmaster.run.bounds import Bounds
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.registry import Registry
 from jobmaster.run.requests import SETTLE_SECONDS
 from jobmaster.run.supervisor import EXECUTE_SECONDS
 from tests.run.conftest import SLEEPER, Machine
 from tests.run.identities import CLIENT1, CLIENT2, ended, record_of
+from tests.run.records import MemoryRecords
 from tests.run.scripted import NEVER, OnTerm, Script
 
 COMMAND = JobSpecification(command="command")
@@ -67,6 +72,90 @@ async def test_one_job(machine: Machine) -> None:
         await call(registry)
         assert len(set(job_ids)) == 1
         assert await registry.start(CLIENT2, COMMAND, "request") not in job_ids
+
+
+async def test_a_start_that_comes_again_where_no_more_are_taken(machine: Machine) -> None:
+    """It is given its job; one that has none is refused."""
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry(bounds=Bounds(running=4)) as registry:
+        job_id = await start(registry)
+        with pytest.raises(ServerBusy):
+            await registry.start(CLIENT1, COMMAND, "another")
+        assert await start(registry) == job_id
+
+
+async def test_a_start_that_comes_again_soon(machine: Machine) -> None:
+    """Nothing is made for it: its caller may not have the time."""
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        job_id = await start(registry)
+        assert await start(registry) == job_id
+    assert len(machine.host.made) == 1
+
+
+@pytest.mark.parametrize("comes_soon", [True, False])
+async def test_a_start_that_comes_again_where_the_journal_takes_none(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, comes_soon: bool
+) -> None:
+    """What can be read of it is told: its job, or that its id is another's; a new one is refused."""
+    if not comes_soon:
+        monkeypatch.setattr(requests, "MOST_RECENT", 0)
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        job_id = await start(registry)
+        machine.records.is_writable = False
+        assert await start(registry) == job_id
+        with pytest.raises(RequestIdReused):
+            await registry.start(CLIENT1, JobSpecification(command="other"), "request")
+        with pytest.raises(JournalUnavailable):
+            await registry.start(CLIENT1, COMMAND, "another")
+        machine.records.is_writable = True
+
+
+async def test_what_is_made_for_a_start_that_comes_again(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of what is made where its id is not known to have come before."""
+    monkeypatch.setattr(requests, "MOST_RECENT", 0)
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        job_id = await start(registry)
+        assert await start(registry) == job_id
+        first, second = machine.host.made
+        assert (second.was_executed(), second.is_removed, second.is_closed) == (False, True, True)
+        await trio.sleep(1)
+        assert machine.logs() == {job_id}
+        assert registry.running == 1
+    assert first.was_executed()
+
+
+async def test_a_start_that_is_new(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal is asked nothing before its launch is recorded."""
+    monkeypatch.delattr(MemoryRecords, "request")
+    machine.scripts["command"] = SLEEPER
+    async with machine.registry() as registry:
+        await start(registry)
+
+
+async def test_a_start_that_comes_again_is_admitted_too(machine: Machine) -> None:
+    """Its job is told when it is; where it is refused, nothing is, and the journal is not asked."""
+    machine.scripts["command"] = SLEEPER
+    admissions: list[JobId] = []
+
+    async def admitted() -> None:
+        admissions.append(job_id)
+        await trio.sleep(1)
+
+    async def refused() -> None:
+        raise AuditUnavailable("not now")
+
+    async with machine.registry(bounds=Bounds(running=4)) as registry:
+        job_id = await start(registry)
+        with pytest.raises(ServerBusy):
+            await registry.start(CLIENT1, COMMAND, "another", admitted=admitted)
+        assert admissions == []
+        assert await registry.start(CLIENT1, COMMAND, "request", admitted=admitted) == job_id
+        assert admissions == [job_id]
+        with pytest.raises(AuditUnavailable):
+            await registry.start(CLIENT1, COMMAND, "request", admitted=refused)
 
 
 async def test_another_command(machine: Machine) -> None:
@@ -214,11 +303,8 @@ async def test_a_command_is_executed_once_for_a_request(
             for _ in range(rounds):
                 await trio.lowlevel.checkpoint()
             leaves.cancel_scope.cancel()
-        first = machine.host.spawned.get("command")
         await call(registry)
-        executed = [
-            each for each in {first, machine.host.spawned["command"]} if each and each.truth.executed is not None
-        ]
+        executed = [each for each in machine.host.made if each.was_executed()]
         await trio.sleep(20)
         assert len(executed) == 1
         assert [machine.execution(job_id) for job_id in found] == executed * (1 + others)

@@ -97,12 +97,13 @@ def test_a_cgroup_file_that_fails() -> None:
 
 
 @pytest.mark.parametrize("number", sorted(GONE), ids=errno.errorcode.get)
-def test_a_cgroup_that_was_removed(number: int) -> None:
-    """Where the cgroup of all jobs is gone, that is said, and who has to act; no path is."""
+def test_a_cgroup_that_was_removed(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the cgroup of all jobs is gone, that is said, and who has to act; which one, to the operator alone."""
     failure = CgroupFileError(FILE, OSError(number, os.strerror(number)))
     with pytest.raises(CgroupsRemoved, match="operator has to restart the server") as told, host_errors_translated():
         raise failure
     assert "/" not in str(told.value)
+    assert f"{FILE.parent}: {FILE.name}: {os.strerror(number)}: was the server's cgroup removed?" in caplog.text
 
 
 @pytest.mark.parametrize("number", sorted(EXHAUSTED), ids=errno.errorcode.get)

@@ -13,12 +13,12 @@ from typing import Final
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InvalidRequest
 from jobmaster.job.terminal import Window
-from jobmaster.run.stdin import CAPACITY, open_queue
-from jobmaster.run.terminal import TerminalInput, open_terminal, set_window
+from jobmaster.run.stdin import CAPACITY, Stdin, open_queue
+from jobmaster.run.terminal import RECHECK_SECONDS, TerminalInput, open_terminal, set_window
 from tests.run.feeding import input_at
 from tests.run.test_stdin import moving, read_exactly, until, write_pieces, write_until_closed
 
@@ -91,6 +91,27 @@ async def test_a_terminal_that_nobody_has_open(typed: Typed) -> None:
         typed.input.resize(Window(rows=1, columns=1))
         await typed.input.close()
     typed.input.resize(Window(rows=2, columns=2))
+
+
+@pytest.mark.parametrize(("is_open", "seconds"), [(True, 0), (False, RECHECK_SECONDS)])
+async def test_waiting_for_space(
+    typed: Typed, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_open: bool, seconds: float
+) -> None:
+    """It lasts until the kernel tells of space, but where nobody has the terminal open, which looks the same, a while."""
+    waits = 0
+
+    async def wait(_: Stdin) -> None:
+        nonlocal waits
+        waits += 1
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Stdin, "_wait_for_space", wait)
+    if not is_open:
+        os.close(typed.job_end)
+        typed.job_end = -1
+    await typed.input._wait_for_space()
+    assert waits == is_open
+    assert trio.current_time() == pytest.approx(seconds)
 
 
 async def test_closing_before_all_is_typed(typed: Typed) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -11,9 +13,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.job.cause import Exited, ServerShutdown, Signalled, StopOrder
+from jobmaster.errors import CommandNotRunnable, JobmasterError
+from jobmaster.job.cause import Exited, FailedToStart, ServerShutdown, Signalled, StopOrder, Stopped
 from jobmaster.job.record import JobEvent
-from jobmaster.job.state import Closing, Executed, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.job.state import Closing, Ended, Executed, Held, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.run.registry import Registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.termination import rest_of_grace
 from tests.run.conftest import (
@@ -30,7 +34,7 @@ from tests.run.conftest import (
     stopped_as,
 )
 from tests.run.faults import Fault
-from tests.run.identities import CLIENT1, ended, record_of
+from tests.run.identities import ADMIN, CLIENT1, ended, record_of
 from tests.run.scripted import NEVER, OnTerm, Script
 
 
@@ -165,6 +169,93 @@ async def test_the_grace_period_does_not_wait_for_the_signals(machine: Machine) 
     assert seconds == pytest.approx(GRACE_SECONDS, abs=SOON)
 
 
+# --- jobs that are held -----------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def being_executed(machine: Machine, script: Script) -> AsyncIterator[Supervisor]:
+    """A supervisor of a job that is launched and not executed yet, a second after it was."""
+    supervisor = await machine.held(script)
+    async with trio.open_nursery() as nursery:
+
+        async def run() -> None:
+            with suppress(JobmasterError):
+                await supervisor.run(launched_of(supervisor.record))
+
+        nursery.start_soon(run)
+        await trio.sleep(1)
+        assert isinstance(supervisor.record.state, Held)
+        yield supervisor
+
+
+@pytest.mark.parametrize(("force", "seconds"), [(False, 1 + GRACE_SECONDS), (True, 1)])
+async def test_a_job_that_is_held_is_stopped_when_it_is_executed(machine: Machine, force: bool, seconds: float) -> None:
+    """The first order given before the command is executed is carried out then, with its reason and its haste."""
+    async with being_executed(machine, Script(execute_seconds=2, on_term=None)) as supervisor:
+        supervisor.order_stop("client2", "forbidden", force=force)
+        supervisor.order_stop("client1", "too late")
+        assert scripted(supervisor).order is not None
+        assert scripted(supervisor).truth.terms == []
+        cause, passed = await end_of(supervisor)
+        assert stopped_as(cause) == ("client2", signal.SIGKILL, None, True)
+        assert isinstance(cause, Stopped)
+        assert cause.reason == "forbidden"
+        assert passed == pytest.approx(seconds, abs=SOON)
+    assert len(scripted(supervisor).truth.terms) == 1
+
+
+async def test_who_ends_as_it_is_executed_was_not_stopped(machine: Machine) -> None:
+    """A job that has ended by itself when the order could be carried out keeps its own end."""
+    async with being_executed(machine, Script(execute_seconds=2, ends_at=0, death=Exited(3))) as supervisor:
+        supervisor.order_stop("client1")
+        assert (await end_of(supervisor))[0] == Exited(3)
+
+
+async def test_a_job_that_is_never_executed_is_not_stopped(machine: Machine) -> None:
+    """Whoever orders the end of a job that then cannot be executed is told just that."""
+    for script in (
+        Script(execute_seconds=NEVER),
+        Script(execute_seconds=2, execute_error=CommandNotRunnable("'x' not found")),
+    ):
+        async with being_executed(machine, script) as supervisor:
+            supervisor.order_stop("client1", force=True)
+            assert isinstance((await end_of(supervisor))[0], FailedToStart)
+        assert scripted(supervisor).truth.terms == []
+
+
+async def test_a_stop_of_a_job_that_is_being_given_up(machine: Machine) -> None:
+    """A command that is executed while its start is being given up was stopped by whoever had asked for it before."""
+    script = Script(execute_seconds=NEVER, is_executed_unheard=True, on_term=None)
+    async with being_executed(machine, script) as supervisor:
+        supervisor.order_stop("client1")
+        assert stopped_as((await end_of(supervisor))[0]) == ("client1", signal.SIGKILL, None, True)
+
+
+async def test_the_hurry_of_a_stop_is_its_own(machine: Machine) -> None:
+    """A stop without a grace period that nothing came of leaves the next one its grace period."""
+    supervisor = await machine.running(Script(on_term=None))
+    execution = scripted(supervisor)
+    has_died, execution.has_died = execution.has_died, lambda: True  # type: ignore[method-assign]  # as far as is seen
+    supervisor.order_stop("client2", force=True)
+    execution.has_died = has_died  # type: ignore[method-assign]
+    supervisor.order_stop("client1")
+    cause, seconds = await end_of(supervisor)
+    assert stopped_as(cause) == ("client1", signal.SIGKILL, None, True)
+    assert seconds == pytest.approx(GRACE_SECONDS, abs=SOON)
+
+
+async def test_a_stop_as_soon_as_the_launch_is_told(machine: Machine) -> None:
+    """Who watches and stops a job that it does not allow is answered with its end."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        nursery.start_soon(machine.start, registry, CLIENT1, Script(execute_seconds=2))
+        await trio.sleep(1)
+        (job_id,) = machine.records.jobs
+        with trio.fail_after(60):
+            record = await registry.stop(CLIENT1, job_id, "forbidden")
+        assert isinstance(record.state, Ended)
+        assert stopped_as(record.state.cause) == ("client1", signal.SIGTERM, None, False)
+
+
 # --- jobs of an earlier server ----------------------------------------------------------------------------------------
 
 
@@ -262,3 +353,78 @@ async def test_a_kill_is_carried_out_at_once(machine: Machine) -> None:
     cause, seconds = await end_of(supervisor)
     assert stopped_as(cause) == ("client1", 9, None, True)
     assert seconds == pytest.approx(0, abs=SOON)
+
+
+@pytest.mark.parametrize("asks_again", [False, True])
+async def test_a_stop_of_a_held_job_goes_on_over_a_hand_over(machine: Machine, asks_again: bool) -> None:
+    """An order given while a job is held is carried out by the next server, with the whole grace period; the first counts."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.nursery.start_soon(_try_to_start, machine, registry, Script(execute_seconds=8, on_term=None))
+        await trio.sleep(1)
+        (job_id,) = machine.records.jobs
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        started = trio.current_time()
+        if asks_again:
+            await trio.sleep(1)
+            assert isinstance(record_of(registry, job_id).state, Held)
+            await registry.stop(ADMIN, job_id)
+        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGKILL, None, True)
+        assert trio.current_time() - started == pytest.approx(8 + GRACE_SECONDS, abs=SOON)
+
+
+async def test_a_stop_of_a_held_job_that_was_adopted(machine: Machine) -> None:
+    """A job that an earlier server left held can be stopped before its command is executed."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        machine.nursery.start_soon(_try_to_start, machine, registry, Script(execute_seconds=8))
+        await trio.sleep(1)
+        (job_id,) = machine.records.jobs
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        with trio.fail_after(60):
+            record = await registry.stop(CLIENT1, job_id)
+        assert isinstance(record.state, Ended)
+        assert stopped_as(record.state.cause) == ("client1", signal.SIGTERM, None, False)
+
+
+@pytest.mark.parametrize(
+    ("death", "cause"),
+    [(Exited(3), Exited(3)), (Signalled(signal.SIGTERM), ("client1", signal.SIGTERM, None, False))],
+)
+async def test_whether_an_early_order_was_carried_out(
+    machine: Machine, death: Exited | Signalled, cause: Exited | tuple[str, int, int | None, bool]
+) -> None:
+    """A job that was held when its end was ordered, and then ran without a server, was stopped if it died of the signal."""
+    held = await machine.held(Script())
+    machine.records.post(held.record.id, launched_of(held.record))
+    await held.execution.execute()
+    scripted(held).end(death)
+    scripted(held).execute = _executed  # type: ignore[method-assign]  # as the launcher tells the next server
+    terms = Terms(grace_seconds=GRACE_SECONDS)
+    supervisor = Supervisor(held.record, held.execution, held.output, held._pump, terms, machine.records)
+    await supervisor.resume(ORDER, is_early=True)
+    was = cause_of_job(supervisor)
+    assert (stopped_as(was) if isinstance(cause, tuple) else was) == cause
+
+
+async def test_an_early_order_of_a_job_that_is_given_up(machine: Machine) -> None:
+    """A command that is executed while the next server gives its start up was stopped by whoever had asked for it before."""
+    held = await machine.held(Script(execute_seconds=NEVER, is_executed_unheard=True, on_term=None))
+    machine.records.post(held.record.id, launched_of(held.record))
+    with suppress(JobmasterError):
+        await held.resume(ORDER, is_early=True)
+    assert stopped_as(cause_of_job(held)) == ("client1", signal.SIGKILL, None, True)
+
+
+async def _executed() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _try_to_start(machine: Machine, registry: Registry, script: Script) -> None:
+    with suppress(JobmasterError):
+        await machine.start(registry, CLIENT1, script)

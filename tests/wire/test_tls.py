@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from jobmaster.certs import contexts
 from jobmaster.certs.contexts import client_context, server_context
 from jobmaster.wire.tcp import TcpStream
-from jobmaster.wire.tls import RECORD_SIZE, TlsStream, _Records, alert_in, do_handshake, tls_stream
+from jobmaster.wire.tls import RECORD_SIZE, TlsStream, _Records, _SendLock, alert_in, do_handshake, tls_stream
 from tests.certs.hostile_certificates import make, make_server
 
 OVERHEAD = 5 + 1 + 16
@@ -158,6 +159,47 @@ async def test_a_context_serves_others_too(certificates: Path) -> None:  # noqa:
     assert type(context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost")) is ssl.SSLObject
 
 
+async def test_a_send_that_need_not_wait(certificates: Path) -> None:
+    """It lets no other task run."""
+    ends = Ends(client_context(certificates, "client1"), server_context(certificates))
+    has_run = trio.Event()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(do_handshake, ends.client)
+            await do_handshake(ends.server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ends.client.receive_some)
+            nursery.start_soon(sync_to_async(has_run.set))
+            await ends.server.send_all(b"x")
+            assert not has_run.is_set()
+    await ends.close()
+
+
+async def test_senders_come_one_after_the_other() -> None:
+    """Who finds another one sending waits for it, and is the next."""
+    lock, steps = _SendLock(), list[int]()
+
+    async def send(number: int) -> None:
+        async with lock:
+            steps.append(number)
+            await trio.testing.wait_all_tasks_blocked()
+            steps.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(send, number)
+    assert [steps[::2], sorted(steps[::2])] == [steps[1::2], [0, 1, 2]]
+
+
+def sync_to_async(function: Callable[[], None]) -> Callable[[], Awaitable[None]]:
+    """As a task that ends at once."""
+
+    async def task() -> None:
+        function()
+
+    return task
+
+
 class Ends:
     """Both ends of a TCP connection with TLS on each, before the handshake."""
 
@@ -182,9 +224,13 @@ class Ends:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(shake, "client", self.client)
                 nursery.start_soon(shake, "server", self.server)
+        await self.close()
+        return alerts["client"], alerts["server"]
+
+    async def close(self) -> None:
+        """Closes both."""
         for tls in (self.client, self.server):
             await trio.aclose_forcefully(tls)
-        return alerts["client"], alerts["server"]
 
 
 @pytest.mark.parametrize(

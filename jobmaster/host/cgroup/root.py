@@ -122,6 +122,11 @@ def require_cgroup2(root: Path, mount: Mount | None) -> Mount:
     number = nearest.stat().st_dev
     if f"{os.major(number)}:{os.minor(number)}" != mount.device or not root.is_relative_to(mount.mount_point):
         raise ConfigurationError(f"{root} is not in the cgroup v2 mount {mount.mount_point}: name a folder under it")
+    if root == mount.mount_point and not _has_parent(root):
+        raise ConfigurationError(
+            f"{root} is the top of the whole hierarchy, whose processes are the host's: name a folder under it with "
+            "--cgroup-root"
+        )
     if not root.parent.exists():
         raise ConfigurationError(
             f"the cgroup {root} cannot be made, for there is no {root.parent}: make that, or name "

@@ -153,6 +153,16 @@ def test_a_mount_is_known_by_place_and_device(tmp_path: Path) -> None:
             require_cgroup2(root, other)
 
 
+def test_the_top_of_all_is_no_root(tmp_path: Path) -> None:
+    """The processes of a whole host are moved nowhere; those of a container's own cgroup may be."""
+    number = tmp_path.stat().st_dev
+    mount = replace(MOUNT, mount_point=tmp_path, device=f"{os.major(number)}:{os.minor(number)}")
+    with pytest.raises(ConfigurationError, match="is the top of the whole hierarchy"):
+        require_cgroup2(tmp_path, mount)
+    (tmp_path / "cgroup.type").write_text("domain\n")
+    assert require_cgroup2(tmp_path, mount) == mount
+
+
 def test_a_process_that_ended_meanwhile_is_no_error(kernel_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pid that is listed and gone when it is to be moved does not stop the others."""
     with sleeper() as process:
