@@ -188,7 +188,7 @@ class Children:
             return []
         holders = [entry for entry in entries if wanted & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
         if not holders and is_sure:
-            holders = [entry for entry in entries if waiting.pipes & _pipes_of(entry)]
+            holders = [entry for entry in entries if waiting.pipes & _pipes_of(entry) or _may_hide(entry, waiting)]
         for entry in holders:
             self._end(entry)
         return [entry.id for entry in holders]
@@ -286,6 +286,11 @@ def _now() -> str:
     """The time, in ISO 8601."""
     now = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}+00:00"
+
+
+def _may_hide(entry: Entry, waiting: pipe_locks.Waiting) -> bool:
+    """Whether a job may hold the lock of a pipe that is being closed, and has put something else in its descriptor's place."""
+    return waiting.is_closing and bool(entry.closed_pipes) and pipe_locks.may_hold(entry.cgroup, _living_pid(entry))
 
 
 def _living_pid(entry: Entry) -> int | None:

@@ -11,7 +11,9 @@ last thread: until then its descriptors stay open, its pidfd tells nothing, and 
 /proc/PID/task/TID tells of each thread that is left: `wchan` the kernel's function that waits, one of pipe.c or splice.c
 where it is for a pipe's lock; `syscall` the system call and its arguments, some of which are descriptors; `fd` their
 pipes. A descriptor that is being closed is no longer there: then it is one of a pipe that the launcher has closed as well.
-The holder is in a system call with the same pipe, and waits for something else.
+The holder is in a system call with the same pipe, and waits for something else. Of several pipes that were closed nobody knows
+which one it is: all jobs that hold the lock of one of them are ended. A kernel's thread of io_uring tells no system call: then
+nobody is found.
 
 Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over.
 """
@@ -27,13 +29,25 @@ if TYPE_CHECKING:
 _FIRST: Final = (0,)
 _FIRST_TWO: Final = (0, 1)
 _SPLICE: Final = (0, 2)
-_GENERIC: Final = {71: _FIRST_TWO, 76: _SPLICE, 77: _FIRST_TWO}  # include/uapi/asm-generic/unistd.h
+_GENERIC: Final = {
+    **dict.fromkeys((63, 64, 65, 66, 75, 286, 287), _FIRST),
+    71: _FIRST_TWO,
+    76: _SPLICE,
+    77: _FIRST_TWO,
+}  # include/uapi/asm-generic/unistd.h
 _DESCRIPTORS: Final = {
-    "x86_64": {40: _FIRST_TWO, 275: _SPLICE, 276: _FIRST_TWO},
+    "x86_64": {
+        **dict.fromkeys((0, 1, 19, 20, 278, 327, 328), _FIRST),
+        40: _FIRST_TWO,
+        275: _SPLICE,
+        276: _FIRST_TWO,
+    },
     "aarch64": _GENERIC,
     "riscv64": _GENERIC,
 }
-"""Which arguments of sendfile(2), splice(2), tee(2) are descriptors; of all others that concern pipes the first one is."""
+"""The system calls that may wait for something else with a pipe's lock, and which of their arguments are descriptors: read(2),
+write(2), readv(2), writev(2), vmsplice(2), preadv2(2) and pwritev2(2), whose memory may have to come from a disk; sendfile(2),
+splice(2) and tee(2). Of all others that concern a pipe the first argument is one."""
 _MOST_DESCRIPTORS: Final = 2**31
 _PIPE: Final = "pipe:["
 _CLOSING: Final = "pipe_release"
@@ -66,8 +80,10 @@ def waiting(pid: int) -> Waiting:
         function = _read(f"{task}/wchan")
         if function.strip("0"):
             where.append(function)
-        if function != _CLOSING:
-            (wanted if _is_for_a_lock(function) else held).update(_pipes(task))
+        if _is_for_a_lock(function):
+            wanted.update(_pipes(task, _FIRST) if function != _CLOSING else ())
+        else:
+            held.update(_pipes(task))
     return Waiting(frozenset(wanted - held), is_closing=_CLOSING in where, where=tuple(where))
 
 
@@ -78,14 +94,27 @@ def held_by(cgroup: str, pid: int | None) -> frozenset[int]:
         cgroup: path of its folder.
         pid: of its main process, where that lives.
     """
-    found: set[int] = set()
+    return frozenset(pipe for task in _others(cgroup, pid) for pipe in _pipes(task))
+
+
+def may_hold(cgroup: str, pid: int | None) -> bool:
+    """Whether a thread of a job is in a system call that may hold a lock, whatever its descriptors lead to by now.
+
+    Args:
+        cgroup: as for `held_by`.
+        pid: the same.
+    """
+    return any(_call(task)[1] for task in _others(cgroup, pid))
+
+
+def _others(cgroup: str, pid: int | None) -> Iterator[str]:
+    """The threads of a job that wait for no lock."""
     pids = {*_processes(cgroup), *(() if pid is None else (pid,))}
     for count, task in enumerate(task for each in pids for task in _tasks(each)):
         if count >= MOST_THREADS:
-            break
+            return
         if not _is_for_a_lock(_read(f"{task}/wchan")):
-            found.update(_pipes(task))
-    return frozenset(found)
+            yield task
 
 
 def pipe_of(fd: int) -> int | None:
@@ -105,12 +134,18 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
-def _pipes(task: str) -> Iterator[int]:
-    """Those among the descriptors of a thread's system call."""
+def _call(task: str, otherwise: tuple[int, ...] = ()) -> tuple[list[str], tuple[int, ...]]:
+    """The arguments of a thread's system call, and which of them are descriptors of pipes, where it may hold a lock."""
     number, *arguments = _read(f"{task}/syscall").split() or ("",)
     if not number.isdecimal():  # "running", or in no system call
-        return
-    for position in _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), _FIRST):
+        return [], ()
+    return arguments, _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), otherwise)
+
+
+def _pipes(task: str, otherwise: tuple[int, ...] = ()) -> Iterator[int]:
+    """Those among the descriptors of a thread's system call: of one that may hold a lock, or `otherwise` of these arguments."""
+    arguments, positions = _call(task, otherwise)
+    for position in positions:
         fd = int(arguments[position], 16)
         if fd < _MOST_DESCRIPTORS and (inode := _inode_of(f"{task}/fd/{fd}")) is not None:
             yield inode

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 END_SECONDS: Final = 10.0
 """How long a server may take to die when it has closed its socket, or has said that it ends; and, where it follows another
 and is not ready, to heed a signal to end."""
-READY_SECONDS: Final = 150.0
+READY_SECONDS: Final = 180.0
 """How long a server that follows another may take to be ready, or to begin ending the jobs. The bounds of a recovery on
-disks that do not answer add up to 145 s (`run.recovery`, `run.local`); half of the default `--max-gap` leaves as much for
-the next one, whose program may be a better one by then."""
+disks that do not answer add up to 145 s (`run.recovery`, `run.local`), and its program has to be read before; what is left of the
+default `--max-gap`, two minutes, is for the next one, whose program may be a better one by then."""
 STOP_SECONDS: Final = 60.0
 """The same for a server that is to end the jobs, or is the first and has been told to end: systemd waits for 90 s."""
 LOOK_SECONDS: Final = 1.0

@@ -12,7 +12,7 @@ import pytest
 from jobmaster.launcher import pipe_locks
 from jobmaster.launcher.child import Heritage
 from jobmaster.launcher.children import Children
-from jobmaster.launcher.pipe_locks import Waiting, held_by, waiting
+from jobmaster.launcher.pipe_locks import Waiting, held_by, may_hold, waiting
 from jobmaster.launcher.poller import Poller
 from jobmaster.launcher.protocol import KILL, Order
 from jobmaster.launcher.table import Entry, Table
@@ -74,10 +74,25 @@ def test_what_a_dead_server_waits_for(
 
 def test_who_holds_a_lock(proc: Callable[[Mapping[int, list[Thread]]], None]) -> None:
     """A thread that is in a system call with a pipe and waits for something else; one that waits for the lock does not."""
-    proc(
-        {7: [("sk_wait_data", SPLICE_FROM_3_TO_4)], 8: [("anon_pipe_write", IOCTL_5)], 9: [("do_wait", "61 0x1 0x2\n")]}
-    )
-    assert [held_by("", pid) for pid in (7, 8, 9, None)] == [{30, 40}, frozenset(), frozenset(), frozenset()]
+    proc({7: [("sk_wait_data", SPLICE_FROM_3_TO_4)], 8: [("anon_pipe_write", IOCTL_5)]})
+    assert [held_by("", pid) for pid in (7, 8, None)] == [{30, 40}, frozenset(), frozenset()]
+
+
+@pytest.mark.parametrize(
+    "syscall", ["61 0x3 0x0 0x0 0x0\n", "230 0x4 0x0 0x7f00 0x7f00\n", "62 0x5 0xf\n", "232 0x3 0x7f00 0x10\n"]
+)
+def test_numbers_that_are_no_descriptors(proc: Callable[[Mapping[int, list[Thread]]], None], syscall: str) -> None:
+    """Who waits for a child or a time, or kills, is in no system call with a pipe, whatever its first argument is."""
+    proc({7: [("hrtimer_nanosleep", syscall)]})
+    assert held_by("", 7) == frozenset()
+    assert not may_hold("", 7)
+
+
+def test_a_holder_that_hides(proc: Callable[[Mapping[int, list[Thread]]], None]) -> None:
+    """A job that has put something else in the place of the pipe's descriptor is in such a system call all the same."""
+    proc({7: [("sk_wait_data", "275 0x9 0x0 0x9 0x0 0x100 0x5 0x7f00 0x7f01\n")], 8: [("do_wait", "61 0x3 0x0\n")]})
+    assert held_by("", 7) == frozenset()
+    assert [may_hold("", pid) for pid in (7, 8)] == [True, False]
 
 
 @pytest.fixture
