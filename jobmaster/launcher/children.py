@@ -41,6 +41,8 @@ _HELD_A_LOCK: Final = (
     "it held the lock of a pipe for which a server that had died was waiting, so that no other could follow"
 )
 """Why the launcher ends a job."""
+_MAY_HOLD_A_LOCK: Final = "a server that had died was waiting for the lock of a pipe that a job of this client held, so that no other could follow"
+"""The same where it is not known which of its client's jobs it is."""
 _BATCH: Final = 128
 """Dead children reaped at a time: a job can make them faster than they are reaped (CLONE_PARENT, orphans)."""
 
@@ -148,11 +150,11 @@ class Children:
             self._close(entry)
 
     def close_kept(self, close: Close) -> None:
-        """Closes what is kept for a child; its stdin ends so, once the server has closed its own."""
+        """Closes what is kept for a child; its stdin ends so, once the server has closed its own, and asks the same again."""
         closed = self._table.take_kept(close.id, close.keeps)
         entry = self._table.find(close.id)
         if entry is not None:
-            entry.closed_pipes += tuple(pipe for fd in closed if (pipe := pipe_locks.pipe_of(fd)) is not None)
+            entry.closed_pipes = tuple(pipe for fd in closed if (pipe := pipe_locks.pipe_of(fd)) is not None)
         close_all(closed)
         self._send(Closed(id=close.id, keeps=close.keeps), ())
 
@@ -178,26 +180,34 @@ class Children:
 
         Args:
             waiting: of the server.
-            is_sure: where nobody is seen to hold a lock, the jobs whose pipes they are have to do with it.
+            is_sure: where nobody is seen to hold a lock, the jobs whose pipes they are have to do with it; and when those were
+                ended, in vain, the others of their clients.
         """
         entries = [entry for entry in self._table if not entry.is_blamed]
         wanted = set(waiting.pipes)
         if waiting.is_closing:
-            wanted.update(pipe for entry in entries for pipe in entry.closed_pipes)
+            wanted.update(pipe for entry in self._table for pipe in entry.closed_pipes)
         if not wanted:
             return []
+        reason = _HELD_A_LOCK
         holders = [entry for entry in entries if wanted & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
         if not holders and is_sure:
-            holders = [entry for entry in entries if waiting.pipes & _pipes_of(entry) or _may_hide(entry, waiting)]
+            reason = _MAY_HOLD_A_LOCK
+            holders = [entry for entry in entries if wanted & _pipes_of(entry)] or self._others_of_blamed(entries)
         for entry in holders:
-            self._end(entry)
+            self._end(entry, reason)
         return [entry.id for entry in holders]
 
-    def _end(self, entry: Entry) -> None:
+    def _others_of_blamed(self, entries: list[Entry]) -> list[Entry]:
+        """A job that was ended lives on where it waits for the lock of another pipe: its client's jobs can share one."""
+        clients = {_client_folder(entry) for entry in self._table if entry.is_blamed and entry.cgroup}
+        return [entry for entry in entries if _client_folder(entry) in clients]
+
+    def _end(self, entry: Entry, reason: str) -> None:
         """Kills all of a job: the order that says so comes first."""
         entry.is_blamed = True
         if entry.wait_status is None and not _is_readable(entry.pidfd):
-            self._table.order_by_launcher(entry, _now(), _HELD_A_LOCK)
+            self._table.order_by_launcher(entry, _now(), reason)
             _kill(entry)
         with contextlib.suppress(OSError):  # the cgroup is gone, or a kernel before 5.14
             fd = os.open(f"{entry.cgroup}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
@@ -288,18 +298,18 @@ def _now() -> str:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}+00:00"
 
 
-def _may_hide(entry: Entry, waiting: pipe_locks.Waiting) -> bool:
-    """Whether a job may hold the lock of a pipe that is being closed, and has put something else in its descriptor's place."""
-    return waiting.is_closing and bool(entry.closed_pipes) and pipe_locks.may_hold(entry.cgroup, _living_pid(entry))
-
-
 def _living_pid(entry: Entry) -> int | None:
     return entry.pid if entry.wait_status is None else None
 
 
+def _client_folder(entry: Entry) -> str:
+    """The cgroup of all jobs of a job's client."""
+    return entry.cgroup.rpartition("/")[0]
+
+
 def _pipes_of(entry: Entry) -> set[int]:
     found = (pipe_locks.pipe_of(fd) for fd in (entry.output, *entry.keeps.values()))
-    return {pipe for pipe in found if pipe is not None}
+    return {pipe for pipe in found if pipe is not None} | set(entry.closed_pipes)
 
 
 def _kill(entry: Entry) -> None:

@@ -10,10 +10,11 @@ last thread: until then its descriptors stay open, its pidfd tells nothing, and 
 
 /proc/PID/task/TID tells of each thread that is left: `wchan` the kernel's function that waits, one of pipe.c or splice.c
 where it is for a pipe's lock; `syscall` the system call and its arguments, some of which are descriptors; `fd` their
-pipes. A descriptor that is being closed is no longer there: then it is one of a pipe that the launcher has closed as well.
-The holder is in a system call with the same pipe, and waits for something else. Of several pipes that were closed nobody knows
-which one it is: all jobs that hold the lock of one of them are ended. A kernel's thread of io_uring tells no system call: then
-nobody is found.
+pipes. A descriptor that is being closed is no longer there: then it is one of a pipe that the launcher has closed as well, and
+of which the server has not said that it has. The holder is in a system call with the same pipe, and waits for something else.
+
+A holder that is not to be found so (it may be in a call of io_uring, or of 32 bits, or have put another file in its
+descriptor's place) is in the job whose pipe it is; or that job waits itself, for another one of the same client's.
 
 Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over.
 """
@@ -97,16 +98,6 @@ def held_by(cgroup: str, pid: int | None) -> frozenset[int]:
     return frozenset(pipe for task in _others(cgroup, pid) for pipe in _pipes(task))
 
 
-def may_hold(cgroup: str, pid: int | None) -> bool:
-    """Whether a thread of a job is in a system call that may hold a lock, whatever its descriptors lead to by now.
-
-    Args:
-        cgroup: as for `held_by`.
-        pid: the same.
-    """
-    return any(_call(task)[1] for task in _others(cgroup, pid))
-
-
 def _others(cgroup: str, pid: int | None) -> Iterator[str]:
     """The threads of a job that wait for no lock."""
     pids = {*_processes(cgroup), *(() if pid is None else (pid,))}
@@ -134,18 +125,12 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
-def _call(task: str, otherwise: tuple[int, ...] = ()) -> tuple[list[str], tuple[int, ...]]:
-    """The arguments of a thread's system call, and which of them are descriptors of pipes, where it may hold a lock."""
-    number, *arguments = _read(f"{task}/syscall").split() or ("",)
-    if not number.isdecimal():  # "running", or in no system call
-        return [], ()
-    return arguments, _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), otherwise)
-
-
 def _pipes(task: str, otherwise: tuple[int, ...] = ()) -> Iterator[int]:
     """Those among the descriptors of a thread's system call: of one that may hold a lock, or `otherwise` of these arguments."""
-    arguments, positions = _call(task, otherwise)
-    for position in positions:
+    number, *arguments = _read(f"{task}/syscall").split() or ("",)
+    if not number.isdecimal():  # "running", or in no system call
+        return
+    for position in _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), otherwise):
         fd = int(arguments[position], 16)
         if fd < _MOST_DESCRIPTORS and (inode := _inode_of(f"{task}/fd/{fd}")) is not None:
             yield inode

@@ -216,9 +216,7 @@ class Launcher:
             case Ack(id=entry_id):
                 self._children.acknowledge(entry_id)
             case Close():
-                if (
-                    not self.servers.is_read_to_end
-                ):  # else ours would be the last descriptor, whose close may have to wait
+                if self.servers.lives():  # else ours would be the last descriptor, whose close may have to wait
                     self._children.close_kept(received.message)
             case Order():
                 self._children.order(received.message)

@@ -54,10 +54,15 @@ class Server:
 
     def look(self) -> None:
         """Looks whether it has died, where nothing may tell: a thread in the kernel keeps its descriptors open."""
-        is_dead = False
+        self.looks_dead = 0 if self.pid is None or self.lives() else self.looks_dead + 1
+
+    def lives(self) -> bool:
+        """Whether it is neither dead nor about to be; one that is no child of this process is taken to live until it is reaped."""
+        if self.pid is None or self.is_reaped:
+            return not self.is_reaped
         with contextlib.suppress(OSError):  # there is no descriptor to look with
-            is_dead = self.pid is not None and kernel.read_stat(self.pid).is_dying
-        self.looks_dead = self.looks_dead + 1 if is_dead else 0
+            return not kernel.read_stat(self.pid).is_dying
+        return True
 
     def signal(self, number: int) -> None:
         """Sends it a signal; one that has died is left alone."""

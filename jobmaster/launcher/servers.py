@@ -134,10 +134,9 @@ class Servers:
         elif number in _END_SIGNALS:
             self.start()
 
-    @property
-    def is_read_to_end(self) -> bool:
-        """Whether the server was reaped, and what it has said before is read now."""
-        return self.current is not None and self.current.is_reaped
+    def lives(self) -> bool:
+        """Whether the server lives at this moment, as the kernel has it: what is read of it may be from before its death."""
+        return self.current is not None and self.current.lives()
 
     def exit_status(self) -> int:
         """What this process ends with: as the last server did."""

@@ -287,11 +287,15 @@ class Stdin:
         self._has_space.unpark_all()
 
     async def _close_pipe(self) -> None:
-        """Lets the job read end-of-file: the launcher closes its duplicate first, since the last one may have to wait."""
+        """Lets the job read end-of-file: the launcher closes its duplicate first, since the last one may have to wait.
+
+        Asked again when ours is closed, too, the launcher knows that no thread is left in that.
+        """
         self._is_open = False
         self._empty()
         await self._close_kept()
-        await self._in_thread(self._ends.close_pipe)
+        if await self._in_thread(self._ends.close_pipe):
+            await self._close_kept()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -315,7 +319,8 @@ class Stdin:
         if self._ends.pipe >= 0:
             trio.lowlevel.notify_closing(self._ends.pipe)
 
-    async def _in_thread(self, close: Callable[[], None]) -> None:
+    async def _in_thread(self, close: Callable[[], None]) -> bool:
+        """Whether it is done, and no thread is left in it."""
         if self._ends.pipe >= 0:
             trio.lowlevel.notify_closing(self._ends.pipe)
         with trio.move_on_after(CLOSE_SECONDS):
@@ -323,6 +328,8 @@ class Stdin:
                 await run_in_thread(FEEDERS, close, abandon=True)
             except NoThread:
                 close()
+            return True
+        return False
 
 
 class _Ends:

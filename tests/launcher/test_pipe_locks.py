@@ -12,9 +12,9 @@ import pytest
 from jobmaster.launcher import pipe_locks
 from jobmaster.launcher.child import Heritage
 from jobmaster.launcher.children import Children
-from jobmaster.launcher.pipe_locks import Waiting, held_by, may_hold, waiting
+from jobmaster.launcher.pipe_locks import Waiting, held_by, waiting
 from jobmaster.launcher.poller import Poller
-from jobmaster.launcher.protocol import KILL, Order
+from jobmaster.launcher.protocol import KILL, Close, Order
 from jobmaster.launcher.table import Entry, Table
 
 Thread = tuple[str, str]
@@ -85,14 +85,6 @@ def test_numbers_that_are_no_descriptors(proc: Callable[[Mapping[int, list[Threa
     """Who waits for a child or a time, or kills, is in no system call with a pipe, whatever its first argument is."""
     proc({7: [("hrtimer_nanosleep", syscall)]})
     assert held_by("", 7) == frozenset()
-    assert not may_hold("", 7)
-
-
-def test_a_holder_that_hides(proc: Callable[[Mapping[int, list[Thread]]], None]) -> None:
-    """A job that has put something else in the place of the pipe's descriptor is in such a system call all the same."""
-    proc({7: [("sk_wait_data", "275 0x9 0x0 0x9 0x0 0x100 0x5 0x7f00 0x7f01\n")], 8: [("do_wait", "61 0x3 0x0\n")]})
-    assert held_by("", 7) == frozenset()
-    assert [may_hold("", pid) for pid in (7, 8)] == [True, False]
 
 
 @pytest.fixture
@@ -118,6 +110,47 @@ def test_a_job_that_is_ended(process: subprocess.Popen[bytes]) -> None:
     assert (entry.order.kind, entry.order.by) == (KILL, "")
     for fd in (*entry.descriptors, write):
         os.close(fd)
+
+
+def test_jobs_that_are_ended_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody is seen to hold a lock: the job whose pipe is being closed, then its client's others, and no others."""
+    monkeypatch.setattr(pipe_locks, "held_by", lambda *_: frozenset())
+    processes = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    table = Table()
+    for process, cgroup in zip(processes, ("/jobs/one/a", "/jobs/one/b", "/jobs/two/c"), strict=True):
+        fd = os.open("/dev/null", os.O_RDONLY)
+        pidfd = os.pidfd_open(process.pid)
+        table.add(Entry(id=cgroup[-1], pid=process.pid, pidfd=pidfd, output=fd, errors=None, cgroup=cgroup))
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    closing = Waiting(frozenset(), is_closing=True, where=("pipe_release",))
+    assert children.end_lock_holders(closing, is_sure=True) == []
+    (entry,) = (each for each in table if each.id == "a")
+    entry.closed_pipes = (40,)
+    ended = [children.end_lock_holders(closing, is_sure=is_sure) for is_sure in (False, True, True, True)]
+    assert ended == [[], ["a"], ["b"], []]
+    processes[2].kill()
+    assert [process.wait(60) for process in processes] == [-9, -9, -9]
+    for each in table:
+        os.close(each.pidfd)
+        os.close(each.output)
+
+
+def test_what_is_closed_for_good() -> None:
+    """A pipe that was closed here may still be about to be closed by the server, until that asks for the same again."""
+    read, write = os.pipe()
+    pidfd = os.pidfd_open(os.getpid())
+    entry = Entry(id="a", pid=100, pidfd=pidfd, output=pidfd, errors=None, keeps={"stdin": write})
+    table = Table()
+    table.add(entry)
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    pipe = os.fstat(write).st_ino
+    found = []
+    for _ in range(2):
+        children.close_kept(Close(id="a", keeps=("stdin",)))
+        found.append(entry.closed_pipes)
+    assert found == [(pipe,), ()]
+    os.close(read)
+    os.close(pidfd)
 
 
 def test_what_a_client_has_ordered_stays_the_cause() -> None:

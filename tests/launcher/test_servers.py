@@ -83,7 +83,7 @@ class Case:
         origin = Origin((), oom_score=0, open_files=(100, 100))
         known = Snapshot(origin, Table(), Kept(), succession, servers=0, told="")
         hooks = Hooks(
-            on_message=lambda received: self.said.append((received.message, self.servers.is_read_to_end)),
+            on_message=lambda received: self.said.append((received.message, self.servers.lives())),
             on_gone=lambda: None,
             kill_jobs=self._kill_jobs,
             renew=lambda: None,
@@ -249,4 +249,4 @@ def test_the_last_words_of_a_server() -> None:
         case.process.wait(DEADLINE)
         case.servers.on_ready(Ready())
         case.servers.on_reaped({case.process.pid: signal.SIGKILL})
-        assert case.said == [(close, True)]
+        assert case.said == [(close, False)]

@@ -78,14 +78,15 @@ async def read_exactly(fd: int, count: int) -> bytes:
 
 
 async def test_all_of_it_arrives(fed: Fed) -> None:
-    """Every byte in order, whatever the sizes of the pieces, then end-of-file, which the launcher was told of before."""
+    """Every byte in order, whatever the sizes of the pieces, then end-of-file, of which the launcher is told before and after."""
     async with moving(fed.stdin):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write_pieces, fed.stdin, [1, 0, 4095, 200_000, 65_536, 3])
             assert await read_exactly(fed.read_end, 269_635) == input_at(0, 269_635)
         fed.stdin.end(269_635)
         assert await read_to_end(fed.read_end) == b""
-    assert (fed.told, fed.stdin.has_ended, fed.stdin.is_read) == (1, True, False)
+        await until(lambda: fed.told == 2)
+    assert (fed.stdin.has_ended, fed.stdin.is_read) == (True, False)
 
 
 async def write_pieces(stdin: Stdin, sizes: list[int]) -> None:
@@ -164,7 +165,7 @@ async def test_what_nobody_reads_costs_no_memory(fed: Fed) -> None:
     os.dup2(null, fed.read_end)
     os.close(null)
     async with moving(fed.stdin):
-        await until(lambda: fed.told == 1)
+        await until(lambda: fed.told == 2)
         assert (os.fstat(fed.queue).st_blocks, grant.released) == (0, 1)
 
 
@@ -200,7 +201,7 @@ async def test_the_job_reads_no_more(fed: Fed) -> None:
             await fed.stdin.write(fed.stdin.accepted, b"more")
         with pytest.raises(InputClosed):
             fed.stdin.end(fed.stdin.accepted)
-        await until(lambda: fed.told == 1)
+        await until(lambda: fed.told == 2)
     assert (fed.stdin.is_read, fed.stdin.has_ended) == (False, False)
 
 
@@ -271,7 +272,7 @@ async def test_the_next_server_goes_on(fed: Fed) -> None:
     assert (heir.accepted, heir.has_ended, heir.is_read) == (CAPACITY, True, True)
     async with moving(heir):
         assert await read_to_end(fed.read_end) == data
-    assert fed.told == 1
+        await until(lambda: fed.told == 2)
     heir.leave()
 
 
