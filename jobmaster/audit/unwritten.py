@@ -29,7 +29,8 @@ def unwritten(records: Sequence[Spooled], spool: Spool, sequence: int) -> list[L
         elif entry is not None and not record.is_done:
             lines[record.place] = Line(entry, _begun(record, lines, written, sequence), place=record.place)
             continue
-        spool.done(record.place)
+        if not record.is_done:  # else other records may have its room by now
+            spool.done(record.place)
     return list(lines.values())
 
 

@@ -224,3 +224,20 @@ def test_a_number_that_is_in_no_file(memory: int) -> None:
     trail.put(call("OK"), begun=7)
     assert [line.begun for line in unwritten(spool.records(), spool, 7)] == [7]
     assert [line.begun for line in unwritten(spool.records(), spool, 6)] == [None]
+
+
+async def test_records_that_give_way_before_the_files_are_open(memory: int) -> None:
+    """Those that were done when a server began may be others by then, and stay as they are."""
+    old = Spool(memory)
+    for place in fill(old):
+        old.done(place)
+    spool = Spool(memory)
+    left = spool.records()
+    places = [spool.add(b"x" * length) for length in range(200)]
+    while (added := spool.add(b"x" * (LARGEST // 2))) is not None:
+        places.append(added)
+    unwritten(left, spool, 0)
+    found = spool.records()
+    assert [record.place for record in found] == places
+    assert not any(record.is_done for record in found)
+    assert {*b"".join(record.line for record in found)} == {*b"x"}
