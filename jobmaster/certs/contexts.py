@@ -6,7 +6,7 @@ The server issues no session tickets. A resumed session is not verified again, s
 certificate has expired would still get in.
 
 A certificate out of its validity period is refused when the context is made: a server that presents one looks ready to
-its operator, and every client turns away.
+its operator, and every client turns away. Where that would cost jobs their lives, it is a warning.
 
 What OpenSSL does not refuse in a handshake, :func:`peer_identity` refuses after it: it has to be asked before the
 first byte of a connection is served. Unlike a missing certificate, a missing ALPN agreement lets a handshake succeed.
@@ -15,6 +15,7 @@ first byte of a connection is served. Unlike a missing certificate, a missing AL
 from __future__ import annotations
 
 import datetime
+import logging
 import ssl
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["client_context", "peer_identity", "server_context"]
 
 
-def server_context(folder: Path, *, now: datetime.datetime | None = None) -> ssl.SSLContext:
+logger = logging.getLogger(__name__)
+
+
+def server_context(folder: Path, *, now: datetime.datetime | None = None, must_be_valid: bool = True) -> ssl.SSLContext:
     """Return the server's TLS context, made from the files of `folder`.
 
     Args:
         folder: The certificate folder.
         now: The moment at which the certificates have to be valid; by default the present.
+        must_be_valid: Else it is a warning where they are not.
 
     Raises:
         ConfigurationError: A file is missing, unsound, out of its validity period or not what it has to be; the text
@@ -51,9 +56,15 @@ def server_context(folder: Path, *, now: datetime.datetime | None = None) -> ssl
     context = new_context(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED
     context.num_tickets = 0
-    _require_valid(authority_file, trust(context, authority_file), now)
+    authorities = trust(context, authority_file)
     leaf, *_ = present(context, certificate_file, key_path(folder, SERVER))
-    _require_valid(certificate_file, [leaf], now)
+    try:
+        _require_valid(authority_file, authorities, now)
+        _require_valid(certificate_file, [leaf], now)
+    except ConfigurationError as error:
+        if must_be_valid:
+            raise
+        logger.warning("%s, and send the service SIGUSR2: until then no client gets in", error)
     return context
 
 

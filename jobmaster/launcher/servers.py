@@ -32,8 +32,9 @@ READY_SECONDS: Final = 180.0
 """How long a server that follows another may take to be ready, or to begin ending the jobs. The bounds of a recovery on
 disks that do not answer add up to 145 s (`run.recovery`, `run.local`), and its program has to be read before; what is left of the
 default `--max-gap`, two minutes, is for the next one, whose program may be a better one by then."""
-STOP_SECONDS: Final = 60.0
-"""The same for a server that is to end the jobs, or is the first and has been told to end: systemd waits for 90 s."""
+STOP_SECONDS: Final = 45.0
+"""The same for a server that is to end the jobs, or is the first and has been told to end: with `END_SECONDS` less than the
+minute that a service manager waits."""
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the server: while a thread of it is left in the kernel, nothing else tells that it has died."""
 DEAD_LOOKS: Final = 2

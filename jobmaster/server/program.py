@@ -129,8 +129,8 @@ async def serve(
     with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
         receive_upgrades()
         open_files = raise_file_limit()
-        context = server_context(_certificates(options))
         async with own_launcher() as held:
+            context = _context(options, held)
             listeners = await listen(held.launcher, options.host, options.port, closing)
             require_same_folder(held.launcher, options.output_folder)
             preparation.prepare_output_folder(options)
@@ -174,6 +174,11 @@ async def hand_over(launcher: Launcher, tree: CgroupTree) -> Ending:
         return Ending.HAND_OVER
     tree.kill_all()
     return Ending.LAUNCHER_LOST
+
+
+def _context(options: ServerOptions, held: HeldLauncher) -> ssl.SSLContext:
+    """The server's TLS; a server that follows another has jobs, which no certificate's expiry may cost their lives."""
+    return server_context(_certificates(options), must_be_valid=not held.launcher.inherited.predecessors)
 
 
 def _certificates(options: ServerOptions) -> Path:

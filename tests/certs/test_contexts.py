@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -116,6 +117,13 @@ def test_server_out_of_its_time(folder: Path, since_now: datetime.timedelta, com
     """A server whose certificate, or whose clients' authority, is out of its validity period gets no context."""
     with pytest.raises(ConfigurationError, match=complaint):
         server_context(folder, now=datetime.datetime.now(datetime.UTC) + since_now)
+
+
+def test_server_that_may_be_out_of_its_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where its jobs would die with it, it has a context, and the operator is told the same."""
+    now = datetime.datetime.now(datetime.UTC) + LEAF_LIFETIME + datetime.timedelta(minutes=1)
+    server_context(folder, now=now, must_be_valid=False)
+    assert re.search(r"server1_cert\.pem expired at .* and send the service SIGUSR2", caplog.text)
 
 
 def test_server_at_the_ends_of_its_time(folder: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import signal
 import socket
 from pathlib import Path
 
@@ -12,10 +15,12 @@ from purerpc.grpclib.exceptions import UnauthenticatedError
 
 from jobmaster.certs import authority, contexts
 from jobmaster.certs.contexts import client_context
+from jobmaster.certs.folder import SERVER, certificate_path, key_path
 from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.errors import ConfigurationError, TransportError
 from jobmaster.grpc.channel import open_channel
 from jobmaster.grpc.client import ClientConnection
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.server.program import serve
 from tests.certs.hostile_certificates import (
     ADMITTED_ROWS,
@@ -26,7 +31,8 @@ from tests.certs.hostile_certificates import (
     make,
     make_server,
 )
-from tests.harness import OneConnection, Server, options_for, serving
+from tests.harness import OneConnection, Server, options_for, serving, serving_program
+from tests.integration.test_upgrade import is_replaced
 
 
 async def call_over_any_alpn(server: Server, context: object) -> str:
@@ -92,6 +98,39 @@ async def test_server_refuses_to_start(tmp_path: Path, row: str) -> None:
     options = options_for(tmp_path, make_server(tmp_path / "certs", row), tmp_path / "no cgroup")
     with pytest.raises(ConfigurationError, match=r"server1_cert\.pem (expired at|is not valid before) 20\d\d-"):
         await serve(options)
+
+
+async def trouble_with(server: Server, certificates: Path) -> str:
+    """Why a client does not get in; nothing where it does."""
+    try:
+        async with open_channel("localhost", server.port, client_context(certificates, "client1")):
+            return ""
+    except TransportError as error:
+        return str(error)
+
+
+async def test_a_server_that_follows_has_jobs_to_keep(tmp_path: Path, certificates: Path) -> None:
+    """It starts with a certificate that has expired, and the next one, when that is replaced, lets clients in again."""
+    good, bad = tmp_path / "good", make_server(certificates, "expired")
+    shutil.copytree(certificates, good)
+    with trio.fail_after(60):
+        async with serving_program(tmp_path, good) as (server, launcher):
+            async with server.connect() as jobs:
+                job_id = await jobs.start("sleep", "1000")
+            for file in (certificate_path(good, SERVER), key_path(good, SERVER)):
+                shutil.copyfile(bad / file.name, file)
+            os.kill(server.pid, signal.SIGKILL)
+            while "the server's certificate is not valid" not in await trouble_with(server, good):
+                await trio.sleep(0.05)
+            for file in (certificate_path(good, SERVER), key_path(good, SERVER)):
+                shutil.copyfile(certificates / file.name, file)
+            old = server.pid
+            launcher.send_signal(signal.SIGUSR2)
+            while not is_replaced(server, old):
+                await trio.sleep(0.05)
+            async with server.connect() as jobs:
+                assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+                await jobs.stop(job_id, force=True)
 
 
 @pytest.mark.parametrize(
