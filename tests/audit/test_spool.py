@@ -90,6 +90,19 @@ def test_what_does_not_fit(memory: int) -> None:
     assert spool.add(bytes(LARGEST - 64)) is not None
 
 
+def test_an_end_that_does_not_fit(memory: int) -> None:
+    """It keeps nobody's room: the record of its beginning gives way as any other."""
+    spool = Spool(memory)
+    first = spool.add(b"begun")
+    assert first is not None
+    assert spool.add(bytes(LARGEST), begun_at=first) is None
+    spool.done(first)
+    for _ in range(2 * RING_BYTES // LARGEST):
+        place = spool.add(bytes(LARGEST - 64))
+        assert place is not None
+        spool.done(place)
+
+
 def test_a_memory_that_is_none(memory: int) -> None:
     """What another program wrote is no record; another size is no spool."""
     os.pwrite(memory, b"\xff" * 4096, 0)
