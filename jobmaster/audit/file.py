@@ -57,11 +57,12 @@ class Line:
         sequence: its number once it is written.
         number: the one that it is being written with; for the file alone.
         place: in the spool; None where it is not there.
+        is_queued: it may still be written; for the trail alone.
         body: of its line.
         cost: bytes of memory that it holds.
     """
 
-    __slots__ = ("begun", "body", "cost", "done", "entry", "number", "place", "sequence")
+    __slots__ = ("begun", "body", "cost", "done", "entry", "is_queued", "number", "place", "sequence")
 
     def __init__(
         self, entry: Entry, begun: Line | int | None = None, *, done: trio.Event | None = None, place: int | None = None
@@ -72,6 +73,7 @@ class Line:
         self.sequence: int | None = None
         self.number: int | None = None
         self.place = place
+        self.is_queued = False
         self.body = body_of(entry)
         self.cost = cost_of(entry)
 
@@ -275,7 +277,7 @@ class AuditFile:
         if self.spool is not None:
             for line in lines:
                 if line.place is not None:
-                    self.spool.being_written(line.place, line.number or 0, line.begun_number)
+                    self.spool.being_written(line.place, line.number or 0)
 
     # --- files --------------------------------------------------------------------------------------------------------
 

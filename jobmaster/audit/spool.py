@@ -7,7 +7,9 @@ overwritten when its entry is in the file and its room is needed. What does not 
     header: magic, head, tail; then records: size, state, kind of reference, number, reference, line
 
 A record's place, which never comes again, is its distance from the ring's first byte over all rounds. Its `number` is the one
-its entry is just being written with: with how far the file has come, a later server knows whether it is there.
+its entry is just being written with: with how far the file has come, a later server knows whether it is there. An end refers
+to the place of a beginning that has no number yet, and nothing ever changes that: the beginning's own record has the number
+and tells whether it is one of the file, and so it stays as long as the end waits.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ _HEADER: Final = struct.Struct("=8sQQ")
 _HEAD, _TAIL = 8, 16
 _RECORD: Final = struct.Struct("=IBBHQQ")
 _NUMBER_OF: Final = struct.Struct("=Q")
-_NUMBER_AT: Final = 8
-"""Where in a record its number is."""
+_STATE_AT, _NUMBER_AT = 4, 8
+"""Where in a record its state and its number are."""
 _WAITS, _DONE, _PADDING = range(3)
 _NO_REFERENCE, _NUMBER, _PLACE = range(3)
 _START: Final = 64
@@ -66,6 +68,8 @@ class Spool:
         if magic != _MAGIC or not 0 <= self._tail - self._head <= RING_BYTES:
             self._head = self._tail = 0
             _HEADER.pack_into(self._map, 0, _MAGIC, 0, 0)
+        self._wanted: set[int | None] = {record.begun_at for record in self.records() if not record.is_done}
+        """The places of the beginnings to which ends refer that wait; None, too, which is no place."""
 
     def add(self, line: bytes, *, begun: int | None = None, begun_at: int | None = None) -> int | None:
         """Keeps a line; returns its place, None where there is no room.
@@ -76,7 +80,9 @@ class Spool:
             begun_at: or its place, where it has no number yet.
         """
         size = _RECORD.size + len(line) + -len(line) % 8
+        self._wanted.add(begun_at)  # first: the thread that writes may be done with it by now
         if size > LARGEST or not self._make_room(size):
+            self._wanted.discard(begun_at)
             return None
         kind, reference = _NO_REFERENCE, 0
         if begun is not None:
@@ -90,18 +96,17 @@ class Spool:
         self._move_tail(place + size)  # last: a record is whole, or not there
         return place
 
-    def being_written(self, place: int, number: int, begun: int | None) -> None:
+    def being_written(self, place: int, number: int) -> None:
         """The entry is about to be written with this number; 0: it was not."""
-        at = _START + place % RING_BYTES
-        if begun is None:
-            _NUMBER_OF.pack_into(self._map, at + _NUMBER_AT, number)
-            return
-        size, state, _, pad, _, _ = _RECORD.unpack_from(self._map, at)
-        _RECORD.pack_into(self._map, at, size, state, _NUMBER, pad, number, begun)
+        _NUMBER_OF.pack_into(self._map, _START + place % RING_BYTES + _NUMBER_AT, number)
 
     def done(self, place: int) -> None:
-        """The entry is written, or is not to be."""
-        self._map[_START + place % RING_BYTES + 4] = _DONE
+        """The entry is written, or is not to be; to be told once, since others then have its room."""
+        at = _START + place % RING_BYTES
+        _, _, kind, _, _, reference = _RECORD.unpack_from(self._map, at)
+        self._map[at + _STATE_AT] = _DONE
+        if kind == _PLACE:
+            self._wanted.discard(reference)
 
     def records(self) -> list[Spooled]:
         """What is there, in the order in which it was added."""
@@ -150,14 +155,14 @@ class Spool:
         return True
 
     def _free(self, size: int) -> bool:
-        """Gives up records that are done, the oldest first, until so many bytes are free; whether they are."""
+        """Gives up records that are done and not wanted, the oldest first, until so many bytes are free; whether they are."""
         while self._tail + size - self._head > RING_BYTES:
             at = self._head % RING_BYTES
             if RING_BYTES - at < _RECORD.size:
                 self._move_head(self._head + RING_BYTES - at)
                 continue
             length, state = struct.unpack_from("=IB", self._map, _START + at)
-            if state == _WAITS:
+            if state == _WAITS or self._head in self._wanted:
                 return False
             self._move_head(self._head + length)
         return True

@@ -214,6 +214,7 @@ class Trail:
             _spool(line, self._spool)
         self._queue.append(line)
         self._queued_bytes += line.cost
+        line.is_queued = True
         self._work.set()
         is_urgent = line.done is not None or (line.place is None and line.is_urgent)
         if is_urgent or len(self._queue) >= MOST_IN_BATCH:
@@ -387,6 +388,7 @@ class Trail:
 
     def _tell(self, lines: Sequence[Line]) -> None:
         for line in lines:
+            line.is_queued = False
             if line.done is not None:
                 line.done.set()
             if line.sequence is None and line.place is not None and self._spool is not None:
@@ -440,8 +442,14 @@ class Trail:
 
 
 def _spool(line: Line, spool: Spool) -> None:
-    """Keeps an entry where a later server finds it."""
+    """Keeps an entry where a later server finds it.
+
+    Not so an end whose beginning is to be written still and is not kept: a later server could not tell whether, and under which
+    number, the beginning is in the file, and would give it another end.
+    """
     match line.begun:
+        case Line(sequence=None, place=None, is_queued=True):
+            return
         case Line(sequence=None, place=begun_at):
             reference: dict[str, int | None] = {"begun_at": begun_at}
         case Line(sequence=begun) | begun:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jobmaster.audit.entry import entry_of
 from jobmaster.audit.file import Line
@@ -16,20 +16,26 @@ def unwritten(records: Sequence[Spooled], spool: Spool, sequence: int) -> list[L
     Args:
         records: of the earlier server.
         spool: where they are.
-        sequence: of the last entry that is in the files: one with a smaller number was written, whoever was told.
+        sequence: of the last entry that is in the files: one with a smaller number was written, whoever was told, and one with a
+            greater number was not.
     """
     lines: dict[int, Line] = {}
-    numbers: dict[int, int] = {}
+    written: dict[int, int] = {}
     for record in records:
         document = document_of(record.line)
         entry = None if document is None else entry_of(document)
-        is_written = record.is_done or 0 < record.number <= sequence
-        if is_written or entry is None:
-            numbers[record.place] = record.number
-            spool.done(record.place)
+        if 0 < record.number <= sequence:
+            written[record.place] = record.number
+        elif entry is not None and not record.is_done:
+            lines[record.place] = Line(entry, _begun(record, lines, written, sequence), place=record.place)
             continue
-        begun: Line | int | None = record.begun
-        if record.begun_at is not None:
-            begun = lines.get(record.begun_at) or numbers.get(record.begun_at) or None
-        lines[record.place] = Line(entry, begun, place=record.place)
+        if not record.is_done:  # else other records may have its room by now
+            spool.done(record.place)
     return list(lines.values())
+
+
+def _begun(record: Spooled, lines: Mapping[int, Line], written: Mapping[int, int], sequence: int) -> Line | int | None:
+    """The beginning of a call's end; None where it has none, or that is in no file and never will be."""
+    if record.begun_at is not None:
+        return lines.get(record.begun_at) or written.get(record.begun_at)
+    return record.begun if record.begun is not None and record.begun <= sequence else None

@@ -40,17 +40,19 @@ def test_what_was_added_is_found(memory: int) -> None:
     """Each line as it was, with its number and what it refers to; without those that are done."""
     spool = Spool(memory)
     first, second = spool.add(b"one"), spool.add(b"two two two")
-    third = spool.add(b"", begun_at=first)
+    third, fourth = spool.add(b"", begun_at=first), spool.add(b"four", begun=6)
     assert first is not None
     assert second is not None
     assert third is not None
-    spool.being_written(second, 7, None)
+    assert fourth is not None
+    spool.being_written(second, 7)
     spool.done(first)
-    spool.being_written(third, 8, 6)
+    spool.being_written(third, 8)
     assert Spool(memory).records() == [
         Spooled(place=first, number=0, begun=None, begun_at=None, is_done=True, line=b"one"),
         Spooled(place=second, number=7, begun=None, begun_at=None, is_done=False, line=b"two two two"),
-        Spooled(place=third, number=8, begun=6, begun_at=None, is_done=False, line=b""),
+        Spooled(place=third, number=8, begun=None, begun_at=first, is_done=False, line=b""),
+        Spooled(place=fourth, number=0, begun=6, begun_at=None, is_done=False, line=b"four"),
     ]
 
 
@@ -86,6 +88,19 @@ def test_what_does_not_fit(memory: int) -> None:
     assert len(places) == RING_BYTES // LARGEST
     spool.done(places[0])
     assert spool.add(bytes(LARGEST - 64)) is not None
+
+
+def test_an_end_that_does_not_fit(memory: int) -> None:
+    """It keeps nobody's room: the record of its beginning gives way as any other."""
+    spool = Spool(memory)
+    first = spool.add(b"begun")
+    assert first is not None
+    assert spool.add(bytes(LARGEST), begun_at=first) is None
+    spool.done(first)
+    for _ in range(2 * RING_BYTES // LARGEST):
+        place = spool.add(bytes(LARGEST - 64))
+        assert place is not None
+        spool.done(place)
 
 
 def test_a_memory_that_is_none(memory: int) -> None:
@@ -137,10 +152,10 @@ async def test_a_server_that_was_killed_while_it_wrote(tmp_path: Path, memory: i
     end = Line(call("OK"), lines[0])
     end.place = spool.add(encode(end.entry, 0), begun_at=lines[0].place)
     assert end.place is not None
-    spool.being_written(end.place, 3, 1)  # and then the server dies
+    spool.being_written(end.place, 3)  # and then the server dies
     for line in lines:
         assert line.place is not None
-        spool.being_written(line.place, line.number or 0, None)
+        spool.being_written(line.place, line.number or 0)
     file.close()
     async with open_audit(auditing(tmp_path, memory), NoJobs(), "1"):
         pass
