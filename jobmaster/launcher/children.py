@@ -43,6 +43,8 @@ _HELD_A_LOCK: Final = (
 """Why the launcher ends a job."""
 _MAY_HOLD_A_LOCK: Final = "a server that had died was waiting for the lock of a pipe that a job of this client held, so that no other could follow"
 """The same where it is not known which of its client's jobs it is."""
+MOST_LEFT_PIPES: Final = 2_000
+"""Pipes of forgotten children that are remembered, the latest: a job can pass its pipe on to another one before it ends."""
 _BATCH: Final = 128
 """Dead children reaped at a time: a job can make them faster than they are reaped (CLONE_PARENT, orphans)."""
 
@@ -68,6 +70,8 @@ class Children:
         self._send = send
         self._heritage = heritage
         self._table = Table() if table is None else table
+        self._left_pipes: dict[int, None] = {}
+        """st_ino of those of children that were forgotten, which the server may still be about to close."""
         for entry in self._table:
             self._watch(entry)
 
@@ -169,6 +173,7 @@ class Children:
     def forget_server(self) -> None:
         """The server is gone: the next one is told nothing of a child before its row."""
         self._table.forget_server()
+        self._left_pipes.clear()
 
     def kill_all(self) -> None:
         """Sends SIGKILL to every child that lives."""
@@ -187,10 +192,11 @@ class Children:
         wanted = set(waiting.pipes)
         if waiting.is_closing:
             wanted.update(pipe for entry in self._table for pipe in entry.closed_pipes)
-        if not wanted:
+        visible = wanted | self._left_pipes.keys() if waiting.is_closing else wanted
+        if not visible:
             return []
         reason = _HELD_A_LOCK
-        holders = [entry for entry in entries if wanted & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
+        holders = [entry for entry in entries if visible & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
         if not holders and is_sure:
             reason = _MAY_HOLD_A_LOCK
             holders = [entry for entry in entries if wanted & _pipes_of(entry)] or self._others_of_blamed(entries)
@@ -281,6 +287,11 @@ class Children:
             self._close(entry)
 
     def _close(self, entry: Entry) -> None:
+        for pipe in _pipes_of(entry):
+            self._left_pipes.pop(pipe, None)  # to be the last one
+            self._left_pipes[pipe] = None
+        while len(self._left_pipes) > MOST_LEFT_PIPES:
+            del self._left_pipes[next(iter(self._left_pipes))]
         for fd in entry.descriptors:
             self._poller.forget(fd)
         close_all(entry.descriptors)

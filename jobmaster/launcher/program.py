@@ -213,11 +213,12 @@ class Launcher:
                 return
             case Hello(version=version):
                 self._answer_hello(version)
+            case Ack() | Close() if not self.servers.lives():
+                pass  # our descriptors would be the last ones, whose close may have to wait; the next server says it again
             case Ack(id=entry_id):
                 self._children.acknowledge(entry_id)
             case Close():
-                if self.servers.lives():  # else ours would be the last descriptor, whose close may have to wait
-                    self._children.close_kept(received.message)
+                self._children.close_kept(received.message)
             case Order():
                 self._children.order(received.message)
             case HandOver():

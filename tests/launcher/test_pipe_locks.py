@@ -135,6 +135,31 @@ def test_jobs_that_are_ended_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
         os.close(each.output)
 
 
+def test_a_pipe_that_was_passed_on(monkeypatch: pytest.MonkeyPatch, process: subprocess.Popen[bytes]) -> None:
+    """Who holds the lock of a pipe of a job that has ended and is forgotten is found, as long as the same server is left."""
+    read, write = os.pipe()
+    pipe = os.fstat(read).st_ino
+    monkeypatch.setattr(
+        pipe_locks, "held_by", lambda cgroup, _pid: frozenset({pipe} if cgroup == "/jobs/one/b" else ())
+    )
+    table = Table()
+    gone = Entry(id="a", pid=100, pidfd=os.pidfd_open(os.getpid()), output=read, errors=None)
+    table.add(gone)
+    gone.wait_status = 0
+    pidfd, null = os.pidfd_open(process.pid), os.open("/dev/null", os.O_RDONLY)
+    table.add(Entry(id="b", pid=process.pid, pidfd=pidfd, output=null, errors=None, cgroup="/jobs/one/b"))
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    children.acknowledge("a")
+    closing = Waiting(frozenset(), is_closing=True, where=("pipe_release",))
+    assert children.end_lock_holders(closing._replace(is_closing=False), is_sure=True) == []
+    assert children.end_lock_holders(closing, is_sure=False) == ["b"]
+    assert process.wait(60) == -9
+    children.forget_server()
+    assert children.end_lock_holders(closing, is_sure=False) == []
+    for fd in (write, pidfd, null):
+        os.close(fd)
+
+
 def test_what_is_closed_for_good() -> None:
     """A pipe that was closed here may still be about to be closed by the server, until that asks for the same again."""
     read, write = os.pipe()
