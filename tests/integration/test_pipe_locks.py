@@ -58,15 +58,15 @@ class Source(AsyncIterator[bytes]):
     def __init__(self, ready: Callable[[], Awaitable[None]], more: int) -> None:
         self._ready = ready
         self._left = 1 + more
-        self._has_begun = False
+        self._given = 0
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._has_begun:
+        if self._given == 1:
             await self._ready()
-        self._has_begun = True
+        self._given += 1
         if self._left == 0:
             raise StopAsyncIteration
         self._left -= 1
