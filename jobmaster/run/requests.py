@@ -85,7 +85,7 @@ class Requests:
         except AuditUnavailable:
             raise
         except Exception:  # also where no further job is taken, or none can be recorded, there may be this one
-            found = await self._found(owner, key, but=job_id)
+            found = await self._found(owner, key, but=job_id)  # noqa: ASYNC120  # a call that is cancelled has no answer
             if found is None:
                 raise
         return found or await start(new_job_id())  # its name is free by now

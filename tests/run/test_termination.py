@@ -182,7 +182,7 @@ async def being_executed(machine: Machine, script: Script) -> AsyncIterator[Supe
             with suppress(JobmasterError):
                 await supervisor.run(launched_of(supervisor.record))
 
-        nursery.start_soon(run)
+        nursery.start_soon(run)  # noqa: ASYNC113  # the sleep lets it begin
         await trio.sleep(1)
         assert isinstance(supervisor.record.state, Held)
         yield supervisor
