@@ -118,7 +118,7 @@ def ends_in(folder: Path) -> list[tuple[str | None, str]]:
 
 
 @pytest.mark.parametrize("again", range(0, 12, 3))
-async def test_a_server_that_is_killed_at_any_step(tmp_path: Path, again: int) -> None:
+async def test_a_server_that_is_killed_at_any_step(tmp_path: Path, again: int) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """The one after it, which is killed too, and the third one write what is missing, each end for its own beginning."""
     steps = 0
     is_killed = True
@@ -141,7 +141,7 @@ async def test_a_server_that_is_killed_at_any_step(tmp_path: Path, again: int) -
 
 
 @pytest.mark.parametrize("is_killed", [True, False])
-async def test_a_disk_that_becomes_full_at_any_byte(tmp_path: Path, *, is_killed: bool) -> None:
+async def test_a_disk_that_becomes_full_at_any_byte(tmp_path: Path, *, is_killed: bool) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """What it did not take is written by the next server, or by the same one when there is room, each end for its own beginning."""
     for space in range(0, 2600, 130):
         folder, memory = tmp_path / str(space), new_spool()
@@ -160,7 +160,7 @@ async def test_a_disk_that_becomes_full_at_any_byte(tmp_path: Path, *, is_killed
         os.close(memory)
 
 
-async def test_a_beginning_that_was_written_before_its_end(tmp_path: Path, memory: int) -> None:
+async def test_a_beginning_that_was_written_before_its_end(tmp_path: Path, memory: int) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """It stays until its end is written, whatever else comes: a later server knows which beginning the end has."""
     file = open_file(tmp_path, spool := Spool(memory))
     trail = Trail(None, spool)
@@ -179,7 +179,7 @@ async def test_a_beginning_that_was_written_before_its_end(tmp_path: Path, memor
     assert fill(follower)
 
 
-async def test_a_beginning_that_memory_had_no_room_for(tmp_path: Path, memory: int) -> None:
+async def test_a_beginning_that_memory_had_no_room_for(tmp_path: Path, memory: int) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """Its end is not kept there either, as long as it may be written: a server later could not tell which end it has."""
     file = open_file(tmp_path, spool := Spool(memory))
     trail = Trail(None, spool)
@@ -195,7 +195,7 @@ async def test_a_beginning_that_memory_had_no_room_for(tmp_path: Path, memory: i
 
 
 @pytest.mark.parametrize("is_admitted", [True, False])
-async def test_the_end_of_a_call_whose_beginning_is_not_to_be_written(
+async def test_the_end_of_a_call_whose_beginning_is_not_to_be_written(  # noqa: ASYNC124  # it needs Trio's loop
     memory: int, monkeypatch: pytest.MonkeyPatch, *, is_admitted: bool
 ) -> None:
     """It is kept, and has none: whether nobody had room for the beginning, or its Start was refused."""
@@ -226,7 +226,7 @@ def test_a_number_that_is_in_no_file(memory: int) -> None:
     assert [line.begun for line in unwritten(spool.records(), spool, 6)] == [None]
 
 
-async def test_records_that_give_way_before_the_files_are_open(memory: int) -> None:
+async def test_records_that_give_way_before_the_files_are_open(memory: int) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """Those that were done when a server began may be others by then, and stay as they are."""
     old = Spool(memory)
     for place in fill(old):

@@ -116,7 +116,8 @@ async def test_what_ends_a_connection_comes_out(certificates: Path) -> None:
     """Closing hides nothing: also where the block is being cancelled, what it raised is what is raised."""
     near, far = trio.socket.socketpair()
     with far, pytest.raises(KeyboardInterrupt), trio.CancelScope() as scope:  # noqa: PT012  # it is about the end
-        async with closing(trio.SSLStream(trio.SocketStream(near), client_context(certificates, "client1"))):
+        context = client_context(certificates, "client1")
+        async with closing(trio.SSLStream(trio.SocketStream(near), context, server_hostname="localhost")):
             scope.cancel()
             raise KeyboardInterrupt
     assert near.fileno() == -1

@@ -150,7 +150,7 @@ async def test_an_index_that_has_lost_the_end_of_its_head(writer: Writer) -> Non
             kill(followed)
 
 
-async def test_a_gap_is_on_the_disk_before_the_output_reaches_over_it(
+async def test_a_gap_is_on_the_disk_before_the_output_reaches_over_it(  # noqa: ASYNC124  # it needs Trio's loop
     writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No power cut leaves an output with a hole of which the index does not tell."""

@@ -121,7 +121,7 @@ async def test_a_small_output(path: Path, disk: Disk) -> None:
     assert (disk.synced, disk.asked.is_set()) == ([], False)
 
 
-async def test_a_disk_that_holds_up_all_threads(path: Path, disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_disk_that_holds_up_all_threads(path: Path, disk: Disk, caplog: pytest.LogCaptureFixture) -> None:  # noqa: ASYNC124  # it needs Trio's loop
     """What ends meanwhile is not synced, and that is told."""
     path.write_bytes(b"x")
     for _ in range(MOST_AT_ONCE):

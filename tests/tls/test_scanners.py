@@ -42,8 +42,8 @@ async def lax(tmp_path: Path, certificates: Path, monkeypatch: pytest.MonkeyPatc
         yield server
 
 
-def _lax_context(folder: Path) -> ssl.SSLContext:
-    context = server_context(folder)
+def _lax_context(folder: Path, *, must_be_valid: bool) -> ssl.SSLContext:
+    context = server_context(folder, must_be_valid=must_be_valid)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.num_tickets = 2
     return context
