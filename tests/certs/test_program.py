@@ -236,8 +236,15 @@ run()
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("issue", "--help"), ("show",)])
-@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [  # where nothing is buffered, argparse of Python 3.12 and later passes over what its own writes meet
+        (("--help",), ""),
+        (("issue", "--help"), ""),
+        (("show",), ""),
+        (("show",), "1"),
+    ],
+)
 def test_output_that_is_not_taken(folder: Path, arguments: tuple[str, ...], unbuffered: str) -> None:
     """A limit of file sizes is told in a line, and no traceback."""
     words = [*arguments, str(folder)] if arguments == ("show",) else [*arguments]
