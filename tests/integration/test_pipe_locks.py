@@ -13,7 +13,8 @@ from typing import Final
 import pytest
 import trio
 
-from jobmaster.client import Jobs
+from jobmaster.client import Jobs, RpcFailedError
+from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import output_of, serving_program, until_output
 from tests.integration.test_upgrade import is_replaced
@@ -46,6 +47,46 @@ while True:
     os.splice(0, full.fileno(), 1 << 20)
 """
 """It splices its input, of which a part has come, to a socket from which nothing is read."""
+TAKES_PIPES: Final = """
+import os, socket, sys, threading
+full, peer = socket.socketpair()
+full.setblocking(False)
+try:
+    while True:
+        full.send(bytes(4096))
+except BlockingIOError:
+    full.setblocking(True)
+idle, other = socket.socketpair()
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("\\0" + sys.argv[1])
+listener.listen()
+print("up", flush=True)
+def waits():
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/wchan") as file:
+            where = file.read()
+        if "sock" in where or "unix" in where:
+            return True
+while True:
+    connection, _ = listener.accept()
+    pipe = socket.recv_fds(connection, 1, 1)[1][0]
+    ends = (idle.fileno(), pipe) if sys.argv[2] == "output" else (pipe, full.fileno())
+    threading.Thread(target=os.splice, args=(*ends, 1 << 16)).start()
+    while not waits():
+        pass
+    connection.send(b"k")
+"""
+"""It takes the lock of each pipe that another job passes to it, for as long as it lives."""
+PASSES_PIPE: Final = """
+import select, socket, sys
+fd = ["input", "output"].index(sys.argv[2])
+if fd == 0:
+    select.select([0], [], [])
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("\\0" + sys.argv[1])
+socket.send_fds(connection, [b"x"], [fd])
+connection.recv(1)
+"""
 COUNTS: Final = "trap 'echo last; exit 7' USR1; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
 
@@ -150,6 +191,54 @@ async def test_another_server_follows(tmp_path: Path, certificates: Path, kind: 
     assert (record.state, record.cause.stopped.by) == (pb.JOBSTATE_TERMINATED_BY_API, "")
     assert record.cause.stopped.reason.startswith("it held the lock of a pipe")
     assert f"they are ended: {holder}\n" in (tmp_path / "stderr").read_text()
+
+
+async def until_refused(jobs: Jobs) -> str:
+    """Starts jobs, one after the other, until no other one may be started; returns what is said then."""
+    while True:
+        try:
+            job_id = await jobs.start("true")
+        except RpcFailedError as error:
+            if error.status.status_code is not StatusCode.RESOURCE_EXHAUSTED:
+                raise
+            return str(error)
+        await jobs.wait(job_id)
+
+
+async def until_started(jobs: Jobs) -> None:
+    """Tries until a job may be started."""
+    while True:
+        with suppress(RpcFailedError):
+            await jobs.wait(await jobs.start("true"))
+            return
+
+
+@pytest.mark.parametrize("kind", ["output", "input"])
+async def test_pipes_that_are_passed_on(tmp_path: Path, certificates: Path, kind: str) -> None:
+    """A job that has ended counts as long as a thread is left in its pipe, by whoever holds that up; others are not harmed."""
+    async with (
+        serving_program(tmp_path, certificates, "--max-jobs", "8") as (server, _),
+        server.connect("client1") as jobs,
+        server.connect("client2") as others,
+    ):
+        with trio.fail_after(DEADLINE):
+            name = str(tmp_path / "passed")
+            taker = await jobs.start(PYTHON, "-c", TAKES_PIPES, name, kind)
+            await until_output(jobs, taker, b"up\n")
+            passer = await jobs.start(PYTHON, "-c", PASSES_PIPE, name, kind, stdin=kind == "input")
+            if kind == "input":
+                taker_pid = (await jobs.status(taker)).pid
+                source = Source(lambda: until_waits(taker_pid, "sock_alloc_send"), more=0)
+                async with jobs.attach(passer) as attachment, trio.open_nursery() as nursery:
+                    nursery.start_soon(attachment.send, source)  # noqa: ASYNC113  # it ends when its job has sent the pipe on
+                    async for _ in attachment:
+                        pass
+            assert (await jobs.wait(passer)).exit_code == 0
+            said = await until_refused(jobs)
+            assert "client1 runs 1 jobs and has 1 that ended and left a stuck process or thread" in said
+            assert (await others.wait(await others.start("true"))).exit_code == 0
+            await jobs.stop(taker, force=True)
+            await until_started(jobs)
 
 
 async def ended(process: subprocess.Popen[bytes]) -> int:
