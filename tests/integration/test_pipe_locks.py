@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ import trio
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.harness import output_of, serving_program, until_output
+from tests.harness import REPOSITORY, output_of, serving_program, until_output
 from tests.integration.test_upgrade import is_replaced
 
 DEADLINE: Final = 60.0
@@ -87,6 +88,8 @@ connection.connect("\\0" + sys.argv[1])
 socket.send_fds(connection, [b"x"], [fd])
 connection.recv(1)
 """
+KEEPS_CGROUP: Final = '        "cgroup": entry.cgroup,\n'
+"""What an older program of the launcher has not written for the one that replaces it."""
 COUNTS: Final = "trap 'echo last; exit 7' USR1; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 
 
@@ -131,15 +134,19 @@ async def until_waits(pid: int, *where: str) -> None:
             await trio.sleep(0.01)
 
 
+async def until_held_up(pid: int, server: int) -> None:
+    """Has a job that fills its output hold up a thread of the server."""
+    while not waits(server, "pipe", "splice"):  # when it comes for a line after the next splice has begun
+        os.kill(pid, signal.SIGWINCH)  # ignored until the job handles it
+        with trio.move_on_after(0.5):
+            await until_waits(server, "pipe", "splice")
+
+
 async def start_holder(jobs: Jobs, kind: str, server: int, nursery: trio.Nursery) -> str:
     """Starts a job for whose pipe a thread of the server waits."""
     if kind == "output":
         job_id = await jobs.start(PYTHON, "-c", FILLS_STDOUT)
-        pid = (await jobs.status(job_id)).pid
-        while not waits(server, "pipe", "splice"):  # when it comes for a line after the next splice has begun
-            os.kill(pid, signal.SIGWINCH)  # ignored until the job handles it
-            with trio.move_on_after(0.5):
-                await until_waits(server, "pipe", "splice")
+        await until_held_up((await jobs.status(job_id)).pid, server)
         return job_id
     job_id = await jobs.start(PYTHON, "-c", EMPTIES_STDIN, stdin=True)
     pid = (await jobs.status(job_id)).pid
@@ -211,6 +218,36 @@ async def until_started(jobs: Jobs) -> None:
         with suppress(RpcFailedError):
             await jobs.wait(await jobs.start("true"))
             return
+
+
+async def test_after_an_older_launcher(tmp_path: Path, certificates: Path) -> None:
+    """A job of which an older program of the launcher has not kept the cgroup is ended with all of its processes."""
+    package = tmp_path / "program" / "jobmaster"
+    shutil.copytree(REPOSITORY / "jobmaster", package, ignore=shutil.ignore_patterns("__pycache__"))
+    snapshot = package / "launcher" / "snapshot.py"
+    newer = snapshot.read_text()
+    assert newer.count(KEEPS_CGROUP) == 1
+    snapshot.write_text(newer.replace(KEEPS_CGROUP, ""))
+    with (tmp_path / "stderr").open("wb") as stderr, trio.fail_after(DEADLINE):
+        async with (
+            serving_program(tmp_path, certificates, stderr=stderr.fileno(), cwd=package.parent) as (server, _),
+            server.connect("client1") as jobs,
+        ):
+            holder = await jobs.start(PYTHON, "-c", FILLS_STDOUT)
+            snapshot.write_text(newer)
+            old = server.pid
+            os.kill(server.launcher, signal.SIGUSR2)
+            while not is_replaced(server, old):
+                await trio.sleep(0.01)
+            await until_held_up((await jobs.status(holder)).pid, old := server.pid)
+            os.kill(old, signal.SIGKILL)
+            while not is_replaced(server, old):
+                await trio.sleep(0.01)
+            record = await jobs.wait(holder)
+    assert record.cause.stopped.reason.startswith("it held the lock of a pipe")
+    said = (tmp_path / "stderr").read_text()
+    assert "the launcher's program has changed" in said
+    assert f"they are ended: {holder}\n" in said
 
 
 @pytest.mark.parametrize("kind", ["output", "input"])
