@@ -20,7 +20,8 @@ pipe count as lost.
 
 Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
 thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
-most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.leftovers`).
+most one move for each job. The job whose pipe holds up a thread need not live: another one, to which the pipe was passed on,
+can have its lock. So the jobs that leave a process or a thread behind are bounded (`jobmaster.run.leftovers`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from jobmaster.output.source import Source
 from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
 from jobmaster.output.written_back import SYNCED_FROM, write_back
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +90,9 @@ class Pump:
     """Owns the read ends of a job's pipes and the files of its log.
 
     `run`, `finish` and `close` it, in this order; or `hand_over` instead of `finish`, where another server goes on.
+
+    Attributes:
+        left_threads: those of its threads that are left when it ends.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class Pump:
         else:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
+        self.left_threads = LeftThreads()
         self._work: Work | None = None
         self._turn = trio.Lock()
         self._splice_works = True
@@ -158,7 +163,7 @@ class Pump:
                 for source in self._sources:
                     await self._move_rest(source)
         finally:
-            if self._work is not None and (found := self._work.abandon()) is not None:
+            if self._work is not None and (found := self._work.abandon(self.left_threads)) is not None:
                 self._leave(self._work)
                 self._log.lose(found, left_in_pipe=True)
             self._is_finished = True
@@ -168,9 +173,9 @@ class Pump:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
                 if source is self._left_source:
-                    self._log.lose(await _in_closer(source.empty_terminal))
+                    self._log.lose(await self._in_closer(source.empty_terminal))
                 elif not source.is_at_end:
-                    left = await _in_closer(source.take_left)
+                    left = await self._in_closer(source.take_left)
                     self._log.lose(left.in_pipe, left_in_pipe=True)
                     self._log.lose(left.taken)
 
@@ -184,9 +189,17 @@ class Pump:
                 with trio.move_on_after(FINISH_SECONDS):
                     await self._work.done.wait()
         finally:
-            if self._work is not None and self._work.abandon() is not None:
+            if self._work is not None and self._work.abandon(self.left_threads) is not None:
                 self._leave(self._work)
             self._is_finished = True
+
+    async def _in_closer(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
+        try:
+            with self.left_threads.counted(CLOSERS) as thread:
+                return await run_in_thread(CLOSERS, thread.run, function, *args, abandon=True)
+        except NoThread:
+            return function(*args)
 
     def _leave(self, work: Work) -> None:
         self._is_log_left = True
@@ -216,7 +229,7 @@ class Pump:
             pipes = [fd for source in self._sources if source is not self._left_source for fd in source.give_up()]
             log = None if self._is_log_left else self._log
             if pipes or log is not None:
-                await _close_in_time(pipes, log)
+                await _close_in_time(pipes, log, self.left_threads)
 
     async def _move_some(self, source: Source) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -323,6 +336,7 @@ class Work(ABC):
         self._step = _Step.WAITING
         self._is_apart = False
         self._found = 0
+        self._left: LeftThreads | None = None
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
@@ -338,7 +352,7 @@ class Work(ABC):
         if not is_wanted:
             _close(() if self.source is None else self.source.give_up(), self._log)
         with suppress(trio.RunFinishedError):
-            self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
+            self._loop.run_sync_soon(self._report if is_wanted else self._come_out)
 
     @abstractmethod
     def _work(self) -> None: ...
@@ -356,13 +370,18 @@ class Work(ABC):
         """True where no thread has begun it; none will."""
         return self._enter(_Step.ABANDONED, only_from=_Step.WAITING)
 
-    def abandon(self) -> int | None:
+    def abandon(self, left: LeftThreads) -> int | None:
         """Leaves the pipe and the log's file to the thread, which closes them when the disk lets it.
 
         Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
+
+        Args:
+            left: counts the thread until it comes out.
         """
         if self._enter(_Step.ABANDONED, only_from=_Step.WORKING):
             self.count_apart()
+            self._left = left
+            left.add()
             return self._found
         self._report()
         return None
@@ -377,6 +396,11 @@ class Work(ABC):
         if self._is_apart:
             self._is_apart = False
             self.limiter.total_tokens -= 1
+
+    def _come_out(self) -> None:
+        self._count_again()
+        if self._left is not None:
+            self._left.remove()
 
     def _report(self) -> None:
         if self.done.is_set():
@@ -439,9 +463,9 @@ class Drop(Work):
         with suppress(OSError, MemoryError):  # then it is not dropped
             self._dropped = drop(self._log, self._plan)
 
-    def abandon(self) -> int | None:
+    def abandon(self, left: LeftThreads) -> int | None:
         """As of any work. What the thread may still do counts as done: nobody is told of those bytes any more."""
-        found = super().abandon()
+        found = super().abandon(left)
         if found is not None:
             self._log.record_drop(self._plan, Dropped(count=self._plan.end - self._plan.begin))
         return found
@@ -457,20 +481,20 @@ class _Step(enum.Enum):
     ABANDONED = enum.auto()
 
 
-async def _in_closer(function: Callable[..., T], *args: Any) -> T:
-    """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
-    try:
-        return await run_in_thread(CLOSERS, function, *args, abandon=True)
-    except NoThread:
-        return function(*args)
-
-
-async def _close_in_time(pipes: Iterable[int], log: OutputLog | None) -> None:
+async def _close_in_time(pipes: Iterable[int], log: OutputLog | None, left: LeftThreads) -> None:
     """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting:
+    with (
+        trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting,
+        left.counted(CLOSERS) as thread,
+    ):
         loop = trio.lowlevel.current_trio_token()
+
+        def on_closed() -> None:
+            thread.excuse()
+            waiting.cancel()
+
         try:
-            await run_in_thread(CLOSERS, _close_and_write_back, pipes, log, loop, waiting.cancel, abandon=True)
+            await run_in_thread(CLOSERS, thread.run, _close_and_write_back, pipes, log, loop, on_closed, abandon=True)
         except NoThread:
             _close(pipes, log)
 

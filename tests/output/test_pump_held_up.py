@@ -24,7 +24,7 @@ from jobmaster.output import transfer
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
-from jobmaster.threads import NoThread
+from jobmaster.threads import LeftThreads, NoThread
 
 RUN_IN_THREAD: Final = trio.to_thread.run_sync
 """Trio's own, whatever a test puts in its place."""
@@ -150,7 +150,9 @@ async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mo
             mock_clock.jump(0.1)
         assert (log.size, log.lost, log.left_in_pipe) == (0, 7, 7)
         os.fstat(log.fd)  # the thread has it
+        assert pump.left_threads.count == 1
         await released(disk)
+        assert pump.left_threads.count == 0
         assert disk.closed.acquire(blocking=False)
         assert (log.size, log.lost) == (0, 7), "what is counted stays"
 
@@ -332,8 +334,32 @@ async def test_a_close_that_does_not_end(tmp_path: Path, disk: Disk, mock_clock:
             await in_real_time(within(disk.entered))
             mock_clock.jump(FINISH_SECONDS)
         assert (log.size, log.lost) == (4, 0)
+        assert pump.left_threads.count == 1
         disk.released.set()
         assert disk.closed.acquire(timeout=REAL_SECONDS)
+        while pump.left_threads.count:
+            await RUN_IN_THREAD(int)
+
+
+async def test_a_file_that_is_written_back_is_no_stuck_thread(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that goes on after it has closed everything counts for no job."""
+
+    def write_back(fd: int, *_: object) -> None:
+        disk.wait()
+        os.close(fd)
+
+    monkeypatch.setattr(pump_module, "write_back", write_back)
+    monkeypatch.setattr(pump_module, "SYNCED_FROM", 1)
+    with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
+        os.write(write_end, b"kept")
+        await pump.finish()
+        log.seal()
+        await pump.close()
+        await in_real_time(within(disk.entered))
+        assert pump.left_threads.count == 0
+        disk.released.set()
 
 
 @pytest.mark.parametrize("number", [errno.EDQUOT, errno.EIO])
@@ -549,7 +575,7 @@ async def test_a_move_that_ends_as_it_is_abandoned(tmp_path: Path, disk: Disk) -
         move = Move(pump._sources[0], log, splice=True)
         move.run()
         assert not move.withdraw()
-        assert move.abandon() is None
+        assert move.abandon(LeftThreads()) is None
         assert (log.size, log.lost, taken_by(move)) == (4, 0, 4)
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (log.size, log.lost) == (4, 0)
