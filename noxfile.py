@@ -294,6 +294,7 @@ def power(session: nox.Session) -> None:
         session.error("Debian's User-Mode Linux is for x86-64 hosts")
     install_debian(session, absent(kernel_needs() | {"systemctl": "systemd"}))
     session.install("-e", ".", *groups("tests"))
+    compile_code(session)
     session.run("python", "-m", "tests.kernel.machine", "--systemd", session.create_tmp(), "tests/kernel/systemd", "-s")
     options = ["-m", "power", "-s", "-o", "faulthandler_timeout=7200"]
     session.run("python", "-m", "pytest", *options, "tests/kernel/power", *session.posargs)
@@ -303,6 +304,7 @@ def power(session: nox.Session) -> None:
 def faults(session: nox.Session) -> None:
     """Kill servers and launchers under load, a few times (`-- --kills 200`: often, and at each crash point; `--seed N`)."""
     session.install("-e", ".", *groups("tests"))
+    compile_code(session)
     options = ["-m", "faults", "-s", "-o", "faulthandler_timeout=3600"]
     session.run("python", "-m", "pytest", *options, "tests/faults", *session.posargs)
 
