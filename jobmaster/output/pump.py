@@ -13,7 +13,8 @@ A pipe that every writer has closed is at its end. A terminal that no process ha
 writes to it again, and only `finish`, when the job's processes have died, takes it for the end.
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
-writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
+writer of the job. So none of them is done on the event loop while a move is under way; poll(2) alone takes no lock, and
+tells the end of a pipe that is empty, as most are when their job ends, without a thread. A move outlives the wait for it:
 its result is brought to the log by the loop whenever it comes. At the job's end a move that a disk holds up for longer
 than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
 pipe count as lost.
@@ -237,6 +238,9 @@ class Pump:
                 await self._see_through(self._work)
             if self._work is None:
                 await self._drop_excess()
+                if source.is_spent():
+                    source.is_at_end = True
+                    return 0
             while (move := self._work) is None:
                 await self._begin(Move(source, self._log, splice=self._splice_works))
             await self._see_through(move)

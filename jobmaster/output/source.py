@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -51,6 +52,14 @@ class Source:
     def told_by(self) -> int:
         """What is readable when new bytes have come."""
         return self.pipe if self.terminal is None else self.terminal.master
+
+    def is_spent(self) -> bool:
+        """Whether every writer has closed the pipe and it is empty, as poll(2) tells without the pipe's lock."""
+        if self.terminal is not None:
+            return False
+        poll = select.poll()
+        poll.register(self.pipe, select.POLLIN)
+        return [events for _, events in poll.poll(0)] == [select.POLLHUP]
 
     @property
     def descriptors(self) -> tuple[int, ...]:
