@@ -138,7 +138,9 @@ async def test_every_byte_arrives_without_splice(log: OutputLog, line: Line, sam
 
 
 @pytest.mark.parametrize("data", [b"", b"all of it is moved by then"])
-async def test_the_end_takes_no_thread(log: OutputLog, line: Line, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_takes_no_thread(
+    log: OutputLog, line: Line, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty pipe that every writer has closed is known to be at its end without a thread, also when the job has ended."""
     limiters: list[trio.CapacityLimiter] = []
 
@@ -155,7 +157,7 @@ async def test_the_end_takes_no_thread(log: OutputLog, line: Line, data: bytes, 
                 await trio.testing.wait_all_tasks_blocked()
             line.hang_up()
     await line.finish()
-    assert limiters.count(pump_module.PUMPS) == bool(data)
+    assert limiters.count(moving.PUMPS) == bool(data)
 
 
 async def test_short_writes_are_continued(log: OutputLog, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
