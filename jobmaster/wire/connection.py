@@ -27,7 +27,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never, cast
 
 import trio
 
@@ -257,7 +257,7 @@ class Connection:
             if self._half_closed:
                 continue
             try:
-                await self._handle(data, now)
+                await self._handle(cast("bytes | memoryview", data), now)  # as `wire.tls` reads it
             except ProtocolViolation as violation:
                 logger.info("peer violated HTTP/2: %s", violation)
                 self._send_buffer.put(frames.goaway(self._http2.last_stream_id, violation.code, violation.reason))

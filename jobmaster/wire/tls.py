@@ -81,11 +81,15 @@ class _Records:
 
     def _read_into(self, buffer: bytearray, limit: int) -> memoryview:
         view = memoryview(buffer)[:limit]
-        end = self._tls.read(RECORD_SIZE, view)
+        end = self._fill(view)
         with suppress(ssl.SSLError):  # as above
-            while end < len(view) and (count := self._tls.read(RECORD_SIZE, view[end:])):
+            while end < len(view) and (count := self._fill(view[end:])):
                 end += count
         return view[:end]
+
+    def _fill(self, view: memoryview) -> int:
+        """Decrypts one record, or what of it finds its place; how many bytes."""
+        return cast("int", self._tls.read(RECORD_SIZE, cast("bytearray", view)))  # no bytes where it is given a buffer
 
     def write(self, data: ReadableBuffer) -> int:
         """Encrypts bytes. A bytearray is empty afterwards."""
