@@ -184,6 +184,7 @@ class Channel:
         self._failures = 0
         self._failure = ""
         self._connection: ClientConnection | None = None
+        self._is_closed = False
 
     @property
     def _grpc_socket(self) -> Channel:
@@ -196,6 +197,7 @@ class Channel:
 
         Raises:
             TransportError: there is no connection to be had; says why.
+            trio.ClosedResourceError: nor will be, as the block that opened the channel has ended.
         """
 
         async def open_stream() -> ClientStream:
@@ -216,12 +218,25 @@ class Channel:
 
         Raises:
             TransportError: nobody answers, or the TLS handshake fails; says which and why.
+            trio.ClosedResourceError: the block that opened the channel has ended.
         """
+        self._check_open()
         tls = await _connect(self._address, self._port, self._context)
+        if self._is_closed:
+            await trio.aclose_forcefully(tls)
+        self._check_open()
         connection = ClientConnection(tls)
         await self._nursery.start(_run, connection, tls)
         self._connection = connection
         return connection
+
+    def close(self) -> None:
+        """Makes no more connections: calls of other tasks fail that need one."""
+        self._is_closed = True
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise trio.ClosedResourceError("the channel is closed: the block that opened it has ended")
 
     async def _connected_again(self) -> ClientConnection:
         """One connection for all calls that wait for it; where there is none to be had, one failure."""
@@ -268,6 +283,8 @@ async def open_channel(host: str, port: int, context: ssl.SSLContext) -> AsyncIt
             yield channel
         except Exception as error:  # noqa: BLE001  # raised again outside, so that the nursery does not group it
             failure = error
+        finally:
+            channel.close()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -70,6 +70,7 @@ class Children:
         self._send = send
         self._heritage = heritage
         self._table = Table() if table is None else table
+        self._search: pipe_locks.Search | None = None
         self._left_pipes: dict[int, None] = {}
         """st_ino of those of children that were forgotten, which the server may still be about to close."""
         for entry in self._table:
@@ -174,6 +175,7 @@ class Children:
         """The server is gone: the next one is told nothing of a child before its row."""
         self._table.forget_server()
         self._left_pipes.clear()
+        self._search = None
 
     def kill_all(self) -> None:
         """Sends SIGKILL to every child that lives."""
@@ -181,12 +183,14 @@ class Children:
             _kill(entry)
 
     def end_lock_holders(self, waiting: pipe_locks.Waiting, *, is_sure: bool) -> list[str]:
-        """Kills the jobs that keep threads of a dead server waiting; returns their ids.
+        """Kills the jobs that keep threads of a dead server waiting, where it sees them; returns their ids.
+
+        Where jobs have too many threads for one look, the next call goes on with it.
 
         Args:
             waiting: of the server.
-            is_sure: where nobody is seen to hold a lock, the jobs whose pipes they are have to do with it; and when those were
-                ended, in vain, the others of their clients.
+            is_sure: where nobody is seen to hold a lock, and all were looked at that can be, the jobs whose pipes they are have to
+                do with it; and when those were ended, in vain, the others of their clients.
         """
         entries = [entry for entry in self._table if not entry.is_blamed]
         wanted = set(waiting.pipes)
@@ -196,8 +200,13 @@ class Children:
         if not visible:
             return []
         reason = _HELD_A_LOCK
-        holders = [entry for entry in entries if visible & pipe_locks.held_by(entry.cgroup, _living_pid(entry))]
-        if not holders and is_sure:
+        search = self._search or pipe_locks.Search(
+            pipe_locks.Job(entry.id, entry.cgroup, _living_pid(entry)) for entry in entries
+        )
+        found = search.look(frozenset(visible))
+        self._search = None if search.is_over else search
+        holders = [entry for entry in entries if entry.id in found]
+        if not holders and is_sure and search.is_over:
             reason = _MAY_HOLD_A_LOCK
             holders = [entry for entry in entries if wanted & _pipes_of(entry)] or self._others_of_blamed(entries)
         for entry in holders:

@@ -46,6 +46,15 @@ class Kept:
             with contextlib.suppress(OSError):  # ENODEV: the folder is gone, and so is all that was in it
                 os.write(self.kill, b"1")
 
+    def find_cgroups(self) -> dict[str, str]:
+        """The paths of all jobs' cgroups by their ids: each is a folder in that of its client, in the jobs' folder."""
+        if self.kill is None:
+            return {}
+        with contextlib.suppress(OSError):  # the folder is gone, and so is all that was in it
+            jobs = os.readlink(f"/proc/self/fd/{self.kill}").rpartition("/")[0]  # noqa: PTH115  # pathlib costs 5 ms
+            return {job.rpartition("/")[2]: job for client in _folders(jobs) for job in _folders(client)}
+        return {}
+
     def complete(self, end: TableEnd) -> tuple[TableEnd, tuple[int, ...]]:
         """Adds to what a new server is told what is kept for it; and the descriptors that go with it."""
         message = end._replace(locks=tuple(self.locks), listeners=tuple(name for name, _ in self.listeners))
@@ -61,6 +70,12 @@ class Kept:
 
     def _of_listeners(self) -> tuple[int, ...]:
         return tuple(fd for _, fd in self.listeners)
+
+
+def _folders(path: str) -> list[str]:
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
 
 
 def _named(names: Sequence[str], descriptors: Sequence[int]) -> list[tuple[str, int]]:

@@ -16,16 +16,22 @@ of which the server has not said that it has. The holder is in a system call wit
 A holder that is not to be found so (it may be in a call of io_uring, or of 32 bits, or have put another file in its
 descriptor's place) is in the job whose pipe it is; or that job waits itself, for another one of the same client's.
 
+Jobs can have any number of threads, and while these are looked at the launcher does nothing else. So a look ends after
+`MOST_STEPS`, of which each job has some in its turn; the next one goes on from there, and a `Search` is over after `MOST_LOOKS`,
+with whatever was found until then.
+
 Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over.
 """
 
 from __future__ import annotations
 
 import os
+from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _FIRST: Final = (0,)
 _FIRST_TWO: Final = (0, 1)
@@ -54,8 +60,12 @@ _PIPE: Final = "pipe:["
 _CLOSING: Final = "pipe_release"
 _LOCKING: Final = ("pipe", "splice", "tee")
 """Parts of the names of the functions that lock pipes, and wait for nothing else that a SIGKILL does not end."""
-MOST_THREADS: Final = 20_000
-"""Threads of jobs that are looked at; some 20 microseconds each, in which the launcher does nothing else."""
+MOST_STEPS: Final = 4_000
+"""Threads and processes of jobs that are looked at in one look, of all jobs together; up to 100 microseconds each."""
+STEPS_OF_JOB: Final = 4
+"""So many of one job before the next one's: each of a thousand jobs has its turn in every look."""
+MOST_LOOKS: Final = 10
+"""Looks of one search."""
 
 
 class Waiting(NamedTuple):
@@ -88,24 +98,59 @@ def waiting(pid: int) -> Waiting:
     return Waiting(frozenset(wanted - held), is_closing=_CLOSING in where, where=tuple(where))
 
 
-def held_by(cgroup: str, pid: int | None) -> frozenset[int]:
-    """st_ino of the pipes whose locks the processes of a job may hold.
+class Job(NamedTuple):
+    """Whose processes are looked at.
+
+    Attributes:
+        id: its name.
+        cgroup: path of its folder; empty where that is not known.
+        pid: of its main process, where that lives.
+    """
+
+    id: str
+    cgroup: str
+    pid: int | None
+
+
+class Search:
+    """Who holds the locks of pipes: all jobs are looked at, in several looks where they have many threads."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._left = deque((job, held_by(job.cgroup, job.pid)) for job in jobs)
+        self._looks = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no other look is to follow."""
+        return not self._left or self._looks >= MOST_LOOKS
+
+    def look(self, pipes: frozenset[int]) -> set[str]:
+        """The ids of jobs, among those that this look comes to, that may hold the lock of one of these."""
+        self._looks += 1
+        found = set()
+        steps = 0
+        while self._left and steps < MOST_STEPS:
+            job, held = self._left.popleft()
+            some = list(islice(held, STEPS_OF_JOB))
+            steps += max(1, len(some))
+            if any(map(pipes.intersection, some)):
+                found.add(job.id)
+            elif len(some) == STEPS_OF_JOB:
+                self._left.append((job, held))
+        return found
+
+
+def held_by(cgroup: str, pid: int | None) -> Iterator[frozenset[int]]:
+    """st_ino of the pipes whose locks a job may hold, step by step: each thread is one, and each process.
 
     Args:
         cgroup: path of its folder.
         pid: of its main process, where that lives.
     """
-    return frozenset(pipe for task in _others(cgroup, pid) for pipe in _pipes(task))
-
-
-def _others(cgroup: str, pid: int | None) -> Iterator[str]:
-    """The threads of a job that wait for no lock."""
-    pids = {*_processes(cgroup), *(() if pid is None else (pid,))}
-    for count, task in enumerate(task for each in pids for task in _tasks(each)):
-        if count >= MOST_THREADS:
-            return
-        if not _is_for_a_lock(_read(f"{task}/wchan")):
-            yield task
+    for each in {*_processes(cgroup), *(() if pid is None else (pid,))}:
+        yield frozenset()
+        for task in _tasks(each):
+            yield frozenset() if _is_for_a_lock(_read(f"{task}/wchan")) else frozenset(_pipes(task))
 
 
 def pipe_of(fd: int) -> int | None:

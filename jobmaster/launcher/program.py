@@ -112,6 +112,7 @@ def _run_with_server(command: tuple[str, ...]) -> int:
 def _run_on(command: tuple[str, ...], fd: int) -> int:
     """Goes on as a launcher whose program was replaced by this one."""
     known = snapshot.read(fd)
+    known.find_cgroups()
     for each in known.descriptors():
         os.set_inheritable(each, False)
     os.close(fd)

@@ -64,6 +64,16 @@ class Server:
             return not kernel.read_stat(self.pid).is_dying
         return True
 
+    def left_status(self) -> int | None:
+        """The wait status of one that has died, and cannot be reaped since a thread of it is left in the kernel."""
+        if self.pid is None:
+            return None
+        with contextlib.suppress(OSError):
+            found = kernel.read_stat(self.pid)
+            if found.is_zombie and kernel.tells_exit_code(self.pid):
+                return found.exit_code
+        return None
+
     def signal(self, number: int) -> None:
         """Sends it a signal; one that has died is left alone."""
         if self._pidfd >= 0:

@@ -220,6 +220,7 @@ class Servers:
         if self._is_followed():
             ending.signal(signal.SIGKILL)  # the next one is started when this one is reaped
         else:
+            self._status = ending.left_status()
             self.has_ended = True
 
     # A server that does not end, or does not begin.
@@ -266,9 +267,9 @@ class Servers:
             self._poller.call_later(seconds, partial(self._on_unheeded, server, seconds))
 
     def _on_unheeded(self, server: Server, seconds: float) -> None:
-        if self.current is not server or self.has_ended:
-            return
-        if server.looks_dead:
+        if self.current is not server or self.has_ended or self.said_farewell:
+            return  # where the jobs are ended, only its own end is awaited
+        if server.looks_dead >= DEAD_LOOKS:
             self._give_up("the server that was to end the jobs has died, and cannot be followed by another one")
         else:
             self._on_late(server, f"was not ready {seconds:g} s after the signal to end")

@@ -41,6 +41,13 @@ class Snapshot(NamedTuple):
     servers: int
     told: str
 
+    def find_cgroups(self) -> None:
+        """Finds those of children that an older program was told of, which did not keep where they are."""
+        unknown = [entry for entry in self.table if not entry.cgroup]
+        found = self.kept.find_cgroups() if unknown else {}
+        for entry in unknown:
+            entry.cgroup = found.get(entry.id, "")
+
     def descriptors(self) -> Iterator[int]:
         """Every descriptor that goes with it."""
         for entry in self.table:

@@ -21,32 +21,30 @@ pipe count as lost.
 
 Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
 thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
-most one move for each job, and the jobs that leave a process behind are bounded (`jobmaster.run.leftovers`).
+most one move for each job. The job whose pipe holds up a thread need not live: another one, to which the pipe was passed on,
+can have its lock. So the jobs that leave a process or a thread behind are bounded (`jobmaster.run.leftovers`).
 """
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import logging
 import os
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
+from jobmaster.output.closing import CLOSERS, close_in_time
+from jobmaster.output.dropping import Dropped
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
+from jobmaster.output.moving import Drop, Move, Work
 from jobmaster.output.source import Source
-from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
-from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
-from jobmaster.output.written_back import SYNCED_FROM, write_back
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.output.terminal import TerminalEnds, Wakes
+from jobmaster.output.transfer import PIPE_SIZE
+from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +57,6 @@ byte costs at most 500 wake-ups a second. The first byte after a pause is not de
 FINISH_SECONDS: Final = 2.0
 """How long, at the job's end, the disk may take for what is in the pipe."""
 STALL_SECONDS: Final = 1.0
-PUMPS: Final = trio.CapacityLimiter(32)
-"""Threads that move output, besides those that are held up."""
-CLOSERS: Final = trio.CapacityLimiter(1_000)
-"""Threads that close what a job's output needed, one for each job at most: closing may wait for a disk or a writer."""
 IN_TRANSIT_SECONDS: Final = 0.25
 """How long what was written to a terminal may take to its other end, where the kernel brings it in a task of its own. A
 terminal that no process has open any more tells its end; only for one that another job has open all of it is waited."""
@@ -90,6 +84,9 @@ class Pump:
     """Owns the read ends of a job's pipes and the files of its log.
 
     `run`, `finish` and `close` it, in this order; or `hand_over` instead of `finish`, where another server goes on.
+
+    Attributes:
+        left_threads: those of its threads that are left when it ends.
     """
 
     def __init__(
@@ -108,6 +105,7 @@ class Pump:
         else:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
+        self.left_threads = LeftThreads()
         self._work: Work | None = None
         self._turn = trio.Lock()
         self._splice_works = True
@@ -159,7 +157,7 @@ class Pump:
                 for source in self._sources:
                     await self._move_rest(source)
         finally:
-            if self._work is not None and (found := self._work.abandon()) is not None:
+            if self._work is not None and (found := self._work.abandon(self.left_threads)) is not None:
                 self._leave(self._work)
                 self._log.lose(found, left_in_pipe=True)
             self._is_finished = True
@@ -169,9 +167,9 @@ class Pump:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
             for source in self._sources:
                 if source is self._left_source:
-                    self._log.lose(await _in_closer(source.empty_terminal))
+                    self._log.lose(await self._in_closer(source.empty_terminal))
                 elif not source.is_at_end:
-                    left = await _in_closer(source.take_left)
+                    left = await self._in_closer(source.take_left)
                     self._log.lose(left.in_pipe, left_in_pipe=True)
                     self._log.lose(left.taken)
 
@@ -185,9 +183,17 @@ class Pump:
                 with trio.move_on_after(FINISH_SECONDS):
                     await self._work.done.wait()
         finally:
-            if self._work is not None and self._work.abandon() is not None:
+            if self._work is not None and self._work.abandon(self.left_threads) is not None:
                 self._leave(self._work)
             self._is_finished = True
+
+    async def _in_closer(self, function: Callable[..., T], *args: Any) -> T:
+        """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
+        try:
+            with self.left_threads.counted(CLOSERS) as thread:
+                return await run_in_thread(CLOSERS, thread.run, function, *args, abandon=True)
+        except NoThread:
+            return function(*args)
 
     def _leave(self, work: Work) -> None:
         self._is_log_left = True
@@ -217,7 +223,7 @@ class Pump:
             pipes = [fd for source in self._sources if source is not self._left_source for fd in source.give_up()]
             log = None if self._is_log_left else self._log
             if pipes or log is not None:
-                await _close_in_time(pipes, log)
+                await close_in_time(pipes, log, self.left_threads)
 
     async def _move_some(self, source: Source) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -305,200 +311,3 @@ class News:
 
 class NotRead(Exception):
     """The pipe could not be read, for want of memory, or by a bug."""
-
-
-class Work(ABC):
-    """What a worker thread does to a log; the event loop brings its result to the log.
-
-    Attributes:
-        done: set when the result is in the log.
-        limiter: of its threads.
-        source: the pipe that it needs, if any.
-    """
-
-    source: Source | None = None
-
-    def __init__(self, log: OutputLog, limiter: trio.CapacityLimiter) -> None:
-        self.done = trio.Event()
-        self.limiter = limiter
-        self._log = log
-        self._loop = trio.lowlevel.current_trio_token()
-        self._lock = threading.Lock()
-        self._step = _Step.WAITING
-        self._is_apart = False
-        self._found = 0
-
-    # --- in the thread ------------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Works, unless it was withdrawn meanwhile."""
-        if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
-            return
-        try:
-            self._work()
-        except Exception:  # a bug, which leaves it without a result: the pump goes on, and the descriptors are closed
-            logger.exception("a bug in what is done to %s", self._log.path)
-        is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
-        if not is_wanted:
-            _close(() if self.source is None else self.source.give_up(), self._log)
-        with suppress(trio.RunFinishedError):
-            self._loop.run_sync_soon(self._report if is_wanted else self._count_again)
-
-    @abstractmethod
-    def _work(self) -> None: ...
-
-    def _enter(self, step: _Step, *, only_from: _Step) -> bool:
-        with self._lock:
-            if self._step is not only_from:
-                return False
-            self._step = step
-            return True
-
-    # --- on the event loop --------------------------------------------------------------------------------------------
-
-    def withdraw(self) -> bool:
-        """True where no thread has begun it; none will."""
-        return self._enter(_Step.ABANDONED, only_from=_Step.WAITING)
-
-    def abandon(self) -> int | None:
-        """Leaves the pipe and the log's file to the thread, which closes them when the disk lets it.
-
-        Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
-        """
-        if self._enter(_Step.ABANDONED, only_from=_Step.WORKING):
-            self.count_apart()
-            return self._found
-        self._report()
-        return None
-
-    def count_apart(self) -> None:
-        """From now on until it ends, its thread is one more than its limiter allows. Idempotent."""
-        if not self._is_apart:
-            self._is_apart = True
-            self.limiter.total_tokens += 1
-
-    def _count_again(self) -> None:
-        if self._is_apart:
-            self._is_apart = False
-            self.limiter.total_tokens -= 1
-
-    def _report(self) -> None:
-        if self.done.is_set():
-            return
-        self._count_again()
-        self._record()
-        self.done.set()
-
-    @abstractmethod
-    def _record(self) -> None: ...
-
-
-class Move(Work):
-    """One transfer of bytes from a pipe.
-
-    Attributes:
-        result: None where the pipe could not be read; nothing was moved.
-        error: why.
-        has_left_some: there are more bytes in a pipe of which nothing will tell.
-    """
-
-    source: Source
-    has_left_some = False
-
-    def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
-        super().__init__(log, PUMPS)
-        self.error: OSError | MemoryError | None = None
-        self.result: Transferred | None = None
-        self.source = source
-        self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
-
-    def _work(self) -> None:
-        terminal = self.source.terminal
-        try:
-            is_closed = terminal is not None and fill(terminal)
-            with suppress(OSError):
-                self._found = bytes_in(self.source.pipe)
-            result = self._transfer.run(self._found)
-            self.result = replace(result, taken=0) if is_closed and result.taken is None else result
-        except (OSError, MemoryError) as error:
-            self.error = error
-        if terminal is not None:
-            with suppress(OSError):
-                self.has_left_some = bytes_in(self.source.pipe) > 0
-
-    def _record(self) -> None:
-        if self.result is not None:
-            self._log.record(self.result)
-
-
-class Drop(Work):
-    """The dropping of one range."""
-
-    def __init__(self, log: OutputLog, plan: DropPlan) -> None:
-        super().__init__(log, PUNCHERS)
-        self._plan = plan
-        self._dropped = Dropped()
-
-    def _work(self) -> None:
-        with suppress(OSError, MemoryError):  # then it is not dropped
-            self._dropped = drop(self._log, self._plan)
-
-    def abandon(self) -> int | None:
-        """As of any work. What the thread may still do counts as done: nobody is told of those bytes any more."""
-        found = super().abandon()
-        if found is not None:
-            self._log.record_drop(self._plan, Dropped(count=self._plan.end - self._plan.begin))
-        return found
-
-    def _record(self) -> None:
-        self._log.record_drop(self._plan, self._dropped)
-
-
-class _Step(enum.Enum):
-    WAITING = enum.auto()
-    WORKING = enum.auto()
-    DONE = enum.auto()
-    ABANDONED = enum.auto()
-
-
-async def _in_closer(function: Callable[..., T], *args: Any) -> T:
-    """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
-    try:
-        return await run_in_thread(CLOSERS, function, *args, abandon=True)
-    except NoThread:
-        return function(*args)
-
-
-async def _close_in_time(pipes: Iterable[int], log: OutputLog | None) -> None:
-    """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting:
-        loop = trio.lowlevel.current_trio_token()
-        try:
-            await run_in_thread(CLOSERS, _close_and_write_back, pipes, log, loop, waiting.cancel, abandon=True)
-        except NoThread:
-            _close(pipes, log)
-
-
-def _close_and_write_back(
-    pipes: Iterable[int], log: OutputLog | None, loop: trio.lowlevel.TrioToken, on_closed: Callable[[], None]
-) -> None:
-    fd = None
-    if log is not None and log.sealed and log.kept >= SYNCED_FROM:
-        with suppress(OSError):
-            fd = os.dup(log.fd)
-    _close(pipes, log)
-    if log is not None and fd is not None:
-        with suppress(trio.RunFinishedError):
-            loop.run_sync_soon(on_closed)
-        write_back(fd, log.path, log.size)
-
-
-def _close(pipes: Iterable[int], log: OutputLog | None) -> None:
-    for pipe in pipes:
-        with suppress(OSError):
-            os.close(pipe)
-    try:
-        if log is not None:
-            log.close()
-    except OSError as error:  # a network file system says so late that it did not keep what it had taken
-        logger.error("the output of a job may be incomplete: %s", error.strerror)

@@ -16,6 +16,7 @@ comes for a moment is no room."""
 _RESERVE_OF_MOST: Final = 8
 """So large a share of what all outputs may take is for those who take little, where it is taken by others' running jobs. Of a
 disk it is half of what is free then."""
+_AGAIN: Final = "try again when one has ended"
 _SHARES: Final = 4
 """A client may have one of so many shares of each bound, so that none takes another's."""
 
@@ -113,7 +114,7 @@ class Bounds:
     """How many jobs there may be.
 
     Attributes:
-        running: jobs that have not ended, those that are being started and the leftovers of stuck ones included.
+        running: jobs that have not ended, those that are being started and those that have left something included.
         ended: ended ones whose record and output are kept; of the client that has most, the oldest is forgotten first.
         age: how long after its end a job is kept; None: until others take its place.
         output: how much of the disk outputs may take.
@@ -139,21 +140,31 @@ class Bounds:
         """What is kept of the ended ones."""
         return Retention(ended=self.ended, ended_of_client=self.ended_of_client, age=self.age)
 
-    def admit(self, owner: str, *, running: int, of_owner: int) -> None:
+    def admit(self, owner: str, *, running: int, of_owner: int, left: int = 0, left_of_owner: int = 0) -> None:
         """Returns where `owner` may start one more job.
 
         Args:
             owner: a client.
-            running: how many jobs there are, counted as in the attribute.
+            running: how many jobs there are that have not ended.
             of_owner: how many of them are its own.
+            left: how many have ended and left a process or a thread that is stuck.
+            left_of_owner: how many of them are its own.
 
         Raises:
             ServerBusy: there are as many as may be.
         """
-        if running >= self.running:
-            raise ServerBusy(f"the server runs {self.running} jobs, as many as it may; try again when one has ended")
-        if of_owner >= self.running_of_client:
-            raise ServerBusy(f"{owner} runs {of_owner} jobs, as many as one client may; try again when one has ended")
+        if running + left >= self.running:
+            raise ServerBusy(
+                f"the server runs {_number(min(running, self.running), left)}, as many as it may; {_AGAIN}"
+            )
+        if of_owner + left_of_owner >= self.running_of_client:
+            raise ServerBusy(f"{owner} runs {_number(of_owner, left_of_owner)}, as many as one client may; {_AGAIN}")
+
+
+def _number(running: int, left: int) -> str:
+    """How many jobs, for clients."""
+    stuck = f" and has {left} that ended and left a stuck process or thread" if left else ""
+    return f"{running} jobs{stuck}"
 
 
 DEFAULT_BOUNDS: Final = Bounds()

@@ -256,6 +256,9 @@ class JobTasks:
 
     def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
         spawned.log.room = self._rooms.of(record.owner)
+        spawned.pump.left_threads = self._live.left_threads(record.id, record.owner)
+        if spawned.stdin is not None:
+            spawned.stdin.left_threads = spawned.pump.left_threads
         live.supervisor = Supervisor(
             record,
             spawned.execution,

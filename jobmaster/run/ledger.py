@@ -38,15 +38,19 @@ class Choice:
 
 
 class Ledger:
-    """Sizes of outputs, in bytes of the disk, as they were measured last."""
+    """Sizes of outputs, in bytes of the disk, as they were measured last.
 
-    def __init__(self) -> None:
+    Args:
+        counts_earlier: those of earlier servers will be told; else what is forgotten need not be remembered until then.
+    """
+
+    def __init__(self, *, counts_earlier: bool = True) -> None:
         self._running: dict[JobId, tuple[str, int]] = {}
         self._ended: dict[str, dict[JobId, int]] = {}
         """By client, in the order in which they ended."""
         self._unmeasured: dict[JobId, str] = {}
         self._of: Counter[str] = Counter()
-        self._gone: set[JobId] | None = set()
+        self._gone: set[JobId] | None = set() if counts_earlier else None
         """What was forgotten before those of earlier servers were known; None afterwards."""
 
     @property
@@ -72,7 +76,9 @@ class Ledger:
         self._running.setdefault(job_id, (owner, 0))
 
     def note_ended(self, job_id: JobId, owner: str) -> None:
-        """A job has ended, the last one until now."""
+        """A job has ended, the last one until now. Idempotent."""
+        if job_id in self._ended.get(owner, {}):
+            return
         _, size = self._running.pop(job_id, (owner, 0))
         self._ended.setdefault(owner, {})[job_id] = size
         self._unmeasured[job_id] = owner

@@ -1,17 +1,28 @@
-"""What is left of jobs that have ended and could not be killed or removed: it is tried again."""
+"""What is left of jobs that have ended: processes that could not be killed or removed, which is tried again, and threads.
+
+A thread of this server is held up in the kernel by whoever has the lock of a job's pipe: by a writer that cannot be killed,
+by a disk, or by another job, to which a pipe was passed on. A job that has ended can so cost a thread and its descriptors for
+as long as that one lives. When the server dies, the next one is started after the last of its threads has come out
+(`jobmaster.launcher`): none is left of those then.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
 
 from jobmaster.errors import HostError
+from jobmaster.threads import LeftThreads
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from jobmaster.job.identifier import JobId
     from jobmaster.run.execution import Execution
 
 logger = logging.getLogger(__name__)
@@ -22,35 +33,54 @@ LEFTOVER_SECONDS: Final = 5.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Leftover:
+    job_id: JobId
     owner: str
     execution: Execution
     is_end_settled: bool
 
 
 class Leftovers:
-    """Executions of ended jobs, each with its owner. They take places of running jobs, which bounds their number."""
+    """Executions and threads of ended jobs, each with its owner.
+
+    A job that has any takes the place of a running one, which bounds their number.
+    """
 
     def __init__(self) -> None:
         self._executions: list[_Leftover] = []
+        self._with_threads: dict[JobId, str] = {}
+        """The owners of jobs with a thread that is left; a job that has not ended may be among them."""
 
     @property
     def executions(self) -> tuple[Execution, ...]:
         """Those that are left now."""
         return tuple(leftover.execution for leftover in self._executions)
 
-    def of_clients(self) -> Counter[str]:
-        """How many are left of each client's."""
-        return Counter(leftover.owner for leftover in self._executions)
+    def of_clients(self, live: Container[JobId]) -> Counter[str]:
+        """How many jobs of each client's there is something left of.
 
-    def add(self, owner: str, execution: Execution, *, is_end_settled: bool) -> None:
+        Args:
+            live: those that have not ended, which do not count.
+        """
+        owners = {leftover.job_id: leftover.owner for leftover in self._executions} | self._with_threads
+        return Counter(owner for job_id, owner in owners.items() if job_id not in live)
+
+    def threads_of(self, job_id: JobId, owner: str) -> LeftThreads:
+        """Counts the threads that are left of a job."""
+        return LeftThreads(
+            on_first=partial(self._with_threads.__setitem__, job_id, owner),
+            on_none=partial(self._with_threads.__delitem__, job_id),
+        )
+
+    def add(self, job_id: JobId, owner: str, execution: Execution, *, is_end_settled: bool) -> None:
         """Takes over an execution whose supervisor could not remove it.
 
         Args:
-            owner: whose job it was.
+            job_id: the job.
+            owner: whose it was.
             execution: what is left of it.
             is_end_settled: whether the journal has its end; else the launcher keeps what it knows, for the next server.
         """
-        self._executions.append(_Leftover(owner, execution, is_end_settled))
+        self._executions.append(_Leftover(job_id, owner, execution, is_end_settled))
 
     async def keep_removing(self) -> NoReturn:
         """Tries again and again to kill, remove and close each, until cancelled."""

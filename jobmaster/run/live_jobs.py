@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from jobmaster.run.bounds import Bounds
     from jobmaster.run.leftovers import Leftovers
     from jobmaster.run.supervisor import Supervisor
+    from jobmaster.threads import LeftThreads
 
 
 @dataclass(slots=True, eq=False)
@@ -82,13 +83,23 @@ class LiveJobs:
         Raises:
             ServerBusy: there are as many as may be.
         """
-        left = self._leftovers.of_clients()
-        self._bounds.admit(owner, running=len(self._jobs) + left.total(), of_owner=self._of_client[owner] + left[owner])
+        left = self._leftovers.of_clients(self._jobs)
+        self._bounds.admit(
+            owner,
+            running=len(self._jobs),
+            of_owner=self._of_client[owner],
+            left=left.total(),
+            left_of_owner=left[owner],
+        )
 
     def add(self, job_id: JobId, live: LiveJob) -> None:
         """A job is started or adopted."""
         self._jobs[job_id] = live
         self._of_client[live.owner] += 1
+
+    def left_threads(self, job_id: JobId, owner: str) -> LeftThreads:
+        """For the threads of a job that are left when it has ended: as long as there is one, the job has its place."""
+        return self._leftovers.threads_of(job_id, owner)
 
     def retire(self, job_id: JobId) -> LiveJob | None:
         """The job called so has ended, or another server goes on with it. None where that is known already."""
@@ -98,7 +109,7 @@ class LiveJobs:
         self._of_client[live.owner] -= 1
         supervisor = live.supervisor
         if supervisor is not None and not supervisor.is_handed_over and not supervisor.is_removed:
-            self._leftovers.add(live.owner, supervisor.execution, is_end_settled=supervisor.is_end_settled)
+            self._leftovers.add(job_id, live.owner, supervisor.execution, is_end_settled=supervisor.is_end_settled)
         self._change.unpark_all()
         return live
 

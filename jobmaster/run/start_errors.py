@@ -61,7 +61,7 @@ def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exc
                 "more arguments than the kernel takes: one may have 128 KiB, all together about 2 MiB", field="args"
             )
         case errno.ENAMETOOLONG:
-            return InvalidRequest("command is longer than a path can be", field="command")
+            return CommandNotFound(f"command {shown!r} not found: it is longer than the name of a file can be")
         case number if number in EXHAUSTED:
             return ServerBusy(f"the server's host is out of resources for a new job: {os.strerror(number)}")
         case number:

@@ -36,7 +36,7 @@ import trio
 
 from jobmaster.errors import HandedOver, InputClosed, InputRefused, InvalidRequest
 from jobmaster.launcher.packets import close_all
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 CAPACITY: Final = 64 * 1024
 """Bytes that are accepted beyond what the pipe has taken, at most. With the pipe that is 192 KiB for a job that reads nothing."""
@@ -47,7 +47,7 @@ PIPE_SIZE: Final = 128 * 1024
 """Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once. It does
 not grow with the queue: a pipe shrinks only when the job has read what is in it, and closes before that."""
 FEEDERS: Final = trio.CapacityLimiter(1_000)
-"""Threads that move input and close pipes, one for each job at most: a job can hold up its own."""
+"""Threads that move input and close pipes, one for each job at most, besides those that are left: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
 """How long is waited for a thread that closes."""
 _RETRY_SECONDS: Final = 0.05
@@ -81,7 +81,11 @@ class Grant(Protocol):
 
 
 class Stdin:
-    """The input of one job. `run` it while the job lives, then `close` or `leave` it; the rest is for its writer."""
+    """The input of one job. `run` it while the job lives, then `close` or `leave` it; the rest is for its writer.
+
+    Attributes:
+        left_threads: those of its threads that nobody waits for any more.
+    """
 
     def __init__(self, queue: int, pipe: int | None, *, close_kept: Callable[[], Awaitable[None]]) -> None:
         """Takes over the descriptors; goes on where an earlier server stopped.
@@ -91,6 +95,7 @@ class Stdin:
             pipe: the write end; None where it is closed.
             close_kept: has the launcher close its duplicate of it.
         """
+        self.left_threads = LeftThreads()
         self._ends = _Ends(queue, pipe)
         self._close_kept = close_kept
         self._accepted = os.fstat(queue).st_size
@@ -254,7 +259,8 @@ class Stdin:
     async def _move(self) -> bool:
         """Moves some bytes; False where nobody reads them any more."""
         try:
-            await run_in_thread(FEEDERS, self._ends.move, self._accepted, abandon=True)
+            with self.left_threads.counted(FEEDERS) as thread:
+                await run_in_thread(FEEDERS, thread.run, self._ends.move, self._accepted, abandon=True)
         except BrokenPipeError:
             return False
         except BlockingIOError:
@@ -325,7 +331,8 @@ class Stdin:
             trio.lowlevel.notify_closing(self._ends.pipe)
         with trio.move_on_after(CLOSE_SECONDS):
             try:
-                await run_in_thread(FEEDERS, close, abandon=True)
+                with self.left_threads.counted(FEEDERS) as thread:
+                    await run_in_thread(FEEDERS, thread.run, close, abandon=True)
             except NoThread:
                 close()
             return True

@@ -83,7 +83,7 @@ class _Records:
         view = memoryview(buffer)[:limit]
         end = self._tls.read(RECORD_SIZE, view)
         with suppress(ssl.SSLError):  # as above
-            while (space := len(view) - end) and (count := self._tls.read(RECORD_SIZE, view[end:])):
+            while end < len(view) and (count := self._tls.read(RECORD_SIZE, view[end:])):
                 end += count
         return view[:end]
 

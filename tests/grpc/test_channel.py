@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from ssl import SSLContext
 from typing import NoReturn
 
 import pytest
@@ -13,7 +14,7 @@ import trio
 from jobmaster.certs.contexts import client_context
 from jobmaster.errors import TransportError
 from jobmaster.grpc import channel
-from jobmaster.wire.tls import closing
+from jobmaster.wire.tls import TlsStream, closing
 from tests.harness import Server, run, serving_program, until_output
 
 
@@ -29,6 +30,44 @@ async def test_calls_share_a_connection(server: Server) -> None:
             for _ in range(20):
                 nursery.start_soon(start)
     assert len(set(ids)) == 20
+
+
+async def test_calls_after_the_block(server: Server) -> None:
+    """A call of another task that outlives the channel's block says that the channel is closed."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("true")
+    with pytest.raises(trio.ClosedResourceError, match="the block that opened it has ended"):
+        await jobs.status(job_id)
+
+
+async def test_a_connection_that_comes_after_the_block(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is made when the channel's block has ended is closed again."""
+    made = list[TlsStream]()
+    connects, may_go_on = trio.Event(), trio.Event()
+    connect = channel._connect
+
+    async def connect_slowly(host: str, port: int, context: SSLContext) -> TlsStream:
+        made.append(await connect(host, port, context))
+        connects.set()
+        if len(made) > 1:
+            await may_go_on.wait()
+        return made[-1]
+
+    monkeypatch.setattr(channel, "_connect", connect_slowly)
+    async with trio.open_nursery() as nursery:
+        context = client_context(server.certificates, "client1")
+        async with channel.open_channel("localhost", server.port, context) as opened:
+            connects = trio.Event()
+
+            async def connect_again() -> None:
+                with pytest.raises(trio.ClosedResourceError, match="the block that opened it has ended"):
+                    await opened.connect()
+
+            nursery.start_soon(connect_again)
+            await connects.wait()
+        may_go_on.set()
+    with pytest.raises(trio.ClosedResourceError):
+        await made[1].transport_stream.send_all(b"x")
 
 
 async def test_connects_again(tmp_path: Path, certificates: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from typing import Any, Final
+from typing import Final
 
 import pytest
 

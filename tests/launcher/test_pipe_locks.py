@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from jobmaster.launcher import pipe_locks
 from jobmaster.launcher.child import Heritage
 from jobmaster.launcher.children import Children
-from jobmaster.launcher.pipe_locks import Waiting, held_by, waiting
+from jobmaster.launcher.pipe_locks import Job, Search, Waiting, held_by, waiting
 from jobmaster.launcher.poller import Poller
 from jobmaster.launcher.protocol import KILL, Close, Order
 from jobmaster.launcher.table import Entry, Table
@@ -75,7 +75,69 @@ def test_what_a_dead_server_waits_for(
 def test_who_holds_a_lock(proc: Callable[[Mapping[int, list[Thread]]], None]) -> None:
     """A thread that is in a system call with a pipe and waits for something else; one that waits for the lock does not."""
     proc({7: [("sk_wait_data", SPLICE_FROM_3_TO_4)], 8: [("anon_pipe_write", IOCTL_5)]})
-    assert [held_by("", pid) for pid in (7, 8, None)] == [{30, 40}, frozenset(), frozenset()]
+    assert [all_held_by(pid) for pid in (7, 8, None)] == [{30, 40}, set(), set()]
+
+
+def all_held_by(pid: int | None) -> set[int]:
+    """The pipes whose locks a process may hold."""
+    return {pipe for step in held_by("", pid) for pipe in step}
+
+
+def crowd(monkeypatch: pytest.MonkeyPatch, threads: Mapping[str, int], holds: Mapping[str, int]) -> list[str]:
+    """Jobs with so many threads, of which the last of some holds the lock of pipe 30; whose threads are looked at, in order."""
+    seen = []
+
+    def pretend(cgroup: str, _: int | None) -> Iterator[frozenset[int]]:
+        for number in range(threads[cgroup]):
+            seen.append(cgroup)
+            yield frozenset({30} if holds.get(cgroup) == number else ())
+
+    monkeypatch.setattr(pipe_locks, "held_by", pretend)
+    return seen
+
+
+def test_a_look_at_many_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends after so many in all, and each job has its turn in it; the next look goes on, and finds who was not seen."""
+    many = pipe_locks.MOST_STEPS
+    seen = crowd(monkeypatch, {"many": many, "more": many, "few": 3}, {"more": many - 1, "few": 2})
+    search = Search(Job(name, name, None) for name in ("many", "more", "few"))
+    assert search.look(frozenset({30})) == {"few"}
+    assert many <= len(seen) < many + pipe_locks.STEPS_OF_JOB
+    assert abs(seen.count("many") - seen.count("more")) <= pipe_locks.STEPS_OF_JOB
+    found = []
+    while not search.is_over:
+        found.append(search.look(frozenset({30})))
+    assert set().union(*found) == {"more"}
+    assert len(seen) == 2 * many + 3, "nobody is looked at twice"
+
+
+def test_a_search_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More threads than there are in so many looks are not looked at."""
+    seen = crowd(monkeypatch, {"job": 10 * pipe_locks.MOST_STEPS}, {})
+    search = Search([Job("job", "job", None)])
+    for _ in range(pipe_locks.MOST_LOOKS):
+        assert not search.is_over
+        assert search.look(frozenset({30})) == set()
+    assert search.is_over
+    assert len(seen) == pipe_locks.MOST_LOOKS * pipe_locks.MOST_STEPS
+
+
+def test_nobody_is_guessed_while_some_were_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, process: subprocess.Popen[bytes]
+) -> None:
+    """The job whose pipe it is, which may do nothing, is ended in the place of nobody who is seen: after the whole search."""
+    crowd(monkeypatch, {"/jobs/one/a": pipe_locks.MOST_STEPS + 1}, {})
+    read, write = os.pipe()
+    table = Table()
+    pidfd = os.pidfd_open(process.pid)
+    table.add(Entry(id="a", pid=process.pid, pidfd=pidfd, output=read, errors=None, cgroup="/jobs/one/a"))
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    wanted = Waiting(frozenset({os.fstat(read).st_ino}), is_closing=False, where=("pipe_ioctl",))
+    assert children.end_lock_holders(wanted, is_sure=True) == []
+    assert children.end_lock_holders(wanted, is_sure=True) == ["a"]
+    assert process.wait(60) == -9
+    for fd in (read, write, pidfd):
+        os.close(fd)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +146,7 @@ def test_who_holds_a_lock(proc: Callable[[Mapping[int, list[Thread]]], None]) ->
 def test_numbers_that_are_no_descriptors(proc: Callable[[Mapping[int, list[Thread]]], None], syscall: str) -> None:
     """Who waits for a child or a time, or kills, is in no system call with a pipe, whatever its first argument is."""
     proc({7: [("hrtimer_nanosleep", syscall)]})
-    assert held_by("", 7) == frozenset()
+    assert all_held_by(7) == set()
 
 
 @pytest.fixture
@@ -114,7 +176,7 @@ def test_a_job_that_is_ended(process: subprocess.Popen[bytes]) -> None:
 
 def test_jobs_that_are_ended_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nobody is seen to hold a lock: the job whose pipe is being closed, then its client's others, and no others."""
-    monkeypatch.setattr(pipe_locks, "held_by", lambda *_: frozenset())
+    monkeypatch.setattr(pipe_locks, "held_by", lambda *_: iter(()))
     processes = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
     table = Table()
     for process, cgroup in zip(processes, ("/jobs/one/a", "/jobs/one/b", "/jobs/two/c"), strict=True):
@@ -140,7 +202,7 @@ def test_a_pipe_that_was_passed_on(monkeypatch: pytest.MonkeyPatch, process: sub
     read, write = os.pipe()
     pipe = os.fstat(read).st_ino
     monkeypatch.setattr(
-        pipe_locks, "held_by", lambda cgroup, _pid: frozenset({pipe} if cgroup == "/jobs/one/b" else ())
+        pipe_locks, "held_by", lambda cgroup, _pid: iter([frozenset({pipe} if cgroup == "/jobs/one/b" else ())])
     )
     table = Table()
     gone = Entry(id="a", pid=100, pidfd=os.pidfd_open(os.getpid()), output=read, errors=None)

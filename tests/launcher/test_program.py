@@ -22,9 +22,9 @@ from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
 LAUNCHER: Final = (sys.executable, "-I", "-S", str(Path(jobmaster.launcher.__file__).parent))
 DEADLINE: Final = 60
 SAY_SIGNALS: Final = """
-import signal, sys
+import os, signal, sys
 def say(number, frame):
-    print(signal.Signals(number).name, flush=True)
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")  # a print may be under way
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR2):
     signal.signal(number, say)
 signal.pthread_sigmask(signal.SIG_SETMASK, ())

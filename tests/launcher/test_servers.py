@@ -240,6 +240,58 @@ def test_a_server_that_dies_while_it_ends_the_jobs() -> None:
         assert case.servers.has_ended
 
 
+def test_a_server_whose_own_end_takes_long(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has ended the jobs, and said so, is not taken for one that has not: it ends with its own status."""
+    with serving() as case:
+        case.servers.on_ready(Ready(max_gap=1000))
+        case.servers.pass_on(signal.SIGTERM)
+        case.servers.on_stopping()
+        case.poller.go_on(servers.END_SECONDS - 5 * servers.LOOK_SECONDS)
+        case.servers.on_farewell()
+        monkeypatch.setattr(kernel, "read_stat", lambda _pid: ALIVE._replace(is_zombie=True, is_dying=True))
+        case.poller.go_on(11 * servers.LOOK_SECONDS)  # its threads are left in the kernel
+        assert not case.servers.has_ended
+        case.servers.on_reaped({case.process.pid: 0})
+        assert (case.servers.has_ended, case.servers.exit_status()) == (True, 0)
+        assert "its jobs are ended" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 0), (3 << 8, 3), (None, 1)])
+def test_a_server_whose_end_is_not_awaited(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: int | None, code: int
+) -> None:
+    """The launcher ends as one did that cannot be reaped, where the kernel tells how."""
+    stat = ALIVE._replace(is_zombie=True, is_dying=True, exit_code=status or 0)
+    monkeypatch.setattr(kernel, "read_stat", lambda _pid: stat)
+    monkeypatch.setattr(kernel, "tells_exit_code", lambda _pid: status is not None)
+    with serving() as case:
+        case.servers.on_ready(Ready(max_gap=1000))
+        case.servers.on_stopping()
+        case.servers.on_farewell()
+        case.poller.go_on(servers.END_SECONDS + servers.DEAD_LOOKS * servers.LOOK_SECONDS)
+        assert (case.servers.has_ended, case.servers.exit_status()) == (True, code)
+        assert capfd.readouterr().err.endswith(
+            "the server has not died within 10 s of its end; does its output disk answer?\n"
+        )
+
+
+def test_a_server_that_is_about_to_be_reaped(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is seen to be dead for the first time may have said farewell: that is read before anything is made of it."""
+    with serving() as case:
+        case.servers.on_ready(Ready(max_gap=1000))
+        case.poller.go_on(servers.LOOK_SECONDS / 2)
+        case.servers.pass_on(signal.SIGTERM)
+        case.poller.go_on(servers.END_SECONDS - servers.LOOK_SECONDS)
+        monkeypatch.setattr(kernel, "read_stat", lambda _pid: ALIVE._replace(is_zombie=True, is_dying=True))
+        case.poller.go_on(servers.LOOK_SECONDS)
+        case.servers.on_farewell()
+        case.servers.on_reaped({case.process.pid: 0})
+        assert (case.servers.has_ended, case.servers.exit_status()) == (True, 0)
+        assert capfd.readouterr().err == ""
+
+
 def test_the_last_words_of_a_server() -> None:
     """What it has said is heard when it was reaped; that it can no longer close its own descriptors is known then."""
     with serving() as case:

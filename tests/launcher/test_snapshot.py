@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -90,6 +92,33 @@ def test_an_older_program_kept_less() -> None:
     del document["entries"][0]["cgroup"]
     found = snapshot.decode(json.dumps(document).encode())
     assert [(entry.keeps, entry.cgroup) for entry in found.table] == 3 * [({}, "")]
+
+
+def test_cgroups_that_an_older_program_did_not_keep(tmp_path: Path) -> None:
+    """They are found by the folders of clients and jobs beside the cgroup.kill that is kept; one that is gone stays unknown."""
+    (tmp_path / "client1" / "running").mkdir(parents=True)
+    (tmp_path / "client2").mkdir()
+    (tmp_path / "cgroup.kill").touch()
+    known = an_example()
+    known.kept.kill = os.open(tmp_path / "cgroup.kill", os.O_WRONLY)
+    for entry in known.table:
+        entry.cgroup = "/known" if entry.id == "dead" else ""
+    known.find_cgroups()
+    assert [entry.cgroup for entry in known.table] == [str(tmp_path / "client1" / "running"), "/known", ""]
+    os.close(known.kept.kill)
+    known.kept.kill = None
+    assert known.kept.find_cgroups() == {}
+
+
+def test_cgroups_that_are_gone(tmp_path: Path) -> None:
+    """None is found in a folder that was removed."""
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "cgroup.kill").touch()
+    kept = Kept()
+    kept.kill = os.open(tmp_path / "jobs" / "cgroup.kill", os.O_WRONLY)
+    shutil.rmtree(tmp_path / "jobs")
+    assert kept.find_cgroups() == {}
+    os.close(kept.kill)
 
 
 def test_through_a_memfd() -> None:

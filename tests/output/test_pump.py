@@ -17,7 +17,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from jobmaster.output import closing as closing_module
 from jobmaster.output import log as log_module
+from jobmaster.output import moving
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.index import GapReason, Stream
@@ -136,7 +138,9 @@ async def test_every_byte_arrives_without_splice(log: OutputLog, line: Line, sam
 
 
 @pytest.mark.parametrize("data", [b"", b"all of it is moved by then"])
-async def test_the_end_takes_no_thread(log: OutputLog, line: Line, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_takes_no_thread(
+    log: OutputLog, line: Line, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An empty pipe that every writer has closed is known to be at its end without a thread, also when the job has ended."""
     limiters: list[trio.CapacityLimiter] = []
 
@@ -153,7 +157,7 @@ async def test_the_end_takes_no_thread(log: OutputLog, line: Line, data: bytes, 
                 await trio.testing.wait_all_tasks_blocked()
             line.hang_up()
     await line.finish()
-    assert limiters.count(pump_module.PUMPS) == bool(data)
+    assert limiters.count(moving.PUMPS) == bool(data)
 
 
 async def test_short_writes_are_continued(log: OutputLog, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +317,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    monkeypatch.setattr(pump_module, "run_in_thread", run)
+    for module in (pump_module, closing_module):
+        monkeypatch.setattr(module, "run_in_thread", run)
 
 
 async def test_a_disk_that_has_room_again(log: OutputLog, line: Line, at_once: None, autojump_clock: MockClock) -> None:
@@ -474,7 +479,7 @@ async def test_a_drop_that_no_thread_takes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pump_module, "STALL_SECONDS", 0.01)
     monkeypatch.setattr(log_module, "RETRY_SECONDS", 0.05)
     punchers = trio.CapacityLimiter(1)
-    monkeypatch.setattr(pump_module, "PUNCHERS", punchers)
+    monkeypatch.setattr(moving, "PUNCHERS", punchers)
     log = OutputLog(tmp_path / "job.log", Cap(SMALLEST))
     read_end, write_end = open_pipe()
     pump = Pump(read_end, log)

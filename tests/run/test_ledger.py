@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from jobmaster.job.identifier import JobId
 from jobmaster.run.ledger import Ledger, Victim
 
@@ -82,3 +84,21 @@ def test_what_an_earlier_server_left_goes_first() -> None:
     ledger.note_earlier([Victim(A, "one", 5), Victim(B, "one", 10)])
     assert ledger.total == 15
     assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, B]
+
+
+def test_an_end_that_is_told_twice() -> None:
+    """A lost job's output that was found among the earlier ones counts once."""
+    ledger = ledger_of((A, "one", 5))
+    ledger.note_ended(A, "one")
+    assert (ledger.total, ledger.unmeasured) == (5, ())
+    ledger.forget(A)
+    assert ledger.total == 0
+
+
+def test_where_none_of_an_earlier_server_are_counted() -> None:
+    """Nothing is remembered of what is forgotten."""
+    ledger = Ledger(counts_earlier=False)
+    before = sys.getsizeof(vars(ledger)["_gone"])
+    for number in range(1000):
+        ledger.forget(JobId(f"{number}"))
+    assert sys.getsizeof(vars(ledger)["_gone"]) == before

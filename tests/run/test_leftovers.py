@@ -9,11 +9,14 @@ import trio
 
 from jobmaster.errors import CommandNotRunnable, ServerBusy
 from jobmaster.job.cause import ServerLost
+from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Running
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.leftovers import LEFTOVER_SECONDS
+from jobmaster.run.registry import Registry
 from jobmaster.run.teardown import CLOSING_SECONDS
+from jobmaster.threads import LeftThreads
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, CLIENT2, CLIENTS, record_of
@@ -29,7 +32,9 @@ async def test_leftovers_count_and_are_tried_again(machine: Machine) -> None:
         assert isinstance(record.state, Ended)
         assert isinstance(record.state.cause, ServerLost)
         assert registry.running == 0
-        with pytest.raises(ServerBusy, match="client1 runs 1 jobs"):
+        with pytest.raises(
+            ServerBusy, match="client1 runs 0 jobs and has 1 that ended and left a stuck process or thread"
+        ):
             await machine.start(registry, CLIENT1)
         await machine.start(registry, CLIENT2)
         await trio.sleep(3 * LEFTOVER_SECONDS)
@@ -44,8 +49,47 @@ async def test_leftovers_count_for_all_clients_together(machine: Machine) -> Non
         await registry.stop(CLIENT1, stuck)
         for client in (CLIENT1, *CLIENTS[1:4] * 2):
             await machine.start(registry, client)
-        with pytest.raises(ServerBusy, match="the server runs 8 jobs, as many as it may"):
+        with pytest.raises(
+            ServerBusy, match=r"the server runs 7 jobs and has 1 that ended and left .*, as many as it may"
+        ):
             await machine.start(registry, CLIENTS[4])
+
+
+def left_threads(registry: Registry, job_id: str) -> LeftThreads:
+    """Those of a job that runs."""
+    live = registry._live.get(JobId(job_id))
+    assert live is not None
+    assert live.supervisor is not None
+    return live.supervisor._pump.left_threads
+
+
+async def test_a_thread_that_is_left_counts(machine: Machine) -> None:
+    """A job that has ended holds its client's place as long as a thread is left in one of its pipes; while it runs, once."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=8)) as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        left = left_threads(registry, job_id)
+        for _ in range(2):
+            left.add()
+        other = await machine.start(registry, CLIENT1)
+        for ended in (job_id, other):
+            await registry.stop(CLIENT1, ended)
+        await machine.start(registry, CLIENT1)
+        for _ in range(2):
+            with pytest.raises(
+                ServerBusy, match="client1 runs 1 jobs and has 1 that ended and left a stuck process or"
+            ):
+                await machine.start(registry, CLIENT1)
+            left.remove()
+        await machine.start(registry, CLIENT1)
+
+
+async def test_a_job_that_leaves_both_counts_once(machine: Machine) -> None:
+    """A process that could not be killed and a thread are left of one job, and hold one place."""
+    async with machine.registry(grace_seconds=0, bounds=Bounds(running=8)) as registry:
+        stuck = await machine.start(registry, CLIENT1, Script(on_term=None, death_seconds=NEVER))
+        left_threads(registry, stuck).add()
+        await registry.stop(CLIENT1, stuck)
+        await machine.start(registry, CLIENT1)
 
 
 @pytest.mark.parametrize("point", ["kill", "remove", "close"])

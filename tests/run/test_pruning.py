@@ -15,6 +15,7 @@ import trio
 from jobmaster.errors import ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import OutputPruned
+from jobmaster.job.state import Executed
 from jobmaster.output.dropping import prune_file
 from jobmaster.output.index import GapReason
 from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
@@ -24,6 +25,7 @@ from jobmaster.run.registry import Registry
 from tests.run.conftest import Machine
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
 from tests.run.scripted import Script, output
+from tests.run.test_recovery import write
 
 SIZE: Final = 320 * 1024
 WRITER: Final = Script(writes=((0.1, SIZE),), ends_at=1)
@@ -267,6 +269,18 @@ async def test_what_an_earlier_server_left(machine: Machine) -> None:
         assert machine.logs() == {job_ids[0], *job_ids[3:]}
         pruned = [job_id for job_id in job_ids if machine.records.jobs[job_id].output_pruned]
         assert pruned == job_ids[1:3]
+
+
+async def test_the_output_of_a_job_that_was_lost(machine: Machine) -> None:
+    """It counts and can go, though it is known to be lost only after the outputs of earlier servers have been counted."""
+    lost = write(machine, Executed())
+    machine.host.output_path(lost).write_bytes(bytes(SIZE))
+    async with bounded(machine) as registry:
+        await trio.sleep(20)
+        await registry.recover()
+        job_ids = await run_to_end(machine, registry, *[CLIENT1] * 3)
+        await trio.sleep(20)
+        assert machine.logs() == set(job_ids)
 
 
 async def test_a_server_that_was_killed_in_between(machine: Machine) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from jobmaster.errors import (
     CgroupsRemoved,
+    CommandNotFound,
     CommandNotRunnable,
     HostError,
     InvalidRequest,
@@ -56,12 +57,18 @@ def test_who_has_to_act(number: int, stage: str, kind: type[Exception], words: s
         raise told(number, stage)
 
 
-@pytest.mark.parametrize(("number", "field"), [(errno.E2BIG, "args"), (errno.ENAMETOOLONG, "command")])
-def test_what_is_wrong_with_the_request(number: int, field: str) -> None:
+def test_what_is_wrong_with_the_request() -> None:
     """What no host could execute names the field of the request."""
-    error = told(number, "exec")
+    error = told(errno.E2BIG, "exec")
     assert isinstance(error, InvalidRequest)
-    assert error.field == field
+    assert error.field == "args"
+
+
+def test_a_name_that_no_file_can_have() -> None:
+    """A command of more characters than a file's name can have is not found, as a shell says."""
+    error = told(errno.ENAMETOOLONG, "lookup", "x" * 300)
+    assert isinstance(error, CommandNotFound)
+    assert str(error) == f"command '{'x' * 255}…' not found: it is longer than the name of a file can be"
 
 
 def test_a_command_with_a_slash_is_not_looked_up() -> None:

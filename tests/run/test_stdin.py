@@ -13,10 +13,22 @@ from typing import Final
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
-from jobmaster.run.stdin import CAPACITY, PIPE_SIZE, WIDE_CAPACITY, Stdin, _Ends, open_input_pipe, open_queue
+from jobmaster.launcher.packets import close_all
+from jobmaster.run import stdin as stdin_module
+from jobmaster.run.stdin import (
+    CAPACITY,
+    CLOSE_SECONDS,
+    FEEDERS,
+    PIPE_SIZE,
+    WIDE_CAPACITY,
+    Stdin,
+    _Ends,
+    open_input_pipe,
+    open_queue,
+)
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
@@ -302,10 +314,34 @@ async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.Monkey
         await trio.to_thread.run_sync(entered.wait)
     await fed.stdin.close()
     os.fstat(fed.queue)
+    assert (fed.stdin.left_threads.count, FEEDERS.available_tokens) == (1, 1_000)
     may_go.set()
     assert await read_to_end(fed.read_end) == b"abc"
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fed.queue)
+    await until(lambda: fed.stdin.left_threads.count == 0)
+    assert FEEDERS.total_tokens == 1_000
+
+
+async def test_a_thread_that_closes_and_is_held_up(
+    fed: Fed, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the lock of the pipe holds up the thread that closes it, which counts until it comes out."""
+    entered, may_go = threading.Event(), threading.Event()
+
+    def held_up(descriptors: list[int]) -> None:
+        entered.set()
+        may_go.wait(DEADLINE)
+        close_all(descriptors)
+
+    monkeypatch.setattr(stdin_module, "close_all", held_up)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fed.stdin.close)
+        await trio.to_thread.run_sync(entered.wait)
+        mock_clock.jump(CLOSE_SECONDS)
+    assert fed.stdin.left_threads.count == 1
+    may_go.set()
+    await until(lambda: fed.stdin.left_threads.count == 0)
 
 
 async def test_a_thread_does_not_wait_for_what_nobody_reads(fed: Fed) -> None:
