@@ -357,16 +357,16 @@ class _Ends:
             self._threads += 1
             queue, pipe = self.queue, self.pipe
         try:
-            held_up_at = end
-            while self.pipe == pipe and (begin := os.lseek(queue, 0, os.SEEK_CUR)) < end:
+            rest = end - os.lseek(queue, 0, os.SEEK_CUR)
+            was_held_up = False
+            while self.pipe == pipe and rest > 0:
                 try:
-                    os.sendfile(pipe, queue, None, end - begin)
+                    rest -= os.sendfile(pipe, queue, None, rest)
+                    was_held_up = False
                 except BlockingIOError:
-                    if begin == held_up_at or not _is_writable_soon(
-                        pipe
-                    ):  # a terminal may pass for writable, and is not
+                    if was_held_up or not _is_writable_soon(pipe):  # a terminal may pass for writable, and is not
                         raise
-                    held_up_at = begin
+                    was_held_up = True
         finally:
             with self._lock:
                 self._threads -= 1
