@@ -247,14 +247,19 @@ class Children:
 
     def _reap(self, entry: Entry) -> None:
         """Reaps a child that can be; its outcome is read first, while /proc still has it."""
-        self._on_outcome(entry)
+        self._on_outcome(entry, is_dead=True)
         self._ended(entry, os.waitpid(entry.pid, os.WNOHANG)[1])
 
-    def _on_outcome(self, entry: Entry) -> None:
+    def _on_outcome(self, entry: Entry, *, is_dead: bool = False) -> None:
         if entry.errors is None:
             return
-        outcome = read_outcome(entry.errors, entry.pid)
+        outcome = read_outcome(entry.errors, entry.pid, is_dead=is_dead)
         if outcome is None:
+            if _is_readable(
+                entry.errors
+            ):  # at its end: the child is dying, and would be looked at again and again until it is dead
+                self._poller.forget(entry.errors)
+                self._poller.call_later(_RECHECK_SECONDS, partial(self._on_outcome, entry))
             return
         self._poller.forget(entry.errors)
         os.close(entry.errors)
@@ -283,7 +288,7 @@ class Children:
         if not found.is_zombie:
             self._poller.call_later(_RECHECK_SECONDS, partial(self._on_withheld, entry))
             return
-        self._on_outcome(entry)
+        self._on_outcome(entry, is_dead=True)
         status = found.exit_code if kernel.tells_exit_code(entry.pid) else UNKNOWN_STATUS
         self._ended(entry, status)  # the zombie is reaped as an unknown pid when its tracer leaves it
 

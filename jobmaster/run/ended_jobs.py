@@ -62,7 +62,7 @@ class EndedJobs:
         remover: FileRemover,
         retention: Retention,
         *,
-        counts_outputs: bool = True,
+        bounds_outputs: bool,
     ) -> None:
         self._host = host
         self._records = records
@@ -72,7 +72,7 @@ class EndedJobs:
         self._given_up: set[JobId] = set()
         self._have_changed = trio.Event()
         self._files: WeakValueDictionary[JobId, KeptFile] = WeakValueDictionary()
-        self.ledger = Ledger(counts_earlier=counts_outputs)
+        self.ledger = Ledger(counts_earlier=bounds_outputs)
         """What outputs take of the disk."""
         self.forgotten = 0
         """How many jobs have been forgotten, or their outputs removed: what was read of the journal before may be of one
@@ -94,8 +94,8 @@ class EndedJobs:
         self._remember(EndedJob(record, supervisor.output.stored()))
         self._have_changed.set()
 
-    def note_lost(self, record: JobRecord) -> None:
-        """A job of an earlier server has been found to have ended; its output may have been missed when those were counted."""
+    def add_lost(self, record: JobRecord) -> None:
+        """A job of an earlier server is recorded to have ended: after the journal was asked for those that have, perhaps."""
         self.ledger.note_ended(record.id, record.owner)
 
     def file_of(self, job_id: JobId) -> KeptFile:

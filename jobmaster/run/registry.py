@@ -70,7 +70,7 @@ class Registry:
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
         self._bounds_outputs = bounds.output.are_any
-        self._ended = EndedJobs(host, records, remover, bounds.retention, counts_outputs=self._bounds_outputs)
+        self._ended = EndedJobs(host, records, remover, bounds.retention, bounds_outputs=self._bounds_outputs)
         rooms = Rooms()
         self._pruner = Pruner(
             host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, rooms=rooms
@@ -241,10 +241,10 @@ class Registry:
     async def recover(self) -> Recovered:
         """Goes on with the jobs of an earlier server, and ends what of them cannot be gone on with."""
         recovered = await recover(self._host, self._records)
-        for lost in recovered.lost:
-            self._ended.note_lost(lost)
         for record, spawned in recovered.adopted:
             self._tasks.adopt(record, spawned)
+        for record in recovered.lost:
+            self._ended.add_lost(record)
         return recovered
 
     async def drain(self) -> None:

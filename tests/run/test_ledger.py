@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 from jobmaster.job.identifier import JobId
 from jobmaster.run.ledger import Ledger, Victim
 
@@ -86,19 +84,12 @@ def test_what_an_earlier_server_left_goes_first() -> None:
     assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, B]
 
 
-def test_an_end_that_is_told_twice() -> None:
-    """A lost job's output that was found among the earlier ones counts once."""
-    ledger = ledger_of((A, "one", 5))
+def test_one_that_is_found_before_its_end_is_told() -> None:
+    """It counts once, as large as it was found to be."""
+    ledger = Ledger()
+    ledger.note_running(A, "one")
+    ledger.note_size(A, 10)
+    ledger.note_earlier([Victim(A, "one", 15)])
     ledger.note_ended(A, "one")
-    assert (ledger.total, ledger.unmeasured) == (5, ())
-    ledger.forget(A)
-    assert ledger.total == 0
-
-
-def test_where_none_of_an_earlier_server_are_counted() -> None:
-    """Nothing is remembered of what is forgotten."""
-    ledger = Ledger(counts_earlier=False)
-    before = sys.getsizeof(vars(ledger)["_gone"])
-    for number in range(1000):
-        ledger.forget(JobId(f"{number}"))
-    assert sys.getsizeof(vars(ledger)["_gone"]) == before
+    assert (ledger.total, ledger.unmeasured) == (15, ())
+    assert ledger.choose(1, 10).victims == (Victim(A, "one", 15),)

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import ServerBusy
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import OutputPruned
-from jobmaster.job.state import Executed
 from jobmaster.output.dropping import prune_file
 from jobmaster.output.index import GapReason
 from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
@@ -23,9 +23,9 @@ from jobmaster.run import pruning
 from jobmaster.run.bounds import Bounds, Disk, FreeSpace, OutputBounds
 from jobmaster.run.registry import Registry
 from tests.run.conftest import Machine
+from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
 from tests.run.scripted import Script, output
-from tests.run.test_recovery import write
 
 SIZE: Final = 320 * 1024
 WRITER: Final = Script(writes=((0.1, SIZE),), ends_at=1)
@@ -271,16 +271,21 @@ async def test_what_an_earlier_server_left(machine: Machine) -> None:
         assert pruned == job_ids[1:3]
 
 
-async def test_the_output_of_a_job_that_was_lost(machine: Machine) -> None:
-    """It counts and can go, though it is known to be lost only after the outputs of earlier servers have been counted."""
-    lost = write(machine, Executed())
-    machine.host.output_path(lost).write_bytes(bytes(SIZE))
+@pytest.mark.parametrize("is_counted_first", [True, False])
+async def test_a_job_that_was_lost(machine: Machine, is_counted_first: bool) -> None:
+    """Its output counts, and goes in its turn, also where the others of an earlier server were counted before it had ended."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        await machine.start(registry, CLIENT1, Script(writes=((0.1, SIZE),)))
+        await trio.sleep(1)
+        await registry.hand_over()
+    machine.plan(Fault(point="adopt", call=1))
     async with bounded(machine) as registry:
-        await trio.sleep(20)
+        if is_counted_first:
+            await wait_all_tasks_blocked()
         await registry.recover()
-        job_ids = await run_to_end(machine, registry, *[CLIENT1] * 3)
+        kept = await run_to_end(machine, registry, *[CLIENT1] * 3)
         await trio.sleep(20)
-        assert machine.logs() == set(job_ids)
+        assert machine.logs() == set(kept)
 
 
 async def test_a_server_that_was_killed_in_between(machine: Machine) -> None:
