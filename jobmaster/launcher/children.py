@@ -190,7 +190,7 @@ class Children:
         Args:
             waiting: of the server.
             is_sure: where nobody is seen to hold a lock, and all were looked at that can be, the jobs whose pipes they are have to
-                do with it; and when those were ended, in vain, the others of their clients.
+                do with it; and when those were ended, in vain, the others of their clients; then those that cannot be looked at.
         """
         entries = [entry for entry in self._table if not entry.is_blamed]
         wanted = set(waiting.pipes)
@@ -208,7 +208,11 @@ class Children:
         holders = [entry for entry in entries if entry.id in found]
         if not holders and is_sure and search.is_over:
             reason = _MAY_HOLD_A_LOCK
-            holders = [entry for entry in entries if wanted & _pipes_of(entry)] or self._others_of_blamed(entries)
+            holders = (
+                [entry for entry in entries if wanted & _pipes_of(entry)]
+                or self._others_of_blamed(entries)
+                or [entry for entry in entries if entry.id in search.unseen]
+            )
         for entry in holders:
             self._end(entry, reason)
         return [entry.id for entry in holders]
