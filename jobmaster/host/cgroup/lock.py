@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 
 def take_lock(folder: Path) -> int | None:
-    """A descriptor that has the exclusive lock of this folder; None where somebody else has it, or it is removed."""
+    """A descriptor that has the exclusive lock of this folder; None where somebody else has it or may have it, or it is removed.
+
+    Who may read a folder can lock it: one of a server that runs as another user may not be opened.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
     try:
         if _try_lock(descriptor) and _is_at(folder, descriptor):

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from jobmaster.host.cgroup.statistics import CpuStatistics, IoStatistics, MemoryEvents, Pressure
 
 JOBS: Final = "jobs"
+_JOBS_MODE: Final = 0o711
+"""Who may read the folder can open it, and take the lock that is the server's (flock(2)). Jobs reach their own cgroup all
+the same."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,255}", re.ASCII)
 _MAKING_TRIES: Final = 100
 # rmdir: EBUSY from cgroupfs, ENOTEMPTY from a plain folder with subfolders.
@@ -244,12 +247,18 @@ class CgroupTree:
     def prepare(self) -> None:
         """Make the root and its ``jobs`` folder where they are missing, and enable the controllers in them.
 
+        Nobody but this user may read ``jobs`` then.
+
         Raises:
             CgroupFileError: the kernel refuses.
         """
         for folder in (self.root, self.jobs):
             _make_folder(folder, self.folders, may_exist=True)
             self._enable_controllers(folder)
+        try:
+            self.jobs.chmod(_JOBS_MODE)
+        except OSError as error:
+            raise CgroupFileError(self.jobs, error) from error
 
     def create(self, client: str, job_id: str, writes: Iterable[LimitWrite]) -> JobCgroup:
         """A fresh, empty cgroup with every limit set.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -114,6 +115,19 @@ def test_a_threaded_sub_cgroup_is_seen_and_killed(job: JobCgroup) -> None:
         assert process.wait() == -signal.SIGKILL
     wait_until_empty(job)
     assert job.remove()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_no_other_user_takes_the_lock(kernel_tree: CgroupTree, job: JobCgroup) -> None:
+    """Jobs, or other users of the host, cannot open the folder that a server locks, but can read what a job's cgroup tells."""
+    kernel_tree.jobs.chmod(0o755)  # as an earlier server left it
+    kernel_tree.prepare()
+    script = 'flock -n "$1" true && exit 9; cat "$2/cgroup.events"'
+    command = ["sh", "-c", script, "sh", kernel_tree.jobs, job.path]
+    told = subprocess.run(command, user=65534, group=65534, extra_groups=(), capture_output=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert b"populated 0" in told.stdout
+    assert b"Permission denied" in told.stderr
 
 
 def test_killing_everything_leaves_the_supervisor(kernel_tree: CgroupTree) -> None:

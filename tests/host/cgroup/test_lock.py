@@ -34,6 +34,16 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     assert take_lock(tmp_path / "none") is None
 
 
+def test_a_folder_that_may_not_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of another user's server counts as locked."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    assert take_lock(tmp_path) is None
+
+
 def test_a_folder_that_was_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock of a folder whose name means another one by now, or none, is no lock; its descriptor is closed."""
     folder = tmp_path / "jobs"
