@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -54,7 +55,12 @@ def test_a_child_that_is_dying_is_looked_at_again(monkeypatch: pytest.MonkeyPatc
     poller, said = Poller(), list[Message]()
     waits = list[float]()
     call_later = poller.call_later
-    monkeypatch.setattr(poller, "call_later", lambda seconds, call: (waits.append(seconds), call_later(seconds, call)))
+
+    def note_and_call_later(seconds: float, call: Callable[[], None]) -> None:
+        waits.append(seconds)
+        call_later(seconds, call)
+
+    monkeypatch.setattr(poller, "call_later", note_and_call_later)
     with subprocess.Popen(["sleep", "1000"]) as child:
         errors, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.close(write_end)
