@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -152,6 +153,12 @@ def room_of(name: str) -> str | None:
             return None
 
 
+@cache
+def imports_of(module: Path | str, *, types_too: bool) -> frozenset[str]:
+    """What a module of the package imports; it is parsed once for all who ask."""
+    return frozenset(imports(read(module), types_too=types_too))
+
+
 def modules() -> list[Path]:
     """Every module of the package, as paths in it."""
     return sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
@@ -180,7 +187,7 @@ def test_arrows_make_no_circle() -> None:
 @pytest.mark.parametrize("module", modules(), ids=str)
 def test_arrows_point_inwards(module: Path) -> None:
     """A module imports its own room and those that the table allows, for the type checker too."""
-    met = {room_of(name) for name in imports(read(module), types_too=True)} - {None}
+    met = {room_of(name) for name in imports_of(module, types_too=True)} - {None}
     assert met - ARROWS[room(module)] - {room(module)} == set()
 
 
@@ -190,7 +197,7 @@ def test_packages_behind_one_door(package: str) -> None:
     users = {
         module
         for module in modules()
-        for name in imports(read(module), types_too=True)
+        for name in imports_of(module, types_too=True)
         if f"{name}.".startswith(f"{package}.")
     }
     assert users
@@ -207,7 +214,7 @@ def test_packages_behind_one_door(package: str) -> None:
 def test_pure_modules_know_nothing_of_trio(module: str) -> None:
     """A module that decides and does not wait imports no event loop."""
     assert (PACKAGE / module).is_file()
-    names = {name.partition(".")[0] for name in imports(read(module), types_too=False)}
+    names = {name.partition(".")[0] for name in imports_of(module, types_too=False)}
     assert names & {"trio", "anyio", "asyncio"} == set()
 
 

@@ -184,4 +184,8 @@ class Attachment:
         piece = self._input.take(send_window)
         if piece is None:
             return None
-        return pb.AttachRequest(input=pb.AttachInput(offset=piece.offset, data=piece.data, end=piece.ends))
+        message = pb.AttachRequest()  # filled in place: a submessage that is given is copied, and its data once more
+        message.input.offset = piece.offset
+        message.input.data = piece.data
+        message.input.end = piece.ends
+        return message

@@ -16,8 +16,9 @@ MOST_KEPT: Final = 2 * 1024 * 1024
 """Bytes that are kept before more is read; more than a server and its flow-control window hold, so that it never waits."""
 PIECE_SIZE: Final = 64 * 1024 - 256
 """Bytes of one message, at most."""
-LARGE_PIECE: Final = 128 * 1024 - 256
-"""The same, as long as the server takes so much at once: a server holds what has begun to come."""
+LARGE_PIECE: Final = 96 * 1024 - 256
+"""The same, as long as the server takes so much at once: a server holds what has begun to come. The C library takes memory of
+128 KiB and more from the kernel and returns it each time, on both sides."""
 _SMALL: Final = 16 * 1024
 """Bytes of what is joined to what came before it: each piece by itself costs memory."""
 

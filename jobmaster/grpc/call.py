@@ -75,7 +75,7 @@ class MessageReceiver:
         """Whether there is a message, the end of the stream, or a failure."""
         return bool(self._queue) or self.ended or self.failure is not None
 
-    def on_data(self, data: bytes | memoryview, length: int) -> None:
+    def on_data(self, data: bytes, length: int) -> None:
         """Takes bytes of the peer's messages, for which `length` bytes of window are to be acknowledged."""
         if self.failure is not None:
             self._connection.acknowledge(self._stream_id, length)

@@ -45,7 +45,7 @@ class MessageDecoder:
 
     def __init__(self, max_length: int) -> None:
         self._max_length = max_length
-        self._held: deque[bytes | memoryview] = deque()
+        self._held: deque[bytes] = deque()
         self._held_length = 0
         self._wanted: int | None = None
 
@@ -59,7 +59,7 @@ class MessageDecoder:
         """True when no part of a message is waiting for its rest."""
         return self._wanted is None and self._held_length == 0
 
-    def feed(self, data: bytes | memoryview) -> list[bytes]:
+    def feed(self, data: bytes) -> list[bytes]:
         """Takes the next bytes; returns the messages that they complete.
 
         Raises:
@@ -103,4 +103,4 @@ class MessageDecoder:
                 head = head[:count]
             parts.append(head)
             count -= len(head)
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -1,4 +1,8 @@
-"""What /proc/PID/stat tells of a process that lives, or has died and is not yet reaped (proc_pid_stat(5))."""
+"""What /proc/PID/status tells of a process that lives, or has died and is not yet reaped (proc_pid_status(5)).
+
+/proc/PID/stat tells it as well. But newer kernels have its reader wait where the process executes a program, until that has
+closed its close-on-exec files: which a job on a disk that does not answer need never come to.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-_FLAGS, _PENDING = 9, 31
-"""Fields of /proc/PID/stat, as the manual page numbers them."""
-_PF_EXITING: Final = 0x4
-"""include/linux/sched.h: it is getting shut down."""
 _SIGKILL_BIT: Final = 1 << (signal.SIGKILL - 1)
-
-
 _MOST_THREADS: Final = 64
 """Threads that are looked at; those that have ended are not listed, so a process that lives shows one of its first."""
 
@@ -26,20 +24,20 @@ def is_dying(pid: int) -> bool:
     thread tells; a main thread may also end by itself (pthread_exit(3)) and leave the process to others. True also
     where that cannot be read.
     """
-    if not _is_exiting(Path(f"/proc/{pid}/stat")):
+    if not _is_exiting(Path(f"/proc/{pid}/status")):
         return False
     try:
         with os.scandir(f"/proc/{pid}/task") as threads:
-            return all(_is_exiting(Path(thread.path, "stat")) for thread in itertools.islice(threads, _MOST_THREADS))
+            return all(_is_exiting(Path(thread.path, "status")) for thread in itertools.islice(threads, _MOST_THREADS))
     except OSError:
         return True
 
 
-def _is_exiting(stat: Path) -> bool:
+def _is_exiting(status: Path) -> bool:
+    """A thread that exits gives up its memory first."""
     try:
-        fields = stat.read_bytes().rpartition(b")")[2].split()
+        lines = status.read_bytes().splitlines()
     except OSError:
         return True
-    after_name = 3  # the number of the first field after the name
-    flags, pending = int(fields[_FLAGS - after_name]), int(fields[_PENDING - after_name])
-    return bool(flags & _PF_EXITING or pending & _SIGKILL_BIT)
+    fields = dict(line.split(b":", 1) for line in lines)  # a name's newlines are escaped
+    return b"VmSize" not in fields or bool(int(fields[b"SigPnd"], 16) & _SIGKILL_BIT)

@@ -39,7 +39,7 @@ class DataReceived(NamedTuple):
     """A part of a body. `length` bytes of window, padding included, are to be acknowledged once it is consumed."""
 
     stream_id: int
-    data: bytes | memoryview
+    data: bytes
     length: int
     ended: bool
 

@@ -2,7 +2,8 @@
 
 The nine bytes of a frame's header decide whether the rest is worth waiting for, and no frame is looked at twice. At
 most one incomplete frame and one incomplete header block are held. The payload of unpadded DATA is returned as it
-arrives, without waiting for the end of its frame.
+arrives, without waiting for the end of its frame. What is returned or held is a copy: the bytes fed may be a view of a
+buffer that is used again.
 """
 
 from __future__ import annotations
@@ -37,10 +38,9 @@ class FrameReader:
     """Feed it bytes, then take frames until there is none."""
 
     def __init__(self, *, max_frame_size: int, is_client: bool) -> None:
-        """A client expects no preface, and does not copy bulk DATA: such a payload is a view of the bytes fed."""
+        """A client expects no preface."""
         self._max_frame_size = max_frame_size
-        self._is_client = is_client
-        self._data = b""
+        self._data: bytes | memoryview = b""
         self._position = 0
         self._preface_left = b"" if is_client else frames.PREFACE
         self._expects_settings = True
@@ -57,20 +57,20 @@ class FrameReader:
         """Bytes of an incomplete frame and an incomplete header block."""
         return len(self._data) - self._position + len(self._block or b"")
 
-    def feed(self, data: bytes) -> None:
-        """Takes received bytes; only when `next_frame` has returned None.
+    def feed(self, data: bytes | memoryview) -> None:
+        """Takes received bytes, which are used until `next_frame` returns None; only when it has.
 
         Raises:
             ProtocolViolation: they are not those of an HTTP/2 client.
         """
-        self._data = self._data[self._position :] + data if self._position < len(self._data) else data
+        self._data = b"".join((self._data[self._position :], data)) if self._position < len(self._data) else data
         self._position = 0
         if self._preface_left:
-            taken = len(self._data[: len(self._preface_left)])
-            if not self._preface_left.startswith(self._data[:taken]):
+            begin = bytes(self._data[: len(self._preface_left)])
+            if not self._preface_left.startswith(begin):
                 connection_error(ErrorCode.PROTOCOL_ERROR, "not the HTTP/2 preface")
-            self._preface_left = self._preface_left[taken:]
-            self._position = taken
+            self._preface_left = self._preface_left[len(begin) :]
+            self._position = len(begin)
 
     def next_frame(self) -> Frame | None:
         """The next frame, None where more bytes are needed.
@@ -96,7 +96,7 @@ class FrameReader:
                 self._keep_rest()
                 return None
             self._position = start + length
-            payload = data[start : start + length]
+            payload = bytes(data[start : start + length])
             if kind == frames.HEADERS:
                 payload = _header_block(flags, stream_id, payload)
                 if flags & frames.END_HEADERS:
@@ -111,7 +111,7 @@ class FrameReader:
 
     def _keep_rest(self) -> None:
         """Frees all bytes but those of an incomplete frame."""
-        self._data, self._position = self._data[self._position :], 0
+        self._data, self._position = bytes(self._data[self._position :]), 0
 
     def _check_header(self, length: int, kind: int, flags: int, stream_id: int) -> None:
         """Called again when more of the frame has arrived."""
@@ -141,9 +141,7 @@ class FrameReader:
         if start == end:
             self._keep_rest()
             return None
-        # A server has to know what it holds, and a view would keep all the bytes fed.
-        is_bulk = self._is_client and 2 * (end - start) > len(self._data)
-        payload = memoryview(self._data)[start:end] if is_bulk else self._data[start:end]
+        payload = bytes(self._data[start:end])
         self._position = end
         self._data_left -= end - start
         flags = self._data_flags if self._data_left == 0 else self._data_flags & ~frames.END_STREAM

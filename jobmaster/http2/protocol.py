@@ -130,8 +130,8 @@ class Http2Protocol(Generic[Parsed]):
 
     # --- receiving ------------------------------------------------------------------------------------------------
 
-    def receive(self, data: bytes, now: float) -> Iterator[Event]:
-        """Takes received bytes at `now` (seconds on a clock that does not go back); to be iterated to its end.
+    def receive(self, data: bytes | memoryview, now: float) -> Iterator[Event]:
+        """Takes received bytes, used until it has ended, at `now` (seconds on a clock that does not go back); to be iterated to its end.
 
         Raises:
             ProtocolViolation: the connection has to end; what was yielded before stands. Every later call raises again.
@@ -185,9 +185,7 @@ class Http2Protocol(Generic[Parsed]):
         event = self._on_data_payload(flags, stream_id, body, padding=len(payload) - len(body))
         return error or event
 
-    def _on_data_payload(
-        self, flags: int, stream_id: int, data: bytes | memoryview, *, padding: int = 0
-    ) -> Event | None:
+    def _on_data_payload(self, flags: int, stream_id: int, data: bytes, *, padding: int = 0) -> Event | None:
         """The next bytes of a DATA frame; END_STREAM is set with the last ones."""
         length = len(data) + padding
         stream = self._streams.get(stream_id)

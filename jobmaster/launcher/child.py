@@ -133,20 +133,26 @@ def _fork(cgroup: int) -> tuple[int, int, bool]:
         raise
 
 
-def read_outcome(errors: int, pid: int) -> Outcome | None:
-    """What the error pipe says by now; None while the child is held.
+def read_outcome(errors: int, pid: int, *, is_dead: bool) -> Outcome | None:
+    """What the error pipe says by now; None while that is not known.
 
-    End of file means that the child has executed its command or was killed before; the kernel keeps which. So it does
-    when the pipe has not ended with the child: a server that is not root can't hide it from its user's processes.
+    End of file means that the child has executed its command or was killed before. A child that lives has executed it where it
+    has memory: what dies gives that up before its files. Of one that is dead the kernel keeps which; also when the pipe has
+    not ended with it: a server that is not root can't hide it from its user's processes.
+
+    A child that lives may execute any program by now, and that the next one. So it is never asked in a way that waits for an
+    execve(2) to end, as /proc/PID/stat does: that may close files on a disk that does not answer.
     """
     try:
         record = os.read(errors, _RECORD_BYTES)
     except BlockingIOError:
-        if not kernel.read_stat(pid).is_zombie:
+        if not is_dead:
             return None
         record = b""
-    if not record:
+    if not record and is_dead:
         return Outcome(phase=Phase.EXECUTED if kernel.read_stat(pid).executed else Phase.NEVER_RAN)
+    if not record:
+        return Outcome(phase=Phase.EXECUTED) if kernel.has_memory(pid) else None
     phase, number, stage = record.decode(errors="replace").split(" ", 2)
     return Outcome(phase=Phase(phase), errno=int(number), stage=stage)
 

@@ -190,7 +190,7 @@ class Children:
         Args:
             waiting: of the server.
             is_sure: where nobody is seen to hold a lock, and all were looked at that can be, the jobs whose pipes they are have to
-                do with it; and when those were ended, in vain, the others of their clients.
+                do with it; and when those were ended, in vain, the others of their clients; then those that cannot be looked at.
         """
         entries = [entry for entry in self._table if not entry.is_blamed]
         wanted = set(waiting.pipes)
@@ -208,7 +208,11 @@ class Children:
         holders = [entry for entry in entries if entry.id in found]
         if not holders and is_sure and search.is_over:
             reason = _MAY_HOLD_A_LOCK
-            holders = [entry for entry in entries if wanted & _pipes_of(entry)] or self._others_of_blamed(entries)
+            holders = (
+                [entry for entry in entries if wanted & _pipes_of(entry)]
+                or self._others_of_blamed(entries)
+                or [entry for entry in entries if entry.id in search.unseen]
+            )
         for entry in holders:
             self._end(entry, reason)
         return [entry.id for entry in holders]
@@ -247,14 +251,19 @@ class Children:
 
     def _reap(self, entry: Entry) -> None:
         """Reaps a child that can be; its outcome is read first, while /proc still has it."""
-        self._on_outcome(entry)
+        self._on_outcome(entry, is_dead=True)
         self._ended(entry, os.waitpid(entry.pid, os.WNOHANG)[1])
 
-    def _on_outcome(self, entry: Entry) -> None:
+    def _on_outcome(self, entry: Entry, *, is_dead: bool = False) -> None:
         if entry.errors is None:
             return
-        outcome = read_outcome(entry.errors, entry.pid)
+        outcome = read_outcome(entry.errors, entry.pid, is_dead=is_dead)
         if outcome is None:
+            if _is_readable(
+                entry.errors
+            ):  # at its end: the child is dying, and would be looked at again and again until it is dead
+                self._poller.forget(entry.errors)
+                self._poller.call_later(_RECHECK_SECONDS, partial(self._on_outcome, entry))
             return
         self._poller.forget(entry.errors)
         os.close(entry.errors)
@@ -283,7 +292,7 @@ class Children:
         if not found.is_zombie:
             self._poller.call_later(_RECHECK_SECONDS, partial(self._on_withheld, entry))
             return
-        self._on_outcome(entry)
+        self._on_outcome(entry, is_dead=True)
         status = found.exit_code if kernel.tells_exit_code(entry.pid) else UNKNOWN_STATUS
         self._ended(entry, status)  # the zombie is reaped as an unknown pid when its tracer leaves it
 

@@ -20,7 +20,9 @@ Jobs can have any number of threads, and while these are looked at the launcher 
 `MOST_STEPS`, of which each job has some in its turn; the next one goes on from there, and a `Search` is over after `MOST_LOOKS`,
 with whatever was found until then.
 
-Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over.
+Files are never touched, only links to them are read: a disk may not answer. What cannot be read is passed over. What has to
+be waited for, as a job that executes a program has it, is left to a process that may wait (`reader`): such a job is not looked
+at any more, and may be the one.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ import os
 from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from jobmaster.launcher.reader import MOST_FILES, HeldUp, Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,6 +70,11 @@ STEPS_OF_JOB: Final = 4
 """So many of one job before the next one's: each of a thousand jobs has its turn in every look."""
 MOST_LOOKS: Final = 10
 """Looks of one search."""
+MOST_HELD_UP: Final = 4
+"""Jobs that one look waits for, in vain."""
+_AT_ONCE: Final = MOST_FILES // 2
+"""Threads that are asked for at a time."""
+_READER: Final = Reader()
 
 
 class Waiting(NamedTuple):
@@ -89,12 +98,13 @@ def waiting(pid: int) -> Waiting:
     where: list[str] = []
     for task in _tasks(pid):
         function = _read(f"{task}/wchan")
+        call = _read(f"{task}/syscall")
         if function.strip("0"):
             where.append(function)
         if _is_for_a_lock(function):
-            wanted.update(_pipes(task, _FIRST) if function != _CLOSING else ())
+            wanted.update(_pipes(task, call, _FIRST) if function != _CLOSING else ())
         else:
-            held.update(_pipes(task))
+            held.update(_pipes(task, call))
     return Waiting(frozenset(wanted - held), is_closing=_CLOSING in where, where=tuple(where))
 
 
@@ -118,6 +128,8 @@ class Search:
     def __init__(self, jobs: Iterable[Job]) -> None:
         self._left = deque((job, held_by(job.cgroup, job.pid)) for job in jobs)
         self._looks = 0
+        self.unseen: set[str] = set()
+        """The ids of jobs that hold up who looks at them."""
 
     @property
     def is_over(self) -> bool:
@@ -127,11 +139,21 @@ class Search:
     def look(self, pipes: frozenset[int]) -> set[str]:
         """The ids of jobs, among those that this look comes to, that may hold the lock of one of these."""
         self._looks += 1
-        found = set()
-        steps = 0
-        while self._left and steps < MOST_STEPS:
+        try:
+            return self._look(pipes)
+        finally:
+            _READER.close()
+
+    def _look(self, pipes: frozenset[int]) -> set[str]:
+        found: set[str] = set()
+        steps, most_unseen = 0, len(self.unseen) + MOST_HELD_UP
+        while self._left and steps < MOST_STEPS and len(self.unseen) < most_unseen:
             job, held = self._left.popleft()
-            some = list(islice(held, STEPS_OF_JOB))
+            try:
+                some = list(islice(held, STEPS_OF_JOB))
+            except HeldUp:
+                self.unseen.add(job.id)
+                continue
             steps += max(1, len(some))
             if any(map(pipes.intersection, some)):
                 found.add(job.id)
@@ -146,11 +168,24 @@ def held_by(cgroup: str, pid: int | None) -> Iterator[frozenset[int]]:
     Args:
         cgroup: path of its folder.
         pid: of its main process, where that lives.
+
+    Raises:
+        HeldUp: the job keeps who looks waiting.
     """
+    tasks: list[str] = []
     for each in {*_processes(cgroup), *(() if pid is None else (pid,))}:
         yield frozenset()
-        for task in _tasks(each):
-            yield frozenset() if _is_for_a_lock(_read(f"{task}/wchan")) else frozenset(_pipes(task))
+        tasks += _tasks(each)
+        while len(tasks) >= _AT_ONCE:
+            yield from _held_by_threads(tasks[:_AT_ONCE])
+            tasks = tasks[_AT_ONCE:]
+    yield from _held_by_threads(tasks)
+
+
+def _held_by_threads(tasks: list[str]) -> Iterator[frozenset[int]]:
+    texts = iter(_read_patiently([f"{task}/{name}" for task in tasks for name in ("wchan", "syscall")]))
+    for task, function, call in zip(tasks, texts, texts, strict=True):
+        yield frozenset() if _is_for_a_lock(function) else frozenset(_pipes(task, call))
 
 
 def pipe_of(fd: int) -> int | None:
@@ -170,9 +205,9 @@ def _tasks(pid: int) -> list[str]:
         return []
 
 
-def _pipes(task: str, otherwise: tuple[int, ...] = ()) -> Iterator[int]:
+def _pipes(task: str, call: str, otherwise: tuple[int, ...] = ()) -> Iterator[int]:
     """Those among the descriptors of a thread's system call: of one that may hold a lock, or `otherwise` of these arguments."""
-    number, *arguments = _read(f"{task}/syscall").split() or ("",)
+    number, *arguments = call.split() or ("",)
     if not number.isdecimal():  # "running", or in no system call
         return
     for position in _DESCRIPTORS.get(os.uname().machine, {}).get(int(number), otherwise):
@@ -201,6 +236,11 @@ def _processes(cgroup: str) -> Iterator[int]:
         return
     for folder in folders:
         yield from _processes(folder)
+
+
+def _read_patiently(paths: list[str]) -> list[str]:
+    """Of jobs, which may keep a reader waiting."""
+    return _READER.read(paths) if paths else []
 
 
 def _read(path: str) -> str:

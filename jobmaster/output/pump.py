@@ -13,7 +13,8 @@ A pipe that every writer has closed is at its end. A terminal that no process ha
 writes to it again, and only `finish`, when the job's processes have died, takes it for the end.
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
-writer of the job. So none of them is done on the event loop while a move is under way. A move outlives the wait for it:
+writer of the job. So none of them is done on the event loop while a move is under way; poll(2) alone takes no lock, and
+tells the end of a pipe that is empty, as most are when their job ends, without a thread. A move outlives the wait for it:
 its result is brought to the log by the loop whenever it comes. At the job's end a move that a disk holds up for longer
 than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
 pipe count as lost.
@@ -26,26 +27,23 @@ can have its lock. So the jobs that leave a process or a thread behind are bound
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import logging
 import os
-import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.output.dropping import PUNCHERS, Dropped, DropPlan, drop
+from jobmaster.output.closing import CLOSERS, close_in_time
+from jobmaster.output.dropping import Dropped
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
+from jobmaster.output.moving import Drop, Move, Work
 from jobmaster.output.source import Source
-from jobmaster.output.terminal import TerminalEnds, Wakes, bytes_in, fill
-from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
-from jobmaster.output.written_back import SYNCED_FROM, write_back
+from jobmaster.output.terminal import TerminalEnds, Wakes
+from jobmaster.output.transfer import PIPE_SIZE
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 logger = logging.getLogger(__name__)
@@ -59,10 +57,6 @@ byte costs at most 500 wake-ups a second. The first byte after a pause is not de
 FINISH_SECONDS: Final = 2.0
 """How long, at the job's end, the disk may take for what is in the pipe."""
 STALL_SECONDS: Final = 1.0
-PUMPS: Final = trio.CapacityLimiter(32)
-"""Threads that move output, besides those that are held up."""
-CLOSERS: Final = trio.CapacityLimiter(1_000)
-"""Threads that close what a job's output needed, one for each job at most: closing may wait for a disk or a writer."""
 IN_TRANSIT_SECONDS: Final = 0.25
 """How long what was written to a terminal may take to its other end, where the kernel brings it in a task of its own. A
 terminal that no process has open any more tells its end; only for one that another job has open all of it is waited."""
@@ -229,7 +223,7 @@ class Pump:
             pipes = [fd for source in self._sources if source is not self._left_source for fd in source.give_up()]
             log = None if self._is_log_left else self._log
             if pipes or log is not None:
-                await _close_in_time(pipes, log, self.left_threads)
+                await close_in_time(pipes, log, self.left_threads)
 
     async def _move_some(self, source: Source) -> int | None:
         """Moves some bytes: how many, 0 when every writer has closed, None when the pipe is empty for now.
@@ -244,6 +238,9 @@ class Pump:
                 await self._see_through(self._work)
             if self._work is None:
                 await self._drop_excess()
+                if source.is_spent():
+                    source.is_at_end = True
+                    return 0
             while (move := self._work) is None:
                 await self._begin(Move(source, self._log, splice=self._splice_works))
             await self._see_through(move)
@@ -314,211 +311,3 @@ class News:
 
 class NotRead(Exception):
     """The pipe could not be read, for want of memory, or by a bug."""
-
-
-class Work(ABC):
-    """What a worker thread does to a log; the event loop brings its result to the log.
-
-    Attributes:
-        done: set when the result is in the log.
-        limiter: of its threads.
-        source: the pipe that it needs, if any.
-    """
-
-    source: Source | None = None
-
-    def __init__(self, log: OutputLog, limiter: trio.CapacityLimiter) -> None:
-        self.done = trio.Event()
-        self.limiter = limiter
-        self._log = log
-        self._loop = trio.lowlevel.current_trio_token()
-        self._lock = threading.Lock()
-        self._step = _Step.WAITING
-        self._is_apart = False
-        self._found = 0
-        self._left: LeftThreads | None = None
-
-    # --- in the thread ------------------------------------------------------------------------------------------------
-
-    def run(self) -> None:
-        """Works, unless it was withdrawn meanwhile."""
-        if not self._enter(_Step.WORKING, only_from=_Step.WAITING):
-            return
-        try:
-            self._work()
-        except Exception:  # a bug, which leaves it without a result: the pump goes on, and the descriptors are closed
-            logger.exception("a bug in what is done to %s", self._log.path)
-        is_wanted = self._enter(_Step.DONE, only_from=_Step.WORKING)
-        if not is_wanted:
-            _close(() if self.source is None else self.source.give_up(), self._log)
-        with suppress(trio.RunFinishedError):
-            self._loop.run_sync_soon(self._report if is_wanted else self._come_out)
-
-    @abstractmethod
-    def _work(self) -> None: ...
-
-    def _enter(self, step: _Step, *, only_from: _Step) -> bool:
-        with self._lock:
-            if self._step is not only_from:
-                return False
-            self._step = step
-            return True
-
-    # --- on the event loop --------------------------------------------------------------------------------------------
-
-    def withdraw(self) -> bool:
-        """True where no thread has begun it; none will."""
-        return self._enter(_Step.ABANDONED, only_from=_Step.WAITING)
-
-    def abandon(self, left: LeftThreads) -> int | None:
-        """Leaves the pipe and the log's file to the thread, which closes them when the disk lets it.
-
-        Returns the bytes that it had found in the pipe, or None where it has just ended and nothing is abandoned.
-
-        Args:
-            left: counts the thread until it comes out.
-        """
-        if self._enter(_Step.ABANDONED, only_from=_Step.WORKING):
-            self.count_apart()
-            self._left = left
-            left.add()
-            return self._found
-        self._report()
-        return None
-
-    def count_apart(self) -> None:
-        """From now on until it ends, its thread is one more than its limiter allows. Idempotent."""
-        if not self._is_apart:
-            self._is_apart = True
-            self.limiter.total_tokens += 1
-
-    def _count_again(self) -> None:
-        if self._is_apart:
-            self._is_apart = False
-            self.limiter.total_tokens -= 1
-
-    def _come_out(self) -> None:
-        self._count_again()
-        if self._left is not None:
-            self._left.remove()
-
-    def _report(self) -> None:
-        if self.done.is_set():
-            return
-        self._count_again()
-        self._record()
-        self.done.set()
-
-    @abstractmethod
-    def _record(self) -> None: ...
-
-
-class Move(Work):
-    """One transfer of bytes from a pipe.
-
-    Attributes:
-        result: None where the pipe could not be read; nothing was moved.
-        error: why.
-        has_left_some: there are more bytes in a pipe of which nothing will tell.
-    """
-
-    source: Source
-    has_left_some = False
-
-    def __init__(self, source: Source, log: OutputLog, *, splice: bool) -> None:
-        super().__init__(log, PUMPS)
-        self.error: OSError | MemoryError | None = None
-        self.result: Transferred | None = None
-        self.source = source
-        self._transfer = Transfer(source.pipe, source.stream, log, log.plan(), splice=splice)
-
-    def _work(self) -> None:
-        terminal = self.source.terminal
-        try:
-            is_closed = terminal is not None and fill(terminal)
-            with suppress(OSError):
-                self._found = bytes_in(self.source.pipe)
-            result = self._transfer.run(self._found)
-            self.result = replace(result, taken=0) if is_closed and result.taken is None else result
-        except (OSError, MemoryError) as error:
-            self.error = error
-        if terminal is not None:
-            with suppress(OSError):
-                self.has_left_some = bytes_in(self.source.pipe) > 0
-
-    def _record(self) -> None:
-        if self.result is not None:
-            self._log.record(self.result)
-
-
-class Drop(Work):
-    """The dropping of one range."""
-
-    def __init__(self, log: OutputLog, plan: DropPlan) -> None:
-        super().__init__(log, PUNCHERS)
-        self._plan = plan
-        self._dropped = Dropped()
-
-    def _work(self) -> None:
-        with suppress(OSError, MemoryError):  # then it is not dropped
-            self._dropped = drop(self._log, self._plan)
-
-    def abandon(self, left: LeftThreads) -> int | None:
-        """As of any work. What the thread may still do counts as done: nobody is told of those bytes any more."""
-        found = super().abandon(left)
-        if found is not None:
-            self._log.record_drop(self._plan, Dropped(count=self._plan.end - self._plan.begin))
-        return found
-
-    def _record(self) -> None:
-        self._log.record_drop(self._plan, self._dropped)
-
-
-class _Step(enum.Enum):
-    WAITING = enum.auto()
-    WORKING = enum.auto()
-    DONE = enum.auto()
-    ABANDONED = enum.auto()
-
-
-async def _close_in_time(pipes: Iterable[int], log: OutputLog | None, left: LeftThreads) -> None:
-    """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with (
-        trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as waiting,
-        left.counted(CLOSERS) as thread,
-    ):
-        loop = trio.lowlevel.current_trio_token()
-
-        def on_closed() -> None:
-            thread.excuse()
-            waiting.cancel()
-
-        try:
-            await run_in_thread(CLOSERS, thread.run, _close_and_write_back, pipes, log, loop, on_closed, abandon=True)
-        except NoThread:
-            _close(pipes, log)
-
-
-def _close_and_write_back(
-    pipes: Iterable[int], log: OutputLog | None, loop: trio.lowlevel.TrioToken, on_closed: Callable[[], None]
-) -> None:
-    fd = None
-    if log is not None and log.sealed and log.kept >= SYNCED_FROM:
-        with suppress(OSError):
-            fd = os.dup(log.fd)
-    _close(pipes, log)
-    if log is not None and fd is not None:
-        with suppress(trio.RunFinishedError):
-            loop.run_sync_soon(on_closed)
-        write_back(fd, log.path, log.size)
-
-
-def _close(pipes: Iterable[int], log: OutputLog | None) -> None:
-    for pipe in pipes:
-        with suppress(OSError):
-            os.close(pipe)
-    try:
-        if log is not None:
-            log.close()
-    except OSError as error:  # a network file system says so late that it did not keep what it had taken
-        logger.error("the output of a job may be incomplete: %s", error.strerror)

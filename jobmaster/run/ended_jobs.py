@@ -55,7 +55,15 @@ class EndedJob:
 class EndedJobs:
     """Those in memory, and those that are to be forgotten."""
 
-    def __init__(self, host: ExecutionHost, records: Records, remover: FileRemover, retention: Retention) -> None:
+    def __init__(
+        self,
+        host: ExecutionHost,
+        records: Records,
+        remover: FileRemover,
+        retention: Retention,
+        *,
+        bounds_outputs: bool,
+    ) -> None:
         self._host = host
         self._records = records
         self._remover = remover
@@ -64,7 +72,7 @@ class EndedJobs:
         self._given_up: set[JobId] = set()
         self._have_changed = trio.Event()
         self._files: WeakValueDictionary[JobId, KeptFile] = WeakValueDictionary()
-        self.ledger = Ledger()
+        self.ledger = Ledger(counts_earlier=bounds_outputs)
         """What outputs take of the disk."""
         self.forgotten = 0
         """How many jobs have been forgotten, or their outputs removed: what was read of the journal before may be of one
@@ -85,6 +93,10 @@ class EndedJobs:
         self.ledger.note_ended(record.id, record.owner)
         self._remember(EndedJob(record, supervisor.output.stored()))
         self._have_changed.set()
+
+    def add_lost(self, record: JobRecord) -> None:
+        """A job of an earlier server is recorded to have ended: after the journal was asked for those that have, perhaps."""
+        self.ledger.note_ended(record.id, record.owner)
 
     def file_of(self, job_id: JobId) -> KeptFile:
         """What readers of a job's output share. Who holds it is told where the output is pruned."""

@@ -40,13 +40,14 @@ class Choice:
 class Ledger:
     """Sizes of outputs, in bytes of the disk, as they were measured last."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, counts_earlier: bool = True) -> None:
+        """`counts_earlier`: `note_earlier` will be called."""
         self._running: dict[JobId, tuple[str, int]] = {}
         self._ended: dict[str, dict[JobId, int]] = {}
         """By client, in the order in which they ended."""
         self._unmeasured: dict[JobId, str] = {}
         self._of: Counter[str] = Counter()
-        self._gone: set[JobId] | None = set()
+        self._gone: set[JobId] | None = set() if counts_earlier else None
         """What was forgotten before those of earlier servers were known; None afterwards."""
 
     @property
@@ -72,10 +73,14 @@ class Ledger:
         self._running.setdefault(job_id, (owner, 0))
 
     def note_ended(self, job_id: JobId, owner: str) -> None:
-        """A job has ended, the last one until now."""
+        """A job has ended, the last one until now. One that is known to have, as an earlier server's, counts once."""
         _, size = self._running.pop(job_id, (owner, 0))
-        self._ended.setdefault(owner, {})[job_id] = size
-        self._unmeasured[job_id] = owner
+        ended = self._ended.setdefault(owner, {})
+        if job_id in ended:
+            self._of[owner] -= size
+        else:
+            ended[job_id] = size
+            self._unmeasured[job_id] = owner
 
     def note_size(self, job_id: JobId, size: int) -> None:
         """What was measured; nothing of a job that was forgotten meanwhile."""

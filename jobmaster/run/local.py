@@ -33,7 +33,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
-from jobmaster.output.pump import CLOSERS
+from jobmaster.output.closing import CLOSERS
 from jobmaster.output.source import Source
 from jobmaster.run.child import (
     Child,

@@ -69,8 +69,8 @@ class Registry:
         self._shutdown = Shutdown(may_hand_over=hands_over)
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
-        self._ended = EndedJobs(host, records, remover, bounds.retention)
         self._bounds_outputs = bounds.output.are_any
+        self._ended = EndedJobs(host, records, remover, bounds.retention, bounds_outputs=self._bounds_outputs)
         rooms = Rooms()
         self._pruner = Pruner(
             host, records, bounds.output, live=self._live, ended=self._ended, remover=remover, rooms=rooms
@@ -243,6 +243,8 @@ class Registry:
         recovered = await recover(self._host, self._records)
         for record, spawned in recovered.adopted:
             self._tasks.adopt(record, spawned)
+        for record in recovered.lost:
+            self._ended.add_lost(record)
         return recovered
 
     async def drain(self) -> None:

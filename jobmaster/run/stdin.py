@@ -102,6 +102,8 @@ class Stdin:
         self._base = self._moved()
         self._has_ended = bool(fcntl.fcntl(queue, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW)
         self._is_open = pipe is not None
+        self._is_being_closed = False
+        """The launcher is told to close its duplicate of the pipe."""
         self._is_left = False
         self._news = trio.Event()
         """Something was accepted, or the end."""
@@ -298,6 +300,7 @@ class Stdin:
         Asked again when ours is closed, too, the launcher knows that no thread is left in that.
         """
         self._is_open = False
+        self._is_being_closed = True
         self._empty()
         await self._close_kept()
         if await self._in_thread(self._ends.close_pipe):
@@ -313,10 +316,15 @@ class Stdin:
         self._release_grants()
 
     def leave(self) -> None:
-        """Closes what this server has of it; the launcher keeps it, so that nothing has to wait. Idempotent."""
+        """Closes what this server has of it; the launcher keeps it, so that nothing has to wait. Idempotent.
+
+        A pipe that the launcher was told to close stays open until this process ends: whichever descriptor is the last one,
+        its close may wait for the job, and neither the event loop nor the launcher may. Of a server that waits so at its end
+        the launcher knows for which job that is.
+        """
         self._is_left = True
         self._stop()
-        self._ends.close()
+        self._ends.close(leaves_pipe=self._is_being_closed)
         self._release_grants()
 
     def _stop(self) -> None:
@@ -357,16 +365,16 @@ class _Ends:
             self._threads += 1
             queue, pipe = self.queue, self.pipe
         try:
-            held_up_at = end
-            while self.pipe == pipe and (begin := os.lseek(queue, 0, os.SEEK_CUR)) < end:
+            rest = end - os.lseek(queue, 0, os.SEEK_CUR)
+            was_held_up = False
+            while self.pipe == pipe and rest > 0:
                 try:
-                    os.sendfile(pipe, queue, None, end - begin)
+                    rest -= os.sendfile(pipe, queue, None, rest)
+                    was_held_up = False
                 except BlockingIOError:
-                    if begin == held_up_at or not _is_writable_soon(
-                        pipe
-                    ):  # a terminal may pass for writable, and is not
+                    if was_held_up or not _is_writable_soon(pipe):  # a terminal may pass for writable, and is not
                         raise
-                    held_up_at = begin
+                    was_held_up = True
         finally:
             with self._lock:
                 self._threads -= 1
@@ -382,11 +390,11 @@ class _Ends:
             left = self._take_left()
         close_all(left)
 
-    def close(self) -> None:
-        """Closes both. May wait for the job where this is the last descriptor of the pipe."""
+    def close(self, *, leaves_pipe: bool = False) -> None:
+        """Closes both, or leaves the pipe open. May wait for the job where this is the last descriptor of the pipe."""
         with self._lock:
             if self.queue >= 0:
-                self._left += (fd for fd in (self.queue, self.pipe) if fd >= 0)
+                self._left += (fd for fd in (self.queue, -1 if leaves_pipe else self.pipe) if fd >= 0)
             self.queue = self.pipe = -1
             left = self._take_left()
         close_all(left)

@@ -5,6 +5,7 @@ Without a launcher that has started it, it starts one of its own, which serves t
 
 from __future__ import annotations
 
+import gc
 from typing import NoReturn
 
 from jobmaster.server.signals import receive_signals
@@ -13,6 +14,7 @@ from jobmaster.server.signals import receive_signals
 def run() -> NoReturn:
     """Receives signals, then imports the rest, and serves."""
     received = receive_signals()
+    gc.disable()  # what imports make is there to stay; `collect_cycles` collects from when there is an event loop
     from jobmaster.server.program import main  # the long imports come after the first line
 
     main(received)

@@ -9,6 +9,7 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -73,7 +74,17 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
     open_log(verbose=options.verbose)
     status = _exit_status(options, early)
     ignore_signals()
-    sys.exit(status)
+    _end(status)
+
+
+def _end(status: int) -> NoReturn:
+    """Ends the process at once: to take the interpreter apart takes a third as long as its start, and brings nothing.
+
+    What is said is written without a buffer, and what is open is closed by now.
+    """
+    if sys.getprofile() is not None:  # who profiles the server writes down what he saw after its end
+        sys.exit(status)
+    os._exit(status)
 
 
 def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:

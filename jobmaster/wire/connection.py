@@ -27,7 +27,7 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, Protocol, assert_never
+from typing import Any, Final, Protocol, assert_never, cast
 
 import trio
 
@@ -46,7 +46,7 @@ from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.protocol import Configuration, Http2Protocol
 from jobmaster.wire.lifetime import GiveUp, Lifetime, LifetimePolicy, SendFinalGoaway, SendPing, ShutDown, Wait
 from jobmaster.wire.send_buffer import CONTROL_LIMIT, HIGH_WATER, QUANTUM, SendBuffer
-from jobmaster.wire.tcp import end_sending, linger, receive_bulk
+from jobmaster.wire.tcp import BULK_RECEIVE_SIZE, end_sending, linger, receive_bulk
 from jobmaster.wire.tls import alert_in
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,8 @@ CLOSE_SECONDS: Final = 5.0
 """How long the peer may take, at a normal end, to read what was sent and to close the connection from its side."""
 READ_SIZE: Final = 64 * 1024
 """Bytes read and handled in one go."""
-BULK_READ_SIZE: Final = 112 * 1024
-"""The same where there is very much to read. The C library takes pieces of memory of 128 KiB and more from the kernel and
-returns them each time."""
+BULK_READ_SIZE: Final = BULK_RECEIVE_SIZE
+"""The same where there is very much to read: all that is received in one go, and decrypted where it is."""
 EVENTS_IN_A_ROW: Final = 32
 """Events that are handled before other tasks run: a read can hold hundreds of calls."""
 _PING_PAYLOAD: Final = b"jobmastr"
@@ -258,14 +257,14 @@ class Connection:
             if self._half_closed:
                 continue
             try:
-                await self._handle(bytes(data), now)
+                await self._handle(cast("bytes | memoryview", data), now)  # as `wire.tls` reads it
             except ProtocolViolation as violation:
                 logger.info("peer violated HTTP/2: %s", violation)
                 self._send_buffer.put(frames.goaway(self._http2.last_stream_id, violation.code, violation.reason))
                 return False
             await self._send_buffer.wait_below(CONTROL_LIMIT)
 
-    async def _handle(self, data: bytes, now: float) -> None:
+    async def _handle(self, data: bytes | memoryview, now: float) -> None:
         for count, event in enumerate(self._http2.receive(data, now), 1):
             self._dispatch(event)
             if count % EVENTS_IN_A_ROW == 0 or self._handler.should_yield():

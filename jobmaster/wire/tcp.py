@@ -42,6 +42,9 @@ _WATCH_PEER: Final = (
 class TcpStream(trio.abc.HalfCloseableStream):
     """A TCP connection, which the caller closes. Each operation can be cancelled, but yields only when it waits.
 
+    Attributes:
+        buffer: where bytes are received, and may be changed then; None where each `receive_some` makes new ones.
+
     Raises, from each of its methods:
         trio.BrokenResourceError: the connection is broken.
         trio.ClosedResourceError: it was closed here.
@@ -54,12 +57,12 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
         Args:
             tcp: stays the caller's.
-            buffer: where bytes are received; they are valid until the next `receive_some`.
+            buffer: where bytes are received; they are valid until it is used again.
             slot: held between receiving and the next call, until `handshake_done`.
         """
         self._tcp = tcp
         self._socket = tcp.socket
-        self._buffer = buffer
+        self.buffer = buffer
         self._slot = slot
         self._ahead: list[Sequence[bytes]] = []
 
@@ -74,8 +77,8 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     def receive_bulk(self, is_bulk: bool) -> None:  # a switch
         """Receives more in one go from now on, or no more than usual."""
-        if is_bulk != (self._buffer is not None):
-            self._buffer = bytearray(BULK_RECEIVE_SIZE) if is_bulk else None
+        if is_bulk != (self.buffer is not None):
+            self.buffer = bytearray(BULK_RECEIVE_SIZE) if is_bulk else None
 
     def put_ahead(self, pieces: Sequence[bytes]) -> None:
         """Puts pieces before the bytes of the next `send_all` that has none before it yet."""
@@ -127,10 +130,10 @@ class TcpStream(trio.abc.HalfCloseableStream):
     def _receive(self, max_bytes: int | None) -> bytes | memoryview | None:
         """What has arrived; None where nothing has."""
         try:
-            if self._buffer is None or max_bytes is not None:
+            if self.buffer is None or max_bytes is not None:
                 return os.read(self._socket.fileno(), max_bytes or RECEIVE_SIZE)
-            count = os.readv(self._socket.fileno(), (self._buffer,))
-            return memoryview(self._buffer)[:count]
+            count = os.readv(self._socket.fileno(), (self.buffer,))
+            return memoryview(self.buffer)[:count]
         except BlockingIOError:
             return None
         except OSError as error:

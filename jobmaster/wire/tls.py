@@ -9,7 +9,8 @@ two, with two differences from `ssl.SSLObject`:
 * a *write* encrypts record by record, passes the records to the TCP stream, which sends them before what SSLStream sends
   for that call, and frees the plaintext. So no more is held for a slow peer than what it has not taken, once; written in
   one go, 192 KiB would be there three times (plaintext, BIO, bytes to send), and the BIO would never shrink;
-* a *read* returns what further records have arrived, so that a client takes bulk data in fewer passes of the event loop.
+* a *read* returns what further records have arrived, so that bulk data takes fewer passes of the event loop. Where the TCP
+  stream has a buffer, they are decrypted into that, from which SSLStream has copied what was received.
 
 SSLStream takes a lock for what it sends, and yields to other tasks each time. A task that sends here, and does not have to
 wait, goes on at once (`_SendLock`): an answer leaves a pass of the event loop earlier. It is for its user not to send on and
@@ -57,11 +58,11 @@ class _Records:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tls, name)
 
-    def read(self, limit: int) -> bytes:
-        """Up to `limit` bytes, of one record or of several."""
+    def read(self, limit: int) -> bytes | memoryview:
+        """Up to `limit` bytes, of one record or of several; those of a buffer are valid until the next call."""
         before = self._outgoing.pending
         try:
-            return self._read(limit)
+            return self._read(limit) if self._tcp.buffer is None else self._read_into(self._tcp.buffer, limit)
         finally:
             if self._outgoing.pending > before:  # an answer (a key update): a send of its own, with nothing before it
                 self._tcp.put_ahead(())
@@ -77,6 +78,18 @@ class _Records:
                 records.append(record)
                 left -= len(record)
         return b"".join(records)
+
+    def _read_into(self, buffer: bytearray, limit: int) -> memoryview:
+        view = memoryview(buffer)[:limit]
+        end = self._fill(view)
+        with suppress(ssl.SSLError):  # as above
+            while end < len(view) and (count := self._fill(view[end:])):
+                end += count
+        return view[:end]
+
+    def _fill(self, view: memoryview) -> int:
+        """Decrypts one record, or what of it finds its place; how many bytes."""
+        return cast("int", self._tls.read(RECORD_SIZE, cast("bytearray", view)))  # no bytes where it is given a buffer
 
     def write(self, data: ReadableBuffer) -> int:
         """Encrypts bytes. A bytearray is empty afterwards."""

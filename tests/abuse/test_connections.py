@@ -19,7 +19,7 @@ from tests.abuse.program import HANG_GUARD, Program, attacked, bystander
 
 pytestmark = pytest.mark.abuse
 
-TRIES: Final = int(os.environ.get("ABUSE_TRIES", "200"))
+TRIES: Final = int(os.environ.get("ABUSE_TRIES", "100"))
 """Visits of each kind; ten thousand in the nox session `abuse`."""
 AT_A_TIME: Final = max(100, TRIES // 100)
 SOON: Final = "1"

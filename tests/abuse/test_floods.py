@@ -37,7 +37,7 @@ from tests.abuse.program import attacked, bystander
 pytestmark = pytest.mark.abuse
 
 STREAM_CLOSED, ENHANCE_YOUR_CALM = 5, 11
-FRAMES: Final = int(os.environ.get("ABUSE_FRAMES", "30000"))
+FRAMES: Final = int(os.environ.get("ABUSE_FRAMES", "20000"))
 """Of a flood; a hundred thousand in the nox session `abuse`."""
 HANDLERS: Final = 100 + 2
 """That may run at a time: those of one connection, and of the other client one that was left and one that is new."""
@@ -55,7 +55,7 @@ class Flood:
         return self.opening + b"".join(self.unit(stream_id) for stream_id in range(3, 3 + 2 * FRAMES, 2))
 
 
-RESETS, RESETS_ALLOWED = FRAMES // 2, 100
+RESETS, RESETS_ALLOWED = FRAMES // 4, 100
 
 _HANG: Final = request_fields("Hang")
 _OPEN: Final = headers(1, _HANG)

@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from jobmaster import __version__
 from tests.harness import REPOSITORY
 
 CALLS_NEED: Final = {"trio", "google.protobuf", "ssl"}
@@ -156,6 +157,21 @@ def test_bytes_that_are_no_text(arguments: list[bytes], words: str) -> None:
     assert (done.returncode, done.stdout) == (2, b"")
     assert words in done.stderr.decode()
     assert b"Traceback" not in done.stderr
+
+
+ENDS: Final = """
+import atexit, sys
+from jobmaster.cli import main
+atexit.register(print, "taken apart")
+sys.argv = ["jobmaster", "--version"]
+main()
+"""
+
+
+def test_the_end() -> None:
+    """The process of a command ends at once, with its status, and its output is there."""
+    done = run(ENDS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"jobmaster {__version__}\n", "")
 
 
 NO_THREADS: Final = """

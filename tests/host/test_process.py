@@ -16,10 +16,11 @@ import pytest
 
 from jobmaster.host.process import _is_exiting, is_dying
 
-# proc_pid_stat(5), of a sleeping process; the flags are field 9, the pending signals of the thread field 31.
-STAT: Final = (
-    "7 (x) S 1) S 1 2 3 0 -1 {flags} 94 0 0 0 0 0 0 0 20 0 1 0 5 2764800 218 18446744073709551615 1 2 3 0 0 "
-    "{pending} 0 0 0 1 0 0 17 1 0 0 0 0 0 1 2 3 4 5 6 7 0\n"
+MEMORY: Final = "VmPeak:\t    5840 kB\nVmSize:\t    5840 kB\nVmRSS:\t    1916 kB\n"
+# proc_pid_status(5), in parts.
+STATUS: Final = (
+    "Name:\tSigPnd:\\nx\nState:\tS (sleeping)\nPid:\t7\nGroups:\t \n{memory}Threads:\t1\n"
+    "SigPnd:\t{pending:016x}\nShdPnd:\t0000000000000000\nSigBlk:\tffffffffffffffff\n"
 )
 EXIT_THREAD: Final = "import ctypes; ctypes.CDLL(None).pthread_exit(None)"
 LEADERLESS: Final = f"""
@@ -91,17 +92,33 @@ def test_one_whose_name_looks_like_fields(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "pending", "dying"),
+    ("memory", "pending", "dying"),
     [
-        (0x400000, 0, False),
-        (0x400000, 1 << signal.SIGKILL - 1, True),
-        (0x400000, 1 << signal.SIGTERM - 1, False),
-        (0x400000, 1 << signal.SIGTERM - 1 | 1 << signal.SIGKILL - 1, True),
-        (0x400004, 0, True),
-        (0x400000, 1 << signal.SIGKILL, False),
+        (MEMORY, 0, False),
+        (MEMORY, 1 << signal.SIGKILL - 1, True),
+        (MEMORY, 1 << signal.SIGTERM - 1, False),
+        (MEMORY, 1 << signal.SIGTERM - 1 | 1 << signal.SIGKILL - 1, True),
+        ("", 0, True),
+        (MEMORY, 1 << signal.SIGKILL, False),
     ],
 )
-def test_what_is_read_of_a_thread(tmp_path: Path, flags: int, pending: int, dying: bool) -> None:
-    """PF_EXITING, or a SIGKILL that waits for it: its end is certain, though it may take seconds."""
-    (tmp_path / "stat").write_text(STAT.format(flags=flags, pending=pending))
-    assert _is_exiting(tmp_path / "stat") == dying
+def test_what_is_read_of_a_thread(tmp_path: Path, memory: str, pending: int, dying: bool) -> None:
+    """It has no memory any more, or a SIGKILL waits for it: its end is certain, though it may take seconds."""
+    (tmp_path / "status").write_text(STATUS.format(memory=memory, pending=pending))
+    assert _is_exiting(tmp_path / "status") == dying
+
+
+def test_nothing_is_read_that_waits_for_an_execve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks is the event loop, and a job's execve(2) may never come to its end."""
+    read: set[str] = set()
+    read_bytes = Path.read_bytes
+
+    def note(path: Path) -> bytes:
+        read.add(path.name)
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", note)
+    with process(LEADERLESS) as running:
+        while not is_dying(running.pid):
+            running.kill()
+    assert read == {"status"}

@@ -42,7 +42,7 @@ sys.exit({CODE})
 """A program that prints numbered lines until it is told to end."""
 SLACK = 2 * MEBIBYTE
 """Of a disk, for what is being sent to followers and what a file system adds."""
-OUTPUT: Final = int(os.environ.get("OUTPUT_MIB", "256")) * MEBIBYTE
+OUTPUT: Final = int(os.environ.get("OUTPUT_MIB", "192")) * MEBIBYTE
 """More than the server may have of memory; a gibibyte in the nox session `abuse`."""
 MOST_MEMORY: Final = 150 * 1024
 """KiB."""
@@ -72,7 +72,7 @@ async def digest(jobs: Jobs, job_id: str, digests: list[str]) -> None:
 
 async def test_five_gibibytes_under_a_cap(roomy_folder: Path, certificates: Path) -> None:
     """The disk holds the cap and a chunk at most, head and tail are exact, and a slow follower is told of every byte."""
-    size, cap = (5 * GIBIBYTE, Cap(64 * MEBIBYTE)) if IS_FULL else (96 * MEBIBYTE, Cap(4 * MEBIBYTE))
+    size, cap = (5 * GIBIBYTE, Cap(64 * MEBIBYTE)) if IS_FULL else (48 * MEBIBYTE, Cap(4 * MEBIBYTE))
     command = f"{{ {STREAM} | head -c {size}; }}; exit {CODE}"
     most_on_disk = 0
     slow = Told()

@@ -122,7 +122,7 @@ async def write_rate(folder: Path, certificates: Path, *limits: str) -> float:
     disk = DISK / folder.name
     disk.mkdir()
     disk.chmod(0o777)
-    write = f"dd if=/dev/zero of={disk}/file bs=256K count=24 oflag=direct conv=notrunc"
+    write = f"dd if=/dev/zero of={disk}/file bs=256K count=16 oflag=direct conv=notrunc"
     async with (
         serving(folder, certificates, "--iodevice-id", device_number(DISK), *limits) as server,
         server.connect() as jobs,
@@ -133,7 +133,7 @@ async def write_rate(folder: Path, certificates: Path, *limits: str) -> float:
         await until_output(jobs, job_id, b"written\n")
         seconds = time.monotonic() - begin
         written = await until_file(
-            server.cgroup_of(job_id) / "io.stat", rf"{device_number(DISK)} .*wbytes=(\d+)", 6 * MEBIBYTE
+            server.cgroup_of(job_id) / "io.stat", rf"{device_number(DISK)} .*wbytes=(\d+)", 4 * MEBIBYTE
         )
         await jobs.stop(job_id)
     return written / seconds

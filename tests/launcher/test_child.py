@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Final
+import subprocess
+from collections.abc import Iterator
+from typing import Final, NoReturn
 
 import pytest
 
-from jobmaster.launcher.child import _candidates, _first_accepted
-from jobmaster.launcher.protocol import Command
+from jobmaster.launcher import kernel
+from jobmaster.launcher.child import _candidates, _first_accepted, read_outcome
+from jobmaster.launcher.protocol import Command, Phase
+from jobmaster.launcher.table import Outcome
 
 
 def command(name: bytes, path: bytes | None = None) -> Command:
@@ -69,3 +73,48 @@ def attempt(answer: bytes) -> None:
     """Answers with the errno that the candidate is named after."""
     if int(answer):
         raise OSError(int(answer), os.strerror(int(answer)))
+
+
+@pytest.fixture
+def running() -> Iterator[int]:
+    """The pid of a child that lives."""
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        yield child.pid
+        child.kill()
+
+
+@pytest.fixture
+def ended_pipe() -> Iterator[int]:
+    """The read end of an error pipe that has ended."""
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    os.close(write_end)
+    yield read_end
+    os.close(read_end)
+
+
+def test_nothing_is_asked_of_the_living_that_may_wait_for_them(
+    running: int, ended_pipe: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client's program, which may never come to the end of its next execve(2), cannot hold up the launcher."""
+
+    def waits(_pid: int) -> NoReturn:
+        raise AssertionError("this waits for the end of an execve(2)")
+
+    monkeypatch.setattr(kernel, "read_stat", waits)
+    assert read_outcome(ended_pipe, running, is_dead=False) == Outcome(phase=Phase.EXECUTED)
+
+
+def test_a_child_that_is_dying(running: int, ended_pipe: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without memory may have executed its command or not: which, its death tells."""
+    monkeypatch.setattr(kernel, "has_memory", lambda _pid: False)
+    assert read_outcome(ended_pipe, running, is_dead=False) is None
+    assert read_outcome(ended_pipe, running, is_dead=True) == Outcome(phase=Phase.EXECUTED)
+
+
+def test_the_pipe_of_a_held_child(running: int) -> None:
+    """It says nothing until it ends, or the child is dead and somebody else has it open."""
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert read_outcome(read_end, running, is_dead=False) is None
+    assert read_outcome(read_end, running, is_dead=True) == Outcome(phase=Phase.EXECUTED)
+    os.close(read_end)
+    os.close(write_end)

@@ -1,10 +1,20 @@
-"""Reaping children that nobody asked for; a process of its own plays the launcher, so that it has no others."""
+"""What the launcher sees of its children. Where it reaps, a process of its own plays it, so that it has no others."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import Final
+
+import pytest
+
+from jobmaster.launcher import kernel
+from jobmaster.launcher.child import Heritage
+from jobmaster.launcher.children import Children
+from jobmaster.launcher.poller import Poller
+from jobmaster.launcher.protocol import Executed, Message
+from jobmaster.launcher.table import Entry, Table
 
 COUNT: Final = 300
 SCRIPT: Final = f"""
@@ -35,3 +45,26 @@ def test_a_crowd_of_the_dead_is_reaped_in_batches() -> None:
     """Nobody can hold up the launcher by dying: it reaps a bounded number, and goes on later until none is left."""
     ended = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, timeout=60, check=True)
     assert 0 < int(ended.stdout) < COUNT / 2
+
+
+def test_a_child_that_is_dying_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at once, as its pipe that has ended would ask for, but from time to time, until it is known what became of it."""
+    looks = [False, False, True]
+    monkeypatch.setattr(kernel, "has_memory", lambda _pid: looks.pop(0))
+    poller, said = Poller(), list[Message]()
+    waits = list[float]()
+    call_later = poller.call_later
+    monkeypatch.setattr(poller, "call_later", lambda seconds, call: (waits.append(seconds), call_later(seconds, call)))
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        errors, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(write_end)
+        entry = Entry(id="a", pid=child.pid, pidfd=os.pidfd_open(child.pid), output=-1, errors=errors)
+        table = Table()
+        table.add(entry)
+        Children(poller, lambda message, _: said.append(message), Heritage(ignored=(), last_capability=0), table)
+        while not said:
+            poller.run_once()
+        child.kill()
+    os.close(entry.pidfd)
+    assert said == [Executed(id="a")]
+    assert len(waits) == 2

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from jobmaster.launcher import pipe_locks
+from jobmaster.launcher import reader as reader_module
 from jobmaster.launcher.child import Heritage
 from jobmaster.launcher.children import Children
 from jobmaster.launcher.pipe_locks import Job, Search, Waiting, held_by, waiting
@@ -41,6 +43,7 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[int, list[Thread]
             pipe_locks, "_tasks", lambda pid: [f"/{pid}/{number}" for number in range(len(processes.get(pid, ())))]
         )
         monkeypatch.setattr(pipe_locks, "_read", lambda path: texts.get(path, ""))
+        monkeypatch.setattr(pipe_locks, "_read_patiently", lambda paths: [texts.get(path, "") for path in paths])
         monkeypatch.setattr(pipe_locks, "_inode_of", lambda link: PIPES.get(link.rpartition("/")[2]))
         monkeypatch.setitem(pipe_locks._DESCRIPTORS, os.uname().machine, pipe_locks._DESCRIPTORS["x86_64"])
 
@@ -109,6 +112,64 @@ def test_a_look_at_many_threads_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
         found.append(search.look(frozenset({30})))
     assert set().union(*found) == {"more"}
     assert len(seen) == 2 * many + 3, "nobody is looked at twice"
+
+
+def held_up_by(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Threads of `one` hold the lock of pipe 30, and that of `stuck` has files that keep their reader waiting."""
+    for number, name in ((7, "one"), (8, "stuck")):
+        (folder / name).mkdir()
+        (folder / name / "cgroup.procs").write_text(f"{number}\n")
+    (folder / "7").mkdir()
+    (folder / "7" / "wchan").write_text("sk_wait_data")
+    (folder / "7" / "syscall").write_text(SPLICE_FROM_3_TO_4)
+    (folder / "8").mkdir()
+    os.mkfifo(folder / "8" / "wchan")
+    monkeypatch.setattr(reader_module, "SECONDS", 0.1)
+    monkeypatch.setattr(pipe_locks, "_tasks", lambda pid: [f"{folder}/{pid}"])
+    monkeypatch.setattr(pipe_locks, "_inode_of", lambda link: PIPES.get(link.rpartition("/")[2]))
+    monkeypatch.setitem(pipe_locks._DESCRIPTORS, os.uname().machine, pipe_locks._DESCRIPTORS["x86_64"])
+
+
+def test_a_job_that_holds_up_who_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is left out, and the others are looked at."""
+    held_up_by(monkeypatch, tmp_path)
+    search = Search(Job(name, str(tmp_path / name), None) for name in ("stuck", "one"))
+    assert search.look(frozenset({30})) == {"one"}
+    assert (search.is_over, search.unseen) == (True, {"stuck"})
+
+
+def test_one_look_is_held_up_by_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The next one goes on with the others."""
+    held_up_by(monkeypatch, tmp_path)
+    monkeypatch.setattr(pipe_locks, "MOST_HELD_UP", 1)
+    search = Search(Job(name, str(tmp_path / name.rstrip("2")), None) for name in ("stuck", "stuck2", "one"))
+    assert search.look(frozenset({30})) == set()
+    assert (search.is_over, search.unseen) == (False, {"stuck"})
+    assert search.look(frozenset({30})) == set()
+    assert search.look(frozenset({30})) == {"one"}
+    assert (search.is_over, search.unseen) == (True, {"stuck", "stuck2"})
+
+
+def test_a_job_that_cannot_be_looked_at_is_the_last_to_be_guessed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, process: subprocess.Popen[bytes]
+) -> None:
+    """Where the holder is not seen, and the owners of the pipes were ended in vain."""
+    held_up_by(monkeypatch, tmp_path)
+    table = Table()
+    null, pidfd = os.open("/dev/null", os.O_RDONLY), os.pidfd_open(process.pid)
+    for name, pipes in (("owner", (40,)), ("stuck", ())):
+        entry = Entry(id=name, pid=process.pid, pidfd=pidfd, output=null, errors=None, cgroup=str(tmp_path / name))
+        entry.wait_status = 0
+        entry.closed_pipes = pipes
+        table.add(entry)
+    children = Children(Poller(), lambda *_: None, Heritage(ignored=(), last_capability=0), table)
+    closing = Waiting(frozenset(), is_closing=True, where=("pipe_release",))
+    assert children.end_lock_holders(closing, is_sure=False) == []
+    assert [children.end_lock_holders(closing, is_sure=True) for _ in range(2)] == [["owner"], ["stuck"]]
+    process.kill()
+    process.wait()
+    os.close(null)
+    os.close(pidfd)
 
 
 def test_a_search_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from jobmaster.output import closing as closing_module
 from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
@@ -47,7 +48,8 @@ def punching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    monkeypatch.setattr(pump_module, "run_in_thread", run)
+    for module in (pump_module, closing_module):
+        monkeypatch.setattr(module, "run_in_thread", run)
 
 
 def sample(size: int) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from jobmaster.output import pump
+from jobmaster.output import closing, moving, pump
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.threads import NoThread
@@ -53,7 +53,7 @@ async def test_an_abandoned_move_takes_no_others_thread(
     mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A job that ended while its disk held up its pump leaves every thread of the bound to others, until it is let."""
-    monkeypatch.setattr(pump, "PUMPS", trio.CapacityLimiter(1))
+    monkeypatch.setattr(moving, "PUMPS", trio.CapacityLimiter(1))
     held_up, its_log = job_that_wrote(tmp_path / "held up", b"lost")
     disk = Disk(fd=its_log.fd)
     disk.stall(monkeypatch)
@@ -64,14 +64,14 @@ async def test_an_abandoned_move_takes_no_others_thread(
             mock_clock.jump(pump.FINISH_SECONDS)
             await wait_all_tasks_blocked()
     assert (its_log.size, its_log.lost) == (0, 4)
-    assert pump.PUMPS.available_tokens == 1
+    assert moving.PUMPS.available_tokens == 1
     other, log = job_that_wrote(tmp_path / "other", b"kept")
     await other.finish()
     assert (log.size, log.lost) == (4, 0)
     disk.answers.set()
-    while pump.PUMPS.borrowed_tokens:
+    while moving.PUMPS.borrowed_tokens:
         await trio.lowlevel.checkpoint()
-    assert pump.PUMPS.total_tokens == 1
+    assert moving.PUMPS.total_tokens == 1
     await other.close()
 
 
@@ -89,7 +89,8 @@ async def test_the_rest_waits_for_a_thread(
             raise NoThread("none")
         return function(*args)
 
-    monkeypatch.setattr(pump, "run_in_thread", run_in_thread)
+    for module in (pump, closing):
+        monkeypatch.setattr(module, "run_in_thread", run_in_thread)
     await ended.finish()
     assert (log.size, log.lost) == (4, 0)
     await ended.close()

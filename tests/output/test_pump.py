@@ -17,12 +17,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from jobmaster.output import closing as closing_module
 from jobmaster.output import log as log_module
+from jobmaster.output import moving
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.log import RETRY_SECONDS, OutputLog
 from jobmaster.output.pump import Pump, open_pipe
+from jobmaster.threads import run_in_thread
 from tests.output.stretches import bytes_of
 
 T = TypeVar("T")
@@ -132,6 +135,29 @@ async def test_every_byte_arrives_without_splice(log: OutputLog, line: Line, sam
     await pump_all(line, SAMPLES[sample])
     assert log.path.read_bytes() == SAMPLES[sample]
     assert (log.size, log.lost) == (len(SAMPLES[sample]), 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"all of it is moved by then"])
+async def test_the_end_takes_no_thread(
+    log: OutputLog, line: Line, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty pipe that every writer has closed is known to be at its end without a thread, also when the job has ended."""
+    limiters: list[trio.CapacityLimiter] = []
+
+    async def run(limiter: trio.CapacityLimiter, function: Callable[..., T], *args: object, abandon: bool) -> T:
+        limiters.append(limiter)
+        return await run_in_thread(limiter, function, *args, abandon=abandon)
+
+    monkeypatch.setattr(pump_module, "run_in_thread", run)
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(line.pump.run)
+            line.write(data)
+            while log.kept < len(data):
+                await trio.testing.wait_all_tasks_blocked()
+            line.hang_up()
+    await line.finish()
+    assert limiters.count(moving.PUMPS) == bool(data)
 
 
 async def test_short_writes_are_continued(log: OutputLog, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +317,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    monkeypatch.setattr(pump_module, "run_in_thread", run)
+    for module in (pump_module, closing_module):
+        monkeypatch.setattr(module, "run_in_thread", run)
 
 
 async def test_a_disk_that_has_room_again(log: OutputLog, line: Line, at_once: None, autojump_clock: MockClock) -> None:
@@ -452,7 +479,7 @@ async def test_a_drop_that_no_thread_takes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(pump_module, "STALL_SECONDS", 0.01)
     monkeypatch.setattr(log_module, "RETRY_SECONDS", 0.05)
     punchers = trio.CapacityLimiter(1)
-    monkeypatch.setattr(pump_module, "PUNCHERS", punchers)
+    monkeypatch.setattr(moving, "PUNCHERS", punchers)
     log = OutputLog(tmp_path / "job.log", Cap(SMALLEST))
     read_end, write_end = open_pipe()
     pump = Pump(read_end, log)

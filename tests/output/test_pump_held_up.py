@@ -18,12 +18,13 @@ import pytest
 import trio
 import trio.testing
 
+from jobmaster.output import closing as closing_module
 from jobmaster.output import log as log_module
+from jobmaster.output import moving, transfer
 from jobmaster.output import pump as pump_module
-from jobmaster.output import transfer
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Move, Pump, open_pipe
+from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Pump, open_pipe
 from jobmaster.threads import LeftThreads, NoThread
 
 RUN_IN_THREAD: Final = trio.to_thread.run_sync
@@ -75,10 +76,10 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     """The disk of the pumps, released at the end."""
     made = Disk()
-    for module in (pump_module, transfer, log_module):
+    for module in (pump_module, closing_module, transfer, log_module):
         monkeypatch.setattr(module, "os", made)
     # One's own: a thread that ends after its test's loop can't give its token back.
-    monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(int(pump_module.PUMPS.total_tokens)))
+    monkeypatch.setattr(moving, "PUMPS", trio.CapacityLimiter(int(moving.PUMPS.total_tokens)))
     yield made
     made.released.set()
 
@@ -107,7 +108,7 @@ def within(semaphore: threading.Semaphore) -> Callable[[], bool]:
 async def released(disk: Disk) -> None:
     """Has the disk answer, and returns when no thread of a pump is left: what one does after that is never done."""
     disk.released.set()
-    while pump_module.PUMPS.borrowed_tokens:
+    while moving.PUMPS.borrowed_tokens:
         await RUN_IN_THREAD(int)
 
 
@@ -256,7 +257,7 @@ async def test_a_pipe_that_tells_nothing(
         disk.wait()
         return 0
 
-    monkeypatch.setattr(pump_module, "bytes_in", held)
+    monkeypatch.setattr(moving, "bytes_in", held)
     with job(tmp_path / "log", disk) as (pump, log, write_end):
         os.write(write_end, b"unknown")
         await hold_up(pump, disk)
@@ -282,7 +283,7 @@ async def test_a_disk_that_answers_in_time(tmp_path: Path, disk: Disk, mock_cloc
 
 async def test_moves_that_are_held_up_take_nobody_elses_thread(tmp_path: Path, disk: Disk, mock_clock: Clock) -> None:
     """More jobs on a stalled disk than there are pump threads keep the output of another only STALL_SECONDS waiting."""
-    threads = int(pump_module.PUMPS.total_tokens)
+    threads = int(moving.PUMPS.total_tokens)
     with ExitStack() as stack:
         ends = [stack.enter_context(job(tmp_path / f"{number}.log", disk)) for number in range(threads + 8)]
         well, log, write_end = stack.enter_context(job(tmp_path / "well.log", disk, is_held=False))
@@ -304,7 +305,7 @@ async def test_moves_that_are_held_up_take_nobody_elses_thread(tmp_path: Path, d
             nursery.cancel_scope.cancel()
         for pump in (well, *(pump for pump, _, _ in ends)):
             await pump.finish()
-    assert pump_module.PUMPS.total_tokens == threads
+    assert moving.PUMPS.total_tokens == threads
 
 
 async def end(pump: Pump) -> None:
@@ -350,8 +351,8 @@ async def test_a_file_that_is_written_back_is_no_stuck_thread(
         disk.wait()
         os.close(fd)
 
-    monkeypatch.setattr(pump_module, "write_back", write_back)
-    monkeypatch.setattr(pump_module, "SYNCED_FROM", 1)
+    monkeypatch.setattr(closing_module, "write_back", write_back)
+    monkeypatch.setattr(closing_module, "SYNCED_FROM", 1)
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"kept")
         await pump.finish()
@@ -465,7 +466,7 @@ async def test_a_pipe_that_cannot_be_read_for_a_while(
 
 async def asleep(clock: Clock) -> None:
     """Waits until a task has a pause of at most a second before it, and no thread is on its way."""
-    while pump_module.PUMPS.borrowed_tokens or not trio.lowlevel.current_statistics().seconds_to_next_deadline <= 1:
+    while moving.PUMPS.borrowed_tokens or not trio.lowlevel.current_statistics().seconds_to_next_deadline <= 1:
         await trio.lowlevel.checkpoint()
     await trio.testing.wait_all_tasks_blocked()
 
@@ -485,6 +486,7 @@ async def test_a_host_without_threads_is_asked_ever_less_often(
         refused_at.append(trio.current_time())
 
     monkeypatch.setattr(pump_module, "run_in_thread", run_in_thread)
+    monkeypatch.setattr(closing_module, "run_in_thread", run_in_thread)
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"late")
         async with trio.open_nursery() as nursery:
@@ -554,7 +556,7 @@ async def test_a_move_that_is_withdrawn_is_not_made(tmp_path: Path, disk: Disk) 
     """A move that no thread has begun can be taken back; one that comes too late does nothing."""
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"data")
-        move = Move(pump._sources[0], log, splice=True)
+        move = moving.Move(pump._sources[0], log, splice=True)
         assert move.withdraw()
         await trio.to_thread.run_sync(move.run)
         assert not move.done.is_set()
@@ -562,7 +564,7 @@ async def test_a_move_that_is_withdrawn_is_not_made(tmp_path: Path, disk: Disk) 
         assert (log.size, log.lost) == (4, 0)
 
 
-def taken_by(move: Move) -> int | None:
+def taken_by(move: moving.Move) -> int | None:
     """How many bytes it has taken."""
     assert move.result is not None
     return move.result.taken
@@ -572,7 +574,7 @@ async def test_a_move_that_ends_as_it_is_abandoned(tmp_path: Path, disk: Disk) -
     """A move whose thread has ended and whose result the loop has not yet seen is brought to the log, once."""
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"data")
-        move = Move(pump._sources[0], log, splice=True)
+        move = moving.Move(pump._sources[0], log, splice=True)
         move.run()
         assert not move.withdraw()
         assert move.abandon(LeftThreads()) is None
@@ -638,7 +640,7 @@ async def test_a_bug_in_a_drop(tmp_path: Path, disk: Disk, monkeypatch: pytest.M
     """What was to be dropped is kept for now, and what comes is kept too."""
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         log.cap = Cap(SMALLEST)
-        fail_once(monkeypatch, pump_module.Drop, "_work", disk)
+        fail_once(monkeypatch, moving.Drop, "_work", disk)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(pump.run)
             for count in range(1, 8):

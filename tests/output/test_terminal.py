@@ -16,7 +16,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from jobmaster.output import pump as pump_module
+from jobmaster.output import moving
 from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import FINISH_SECONDS, FIRST_PAUSE, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
@@ -269,10 +269,10 @@ async def test_what_is_in_transit_at_the_end(line: Line, tmp_path: Path, monkeyp
     """What the kernel brings only after the terminal was first found empty is kept as well."""
 
     def fill_late(ends: TerminalEnds) -> bool:
-        monkeypatch.setattr(pump_module, "fill", fill)
+        monkeypatch.setattr(moving, "fill", fill)
         return False
 
-    monkeypatch.setattr(pump_module, "fill", fill_late)
+    monkeypatch.setattr(moving, "fill", fill_late)
     os.write(line.job_end, b"last words")
     line.hang_up()
     pump = Pump(line.read_end, log_at(tmp_path), terminal=line.ends)
@@ -320,7 +320,7 @@ async def test_an_end_whose_move_is_held_up(
 
     run = Transfer.run
     monkeypatch.setattr(Transfer, "run", held_up)
-    monkeypatch.setattr(pump_module, "PUMPS", trio.CapacityLimiter(1))  # one's own, whose thread may end after the loop
+    monkeypatch.setattr(moving, "PUMPS", trio.CapacityLimiter(1))  # one's own, whose thread may end after the loop
     os.write(line.write_end, bytes(PIPE_SIZE))
     os.write(line.job_end, b"in the terminal")
     until_readable(line.master)
@@ -443,7 +443,7 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        monkeypatch.setattr(pump_module, "fill", self._fill)
+        monkeypatch.setattr(moving, "fill", self._fill)
 
     def _fill(self, ends: TerminalEnds) -> bool:
         self.count += 1
@@ -473,7 +473,7 @@ async def test_a_closed_terminal_and_no_memory(
     """What is written to it once it is opened again is looked for until it can be read, though it is told only once."""
 
     def refuse(_: TerminalEnds) -> bool:
-        monkeypatch.setattr(pump_module, "fill", fill)
+        monkeypatch.setattr(moving, "fill", fill)
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
     line.hang_up()
@@ -484,7 +484,7 @@ async def test_a_closed_terminal_and_no_memory(
             await wait_all_tasks_blocked(0.05)
             mock_clock.jump(GATHER_SECONDS)
         await wait_all_tasks_blocked(0.05)
-        monkeypatch.setattr(pump_module, "fill", refuse)
+        monkeypatch.setattr(moving, "fill", refuse)
         line.open_again()
         os.write(line.job_end, b"Password: ")
         await wait_all_tasks_blocked(0.05)

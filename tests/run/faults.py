@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.output import dropping, followed_file, following, log, pump, transfer
+from jobmaster.output import closing, dropping, followed_file, following, log, moving, pump, transfer
 from jobmaster.run import pruning, recovery, removal, retention
 from jobmaster.threads import NoThread
 
@@ -29,8 +29,8 @@ OS_CALLS: Final = {
 }
 """Calls of os that can fail, of the modules whose `os` is replaced."""
 OF_PURPOSE: Final = {
-    id(pump.PUMPS): "pump",
-    id(pump.CLOSERS): "closer",
+    id(moving.PUMPS): "pump",
+    id(closing.CLOSERS): "closer",
     id(dropping.PUNCHERS): "puncher",
     id(followed_file.READERS): "reader",
     id(followed_file.CLOSERS): "leaver",
@@ -166,9 +166,9 @@ def installed(threads: Threads) -> Iterator[None]:
     """In this block the engine uses these threads, and the os module with their faults."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (pump, followed_file, following, removal, recovery, retention, pruning):
+        for module in (pump, closing, followed_file, following, removal, recovery, retention, pruning):
             patch.setattr(module, "run_in_thread", threads.run)
-        for module in (pump, transfer, log):
+        for module in (pump, closing, transfer, log):
             patch.setattr(module, "os", FaultyOs("pump", threads.faults))
         patch.setattr(followed_file, "os", FaultyOs("log", threads.faults))
         yield

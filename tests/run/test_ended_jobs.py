@@ -13,7 +13,7 @@ from jobmaster.errors import HostError, JobNotEnded, JobNotFound, JournalUnavail
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.specification import JobSpecification
 from jobmaster.journal.stored import Removed, StoredJob
-from jobmaster.run.bounds import Bounds
+from jobmaster.run.bounds import Bounds, OutputBounds
 from jobmaster.run.ended_jobs import FORGET_SECONDS, RETENTION_SECONDS
 from jobmaster.run.retention import forget_expired
 from tests.run.conftest import ALWAYS, Machine
@@ -54,6 +54,18 @@ async def test_ended_jobs_of_all_clients(machine: Machine) -> None:
         assert machine.logs() == set(kept)
         assert job_ids[-2:] == kept[-2:], "a client with a single ended job keeps it"
         assert {record_of(registry, job_id).owner for job_id in kept} == {client.name for client in CLIENTS}
+
+
+@pytest.mark.parametrize("output", [OutputBounds(), OutputBounds(most=2**30)], ids=["unbounded", "bounded"])
+async def test_nothing_is_remembered_of_what_is_forgotten(machine: Machine, output: OutputBounds) -> None:
+    """However many jobs there have been, the ledger of outputs has those alone that there are."""
+    async with machine.registry(bounds=Bounds(ended=4, output=output)) as registry:
+        job_ids = [await machine.start(registry, CLIENT1, Script(ends_at=seconds)) for seconds in (1, 2)]
+        for job_id in job_ids:
+            await ended(registry, job_id)
+        await trio.sleep(5)
+        assert machine.logs() == {job_ids[1]}
+        assert job_ids[0] not in repr(vars(registry._ended.ledger))
 
 
 async def test_ends_in_quick_succession_share_a_look(machine: Machine) -> None:

@@ -82,3 +82,14 @@ def test_what_an_earlier_server_left_goes_first() -> None:
     ledger.note_earlier([Victim(A, "one", 5), Victim(B, "one", 10)])
     assert ledger.total == 15
     assert [victim.job_id for victim in ledger.choose(1000, 10).victims] == [A, B]
+
+
+def test_one_that_is_found_before_its_end_is_told() -> None:
+    """It counts once, as large as it was found to be."""
+    ledger = Ledger()
+    ledger.note_running(A, "one")
+    ledger.note_size(A, 10)
+    ledger.note_earlier([Victim(A, "one", 15)])
+    ledger.note_ended(A, "one")
+    assert (ledger.total, ledger.unmeasured) == (15, ())
+    assert ledger.choose(1, 10).victims == (Victim(A, "one", 15),)

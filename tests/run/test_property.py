@@ -29,7 +29,7 @@ from jobmaster.job.cause import (
 )
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
-from jobmaster.output import pump
+from jobmaster.output import moving
 from jobmaster.output.files import index_path
 from jobmaster.output.index import Stream
 from jobmaster.output.index_reader import stored_view, with_index
@@ -51,11 +51,11 @@ Told = tuple[object, ...]
 def played(seed: int, folder: Path) -> History:
     """Plays a seed's schedule in a folder that is empty, and empties it."""
     threads = (
-        pump.PUMPS.total_tokens
+        moving.PUMPS.total_tokens
     )  # a thread that ends after the loop of an earlier test has not given its token back
     history = play(schedule(seed), folder)
     check(history)
-    assert pump.PUMPS.total_tokens == threads
+    assert moving.PUMPS.total_tokens == threads
     for file in folder.iterdir():
         file.unlink()
     return history

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import ServerBusy
 from jobmaster.job.identifier import JobId
@@ -22,6 +23,7 @@ from jobmaster.run import pruning
 from jobmaster.run.bounds import Bounds, Disk, FreeSpace, OutputBounds
 from jobmaster.run.registry import Registry
 from tests.run.conftest import Machine
+from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
 from tests.run.scripted import Script, output
 
@@ -267,6 +269,23 @@ async def test_what_an_earlier_server_left(machine: Machine) -> None:
         assert machine.logs() == {job_ids[0], *job_ids[3:]}
         pruned = [job_id for job_id in job_ids if machine.records.jobs[job_id].output_pruned]
         assert pruned == job_ids[1:3]
+
+
+@pytest.mark.parametrize("is_counted_first", [True, False])
+async def test_a_job_that_was_lost(machine: Machine, is_counted_first: bool) -> None:
+    """Its output counts, and goes in its turn, also where the others of an earlier server were counted before it had ended."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        await machine.start(registry, CLIENT1, Script(writes=((0.1, SIZE),)))
+        await trio.sleep(1)
+        await registry.hand_over()
+    machine.plan(Fault(point="adopt", call=1))
+    async with bounded(machine) as registry:
+        if is_counted_first:
+            await wait_all_tasks_blocked()
+        await registry.recover()
+        kept = await run_to_end(machine, registry, *[CLIENT1] * 3)
+        await trio.sleep(20)
+        assert machine.logs() == set(kept)
 
 
 async def test_a_server_that_was_killed_in_between(machine: Machine) -> None:

@@ -298,6 +298,20 @@ async def test_the_next_server_finds_it_closed(fed: Fed) -> None:
     heir.leave()
 
 
+async def test_leaving_while_the_launcher_closes(fed: Fed) -> None:
+    """Who leaves does not close a pipe that the launcher was told to close: it may be the last who does, and have to wait."""
+    queue, pipe = os.dup(fed.queue), os.dup(fed.pipe)
+    fed.stdin.leave()
+    heir = Stdin(queue, pipe, close_kept=trio.sleep_forever)
+    heir.end(0)
+    async with moving(heir):
+        await wait_all_tasks_blocked()
+    heir.leave()
+    os.close(pipe)  # which is open
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(queue)
+
+
 async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who closes does not wait for a thread that the job holds up; the thread closes the descriptors when it comes out."""
     entered, may_go = threading.Event(), threading.Event()

@@ -21,12 +21,15 @@ from tests.certs.hostile_certificates import make, make_server
 OVERHEAD = 5 + 1 + 16
 """Bytes that TLS 1.3 adds to a record: its head, its type and the tag (RFC 8446, 5.2)."""
 
+BUFFER_SIZE = 200_000
+
 
 class Tcp:
     """What a TLS object is given as its TCP stream: the records that go ahead of each send."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: bytearray | None = None) -> None:
         self.ahead: list[Sequence[bytes]] = []
+        self.buffer = buffer
 
     def put_ahead(self, pieces: Sequence[bytes]) -> None:
         """Keeps them."""
@@ -34,14 +37,14 @@ class Tcp:
 
 
 class Pair:
-    """A client and a server in memory, whose handshake is done."""
+    """A client and a server in memory, whose handshake is done; the client receives into a buffer, where it is given one."""
 
-    def __init__(self, certificates: Path) -> None:
+    def __init__(self, certificates: Path, buffer: bytearray | None = None) -> None:
         to_server, self.to_client, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO(), ssl.MemoryBIO()
         contexts = client_context(certificates, "client1"), server_context(certificates)
         for context in contexts:
             context.post_handshake_auth = True
-        self.client_tcp, self.server_tcp = Tcp(), Tcp()
+        self.client_tcp, self.server_tcp = Tcp(buffer), Tcp()
         client = contexts[0].wrap_bio(self.to_client, to_server, server_hostname="localhost")
         server = contexts[1].wrap_bio(to_server, self.outgoing, server_side=True)
         self.client = _Records(client, to_server, cast("TcpStream", self.client_tcp))
@@ -62,10 +65,10 @@ class Pair:
         self.server_tcp.ahead.clear()
 
 
-@pytest.fixture
-def pair(certificates: Path) -> Pair:
+@pytest.fixture(params=[None, BUFFER_SIZE], ids=["bytes", "buffer"])
+def pair(certificates: Path, request: pytest.FixtureRequest) -> Pair:
     """A new one."""
-    return Pair(certificates)
+    return Pair(certificates, None if request.param is None else bytearray(request.param))
 
 
 @pytest.mark.parametrize("size", [1, RECORD_SIZE - 1, RECORD_SIZE, RECORD_SIZE + 1, 5 * RECORD_SIZE, 100_000])
@@ -76,6 +79,20 @@ def test_a_read_takes_what_has_come(pair: Pair, size: int) -> None:
     assert pair.client.read(1 << 20) == data
     with pytest.raises(ssl.SSLWantReadError):
         pair.client.read(1 << 20)
+
+
+def test_a_read_decrypts_into_the_buffer(certificates: Path) -> None:
+    """All that has arrived and finds its place, also behind records that are not full; the rest comes with the next read."""
+    buffer = bytearray(3 * RECORD_SIZE)
+    pair = Pair(certificates, buffer)
+    data = bytes(index % 251 for index in range(4 * RECORD_SIZE))
+    for start, end in ((0, RECORD_SIZE), (RECORD_SIZE, RECORD_SIZE + 5), (RECORD_SIZE + 5, len(data))):
+        pair.send(data[start:end])
+    first = pair.client.read(1 << 20)
+    assert isinstance(first, memoryview)
+    assert first.obj is buffer
+    assert first == data[: len(buffer)]
+    assert pair.client.read(1 << 20) == data[len(buffer) :]
 
 
 @pytest.mark.parametrize("limit", [1, RECORD_SIZE, RECORD_SIZE + 1, 40_000])

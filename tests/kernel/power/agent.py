@@ -159,7 +159,7 @@ async def _output_of(jobs: Jobs, job_id: str) -> tuple[bytes, bool]:
 
 
 def _phase(name: str, **values: object) -> None:
-    say(json.dumps({"phase": name, **values}))
+    say(json.dumps({"phase": name, "at": round(time.monotonic(), 1), **values}))
 
 
 if __name__ == "__main__":

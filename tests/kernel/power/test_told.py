@@ -63,6 +63,14 @@ def test_nothing_is_found_where_all_is_well() -> None:
     assert told.in_doubt() == [ASKED[3]]
 
 
+def test_the_server_may_give_up_a_start() -> None:
+    """What nobody was answered the server may have stopped itself, as on a host that is so slow that a Start takes too long."""
+    all_ = records()
+    all_[3].cause.CopyFrom(pb.Cause(stopped=pb.Cause.Stopped(signal=9)))
+    all_[3].exit_code = -1
+    assert findings(Told.of(LINES), all_) == []
+
+
 def test_torn_lines_say_nothing() -> None:
     """What the cut has torn was not said."""
     told = Told()
@@ -116,6 +124,11 @@ def invent_a_stop(all_: list[pb.JobResponse]) -> None:
     all_[1].cause.CopyFrom(STOPPED)
 
 
+def give_up_what_was_answered(all_: list[pb.JobResponse]) -> None:
+    """The server gives up no Start that it has answered."""
+    all_[1].cause.CopyFrom(pb.Cause(stopped=pb.Cause.Stopped(signal=9)))
+
+
 def change_who_stopped(all_: list[pb.JobResponse]) -> None:
     """Somebody else has stopped it."""
     all_[2].cause.stopped.by = "client1"
@@ -143,6 +156,7 @@ def invent(all_: list[pb.JobResponse]) -> None:
         change_a_field,
         invent_an_end,
         invent_a_stop,
+        give_up_what_was_answered,
         change_who_stopped,
         let_it_run,
         invent,

@@ -195,6 +195,7 @@ def _may_end_so(told: Told, asked: Asked, record: pb.JobResponse) -> bool:
         case "signalled":
             return asked.end == f"signalled {cause.signalled.signal}"
         case "stopped":
-            return told.stopped_by.get(asked.token) == cause.stopped.by
+            is_given_up = cause.stopped.by == "" and asked.token not in told.started  # by the server: it took too long
+            return is_given_up or told.stopped_by.get(asked.token) == cause.stopped.by
         case _:
             return False
