@@ -3,12 +3,15 @@
 Where launcher and server are killed at once, the next server ends what is left in its own cgroup. That can be another one:
 another --cgroup-root, or a unit's own cgroup after a start by hand. So each server leaves the name of its jobs' folder
 beside the journal, before it starts a job. What is there and locked belongs to a server that lives, and is left alone.
+
+What is left may also have taken the port that this server is to have. So where that is in use, it is ended at once.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +53,26 @@ async def end_earlier_jobs(output_folder: Path, tree: CgroupTree) -> str | None:
     except OSError as error:  # a full disk does not keep the server from serving
         logger.warning("%s cannot be written: %s", file, error.strerror)
     return f"what an earlier server had left in {earlier} is ended" if ended else None
+
+
+async def end_what_is_left(output_folder: Path, *, check: Callable[[], None]) -> bool:
+    """Ends what a server that lives no more has left, before another one has a lock; whether there were processes.
+
+    Such a process may have what the next server needs, as its port.
+
+    Args:
+        output_folder: beside which journal the cgroup is named.
+        check: called where one is; raises where the folder is not to be trusted.
+    """
+    earlier = await run_in_thread(_THREADS, _read, output_folder / NAME)
+    if earlier is None:
+        return False
+    check()
+    try:
+        return await _end(earlier)
+    except (HostError, OSError) as error:
+        logger.error("what an earlier server left in %s cannot be ended: %s", earlier, error)
+        return False
 
 
 def _read(file: Path) -> Path | None:

@@ -13,7 +13,7 @@ import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -42,13 +42,14 @@ from jobmaster.server import preparation
 from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
-from jobmaster.server.earlier_cgroup import end_earlier_jobs
+from jobmaster.server.earlier_cgroup import end_earlier_jobs, end_what_is_left
 from jobmaster.server.listener import Admission, ConnectionLimits, Listener
 from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.serving import Ending, Serving
 from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
 from jobmaster.server.succession import (
+    AddressInUse,
     HeldLauncher,
     hold_jobs,
     hold_spool,
@@ -142,7 +143,7 @@ async def serve(
         open_files = raise_file_limit()
         async with own_launcher() as held:
             context = _context(options, held)
-            listeners = await listen(held.launcher, options.host, options.port, closing)
+            listeners = await _listen(options, held.launcher, closing)
             require_same_folder(held.launcher, options.output_folder)
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
@@ -190,6 +191,14 @@ async def hand_over(launcher: Launcher, tree: CgroupTree) -> Ending:
 def _context(options: ServerOptions, held: HeldLauncher) -> ssl.SSLContext:
     """The server's TLS; a server that follows another has jobs, which no certificate's expiry may cost their lives."""
     return server_context(_certificates(options), must_be_valid=not held.launcher.inherited.predecessors)
+
+
+async def _listen(options: ServerOptions, launcher: Launcher, closing: ExitStack) -> list[trio.SocketListener]:
+    """As `listen`; a job of an earlier server that was killed, and has the port, is ended first."""
+    with suppress(AddressInUse):
+        return await listen(launcher, options.host, options.port, closing)
+    await end_what_is_left(options.output_folder, check=partial(preparation.prepare_output_folder, options))
+    return await listen(launcher, options.host, options.port, closing)
 
 
 def _certificates(options: ServerOptions) -> Path:

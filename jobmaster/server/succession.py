@@ -152,10 +152,15 @@ def _try_to_lock_jobs(tree: CgroupTree) -> int | None:
     return take_lock(tree.jobs)
 
 
+class AddressInUse(ConfigurationError):
+    """Another program listens there."""
+
+
 async def listen(launcher: Launcher, host: str, port: int, closing: ExitStack) -> list[trio.SocketListener]:
     """The listening sockets of an earlier server, where they are those of this address, or new ones.
 
     Raises:
+        AddressInUse: another program has the address.
         ConfigurationError: the address cannot be listened on.
     """
     listeners = _inherited_listeners(launcher, _name(host, port))
@@ -180,12 +185,10 @@ async def _new_listeners(host: str, port: int) -> list[trio.SocketListener]:
         with thread_needed():  # to look the host up
             return await open_listeners(host, port)
     except OSError as error:
-        remedy = (
-            "another program has the port; name another with --listen"
-            if error.errno == errno.EADDRINUSE
-            else "name an address of this host with --listen"
-        )
-        raise ConfigurationError(f"cannot listen on {host}:{port}: {error.strerror or error}; {remedy}") from None
+        failure = f"cannot listen on {host}:{port}: {error.strerror or error}"
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(f"{failure}; another program has the port; name another with --listen") from None
+        raise ConfigurationError(f"{failure}; name an address of this host with --listen") from None
 
 
 def listeners_to_keep(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.server import earlier_cgroup
 from jobmaster.server.earlier_cgroup import NAME, end_earlier_jobs
+from jobmaster.server.succession import AddressInUse
 from tests.harness import own_cgroup_root, serving
 
 
@@ -30,10 +33,10 @@ def two_trees() -> Iterator[tuple[CgroupTree, CgroupTree]]:
 
 
 @contextmanager
-def left_in(tree: CgroupTree) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of a job that nobody has; ended and removed at the end, if it is not before."""
+def left_in(tree: CgroupTree, *descriptors: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of a job that nobody has, with these descriptors; ended and removed at the end, if it is not before."""
     job = tree.create("client1", "job", ())
-    with subprocess.Popen(["sleep", "1000"]) as process:
+    with subprocess.Popen(["sleep", "1000"], pass_fds=descriptors) as process:
         job.procs_path.write_text(str(process.pid))
         try:
             yield process
@@ -72,6 +75,40 @@ async def test_a_server_on_another_root(tmp_path: Path, certificates: Path) -> N
         async with serving(tmp_path, certificates) as server:
             assert await how_it_ends(process) == -signal.SIGKILL
             assert (output / NAME).read_text() == str(server.cgroup_root / "jobs")
+
+
+async def test_the_port_of_a_server(tmp_path: Path, certificates: Path) -> None:
+    """What is left of an earlier server's jobs is ended where it has taken the port, and the server is ready on that."""
+    output = tmp_path / "output"
+    output.mkdir(mode=0o700)
+    with two_trees() as (earlier, _), socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with left_in(earlier, taken.fileno()) as process:
+            taken.close()
+            (output / NAME).write_text(str(earlier.jobs))
+            async with serving(tmp_path, certificates, "--listen", f"127.0.0.1:{port}") as server:
+                assert server.port == port
+            assert await how_it_ends(process) == -signal.SIGKILL
+
+
+async def test_a_port_of_anothers_job(tmp_path: Path, certificates: Path) -> None:
+    """A job of a server that lives, or one named in a folder that others may write, may keep the port."""
+    output = tmp_path / "output"
+    output.mkdir(mode=0o700)
+    with two_trees() as (others, _), socket.create_server(("127.0.0.1", 0)) as taken, left_in(others) as process:
+        (output / NAME).write_text(str(others.jobs))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        lock = take_lock(others.jobs)
+        assert lock is not None
+        with pytest.RaisesGroup(AddressInUse, flatten_subgroups=True):
+            async with serving(tmp_path, certificates, "--listen", address):
+                pass
+        os.close(lock)
+        output.chmod(0o777)
+        with pytest.RaisesGroup(pytest.RaisesExc(ConfigurationError, match="others"), flatten_subgroups=True):
+            async with serving(tmp_path, certificates, "--listen", address):
+                pass
+        assert await how_it_ends(process) == -signal.SIGTERM
 
 
 async def test_the_same_root(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_no_other_user_takes_the_lock(kernel_tree: CgroupTree, job: JobCgroup) -
     kernel_tree.jobs.chmod(0o755)  # as an earlier server left it
     kernel_tree.prepare()
     script = 'flock -n "$1" true && exit 9; cat "$2/cgroup.events"'
-    command = ["sh", "-c", script, "sh", kernel_tree.jobs, job.path]
+    command = ["sh", "-c", script, "sh", str(kernel_tree.jobs), str(job.path)]
     told = subprocess.run(command, user=65534, group=65534, extra_groups=(), capture_output=True, check=False)
     assert told.returncode == 0, told.stderr
     assert b"populated 0" in told.stdout
