@@ -56,18 +56,22 @@ def test_a_child_that_is_dying_is_looked_at_again(monkeypatch: pytest.MonkeyPatc
     waits = list[float]()
     call_later = poller.call_later
 
-    def note_and_call_later(seconds: float, call: Callable[[], None]) -> None:
+    def wait(seconds: float, call: Callable[[], None]) -> None:
         waits.append(seconds)
         call_later(seconds, call)
 
-    monkeypatch.setattr(poller, "call_later", note_and_call_later)
+    monkeypatch.setattr(poller, "call_later", wait)
+
+    def say(message: Message, _: tuple[int, ...]) -> None:
+        said.append(message)
+
     with subprocess.Popen(["sleep", "1000"]) as child:
         errors, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.close(write_end)
         entry = Entry(id="a", pid=child.pid, pidfd=os.pidfd_open(child.pid), output=-1, errors=errors)
         table = Table()
         table.add(entry)
-        Children(poller, lambda message, _: said.append(message), Heritage(ignored=(), last_capability=0), table)
+        Children(poller, say, Heritage(ignored=(), last_capability=0), table)
         while not said:
             poller.run_once()
         child.kill()
