@@ -14,7 +14,7 @@ from jobmaster.cli.actions import Events, List
 from jobmaster.cli.descriptors import STDOUT, complain, write_text
 from jobmaster.cli.moments import utc_of
 from jobmaster.cli.presentation import as_json
-from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, cut, event_line, job_line
+from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
@@ -26,7 +26,7 @@ async def list_jobs(jobs: Jobs, action: List) -> None:
     """Writes a line for each job."""
     line = _line_of_job(action)
     if line is _table_line and not action.only_ids:
-        await _write(f"{cut(JOBS_HEADER, _width())}\n")
+        await _write(f"{jobs_header(_width())}\n")
     text, count = "", 0
     async for record in jobs.list(query_of(action), limit=action.limit + 1 if action.limit else None):
         if action.limit and count == action.limit:
@@ -45,7 +45,7 @@ async def show_events(jobs: Jobs, action: Events) -> None:
     as_table = not _wants_json(action.as_json)
     width = _width()
     if as_table:
-        await _write(f"{cut(EVENTS_HEADER, width)}\n")
+        await _write(f"{events_header(width)}\n")
     async with jobs.watch(action.after) as events:
         async for event in events:
             await _write(f"{event_line(event, width) if as_table else as_json(event)}\n")

@@ -13,31 +13,48 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
-JOBS_HEADER: Final = f"{'JOB':<27}  {'CLIENT':<10}  {'STATE':<14}  {'STARTED':<19}  {'TIME':>6}  COMMAND"
-EVENTS_HEADER: Final = f"{'SEQ':>8}  {'TIME':<23}  {'JOB':<27}  {'CLIENT':<10}  EVENT"
+NARROW: Final = 100
+"""Columns of a terminal, below which a line leaves out of times what would have its last column cut off."""
 _UNITS: Final = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def jobs_header(width: int) -> str:
+    """What stands over the lines of jobs, in `width` columns; as wide as it is, where that is 0."""
+    started = "" if _is_narrow(width) else f"{'STARTED':<19}  "
+    return _cut(f"{'JOB':<27}  {'CLIENT':<10}  {'STATE':<14}  {started}{'TIME':>6}  COMMAND", width)
 
 
 def job_line(record: pb.JobResponse, now: datetime, width: int) -> str:
     """A job in `width` columns; as wide as it is, where that is 0."""
+    started = "" if _is_narrow(width) else f"{_moment(record.started, 'seconds'):<19}  "
     line = (
         f"{record.job_id_response.job_id:<27}  {visible(record.client):<10}  {_state(record):<14}  "
-        f"{_moment(record.started, 'seconds'):<19}  {_duration(record, now):>6}  {_command(record.cmd)}"
+        f"{started}{_duration(record, now):>6}  {_command(record.cmd)}"
     )
-    return cut(line, width)
+    return _cut(line, width)
+
+
+def events_header(width: int) -> str:
+    """What stands over the lines of events, in `width` columns; as wide as it is, where that is 0."""
+    time = f"{'TIME':<8}" if _is_narrow(width) else f"{'TIME':<23}"
+    return _cut(f"{'SEQ':>8}  {time}  {'JOB':<27}  {'CLIENT':<10}  EVENT", width)
 
 
 def event_line(event: pb.JobEventMessage, width: int) -> str:
     """An event in `width` columns; as wide as it is, where that is 0."""
-    line = (
-        f"{event.seq:>8}  {_moment(event.time, 'milliseconds'):<23}  {event.job_id.job_id:<27}  "
-        f"{visible(event.client):<10}  {_happening(event)}"
-    )
-    return cut(line, width)
+    if _is_narrow(width):
+        time = _moment(event.time, "seconds").rpartition(" ")[2]  # of the day
+    else:
+        time = f"{_moment(event.time, 'milliseconds'):<23}"
+    line = f"{event.seq:>8}  {time:<8}  {event.job_id.job_id:<27}  {visible(event.client):<10}  {_happening(event)}"
+    return _cut(line, width)
 
 
-def cut(line: str, width: int) -> str:
-    """A line in `width` columns; as wide as it is, where that is 0."""
+def _is_narrow(width: int) -> bool:
+    return 0 < width < NARROW
+
+
+def _cut(line: str, width: int) -> str:
     return line if not width or len(line) <= width else f"{line[: width - 1]}…"
 
 

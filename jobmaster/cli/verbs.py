@@ -28,7 +28,7 @@ from jobmaster.cli.actions import (
 )
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OF_SIGNAL, exit_status
-from jobmaster.cli.presentation import as_block, as_json, how_to_find
+from jobmaster.cli.presentation import as_block, as_json, how_to_find, visible
 from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
 from jobmaster.errors import JobmasterError, TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -195,7 +195,7 @@ async def remove_jobs(jobs: Jobs, job_ids: Sequence[str]) -> int:
         try:
             await jobs.remove(job_id)
         except RpcFailedError as error:
-            complain(f"jobmaster: {job_id}: {_in_words(error)}\n")
+            complain(f"jobmaster: {visible(job_id)}: {_in_words(error)}\n")
             status = FAILED
     return status
 

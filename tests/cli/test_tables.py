@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from jobmaster.cli.tables import EVENTS_HEADER, JOBS_HEADER, cut, event_line, job_line
+from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
@@ -154,14 +154,18 @@ def test_a_line_is_no_wider_than_the_terminal(width: int) -> None:
     line = job_line(made, NOW, width)
     assert len(line) == width
     assert line.endswith("…")
-    assert len(cut(JOBS_HEADER, width)) == min(width, len(JOBS_HEADER))
+    assert len(jobs_header(width)) <= width
 
 
-def test_headers_stand_over_their_columns() -> None:
-    """Each column begins under its name."""
-    line = job_line(record(), NOW, 0)
-    assert line[JOBS_HEADER.index("STATE") :].startswith("running")
-    assert line[JOBS_HEADER.index("COMMAND") :].startswith("sh ")
+@pytest.mark.parametrize("width", [0, 80, 120])
+def test_headers_stand_over_their_columns(width: int) -> None:
+    """Each column begins under its name; the last one has room on a terminal of eighty columns, too."""
+    line = job_line(record(), NOW, width)
+    header = jobs_header(width)
+    assert line[header.index("STATE") :].startswith("running")
+    assert line[header.index("COMMAND") :].startswith("sh -c 'echo")
     event = Event(seq=1, job_id=pb.JobID(job_id=JOB), removed=Event.Removed())
-    assert event_line(event, 0)[EVENTS_HEADER.index("JOB") :].startswith(JOB)
-    assert event_line(event, 0)[EVENTS_HEADER.index("EVENT") :].startswith("removed")
+    event.time.FromDatetime(NOW)
+    line, header = event_line(event, width), events_header(width)
+    assert line[header.index("JOB") :].startswith(JOB)
+    assert line[header.index("EVENT") :].startswith("removed")
