@@ -340,13 +340,17 @@ class OutputLog:
             self._cap_is_hard = True
         elif dropped.count is None:
             self._drop_again_at = trio.current_time() + RETRY_SECONDS
-            self.dropped_range = (plan.start, plan.begin) if plan.begin > plan.start else (0, 0)
+            self.withdraw_drop(plan)
         else:
             self._can_drop = True
             self._dropped_before += dropped.count
             self._held_back += plan.held_back
             if self._dropped_before:
                 self.has_lost.set()
+
+    def withdraw_drop(self, plan: DropPlan) -> None:
+        """Says that nothing was done about a plan."""
+        self.dropped_range = (plan.start, plan.begin) if plan.begin > plan.start else (0, 0)
 
     def index_at(self, time: int) -> IndexFile | None:
         """The index, which is made where there is none. To be called in the pump's thread.

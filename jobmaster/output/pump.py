@@ -254,11 +254,14 @@ class Pump:
             drop = Drop(self._log, plan)
             try:
                 await self._begin(drop)
-            finally:
-                if self._work is not drop:  # no thread took it: nothing is dropped
-                    self._log.record_drop(plan, Dropped())
+            except BaseException:  # cancelled, or there is no thread: it is planned again before the next move
+                if self._work is not drop:
+                    self._log.withdraw_drop(plan)
+                raise
             if self._work is drop:
                 await self._see_through(drop)
+            else:  # threads were too long in coming
+                self._log.record_drop(plan, Dropped())
 
     async def _see_through(self, work: Work) -> None:
         if not work.done.is_set():

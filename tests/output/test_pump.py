@@ -474,6 +474,33 @@ async def test_a_writer_that_comes_after_the_last_one(line: Line) -> None:
     assert (line.log.path.read_bytes(), line.log.size, line.log.lost) == (b"first second", 12, 0)
 
 
+async def test_a_drop_under_way_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job wrote last is kept, though it ended while its pump waited for a thread to drop what is too much."""
+    punchers = trio.CapacityLimiter(1)
+    monkeypatch.setattr(moving, "PUNCHERS", punchers)
+    log = OutputLog(tmp_path / "job.log", Cap(SMALLEST))
+    read_end, write_end = open_pipe()
+    pump = Pump(read_end, log)
+    punchers.acquire_on_behalf_of_nowait("another job")
+    data = bytes(index % 251 for index in range(3 * SMALLEST))
+    with trio.fail_after(DEADLINE):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.run)
+            os.write(write_end, data)
+            while not punchers.statistics().tasks_waiting:
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        punchers.release_on_behalf_of("another job")
+        os.close(write_end)
+        await pump.finish()
+    log.seal()
+    await pump.close()
+    assert (log.size, log.lost) == (len(data), 0)
+    kept, head = log.path.read_bytes(), SMALLEST // 4
+    assert (kept[:head], kept[log.dropped_range[1] :]) == (data[:head], data[log.dropped_range[1] :])
+    assert log.kept <= SMALLEST
+
+
 async def test_a_drop_that_no_thread_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is announced as dropped that is not; what is too much meanwhile is a gap, and is dropped again later."""
     monkeypatch.setattr(pump_module, "STALL_SECONDS", 0.01)
