@@ -19,6 +19,7 @@ PACKAGE: Final = Path(jobmaster.__file__).parent
 ARROWS: Final[dict[str, set[str]]] = {
     "__init__": set(),
     "address": set(),
+    "ending": set(),
     "errors": set(),
     "places": {"errors"},
     "sizes": set(),
@@ -40,10 +41,23 @@ ARROWS: Final[dict[str, set[str]]] = {
     "api": {"audit", "errors", "grpc", "identity", "job", "jobs", "journal", "output", "run", "standard"},
     "client": {"certs", "errors", "grpc", "jobs"},
     "server": {
-        *{"__init__", "address", "api", "audit", "certs", "errors", "grpc", "host", "identity", "job", "journal"},
+        *{
+            "__init__",
+            "address",
+            "api",
+            "audit",
+            "certs",
+            "ending",
+            "errors",
+            "grpc",
+            "host",
+            "identity",
+            "job",
+            "journal",
+        },
         *{"places", "run", "sizes", "threads", "wire"},
     },
-    "cli": {"__init__", "address", "audit", "certs", "client", "errors", "grpc", "jobs", "places", "sizes"},
+    "cli": {"__init__", "address", "audit", "certs", "client", "ending", "errors", "grpc", "jobs", "places", "sizes"},
     "serve": set(),
     "__main__": {"cli"},
 }
@@ -60,6 +74,7 @@ DOORS: Final[dict[str, set[str]]] = {
 
 PURE: Final = (
     "address.py",
+    "ending.py",
     "errors.py",
     "places.py",
     "sizes.py",

@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> None:
     from jobmaster.cli.program import run
 
     status = run(sys.argv[1:] if arguments is None else arguments)
-    if arguments is None and sys.getprofile() is None:  # a profile is written when the interpreter ends
-        os._exit(status)
-    sys.exit(status)
+    if arguments is not None:
+        sys.exit(status)
+    from jobmaster.ending import end
+
+    end(status)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,8 @@ MAX_BYTES: Final = 4096
 """Of a path (PATH_MAX)."""
 CLEARING_SECONDS: Final = 5.0
 """How long processes of an earlier server may take to die."""
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The folder may be another user's, who has put a FIFO there."""
 _POLL_SECONDS: Final = 0.02
 _THREADS: Final = trio.CapacityLimiter(1)
 
@@ -78,7 +81,9 @@ async def end_what_is_left(output_folder: Path, *, check: Callable[[], None]) ->
 def _read(file: Path) -> Path | None:
     """The folder that is named there, if it is one of jobs."""
     try:
-        with file.open("rb") as opened:
+        with open(os.open(file, _READ), "rb") as opened:  # noqa: PTH123  # pathlib opens no descriptor
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                return None
             path = Path(os.fsdecode(opened.read(MAX_BYTES)))
         is_of_jobs = path.is_absolute() and path.name == JOBS and (path / "cgroup.procs").exists()
     except (OSError, ValueError):  # ValueError: a NUL in a path

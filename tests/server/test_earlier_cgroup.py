@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.server import earlier_cgroup
-from jobmaster.server.earlier_cgroup import NAME, end_earlier_jobs
+from jobmaster.server.earlier_cgroup import NAME, end_earlier_jobs, end_what_is_left
 from jobmaster.server.succession import AddressInUse
 from tests.harness import own_cgroup_root, serving
 
@@ -137,6 +137,14 @@ async def test_a_name_of_no_jobs(tmp_path: Path, text: bytes) -> None:
     with two_trees() as (own, _):
         assert await end_earlier_jobs(tmp_path, own) is None
         assert (tmp_path / NAME).read_text() == str(own.jobs)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/proc/self/cgroup", path)])
+async def test_a_name_that_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """What somebody else has put there is not waited for."""
+    make(tmp_path / NAME)
+    with trio.fail_after(60):
+        assert not await end_what_is_left(tmp_path, check=lambda: None)
 
 
 async def test_a_folder_that_cannot_be_written(
