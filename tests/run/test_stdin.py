@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import tty
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from random import Random
@@ -363,6 +364,7 @@ async def test_a_thread_does_not_wait_for_what_nobody_reads(fed: Fed) -> None:
     await fed.stdin.write(0, bytes(CAPACITY))
     master, slave = os.openpty()
     os.set_blocking(master, False)
+    tty.setraw(slave)  # else the kernel may take lines without an end, and forget them
     os.close(slave)
     os.write(fed.pipe, bytes(PIPE_SIZE))
     for end in (master, fed.pipe):
