@@ -261,7 +261,7 @@ class Children:
         if outcome is None:
             if _is_readable(
                 entry.errors
-            ):  # at its end: the child is dying, and would be looked at again and again until it is dead
+            ):  # at its end: the child is dying, and would be looked at all the time until then
                 self._poller.forget(entry.errors)
                 self._poller.call_later(_RECHECK_SECONDS, partial(self._on_outcome, entry))
             return

@@ -149,14 +149,17 @@ class Search:
         steps, most_unseen = 0, len(self.unseen) + MOST_HELD_UP
         while self._left and steps < MOST_STEPS and len(self.unseen) < most_unseen:
             job, held = self._left.popleft()
+            some: list[frozenset[int]] = []
+            is_unseen = False
             try:
-                some = list(islice(held, STEPS_OF_JOB))
+                some.extend(islice(held, STEPS_OF_JOB))
             except HeldUp:
-                self.unseen.add(job.id)
-                continue
+                is_unseen = True  # what was seen until then counts all the same
             steps += max(1, len(some))
             if any(map(pipes.intersection, some)):
                 found.add(job.id)
+            elif is_unseen:
+                self.unseen.add(job.id)
             elif len(some) == STEPS_OF_JOB:
                 self._left.append((job, held))
         return found

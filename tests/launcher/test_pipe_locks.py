@@ -17,6 +17,7 @@ from jobmaster.launcher.children import Children
 from jobmaster.launcher.pipe_locks import Job, Search, Waiting, held_by, waiting
 from jobmaster.launcher.poller import Poller
 from jobmaster.launcher.protocol import KILL, Close, Order
+from jobmaster.launcher.reader import HeldUp
 from jobmaster.launcher.table import Entry, Table
 
 Thread = tuple[str, str]
@@ -136,6 +137,19 @@ def test_a_job_that_holds_up_who_looks(monkeypatch: pytest.MonkeyPatch, tmp_path
     search = Search(Job(name, str(tmp_path / name), None) for name in ("stuck", "one"))
     assert search.look(frozenset({30})) == {"one"}
     assert (search.is_over, search.unseen) == (True, {"stuck"})
+
+
+def test_what_was_seen_before_a_job_held_up_who_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A holder that was seen is one, though another thread of its job keeps who looks waiting; without one it is unseen."""
+
+    def pretend(cgroup: str, _pid: int | None) -> Iterator[frozenset[int]]:
+        yield frozenset({30} if cgroup == "holder" else ())
+        raise HeldUp
+
+    monkeypatch.setattr(pipe_locks, "held_by", pretend)
+    search = Search(Job(name, name, None) for name in ("holder", "other"))
+    assert search.look(frozenset({30})) == {"holder"}
+    assert (search.is_over, search.unseen) == (True, {"other"})
 
 
 def test_one_look_is_held_up_by_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
