@@ -28,6 +28,8 @@ STOP_AFTER_SECONDS: Final = 1.0
 """By when a job that is to be stopped is, at the latest, after its first output."""
 ABANDONED_SHARE: Final = 0.05
 """Of the Starts, those whose caller leaves."""
+PATIENCE_SECONDS: Final = 900.0
+"""More than all servers live that die at their first Start, one after the other."""
 _SETTLE_SECONDS: Final = 30.0
 
 
@@ -69,11 +71,12 @@ class Load:
         self._is_over = False
         self._ends: list[tuple[float, float, str]] = []
 
-    async def run(self, workers: int) -> None:
-        """Works until `finish` is called, and what was begun has ended."""
+    async def run(self, workers: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Works until `finish` is called, and what was begun has ended. Has started when every client is connected."""
         async with trio.open_nursery() as nursery:
             for number in range(workers):
-                nursery.start_soon(self._work, CLIENTS[number % len(CLIENTS)])
+                await nursery.start(self._work, CLIENTS[number % len(CLIENTS)])
+            task_status.started()
 
     def finish(self) -> None:
         """Lets what was begun be the last."""
@@ -88,8 +91,9 @@ class Load:
 
     # --- one client ---------------------------------------------------------------------------------------------------
 
-    async def _work(self, client: str) -> None:
-        async with self._service.connect(client) as jobs:
+    async def _work(self, client: str, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self._service.connect(client, patience=PATIENCE_SECONDS) as jobs:
+            task_status.started()
             while not self._is_over:
                 command = Command.any(f"r{len(self.starts):05d}", self._chance)
                 start = Start(client, command, trio.current_time())
@@ -285,7 +289,7 @@ async def applied(service: Service, marks: Path, chance: random.Random, *, worke
     """A load for the block, after which it comes to its end; then all that was told is checked."""
     load = Load(service, marks, chance)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(load.run, workers)  # noqa: ASYNC113  # nobody waits for its beginning
+        await nursery.start(load.run, workers)  # a first connection is not tried again
         yield load
         load.finish()
     await load.check()
