@@ -164,7 +164,8 @@ async def test_a_writer_with_a_grant(fed: Fed) -> None:
 )
 async def test_a_job_that_reads_slowly(fed: Fed, grant: bool, unmoved: int, size: int) -> None:
     """What comes is accepted while the job reads, up to both bounds: on what is not moved, and on the pages of the queue."""
-    ahead, pages = [], []
+    ahead: list[int] = []
+    pages: list[int] = []
     async with trio.open_nursery() as nursery, moving(fed.stdin):
         with fed.stdin.wide_by(Grant() if grant else None):
             nursery.start_soon(write_pieces, fed.stdin, [4_000] * (4 * size // 4_000))
