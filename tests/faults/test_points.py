@@ -44,6 +44,9 @@ async def die_at(service: Service, point: Point, action: Action) -> None:
     while service.armed.fired(point) is None:
         server = await service.wait_ready()
         if point.cause in TRIGGERS:
+            await service.wait(
+                lambda: bool(service.processes()), "no job has come to run"
+            )  # none is left to run otherwise
             send(server, TRIGGERS[point.cause])  # again, where the last one found no job
         await service.wait(
             lambda server=server: service.armed.fired(point) is not None or service.ready not in {None, server},  # type: ignore[misc]  # mypy does not infer lambdas with defaults
