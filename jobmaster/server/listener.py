@@ -58,18 +58,23 @@ class ConnectionLimits:
     Attributes:
         total: of all clients.
         per_address: from one address, strangers included.
-        per_client: of one identity.
+        per_client: of one identity; half of what an address may have, so that no client takes all of one that it shares.
     """
 
     total: int = 10_000
     per_address: int = 5_000
-    per_client: int = 5_000
+    per_client: int = 2_500
 
     def within(self, descriptors: int) -> ConnectionLimits:
-        """These limits, lowered so that `descriptors` are enough (RLIMIT_NOFILE less what jobs and files need)."""
+        """These limits, lowered so that `descriptors` are enough (RLIMIT_NOFILE less what jobs and files need).
+
+        All may come from one address then, and a quarter of all be one client's.
+        """
         total = max(1, min(self.total, descriptors))
         return ConnectionLimits(
-            total=total, per_address=min(self.per_address, total), per_client=min(self.per_client, total)
+            total=total,
+            per_address=min(self.per_address, total),
+            per_client=min(self.per_client, max(1, total // 4)),
         )
 
 

@@ -200,8 +200,8 @@ async def test_a_shutdown_waits_for_no_handshake(
     ("descriptors", "limits"),
     [
         (1_000_000, DEFAULT_LIMITS),
-        (7_000, ConnectionLimits(total=7_000, per_address=5_000, per_client=5_000)),
-        (300, ConnectionLimits(total=300, per_address=300, per_client=300)),
+        (7_000, ConnectionLimits(total=7_000, per_address=5_000, per_client=1_750)),
+        (300, ConnectionLimits(total=300, per_address=300, per_client=75)),
         (-5, ConnectionLimits(total=1, per_address=1, per_client=1)),
     ],
 )
