@@ -123,7 +123,15 @@ class ExecutionUnknown(ServerDraining):
 
 
 class JournalUnavailable(JobError):
-    """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know."""
+    """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know.
+
+    Attributes:
+        is_doubtful: what was to be recorded may become durable all the same.
+    """
+
+    def __init__(self, text: str, *, is_doubtful: bool = False) -> None:
+        super().__init__(text)
+        self.is_doubtful = is_doubtful
 
 
 class AuditUnavailable(JobError):

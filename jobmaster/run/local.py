@@ -384,10 +384,12 @@ class LocalHost:
         return partial(self._launcher.close_kept, child.id, STDIN)
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
-        """By the wait status that the launcher has kept, of what was executed."""
+        """By the wait status that the launcher has kept, and by how far it got."""
         inherited = self._launcher.inherited.children.get(job_id)
-        if inherited is None or inherited.child.outcome != Executed() or inherited.child.status is None:
+        if inherited is None or inherited.child.status is None:
             return None
+        if inherited.child.outcome != Executed():
+            return KnownEnd(death=None)
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):

@@ -154,6 +154,25 @@ async def test_a_stop_that_was_noted_and_not_recorded(machine: Machine) -> None:
         assert (cause.by, cause.signal, cause.reason) == ("client1", 15, "enough")
 
 
+async def test_a_launch_that_was_refused_and_is_recorded(machine: Machine) -> None:
+    """Its command was never executed, as the launcher knows: the job is forgotten, and its request id with it."""
+    machine.scripts[SPECIFICATION.command] = Script()
+    machine.records.is_doubtful = machine.records.posts_wait = True
+    machine.records.settle_seconds = 2 * RECORD_SECONDS
+    async with machine.registry(hands_over=lambda: True) as registry:
+        with pytest.raises(JournalUnavailable):
+            await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID)
+    launch, *_ = machine.records.posted
+    assert isinstance(launch[1], Launched)
+    machine.records = machine_records = MemoryRecords()  # the server was killed before it could write more
+    machine_records.post(*launch[:2])
+    async with machine.registry() as registry:
+        recovered = await registry.recover()
+        assert (recovered.adopted, recovered.lost) == ([], [])
+        assert machine_records.jobs == {}
+        assert await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID) != launch[0]
+
+
 @pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])
 async def test_a_job_that_cannot_be_adopted(machine: Machine, events: tuple[JobEvent, ...]) -> None:
     """It is ended, and its record blames neither the launcher nor the host for that."""
