@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -62,7 +62,9 @@ from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_an
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.threads import LeftThreads, NoThread, run_in_thread
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +277,13 @@ async def _close_outputs(descriptors: Sequence[int]) -> None:
     with trio.move_on_after(CLEARING_SECONDS):
         async with trio.open_nursery() as nursery:
             for descriptor in descriptors:
-                nursery.start_soon(partial(run_in_thread, CLOSERS, os.close, descriptor, abandon=True))
+                nursery.start_soon(_in_closer, os.close, descriptor)
+
+
+async def _in_closer(function: Callable[..., T], *args: Any) -> T:
+    """Runs what takes the lock of a pipe; a thread that is left in it is none of those that close what running jobs need."""
+    with LeftThreads().counted(CLOSERS) as thread:
+        return await run_in_thread(CLOSERS, thread.run, function, *args, abandon=True)
 
 
 def _order(kind: str, order: StopOrder) -> Order:
@@ -395,7 +403,7 @@ class LocalHost:
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
             for source in map(Source.duplicate, outputs_of(inherited)):
                 try:
-                    left += sum(await run_in_thread(CLOSERS, source.take_left, abandon=True))
+                    left += sum(await _in_closer(source.take_left))
                 finally:
                     close_all(source.give_up())
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
