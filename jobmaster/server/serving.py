@@ -89,6 +89,7 @@ class Serving:
             listeners_to_keep(self.listeners, options.host, options.port),
             max_gap=options.max_gap_seconds,
             max_crashes=options.max_crashes,
+            grace_seconds=options.grace_seconds,
         )
         say(f"ready on {_address(options.host, port)}")
         task_status.started(port)
