@@ -159,6 +159,9 @@ async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[Job
             kept[job.record.id] = await _look(host, job.record, job.last_event_at)
         except NoThread as error:
             logger.error("the output of job %s cannot be looked at: %s", job.record.id, error)
+        except Exception:
+            logger.exception("the output of job %s cannot be looked at: a bug in the server", job.record.id)
+            kept[job.record.id] = _Kept(at=job.last_event_at)
 
     with trio.move_on_after(LOOK_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -210,6 +213,8 @@ async def _adopt(
             spawned = await _patiently(host, record)
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
+    except Exception:
+        logger.exception("job %s of an earlier server cannot be adopted, and is ended: a bug in the server", record.id)
     else:
         if spawned is None:
             gone.add(record.id)

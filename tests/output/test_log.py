@@ -306,6 +306,16 @@ async def test_no_file_is_needed_for_no_output(log: OutputLog) -> None:
     assert await read_all(log.stored()) == b""
 
 
+def test_a_fifo_in_its_place(log: OutputLog) -> None:
+    """What comes after a server has died is not written to something that is no file."""
+    write(log, b"kept")
+    log.index_at(1)
+    log.path.unlink()
+    os.mkfifo(log.path)
+    with pytest.raises(FileExistsError):
+        OutputLog.reopen(log.path, lost=0)
+
+
 def test_losses_add_up(log: OutputLog) -> None:
     """What is lost is counted beside what is kept, and which of it is still in the pipe."""
     write(log, b"kept")
