@@ -150,6 +150,10 @@ class OutputUnreadable(HostError):
     """The file of a job's output is not there, or its disk does not give what was written to it."""
 
 
+class OutputCutOff(OutputUnreadable):
+    """The file of an output became shorter while it was read: somebody has cut it off. The text is for the client."""
+
+
 class OutputCut(OutputUnreadable):
     """The file of an ended job's output has less than was recorded, `missing` bytes; all that it has was read."""
 
