@@ -13,9 +13,9 @@ server is started when the old one was reaped, so that no thread of it is left i
 sent was read: never do two servers move the output of one job.
 
 Any other end of the server is the end of the jobs: all that is in their cgroup and every child is killed, and this
-process ends when the last one is reaped. Where they were to be ended, and no server could be started that does it, their main
-processes have SIGTERM and the grace period before. As a subreaper it inherits every orphan of a job, so "no child is left" means
-that nothing of theirs is left. The lock of the jobs' folder is held until then. The other way round, the kernel kills
+process ends when the last one is reaped. Where somebody has asked for that and no server does it, their main processes
+have SIGTERM and the grace period before. As a subreaper it inherits every orphan of a job, so "no child is left" means that
+nothing of theirs is left. The lock of the jobs' folder is held until then. The other way round, the kernel kills
 each job's main process when this process dies (PDEATHSIG), and the server sees its socket end.
 
 Signals reach the server through this process, which ends with the last server's own exit status.

@@ -20,9 +20,10 @@ than `FINISH_SECONDS` is abandoned with both descriptors, which its thread close
 pipe count as lost.
 
 Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
-thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting; until then it
-counts against its client's share of them alone. There is at most one move for each job. The job whose pipe holds up a thread need not live: another one, to which the pipe was passed on,
-can have its lock. So the jobs that leave a process or a thread behind are bounded (`jobmaster.run.leftovers`).
+thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting; nor do those of
+one client until then, which have a share of `PUMPS` at most. There is at most one move for each job. The job whose pipe
+holds up a thread need not live: another one, to which the pipe was passed on, can have its lock. So the jobs that leave a
+process or a thread behind are bounded (`jobmaster.run.leftovers`).
 """
 
 from __future__ import annotations

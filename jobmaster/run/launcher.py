@@ -72,6 +72,7 @@ MAX_GAP_SECONDS: Final = 300
 JOBS_LOCK: Final = "jobs"
 """Names the lock of the jobs' folder."""
 GRACE_SECONDS: Final = 10.0
+"""Between SIGTERM and SIGKILL where the launcher ends them: what it takes where it is told nothing."""
 MAX_CRASHES: Final = 5
 """How many deaths of servers that were ready, in five minutes, end the jobs."""
 WITHDRAW_SECONDS: Final = 5.0
