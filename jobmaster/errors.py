@@ -123,7 +123,15 @@ class ExecutionUnknown(ServerDraining):
 
 
 class JournalUnavailable(JobError):
-    """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know."""
+    """The server cannot record anything now, and so starts nothing; the text says why as far as clients may know.
+
+    Attributes:
+        is_doubtful: what was to be recorded may become durable all the same.
+    """
+
+    def __init__(self, text: str, *, is_doubtful: bool = False) -> None:
+        super().__init__(text)
+        self.is_doubtful = is_doubtful
 
 
 class AuditUnavailable(JobError):
@@ -140,6 +148,10 @@ class HostError(JobmasterError):
 
 class OutputUnreadable(HostError):
     """The file of a job's output is not there, or its disk does not give what was written to it."""
+
+
+class OutputCutOff(OutputUnreadable):
+    """The file of an output became shorter while it was read: somebody has cut it off. The text is for the client."""
 
 
 class OutputCut(OutputUnreadable):

@@ -21,6 +21,7 @@ from jobmaster.errors import (
     JournalUnavailable,
     LauncherOutdated,
     LimitNotEnforceable,
+    OutputCutOff,
     OutputIncomplete,
     PermissionRefused,
     RequestIdReused,
@@ -52,6 +53,7 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     AuditUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
     OutputIncomplete: StatusCode.DATA_LOSS,
+    OutputCutOff: StatusCode.DATA_LOSS,
 }
 
 

@@ -90,7 +90,8 @@ class Journal:
             forget: the job and its request id are forgotten with this event, its end: nobody was told of it.
 
         Raises:
-            JournalUnavailable: it is not durable. A launch will not be either; any other event is tried again.
+            JournalUnavailable: it is not durable. A launch becomes so only where the error `is_doubtful`, and whoever gave
+                it then posts its end; any other event is tried again.
             EntryRefused, InvalidTransition: a bug: it cannot happen to this job.
         """
         return await self._writer.record(Entry.of(job_id, event, request_error=request_error, forget=forget))

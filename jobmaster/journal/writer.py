@@ -2,9 +2,9 @@
 
 Entries are written in the order in which they were given. Those that nobody waits for gather for a moment, or until
 somebody waits for one: what happens to a short job after its launch is one transaction. A launch that is not taken yet can
-be withdrawn; one that is taken is written or has failed. Where the disk takes nothing, launches fail at once. All other
-entries are kept and tried again until the journal's end, whoever waits for them or leaves, because they tell what has
-happened already. The ballast is given up for them first.
+be withdrawn; one that is taken is written or fails, or is in doubt: then who gave it gives its end as well. Where the disk
+takes nothing, launches fail at once. All other entries are kept and tried again until the journal's end, whoever waits for
+them or leaves, because they tell what has happened already. The ballast is given up for them first.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from operator import itemgetter
 from typing import Any, Final, TypeVar
@@ -76,7 +75,6 @@ class Writer:
         self._counts: dict[tuple[JobId, str], Entry] = {}  # of the queue; a later count takes an earlier one's place
         self._waiters: dict[Entry, _Waiter] = {}
         self._due: dict[Entry, float] = {}  # until when launches, and callers who were cancelled, wait
-        self._disowned: list[Entry] = []  # of batches that are being written or have failed: none is taken meanwhile
         self._changed = trio.Event()
         self._is_urgent = trio.Event()
         self._has_waiters = trio.Event()
@@ -109,7 +107,7 @@ class Writer:
 
         Raises:
             JournalUnavailable: it cannot be written now, or not within LEAVE_SECONDS after the caller was cancelled; a
-                launch is not written later either, anything else may be.
+                launch is written later only where the error `is_doubtful`, anything else may be.
             EntryRefused, InvalidTransition: it cannot be.
         """
         is_launch = isinstance(entry.event, Launched)
@@ -224,7 +222,7 @@ class Writer:
         finally:
             self._is_over = True
             for entry in tuple(self._waiters):
-                self._release(entry, _unavailable("the server is shutting down"))
+                self._release(entry, _unavailable("the server is shutting down", is_doubtful=entry not in self._queue))
             self.has_grown()
 
     async def fill_ballast(self) -> None:
@@ -307,7 +305,6 @@ class Writer:
         self._recover()
         for entry in taken:
             self._tell(entry)
-        self._remove_disowned()
         self.has_grown()
 
     def _take(self) -> None:
@@ -323,36 +320,28 @@ class Writer:
         self._fault = fault
         launches = [entry for entry in (*self._taken, *self._queue) if isinstance(entry.event, Launched)]
         self._taken = [entry for entry in self._taken if not isinstance(entry.event, Launched)]
+        is_doubtful = isinstance(fault, JournalFault) and fault.is_doubtful
         for entry in launches:
-            self._disown(entry, self._reason())
+            self._refuse(entry, is_doubtful=is_doubtful)
         self.has_grown()
 
-    def _disown(self, entry: Entry, reason: str) -> None:
-        """Tells who waits for a launch that it is not written; where it is being written all the same, that is undone."""
-        self._release(entry, _unavailable(reason))
-        if entry in self._queue:
-            del self._queue[entry]
-        else:
-            self._disowned.append(entry)
+    def _refuse(self, entry: Entry, *, is_doubtful: bool) -> None:
+        """Tells who waits for a launch that it is not written; one that is not taken yet never is.
 
-    def _remove_disowned(self) -> None:
-        disowned, self._disowned = self._disowned, []
-        for entry in disowned:
-            if isinstance(entry.written, int):
-                cause = FailedToStart("its start could not be recorded in time")
-                self._queue[
-                    Entry.of(
-                        entry.job_id, Finished(cause=cause, at=datetime.now(UTC), output_bytes=0, output_bytes_lost=0)
-                    )
-                ] = None
+        Args:
+            entry: the launch.
+            is_doubtful: it may be written all the same, where it is taken.
+        """
+        is_taken = entry not in self._queue
+        self._release(entry, _unavailable(self._reason(), is_doubtful=is_doubtful and is_taken))
+        if not is_taken:
+            del self._queue[entry]
 
     def _tell(self, entry: Entry) -> None:
         assert entry.written is not None  # noqa: S101  # for the type checker: the batch was written
         if self._release(entry, entry.written) or isinstance(entry.written, int):
             return
-        if not (
-            isinstance(entry.written, UnknownJob) and _is_failed_start(entry)
-        ):  # its launch was withdrawn, or undone
+        if not (isinstance(entry.written, UnknownJob) and _is_failed_start(entry)):  # its launch was not written
             logger.error("job %s: %s cannot be written: %r", entry.job_id, entry.type, entry.written)
 
     def _release(self, entry: Entry, result: int | Exception) -> bool:
@@ -378,7 +367,7 @@ class Writer:
                     await self._has_waiters.wait()  # for one that is to be released earlier
                 continue
             if isinstance(entry.event, Launched):
-                self._disown(entry, self._reason())
+                self._refuse(entry, is_doubtful=True)
             else:
                 self._release(entry, _unavailable(self._reason()))
             self.has_grown()
@@ -392,7 +381,6 @@ class Writer:
             self._fault = fault
             return
         self._recover()
-        self._remove_disowned()
 
     def _recover(self) -> None:
         if self._fault is not None:
@@ -421,8 +409,9 @@ class Writer:
         return await run_in_thread(self._limiter, function, *args, abandon=True)
 
 
-def _unavailable(reason: str) -> JournalUnavailable:
-    return JournalUnavailable(f"the server's journal cannot be written: {reason}; try again later")
+def _unavailable(reason: str, *, is_doubtful: bool = False) -> JournalUnavailable:
+    text = f"the server's journal cannot be written: {reason}; try again later"
+    return JournalUnavailable(text, is_doubtful=is_doubtful)
 
 
 def _is_failed_start(entry: Entry) -> bool:

@@ -177,10 +177,15 @@ class Children:
         self._left_pipes.clear()
         self._search = None
 
-    def kill_all(self) -> None:
-        """Sends SIGKILL to every child that lives."""
+    @property
+    def any_lives(self) -> bool:
+        """Whether there is one that lives."""
+        return next(self._table.living(), None) is not None
+
+    def signal_all(self, number: int) -> None:
+        """Sends a signal to every child that lives."""
         for entry in self._table.living():
-            _kill(entry)
+            _signal(entry, number)
 
     def end_lock_holders(self, waiting: pipe_locks.Waiting, *, is_sure: bool) -> list[str]:
         """Kills the jobs that keep threads of a dead server waiting, where it sees them; returns their ids.
@@ -342,8 +347,12 @@ def _pipes_of(entry: Entry) -> set[int]:
 
 
 def _kill(entry: Entry) -> None:
+    _signal(entry, signal.SIGKILL)
+
+
+def _signal(entry: Entry, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(entry.pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(entry.pidfd, number)
 
 
 def _is_readable(fd: int) -> bool:

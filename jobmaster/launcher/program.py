@@ -13,8 +13,9 @@ server is started when the old one was reaped, so that no thread of it is left i
 sent was read: never do two servers move the output of one job.
 
 Any other end of the server is the end of the jobs: all that is in their cgroup and every child is killed, and this
-process ends when the last one is reaped. As a subreaper it inherits every orphan of a job, so "no child is left" means
-that nothing of theirs is left. The lock of the jobs' folder is held until then. The other way round, the kernel kills
+process ends when the last one is reaped. Where somebody has asked for that and no server does it, their main processes
+have SIGTERM and the grace period before. As a subreaper it inherits every orphan of a job, so "no child is left" means that
+nothing of theirs is left. The lock of the jobs' folder is held until then. The other way round, the kernel kills
 each job's main process when this process dies (PDEATHSIG), and the server sees its socket end.
 
 Signals reach the server through this process, which ends with the last server's own exit status.
@@ -26,6 +27,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Final, assert_never
 
 from jobmaster.launcher import kernel, renewal, server, snapshot
@@ -147,6 +149,7 @@ class Launcher:
         self._command = command
         self._program = renewal.on_disk()
         self._arrived: set[int] = set()
+        self._is_hurried = False
         self._origin = known.origin
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = Poller()
@@ -189,8 +192,9 @@ class Launcher:
         self._kept.stop_listening()
         self._notifier.stopping()
         if not self.servers.said_farewell:
+            self._let_jobs_end(self.servers.grace())
             self._kill_jobs()
-        reap_all(self._poller, kill=self._children.kill_all, collect=self._collect_some, seconds=END_SECONDS)
+        reap_all(self._poller, kill=self._kill_children, collect=self._collect_some, seconds=END_SECONDS)
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # an ending interpreter sets back to default what it handles
         return self.servers.exit_status()
@@ -278,6 +282,7 @@ class Launcher:
             os.read(self._wake, 65536)
         arrived, self._arrived = self._arrived, set()
         for number in arrived & _PASSED_ON.keys():
+            self._is_hurried |= number != signal.SIGUSR2
             self.servers.pass_on(_PASSED_ON[signal.Signals(number)])
         if signal.SIGCHLD in arrived:
             self.collect()
@@ -297,6 +302,20 @@ class Launcher:
 
     # The end.
 
+    def _let_jobs_end(self, seconds: float) -> None:
+        """Tells the jobs' main processes to end, and waits for that; a second signal to this process ends the wait."""
+        if not seconds:
+            return
+        deadline = time.monotonic() + seconds
+        self._children.signal_all(signal.SIGTERM)
+        self._is_hurried = False
+        self._poller.call_later(seconds, lambda: None)
+        while self._children.any_lives and not self._is_hurried and time.monotonic() < deadline:
+            self._poller.run_once()
+
     def _kill_jobs(self) -> None:
         self._kept.kill_jobs()
-        self._children.kill_all()
+        self._kill_children()
+
+    def _kill_children(self) -> None:
+        self._children.signal_all(signal.SIGKILL)

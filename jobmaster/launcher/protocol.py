@@ -94,11 +94,13 @@ class Ready(NamedTuple):
     Attributes:
         max_gap: seconds without a server that is ready, after which the jobs are ended.
         max_crashes: how many deaths of servers that were ready, in five minutes, end the jobs.
+        grace: seconds between SIGTERM and SIGKILL, for the launcher where it has to end the jobs itself.
     """
 
     listeners: tuple[str, ...] = ()
     max_gap: int = 300
     max_crashes: int = 5
+    grace: int = 10
 
 
 class Stopping(NamedTuple):
@@ -327,6 +329,7 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "listeners": _texts(MAX_LISTENERS),
     "max_gap": _whole(1, 2**31),
     "max_crashes": _whole(1, 2**31),
+    "grace": _whole(0, 2**31),
     "predecessors": _whole(0, 2**63),
     "kind": _text(1, 32),
     "at": _text(1, 64),

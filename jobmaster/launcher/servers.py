@@ -150,13 +150,20 @@ class Servers:
         say(f"jobmaster: the server {_how(self._status)}; its jobs were ended")
         return 128 - code
 
+    def grace(self) -> float:
+        """Seconds that the jobs have to end by themselves: only where they were to be ended, and no server has done it."""
+        is_asked = self.succession.has_begun and self.succession.is_stopping and not self.said_farewell
+        return self.succession.grace if is_asked else 0
+
     # What a server says of itself.
 
     def on_ready(self, ready: Ready) -> None:
         """The server serves: what it leaves is for the next one from here on."""
         if self.current is not None:
             self.current.is_ready = True
-            self.succession.on_ready(time.monotonic(), max_gap=ready.max_gap, max_crashes=ready.max_crashes)
+            self.succession.on_ready(
+                time.monotonic(), max_gap=ready.max_gap, max_crashes=ready.max_crashes, grace=ready.grace
+            )
             self._notifier.ready()
 
     def on_stopping(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_BYTES: Final = 256 * 1024 * 1024
-_SUCCESSION: Final = (
+_SUCCESSION: Final = (  # "grace" is younger
     *("has_begun", "is_stopping", "gap_since", "max_gap", "max_crashes", "crashes", "pause", "ready_since"),
 )
 
@@ -62,7 +62,7 @@ def encode(snapshot: Snapshot) -> bytes:
         "origin": {"ignored": origin.heritage.ignored, "oom_score": origin.oom_score, "open_files": origin.open_files},
         "entries": [_entry_values(entry) for entry in snapshot.table],
         "kept": {"kill": kept.kill, "locks": kept.locks, "listeners": kept.listeners},
-        "succession": {name: getattr(snapshot.succession, name) for name in _SUCCESSION},
+        "succession": {name: getattr(snapshot.succession, name) for name in (*_SUCCESSION, "grace")},
         "servers": snapshot.servers,
         "told": snapshot.told,
     }
@@ -90,6 +90,7 @@ def _snapshot(document: Any) -> Snapshot:
     succession = Succession()
     for name in _SUCCESSION:
         setattr(succession, name, document["succession"][name])
+    succession.grace = document["succession"].get("grace", succession.grace)
     soft, hard = origin["open_files"]
     return Snapshot(
         origin=Origin(tuple(origin["ignored"]), oom_score=origin["oom_score"], open_files=(soft, hard)),

@@ -13,6 +13,9 @@ from typing import Final, NamedTuple
 CRASH_WINDOW: Final = 300.0
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 10.0
+MOST_GRACE: Final = 10
+"""Of a longer grace period, what jobs get where no server ends them: with the time that such a server may take to fail less than
+the minute that a service manager waits."""
 
 
 class Next(NamedTuple):
@@ -34,6 +37,7 @@ class Succession:
         has_begun: a server has been ready, so that jobs outlive servers from now on.
         is_stopping: a server was told to end the jobs, so that no more than that is asked of the next.
         gap_since: since when no server is ready; None while one is.
+        grace: seconds that the jobs have between SIGTERM and SIGKILL where no server ends them.
     """
 
     def __init__(self) -> None:
@@ -42,17 +46,19 @@ class Succession:
         self.gap_since: float | None = None
         self.max_gap = 0
         self.max_crashes = 0
+        self.grace = MOST_GRACE
         self.crashes: list[float] = []
         self.pause = FIRST_PAUSE
         self.ready_since = 0.0  # for earlier programs that replace this one, which want it of a snapshot
 
-    def on_ready(self, now: float, *, max_gap: int, max_crashes: int) -> None:
+    def on_ready(self, now: float, *, max_gap: int, max_crashes: int, grace: int = MOST_GRACE) -> None:
         """A server is ready, and has these bounds."""
         self.has_begun = True
         self.gap_since = None
         self.ready_since = now
         self.max_gap = max_gap
         self.max_crashes = max_crashes
+        self.grace = min(grace, MOST_GRACE)
 
     def on_silence(self, now: float) -> float:
         """Nobody serves any more; returns when the jobs are ended if that stays so."""

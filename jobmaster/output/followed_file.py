@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from jobmaster.errors import OutputUnreadable
+from jobmaster.errors import OutputCutOff, OutputUnreadable
 from jobmaster.output.found_gaps import FoundGaps, find_gaps
 from jobmaster.output.index import Header
 from jobmaster.threads import NoThread, run_in_thread
@@ -59,7 +59,8 @@ class WrittenFile:
 class Stretch:
     """Bytes of a log that are in its file, to be read while its follower lives.
 
-    Both ways of reading raise OutputUnreadable where the file cannot be read (any more).
+    Both ways of reading raise OutputUnreadable where the file cannot be read (any more), OutputCutOff where it has less than was
+    written to it.
     """
 
     __slots__ = ("_file", "length", "offset")
@@ -84,9 +85,16 @@ class Stretch:
         count = min(count, self.length - start)
         with unreadable_named(self._file.path):
             data = await run_in_thread(READERS, self._file.pread, count, self.offset + start, abandon=True)
-            if len(data) < count:
-                raise OSError(errno.EIO, "it is shorter than what was written to it")
-            return data
+        if len(data) < count:
+            end = self.offset + start + len(data)
+            logger.error(
+                "%s was cut off by somebody: it ends at byte %d, behind which more was written", self._file.path, end
+            )
+            raise OutputCutOff(
+                f"the output of this job was cut off on the server's host: of what the job had written by then, all from byte {end} "
+                "on is gone"
+            )
+        return data
 
 
 @contextmanager

@@ -16,8 +16,10 @@ The index is the pump's thread's alone; followers read it by descriptors of thei
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from bisect import bisect_left
 from collections.abc import AsyncGenerator
 from contextlib import suppress
@@ -109,6 +111,9 @@ class OutputLog:
         """
         log = cls.__new__(cls)
         fd = os.open(path, _CONTINUE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):  # a FIFO would take it all, and give it to nobody
+            os.close(fd)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
         log._use(path, fd, cap, size=os.fstat(fd).st_size)
         try:
             log._continue(lost, dropped)

@@ -29,6 +29,20 @@ logger = logging.getLogger(__name__)
 
 PUMPS: Final = trio.CapacityLimiter(32)
 """Threads that move output, besides those that are held up."""
+PUMPS_OF_CLIENT: Final = 8
+"""How many of them the jobs of one client have at a time: a client whose jobs hold up their own pipes, by the hundred at once,
+delays the output of no other client. Page cache takes output faster than eight threads bring it."""
+
+
+class Shares:
+    """Who may have how many of `PUMPS`: a limiter for each client."""
+
+    def __init__(self) -> None:
+        self._of_clients: dict[str, trio.CapacityLimiter] = {}
+
+    def of(self, client: str) -> trio.CapacityLimiter:
+        """A client's, which the pumps of its jobs have in common."""
+        return self._of_clients.setdefault(client, trio.CapacityLimiter(PUMPS_OF_CLIENT))
 
 
 class Work(ABC):

@@ -20,9 +20,10 @@ than `FINISH_SECONDS` is abandoned with both descriptors, which its thread close
 pipe count as lost.
 
 Threads: a move that takes longer than `STALL_SECONDS`, or is abandoned, no longer counts against `PUMPS` as long as its
-thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting. There is at
-most one move for each job. The job whose pipe holds up a thread need not live: another one, to which the pipe was passed on,
-can have its lock. So the jobs that leave a process or a thread behind are bounded (`jobmaster.run.leftovers`).
+thread is held up, so that jobs whose disk (or whose writer) holds up their pump do not keep others waiting; nor do those of
+one client until then, which have a share of `PUMPS` at most. There is at most one move for each job. The job whose pipe
+holds up a thread need not live: another one, to which the pipe was passed on, can have its lock. So the jobs that leave a
+process or a thread behind are bounded (`jobmaster.run.leftovers`).
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ class Pump:
 
     Attributes:
         left_threads: those of its threads that are left when it ends.
+        share: bounds the threads that move output at a time, of all pumps that have it.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Pump:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
         self.left_threads = LeftThreads()
+        self.share = trio.CapacityLimiter(1)
         self._work: Work | None = None
         self._turn = trio.Lock()
         self._splice_works = True
@@ -276,8 +279,9 @@ class Pump:
     async def _begin(self, work: Work) -> None:
         self._work = work
         try:
-            with trio.move_on_after(STALL_SECONDS):
-                await run_in_thread(work.limiter, work.run, abandon=True)
+            async with self.share:
+                with trio.move_on_after(STALL_SECONDS):
+                    await run_in_thread(work.limiter, work.run, abandon=True)
         finally:
             if work.withdraw():  # no thread took it
                 self._work = None

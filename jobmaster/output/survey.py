@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,8 @@ def survey(path: Path) -> Survey:
         OSError: it is not there, or cannot be read.
     """
     status = path.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "something that is no file is in its place", str(path))
     view = _view_of(path)
     if view is None:
         missing = _missing_in(path, status.st_size)

@@ -115,12 +115,12 @@ class KnownEnd:
     """What is known of a job's end besides its record.
 
     Attributes:
-        death: of its main process.
+        death: of its main process; None: its command was never executed.
         order: the stop order that was noted before it died, if one was.
         left_in_pipe: bytes of its output that nobody has taken, and nobody will.
     """
 
-    death: Death
+    death: Death | None
     order: StopOrder | None = None
     left_in_pipe: int = 0
 

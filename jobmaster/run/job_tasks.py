@@ -20,6 +20,7 @@ from jobmaster.errors import ExecutionUnknown, JobmasterError, ServerDraining
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.output.moving import Shares
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
 from jobmaster.run.live_record import RECORD_SECONDS
 from jobmaster.run.supervisor import EXECUTE_SECONDS, Supervisor, Terms
@@ -104,6 +105,7 @@ class JobTasks:
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
         self._rooms = rooms
+        self._shares = Shares()
         self._has_room = has_room
         self._unrecorded: dict[JobId, bool] = {}  # and whether the journal was given the end
 
@@ -256,6 +258,7 @@ class JobTasks:
 
     def _supervise(self, live: LiveJob, record: JobRecord, spawned: Spawned) -> Supervisor:
         spawned.log.room = self._rooms.of(record.owner)
+        spawned.pump.share = self._shares.of(record.owner)
         spawned.pump.left_threads = self._live.left_threads(record.id, record.owner)
         if spawned.stdin is not None:
             spawned.stdin.left_threads = spawned.pump.left_threads

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -70,6 +71,8 @@ MAX_GAP_SECONDS: Final = 300
 """How long jobs may be without a server that is ready."""
 JOBS_LOCK: Final = "jobs"
 """Names the lock of the jobs' folder."""
+GRACE_SECONDS: Final = 10.0
+"""Between SIGTERM and SIGKILL where the launcher ends them: what it takes where it is told nothing."""
 MAX_CRASHES: Final = 5
 """How many deaths of servers that were ready, in five minutes, end the jobs."""
 WITHDRAW_SECONDS: Final = 5.0
@@ -183,6 +186,7 @@ class Launcher:
         *,
         max_gap: int = MAX_GAP_SECONDS,
         max_crashes: int = MAX_CRASHES,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         """This server serves: from now on its children outlive it, unless the launcher is attached.
 
@@ -190,9 +194,12 @@ class Launcher:
             listeners: the listening sockets with their names; the launcher holds duplicates for the next server.
             max_gap: seconds without a server that is ready, after which the launcher ends the jobs.
             max_crashes: how many deaths of servers that were ready, in five minutes, have it end them.
+            grace_seconds: between SIGTERM and SIGKILL, where it is to end them and no server does.
         """
         names = tuple(name for name, _ in listeners)
-        message = protocol.Ready(listeners=names, max_gap=max_gap, max_crashes=max_crashes)
+        message = protocol.Ready(
+            listeners=names, max_gap=max_gap, max_crashes=max_crashes, grace=math.ceil(grace_seconds)
+        )
         self._say(message, tuple(listener.fileno() for _, listener in listeners))
 
     def say_stopping(self) -> None:

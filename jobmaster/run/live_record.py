@@ -71,6 +71,8 @@ class LiveRecord:
         """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
         """Whether its launch is durable."""
+        self._may_be_in_journal = True
+        """Whether it is, or may become so though its caller is refused."""
         self.is_end_given = False
         """Whether the journal was given its end, and writes it in its turn."""
         self.is_end_settled = False
@@ -118,11 +120,15 @@ class LiveRecord:
             JournalUnavailable, RequestTaken: it is not.
             Exception: whatever `admitted` raises.
         """
-        self.is_in_journal = False
+        self.is_in_journal = self._may_be_in_journal = False
         if admitted is not None:
             await admitted()
-        await self._recorder.record(self._record.id, launched)
-        self.is_in_journal = True
+        try:
+            await self._recorder.record(self._record.id, launched)
+        except JournalUnavailable as error:
+            self._may_be_in_journal = error.is_doubtful
+            raise
+        self.is_in_journal = self._may_be_in_journal = True
 
     def apply(self, event: JobEvent) -> None:
         """Changes the record, and has the journal follow.
@@ -227,11 +233,11 @@ class LiveRecord:
         """
         end = self._finished(cause)
         with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
-            if self.is_in_journal:  # else the journal itself sees to it that it never is
+            if self._may_be_in_journal:
                 self._post(end, request_error, forget=forget)
                 await self._recorder.settle()
         self._accept(end)
-        self.is_end_settled = not waiting.cancelled_caught
+        self.is_end_settled = not waiting.cancelled_caught and self._record.id not in self._recorder.unwritten
 
     def _finished(self, cause: Cause) -> Finished:
         return Finished(

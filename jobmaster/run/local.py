@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import trio
 
@@ -62,7 +62,9 @@ from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_an
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
-from jobmaster.threads import NoThread, run_in_thread
+from jobmaster.threads import LeftThreads, NoThread, run_in_thread
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -275,7 +277,13 @@ async def _close_outputs(descriptors: Sequence[int]) -> None:
     with trio.move_on_after(CLEARING_SECONDS):
         async with trio.open_nursery() as nursery:
             for descriptor in descriptors:
-                nursery.start_soon(partial(run_in_thread, CLOSERS, os.close, descriptor, abandon=True))
+                nursery.start_soon(_in_closer, os.close, descriptor)
+
+
+async def _in_closer(function: Callable[..., T], *args: Any) -> T:
+    """Runs what takes the lock of a pipe; a thread that is left in it is none of those that close what running jobs need."""
+    with LeftThreads().counted(CLOSERS) as thread:
+        return await run_in_thread(CLOSERS, thread.run, function, *args, abandon=True)
 
 
 def _order(kind: str, order: StopOrder) -> Order:
@@ -384,16 +392,18 @@ class LocalHost:
         return partial(self._launcher.close_kept, child.id, STDIN)
 
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
-        """By the wait status that the launcher has kept, of what was executed."""
+        """By the wait status that the launcher has kept, and by how far it got."""
         inherited = self._launcher.inherited.children.get(job_id)
-        if inherited is None or inherited.child.outcome != Executed() or inherited.child.status is None:
+        if inherited is None or inherited.child.status is None:
             return None
+        if inherited.child.outcome != Executed():
+            return KnownEnd(death=None)
         order = None if inherited.order is None else _stop_order(inherited.order)
         left = 0
         with trio.move_on_after(CLEARING_SECONDS), suppress(OSError, NoThread):
             for source in map(Source.duplicate, outputs_of(inherited)):
                 try:
-                    left += sum(await run_in_thread(CLOSERS, source.take_left, abandon=True))
+                    left += sum(await _in_closer(source.take_left))
                 finally:
                     close_all(source.give_up())
         return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)

@@ -10,14 +10,15 @@ Nothing of a running job is removed. A client of which nothing else is left star
 and what its running jobs write is lost as on a full disk, with its extent in a gap (`rooms`), until there is room again. Where
 no ended job's output is left, the others have a reserve; all clients are blocked when that is taken, too.
 
-What an earlier server has left is counted once, beside everything else; until that is done nothing is removed.
+What an earlier server has left is counted once, beside everything else; until that is done nothing is removed. An output
+that cannot be measured, as by an error of the disk, is named and left out; all others are kept within the bounds.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -54,6 +55,8 @@ SETTLE_SECONDS: Final = 5.0
 """How long the journal may take to write what is to be removed."""
 PRUNED_AT_ONCE: Final = 50
 """Outputs that are removed between two looks at the bounds."""
+SHOWN: Final = 5
+"""Jobs that are named in one line of the log."""
 LOOKERS: Final = trio.CapacityLimiter(1)
 """The thread that measures; a disk that holds it up keeps nobody waiting but the next look."""
 PRUNERS: Final = trio.CapacityLimiter(1)
@@ -84,6 +87,7 @@ class Pruner:
         self._rooms = rooms
         self._measured: dict[JobId, int] = {}
         """The ends of running jobs' outputs when they were measured last."""
+        self._unmeasurable: set[JobId] = set()
         self._wait_for_disk_until = 0.0
         self._most_excess: int | None = None
         """What others may exceed the bound by, where nothing but outputs of running jobs is left; None where more is."""
@@ -128,24 +132,39 @@ class Pruner:
             if not page:
                 break
             key = page[-1].key
-            sizes = await self._sizes([each.job_id for each in page])
+            sizes = self._measurable(await self._sizes([each.job_id for each in page]))
             for each in page:
-                if each.is_pruned and sizes[each.job_id]:
+                size = sizes.get(each.job_id)
+                if each.is_pruned and size != 0:
                     self._remover.remove(self._host.output_path(each.job_id))
-                elif not each.is_pruned:
-                    found.append((each.ended_seq, Victim(each.job_id, each.owner, sizes[each.job_id])))
+                elif not each.is_pruned and size is not None:
+                    found.append((each.ended_seq, Victim(each.job_id, each.owner, size)))
         found.sort(key=lambda each: each[0])
         self._ledger.note_earlier(victim for _, victim in found)
 
-    async def _sizes(self, job_ids: Sequence[JobId]) -> dict[JobId, int]:
+    async def _sizes(self, job_ids: Sequence[JobId]) -> dict[JobId, int | OSError]:
         while True:
             try:
                 sizes = await run_in_thread(LOOKERS, _sizes_of, map(self._host.output_path, job_ids), abandon=True)
-            except (OSError, NoThread) as error:
+            except NoThread as error:
                 logger.warning("the outputs of ended jobs are not counted yet: %s", error)
                 await trio.sleep(RETRY_SECONDS)
             else:
                 return dict(zip(job_ids, sizes, strict=True))
+
+    def _measurable(self, sizes: Mapping[JobId, int | OSError]) -> dict[JobId, int]:
+        """What could be measured; of the others each is named once, until it can be."""
+        failed = {job_id: found for job_id, found in sizes.items() if isinstance(found, OSError)}
+        if new := [job_id for job_id in failed if job_id not in self._unmeasurable]:
+            names = ", ".join([*new[:SHOWN], "…"] if len(new) > SHOWN else new)
+            logger.warning(
+                "the outputs of %d jobs cannot be measured, and do not count until they can be: %s: %s",
+                len(new),
+                names,
+                failed[new[0]],
+            )
+        self._unmeasurable = (self._unmeasurable - sizes.keys()) | failed.keys()
+        return {job_id: found for job_id, found in sizes.items() if not isinstance(found, OSError)}
 
     async def look(self) -> None:
         """Measures once, and removes what is to go.
@@ -158,7 +177,10 @@ class Pruner:
         sizes, disk = await run_in_thread(
             LOOKERS, _measure, self._host.output_folder, self._paths(job_ids), abandon=True
         )
-        for job_id, size in zip(job_ids, sizes, strict=True):
+        measured = self._measurable(dict(zip(job_ids, sizes, strict=True)))
+        for job_id in set(job_ids) - measured.keys():
+            self._measured.pop(job_id, None)  # to be tried again
+        for job_id, size in measured.items():
             if job_id in last_sizes or job_id not in self._ledger.unmeasured:  # else it has grown and ended meanwhile
                 self._ledger.note_size(job_id, size)
         await self._pay_debts()
@@ -249,7 +271,7 @@ class Pruner:
         logger.info("the outputs of %d ended jobs were removed: %s", len(victims), reason)
 
 
-def _measure(folder: Path, paths: Iterable[Path]) -> tuple[list[int], Disk]:
+def _measure(folder: Path, paths: Iterable[Path]) -> tuple[list[int | OSError], Disk]:
     return _sizes_of(paths), disk_of(folder)
 
 
@@ -263,9 +285,16 @@ def disk_of(folder: Path) -> Disk:
     return Disk(size=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
 
 
-def _sizes_of(paths: Iterable[Path]) -> list[int]:
-    """Bytes that outputs with their indexes take of the disk; 0 of one that is not there."""
-    return [_blocks_of(path) + _blocks_of(index_path(path)) for path in paths]
+def _sizes_of(paths: Iterable[Path]) -> list[int | OSError]:
+    """Bytes that outputs with their indexes take of the disk; 0 of one that is not there, or why it cannot be told."""
+    return [_size_of(path) for path in paths]
+
+
+def _size_of(path: Path) -> int | OSError:
+    try:
+        return _blocks_of(path) + _blocks_of(index_path(path))
+    except OSError as error:
+        return error
 
 
 def _blocks_of(path: Path) -> int:

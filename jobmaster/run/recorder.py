@@ -22,7 +22,8 @@ class Recorder(Protocol):
         turn, whoever leaves.
 
         Raises:
-            JournalUnavailable: it is not durable. Any event but a launch may become so.
+            JournalUnavailable: it is not durable. A launch may become so where the error `is_doubtful`: then its end has to
+                be posted; any other event may in any case.
         """
 
     def post(

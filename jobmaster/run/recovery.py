@@ -49,6 +49,7 @@ _RUNNING: Final = "the launcher died or gave up, or the host was restarted, whil
 _HELD: Final = "the launcher died or gave up, or the host was restarted, as it was started: its command may have run"
 """Of a job of which no more than its launch is recorded. That is durable before the command is executed, and what comes
 after need not be before the caller is told: so it is no job that was never executed, and a retry starts no other."""
+_NEVER_EXECUTED: Final = "it was given up before its command was executed"
 _CUT: Final = "before all of its output was kept; how much is missing is not known"
 _UNUSABLE: Final = "the server that followed could not open its output or its cgroup, and ended it"
 LOOK_SECONDS: Final = 20.0
@@ -116,6 +117,7 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
         _end_lost(records, job, known=ends[job_id], kept=kept[job_id], is_gone=job_id in gone)
 
     known_ends = [job for job in lost if ends[job.record.id] is not None]
+    never_executed = {job.record.id for job in lost if _was_never_executed(job.record, ends[job.record.id])}
     for job in known_ends:
         end(job)
     if known_ends:
@@ -126,7 +128,7 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
             end(job)
     await _settle(records)
     await _complain_of_unknown(records, sorted(set(ended) - {job.record.id for job in found}))
-    return Recovered(adopted=adopted, lost=[job.record for job in lost])
+    return Recovered(adopted=adopted, lost=[job.record for job in lost if job.record.id not in never_executed])
 
 
 async def _settle(records: Records) -> None:
@@ -157,6 +159,9 @@ async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[Job
             kept[job.record.id] = await _look(host, job.record, job.last_event_at)
         except NoThread as error:
             logger.error("the output of job %s cannot be looked at: %s", job.record.id, error)
+        except Exception:
+            logger.exception("the output of job %s cannot be looked at: a bug in the server", job.record.id)
+            kept[job.record.id] = _Kept(at=job.last_event_at)
 
     with trio.move_on_after(LOOK_SECONDS):
         async with trio.open_nursery() as nursery:
@@ -208,6 +213,8 @@ async def _adopt(
             spawned = await _patiently(host, record)
     except (JobmasterError, OSError) as error:
         logger.error("job %s of an earlier server cannot be adopted, and is ended: %s", record.id, error)
+    except Exception:
+        logger.exception("job %s of an earlier server cannot be adopted, and is ended: a bug in the server", record.id)
     else:
         if spawned is None:
             gone.add(record.id)
@@ -230,12 +237,18 @@ async def _patiently(host: ExecutionHost, record: JobRecord) -> Spawned | None:
 def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _Kept, is_gone: bool) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record = job.record
+    never_executed = _NEVER_EXECUTED if _was_never_executed(record, known) else None
     for event in () if known is None else _what_is_known(record, known):
         records.post(record.id, event)
         record = apply(record, event)
     # With the launcher went what was in the pipe: that a job returned 0 must not be told of output that is cut.
     is_whole = not is_gone or not isinstance(record.state, Closing)
-    evidence = evidence_of(record, lost_because=_why_lost(record, is_gone=is_gone), is_death_known=is_whole)
+    evidence = evidence_of(
+        record,
+        never_executed=never_executed,
+        lost_because=_why_lost(record, is_gone=is_gone),
+        is_death_known=is_whole,
+    )
     records.post(
         record.id,
         Finished(
@@ -247,6 +260,11 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
             output_bytes_dropped=max(record.output_bytes_dropped, kept.dropped),
         ),
     )
+
+
+def _was_never_executed(record: JobRecord, known: KnownEnd | None) -> bool:
+    """Whether nobody was told of the job: the journal forgets it with its end, and its request id."""
+    return isinstance(record.state, Held) and known is not None and known.death is None
 
 
 def _why_lost(record: JobRecord, *, is_gone: bool) -> str:
@@ -262,7 +280,7 @@ def _why_lost(record: JobRecord, *, is_gone: bool) -> str:
 def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:
     """What happened to a job that ran, as its record does not have it yet."""
     # SIGKILL may have been the kernel's, for memory: what the job's cgroup has counted nobody knows.
-    if known.death == Signalled(SIGKILL) or not isinstance(record.state, Running | Stopping):
+    if known.death in {None, Signalled(SIGKILL)} or not isinstance(record.state, Running | Stopping):
         return
     if known.order is not None:
         if isinstance(record.state, Running):

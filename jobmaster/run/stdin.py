@@ -286,7 +286,7 @@ class Stdin:
         except BlockingIOError:
             self._has_space.unpark_all()
             await self._wait_for_space()
-        except (NoThread, MemoryError):
+        except (NoThread, MemoryError, NotMoved):
             await trio.sleep(_RETRY_SECONDS)
         except OSError as error:
             if error.errno == errno.EIO:  # a terminal that no process has open
@@ -366,6 +366,10 @@ class Stdin:
         return False
 
 
+class NotMoved(Exception):
+    """The kernel has moved nothing for now."""
+
+
 class _Ends:
     """The descriptors: closed when nobody needs them, by the last thread in an operation on them.
 
@@ -384,7 +388,11 @@ class _Ends:
         self._left: list[int] = []
 
     def move(self, tell: Callable[[], object]) -> None:
-        """Moves all bytes that are accepted, as long as the job reads; in a thread. Raises what sendfile(2) does."""
+        """Moves all bytes that are accepted, as long as the job reads; in a thread. Raises what sendfile(2) does.
+
+        Raises:
+            NotMoved: the kernel moves nothing, though there are bytes left and the pipe takes some.
+        """
         with self._lock:
             if self.pipe < 0:
                 return
@@ -395,7 +403,9 @@ class _Ends:
             was_held_up = False
             while self.pipe == pipe and moved < self.accepted:
                 try:
-                    moved += os.sendfile(pipe, queue, None, self.accepted - moved)
+                    if not (count := os.sendfile(pipe, queue, None, self.accepted - moved)):
+                        raise NotMoved
+                    moved += count
                     was_held_up = False
                     if self.accepted - moved <= self.tell_at:
                         self.tell_at = -1

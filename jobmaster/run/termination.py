@@ -85,9 +85,9 @@ class Termination:
             self._is_ordered.set()
         if not isinstance(self._record.state, Stopping):
             return
-        if order is not None and not is_early and self._death_watch.has_died():
+        if order is not None and not is_early and not self._record.state.signalled and self._death_watch.has_died():
             self._record.apply(StopSignalled())
-        if is_killed:
+        if is_killed and not self._record.state.killed:
             self._record.apply(KillSent())
         if not self._record.state.signalled:
             self._signal_main()
@@ -131,10 +131,9 @@ class Termination:
     def kill(self) -> None:
         """Sends SIGKILL to every process, with or without an order."""
         state = self._record.state
-        if isinstance(state, Held | Stopping) and not self._death_watch.has_died():
-            if isinstance(state, Stopping) and not state.killed:
-                with self._record.failures_logged("noting that it is killed"):
-                    self._execution.note_kill(state.order)
+        if isinstance(state, Stopping) and not state.killed and not self._death_watch.has_died():
+            with self._record.failures_logged("noting that it is killed"):
+                self._execution.note_kill(state.order)
             self._record.apply(KillSent())
         with self._record.failures_logged("killing its processes"):
             self._execution.kill()

@@ -4,7 +4,8 @@ Where launcher and server are killed at once, the next server ends what is left 
 another --cgroup-root, or a unit's own cgroup after a start by hand. So each server leaves the name of its jobs' folder
 beside the journal, before it starts a job. What is there and locked belongs to a server that lives, and is left alone.
 
-What is left may also have taken the port that this server is to have. So where that is in use, it is ended at once.
+What is left may also have taken the port that this server is to have. So where that is in use, it is ended at once; unless
+another server has the lock of the output folder: then that one has the port, and is about to have the cgroup.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ NAME: Final = "cgroup"
 """The file's name in the output folder."""
 MAX_BYTES: Final = 4096
 """Of a path (PATH_MAX)."""
-CLEARING_SECONDS: Final = 5.0
-"""How long processes of an earlier server may take to die."""
+CLEARING_SECONDS: Final = 4.0
+"""How long processes of an earlier server may take to die: less than a server that starts at the same time waits for the locks
+(`succession.LOCK_SECONDS`)."""
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """The folder may be another user's, who has put a FIFO there."""
 _POLL_SECONDS: Final = 0.02
@@ -72,7 +74,13 @@ async def end_what_is_left(output_folder: Path, *, check: Callable[[], None]) ->
         return False
     check()
     try:
-        return await _end(earlier)
+        lock = await run_in_thread(_THREADS, take_lock, output_folder)
+        if lock is None:
+            return False
+        try:
+            return await _end(earlier)
+        finally:
+            os.close(lock)
     except (HostError, OSError) as error:
         logger.error("what an earlier server left in %s cannot be ended: %s", earlier, error)
         return False

@@ -133,7 +133,8 @@ async def serve(
         open_files = raise_file_limit()
         async with own_launcher() as held:
             context = _context(options, held)
-            listeners = await _listen(options, held.launcher, closing)
+            only_ends_jobs = bool(early and held.launcher.inherited.predecessors)
+            listeners = [] if only_ends_jobs else await _listen(options, held.launcher, closing)
             require_same_folder(held.launcher, options.output_folder)
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)

@@ -48,7 +48,8 @@ class Serving:
     Attributes:
         held: the launcher, which is told when the server is ready and when it stops.
         signals: END_SIGNALS and UPGRADE_SIGNAL, as they come.
-        listeners: of the address that the options name; not accepted from yet.
+        listeners: of the address that the options name; not accepted from yet. None for a server that follows another and is
+            to end its jobs: the address may be another program's by now.
         listener: makes connections of what comes there.
     """
 
@@ -69,7 +70,8 @@ class Serving:
         """
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                await accepting.start(self.listener.serve, self.listeners, connections)
+                if self.listeners:
+                    await accepting.start(self.listener.serve, self.listeners, connections)
                 ending = Ending.STOP
                 if is_wanted:
                     self._say_ready(task_status)
@@ -87,6 +89,7 @@ class Serving:
             listeners_to_keep(self.listeners, options.host, options.port),
             max_gap=options.max_gap_seconds,
             max_crashes=options.max_crashes,
+            grace_seconds=options.grace_seconds,
         )
         say(f"ready on {_address(options.host, port)}")
         task_status.started(port)

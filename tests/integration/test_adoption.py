@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -160,6 +161,31 @@ async def test_a_folder_that_is_not_there(tmp_path: Path, certificates: Path) ->
         (tmp_path / "away").rename(server.output)
         assert await output_of(jobs, job_id) == WHOLE
         assert (await ended(jobs, job_id)).cause.exited.code == 42
+
+
+async def test_a_stop_where_no_server_can_be_started(tmp_path: Path, certificates: Path) -> None:
+    """The launcher itself gives the jobs SIGTERM and the grace period, and kills who is left then."""
+    with tempfile.TemporaryDirectory() as shared:  # which the jobs' user can reach
+        Path(shared).chmod(0o777)
+        said = Path(shared, "said")
+        await end_without_a_server(tmp_path, certificates, said)
+        assert said.read_text() == "bye\n"
+
+
+async def end_without_a_server(tmp_path: Path, certificates: Path, said: Path) -> None:
+    """Stops a launcher that can start no server, and that has a job which says so there and one that does not end."""
+    async with serving_program(tmp_path, certificates, "--grace", "2", is_killed=True) as (server, process):
+        async with server.connect() as jobs:
+            script = f"trap 'sleep 0.5; echo bye > {said}; exit 0' TERM; echo up; while :; do sleep 0.1; done"
+            for each in (script, "trap '' TERM; echo up; while :; do sleep 1; done"):
+                await first_chunk(jobs, await jobs.start("sh", "-c", each))
+        old = server.pid
+        server.output.rename(tmp_path / "away")
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        process.send_signal(signal.SIGTERM)
+        with trio.fail_after(DEADLINE):
+            assert await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True) == 1
 
 
 async def test_a_job_that_ends_without_a_server(tmp_path: Path, certificates: Path) -> None:

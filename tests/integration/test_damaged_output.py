@@ -10,13 +10,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
+import pytest
 import trio
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.files import index_path
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, SLOTS
-from tests.harness import Server, serving_program
+from tests.harness import Server, output_of, serving_program
 from tests.known_output import KnownJob, Told, known_job
 
 MEBIBYTE: Final = 1024**2
@@ -225,6 +226,23 @@ async def test_a_running_job_whose_output_is_cut(tmp_path: Path, certificates: P
         assert told.gaps == {pb.GAPREASON_DISK_FAILED: record.output_bytes_lost}
         assert BEFORE - 1_000_000 <= record.output_bytes_lost < job.written
         assert record.output_bytes == 1_000_000 + AFTER
+
+
+async def test_an_output_that_is_cut_while_it_is_written(tmp_path: Path, certificates: Path) -> None:
+    """Who reads it is told that it was, and from which byte on."""
+    async with (
+        serving_program(tmp_path, certificates) as (server, _process),
+        server.connect(patience=0) as jobs,
+        known_job(jobs) as job,
+    ):
+        job.write(AFTER)
+        await job.settle()
+        os.truncate(server.logs[0], 1000)
+        for read in (output_of(jobs, job.id), Told().follow(jobs, job.id)):
+            with pytest.raises(RpcFailedError) as raised:
+                await read
+            assert raised.value.status.status_code.name == "DATA_LOSS"
+            assert "from byte 1000 on is gone" in raised.value.status.status_message
 
 
 @asynccontextmanager

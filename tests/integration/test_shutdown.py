@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import suppress
@@ -77,6 +78,36 @@ async def test_second_signal_hurries(tmp_path: Path, certificates: Path) -> None
             await trio.lowlevel.checkpoint()
         process.send_signal(signal.SIGTERM)
         assert await exit_code(process) == 0
+
+
+async def test_a_port_that_is_taken_while_jobs_are_ended(tmp_path: Path, certificates: Path) -> None:
+    """A server that dies while it ends the jobs is followed by one that ends them, though its port is another program's."""
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))  # which keeps it from everybody but who has that option set, as the server
+        listen = ("--listen", f"127.0.0.1:{other.getsockname()[1]}")
+        async with serving_program(tmp_path, certificates, *listen, "--grace", "4") as (server, process):
+            async with server.connect() as jobs:
+                job_id = await jobs.start("sh", "-c", DEAF)
+                await until_output(jobs, job_id, b"up\n")
+                process.send_signal(signal.SIGTERM)
+                with trio.fail_after(30):
+                    while not is_listening(other):
+                        await trio.sleep(0.01)
+            os.kill(server.pid, signal.SIGKILL)
+            assert await exit_code(process) == 0
+            assert not server.cgroup_root.exists()
+    async with serving_program(tmp_path, certificates) as (server, _), server.connect() as jobs:
+        assert (await jobs.status(job_id)).cause.HasField("server_shutdown")
+
+
+def is_listening(sock: socket.socket) -> bool:
+    """Listens, where nobody else does."""
+    try:
+        sock.listen()
+    except OSError:
+        return False
+    return True
 
 
 async def test_a_killed_launcher_leaves_no_job(tmp_path: Path, certificates: Path) -> None:

@@ -20,7 +20,7 @@ from jobmaster.journal.connection import BALLAST
 from jobmaster.journal.database import Database
 from jobmaster.journal.journal import Journal, open_journal
 from tests.journal.faulty import NAME, Fault, FaultyDisk, does_not_sync, faulty_disk, full, times
-from tests.journal.jobs import RETURNED, database_in, finished, launched, record_after, records
+from tests.journal.jobs import NEVER_EXECUTED, RETURNED, database_in, finished, launched, record_after, records
 
 
 @pytest.fixture
@@ -190,11 +190,13 @@ async def is_refused(journal: Journal, job: Launched) -> None:
 
 
 async def test_a_launch_that_was_written_though_it_failed(journal: Journal, disk: FaultyDisk) -> None:
-    """Its caller was told that it failed, and so it is undone when the disk tells."""
+    """Its caller was told that it is in doubt, and the end that is given then undoes it when the disk tells."""
     first = launched()
     disk.on_sync = does_not_sync
-    with pytest.raises(JournalUnavailable, match="its disk fails"):
+    with pytest.raises(JournalUnavailable, match="its disk fails") as raised:
         await journal.record(first.id, first)
+    assert raised.value.is_doubtful
+    journal.post(first.id, NEVER_EXECUTED)
     disk.works()
     await until(journal, is_writable=True)
     await journal.wait_after(1)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 import trio
@@ -19,6 +19,7 @@ from jobmaster.job.request import RequestError
 from jobmaster.job.state import Executed, InvalidTransition, MainProcessDied, StopSignalled
 from jobmaster.journal import journal as journal_module
 from jobmaster.journal import writer, writing
+from jobmaster.journal.connection import JournalFault
 from jobmaster.journal.database import Database
 from jobmaster.journal.journal import Journal, open_journal
 from jobmaster.journal.stored import Entry, JobQuery, Removed, Retention, UnknownJob, Written
@@ -325,19 +326,20 @@ async def test_a_cancelled_server(tmp_path: Path, disk: Disk) -> None:
 
 
 async def test_a_disk_that_does_not_answer(tmp_path: Path, disk: Disk, mock_clock: MockClock) -> None:
-    """Who launches is told in time, and what gets written all the same is undone; what has happened is waited for."""
+    """Who launches is told in time, and that it may be written all the same; what has happened is waited for."""
     first, second = launched(), launched(request=key("r"))
     async with open_journal(tmp_path / "journal.db") as journal:
         await journal.record(first.id, first)
         disk.freeze()
         async with trio.open_nursery() as happening:
             async with trio.open_nursery() as launching:
-                launching.start_soon(is_refused, journal, second)
+                launching.start_soon(is_doubted, journal, second)
                 await disk.has_stalled()
                 happening.start_soon(journal.record, first.id, Executed())
                 await wait_all_tasks_blocked()
                 mock_clock.jump(writer.DURABLE_SECONDS)
             assert happening.child_tasks, "what has happened is recorded, however long that takes"
+            journal.post(second.id, NEVER_EXECUTED)
             disk.thaw()
         await journal.wait_after(3)
         assert await journal.find(second.id) is None
@@ -347,10 +349,38 @@ async def test_a_disk_that_does_not_answer(tmp_path: Path, disk: Disk, mock_cloc
         assert stored.record == record_after(first, Executed())
 
 
-async def is_refused(journal: Journal, launch: Launched) -> None:
+async def is_refused(journal: Journal, launch: Launched, *, is_doubtful: bool = False) -> None:
     """Records a launch in vain."""
-    with pytest.raises(JournalUnavailable, match="its disk does not answer; try again later"):
+    with pytest.raises(JournalUnavailable, match="its disk does not answer; try again later") as raised:
         await journal.record(launch.id, launch)
+    assert raised.value.is_doubtful == is_doubtful
+
+
+async def is_doubted(journal: Journal, launch: Launched) -> None:
+    """Records a launch that may become durable all the same."""
+    await is_refused(journal, launch, is_doubtful=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_doubtful"),
+    [
+        (JournalFault("full", words="its disk is full", lacks_space=True), False),
+        (JournalFault("sync", words="its disk fails", is_doubtful=True), True),
+    ],
+)
+async def test_a_launch_in_doubt(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, fault: JournalFault, is_doubtful: bool
+) -> None:
+    """Who launches is told whether the launch may be durable all the same: after an error of fsync, not on a full disk."""
+
+    def fail(_: Database, __: list[Entry]) -> NoReturn:
+        raise fault
+
+    monkeypatch.setattr(Database, "write", fail)
+    launch = launched()
+    with pytest.raises(JournalUnavailable) as raised:
+        await journal.record(launch.id, launch)
+    assert raised.value.is_doubtful == is_doubtful
 
 
 async def test_a_launch_that_waits_too_long(tmp_path: Path, disk: Disk, mock_clock: MockClock) -> None:
@@ -396,14 +426,13 @@ async def jump_when_blocked(clock: MockClock, *seconds: float) -> None:
 async def test_nothing_is_kept_of_launches_that_were_never_taken(
     journal: Journal, disk: Disk, mock_clock: MockClock
 ) -> None:
-    """However many launches a stalled disk refuses in time, no more of them is kept than is being written."""
+    """However many launches a stalled disk refuses in time, nothing of them is kept."""
     await disk.stall(journal)
     async with trio.open_nursery() as nursery:
         for _ in range(50):
             nursery.start_soon(is_refused, journal, launched())
         await wait_all_tasks_blocked()
         mock_clock.jump(writer.DURABLE_SECONDS)
-    assert len(journal._writer._disowned) <= 1
     assert len(journal._writer._queue) == 0
     disk.thaw()
 

@@ -16,7 +16,7 @@ from jobmaster.launcher.kept import Kept
 from jobmaster.launcher.origin import Origin
 from jobmaster.launcher.protocol import Order, Phase, ProtocolError
 from jobmaster.launcher.snapshot import Snapshot
-from jobmaster.launcher.succession import Succession
+from jobmaster.launcher.succession import MOST_GRACE, Succession
 from jobmaster.launcher.table import Entry, Outcome, Table
 
 
@@ -41,7 +41,7 @@ def an_example() -> Snapshot:
         [("localhost:6443", 43), ("localhost:6443", 44)],
     )
     succession = Succession()
-    succession.on_ready(1.5, max_gap=7, max_crashes=8)
+    succession.on_ready(1.5, max_gap=7, max_crashes=8, grace=3)
     succession.on_end(2.25, was_ready=True, handed_over=False)
     origin = Origin((1, 13), oom_score=-5, open_files=(1024, -1))
     return Snapshot(origin, table, kept, succession, servers=3, told="READY=1")
@@ -78,7 +78,7 @@ def test_what_is_missing() -> None:
     """A snapshot without one of its fields is none."""
     document = json.loads(snapshot.encode(an_example()))
     for part in (document, document["origin"], document["kept"], document["succession"], document["entries"][0]):
-        for name in part.keys() - {"keeps", "cgroup"}:
+        for name in part.keys() - {"keeps", "cgroup", "grace"}:
             value = part.pop(name)
             with pytest.raises(ProtocolError):
                 snapshot.decode(json.dumps(document).encode())
@@ -86,12 +86,14 @@ def test_what_is_missing() -> None:
 
 
 def test_an_older_program_kept_less() -> None:
-    """A snapshot of a launcher that did not know of a child's own streams, or its cgroup, is one without them."""
+    """A snapshot of a launcher that did not know of a child's own streams, its cgroup, or the grace is one without them."""
     document = json.loads(snapshot.encode(an_example()))
     del document["entries"][0]["keeps"]
     del document["entries"][0]["cgroup"]
+    del document["succession"]["grace"]
     found = snapshot.decode(json.dumps(document).encode())
     assert [(entry.keeps, entry.cgroup) for entry in found.table] == 3 * [({}, "")]
+    assert found.succession.grace == MOST_GRACE
 
 
 def test_cgroups_that_an_older_program_did_not_keep(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.launcher.succession import CRASH_WINDOW, FIRST_PAUSE, LAST_PAUSE, GiveUp, Next, Succession
+from jobmaster.launcher.succession import CRASH_WINDOW, FIRST_PAUSE, LAST_PAUSE, MOST_GRACE, GiveUp, Next, Succession
 
 
 def begun(*, max_gap: int = 300, max_crashes: int = 5) -> Succession:
@@ -30,6 +30,14 @@ def test_too_many_crashes() -> None:
     assert isinstance(decision, GiveUp)
     assert "3 times" in decision.why
     assert "--max-crashes" in decision.why
+
+
+def test_a_grace_period_without_a_server() -> None:
+    """It is the server's own, and no longer than a service manager waits."""
+    succession = begun()
+    for told in (0, 3, 3000):
+        succession.on_ready(0, max_gap=1, max_crashes=1, grace=told)
+        assert succession.grace == min(told, MOST_GRACE)
 
 
 def test_crashes_that_are_long_ago() -> None:

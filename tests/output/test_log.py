@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.errors import OutputCut, OutputUnreadable
+from jobmaster.errors import OutputCut, OutputCutOff, OutputUnreadable
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.files import unlink_output
 from jobmaster.output.followed_file import Stretch
@@ -306,6 +306,16 @@ async def test_no_file_is_needed_for_no_output(log: OutputLog) -> None:
     assert await read_all(log.stored()) == b""
 
 
+def test_a_fifo_in_its_place(log: OutputLog) -> None:
+    """What comes after a server has died is not written to something that is no file."""
+    write(log, b"kept")
+    log.index_at(1)
+    log.path.unlink()
+    os.mkfifo(log.path)
+    with pytest.raises(FileExistsError):
+        OutputLog.reopen(log.path, lost=0)
+
+
 def test_losses_add_up(log: OutputLog) -> None:
     """What is lost is counted beside what is kept, and which of it is still in the pipe."""
     write(log, b"kept")
@@ -314,12 +324,14 @@ def test_losses_add_up(log: OutputLog) -> None:
     assert (log.size, log.lost, log.left_in_pipe) == (4, 7, 4)
 
 
-async def test_a_file_that_was_cut_is_an_error(log: OutputLog) -> None:
-    """When somebody shortened the file a follower fails; it neither ends as if that were all nor waits."""
+async def test_a_file_that_was_cut_is_an_error(log: OutputLog, caplog: pytest.LogCaptureFixture) -> None:
+    """When somebody shortened the file a follower is told from where on; it neither ends as if that were all nor waits."""
     write(log, b"0123456789")
     os.truncate(log.path, 4)
-    with pytest.raises(OutputUnreadable, match="shorter than what was written"):
+    with pytest.raises(OutputCutOff, match="all from byte 4 on is gone") as raised:
         await read_all(log)
+    assert str(log.path) not in str(raised.value)
+    assert str(log.path) in caplog.text
 
 
 async def test_leaving_early_lets_go_of_the_file(log: OutputLog) -> None:

@@ -24,6 +24,7 @@ from jobmaster.output import moving, transfer
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.log import OutputLog
+from jobmaster.output.moving import PUMPS_OF_CLIENT, Shares
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Pump, open_pipe
 from jobmaster.threads import LeftThreads, NoThread
 
@@ -306,6 +307,31 @@ async def test_moves_that_are_held_up_take_nobody_elses_thread(tmp_path: Path, d
         for pump in (well, *(pump for pump, _, _ in ends)):
             await pump.finish()
     assert moving.PUMPS.total_tokens == threads
+
+
+async def test_the_jobs_of_one_client_do_not_take_all_threads(tmp_path: Path, disk: Disk) -> None:
+    """More jobs of a client than there are pump threads, which hold all of theirs up, delay another's output by nothing."""
+    threads, shares = int(moving.PUMPS.total_tokens), Shares()
+    with ExitStack() as stack:
+        ends = [stack.enter_context(job(tmp_path / f"{number}.log", disk)) for number in range(threads + 8)]
+        well, log, write_end = stack.enter_context(job(tmp_path / "well.log", disk, is_held=False))
+        well.share = shares.of("client2")
+        async with trio.open_nursery() as nursery:
+            for pump, _, end in ends:
+                pump.share = shares.of("client1")
+                os.write(end, b"held up")
+                nursery.start_soon(pump.run)
+            await in_real_time(lambda: all(within(disk.entered)() for _ in range(PUMPS_OF_CLIENT)))
+            os.write(write_end, b"well")
+            nursery.start_soon(well.run)
+            await grown(log, 4)
+            assert moving.PUMPS.borrowed_tokens == PUMPS_OF_CLIENT
+            disk.released.set()
+            for _, held_log, _ in ends:
+                await grown(held_log, 7)
+            nursery.cancel_scope.cancel()
+        for pump in (well, *(pump for pump, _, _ in ends)):
+            await pump.finish()
 
 
 async def end(pump: Pump) -> None:

@@ -32,6 +32,21 @@ def test_an_output_without_an_index(tmp_path: Path) -> None:
     assert (found.kept, found.lost, found.dropped, found.modified) == (5, 0, 0, 7)
 
 
+@pytest.mark.parametrize("kind", ["folder", "link", "fifo"])
+def test_something_else_in_an_outputs_place(tmp_path: Path, kind: str) -> None:
+    """Its size is none of an output."""
+    path = tmp_path / "job.log"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "link":
+        (tmp_path / "elsewhere").write_bytes(b"12345")
+        path.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(path)
+    with pytest.raises(FileNotFoundError, match="no file is in its place"):
+        survey(path)
+
+
 @pytest.mark.parametrize(("size", "kept"), [(10, 10), (15, 10), (40, 35)])
 def test_an_output_with_a_gap(tmp_path: Path, size: int, kept: int) -> None:
     """A gap is lost whether the server that died had closed it or not."""

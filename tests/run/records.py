@@ -52,6 +52,7 @@ class MemoryRecords:
         commits_are_shielded: an event that is given is written, whoever leaves meanwhile.
         settle_seconds: how long all takes that was posted.
         is_writable: False while nothing can be written.
+        is_doubtful: launches are written when all is settled, and their callers are refused.
         posts_wait: what is posted is written with the next event that somebody waits for, or when all is settled.
         jobs: the records, those that ended in the order of their ends.
         written: every event that was written, with whose it is.
@@ -66,6 +67,7 @@ class MemoryRecords:
     commits_are_shielded: bool = False
     settle_seconds: float = 0.0
     is_writable: bool = True
+    is_doubtful: bool = False
     posts_wait: bool = False
     posted: list[tuple[JobId, JobEvent, RequestError | None, bool]] = field(default_factory=list)
     jobs: dict[JobId, JobRecord] = field(default_factory=dict)
@@ -88,6 +90,9 @@ class MemoryRecords:
                 await trio.sleep(self.commit_seconds)
         if not self.is_writable:
             raise JournalUnavailable("the server's journal cannot be written")
+        if self.is_doubtful and isinstance(event, Launched):
+            self.posted.append((job_id, event, None, False))
+            raise JournalUnavailable("the server's journal cannot be written", is_doubtful=True)
         self._write_posted()
         if isinstance(event, Launched) and event.request and (event.owner, event.request.id) in self.requests:
             raise RequestTaken(event.request.id)

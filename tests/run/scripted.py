@@ -506,8 +506,10 @@ class ScriptedHost:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()
         execution = next((each for each in self.made if each.job_id == job_id), None)
-        if execution is None or execution.truth.death is None:
+        if execution is None or execution.is_closed or execution.truth.death is None:
             return None
+        if execution.truth.executed is None:
+            return KnownEnd(death=None)
         return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
 
     async def end_others(self) -> Sequence[JobId]:

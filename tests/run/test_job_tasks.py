@@ -15,10 +15,10 @@ from jobmaster.job.state import Finished
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.job_tasks import STARTS_OF_CLIENT
 from jobmaster.run.registry import Registry
-from jobmaster.run.supervisor import EXECUTE_SECONDS
+from jobmaster.run.supervisor import EXECUTE_SECONDS, Supervisor
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
-from tests.run.identities import CLIENT1, CLIENTS, ended, record_of
+from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
 from tests.run.scripted import NEVER, Script
 
 
@@ -36,6 +36,19 @@ async def test_what_cannot_be_started_leaves_nothing(machine: Machine) -> None:
         await trio.sleep(1)
         assert machine.logs() == set()
         await machine.start(registry, CLIENT1)
+
+
+async def test_the_jobs_of_a_client_share_threads(machine: Machine) -> None:
+    """Those that move the output of one client's jobs are none of another's."""
+    async with machine.registry() as registry:
+        job_ids = [await machine.start(registry, caller) for caller in (CLIENT1, CLIENT1, CLIENT2)]
+        shares = []
+        for job_id in job_ids:
+            supervisor = await registry.find(ADMIN, job_id)
+            assert isinstance(supervisor, Supervisor)
+            shares.append(supervisor._pump.share)
+        assert shares[0] is shares[1]
+        assert shares[0] is not shares[2]
 
 
 async def test_what_is_not_admitted_leaves_nothing(machine: Machine) -> None:

@@ -14,10 +14,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import Exited, OutputCapped
 from jobmaster.job.identifier import JobId, new_job_id
-from jobmaster.job.record import JobEvent, JobRecord
+from jobmaster.job.record import JobEvent, JobRecord, Launched
 from jobmaster.job.request import RequestError
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Closing, Ended, Running, Stopping
+from jobmaster.job.state import Closing, Ended, Finished, Running, Stopping
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.run.live_record import RECORD_SECONDS, LiveRecord
 from jobmaster.run.supervisor import Supervisor
@@ -50,6 +50,17 @@ async def test_of_a_launch_that_was_not_recorded_no_end_is(machine: Machine) -> 
     assert machine.records.posted == []
     assert machine.records.written == []
     assert supervisor.ended.is_set()
+
+
+async def test_a_launch_that_is_refused_and_may_be_recorded(machine: Machine) -> None:
+    """The journal is given the end as well, and nothing is left of the job."""
+    supervisor = await machine.held(Script())
+    machine.records.is_doubtful = machine.records.posts_wait = True
+    with pytest.raises(JournalUnavailable):
+        await supervisor.run(launched_of(supervisor.record))
+    assert [type(event) for _, event in machine.records.written] == [Launched, Finished]
+    assert machine.records.jobs == {}
+    assert machine.execution(supervisor.job_id).is_closed
 
 
 # --- output that is lost ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,10 +26,11 @@ from jobmaster.job.cause import Signalled, StopOrder
 from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.closing import CLOSERS
 from jobmaster.run import launcher, local
 from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted, Order
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.local import LocalExecution, LocalHost, LocalTerms, _order, _stop_order
+from jobmaster.run.local import CLEARING_SECONDS, LocalExecution, LocalHost, LocalTerms, _order, _stop_order
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
@@ -232,6 +234,33 @@ async def test_a_close_that_the_launcher_does_not_answer(host: Host) -> None:
             await LocalExecution(host.launcher, child, cgroup, "true", own_account(), stdin=stdin).close()
     assert os.read(read_end, 1) == b"", "nobody can write to it any more"
     os.close(read_end)
+
+
+async def test_outputs_of_lost_jobs_whose_close_is_held_up(
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads that are left in them are none of those that close what running jobs need."""
+    entered, may_go, close = threading.Semaphore(0), threading.Event(), os.close
+    ends = [end for _ in range(2) for end in os.pipe()]
+
+    def held_up(descriptor: int) -> None:
+        if descriptor in ends:
+            entered.release()
+            may_go.wait(DEADLINE)
+        close(descriptor)
+
+    monkeypatch.setattr(os, "close", held_up)
+    before = CLOSERS.available_tokens
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(local._close_outputs, ends)
+        for _ in ends:
+            await trio.to_thread.run_sync(entered.acquire)
+        mock_clock.jump(CLEARING_SECONDS)
+    assert CLOSERS.available_tokens == before
+    may_go.set()
+    while CLOSERS.borrowed_tokens:
+        await trio.to_thread.run_sync(int)
+    assert CLOSERS.total_tokens == before
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,38 @@ async def test_a_disk_that_cannot_be_measured(
     ]
 
 
+@pytest.mark.parametrize("is_earlier", [True, False])
+async def test_an_output_that_cannot_be_measured(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_earlier: bool
+) -> None:
+    """It is named, once, and does not count; the others are kept within the bound as ever."""
+    fails: set[Path] = set()
+    blocks_of = vars(pruning)["_blocks_of"]
+
+    def blocks(path: Path) -> int:
+        if path in fails:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        found: int = blocks_of(path)
+        return found
+
+    monkeypatch.setattr(pruning, "_blocks_of", blocks)
+    others: list[JobId] = []
+    async with machine.registry() if is_earlier else bounded(machine) as registry:
+        broken = await machine.start(registry, CLIENT1, WRITER)
+        fails.add(machine.host.output_path(broken))
+        await ended(registry, broken)
+        if not is_earlier:
+            others += await run_to_end(machine, registry, *[CLIENT1] * 4)
+            await trio.sleep(20)
+    if is_earlier:
+        async with bounded(machine) as registry:
+            others += await run_to_end(machine, registry, *[CLIENT1] * 4)
+            await trio.sleep(20)
+    kept = others[1:]
+    assert machine.logs() == {broken, *kept}
+    assert lines(caplog, f"do not count until they can be: {broken}") == 1
+
+
 async def test_a_disk_that_others_fill(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is missing of the floor is given back by ended jobs, no more at a time than that; the disk takes its time."""
     free = 2 * MOST

@@ -20,6 +20,7 @@ from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Executed, MainProcessDied, Running, StopOrdered, StopSignalled
 from jobmaster.run import job_files, recovery
+from jobmaster.run.execution import Spawned
 from jobmaster.run.job_files import AdoptedFiles, acquire
 from jobmaster.run.recovery import ADOPTION_PAUSES, LOOK_SECONDS, RECORD_SECONDS
 from jobmaster.run.start_errors import EXHAUSTED
@@ -152,6 +153,67 @@ async def test_a_stop_that_was_noted_and_not_recorded(machine: Machine) -> None:
         cause = await ended(registry, job_id)
         assert isinstance(cause, Stopped)
         assert (cause.by, cause.signal, cause.reason) == ("client1", 15, "enough")
+
+
+async def test_a_launch_that_was_refused_and_is_recorded(machine: Machine) -> None:
+    """Its command was never executed, as the launcher knows: the job is forgotten, and its request id with it."""
+    machine.scripts[SPECIFICATION.command] = Script()
+    machine.records.is_doubtful = machine.records.posts_wait = True
+    machine.records.settle_seconds = 2 * RECORD_SECONDS
+    async with machine.registry(hands_over=lambda: True) as registry:
+        with pytest.raises(JournalUnavailable):
+            await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID)
+    launch, *_ = machine.records.posted
+    assert isinstance(launch[1], Launched)
+    machine.records = machine_records = MemoryRecords()  # the server was killed before it could write more
+    machine_records.post(*launch[:2])
+    async with machine.registry() as registry:
+        recovered = await registry.recover()
+        assert (recovered.adopted, recovered.lost) == ([], [])
+        assert machine_records.jobs == {}
+        assert await registry.start(CLIENT1, SPECIFICATION, REQUEST_ID) != launch[0]
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+async def test_something_else_in_an_outputs_place(
+    machine: Machine, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """That job is ended and named; the others are adopted."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        first, other = [await machine.start(registry, CLIENT1) for _ in range(2)]
+        await registry.hand_over()
+    path = machine.host.output_path(first)
+    path.unlink()
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert isinstance(await ended(registry, first), ServerLost)
+        assert record_of(registry, first).output_bytes == 0
+        assert isinstance((await registry.find(CLIENT1, other)).record.state, Running)
+    assert f"job {first} of an earlier server cannot be adopted" in caplog.text
+
+
+async def test_a_bug_in_an_adoption(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong with one job, the others are adopted."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        first, other = [await machine.start(registry, CLIENT1) for _ in range(2)]
+        await registry.hand_over()
+    adopt = ScriptedHost.adopt
+
+    async def fail(host: ScriptedHost, record: JobRecord) -> Spawned | None:
+        if record.id == first:
+            raise ZeroDivisionError
+        return await adopt(host, record)
+
+    def fail_too(path: Path) -> NoReturn:
+        raise ZeroDivisionError(path)
+
+    monkeypatch.setattr(ScriptedHost, "adopt", fail)
+    monkeypatch.setattr(recovery, "survey", fail_too)
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert isinstance(await ended(registry, first), ServerLost)
+        assert isinstance((await registry.find(CLIENT1, other)).record.state, Running)
 
 
 @pytest.mark.parametrize("events", [(), (Executed(),)], ids=["launched", "executed"])

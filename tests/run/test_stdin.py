@@ -20,6 +20,7 @@ from jobmaster.errors import InputClosed, InputRefused, InvalidRequest
 from jobmaster.launcher.packets import close_all
 from jobmaster.run import stdin as stdin_module
 from jobmaster.run.stdin import (
+    _RETRY_SECONDS,
     CAPACITY,
     CLOSE_SECONDS,
     FEEDERS,
@@ -36,6 +37,7 @@ from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
 KILLS: Final = 15
+TRIES: Final = 5
 PAGE: Final = 4096
 PIECE: Final = 64 * 1024
 TOO_MUCH: Final = 2 * (WIDE_CAPACITY + PIPE_SIZE)
@@ -333,6 +335,27 @@ async def test_leaving_while_the_launcher_closes(fed: Fed) -> None:
     os.close(pipe)  # which is open
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(queue)
+
+
+async def test_a_kernel_that_moves_nothing(fed: Fed, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sendfile(2) that moves no byte though there are some is tried again after a pause, and no thread spins meanwhile."""
+    move, calls = os.sendfile, 0
+
+    def move_nothing(out: int, source: int, offset: None, count: int) -> int:
+        nonlocal calls
+        calls += 1
+        return move(out, source, offset, count) if calls > TRIES else 0
+
+    monkeypatch.setattr(os, "sendfile", move_nothing)
+    await fed.stdin.write(0, b"abc")
+    async with moving(fed.stdin):
+        for number in range(TRIES):
+            await until(lambda: 0 < trio.lowlevel.current_statistics().seconds_to_next_deadline < 1)
+            assert calls == number + 1
+            mock_clock.jump(_RETRY_SECONDS)
+        await until(lambda: calls > TRIES)
+    await fed.stdin.close()
+    assert await read_to_end(fed.read_end) == b"abc"
 
 
 async def test_closing_while_a_thread_moves(fed: Fed, monkeypatch: pytest.MonkeyPatch) -> None:

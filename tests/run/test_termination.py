@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from trio.testing import wait_all_tasks_blocked
 from jobmaster.errors import CommandNotRunnable, JobmasterError
 from jobmaster.job.cause import Exited, FailedToStart, ServerShutdown, Signalled, StopOrder, Stopped
 from jobmaster.job.record import JobEvent
-from jobmaster.job.state import Closing, Ended, Executed, Held, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.job.state import Closing, Ended, Executed, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.run.registry import Registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.termination import rest_of_grace
@@ -271,6 +272,7 @@ ORDER = StopOrder(by="client1", requested_at=datetime.now(UTC))
         ((StopOrdered(order=ORDER), StopSignalled()), KILLED, True, ("client1", 9, None, True)),
         ((StopOrdered(order=ORDER),), KILLED, True, ("client1", 9, None, True)),
         ((StopOrdered(order=ORDER), StopSignalled()), Exited(3), True, ("client1", 15, 3, False)),
+        ((StopOrdered(order=ORDER), StopSignalled(), KillSent()), KILLED, True, ("client1", 9, None, True)),
     ],
 )
 async def test_what_was_noted_and_not_recorded(
@@ -280,7 +282,10 @@ async def test_what_was_noted_and_not_recorded(
     is_killed: bool,
     cause: tuple[str, int, int | None, bool],
 ) -> None:
-    """A job that died without a server is told as ended by what that had left word of, where it may have done it."""
+    """A job that died without a server is told as ended by what that had left word of, where it may have done it.
+
+    Nothing of it is recorded twice.
+    """
     held = await machine.held(Script())
     record = held.record
     for event in (launched_of(record), Executed(), *recorded):
@@ -296,6 +301,15 @@ async def test_what_was_noted_and_not_recorded(
     )
     await supervisor.resume(ORDER, is_killed=is_killed)
     assert stopped_as(cause_of_job(supervisor)) == cause
+    assert set(Counter(type(event) for _, event in machine.records.written).values()) == {1}
+
+
+async def test_a_kill_that_takes_its_time(machine: Machine) -> None:
+    """However often SIGKILL is sent to a process that does not die at once, that is one event."""
+    supervisor = await machine.running(Script(on_term=None, death_seconds=3))
+    supervisor.order_stop("client1", force=True)
+    await supervisor.wait_ended()
+    assert [type(event) for _, event in machine.records.written].count(KillSent) == 1
 
 
 @pytest.mark.parametrize(("ends_at", "seconds"), [(4.0, 4.0), (NEVER, 2 + GRACE_SECONDS)])

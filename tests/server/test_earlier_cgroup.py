@@ -111,6 +111,22 @@ async def test_a_port_of_anothers_job(tmp_path: Path, certificates: Path) -> Non
         assert await how_it_ends(process) == -signal.SIGTERM
 
 
+async def test_a_port_of_a_server_that_is_starting(tmp_path: Path, certificates: Path) -> None:
+    """What an earlier server has left is that one's, which has the folder already: its cgroup is not removed under its feet."""
+    output = tmp_path / "output"
+    output.mkdir(mode=0o700)
+    with two_trees() as (earlier, _), socket.create_server(("127.0.0.1", 0)) as taken, left_in(earlier) as process:
+        (output / NAME).write_text(str(earlier.jobs))
+        lock = take_lock(output)
+        assert lock is not None
+        with pytest.RaisesGroup(AddressInUse, flatten_subgroups=True):
+            async with serving(tmp_path, certificates, "--listen", f"127.0.0.1:{taken.getsockname()[1]}"):
+                pass
+        os.close(lock)
+        assert earlier.jobs.exists()
+        assert await how_it_ends(process) == -signal.SIGTERM
+
+
 async def test_the_same_root(tmp_path: Path) -> None:
     """Jobs in this server's own cgroup are left: it may be about to adopt them."""
     with two_trees() as (own, _), left_in(own) as process:
