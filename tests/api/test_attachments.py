@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 import trio
@@ -18,6 +18,8 @@ from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.terminal import Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.index import GapReason
+from jobmaster.output.reading import GapPiece
 from jobmaster.run.registry import Registry
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal
@@ -27,12 +29,19 @@ pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Call:
-    """A call: the messages that come, and those that were sent."""
+    """A call: the messages that come, and those that were sent.
 
-    def __init__(self, messages: Sequence[pb.AttachRequest]) -> None:
+    Attributes:
+        takes_more: the client's flow-control window is open.
+    """
+
+    def __init__(self, messages: Sequence[pb.AttachRequest], *, takes_more: bool = True) -> None:
         self._messages = list(messages)
         self.receiver = SimpleNamespace(queued_messages=0)
         self.sent: list[pb.AttachResponse] = []
+        self.takes_more = trio.Event()
+        if takes_more:
+            self.takes_more.set()
 
     async def receive_message(self, *, seconds: float = 10.0) -> pb.AttachRequest | None:
         """As `ServerCall.receive_message`."""
@@ -46,31 +55,49 @@ class Call:
 
     def send_now(self, data: bytes) -> bool:
         """As `ServerCall.send_now`."""
-        self.sent.append(pb.AttachResponse.FromString(data))
-        return True
+        if self.takes_more.is_set():
+            self.sent.append(pb.AttachResponse.FromString(data))
+        return self.takes_more.is_set()
+
+    async def send_message(self, message: pb.AttachResponse) -> None:
+        """As `ServerCall.send_message`."""
+        await self.takes_more.wait()
+        self.sent.append(message)
 
 
-class Quiet:
-    """An output that has nothing, and no end."""
+class Output:
+    """An output that begins with these pieces, and ends when it is told to."""
+
+    lost = 0
+
+    def __init__(self, *pieces: GapPiece) -> None:
+        self._pieces = pieces
+        self.has_ended = trio.Event()
 
     async def read(self, _selection: object) -> Any:
         """As `OutputLog.read`."""
-        await trio.Event().wait()
-        yield
+        for piece in self._pieces:
+            yield piece
+        await self.has_ended.wait()
 
 
-async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
-    """Attaches to a job with this input, until the messages have ended and nothing more happens."""
-    job = SimpleNamespace(stdin=stdin, output=Quiet())
+async def served(call: Call, stdin: Stdin | None, output: Output) -> None:
+    """Serves a call to its end."""
+    job = SimpleNamespace(stdin=stdin, output=output, wait_ended=trio.lowlevel.checkpoint)
 
     async def find(_caller: Identity, _job_id: str) -> Any:
         await trio.lowlevel.checkpoint()
         return job
 
-    call = Call(messages)
     registry = cast(Registry, SimpleNamespace(find=find))
+    await attach(cast(ServerCall, call), Identity(name="client1", role=Role.USER), registry, Followers())
+
+
+async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
+    """Attaches to a job with this input, until the messages have ended and nothing more happens."""
+    call = Call(messages)
     with trio.move_on_after(0.05):
-        await attach(cast(ServerCall, call), Identity(name="client1", role=Role.USER), registry, Followers())
+        await served(call, stdin, Output())
     return call
 
 
@@ -130,6 +157,36 @@ async def test_how_far_the_input_has_come(stdin: Stdin) -> None:
         (9, pb.INPUTSTATUS_ENDED),
         (9, pb.INPUTSTATUS_ENDED),
     ]
+
+
+TYPED: Final = [start(), *(piece(offset, b"x") for offset in range(20))]
+
+
+@pytest.mark.parametrize("pieces", [[], [GapPiece(start=0, end=9, reason=GapReason.CAPPED)]], ids=["quiet", "flowing"])
+async def test_a_client_that_takes_no_output(stdin: Stdin, pieces: list[GapPiece]) -> None:
+    """Its input is accepted meanwhile, and when it takes more it is told of all that together."""
+    call = Call(TYPED, takes_more=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served, call, stdin, Output(*pieces))
+        await trio.sleep(0.05)
+        assert (stdin.accepted, call.sent) == (20, [])
+        call.takes_more.set()
+        await trio.sleep(0.05)
+        told = [answer.input.offset for answer in call.sent if answer.HasField("input")]
+        assert (told[-1], len(told) <= 2, len(call.sent) - len(told)) == (20, True, len(pieces))
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_told_last(stdin: Stdin) -> None:
+    """How far the input has come is told before the call ends with the output."""
+    call, output = Call(TYPED, takes_more=False), Output()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served, call, stdin, output)
+        await trio.sleep(0.05)
+        output.has_ended.set()
+        await trio.sleep(0.05)
+        call.takes_more.set()
+    assert call.sent[-1].input.offset == 20
 
 
 async def test_the_size_of_a_terminal() -> None:
