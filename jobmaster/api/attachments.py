@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 TOLD_BYTES: Final = 512 * 1024
 """Bytes of input that a client that sends without a pause is told of together."""
+MESSAGES_IN_A_ROW: Final = 32
+"""Messages that are taken before other tasks run: a flow-control window holds a hundred thousand small ones."""
 _ENDED: Final = pb.InputState(status=pb.INPUTSTATUS_NOT_READ)
 
 
@@ -125,9 +127,13 @@ class _Attachment:
             if self._start.HasField("window"):
                 _resize(stdin, self._start.window)
             self._tell(stdin)
+            taken = 0
             try:
                 while (message := await self._call.receive_message(seconds=math.inf)) is not None:
                     await self._take(stdin, message)
+                    taken += 1
+                    if taken % MESSAGES_IN_A_ROW == 0:
+                        await trio.lowlevel.checkpoint()
             except InputClosed:
                 self._tell(stdin)
         if scope.cancelled_caught:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.api.attachments import attach
+from jobmaster.api.attachments import MESSAGES_IN_A_ROW, attach
 from jobmaster.api.followers import Followers
 from jobmaster.errors import HandedOver, InputRefused, InvalidRequest
 from jobmaster.grpc.server_call import ServerCall
@@ -23,9 +24,6 @@ from jobmaster.output.reading import GapPiece
 from jobmaster.run.registry import Registry
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-"""What is still to happen happens before a moment is over, on a machine that is busy, too."""
 
 
 class Call:
@@ -46,8 +44,11 @@ class Call:
     async def receive_message(self, *, seconds: float = 10.0) -> pb.AttachRequest | None:
         """As `ServerCall.receive_message`."""
         del seconds
-        await trio.lowlevel.checkpoint()
-        return self._messages.pop(0) if self._messages else None
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._messages:
+            await trio.lowlevel.checkpoint()
+            return None
+        return self._messages.pop(0)
 
     def window_apart(self) -> AbstractContextManager[None]:
         """As `ServerCall.window_apart`."""
@@ -66,19 +67,19 @@ class Call:
 
 
 class Output:
-    """An output that begins with these pieces, and ends when it is told to."""
+    """An output that consists of these pieces; by default, it ends when nothing more happens."""
 
     lost = 0
 
-    def __init__(self, *pieces: GapPiece) -> None:
+    def __init__(self, *pieces: GapPiece, wait_ended: Callable[[], Awaitable[None]] = wait_all_tasks_blocked) -> None:
         self._pieces = pieces
-        self.has_ended = trio.Event()
+        self._wait_ended = wait_ended
 
     async def read(self, _selection: object) -> Any:
         """As `OutputLog.read`."""
         for piece in self._pieces:
             yield piece
-        await self.has_ended.wait()
+        await self._wait_ended()
 
 
 async def served(call: Call, stdin: Stdin | None, output: Output) -> None:
@@ -94,10 +95,9 @@ async def served(call: Call, stdin: Stdin | None, output: Output) -> None:
 
 
 async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
-    """Attaches to a job with this input, until the messages have ended and nothing more happens."""
+    """Attaches to a job with this input, until all messages are taken and nothing more happens."""
     call = Call(messages)
-    with trio.move_on_after(0.05):
-        await served(call, stdin, Output())
+    await served(call, stdin, Output())
     return call
 
 
@@ -167,24 +167,38 @@ async def test_a_client_that_takes_no_output(stdin: Stdin, pieces: list[GapPiece
     """Its input is accepted meanwhile, and when it takes more it is told of all that together."""
     call = Call(TYPED, takes_more=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served, call, stdin, Output(*pieces))
-        await trio.sleep(0.05)
+        nursery.start_soon(served, call, stdin, Output(*pieces, wait_ended=trio.sleep_forever))
+        await wait_all_tasks_blocked()
         assert (stdin.accepted, call.sent) == (20, [])
         call.takes_more.set()
-        await trio.sleep(0.05)
+        await wait_all_tasks_blocked()
         told = [answer.input.offset for answer in call.sent if answer.HasField("input")]
         assert (told[-1], len(told) <= 2, len(call.sent) - len(told)) == (20, True, len(pieces))
         nursery.cancel_scope.cancel()
 
 
+async def test_very_many_messages(stdin: Stdin) -> None:
+    """Other tasks run between them, though nothing has to be waited for."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while not stdin.accepted:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await attached([start(), *[piece(0, b"")] * 50 * MESSAGES_IN_A_ROW, piece(0, b"last")], stdin)
+    assert turns >= 50
+
+
 async def test_what_is_told_last(stdin: Stdin) -> None:
     """How far the input has come is told before the call ends with the output."""
-    call, output = Call(TYPED, takes_more=False), Output()
+    call = Call(TYPED, takes_more=False)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(served, call, stdin, output)
-        await trio.sleep(0.05)
-        output.has_ended.set()
-        await trio.sleep(0.05)
+        nursery.start_soon(served, call, stdin, Output())
+        await wait_all_tasks_blocked(0.01)
         call.takes_more.set()
     assert call.sent[-1].input.offset == 20
 
