@@ -1,8 +1,10 @@
 """Attach: a job's input and output in one call.
 
 Two tasks share the call, one for each direction. The one that receives waits while the job takes no input, and the
-client's flow-control window with it; the one that sends output waits while the client takes none. Each sends whole
-messages, in turn. The end of the output is the end of the call.
+client's flow-control window with it; the one that sends output waits while the client takes none. Neither waits for the
+other: how far the input has come is told at once where nothing is in the way, and else by a third task, between two
+messages of the output. Of states that could not be told, the last one replaces those before it. The end of the output is
+the end of the call.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 TOLD_BYTES: Final = 512 * 1024
 """Bytes of input that a client that sends without a pause is told of together."""
+MESSAGES_IN_A_ROW: Final = 32
+"""Messages that are taken before other tasks run: a flow-control window holds a hundred thousand small ones."""
 _ENDED: Final = pb.InputState(status=pb.INPUTSTATUS_NOT_READ)
 
 
@@ -87,6 +91,8 @@ class _Attachment:
         self._start = start
         self._turn = trio.Lock()
         self._told = -1
+        self._untold: pb.AttachResponse | None = None
+        self._has_untold = trio.Event()
         self._failure: Exception | None = None
 
     async def run(self, stdin: Stdin | None) -> None:
@@ -94,6 +100,7 @@ class _Attachment:
         async with trio.open_nursery() as nursery:
             if stdin is not None:
                 nursery.start_soon(self._guard, lambda: self._receive(stdin), nursery.cancel_scope)
+                nursery.start_soon(self._guard, self._keep_telling, nursery.cancel_scope)
             elif self._start.writer:
                 await self._send(pb.AttachResponse(input=_ENDED))
             await self._guard(self._send_output, nursery.cancel_scope)
@@ -119,12 +126,16 @@ class _Attachment:
         ):
             if self._start.HasField("window"):
                 _resize(stdin, self._start.window)
-            await self._tell(stdin)
+            self._tell(stdin)
+            taken = 0
             try:
                 while (message := await self._call.receive_message(seconds=math.inf)) is not None:
                     await self._take(stdin, message)
+                    taken += 1
+                    if taken % MESSAGES_IN_A_ROW == 0:
+                        await trio.lowlevel.checkpoint()
             except InputClosed:
-                await self._tell(stdin)
+                self._tell(stdin)
         if scope.cancelled_caught:
             raise InputRefused("the same writer has attached anew")
 
@@ -140,15 +151,29 @@ class _Attachment:
         if piece.end:
             stdin.end(piece.offset + len(piece.data))
         if piece.end or not self._call.receiver.queued_messages or stdin.accepted - self._told >= TOLD_BYTES:
-            await self._tell(stdin)
+            self._tell(stdin)
 
-    async def _tell(self, stdin: Stdin) -> None:
-        """Tells the client how far its input has come."""
+    def _tell(self, stdin: Stdin) -> None:
+        """Tells the client how far its input has come: now, or as soon as it takes it."""
         self._told = stdin.accepted
         state = pb.InputState(offset=stdin.accepted, status=_status_of(stdin))
-        message = pb.AttachResponse(input=state)
-        if self._turn.locked() or not self._call.send_now(message.SerializeToString()):
-            await self._send(message)
+        self._untold = pb.AttachResponse(input=state)
+        if not self._turn.locked() and self._call.send_now(self._untold.SerializeToString()):
+            self._untold = None
+        else:
+            self._has_untold.set()
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._has_untold.wait()
+            self._has_untold = trio.Event()
+            await self._send_untold()
+
+    async def _send_untold(self) -> None:
+        async with self._turn:
+            message, self._untold = self._untold, None
+            if message is not None:
+                await self._call.send_message(message)
 
     # --- output ---------------------------------------------------------------------------------------------------
 
@@ -168,6 +193,7 @@ class _Attachment:
                     case unreachable:
                         assert_never(unreachable)
         await self._job.wait_ended()
+        await self._send_untold()
         await told.check(self._job.output, self._start.output_offset)
 
     async def _send(self, message: pb.AttachResponse | StoredMessages) -> None:

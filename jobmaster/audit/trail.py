@@ -181,8 +181,10 @@ class Trail:
         """
         lines: list[Line] = []
         for entry in entries:
-            while not self._has_room:
+            while not (self._has_room or _is_refused(lines)):
                 await self._written.park()
+            if _is_refused(lines):
+                break
             lines.append(Line(entry, done=trio.Event()))
             self._append(lines[-1])
         for count, line in enumerate(lines):
@@ -439,6 +441,11 @@ class Trail:
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         """Only the server's end leaves a thread that a disk holds to itself."""
         return await run_in_thread(self._writers, function, *args, abandon=True)
+
+
+def _is_refused(lines: Sequence[Line]) -> bool:
+    """Whether the last of some lines that are waited for will not be written: what follows it is not to be, either."""
+    return bool(lines) and lines[-1].sequence is None and lines[-1].done is not None and lines[-1].done.is_set()
 
 
 def _spool(line: Line, spool: Spool) -> None:

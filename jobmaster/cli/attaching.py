@@ -18,6 +18,7 @@ from jobmaster.cli.descriptors import (
     is_stdin_given,
     read_input,
     write_error,
+    write_notice,
     write_output,
 )
 from jobmaster.cli.exit_status import DONE, OURS, ended_by_itself, exit_status
@@ -38,6 +39,11 @@ def say(text: str) -> None:
     complain(f"jobmaster: {text}\n")
 
 
+async def say_missing(text: str) -> None:
+    """Tells the user what is missing of the output, as it would have come: waits for the reader as the output does."""
+    await trio.to_thread.run_sync(write_notice, f"jobmaster: {text}\n", abandon_on_cancel=True)
+
+
 def words_of(error: RpcFailedError) -> str:
     """What a server says of a call that failed."""
     return f"{error.status.status_message or 'no details'} ({error.status.status_code.name})"
@@ -54,8 +60,9 @@ async def despite_losses(copy_output: Callable[[], Awaitable[bool]]) -> bool:
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.DATA_LOSS:
             raise
-        say(words_of(error))
-        return True
+        words = words_of(error)
+    await say_missing(words)
+    return True
 
 
 class JobEnd:
@@ -202,29 +209,28 @@ async def _copy_both_ways(attachment: Attachment, *, ends_input: bool) -> None:
         raise failure
 
 
-def _nothing(_data: bytes) -> None:
-    pass
-
-
-async def copy_output(attachment: Attachment, *, seen: Callable[[bytes], None] = _nothing) -> None:
+async def copy_output(attachment: Attachment) -> None:
     """Copies the output to standard output, and says what of it is missing.
-
-    Args:
-        attachment: to copy from.
-        seen: told of what is written to standard output, before it is.
 
     Raises:
         OutputFailed: standard output did not take what came.
         Exception: as the iteration of an `Attachment`.
     """
     async for chunk in attachment:
-        if chunk.HasField("gap"):
-            say(f"{chunk.gap.length} bytes of the output are missing here")
-        elif chunk.stream == pb.OUTPUTSTREAM_STDERR:
-            await trio.to_thread.run_sync(write_error, chunk.data, abandon_on_cancel=True)
-        else:
-            seen(chunk.data)
-            await trio.to_thread.run_sync(write_output, chunk.data, abandon_on_cancel=True)
+        await show(chunk)
+
+
+async def show(chunk: pb.OutputChunk) -> None:
+    """Writes bytes of the output where they belong, or says that they are missing; returns when they are written.
+
+    Raises:
+        OutputFailed: standard output did not take them.
+    """
+    if chunk.HasField("gap"):
+        await say_missing(f"{chunk.gap.length} bytes of the output are missing here")
+    else:
+        write = write_error if chunk.stream == pb.OUTPUTSTREAM_STDERR else write_output
+        await trio.to_thread.run_sync(write, chunk.data, abandon_on_cancel=True)
 
 
 async def _copy_input(attachment: Attachment, ends_input: bool) -> None:  # start_soon takes positions

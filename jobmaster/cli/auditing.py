@@ -12,7 +12,7 @@ from typing import Any, Final
 from jobmaster.audit.names import AUDIT, FOLDER, HANDSHAKES
 from jobmaster.audit.reading import TrailReader, Wanted, time_of
 from jobmaster.cli.actions import Audit
-from jobmaster.cli.descriptors import STDOUT, complain, write_text
+from jobmaster.cli.descriptors import STDOUT, write_notice, write_text
 from jobmaster.cli.presentation import visible
 from jobmaster.errors import ConfigurationError
 from jobmaster.places import default_output_folder
@@ -45,7 +45,7 @@ def show_audit(asked: Audit) -> None:
         time.sleep(FOLLOW_SECONDS)  # a file that is appended to tells nobody
         _show_new(reader, as_json=as_json)
     if reader.unreadable:
-        complain(f"jobmaster: {reader.unreadable} lines are damaged or of a later version, and left out\n")
+        write_notice(f"jobmaster: {reader.unreadable} lines are damaged or of a later version, and left out\n")
 
 
 def _show_new(reader: TrailReader, *, as_json: bool) -> None:

@@ -121,18 +121,31 @@ def write_text(text: str) -> None:
     write_output(_encoded(text, sys.stdout))
 
 
+def write_notice(text: str) -> None:
+    """Write `text` to standard error, where it belongs to the output: blocks as long as its reader does not read.
+
+    Where that is not possible, nobody is there to be told.
+    """
+    write_error(_for_people(text))
+
+
 def complain(text: str) -> None:
-    """Write `text` to standard error. Where that is not possible, nobody is there to be told.
+    """Write `text` to standard error, as a last word: what has to be read whatever comes is for `write_notice`.
 
     Waits COMPLAIN_SECONDS at most: who interrupts a command whose reader has stopped is not to wait for that.
     """
-    if _leaves_lines_as_they_are(STDERR):
-        text = text.replace("\n", "\r\n")
-    view = memoryview(_encoded(text, sys.stderr))
+    view = memoryview(_for_people(text))
     with suppress(OSError):
         while view and _poll(select.POLLOUT, descriptor=STDERR, timeout=int(COMPLAIN_SECONDS * 1000)):
             with suppress(BlockingIOError):
                 view = view[os.write(STDERR, view[: select.PIPE_BUF]) :]  # which what is called writable takes
+
+
+def _for_people(text: str) -> bytes:
+    """What is written to standard error."""
+    if _leaves_lines_as_they_are(STDERR):
+        text = text.replace("\n", "\r\n")
+    return _encoded(text, sys.stderr)
 
 
 def _leaves_lines_as_they_are(descriptor: int) -> bool:

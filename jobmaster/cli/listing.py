@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from jobmaster.cli.actions import Events, List
-from jobmaster.cli.descriptors import STDOUT, complain, write_text
+from jobmaster.cli.descriptors import STDOUT, write_notice, write_text
 from jobmaster.cli.moments import utc_of
 from jobmaster.cli.presentation import as_json
 from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header
@@ -30,7 +30,9 @@ async def list_jobs(jobs: Jobs, action: List) -> None:
     text, count = "", 0
     async for record in jobs.list(query_of(action), limit=action.limit + 1 if action.limit else None):
         if action.limit and count == action.limit:
-            complain(f"jobmaster: there are more than {action.limit} jobs; see --limit\n")
+            await _write(text)
+            text, notice = "", f"jobmaster: there are more than {action.limit} jobs; see --limit\n"
+            await trio.to_thread.run_sync(write_notice, notice, abandon_on_cancel=True)
             break
         count += 1
         text += f"{line(record)}\n"

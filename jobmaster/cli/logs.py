@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.cli.descriptors import complain, write_output
+from jobmaster.cli.descriptors import write_notice, write_output
 from jobmaster.cli.moments import utc_of
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -34,7 +34,8 @@ async def show_logs(jobs: Jobs, action: Logs) -> None:
         async with jobs.follow_output(action.job_id, request_of(action)) as chunks:
             async for chunk in chunks:
                 if chunk.HasField("gap"):
-                    complain(f"jobmaster: {gap_in_words(chunk)}\n")
+                    notice = f"jobmaster: {gap_in_words(chunk)}\n"
+                    await trio.to_thread.run_sync(write_notice, notice, abandon_on_cancel=True)
                 else:
                     data = chunk.data if stamps is None else stamps.stamped(chunk)
                     await trio.to_thread.run_sync(write_output, data, abandon_on_cancel=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from jobmaster.cli.attaching import copy_output, say
+from jobmaster.cli.attaching import say, show
 from jobmaster.cli.descriptors import STDIN, STDOUT, write_output
 from jobmaster.cli.detaching import KeyFilter
 from jobmaster.cli.screen_modes import ScreenModes
@@ -143,6 +143,7 @@ class _Session:
         self._keys = keys
         self._modes = ScreenModes()
         self._detached = trio.Event()
+        self._showing = trio.CancelScope()
 
     async def run(self, *, draws_anew: bool) -> bool:
         """Whether the output has ended."""
@@ -152,8 +153,7 @@ class _Session:
             nursery.start_soon(self._type, nursery.cancel_scope)
             nursery.start_soon(self._follow_size, draws_anew)
             try:
-                await copy_output(self._attachment, seen=self._modes.feed)
-                has_ended = True
+                has_ended = await self._show_output()
             except Exception as error:  # noqa: BLE001  # raised below, and not in a group
                 failure = error
             nursery.cancel_scope.cancel()
@@ -165,6 +165,22 @@ class _Session:
                 await trio.to_thread.run_sync(write_output, back, abandon_on_cancel=True)
         return has_ended
 
+    async def _show_output(self) -> bool:
+        """Reads the output to its end, and shows it until the user detaches; whether that was all of it.
+
+        What the server says of the keys that were typed last comes behind the output before.
+        """
+        is_all = True
+        async for chunk in self._attachment:
+            if self._detached.is_set():
+                is_all = False
+                continue
+            self._modes.feed(chunk.data)
+            with trio.CancelScope() as self._showing:
+                await show(chunk)
+            is_all = not self._showing.cancelled_caught
+        return is_all
+
     # --- keys -----------------------------------------------------------------------------------------------------
 
     async def _type(self, session: trio.CancelScope) -> None:
@@ -172,6 +188,7 @@ class _Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._send, sent)
             await self._detached.wait()
+            self._showing.cancel()
             with trio.move_on_after(DETACH_SECONDS):
                 await sent.wait()
             if not sent.is_set():

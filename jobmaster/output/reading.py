@@ -191,11 +191,14 @@ async def _begin(follower: Follower, selection: Selection) -> int:
         case LastLines(count):
             return await _search(follower, selection, _Lines(count))
         case Since(time):
+            while selection.follows and not follower.is_complete and await _grows(follower, time):
+                pass  # it is a time to come
             view = await follower.view()
+            end = follower.end  # what comes during the look-up is behind it, and later
             if view is None:
                 return 0
             since = await follower.in_index(lambda view: view.offset_at(time), view)
-            return follower.end if since is None else min(since, follower.end)
+            return end if since is None else min(since, end)
         case unreachable:
             assert_never(unreachable)
 

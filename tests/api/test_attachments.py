@@ -3,42 +3,52 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from jobmaster.api.attachments import attach
+from jobmaster.api.attachments import MESSAGES_IN_A_ROW, attach
 from jobmaster.api.followers import Followers
 from jobmaster.errors import HandedOver, InputRefused, InvalidRequest
 from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.terminal import Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.index import GapReason
+from jobmaster.output.reading import GapPiece
 from jobmaster.run.registry import Registry
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from jobmaster.run.terminal import TerminalInput, open_terminal
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
-"""What is still to happen happens before a moment is over, on a machine that is busy, too."""
-
 
 class Call:
-    """A call: the messages that come, and those that were sent."""
+    """A call: the messages that come, and those that were sent.
 
-    def __init__(self, messages: Sequence[pb.AttachRequest]) -> None:
+    Attributes:
+        takes_more: the client's flow-control window is open.
+    """
+
+    def __init__(self, messages: Sequence[pb.AttachRequest], *, takes_more: bool = True) -> None:
         self._messages = list(messages)
         self.receiver = SimpleNamespace(queued_messages=0)
         self.sent: list[pb.AttachResponse] = []
+        self.takes_more = trio.Event()
+        if takes_more:
+            self.takes_more.set()
 
     async def receive_message(self, *, seconds: float = 10.0) -> pb.AttachRequest | None:
         """As `ServerCall.receive_message`."""
         del seconds
-        await trio.lowlevel.checkpoint()
-        return self._messages.pop(0) if self._messages else None
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._messages:
+            await trio.lowlevel.checkpoint()
+            return None
+        return self._messages.pop(0)
 
     def window_apart(self) -> AbstractContextManager[None]:
         """As `ServerCall.window_apart`."""
@@ -46,31 +56,48 @@ class Call:
 
     def send_now(self, data: bytes) -> bool:
         """As `ServerCall.send_now`."""
-        self.sent.append(pb.AttachResponse.FromString(data))
-        return True
+        if self.takes_more.is_set():
+            self.sent.append(pb.AttachResponse.FromString(data))
+        return self.takes_more.is_set()
+
+    async def send_message(self, message: pb.AttachResponse) -> None:
+        """As `ServerCall.send_message`."""
+        await self.takes_more.wait()
+        self.sent.append(message)
 
 
-class Quiet:
-    """An output that has nothing, and no end."""
+class Output:
+    """An output that consists of these pieces; by default, it ends when nothing more happens."""
+
+    lost = 0
+
+    def __init__(self, *pieces: GapPiece, wait_ended: Callable[[], Awaitable[None]] = wait_all_tasks_blocked) -> None:
+        self._pieces = pieces
+        self._wait_ended = wait_ended
 
     async def read(self, _selection: object) -> Any:
         """As `OutputLog.read`."""
-        await trio.Event().wait()
-        yield
+        for piece in self._pieces:
+            yield piece
+        await self._wait_ended()
 
 
-async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
-    """Attaches to a job with this input, until the messages have ended and nothing more happens."""
-    job = SimpleNamespace(stdin=stdin, output=Quiet())
+async def served(call: Call, stdin: Stdin | None, output: Output) -> None:
+    """Serves a call to its end."""
+    job = SimpleNamespace(stdin=stdin, output=output, wait_ended=trio.lowlevel.checkpoint)
 
     async def find(_caller: Identity, _job_id: str) -> Any:
         await trio.lowlevel.checkpoint()
         return job
 
-    call = Call(messages)
     registry = cast(Registry, SimpleNamespace(find=find))
-    with trio.move_on_after(0.05):
-        await attach(cast(ServerCall, call), Identity(name="client1", role=Role.USER), registry, Followers())
+    await attach(cast(ServerCall, call), Identity(name="client1", role=Role.USER), registry, Followers())
+
+
+async def attached(messages: Sequence[pb.AttachRequest], stdin: Stdin | None) -> Call:
+    """Attaches to a job with this input, until all messages are taken and nothing more happens."""
+    call = Call(messages)
+    await served(call, stdin, Output())
     return call
 
 
@@ -130,6 +157,50 @@ async def test_how_far_the_input_has_come(stdin: Stdin) -> None:
         (9, pb.INPUTSTATUS_ENDED),
         (9, pb.INPUTSTATUS_ENDED),
     ]
+
+
+TYPED: Final = [start(), *(piece(offset, b"x") for offset in range(20))]
+
+
+@pytest.mark.parametrize("pieces", [[], [GapPiece(start=0, end=9, reason=GapReason.CAPPED)]], ids=["quiet", "flowing"])
+async def test_a_client_that_takes_no_output(stdin: Stdin, pieces: list[GapPiece]) -> None:
+    """Its input is accepted meanwhile, and when it takes more it is told of all that together."""
+    call = Call(TYPED, takes_more=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served, call, stdin, Output(*pieces, wait_ended=trio.sleep_forever))
+        await wait_all_tasks_blocked()
+        assert (stdin.accepted, call.sent) == (20, [])
+        call.takes_more.set()
+        await wait_all_tasks_blocked()
+        told = [answer.input.offset for answer in call.sent if answer.HasField("input")]
+        assert (told[-1], len(told) <= 2, len(call.sent) - len(told)) == (20, True, len(pieces))
+        nursery.cancel_scope.cancel()
+
+
+async def test_very_many_messages(stdin: Stdin) -> None:
+    """Other tasks run between them, though nothing has to be waited for."""
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while not stdin.accepted:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        await attached([start(), *[piece(0, b"")] * 50 * MESSAGES_IN_A_ROW, piece(0, b"last")], stdin)
+    assert turns >= 50
+
+
+async def test_what_is_told_last(stdin: Stdin) -> None:
+    """How far the input has come is told before the call ends with the output."""
+    call = Call(TYPED, takes_more=False)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(served, call, stdin, Output())
+        await wait_all_tasks_blocked(0.01)
+        call.takes_more.set()
+    assert call.sent[-1].input.offset == 20
 
 
 async def test_the_size_of_a_terminal() -> None:

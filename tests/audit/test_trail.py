@@ -274,6 +274,30 @@ async def test_what_is_recorded_is_told_by_number(tmp_path: Path, disk: Disk) ->
     assert found == [1, 2, 3]
 
 
+async def test_a_disk_that_fails_while_the_queue_is_full(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what waits for room, nothing is written that follows an entry which is not."""
+    monkeypatch.setattr(audit_trail, "MAX_QUEUED", 20)
+    monkeypatch.setattr(audit_trail, "RETRY_SECONDS", 0.1)
+    changes = [change(number) for number in range(1, 51)]
+
+    async def copy(trail: Trail) -> None:
+        written = 0
+        while written < len(changes):
+            written += await trail.record(changes[written:])
+            await trail.wait_writable()
+
+    async with writing(tmp_path) as trail, trio.open_nursery() as nursery:
+        disk.error = errno.EIO
+        nursery.start_soon(copy, trail)
+        while trail.is_writable:  # noqa: ASYNC110  # a thread writes it
+            await trio.sleep(0.001)
+        disk.error = None
+    found = [entry["journal_sequence"] for entry in entries_in(tmp_path) if entry["kind"] == "job"]
+    assert found == list(range(1, 51))
+
+
 async def test_a_disk_that_does_not_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts are refused until it does: what was written may not be there after a power cut."""
     monkeypatch.setattr(audit_trail, "SYNC_SECONDS", 0.0)

@@ -10,13 +10,15 @@ import pytest
 import trio
 
 from jobmaster.api.statuses import status_of
+from jobmaster.cli import descriptors
 from jobmaster.cli.actions import Attach
 from jobmaster.cli.attaching import attach
 from jobmaster.cli.descriptors import STDIN, is_stdin_given
 from jobmaster.errors import InputRefused
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.cli.test_descriptors import said_to_a_late_reader
 from tests.cli.test_running import ID, RETURNED, SHUT_DOWN
-from tests.client.scripted import LOST, OK, Answer, Ends, Quiet, Script
+from tests.client.scripted import LOST, OK, Answer, Ends, Part, Quiet, Script
 
 
 @pytest.fixture
@@ -105,6 +107,23 @@ async def test_output_that_was_not_kept(capfd: pytest.CaptureFixture[str]) -> No
     assert await attach(script.jobs(), Attach(job_id="job")) == (3, "")
     expected = "jobmaster: 7 bytes of the output are missing here\njobmaster: more is lost (DATA_LOSS)\n"
     assert capfd.readouterr() == ("x", expected)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (
+            [pb.AttachResponse(output=pb.OutputChunk(gap=pb.OutputGap(length=7))), OK],
+            b"7 bytes of the output are missing",
+        ),
+        ([Ends("DATA_LOSS", "some is lost")], b"some is lost"),
+    ],
+)
+async def test_a_loss_that_is_read_late(monkeypatch: pytest.MonkeyPatch, parts: list[Part], said: bytes) -> None:
+    """Whoever reads in the end, as with a pager that waits, is told of it."""
+    monkeypatch.setattr(descriptors, "COMPLAIN_SECONDS", 0)
+    jobs = Script([STATUS, parts], waits=[RETURNED]).jobs()
+    assert said in await said_to_a_late_reader(lambda: attach(jobs, Attach(job_id="job", stdin=False)))
 
 
 async def test_a_server_that_ends_with_the_job() -> None:

@@ -9,12 +9,13 @@ import select
 import subprocess
 import sys
 import tty
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.cli import descriptors
 from jobmaster.cli.descriptors import STDERR, OutputFailed, complain, require_writable, write_output, write_text
@@ -132,15 +133,28 @@ def test_nobody_to_complain_to() -> None:
 
 
 @contextmanager
-def stopped_reader() -> Iterator[None]:
-    """Standard error is a pipe that is full, whose reader does not read."""
-    with pipe() as (_, write), standard(STDERR, write):
+def stopped_reader() -> Iterator[int]:
+    """Standard error is a pipe that is full, whose reader does not read; gives the end at which it would."""
+    with pipe() as (read, write), standard(STDERR, write):
         os.set_blocking(write, False)
         with suppress(BlockingIOError):
             while True:
                 os.write(write, bytes(65536))
         os.set_blocking(write, True)
-        yield
+        yield read
+
+
+async def said_to_a_late_reader(command: Callable[[], Awaitable[object]]) -> bytes:
+    """What a command writes to a standard error that is read when nothing else happens."""
+    with stopped_reader() as read:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(command)
+            await wait_all_tasks_blocked(0.05)
+            os.read(read, 1 << 20)
+        os.set_blocking(read, False)
+        with suppress(BlockingIOError):
+            return os.read(read, 1 << 20)
+    return b""
 
 
 def test_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,12 @@ import pytest
 import trio.testing
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobmaster.cli import descriptors
 from jobmaster.cli.actions import Logs
 from jobmaster.cli.logs import Stamps, copy_output, gap_in_words, request_of, show_logs
 from jobmaster.client import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.cli.test_descriptors import said_to_a_late_reader
 from tests.client.scripted import LOST, OK, UNIMPLEMENTED, Script
 
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
@@ -52,6 +54,14 @@ async def test_bytes_and_gaps(
         b"a\0\xffend",
         b"jobmaster: 4 bytes from offset 3 on are missing: the output is larger than what is kept of it\n",
     )
+
+
+async def test_a_gap_that_is_read_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads in the end, as with a pager that waits, is told of it."""
+    monkeypatch.setattr(descriptors, "COMPLAIN_SECONDS", 0)
+    gap = pb.OutputChunk(offset=3, gap=pb.OutputGap(length=4, reason=pb.GAPREASON_CAPPED))
+    jobs = Script([[gap, OK]]).jobs()
+    assert b"4 bytes from offset 3 on" in await said_to_a_late_reader(lambda: show_logs(jobs, Logs(job_id="job")))
 
 
 @pytest.mark.parametrize("reason", [*pb.GapReason.values(), 99])

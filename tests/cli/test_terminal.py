@@ -172,6 +172,25 @@ async def test_detaching_from_a_server_that_does_not_answer(
     assert "typed last may not have reached the job" in capfd.readouterr().err
 
 
+async def test_detaching_from_a_terminal_that_takes_no_output(
+    capfd: pytest.CaptureFixture[str], autojump_clock: trio.testing.MockClock
+) -> None:
+    """What was typed counts as arrived when the server says so, however much output that comes behind."""
+    much, screen = 1_000_000, b""
+    with keyboard_here() as keyboard:
+        arrived = pb.AttachResponse(input=pb.InputState(offset=5, status=pb.INPUTSTATUS_OPEN))
+        script = Script(
+            [START, [OPEN, chunk(0, b"x" * much), chunk(much, b"more"), arrived, Quiet()]], waits=[[Quiet()]]
+        )
+        script.on_call["Attach"] = lambda: keyboard.type(b"typed\x10\x11")
+        assert await Runner(script.jobs(), RUN).run() == (0, "")
+        while screen.count(b"x") < much or b"\r\n" not in screen:  # a thread writes the rest of what it has begun
+            with suppress(BlockingIOError):
+                screen += keyboard.screen()
+    assert b"more" not in screen
+    assert "may not have reached" not in capfd.readouterr().err
+
+
 async def test_a_terminal_that_somebody_else_has(capfd: pytest.CaptureFixture[str]) -> None:
     """Its output is shown all the same, the keys stay here, and why is said."""
     with keyboard_here() as keyboard:

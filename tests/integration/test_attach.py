@@ -15,6 +15,7 @@ import trio
 
 from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.client.unacknowledged import MOST_KEPT
+from jobmaster.grpc.client import STREAM_WINDOW
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.run.stdin import PIPE_SIZE, WIDE_CAPACITY
@@ -125,6 +126,34 @@ async def test_attaching_again(server: Server) -> None:
             nursery.start_soon(second.send, blocks(2))
             rest = b"".join([chunk.data async for chunk in second])
         assert (received, rest == BLOCK * 2) == (len(BLOCK), True)
+
+
+TYPED: Final = 20
+"""Lines of input that a job reads."""
+MUCH: Final = 4 * STREAM_WINDOW
+"""Bytes of output that a client does not take before it reads some."""
+
+
+async def test_a_client_that_does_not_read(server: Server) -> None:
+    """What it types arrives, though its flow control holds up the output."""
+    read_all = f"i=0; while [ $i -lt {TYPED} ]; do read -r _; i=$((i + 1)); done"
+    async with server.connect() as jobs, server.connect() as others:
+        job_id = await jobs.start("sh", "-c", f"head -c {MUCH} /dev/zero & {read_all}; wait; exit 5", stdin=True)
+
+        async def typed() -> AsyncIterator[bytes]:
+            while (await others.status(job_id)).output_bytes < MUCH:
+                await trio.sleep(0.01)
+            for _ in range(TYPED):
+                await others.status(job_id)
+                yield b"x\n"
+            await trio.sleep_forever()
+
+        with trio.fail_after(DEADLINE):
+            async with jobs.attach(job_id) as attachment, trio.open_nursery() as nursery:
+                nursery.start_soon(attachment.send, typed())
+                await anext(attachment)
+                assert (await others.wait(job_id)).exit_code == 5
+                nursery.cancel_scope.cancel()
 
 
 WAITS: Final = "trap : USR1; echo ready; sleep 1000 & wait; sha256sum"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import FIRST_RUNS, LiveFollower
 from jobmaster.output.index import GapReason, Stream
-from jobmaster.output.index_search import Run
+from jobmaster.output.index_search import IndexView, Run
 from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import (
     PIECE_SIZE,
@@ -184,6 +184,46 @@ async def test_where_it_begins(story: Writer, start: reading.Start, stream: Stre
     for output in (story.log, story.log.stored()):
         parts = await told(output, once(start, stream=stream))
         assert (parts[0][0] if parts else None) == first
+
+
+async def test_what_comes_while_a_time_is_looked_up(story: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told, where nothing that was there came so late."""
+    look_up = LiveFollower.in_index
+
+    async def look_up_slowly(
+        follower: LiveFollower, function: Callable[[IndexView], int], view: IndexView
+    ) -> int | None:
+        found = await look_up(follower, function, view)
+        if not story.log.sealed:
+            story.write(b"out 6\n", OUT, seconds=2)
+            story.log.seal()
+        return found
+
+    monkeypatch.setattr(LiveFollower, "in_index", look_up_slowly)
+    assert await told(story.log, Selection(start=Since(START + 6 * SECOND))) == [(35, 7, "STDOUT", b"out 6\n")]
+
+
+async def test_since_a_time_to_come(writer: Writer, mock_clock: MockClock) -> None:
+    """A follower is told of nothing that comes before."""
+    writer.write(b"there")
+    found: list[Told] = []
+
+    async def follow() -> None:
+        found.extend(await told(writer.log, Selection(start=Since(START + 10 * SECOND))))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(follow)
+        for _ in range(2):
+            await wait_all_tasks_blocked(0.01)
+            writer.write(b"before", seconds=4)
+            mock_clock.jump(4)
+        await wait_all_tasks_blocked(0.01)
+        writer.now += 2 * SECOND
+        mock_clock.jump(2)
+        await wait_all_tasks_blocked(0.01)
+        writer.write(b"then")
+        writer.log.seal()
+    assert [what for *_, what in found] == [b"then"]
 
 
 async def test_one_stream(story: Writer) -> None:
