@@ -86,6 +86,10 @@ class CommandNotFound(CommandNotRunnable):
     """There is no such command, as far as the job's user can see."""
 
 
+class KilledBeforeExecution(JobError):
+    """Something outside the server killed the job's process before that executed the command: nothing has run."""
+
+
 class LimitNotEnforceable(JobError):
     """A limit was asked for that this host cannot enforce; the text names the controller."""
 

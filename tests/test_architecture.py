@@ -55,7 +55,7 @@ ARROWS: Final[dict[str, set[str]]] = {
             "job",
             "journal",
         },
-        *{"places", "run", "sizes", "threads", "wire"},
+        *{"launcher", "places", "run", "sizes", "threads", "wire"},
     },
     "cli": {"__init__", "address", "audit", "certs", "client", "ending", "errors", "grpc", "jobs", "places", "sizes"},
     "serve": set(),

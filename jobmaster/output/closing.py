@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from jobmaster.output.written_back import SYNCED_FROM, write_back
-from jobmaster.threads import LeftThreads, NoThread, run_in_thread
+from jobmaster.threads import close_at_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jobmaster.output.log import OutputLog
+    from jobmaster.threads import CountedThread, LeftThreads
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +29,17 @@ CLOSE_SECONDS: Final = 2.0
 
 async def close_in_time(pipes: Iterable[int], log: OutputLog | None, left: LeftThreads) -> None:
     """Closes in a thread, which is waited for; also where the caller is cancelled, since nobody else will close them."""
-    with (
-        trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS) as waiting,
-        left.counted(CLOSERS) as thread,
-    ):
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS) as waiting:
         loop = trio.lowlevel.current_trio_token()
 
-        def on_closed() -> None:
+        def on_closed(thread: CountedThread) -> None:
             thread.excuse()
             waiting.cancel()
 
-        try:
-            await run_in_thread(CLOSERS, thread.run, _close_and_write_back, pipes, log, loop, on_closed, abandon=True)
-        except NoThread:
-            close(pipes, log)
+        def run(thread: CountedThread) -> None:
+            _close_and_write_back(pipes, log, loop, partial(on_closed, thread))
+
+        await close_at_last(CLOSERS, left, run)
 
 
 def _close_and_write_back(
@@ -58,7 +57,7 @@ def _close_and_write_back(
 
 
 def close(pipes: Iterable[int], log: OutputLog | None) -> None:
-    """Closes descriptors and a log's files; in a thread, where there is one."""
+    """Closes descriptors and a log's files; in a thread."""
     for pipe in pipes:
         with suppress(OSError):
             os.close(pipe)

@@ -14,7 +14,8 @@ writes to it again, and only `finish`, when the job's processes have died, takes
 
 Every operation on the pipe takes its lock in the kernel, which a thread that waits for a disk holds, and so may a
 writer of the job. So none of them is done on the event loop while a move is under way; poll(2) alone takes no lock, and
-tells the end of a pipe that is empty, as most are when their job ends, without a thread. A move outlives the wait for it:
+tells the end of a pipe that is empty, as most are when their job ends, without a thread. What counts or closes waits for a
+thread where there is none (`jobmaster.threads`). A move outlives the wait for it:
 its result is brought to the log by the loop whenever it comes. At the job's end a move that a disk holds up for longer
 than `FINISH_SECONDS` is abandoned with both descriptors, which its thread closes; the bytes that it had found in the
 pipe count as lost.
@@ -45,7 +46,7 @@ from jobmaster.output.moving import Drop, Move, Work
 from jobmaster.output.source import Source
 from jobmaster.output.terminal import TerminalEnds, Wakes
 from jobmaster.output.transfer import PIPE_SIZE
-from jobmaster.threads import LeftThreads, NoThread, run_in_thread
+from jobmaster.threads import FIRST_PAUSE, LAST_PAUSE, LeftThreads, NoThread, run_at_last, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +65,6 @@ terminal that no process has open any more tells its end; only for one that anot
 IN_TRANSIT_PAUSE: Final = 0.005
 RECHECK_SECONDS: Final = 1.0
 """How often a terminal that no process has open is looked at where nothing can tell that somebody writes to it again."""
-FIRST_PAUSE: Final = 0.05
-LAST_PAUSE: Final = 1.0
-"""Between tries where nothing could be moved: the first, and the longest of those that follow."""
 
 
 def open_pipe() -> tuple[int, int]:
@@ -167,7 +165,7 @@ class Pump:
             await self._count_rest()  # noqa: ASYNC102  # shields itself
 
     async def _count_rest(self) -> None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS), suppress(OSError):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + FINISH_SECONDS) as scope, suppress(OSError):
             for source in self._sources:
                 if source is self._left_source:
                     self._log.lose(await self._in_closer(source.empty_terminal))
@@ -175,6 +173,8 @@ class Pump:
                     left = await self._in_closer(source.take_left)
                     self._log.lose(left.in_pipe, left_in_pipe=True)
                     self._log.lose(left.taken)
+        if scope.cancelled_caught:
+            logger.warning("%s: nobody could tell in time how much of the output was left in its pipe", self._log.path)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipes stays there.
@@ -191,12 +191,9 @@ class Pump:
             self._is_finished = True
 
     async def _in_closer(self, function: Callable[..., T], *args: Any) -> T:
-        """Runs what takes the lock of a pipe; on the event loop only where there is no thread to be had."""
-        try:
-            with self.left_threads.counted(CLOSERS) as thread:
-                return await run_in_thread(CLOSERS, thread.run, function, *args, abandon=True)
-        except NoThread:
-            return function(*args)
+        """Runs what takes the lock of a pipe."""
+        with self.left_threads.counted(CLOSERS) as thread:
+            return await run_at_last(CLOSERS, thread.run, function, *args)
 
     def _leave(self, work: Work) -> None:
         self._is_log_left = True

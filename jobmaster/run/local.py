@@ -19,7 +19,13 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from jobmaster.errors import CommandNotRunnableNow, ExecutionUnknown, HostError, InvalidRequest, ServerBusy
+from jobmaster.errors import (
+    CommandNotRunnableNow,
+    ExecutionUnknown,
+    InvalidRequest,
+    KilledBeforeExecution,
+    ServerBusy,
+)
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
@@ -190,7 +196,11 @@ class LocalExecution:
                         "the jobs' memory limit is too small: the kernel killed the job for memory before its command "
                         "was executed; ask the server's operator for a larger --memory-max"
                     )
-                raise HostError(f"process {self.pid} died before it executed its command")
+                logger.warning("%s: process %d was killed before it executed its command", self._child.id, self.pid)
+                raise KilledBeforeExecution(
+                    "something on the server's host killed the job before its command was executed, and nothing of it has run; "
+                    "try again"
+                )
 
     def was_executed(self) -> bool:
         """By what the launcher has told; where that is nothing, by whether the go byte may have been sent."""

@@ -18,7 +18,8 @@ are two bounds, each with a narrow and a wide form: on the bytes that are not mo
 others are moved; and on those whose pages the queue has, moved or not. At the second the writer waits until all is moved.
 
 Every operation on the pipe takes its lock in the kernel, which the job holds while it splices from it to a slow disk. So
-none is done on the event loop. A thread that is left in such an operation closes the descriptors when it comes out.
+none is done on the event loop. A thread that is left in such an operation closes the descriptors when it comes out. Where the
+host has no thread, they stay open until it has one.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import trio
 
 from jobmaster.errors import HandedOver, InputClosed, InputRefused, InvalidRequest
 from jobmaster.launcher.packets import close_all
-from jobmaster.threads import LeftThreads, NoThread, run_in_thread
+from jobmaster.threads import LeftThreads, NoThread, close_at_last, run_in_thread
 
 PIPE_SIZE: Final = 128 * 1024
 """Bytes of the pipe: pieces of pages take a whole page of it. It does not grow with the queue: a pipe shrinks only when the job
@@ -357,11 +358,7 @@ class Stdin:
         if self._ends.pipe >= 0:
             trio.lowlevel.notify_closing(self._ends.pipe)
         with trio.move_on_after(CLOSE_SECONDS):
-            try:
-                with self.left_threads.counted(FEEDERS) as thread:
-                    await run_in_thread(FEEDERS, thread.run, close, abandon=True)
-            except NoThread:
-                close()
+            await close_at_last(FEEDERS, self.left_threads, lambda _: close())
             return True
         return False
 

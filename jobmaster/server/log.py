@@ -1,18 +1,21 @@
 """What the server says: lines to standard output, and its log to standard error, which never holds up the event loop.
 
-Whoever reads standard error may stop reading: a terminal after Ctrl-S, a pager, a log collector that hangs. A write would
-then wait, and with it every call of every client, and the signal that is to end the server. So what standard error does
-not take now is left out, and the log says how many lines that were.
+Whoever reads standard error may stop reading: a terminal after Ctrl-S or of a connection that stands still, a pager, a log
+collector that hangs. A write would then wait, and with it every call of every client, and the signal that is to end the
+server. So what standard error does not take now is left out, and the log says how many lines that were.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import select
+import sys
 import time
-from contextlib import suppress
+import traceback
+from contextlib import closing, suppress
 from typing import Final
+
+from jobmaster.launcher.streams import NonBlockingWriter
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -22,6 +25,8 @@ ACCEPT_SECONDS: Final = 60.0
 """Between two lines of it."""
 STREAM_SECONDS: Final = 1.0
 """How long stdout may take for a line, and stderr for what the program says at its end."""
+PAUSE: Final = 0.01
+"""Between two tries to write."""
 
 
 def open_log(*, verbose: bool) -> None:
@@ -30,6 +35,7 @@ def open_log(*, verbose: bool) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, handlers=[handler])
     logging.getLogger(LISTENER).addFilter(SeldomWithoutTraceback(ACCEPT_SECONDS))
+    sys.excepthook = _say_traceback
 
 
 def say(line: str) -> None:
@@ -48,22 +54,33 @@ def say_error(line: str) -> None:
     _is_said(STDERR, line)
 
 
+def _say_traceback(_: object, error: BaseException, _traceback: object) -> None:
+    say_error("".join(traceback.format_exception(error)).rstrip())
+
+
 def _is_said(descriptor: int, line: str) -> bool:
-    return write_within(descriptor, f"{line}\n".encode(errors="backslashreplace"), seconds=STREAM_SECONDS)
+    data = _encoded(line)
+    with closing(NonBlockingWriter(descriptor)) as writer:
+        return write_within(writer, data, seconds=STREAM_SECONDS) == len(data)
 
 
-def write_within(descriptor: int, data: bytes, *, seconds: float = 0.0) -> bool:
-    """Writes what the descriptor takes without a longer wait at any of its bytes; whether that was all.
+def _encoded(line: str) -> bytes:
+    return f"{line}\n".encode(errors="backslashreplace")
 
-    A pipe, a terminal or a socket that poll(2) calls writable takes PIPE_BUF bytes; a file is always writable.
-    """
-    poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
+
+def write_within(writer: NonBlockingWriter, data: bytes, *, seconds: float = 0.0) -> int:
+    """Writes what is taken in so much time: how many bytes."""
+    deadline = time.monotonic() + seconds
     view = memoryview(data)
     with suppress(OSError):
-        while view and poll.poll(seconds * 1000):
-            view = view[os.write(descriptor, view[: select.PIPE_BUF]) :]
-    return not view
+        while view:
+            try:
+                view = view[writer.write(view) :]
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    break
+                time.sleep(PAUSE)
+    return len(data) - len(view)
 
 
 class UnhurriedHandler(logging.Handler):
@@ -71,8 +88,10 @@ class UnhurriedHandler(logging.Handler):
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
-        self._descriptor = descriptor
+        self._writer = NonBlockingWriter(descriptor)
         self._left_out = 0
+        self._is_cut = False
+        """What was written last is no whole line."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record, or counts it as left out."""
@@ -80,12 +99,23 @@ class UnhurriedHandler(logging.Handler):
             text = self.format(record)
             if self._left_out:
                 text = f"({self._left_out} lines of this log were left out while nobody read it)\n{text}"
-            if write_within(self._descriptor, f"{text}\n".encode(errors="backslashreplace")):
-                self._left_out = 0
-            else:
-                self._left_out += 1
+            self._write(_encoded("\n" * self._is_cut + text))
         except Exception:  # noqa: BLE001  # a text that cannot be formatted: logging's own way to say so
             self.handleError(record)
+
+    def _write(self, data: bytes) -> None:
+        written = write_within(self._writer, data)
+        if written == len(data):
+            self._left_out = 0
+        else:
+            self._left_out += 1
+        if written:
+            self._is_cut = written < len(data)
+
+    def close(self) -> None:
+        """Closes what it has opened."""
+        self._writer.close()
+        super().close()
 
 
 class SeldomWithoutTraceback(logging.Filter):

@@ -58,6 +58,7 @@ from jobmaster.server.succession import (
     own_launcher,
     require_same_folder,
 )
+from jobmaster.threads import SPARE
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -80,6 +81,7 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
 def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
+        SPARE.keep()
         require_descriptors(of_job=DESCRIPTORS_OF_JOB)  # Trio needs some as well
         trio.run(run, options, early, clock=RunningTimeClock())
     except* ConfigurationError as errors:

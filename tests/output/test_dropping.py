@@ -15,7 +15,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from jobmaster.output import closing as closing_module
+from jobmaster import threads
 from jobmaster.output import dropping
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
@@ -48,7 +48,7 @@ def punching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    for module in (pump_module, closing_module):
+    for module in (pump_module, threads):
         monkeypatch.setattr(module, "run_in_thread", run)
 
 

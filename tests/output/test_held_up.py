@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from jobmaster.output import closing, moving, pump
+from jobmaster import threads
+from jobmaster.output import moving, pump
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
 from jobmaster.threads import NoThread
@@ -89,7 +90,7 @@ async def test_the_rest_waits_for_a_thread(
             raise NoThread("none")
         return function(*args)
 
-    for module in (pump, closing):
+    for module in (pump, threads):
         monkeypatch.setattr(module, "run_in_thread", run_in_thread)
     await ended.finish()
     assert (log.size, log.lost) == (4, 0)

@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from jobmaster.output import closing as closing_module
+from jobmaster import threads
 from jobmaster.output import log as log_module
 from jobmaster.output import moving
 from jobmaster.output import pump as pump_module
@@ -317,7 +317,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.lowlevel.checkpoint()
         return function(*args)
 
-    for module in (pump_module, closing_module):
+    for module in (pump_module, threads):
         monkeypatch.setattr(module, "run_in_thread", run)
 
 

@@ -18,6 +18,7 @@ import pytest
 import trio
 import trio.testing
 
+from jobmaster import threads
 from jobmaster.output import closing as closing_module
 from jobmaster.output import log as log_module
 from jobmaster.output import moving, transfer
@@ -446,14 +447,46 @@ async def test_no_thread_for_a_while(
 async def test_no_thread_at_the_end(
     tmp_path: Path, disk: Disk, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where there is no thread at all, what is in the pipe is counted lost, and the descriptors are closed."""
+    """Where the host has none, a spare one counts what is in the pipe as lost, and closes the descriptors."""
+    spare = threads.SpareThread()
+    spare.keep()
+    monkeypatch.setattr(threads, "SPARE", spare)
     with job(tmp_path / "log", disk) as (pump, log, write_end):
         os.write(write_end, b"lost")
         refuse_threads(monkeypatch, 10**9)
         disk.released.set()
         await end(pump)
         assert (log.size, log.lost, log.left_in_pipe) == (0, 4, 4)
-        assert disk.closed.acquire(blocking=False)
+        assert disk.closed.acquire(timeout=REAL_SECONDS)
+
+
+async def test_no_thread_at_all(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing that takes the lock of the pipe is done on the event loop: it is closed when there is a thread.
+
+    How much is in it is not known then, and the operator is told so.
+    """
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"unknown")
+        refuse_threads(monkeypatch, 10**9)
+        disk.released.set()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end, pump)
+            for _ in range(6):
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(FINISH_SECONDS)
+        assert (log.lost, pump.left_threads.count) == (0, 1)
+        assert "nobody could tell" in caplog.text
+        assert os.write(write_end, b"is open") == 7
+        await trio.testing.wait_all_tasks_blocked()
+        refuse_threads(monkeypatch, 0)
+        mock_clock.jump(1)
+        await in_real_time(within(disk.closed))
+        while pump.left_threads.count:
+            await RUN_IN_THREAD(int)
+        with pytest.raises(BrokenPipeError):
+            os.write(write_end, b"nobody reads")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
@@ -512,7 +545,7 @@ async def test_a_host_without_threads_is_asked_ever_less_often(
         refused_at.append(trio.current_time())
 
     monkeypatch.setattr(pump_module, "run_in_thread", run_in_thread)
-    monkeypatch.setattr(closing_module, "run_in_thread", run_in_thread)
+    monkeypatch.setattr(threads, "run_in_thread", run_in_thread)
     with job(tmp_path / "log", disk, is_held=False) as (pump, log, write_end):
         os.write(write_end, b"late")
         async with trio.open_nursery() as nursery:

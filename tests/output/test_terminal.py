@@ -19,9 +19,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from jobmaster.output import moving
 from jobmaster.output import source as source_module
 from jobmaster.output.log import OutputLog
-from jobmaster.output.pump import FINISH_SECONDS, FIRST_PAUSE, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
+from jobmaster.output.pump import FINISH_SECONDS, GATHER_SECONDS, RECHECK_SECONDS, Pump, open_pipe
 from jobmaster.output.terminal import MOST_READS, TerminalEnds, bytes_in, drain, fill
 from jobmaster.output.transfer import PIPE_SIZE, Transfer, Transferred
+from jobmaster.threads import FIRST_PAUSE
 
 DEADLINE: Final = 60.0
 WHOLE: Final = b"".join(b"%d\n" % number for number in range(300_000))

@@ -16,6 +16,7 @@ import outcome
 import pytest
 import trio
 
+from jobmaster import threads as threads_module
 from jobmaster.errors import HostError
 from jobmaster.output import closing, dropping, followed_file, following, log, moving, pump, transfer
 from jobmaster.run import pruning, recovery, removal, retention
@@ -166,7 +167,7 @@ def installed(threads: Threads) -> Iterator[None]:
     """In this block the engine uses these threads, and the os module with their faults."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for module in (pump, closing, followed_file, following, removal, recovery, retention, pruning):
+        for module in (threads_module, pump, followed_file, following, removal, recovery, retention, pruning):
             patch.setattr(module, "run_in_thread", threads.run)
         for module in (pump, closing, transfer, log):
             patch.setattr(module, "os", FaultyOs("pump", threads.faults))

@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HostError
+from jobmaster.errors import HostError, KilledBeforeExecution
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
@@ -181,7 +181,7 @@ class ScriptedExecution:
             self._die(Exited(127))
             raise self.script.execute_error
         if not self._main_lives:
-            raise HostError("it died before it executed its command")
+            raise KilledBeforeExecution("it died before it executed its command")
         if not self.script.is_executed_unheard:
             self._begin()
 

@@ -17,7 +17,9 @@ import trio
 import trio.testing
 
 from jobmaster.client import RpcFailedError
-from jobmaster.errors import CgroupError, CommandNotRunnableNow, ExecutionUnknown, HostError, InvalidRequest
+from jobmaster.errors import CgroupError, CommandNotRunnableNow, ExecutionUnknown, InvalidRequest, KilledBeforeExecution
+from jobmaster.grpc.purerpc_adapter import StatusCode
+from jobmaster.grpc.status_details import reason_in
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup.opened import OpenedCgroup
 from jobmaster.host.cgroup.statistics import MemoryEvents
@@ -91,6 +93,7 @@ class NeverExecutedChild:
 class ToldChild:
     """A child of which the launcher tells something, or is lost before."""
 
+    id = "job"
     pid = 1
 
     def __init__(self, outcome: ExecOutcome | None) -> None:
@@ -110,7 +113,7 @@ class ToldChild:
 
 @pytest.mark.parametrize(
     ("outcome", "error", "was_executed"),
-    [(Executed(), None, True), (NeverExecuted(), HostError, False), (None, ExecutionUnknown, True)],
+    [(Executed(), None, True), (NeverExecuted(), KilledBeforeExecution, False), (None, ExecutionUnknown, True)],
 )
 async def test_whether_a_command_was_executed(
     outcome: ExecOutcome | None, error: type[Exception] | None, was_executed: bool
@@ -135,9 +138,9 @@ class CountingCgroup:
         return MemoryEvents(oom_kill=self._kills)
 
 
-@pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnableNow), (0, HostError)])
+@pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnableNow), (0, KilledBeforeExecution)])
 async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[Exception]) -> None:
-    """The caller is told of a memory limit that is too small; any other end before the execution is the host's."""
+    """The caller is told of a memory limit that is too small; any other end before the execution may pass."""
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))
     with pytest.raises(error):
         await LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account()).execute()
@@ -157,6 +160,40 @@ def test_counters_of_the_next_folder(tmp_path: Path) -> None:
             folder.rename(tmp_path / f"before{number}")  # and not removed: its number is not given to the next one
         assert host.memory_events("client1") is None
     assert seen[0] != seen[1]
+
+
+def kill_held_jobs(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Kills so many jobs between fork and exec, as an administrator may, or the kernel for want of memory."""
+    go, left = Child.go, iter(range(times))
+
+    def killed(child: Child) -> None:
+        if next(left, None) is not None:
+            os.kill(child.pid, signal.SIGKILL)
+        go(child)
+
+    monkeypatch.setattr(Child, "go", killed)
+
+
+async def test_jobs_that_are_killed_before_they_are_executed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client asks again, and the job runs once."""
+    kill_held_jobs(monkeypatch, times=2)
+    async with server.connect() as jobs:
+        with trio.fail_after(DEADLINE):
+            _record, output = await run(jobs, "echo", "ran")
+    assert output == b"ran\n"
+
+
+async def test_whoever_kills_all_jobs_before_they_are_executed(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller of Start is told what happened when its patience is over, and the operator each time."""
+    kill_held_jobs(monkeypatch, times=1_000)
+    async with server.connect(patience=0.5) as jobs:
+        with trio.fail_after(DEADLINE), pytest.raises(RpcFailedError, match="nothing of it has run") as refused:
+            await jobs.start("echo", "ran")
+    assert refused.value.status.status_code is StatusCode.UNAVAILABLE
+    assert reason_in(refused.value.status) == "KILLED_BEFORE_EXECUTION"
+    assert 2 <= caplog.text.count("was killed before it executed its command") <= 20
 
 
 async def test_a_launcher_that_is_stopped(

@@ -33,6 +33,7 @@ from jobmaster.run.stdin import (
     open_input_pipe,
     open_queue,
 )
+from jobmaster.threads import LAST_PAUSE
 from tests.run.feeding import input_at
 from tests.run.launching import DEADLINE, read_to_end
 
@@ -402,6 +403,30 @@ async def test_a_thread_that_closes_and_is_held_up(
     assert fed.stdin.left_threads.count == 1
     may_go.set()
     await until(lambda: fed.stdin.left_threads.count == 0)
+
+
+async def test_closing_without_a_thread(fed: Fed, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job may have the lock of the pipe: that is closed by no event loop, but when there is a thread."""
+    run_sync = trio.to_thread.run_sync
+
+    async def refuse(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    fed.stdin.end(0)
+    async with moving(fed.stdin):
+        for _ in range(2):
+            await wait_all_tasks_blocked()
+            mock_clock.jump(CLOSE_SECONDS)
+        await wait_all_tasks_blocked()
+        os.fstat(fed.pipe)
+        assert fed.stdin.left_threads.count == 1
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+        mock_clock.jump(LAST_PAUSE)
+        assert await read_to_end(fed.read_end) == b""
+    await until(lambda: fed.stdin.left_threads.count == 0)
+    await fed.stdin.close()
 
 
 async def test_a_thread_does_not_wait_for_what_nobody_reads(fed: Fed) -> None:

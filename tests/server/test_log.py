@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
 from jobmaster.server import log
-from jobmaster.server.log import SeldomWithoutTraceback, UnhurriedHandler, say, say_error, write_within
+from jobmaster.server.log import SeldomWithoutTraceback, UnhurriedHandler, say, say_error
 
 
 @pytest.fixture
@@ -57,12 +61,82 @@ def test_a_long_record_does_not_wait_in_its_middle(pipe: tuple[int, int]) -> Non
     assert set(os.read(pipe[0], 200_000)) == {ord("x")}
 
 
-def test_a_reader_that_has_left() -> None:
+def test_a_reader_that_has_left(capfd: pytest.CaptureFixture[str]) -> None:
     """A pipe without a reader loses the log, and no more."""
     read_end, write_end = os.pipe()
     os.close(read_end)
-    assert not write_within(write_end, b"line\n")
+    UnhurriedHandler(write_end).emit(record("line"))
     os.close(write_end)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Fails a test that waits in a system call for ten seconds."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("it waits")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def sockets() -> tuple[int, int]:
+    """Two connected sockets."""
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("make_ends", [os.openpty, sockets], ids=["terminal", "socket"])
+def test_a_terminal_or_socket_that_nobody_reads(make_ends: Callable[[], tuple[int, int]]) -> None:
+    """It may take a part of a line, and nobody waits for the rest; the next line is one of its own.
+
+    Whoever else writes to it goes on to wait where he did.
+    """
+    reads, writes = make_ends()
+    handler = UnhurriedHandler(writes)
+    for _ in range(2_000):
+        handler.emit(record("unread" * 150))
+    assert os.get_blocking(writes)
+    os.set_blocking(reads, False)
+    read = b""
+    while read.splitlines()[-1:] != [b"read again"]:
+        read += taken(reads)
+        handler.emit(record("read again"))
+    assert b" lines of this log were left out while nobody read it)" in read
+    handler.close()
+    os.close(reads)
+    os.close(writes)
+
+
+def taken(descriptor: int) -> bytes:
+    """All that is there to be read now."""
+    parts = []
+    with suppress(BlockingIOError):
+        while True:
+            parts.append(os.read(descriptor, 65536))
+    return b"".join(parts)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_pipe_that_another_process_fills(pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look whether it takes more and the write of it, who else has it may write: nobody waits then either."""
+
+    class Poll:
+        def register(self, *_: object) -> None:
+            """Nothing."""
+
+        def poll(self, _: float) -> list[tuple[int, int]]:
+            """It took more, a moment ago."""
+            return [(pipe[1], 4)]
+
+    fill(pipe)
+    monkeypatch.setattr("select.poll", Poll)
+    UnhurriedHandler(pipe[1]).emit(record("unread"))
 
 
 def test_a_flood_of_failed_accepts_is_a_line_a_minute() -> None:
@@ -99,3 +173,17 @@ def test_a_line_that_is_no_unicode(pipe: tuple[int, int], monkeypatch: pytest.Mo
     say("made \udcff")
     say_error("jobmaster: \udcff")
     assert os.read(pipe[0], 100) == b"made \\udcff\njobmaster: \\udcff\n"
+
+
+def test_the_traceback_of_a_server_whose_terminal_nobody_reads() -> None:
+    """It is written as far as the terminal takes it, and the program ends."""
+    dies = "from jobmaster.server.log import open_log; open_log(verbose=False); raise ValueError('x' * 200_000)"
+    reads, writes = os.openpty()
+    with subprocess.Popen([sys.executable, "-c", dies], stderr=writes) as process:
+        try:
+            assert process.wait(timeout=20) == 1
+        finally:
+            process.kill()
+            assert os.read(reads, 9) == b"Traceback"
+            os.close(reads)
+            os.close(writes)

@@ -1,0 +1,72 @@
+"""What the launcher says on stderr, which never waits for who reads."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import Final
+
+import pytest
+
+from jobmaster.launcher.streams import NonBlockingWriter
+
+SAYS_MUCH: Final = """
+from jobmaster.launcher.streams import say
+for number in range(1000):
+    say(f"{number:999}")
+say("\\udcff")
+"""
+
+
+@pytest.mark.parametrize("kind", ["terminal", "socket", "pipe"])
+def test_a_stderr_that_nobody_reads(kind: str) -> None:
+    """The launcher goes on, and what it says is lost."""
+    reads, writes = {"terminal": os.openpty, "socket": sockets, "pipe": os.pipe}[kind]()
+    with subprocess.Popen([sys.executable, "-c", SAYS_MUCH], stderr=writes) as process:
+        try:
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+            assert os.read(reads, 999).strip() == b"0"
+            os.close(reads)
+            os.close(writes)
+
+
+def sockets() -> tuple[int, int]:
+    """Two connected sockets."""
+    one, other = socket.socketpair()
+    return one.detach(), other.detach()
+
+
+@pytest.mark.parametrize("kind", ["terminal", "pipe"])
+def test_without_a_description_of_its_own(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be opened again, a pipe is written as long as it takes PIPE_BUF bytes, a terminal not at all."""
+
+    def refuse(*_: object) -> int:
+        raise PermissionError
+
+    reads, writes = {"terminal": os.openpty, "pipe": os.pipe}[kind]()
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "open", refuse)
+        writer = NonBlockingWriter(writes)
+    taken = []
+    with suppress(BlockingIOError):
+        while True:
+            taken.append(writer.write(memoryview(bytes(10_000))))
+    assert set(taken) == (set() if kind == "terminal" else {select.PIPE_BUF})
+    writer.close()
+    os.close(reads)
+    os.close(writes)
+
+
+def test_a_descriptor_that_is_closed() -> None:
+    """The write fails."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    os.close(writes)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        NonBlockingWriter(writes).write(memoryview(b"x"))
