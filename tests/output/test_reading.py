@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,6 +333,51 @@ async def test_an_output_that_is_removed_while_it_is_read(writer: Writer, *, is_
                     received += await bytes_of(stretch)
     assert received == writer.written.replace(b"x", b"")
     assert gaps == ([(10 * FIRST_RUNS, 10 * FIRST_RUNS + 10_000)] if reads_parts else [])
+
+
+async def read_on(output: OutputLog | StoredOutput, meanwhile: Callable[[], object]) -> list[Told]:
+    """What is read by a follower that rests at its first part."""
+    found: list[Told] = []
+    async with aclosing(output.read(Selection(start=LastBytes(1_000_000)))) as parts:
+        async for part in parts:
+            match part:
+                case Piece(stream=stream, stretch=stretch):
+                    found.append((stretch.offset, part.time, stream.name, await bytes_of(stretch)))
+                case GapPiece(start=start, end=end, reason=reason):
+                    found.append((start, part.time, reason.name, end - start))
+                case Position():
+                    meanwhile()
+    return found
+
+
+async def test_an_output_that_ends_and_is_removed_while_a_follower_rests(writer: Writer) -> None:
+    """A follower that was up to date when it came to rest has the index of what came since, though nothing has that name."""
+
+    def end() -> None:
+        write_long_story(writer)
+        writer.log.seal()
+        writer.log.close()
+        shutil.copytree(writer.log.path.parent, writer.log.path.parent / "copy")
+        unlink_output(writer.log.path)
+
+    log = writer.log
+    found = await read_on(log, end)
+    copy = StoredOutput(path=log.path.parent / "copy" / log.path.name, kept=log.kept, lost=log.lost)
+    assert found == await read_on(copy, lambda: None)
+    assert not log.followed_indexes
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_an_ended_output_that_is_removed_while_a_follower_rests(writer: Writer, *, is_live: bool) -> None:
+    """Who has begun to read an output that nobody writes any more needs no name of it, though nothing was read by then."""
+    for stream in (OUT, ERR) * 3:
+        writer.write(b"line\n", stream, seconds=1)
+    writer.log.seal()
+    writer.log.close()
+    output = writer.log if is_live else writer.log.stored()
+    kept = await read_on(output, lambda: None)
+    assert len(kept) == 6
+    assert await read_on(output, lambda: unlink_output(writer.log.path)) == kept
 
 
 async def test_an_index_that_is_gone_before_it_is_read(writer: Writer) -> None:
