@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import OutputUnreadable
-from jobmaster.output import dropping, index_file, reading, transfer
+from jobmaster.output import dropping, files, index_file, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.files import index_path, unlink_output
@@ -378,6 +378,26 @@ async def test_an_ended_output_that_is_removed_while_a_follower_rests(writer: Wr
     kept = await read_on(output, lambda: None)
     assert len(kept) == 6
     assert await read_on(output, lambda: unlink_output(writer.log.path)) == kept
+
+
+async def test_an_output_of_which_half_is_removed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens an output while it is being removed has all of it or nothing: no bytes of which the streams are not known."""
+    for stream in (OUT, ERR):
+        writer.write(b"line\n", stream, seconds=1)
+    writer.log.seal()
+    writer.log.close()
+    whole = await told(writer.log.stored(), Selection())
+    found = []
+    remove = files._remove
+
+    def remove_and_read(path: Path) -> None:
+        remove(path)
+        found.append(trio.from_thread.run(told, writer.log.stored(), Selection()))
+
+    monkeypatch.setattr(files, "_remove", remove_and_read)
+    await trio.to_thread.run_sync(unlink_output, writer.log.path)
+    assert len(whole) == 2
+    assert [each for each in found if each != whole] == [[(0, None, "NOT_SYNCED", 10)]] * 3
 
 
 async def test_an_index_that_is_gone_before_it_is_read(writer: Writer) -> None:
