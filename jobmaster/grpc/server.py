@@ -38,7 +38,7 @@ from jobmaster.grpc.purerpc_adapter import (
     Status,
     StatusCode,
 )
-from jobmaster.grpc.server_call import ServerCall
+from jobmaster.grpc.server_call import STREAM_WINDOW, ServerCall
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
 from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
 FRAME_SIZE: Final = 64 * 1024
 """Bytes of the largest frame that is accepted: input for jobs comes in large ones, which costs less CPU time."""

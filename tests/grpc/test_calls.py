@@ -498,7 +498,7 @@ async def test_no_record_is_lost() -> None:
 def test_windows_are_small() -> None:
     """Requests are small: a connection cannot make the server hold more than a mebibyte of them.
 
-    Calls that send very much come on top, of which a client has few, so that they are a quarter of what is held for it.
+    Calls that send very much come on top, of which a client has few.
     """
     assert CONNECTION_WINDOW <= 1024 * 1024
     assert MAX_WIDE_OF_CALLER * WIDER <= MAX_HELD_OF_CALLER / 4
