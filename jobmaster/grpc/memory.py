@@ -28,14 +28,16 @@ class CallerLoad:
 
     Attributes:
         open_calls: calls whose handlers have not ended.
+        lasting_calls: those of them that last.
         held: bytes held for them.
         wide: grants of a wide window that were not released.
     """
 
-    __slots__ = ("__weakref__", "held", "open_calls", "wide")
+    __slots__ = ("__weakref__", "held", "lasting_calls", "open_calls", "wide")
 
     def __init__(self) -> None:
         self.open_calls = 0
+        self.lasting_calls = 0
         self.held = 0
         self.wide = 0
 

@@ -208,6 +208,7 @@ async def test_an_output_that_is_removed_while_it_is_read(tmp_path: Path) -> Non
     service = JobService(cast(Registry, OneJob(log.stored())), Followers())
     found = []
     async for message in service.FollowOutput(request, Identity(name="client1", role=Role.USER)):
+        assert isinstance(message, pb.OutputChunk)
         found.append(message.gap.length)
         unlink_output(log.path)
     assert found == [39]

@@ -99,18 +99,21 @@ def test_input_that_waits_makes_no_call_fail() -> None:
         check=lambda data: 2 * len(data),
     )
     piece = pb.AttachRequest(input=pb.AttachInput(data=bytes(64 * 1024 - 256))).SerializeToString()
+    framed = prefix_for(len(piece)) + piece
+    calls = [
+        ServerCall(cast(Any, Acknowledging()), 1, method=method, timeout=None, account=CallAccount(server, caller))
+        for _ in range(250)
+    ]
     with ExitStack() as writers:
-        for number in range(250):
-            account = CallAccount(server, caller)
-            call = ServerCall(cast(Any, Acknowledging()), number, method=method, timeout=None, account=account)
+        for call in calls:
             grant = writers.enter_context(call.window_apart())
             for _ in range(1 if grant is None else 10):
-                call.on_data(DataReceived(number, (framed := prefix_for(len(piece)) + piece), len(framed), ended=False))
+                call.on_data(DataReceived(1, framed, len(framed), ended=False))
             call.take_request()
-            call.on_data(DataReceived(number, framed, len(framed), ended=False))
+            call.on_data(DataReceived(1, framed, len(framed), ended=False))
             assert call.receiver.failure is None
         assert caller.held < MAX_HELD_OF_CALLER / 100
-        call.on_data(DataReceived(number, prefix_for(1024 * 1024) + bytes(1024 * 1024), 1024 * 1024, ended=False))
+        calls[-1].on_data(DataReceived(1, prefix_for(1024 * 1024) + bytes(1024 * 1024), 1024 * 1024, ended=False))
         assert caller.held > 1_000_000
     assert caller.held > MAX_HELD_OF_CALLER / 2
     assert caller.held <= MAX_HELD_OF_CALLER
