@@ -35,7 +35,7 @@ from jobmaster.output.followed_file import FollowedFile, Stretch, WrittenFile
 from jobmaster.output.following import LiveFollower, follow
 from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
-from jobmaster.output.index import ENTRY_SIZE, Entry, GapReason, Header, Stream
+from jobmaster.output.index import ENTRY_SIZE, MAX_OFFSET, Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import STEPS, Gap, IndexFile
 from jobmaster.output.index_search import IndexView
 from jobmaster.output.mending import is_there, restore, restore_last
@@ -295,8 +295,10 @@ class OutputLog:
 
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
-        at_most, cap = PIPE_SIZE, self.cap
+        at_most, cap = min(PIPE_SIZE, MAX_OFFSET - self.end), self.cap
         gap = None if self.gap is None else self.gap.gap
+        if at_most <= 0:
+            return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.CAPPED)
         if self.room.why_full is not None:
             return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:

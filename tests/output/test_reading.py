@@ -21,7 +21,7 @@ from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import FIRST_RUNS, LiveFollower
-from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index import MAX_OFFSET, GapReason, Stream
 from jobmaster.output.index_search import Run
 from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import (
@@ -295,6 +295,36 @@ async def test_how_far_lines_are_searched(writer: Writer, monkeypatch: pytest.Mo
     monkeypatch.setattr(reading, "_FIRST_SEARCHED", 1_000)
     writer.write(b"line\n" + b"x" * 60_000)
     assert (await told(writer.log, once(LastLines(1))))[0][0] == 60_005 - 50_000
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_the_largest_output(writer: Writer, monkeypatch: pytest.MonkeyPatch, *, is_live: bool) -> None:
+    """Behind the largest offset that an index can tell of, all is dropped, and told so."""
+    monkeypatch.setattr(log_module, "MAX_OFFSET", 5_000)
+    writer.write(b"a" * 4_000)
+    writer.write(b"b" * 2_000, seconds=1)
+    writer.write(b"c" * 2_000, seconds=1)
+    writer.log.seal()
+    if not is_live:
+        writer.log.close()
+    assert await told(writer.log if is_live else writer.log.stored(), once(in_time=True)) == [
+        (0, 0, "BOTH", b"a" * 4_000),
+        (4_000, 1, "BOTH", b"b" * 1_000),
+        (5_000, 1 if is_live else None, "CAPPED", 3_000),
+    ]
+
+
+async def test_an_offset_that_no_index_can_tell(writer: Writer) -> None:
+    """An output of which so much is lost that there is none for what comes next goes on: that is lost as well."""
+    writer.write(b"first", OUT)
+    writer.log.lose(MAX_OFFSET, GapReason.NO_SPACE, writer.now)
+    await trio.sleep(2)
+    writer.write(b"next", ERR, seconds=2)
+    writer.log.seal()
+    writer.log.close()
+    stored = writer.log.stored()
+    assert (stored.kept, stored.lost) == (5, MAX_OFFSET + 4)
+    assert await told(stored, once()) == [(0, 0, "STDOUT", b"first"), (5, None, "NO_SPACE", MAX_OFFSET + 4)]
 
 
 async def test_an_output_without_an_index(tmp_path: Path) -> None:
