@@ -19,7 +19,7 @@ from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
-from jobmaster.grpc.methods import Unadmitted, checked, takes_admission, takes_call
+from jobmaster.grpc.methods import Unadmitted, checked, lasting, takes_admission, takes_call
 from jobmaster.grpc.server_call import ServerCall
 from jobmaster.identity.policy import Identity
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -122,6 +122,7 @@ class JobService(JobServiceServicer):
         """The job's input and output."""
         await attach(call, request, self._registry, self._followers)
 
+    @lasting
     @checked(check_job_id)
     async def Wait(  # type: ignore[override]  # purerpc hands over the caller too
         self, message: pb.JobIDRequest, request: Identity

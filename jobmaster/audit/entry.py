@@ -8,6 +8,7 @@ has one; `audit.scan` relies on that order. The text is ASCII.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -307,11 +308,11 @@ def command_of(document: dict[str, Any]) -> Command | None:
     return Command(tuple(map(str, words)), document.get("command_omitted") or 0) if isinstance(words, list) else None
 
 
-def cost_of(entry: Entry) -> int:
-    """Bytes of memory that an entry holds, about."""
+def cost_of(entry: Entry, body: bytes) -> int:
+    """Bytes of memory that an entry holds with the body of its line, about."""
     match entry:
         case Begun(command=Command(words=words)) | Call(command=Command(words=words)):
-            return _ENTRY_BYTES + 2 * sum(map(len, words)) + 60 * len(words)
+            return _ENTRY_BYTES + len(body) + sum(map(sys.getsizeof, words)) + 8 * len(words)
         case _:
             return _ENTRY_BYTES
 

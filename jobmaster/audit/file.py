@@ -75,7 +75,7 @@ class Line:
         self.place = place
         self.is_queued = False
         self.body = body_of(entry)
-        self.cost = cost_of(entry)
+        self.cost = cost_of(entry, self.body)
 
     @property
     def is_urgent(self) -> bool:

@@ -111,7 +111,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: li
             "run: a job with a terminal has all three streams there: -t goes without --separate-streams, --no-stdin"
         )
     return Run(
-        argv=_argv(parser, "run", command),
+        argv=_argv(parser, "run", command, has_secrets=bool(given.secret_env)),
         detach=given.detach,
         request_id=given.request_id,
         stdin=given.stdin,
@@ -178,12 +178,15 @@ def _audit(given: argparse.Namespace) -> Audit:
     )
 
 
-def _argv(parser: argparse.ArgumentParser, verb: str, command: list[str]) -> tuple[str, ...]:
+def _argv(
+    parser: argparse.ArgumentParser, verb: str, command: list[str], *, has_secrets: bool = False
+) -> tuple[str, ...]:
     argv = tuple(command)
     if not argv:
         parser.error(f"{verb}: name the command to run")
     for position, word in enumerate(argv):
-        _require_text(parser, f"argument {position} of the command" if position else "the command", word)
+        what = f"argument {position} of the command" if position else "the command"
+        _require_text(parser, what, word, is_secret=has_secrets)
     return argv
 
 
@@ -221,12 +224,13 @@ def _command_place(arguments: list[str]) -> tuple[int, int]:
     return begin, begin + 1 if arguments[begin : begin + 1] == ["--"] else begin
 
 
-def _require_text(parser: argparse.ArgumentParser, what: str, value: str) -> None:
+def _require_text(parser: argparse.ArgumentParser, what: str, value: str, *, is_secret: bool = False) -> None:
     """Refuse what is no UTF-8, which Python shows as surrogates: the contract's texts have no form for it."""
     try:
         value.encode()
     except UnicodeEncodeError:
-        parser.error(f"{what}, {value!r}, is not UTF-8: a server takes nothing else")
+        shown = "" if is_secret else f", {value!r},"
+        parser.error(f"{what}{shown} is not UTF-8: a server takes nothing else")
 
 
 def _output(given: argparse.Namespace) -> Output:

@@ -20,6 +20,7 @@ from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
 from jobmaster.cli.presentation import how_to_find
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
+from jobmaster.client.masking import is_text
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
 
@@ -88,7 +89,10 @@ class Runner:
         if missing := [name for name in self._secret_env if not os.environ.get(name)]:
             say(f"--secret-env {missing[0]}: there is no such environment variable, or it is empty")
             return OURS
-        secrets = [os.environ[name] for name in self._secret_env]
+        secrets = {name: os.environ[name] for name in self._secret_env}
+        if unusable := [name for name, value in secrets.items() if not is_text(value)]:
+            say(f"--secret-env {unusable[0]}: its value is not UTF-8, as commands are, so that none can have it")
+            return OURS
         try:
             self._job_id = await self._jobs.start(
                 *self._argv,
@@ -98,7 +102,7 @@ class Runner:
                 terminal=_terminal() if self._tty else None,
                 output_max=self._output.most,
                 output_full=self._output.full,
-                secrets=secrets,
+                secrets=secrets.values(),
             )
         except RpcFailedError as error:
             say(words_of(error))

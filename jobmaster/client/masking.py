@@ -13,13 +13,28 @@ def secret_ranges(words: Iterable[str], secrets: Iterable[str]) -> list[pb.Secre
     Args:
         words: the command and its arguments.
         secrets: the values; an empty one is nowhere.
+
+    Raises:
+        ValueError: a value is not UTF-8, as words are; does not show it.
     """
+    secrets = tuple(secrets)
+    if not all(map(is_text, secrets)):
+        raise ValueError("a secret is not UTF-8, as commands are, so that none can have it")
     values = [value.encode() for value in secrets if value]
     return [
         pb.SecretRange(word=number, start=start, end=end)
         for number, word in enumerate(words)
         for start, end in _joined(sorted(place for value in values for place in _places(word.encode(), value)))
     ]
+
+
+def is_text(value: str) -> bool:
+    """Whether a value has a form in UTF-8; other bytes Python shows as surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _places(word: bytes, value: bytes) -> Iterator[tuple[int, int]]:

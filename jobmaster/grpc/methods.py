@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 
+from jobmaster.grpc.purerpc_adapter import Cardinality
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-    from jobmaster.grpc.purerpc_adapter import Cardinality, Service
+    from jobmaster.grpc.purerpc_adapter import Service
     from jobmaster.grpc.watch import Admission
 
 RequestCheck = Callable[[bytes], int]
 
 _TAKES_CALL: Final = "_jobmaster_takes_call"
+_LASTS: Final = "_jobmaster_lasts"
 _TAKES_ADMISSION: Final = "_jobmaster_takes_admission"
 
 _Handler = TypeVar("_Handler", bound=Callable[..., Any])
@@ -49,6 +52,12 @@ def takes_call(handler: _Handler) -> _Handler:
     return handler
 
 
+def lasting(handler: _Handler) -> _Handler:
+    """Has the calls of a unary handler counted as those that last, as all streams are."""
+    setattr(handler, _LASTS, True)
+    return handler
+
+
 def takes_admission(handler: _Handler) -> _Handler:
     """Has a unary handler called before its call is admitted, with an `Unadmitted` in place of the request."""
     setattr(handler, _TAKES_ADMISSION, True)
@@ -69,6 +78,7 @@ class Method:
     Attributes:
         takes_call: the handler gets the call in place of the request.
         takes_admission: the handler gets an `Unadmitted` in place of the request.
+        lasts: its calls are open for as long as something lasts; of these, fewer may be open than of all.
     """
 
     handler: Callable[..., Any]
@@ -77,6 +87,7 @@ class Method:
     check: RequestCheck
     takes_call: bool = False
     takes_admission: bool = False
+    lasts: bool = False
 
 
 def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Method]:
@@ -89,6 +100,7 @@ def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Meth
             check=getattr(bound.method_fn, _ATTRIBUTE, len),
             takes_call=getattr(bound.method_fn, _TAKES_CALL, False),
             takes_admission=getattr(bound.method_fn, _TAKES_ADMISSION, False),
+            lasts=getattr(bound.method_fn, _LASTS, bound.signature.cardinality is not Cardinality.UNARY_UNARY),
         )
         for service_name, service in services.items()
         for name, bound in service.methods.items()

@@ -38,7 +38,7 @@ from jobmaster.grpc.purerpc_adapter import (
     Status,
     StatusCode,
 )
-from jobmaster.grpc.server_call import ServerCall
+from jobmaster.grpc.server_call import STREAM_WINDOW, ServerCall
 from jobmaster.http2.frames import ErrorCode
 from jobmaster.http2.header_blocks import encode_block
 from jobmaster.http2.protocol import MAX_HEADER_LIST, Configuration
@@ -55,14 +55,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STREAM_WINDOW: Final = 64 * 1024
 CONNECTION_WINDOW: Final = 1024 * 1024
 FRAME_SIZE: Final = 64 * 1024
 """Bytes of the largest frame that is accepted: input for jobs comes in large ones, which costs less CPU time."""
-MAX_RUNNING_HANDLERS: Final = 2_000
-"""Calls at a time over all connections; one that follows a quiet job counts too."""
-MAX_HANDLERS_OF_ONE: Final = 500
-"""Calls at a time of one caller, on however many connections: it cannot shut out the others."""
+MAX_LASTING: Final = 2_000
+"""Calls that last, streams above all, at a time over all connections; one that follows a quiet job counts too."""
+MAX_LASTING_OF_ONE: Final = 500
+"""Those of one caller, on however many connections: it cannot shut out the others."""
+MAX_RUNNING_HANDLERS: Final = 2_200
+MAX_HANDLERS_OF_ONE: Final = 550
+"""Calls of any kind: who has as many that last as may be can still stop a job."""
 YIELD_BYTES: Final = 64 * 1024
 """Bytes of requests and answers that are handled in the reader before other tasks run."""
 
@@ -90,21 +92,39 @@ class Dispatcher:
         services: what is served, by full name.
         status_of: the one translation of errors to statuses.
         running: calls that are open now, over all connections.
+        lasting: those of them that last.
         load: what is held for them, and how many of them each caller has.
     """
 
     services: Mapping[str, Service]
     status_of: Callable[[Exception], Status]
     running: int = 0
+    lasting: int = 0
     load: ServerLoad = field(default_factory=ServerLoad)
     methods: Mapping[tuple[str, str], Method] = field(init=False)
 
     def __post_init__(self) -> None:
         self.methods = methods_of(self.services)
 
-    def is_full_for(self, caller: CallerLoad) -> bool:
-        """Whether no further call of a caller may be opened."""
-        return self.running >= MAX_RUNNING_HANDLERS or caller.open_calls >= MAX_HANDLERS_OF_ONE
+    def method_of(self, request: RequestHead) -> Method | None:
+        """The method that is called; None where it does not exist."""
+        return self.methods.get((request.service, request.method))
+
+    def is_full_for(self, caller: CallerLoad, request: RequestHead | NotGrpc | BadCall) -> bool:
+        """Whether no further call of a caller like this one may be opened."""
+        if self.running >= MAX_RUNNING_HANDLERS or caller.open_calls >= MAX_HANDLERS_OF_ONE:
+            return True
+        method = self.method_of(request) if isinstance(request, RequestHead) else None
+        is_full = self.lasting >= MAX_LASTING or caller.lasting_calls >= MAX_LASTING_OF_ONE
+        return is_full and method is not None and method.lasts
+
+    def count(self, caller: CallerLoad, method: Method | None, change: int) -> None:
+        """Says that a call has begun (1) or has ended (-1)."""
+        self.running += change
+        caller.open_calls += change
+        if method is not None and method.lasts:
+            self.lasting += change
+            caller.lasting_calls += change
 
 
 class ServerConnection:
@@ -163,7 +183,7 @@ class ServerConnection:
         elif (
             not self.connection.accepts_streams
             or self._open_calls >= MAX_CONCURRENT_STREAMS
-            or self._dispatcher.is_full_for(self._load)
+            or self._dispatcher.is_full_for(self._load, headers.parsed)
         ):
             self.connection.reset(stream_id, ErrorCode.REFUSED_STREAM)
             self._tell_refused(method_name(headers.parsed), StatusCode.UNAVAILABLE.name, _NOT_NOW)
@@ -183,15 +203,14 @@ class ServerConnection:
                 call = ServerCall(
                     self.connection,
                     stream_id,
-                    method=self._dispatcher.methods.get((service, name)),
+                    method=self._dispatcher.method_of(request),
                     timeout=timeout,
                     account=CallAccount(self._dispatcher.load, self._load),
                     watch=None if self._watch is None else self._watch.open(f"{service}/{name}"),
                 )
                 self._calls[stream_id] = self._without_task[stream_id] = call
                 self._open_calls += 1
-                self._load.open_calls += 1
-                self._dispatcher.running += 1
+                self._dispatcher.count(self._load, call.method, 1)
                 self.connection.mark_busy()
                 if ended:
                     self._on_request_end(call)
@@ -352,8 +371,7 @@ class ServerConnection:
         call.release()
         self._calls.pop(call.stream_id, None)
         self._open_calls -= 1
-        self._load.open_calls -= 1
-        self._dispatcher.running -= 1
+        self._dispatcher.count(self._load, call.method, -1)
         if not self._open_calls:
             self.connection.mark_idle()
 

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 REQUEST_SECONDS: Final = 10.0
 """How long a caller may take to send its request message."""
+STREAM_WINDOW: Final = 64 * 1024
 WIDER: Final = 960 * 1024
 """Bytes that are added to the window of a call that sends very much: it has 1 MiB then."""
+WINDOWS_HELD: Final = 3
+"""Of the bytes that a call may hold apart: the message that is being handled, serialized and parsed, and a window behind it."""
 
 _OK: Final = Status(StatusCode.OK)
 _TOO_MUCH_HELD: Final = Status(
@@ -211,15 +214,21 @@ class ServerCall:
     def window_apart(self) -> Iterator[WideGrant | None]:
         """For the block, what the client sends ahead in this call takes nothing of the window of its other calls.
 
+        Nor of what may be held for them, so that messages that wait until they can be handled make no call fail.
+
         Where not too many have it, the client may send `WIDER` bytes more ahead. The block is given that grant, and has to
         release it, then or later.
         """
         grant = self._account.widen()
-        added = self._connection.set_window_apart(self.stream_id, WIDER if grant is not None else 0)
+        more = WIDER if grant is not None else 0
+        added = self._connection.set_window_apart(self.stream_id, more)
+        self._account.apart = WINDOWS_HELD * (STREAM_WINDOW + more)
         try:
             yield grant
         finally:
-            self._connection.take_window_back(added, WIDER if grant is not None else 0)
+            self._account.apart = 0
+            self._hold()
+            self._connection.take_window_back(added, more)
 
     # --- sending --------------------------------------------------------------------------------------------------
 

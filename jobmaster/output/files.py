@@ -21,14 +21,15 @@ def aside_path(output: Path) -> Path:
 def unlink_output(path: Path) -> None:
     """Removes an output with its index and what was in the place of that, as far as they are there.
 
+    The output first: where that is there, nobody takes it for one that never had an index.
     A folder that somebody has put in the place of one is left, where it has something in it. Blocks as long as the disk does.
 
     Raises:
         OSError: one of them cannot be removed.
     """
+    _remove(path)
     _remove(index_path(path))
     remove_aside(path)
-    _remove(path)
 
 
 def remove_aside(output: Path) -> None:

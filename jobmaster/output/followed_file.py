@@ -150,10 +150,28 @@ class FollowedFile:
         with self._used():
             if self.fd < 0:
                 try:
-                    self.fd = os.open(self.path, _READ)
+                    self._keep(os.open(self.path, _READ))
                 except FileNotFoundError:
                     return None
             return function(self.fd)
+
+    def duplicate(self, fd: int) -> None:
+        """Opens it, if it is not open, as a duplicate of a descriptor that is about to be closed. From any thread.
+
+        Raises:
+            OSError: it has been left, or there are too many open files.
+        """
+        with self._used():
+            if self.fd < 0:
+                self._keep(os.dup(fd))
+
+    def _keep(self, fd: int) -> None:
+        """Takes over a descriptor, unless another thread came first."""
+        with self._lock:
+            if self.fd < 0:
+                self.fd, fd = fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def find_gaps(self, size: int, lost: int, dropped: int, header: Header | None) -> FoundGaps:
         """As that function, to be called in a thread; without a file there are none."""

@@ -28,6 +28,7 @@ from jobmaster.output.followed_file import (
     READERS,
     FollowedFile,
     Stretch,
+    WrittenFile,
     leave_and_close,
     unreadable_named,
 )
@@ -114,9 +115,10 @@ class Follower(Protocol):
 
 
 class _Index:
-    """An index as one follower reads it: many runs at a time, and open from the first time on, like the output's file.
+    """An index as one follower reads it: many runs at a time.
 
-    Both may be removed meanwhile: without the index, holes would be told as bytes.
+    It may be removed meanwhile, as the output's file may, so it is opened with that; or, where the output grows and an index
+    may yet be made, when it is read first, by the log's end at the latest. Without it, holes would be told as bytes.
     """
 
     def __init__(self, output: Path) -> None:
@@ -128,6 +130,11 @@ class _Index:
         """Calls a function with a descriptor of the file, in a thread; None where there is none."""
         with unreadable_named(self.file.path):
             return await run_in_thread(READERS, self.file.use, function, abandon=True)
+
+    def open(self) -> None:
+        """Opens it, where there is one, in a thread. An error is raised by `use`, where that comes to it."""
+        with suppress(OSError):
+            self.file.use(lambda _fd: None)
 
     async def run_at(self, offset: int, size: int, header: Header, count: int) -> Run:
         """The run that has an offset, as far as `size`."""
@@ -189,13 +196,19 @@ class LiveFollower:
         return self._log.sealed
 
     async def open(self) -> None:
-        """Opens the file."""
+        """Opens the file; the index, too, where the log may close its own before it is needed."""
+        self._log.followed_indexes.add(self._index.file)
         try:
             with unreadable_named(self._log.path):
-                await run_in_thread(READERS, self.file.open, self._log.written_file, abandon=True)
+                await run_in_thread(READERS, self._open, self._log.written_file, abandon=True)
         except OutputUnreadable:
             if not self._log.file.is_pruned:
                 raise
+
+    def _open(self, written: WrittenFile) -> None:
+        if self._log.sealed:
+            self._index.open()
+        self.file.open(written)
 
     async def run_at(self, offset: int, *, in_detail: bool) -> Run:
         """From the log itself, where that knows it; else from the index."""
@@ -254,6 +267,7 @@ class LiveFollower:
 
     async def close(self) -> None:
         """Closes the files."""
+        self._log.followed_indexes.discard(self._index.file)
         await leave_and_close(self.file, self._index.file)
 
 
@@ -300,11 +314,16 @@ class StoredFollower:
     async def _open(self) -> None:
         with unreadable_named(self._output.path):
             try:
-                self._there = await run_in_thread(READERS, self.file.open, abandon=True)
+                self._there = await run_in_thread(READERS, self._open_files, abandon=True)
             except FileNotFoundError:
                 self._there = 0
         if self._output.end > self._output.kept and await self.view() is None:
             await self._do_without_index()
+
+    def _open_files(self) -> int:
+        """The index first, which is removed last: where the output's file is there, it is none of a removed output."""
+        self._index.open()
+        return self.file.open()
 
     async def view(self) -> IndexView | None:
         """As of the job's end; None where there is none, or none that tells where bytes are missing."""

@@ -38,6 +38,8 @@ _CHECKSUM: Final = struct.Struct("<I")
 SLOT_SIZE: Final = _SLOT.size + _CHECKSUM.size
 _ENTRY: Final = struct.Struct("<QQ")
 _LIMIT: Final = 1 << 48
+MAX_OFFSET: Final = _LIMIT - 1
+"""The largest offset of an entry, that of a gap at the output's end included: from there on, 256 TiB, nothing is kept."""
 _OPEN_REASON: Final = 0xFF
 _PRESUMES_LOSS: Final = 0x100
 """Flags of a header: the reason of the gap that is open, by its number, and whether some are missing in no gap."""

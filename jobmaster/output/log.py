@@ -33,11 +33,11 @@ import trio
 from jobmaster.output.cap import INDEX_SHARE, Cap, Range, without
 from jobmaster.output.dropping import Dropped, DropPlan
 from jobmaster.output.files import index_path
-from jobmaster.output.followed_file import Stretch, WrittenFile
+from jobmaster.output.followed_file import FollowedFile, Stretch, WrittenFile
 from jobmaster.output.following import LiveFollower, follow
 from jobmaster.output.found_gaps import FoundGaps, find_gaps, has_lost_end
 from jobmaster.output.holes import BLOCK, punch
-from jobmaster.output.index import ENTRY_SIZE, Entry, GapReason, Header, Stream
+from jobmaster.output.index import ENTRY_SIZE, MAX_OFFSET, Entry, GapReason, Header, Stream
 from jobmaster.output.index_file import STEPS, Gap, IndexFile
 from jobmaster.output.index_search import IndexView
 from jobmaster.output.mending import is_there, restore, restore_last
@@ -78,6 +78,7 @@ class OutputLog:
         dropped_range: what followers pass over, and why they do.
         index: None as long as there is none; for the pump's thread.
         file: what its followers share with it.
+        followed_indexes: the index, as each of its followers has it or will.
         room: where the outputs of all jobs together may not grow, what comes is lost as on a full disk.
     """
 
@@ -142,6 +143,7 @@ class OutputLog:
         self._can_drop = False
         self._dropped_before = 0
         self.file = KeptFile()
+        self.followed_indexes: set[FollowedFile] = set()
         self.room = Room()
         self._held_back: list[Range] = []
         self.dropped_range: Range = (0, 0)
@@ -298,8 +300,10 @@ class OutputLog:
 
     def plan(self) -> Plan:
         """What is to become of the next bytes."""
-        at_most, cap = PIPE_SIZE, self.cap
+        at_most, cap = min(PIPE_SIZE, MAX_OFFSET - self.end), self.cap
         gap = None if self.gap is None else self.gap.gap
+        if at_most <= 0:
+            return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.CAPPED)
         if self.room.why_full is not None:
             return Plan(offset=self.end, gap=gap, is_kept=False, reason=GapReason.NO_SPACE)
         if cap is not None:
@@ -422,12 +426,17 @@ class OutputLog:
     def close(self) -> None:
         """Closes the files; a gap at the end is noted in the index. Blocks as long as the disk does. Idempotent.
 
+        Followers keep the index open from now on, as they do the output's file: both may be removed.
+
         Raises:
             OSError: the file system says only now that it has not kept what it had taken.
         """
         fd, self.fd = self.fd, -1
         try:
             if self.index is not None:
+                for followed in tuple(self.followed_indexes):
+                    with suppress(OSError):
+                        followed.duplicate(self.index.fd)
                 _close_index(self.index, self.gap)
         finally:
             if fd >= 0:

@@ -40,6 +40,8 @@ class StoredOutput:
     async def presumes_loss(self) -> bool:
         """As that of `OutputLog`; an index that is unusable now, too, has taken the places along.
 
+        Not one that was removed with its output: who had that open had the index, too.
+
         Raises:
             OutputUnreadable: the disk fails.
         """
@@ -47,8 +49,11 @@ class StoredOutput:
             return False
         path = index_path(self.path)
         with unreadable_named(path):
-            header = await run_in_thread(READERS, with_index, path, _header_of, abandon=True)
-        return header is None or header.presumes_loss
+            return await run_in_thread(READERS, self._presumes_loss, path, abandon=True)
+
+    def _presumes_loss(self, index: Path) -> bool:
+        header = with_index(index, _header_of)
+        return self.path.exists() if header is None else header.presumes_loss
 
     def follow(self, offset: int = 0) -> AsyncGenerator[Stretch, None]:
         """As that of `OutputLog`; raises OutputCut behind the last stretch where the file has less than it should have.

@@ -20,6 +20,7 @@ from jobmaster.grpc.framing import PREFIX
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.output.files import unlink_output
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import FromOffset, GapPiece, LastBytes, LastLines, Piece, Position, Selection, Since
@@ -195,6 +196,22 @@ async def test_a_gap_before_where_somebody_goes_on(tmp_path: Path) -> None:
     stored = StoredOutput(path=tmp_path / "job.log", kept=100, lost=40)
     (tmp_path / "job.index").write_bytes(b"no index" * 1000)
     assert [chunk.gap.length for chunk in await answers(OneJob(stored), from_offset=99)] == [0, 40]
+
+
+async def test_an_output_that_is_removed_while_it_is_read(tmp_path: Path) -> None:
+    """What was missing before where somebody began does not become an error when the job is removed meanwhile."""
+    (tmp_path / "job.log").write_bytes(bytes(100))
+    log = OutputLog.reopen(tmp_path / "job.log", lost=40)
+    log.seal()
+    log.close()
+    request = pb.FollowOutputRequest(job_id=pb.JobID(job_id="job"), from_offset=101)
+    service = JobService(cast(Registry, OneJob(log.stored())), Followers())
+    found = []
+    async for message in service.FollowOutput(request, Identity(name="client1", role=Role.USER)):
+        assert isinstance(message, pb.OutputChunk)
+        found.append(message.gap.length)
+        unlink_output(log.path)
+    assert found == [39]
 
 
 async def test_a_job_that_is_forgotten_meanwhile(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import stat
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -329,3 +330,18 @@ def test_one_server_for_a_folder(tmp_path: Path) -> None:
     again = lock_folder(tmp_path)
     assert again is not None
     os.close(again)
+
+
+@pytest.mark.parametrize("character", ["a", "é", "例", "\U0001f600"])
+@pytest.mark.parametrize(("count", "length"), [(0, 0), (1, 8_000), (500, 5)])
+def test_a_line_counts_as_what_it_costs(character: str, count: int, length: int) -> None:
+    """Of whatever characters a command is: what waits for the disk is bounded by the memory that it takes."""
+    tracemalloc.start()
+    try:
+        words = tuple(character * length + str(number) for number in range(count))
+        line = Line(call(words=words))
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.1 * line.cost
+    assert line.cost < 1.2 * taken + 1_500

@@ -296,6 +296,7 @@ def test_wrong_usage(arguments: list[str], complaint: str) -> None:
     [
         (["-n", "client1", "start", "\udcff"], r"the command, '\udcff', is not UTF-8"),
         (["-n", "client1", "start", "ls", "a", "x\udc80"], r"argument 2 of the command, 'x\udc80', is not UTF-8"),
+        (["-n", "client1", "run", "--secret-env", "A", "ls", "x\udcff"], "argument 1 of the command is not UTF-8"),
         (["-n", "client1", "status", "\udcff"], r"JOB, '\udcff', is not UTF-8"),
         (["-n", "client1", "logs", "\udcff"], r"JOB, '\udcff', is not UTF-8"),
         (["-n", "client1", "run", "--request-id", "\udcff", "ls"], r"--request-id, '\udcff', is not UTF-8"),

@@ -212,6 +212,17 @@ async def test_a_secret_that_is_not_there(
     assert script.calls == []
 
 
+async def test_a_secret_that_is_no_text(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A variable whose value is not UTF-8 starts nothing, is named, and its value is not shown."""
+    monkeypatch.setenv("TOKEN", "hunter2\udcff")
+    script = Script([])
+    assert await run(script, Run(argv=("make",), secret_env=("TOKEN",))) == (125, "")
+    told = capfd.readouterr().err
+    assert "--secret-env TOKEN: its value is not UTF-8" in told
+    assert "hunter2" not in told
+    assert script.calls == []
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,14 @@ def test_every_place_is_found() -> None:
     assert places(["x", "pw=pw", "é pw"], ["pw", ""]) == [(1, 0, 2), (1, 3, 5), (2, 3, 5)]
     assert places(["aaa", "abcd"], ["aa", "ab", "bcd", "cd"]) == [(0, 0, 3), (1, 0, 4)]
     assert places(["none"], ["pw"]) == []
+
+
+def test_a_secret_that_is_no_text() -> None:
+    """A secret that no command can have is refused, and is in no error's text."""
+    with pytest.raises(ValueError, match="a secret is not UTF-8") as caught:
+        places(["cat"], ["hunter2\udcff"])
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__context__ is None
 
 
 @given(st.lists(st.text("abé", max_size=6), min_size=1, max_size=4), st.lists(st.text("abé", max_size=3), max_size=3))

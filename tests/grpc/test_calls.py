@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
+from typing import Any, cast
 
 import h2.config
 import h2.connection
@@ -26,12 +27,15 @@ from purerpc.grpclib.exceptions import (
     UnimplementedError,
 )
 
+from jobmaster.api.followers import Followers
+from jobmaster.api.jobs import JobService
 from jobmaster.errors import TransportError
-from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection
+from jobmaster.grpc import server as server_module
+from jobmaster.grpc.client import STREAM_WINDOW, ClientConnection, ClientStream, StreamRefused
 from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER
-from jobmaster.grpc.methods import Unadmitted, takes_admission
+from jobmaster.grpc.methods import Unadmitted, methods_of, takes_admission
 from jobmaster.grpc.server import CONNECTION_WINDOW, YIELD_BYTES, Dispatcher, ServerConnection
 from jobmaster.grpc.server_call import WIDER
 from jobmaster.grpc.watch import ConnectionWatch
@@ -420,6 +424,37 @@ async def test_a_hundred_calls_at_a_time() -> None:
         assert server.open_calls == 0
 
 
+@pytest.mark.parametrize("bound", ["MAX_LASTING", "MAX_LASTING_OF_ONE"])
+async def test_calls_that_last_leave_room_for_others(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """Where as many last as may, one more is refused until another has ended; those that do not last go on."""
+    monkeypatch.setattr(server_module, bound, 2)
+    async with connected(Probe()) as (client, _nursery, server):
+
+        async def flood() -> ClientStream:
+            stream = await purerpc.Client(SERVICE, OneConnection(client)).rpc("Flood", Echo, Echo)
+            await stream.send_message(Echo())
+            await stream.close()
+            await trio.testing.wait_all_tasks_blocked()
+            assert isinstance(stream, ClientStream)
+            return stream
+
+        first, _second, third = await flood(), await flood(), await flood()
+        with pytest.raises(StreamRefused):
+            await third.receive_message()
+        assert (await stub(client, "Echo")(Echo(output=b"stop"))).output == b"stop"
+        assert server.open_calls == 2
+        first.reset()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await (await flood()).receive_message() is not None
+
+
+def test_what_lasts() -> None:
+    """Of the server's own methods: streams, and the wait for a job's end."""
+    service = JobService(cast("Any", None), Followers()).service
+    lasting = {name for (_, name), method in methods_of({service.name: service}).items() if method.lasts}
+    assert lasting == {"Attach", "Backup", "FollowOutput", "StreamOutput", "Wait", "Watch"}
+
+
 async def test_a_window_that_becomes_negative() -> None:
     """A client that shrinks the windows in mid-stream makes the handler wait, not spin, until they are open again."""
     probe = Probe()
@@ -498,7 +533,7 @@ async def test_no_record_is_lost() -> None:
 def test_windows_are_small() -> None:
     """Requests are small: a connection cannot make the server hold more than a mebibyte of them.
 
-    Calls that send very much come on top, of which a client has few, so that they are a quarter of what is held for it.
+    Calls that send very much come on top, of which a client has few.
     """
     assert CONNECTION_WINDOW <= 1024 * 1024
     assert MAX_WIDE_OF_CALLER * WIDER <= MAX_HELD_OF_CALLER / 4

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
+from contextlib import ExitStack
 from typing import Any, cast
 
 import pytest
 
 from jobmaster.grpc.call import MessageReceiver
+from jobmaster.grpc.framing import prefix_for
 from jobmaster.grpc.memory import MAX_HELD, MAX_HELD_OF_CALLER, MAX_WIDE, MAX_WIDE_OF_CALLER, CallAccount, ServerLoad
+from jobmaster.grpc.methods import Method
+from jobmaster.grpc.purerpc_adapter import Cardinality
+from jobmaster.grpc.server_call import ServerCall
+from jobmaster.http2.events import DataReceived
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 
 def test_one_caller_has_its_share() -> None:
@@ -69,6 +76,47 @@ class Acknowledging:
 
     def acknowledge(self, *_: Any) -> None:
         """Nothing is counted here."""
+
+    def set_window_apart(self, *_: Any) -> int:
+        """As that of `Connection`."""
+        return 1
+
+    def take_window_back(self, *_: Any) -> None:
+        """As that of `Connection`."""
+
+
+def test_input_that_waits_makes_no_call_fail() -> None:
+    """As many writers of one client's as have a job, each with a message in hand and a window full of the next ones.
+
+    What they hold beyond that counts, and all of it again when there is no writer any more.
+    """
+    server = ServerLoad()
+    caller = server.of("a")
+    method = Method(
+        handler=lambda: None,
+        cardinality=Cardinality.STREAM_STREAM,
+        request_type=pb.AttachRequest,
+        check=lambda data: 2 * len(data),
+    )
+    piece = pb.AttachRequest(input=pb.AttachInput(data=bytes(64 * 1024 - 256))).SerializeToString()
+    framed = prefix_for(len(piece)) + piece
+    calls = [
+        ServerCall(cast(Any, Acknowledging()), 1, method=method, timeout=None, account=CallAccount(server, caller))
+        for _ in range(250)
+    ]
+    with ExitStack() as writers:
+        for call in calls:
+            grant = writers.enter_context(call.window_apart())
+            for _ in range(1 if grant is None else 10):
+                call.on_data(DataReceived(1, framed, len(framed), ended=False))
+            call.take_request()
+            call.on_data(DataReceived(1, framed, len(framed), ended=False))
+            assert call.receiver.failure is None
+        assert caller.held < MAX_HELD_OF_CALLER / 100
+        calls[-1].on_data(DataReceived(1, prefix_for(1024 * 1024) + bytes(1024 * 1024), 1024 * 1024, ended=False))
+        assert caller.held > 1_000_000
+    assert caller.held > MAX_HELD_OF_CALLER / 2
+    assert caller.held <= MAX_HELD_OF_CALLER
 
 
 class Noting(Acknowledging):

@@ -14,8 +14,8 @@ import trio
 
 from jobmaster.client import Jobs
 from jobmaster.grpc.memory import MAX_WIDE, MAX_WIDE_OF_CALLER
-from jobmaster.grpc.server import CONNECTION_WINDOW, STREAM_WINDOW
-from jobmaster.grpc.server_call import WIDER
+from jobmaster.grpc.server import CONNECTION_WINDOW
+from jobmaster.grpc.server_call import STREAM_WINDOW, WIDER
 from jobmaster.run.stdin import PIPE_SIZE, QUEUE_SIZE, WIDE_CAPACITY
 from tests.harness import Server, serving_program
 

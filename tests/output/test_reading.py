@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -14,13 +15,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from jobmaster.errors import OutputUnreadable
-from jobmaster.output import dropping, index_file, reading, transfer
+from jobmaster.output import dropping, files, index_file, reading, transfer
 from jobmaster.output import log as log_module
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.files import index_path, unlink_output
 from jobmaster.output.followed_file import Stretch
 from jobmaster.output.following import FIRST_RUNS, LiveFollower
-from jobmaster.output.index import GapReason, Stream
+from jobmaster.output.index import MAX_OFFSET, GapReason, Stream
 from jobmaster.output.index_search import IndexView, Run
 from jobmaster.output.log import OutputLog
 from jobmaster.output.reading import (
@@ -336,6 +337,36 @@ async def test_how_far_lines_are_searched(writer: Writer, monkeypatch: pytest.Mo
     assert (await told(writer.log, once(LastLines(1))))[0][0] == 60_005 - 50_000
 
 
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_the_largest_output(writer: Writer, monkeypatch: pytest.MonkeyPatch, *, is_live: bool) -> None:
+    """Behind the largest offset that an index can tell of, all is dropped, and told so."""
+    monkeypatch.setattr(log_module, "MAX_OFFSET", 5_000)
+    writer.write(b"a" * 4_000)
+    writer.write(b"b" * 2_000, seconds=1)
+    writer.write(b"c" * 2_000, seconds=1)
+    writer.log.seal()
+    if not is_live:
+        writer.log.close()
+    assert await told(writer.log if is_live else writer.log.stored(), once(in_time=True)) == [
+        (0, 0, "BOTH", b"a" * 4_000),
+        (4_000, 1, "BOTH", b"b" * 1_000),
+        (5_000, 1 if is_live else None, "CAPPED", 3_000),
+    ]
+
+
+async def test_an_offset_that_no_index_can_tell(writer: Writer) -> None:
+    """An output of which so much is lost that there is none for what comes next goes on: that is lost as well."""
+    writer.write(b"first", OUT)
+    writer.log.lose(MAX_OFFSET, GapReason.NO_SPACE, writer.now)
+    await trio.sleep(2)
+    writer.write(b"next", ERR, seconds=2)
+    writer.log.seal()
+    writer.log.close()
+    stored = writer.log.stored()
+    assert (stored.kept, stored.lost) == (5, MAX_OFFSET + 4)
+    assert await told(stored, once()) == [(0, 0, "STDOUT", b"first"), (5, None, "NO_SPACE", MAX_OFFSET + 4)]
+
+
 async def test_an_output_without_an_index(tmp_path: Path) -> None:
     """One that an earlier version kept has no times; what it lost is a gap at the end."""
     (tmp_path / "job.log").write_bytes(b"a\nb\n")
@@ -372,6 +403,71 @@ async def test_an_output_that_is_removed_while_it_is_read(writer: Writer, *, is_
                     received += await bytes_of(stretch)
     assert received == writer.written.replace(b"x", b"")
     assert gaps == ([(10 * FIRST_RUNS, 10 * FIRST_RUNS + 10_000)] if reads_parts else [])
+
+
+async def read_on(output: OutputLog | StoredOutput, meanwhile: Callable[[], object]) -> list[Told]:
+    """What is read by a follower that rests at its first part."""
+    found: list[Told] = []
+    async with aclosing(output.read(Selection(start=LastBytes(1_000_000)))) as parts:
+        async for part in parts:
+            match part:
+                case Piece(stream=stream, stretch=stretch):
+                    found.append((stretch.offset, part.time, stream.name, await bytes_of(stretch)))
+                case GapPiece(start=start, end=end, reason=reason):
+                    found.append((start, part.time, reason.name, end - start))
+                case Position():
+                    meanwhile()
+    return found
+
+
+async def test_an_output_that_ends_and_is_removed_while_a_follower_rests(writer: Writer) -> None:
+    """A follower that was up to date when it came to rest has the index of what came since, though nothing has that name."""
+
+    def end() -> None:
+        write_long_story(writer)
+        writer.log.seal()
+        writer.log.close()
+        shutil.copytree(writer.log.path.parent, writer.log.path.parent / "copy")
+        unlink_output(writer.log.path)
+
+    log = writer.log
+    found = await read_on(log, end)
+    copy = StoredOutput(path=log.path.parent / "copy" / log.path.name, kept=log.kept, lost=log.lost)
+    assert found == await read_on(copy, lambda: None)
+    assert not log.followed_indexes
+
+
+@pytest.mark.parametrize("is_live", [True, False])
+async def test_an_ended_output_that_is_removed_while_a_follower_rests(writer: Writer, *, is_live: bool) -> None:
+    """Who has begun to read an output that nobody writes any more needs no name of it, though nothing was read by then."""
+    for stream in (OUT, ERR) * 3:
+        writer.write(b"line\n", stream, seconds=1)
+    writer.log.seal()
+    writer.log.close()
+    output = writer.log if is_live else writer.log.stored()
+    kept = await read_on(output, lambda: None)
+    assert len(kept) == 6
+    assert await read_on(output, lambda: unlink_output(writer.log.path)) == kept
+
+
+async def test_an_output_of_which_half_is_removed(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens an output while it is being removed has all of it or nothing: no bytes of which the streams are not known."""
+    for stream in (OUT, ERR):
+        writer.write(b"line\n", stream, seconds=1)
+    writer.log.seal()
+    writer.log.close()
+    whole = await told(writer.log.stored(), Selection())
+    found = []
+    remove = files._remove
+
+    def remove_and_read(path: Path) -> None:
+        remove(path)
+        found.append(trio.from_thread.run(told, writer.log.stored(), Selection()))
+
+    monkeypatch.setattr(files, "_remove", remove_and_read)
+    await trio.to_thread.run_sync(unlink_output, writer.log.path)
+    assert len(whole) == 2
+    assert [each for each in found if each != whole] == [[(0, None, "NOT_SYNCED", 10)]] * 3
 
 
 async def test_an_index_that_is_gone_before_it_is_read(writer: Writer) -> None:
