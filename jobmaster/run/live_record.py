@@ -195,13 +195,17 @@ class LiveRecord:
         self.ends_with_server = True
         self._recording_end.deadline = min(self._recording_end.deadline, trio.current_time() + RECORD_SECONDS)
 
-    async def end(self, cause: Cause) -> None:
+    async def end(self, cause: Cause, ended_at: datetime | None = None) -> None:
         """Has the end recorded and then applies it: when this returns, the job has ended or is another server's.
 
         The journal is given it once, and writes it as soon as it can. Where jobs are handed over, a cancelled caller does
         not wait for that: the next server finds the end, or tells it.
+
+        Args:
+            cause: of the end.
+            ended_at: when that was; None: now.
         """
-        end = self._finished(cause)
+        end = self._finished(cause, ended_at)
         self.is_end_given = True
         try:
             deadline = trio.current_time() + RECORD_SECONDS if self.ends_with_server else math.inf
@@ -217,15 +221,18 @@ class LiveRecord:
             raise
         self._complain_if_late(end)
 
-    async def end_unknown(self, cause: Cause, request_error: RequestError | None, *, forget: bool) -> None:
+    async def end_unknown(
+        self, cause: Cause, request_error: RequestError | None, *, ended_at: datetime | None = None, forget: bool
+    ) -> None:
         """As `end`, of a job that nobody was told of: its end is recorded in its turn, or later.
 
         Args:
             cause: of the end.
             request_error: what its request id is to be answered from now on, if anything.
+            ended_at: as of `end`.
             forget: the journal is to forget it, though its command was executed.
         """
-        end = self._finished(cause)
+        end = self._finished(cause, ended_at)
         with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
             if self.is_in_journal:  # else the journal itself sees to it that it never is
                 self._post(end, request_error, forget=forget)
@@ -233,10 +240,11 @@ class LiveRecord:
         self._accept(end)
         self.is_end_settled = not waiting.cancelled_caught
 
-    def _finished(self, cause: Cause) -> Finished:
+    def _finished(self, cause: Cause, ended_at: datetime | None) -> Finished:
+        now = datetime.now(UTC)
         return Finished(
             cause=cause,
-            at=datetime.now(UTC),
+            at=now if ended_at is None else min(now, max(self._record.state.started_at, ended_at)),
             output_bytes=self._output.kept,
             output_bytes_lost=self._output.lost,
             output_bytes_dropped=self._output.dropped,
