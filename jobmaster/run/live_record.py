@@ -25,7 +25,7 @@ import trio
 from jobmaster.errors import HostError, JobError, JournalUnavailable
 from jobmaster.job.cause import describe
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, apply
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class LiveRecord:
         self._recording_end = trio.CancelScope()
         self.was_executed = not isinstance(record.state, Held)
         """Whether its command was executed, or may have been."""
+        self.oom_kills = record.oom_kills
+        """How many of its processes the kernel is known to have killed for memory; the journal is told by `note_oom_kills`."""
         self.early_order: StopOrder | None = None
         """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
@@ -94,6 +96,7 @@ class LiveRecord:
         output = self._output
         return replace(
             self._record,
+            oom_kills=self.oom_kills,
             output_bytes=output.kept,
             output_bytes_lost=output.lost,
             output_bytes_dropped=output.dropped,
@@ -103,11 +106,6 @@ class LiveRecord:
     def state(self) -> State:
         """The state as of now."""
         return self._record.state
-
-    @property
-    def oom_kills(self) -> int:
-        """How many of its processes the kernel is known to have killed for memory."""
-        return self._record.oom_kills
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -162,6 +160,16 @@ class LiveRecord:
                 self._complaints.add(what)
                 is_a_bug = not isinstance(error, HostError | OSError | JobError)
                 logger.error("%r: %s failed: %s", self, what, error, exc_info=is_a_bug)
+
+    @property
+    def has_oom_kills_to_note(self) -> bool:
+        """Whether the journal has not been told of all OOM kills that are known."""
+        return self.oom_kills > self._record.oom_kills
+
+    def note_oom_kills(self) -> None:
+        """Records the OOM kills that are known."""
+        if self.has_oom_kills_to_note:
+            self.apply(OomKillsCounted(count=self.oom_kills))
 
     # --- output that is lost ------------------------------------------------------------------------------------------
 

@@ -99,6 +99,7 @@ class Teardown:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
             await self._step("handing over its output", self._pump.hand_over, OUTPUT_SECONDS)
             self._record.note_losses()
+            self._record.note_oom_kills()
             with self._record.failures_logged("leaving its execution"):
                 self._execution.leave()
             await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)
