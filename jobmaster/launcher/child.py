@@ -40,6 +40,8 @@ HANDLED_SIGNALS: Final = (
     signal.SIGQUIT,
     signal.SIGUSR2,
     signal.SIGTSTP,
+    signal.SIGTTOU,
+    signal.SIGTTIN,
     signal.SIGCHLD,
 )
 """What the launcher handles or ignores itself."""

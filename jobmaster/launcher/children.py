@@ -282,6 +282,7 @@ class Children:
         if entry.wait_status is not None or not _is_readable(entry.pidfd):
             return
         self._poller.forget(entry.pidfd)
+        _note_death(entry)
         if _dead_child(os.P_PID, entry.pid) is not None:
             self._reap(entry)
         else:
@@ -302,6 +303,7 @@ class Children:
         self._ended(entry, status)  # the zombie is reaped as an unknown pid when its tracer leaves it
 
     def _ended(self, entry: Entry, wait_status: int) -> None:
+        _note_death(entry)
         message = self._table.died(entry, wait_status)
         self._poller.forget(entry.pidfd)
         if message is not None:
@@ -330,6 +332,12 @@ def _now() -> str:
     """The time, in ISO 8601."""
     now = time.time()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now))}.{int(now % 1 * 1e6):06}+00:00"
+
+
+def _note_death(entry: Entry) -> None:
+    """Notes when a child has died, the first time that this is seen: a tracer may keep its status from us for longer."""
+    if entry.died_at is None:
+        entry.died_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def _living_pid(entry: Entry) -> int | None:

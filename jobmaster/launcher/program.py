@@ -180,7 +180,8 @@ class Launcher:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in HANDLED_SIGNALS:
             signal.signal(number, lambda arrived, _frame: self._arrived.add(arrived))
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # a stop of this process alone is of no use
+        for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN):  # of a terminal
+            signal.signal(number, signal.SIG_IGN)  # a stop of this process alone is of no use
         if signal.SIGHUP in self._origin.heritage.ignored:  # nohup
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # jobmaster.serve, or a parent, has blocked them

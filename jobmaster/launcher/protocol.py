@@ -200,13 +200,20 @@ class Executed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """A child has died. `wait_status` is as of wait(2), or `UNKNOWN_STATUS`; `stage` and `errno` belong to the phase FAILED."""
+    """A child has died.
+
+    Attributes:
+        wait_status: as of wait(2), or `UNKNOWN_STATUS`.
+        stage, errno: belong to the phase FAILED.
+        died_at: nanoseconds of CLOCK_BOOTTIME; None from a launcher that does not tell.
+    """
 
     id: str
     wait_status: int
     phase: Phase
     stage: str = ""
     errno: int = 0
+    died_at: int | None = None
 
 
 class Forgotten(NamedTuple):
@@ -230,7 +237,7 @@ class Table(NamedTuple):
     Attributes:
         keeps: as of `Start`, without those that were closed since.
         wait_status: as of wait(2), or `UNKNOWN_STATUS`; None where it lives.
-        phase, stage, errno: as of `Exited`.
+        phase, stage, errno, died_at: as of `Exited`.
     """
 
     id: str
@@ -241,6 +248,7 @@ class Table(NamedTuple):
     stage: str = ""
     errno: int = 0
     keeps: tuple[str, ...] = ()
+    died_at: int | None = None
 
 
 class TableEnd(NamedTuple):
@@ -323,6 +331,7 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "phase": lambda value: type(value) is Phase,
     "stage": _text(0, 64),
     "errno": _whole(0, 4095),
+    "died_at": _whole(0, 2**63),
     "locks": _texts(MAX_LOCKS),
     "streams": lambda value: type(value) is tuple and len(set(value)) == len(value) and set(value) <= set(STREAMS),
     "keeps": lambda value: _are_texts_of_keeps(value) and len(set(value)) == len(value),

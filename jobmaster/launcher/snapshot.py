@@ -114,6 +114,7 @@ def _entry_values(entry: Entry) -> dict[str, Any]:
         "errors": entry.errors,
         "outcome": (entry.outcome.phase.value, entry.outcome.stage, entry.outcome.errno),
         "wait_status": entry.wait_status,
+        "died_at": entry.died_at,
         "is_released": entry.is_released,
         "order": None if entry.order is None else entry.order._asdict(),
     }
@@ -134,6 +135,7 @@ def _entry(values: Any) -> Entry:
     entry.start_time = values["start_time"]
     entry.outcome = Outcome(phase=Phase(phase), stage=stage, errno=number)
     entry.wait_status = values["wait_status"]
+    entry.died_at = values.get("died_at")
     entry.is_released = values["is_released"]
     entry.is_known = False
     entry.order = None if order is None else protocol.Order(**{name: order[name] for name in protocol.Order._fields})

@@ -30,6 +30,8 @@ class Entry:
         output: read end of the output pipe, for a server that takes over.
         keeps: other descriptors for that server, by name.
         cgroup: path of its cgroup's folder; empty where that is not known.
+        died_at: nanoseconds of CLOCK_BOOTTIME, which goes on over a new program of the launcher; None while the child lives,
+            and where an older program has seen it die.
         closed_pipes: st_ino of what was closed here of `keeps`, which a server may still be about to close.
         errors: read end of the error pipe, None once the outcome is known.
         wait_status: as of wait(2), or `UNKNOWN_STATUS`; None while the child lives.
@@ -43,6 +45,7 @@ class Entry:
         *(
             "cgroup",
             "closed_pipes",
+            "died_at",
             "errors",
             "id",
             "is_blamed",
@@ -78,6 +81,7 @@ class Entry:
         self.errors = errors
         self.outcome = HELD
         self.wait_status: int | None = None
+        self.died_at: int | None = None
         self.is_released = False
         self.is_known = True
         self.order: protocol.Order | None = None
@@ -99,6 +103,7 @@ class Entry:
             stage=outcome.stage,
             errno=outcome.errno,
             keeps=tuple(keeps),
+            died_at=self.died_at,
         )
         return message, (self.output, *(() if self.wait_status is not None else (self.pidfd,)), *keeps.values())
 
@@ -194,7 +199,12 @@ class Table:
             return None
         outcome = entry.outcome
         return Exited(
-            id=entry.id, wait_status=wait_status, phase=outcome.phase, stage=outcome.stage, errno=outcome.errno
+            id=entry.id,
+            wait_status=wait_status,
+            phase=outcome.phase,
+            stage=outcome.stage,
+            errno=outcome.errno,
+            died_at=entry.died_at,
         )
 
     def release(self, entry_id: str) -> Entry | None:

@@ -6,10 +6,11 @@ import errno
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import assert_never, final
 
 import trio
@@ -167,6 +168,7 @@ class Child:
         self._refusal: int | None = None
         self._outcome: ExecOutcome | None = None
         self._status: ChildStatus | None = None
+        self._died_at: int | None = None
         self._is_unwanted = False
         self._is_withheld = False
         self._forgotten: trio.Event | None = None
@@ -183,6 +185,14 @@ class Child:
     def status(self) -> ChildStatus | None:
         """Its end, if the launcher has told it."""
         return self._status
+
+    @property
+    def died_at(self) -> datetime | None:
+        """When it died, if the launcher has told it; by the clock on the wall as it is set now."""
+        if self._died_at is None:
+            return None
+        nanoseconds = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._died_at
+        return datetime.now(UTC) - timedelta(microseconds=nanoseconds // 1000)
 
     def has_died(self) -> bool:
         """Whether it has died, reaped or not; one that was released is as good as dead."""
@@ -311,6 +321,7 @@ class Child:
 
     def _on_ended(self, wait_status: int, message: protocol.Exited | protocol.Table) -> None:
         self._outcome = _outcome(message)
+        self._died_at = message.died_at
         self._is_withheld = wait_status == UNKNOWN_STATUS
         if not self._is_withheld:
             self._status = ChildStatus(wait_status=wait_status, executed=message.phase is Phase.EXECUTED)

@@ -8,6 +8,7 @@ looked at once, whether they have changed since or not.
 
 from __future__ import annotations
 
+import math
 import signal
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,6 @@ import trio
 
 from jobmaster.errors import HostError
 from jobmaster.job.cause import Death, Signalled, StopOrder
-from jobmaster.job.record import OomKillsCounted
 from jobmaster.job.state import KillSent, MainProcessDied, StopOrdered
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS: Final = 0.1
 """Between an OOM kill and the look whether the main process lives on."""
+RECORD_PAUSE_SECONDS: Final = 1.0
+"""Between the first two records of OOM kills that the main process lives on after. Each pause is twice as long as the one
+before: of a job whose children are killed for memory for a year, a server makes 25 events. The record has the count at once."""
 
 _TOO_LATE: Final = "its command was executed too late for its start"
 
@@ -61,7 +64,8 @@ class DeathWatch:
             self._note_late_execution(death)
         kills = self._oom_kills()
         self._record.apply(MainProcessDied(death=death, killed_for_memory=kills > self._others_oom_kills))
-        self._note(kills)
+        self._record.oom_kills = kills
+        self._record.note_oom_kills()
 
     def _note_late_execution(self, death: Death) -> None:
         """The command was executed while its start was being given up."""
@@ -86,27 +90,32 @@ class DeathWatch:
         self._memory_changed.set()
 
     async def watch_memory(self) -> None:
-        """Records OOM kills that the main process lives on after, each time that the counters have changed."""
+        """Counts OOM kills that the main process lives on after, each time that the counters have changed.
+
+        The first is recorded at once, later ones together, ever more rarely.
+        """
+        pause, next_record = RECORD_PAUSE_SECONDS, -math.inf
         while True:
-            await self._memory_changed.wait()
+            with trio.CancelScope(deadline=next_record if self._record.has_oom_kills_to_note else math.inf):
+                await self._memory_changed.wait()
             self._memory_changed = trio.Event()
             kills = self._oom_kills()
             await trio.sleep(SETTLE_SECONDS)
             with self._record.failures_logged("looking whether its main process is dying"):
                 if kills > self._others_oom_kills and not self._execution.is_dying():
-                    self._others_oom_kills = kills
-                    self._note(kills)
+                    self._others_oom_kills = self._record.oom_kills = kills
+            if self._record.has_oom_kills_to_note and trio.current_time() >= next_record:
+                self._record.note_oom_kills()
+                next_record = trio.current_time() + pause
+                pause *= 2
 
     def note_oom_kills(self) -> None:
         """Records how many there have been until now."""
-        self._note(self._oom_kills())
+        self._record.oom_kills = self._oom_kills()
+        self._record.note_oom_kills()
 
     def _oom_kills(self) -> int:
         kills = 0
         with self._record.failures_logged("reading memory.events"):
             kills = self._execution.oom_kills()
         return max(kills, self._record.oom_kills)
-
-    def _note(self, kills: int) -> None:
-        if kills > self._record.oom_kills:
-            self._record.apply(OomKillsCounted(count=kills))

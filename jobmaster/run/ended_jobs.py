@@ -7,6 +7,7 @@ The journal remembers until its output is gone, too, whatever server that comes 
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -14,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from jobmaster.errors import HostError, JournalUnavailable
+from jobmaster.errors import HostError, JournalUnavailable, ServerBusy
 from jobmaster.job.record import apply
 from jobmaster.output.sharing import KeptFile
 from jobmaster.output.stored_output import StoredOutput
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from jobmaster.run.recorder import Records
     from jobmaster.run.removal import FileRemover
     from jobmaster.run.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
 
 RETENTION_SECONDS: Final = 60.0
 """Between two looks for jobs that are not to be kept any longer, where none has ended meanwhile."""
@@ -70,6 +73,8 @@ class EndedJobs:
         self._retention = retention
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
         self._given_up: set[JobId] = set()
+        self._half_removed: set[JobId] = set()
+        """Jobs whose output a thread is removing, or has removed, for a caller that has left."""
         self._have_changed = trio.Event()
         self._files: WeakValueDictionary[JobId, KeptFile] = WeakValueDictionary()
         self.ledger = Ledger(counts_earlier=bounds_outputs)
@@ -144,6 +149,8 @@ class EndedJobs:
     async def remove(self, job_id: JobId) -> None:
         """Removes the output and then the record of a job whose end is recorded; its request id is remembered for a time.
 
+        Where the caller leaves meanwhile, the removal is gone on with soon: the thread is, and the output would be missing.
+
         Raises:
             HostError: the disk of the output fails.
             ServerBusy: there is no thread.
@@ -151,6 +158,10 @@ class EndedJobs:
         """
         try:
             await remove_output(self._host, job_id)
+        except trio.Cancelled:
+            self._half_removed.add(job_id)
+            self._have_changed.set()
+            raise
         except OSError as error:
             raise HostError(f"{self._host.output_path(job_id)} cannot be removed: {error.strerror}") from error
         try:
@@ -178,8 +189,22 @@ class EndedJobs:
         file.is_pruned = True
         return tuple(file.pins)
 
+    async def _go_on_removing(self) -> None:
+        """Removes what callers that have left wanted to be removed."""
+        for job_id in tuple(self._half_removed):
+            try:
+                await self.remove(job_id)
+            except (JournalUnavailable, ServerBusy) as error:
+                logger.warning("job %s is removed in part, and the rest later: %s", job_id, error)
+            except HostError as error:
+                logger.warning("job %s is not removed, as somebody who did not wait has asked: %s", job_id, error)
+                self._half_removed.discard(job_id)
+            else:
+                self._half_removed.discard(job_id)
+
     async def forget_expired(self) -> None:
         """Removes what is not to be kept; what fails is logged and left for another time."""
+        await self._go_on_removing()
         forgotten = await forget_expired(self._host, self._records, self._retention, tuple(self._given_up))
         self._given_up.difference_update(forgotten)
         for job_id in forgotten:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +54,9 @@ class Execution(Protocol):
         Raises:
             HostError: how it died cannot be known; says why.
         """
+
+    def died_at(self) -> datetime | None:
+        """When the main process died, where that is known: an earlier server may not have seen it, or none."""
 
     def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Leaves word of a stop order with what outlives this server, before its signal is sent.
@@ -118,11 +122,13 @@ class KnownEnd:
         death: of its main process; None: its command was never executed.
         order: the stop order that was noted before it died, if one was.
         left_in_pipe: bytes of its output that nobody has taken, and nobody will.
+        died_at: as of `Execution`.
     """
 
     death: Death | None
     order: StopOrder | None = None
     left_in_pipe: int = 0
+    died_at: datetime | None = None
 
 
 class ExecutionHost(Protocol):

@@ -25,7 +25,7 @@ import trio
 from jobmaster.errors import HostError, JobError, JournalUnavailable
 from jobmaster.job.cause import describe
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputLost, apply
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class LiveRecord:
         self._recording_end = trio.CancelScope()
         self.was_executed = not isinstance(record.state, Held)
         """Whether its command was executed, or may have been."""
+        self.oom_kills = record.oom_kills
+        """How many of its processes the kernel is known to have killed for memory; the journal is told by `note_oom_kills`."""
         self.early_order: StopOrder | None = None
         """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
@@ -96,6 +98,7 @@ class LiveRecord:
         output = self._output
         return replace(
             self._record,
+            oom_kills=self.oom_kills,
             output_bytes=output.kept,
             output_bytes_lost=output.lost,
             output_bytes_dropped=output.dropped,
@@ -105,11 +108,6 @@ class LiveRecord:
     def state(self) -> State:
         """The state as of now."""
         return self._record.state
-
-    @property
-    def oom_kills(self) -> int:
-        """How many of its processes the kernel is known to have killed for memory."""
-        return self._record.oom_kills
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -169,6 +167,16 @@ class LiveRecord:
                 is_a_bug = not isinstance(error, HostError | OSError | JobError)
                 logger.error("%r: %s failed: %s", self, what, error, exc_info=is_a_bug)
 
+    @property
+    def has_oom_kills_to_note(self) -> bool:
+        """Whether the journal has not been told of all OOM kills that are known."""
+        return self.oom_kills > self._record.oom_kills
+
+    def note_oom_kills(self) -> None:
+        """Records the OOM kills that are known."""
+        if self.has_oom_kills_to_note:
+            self.apply(OomKillsCounted(count=self.oom_kills))
+
     # --- output that is lost ------------------------------------------------------------------------------------------
 
     async def watch_losses(self) -> None:
@@ -201,13 +209,17 @@ class LiveRecord:
         self.ends_with_server = True
         self._recording_end.deadline = min(self._recording_end.deadline, trio.current_time() + RECORD_SECONDS)
 
-    async def end(self, cause: Cause) -> None:
+    async def end(self, cause: Cause, ended_at: datetime | None = None) -> None:
         """Has the end recorded and then applies it: when this returns, the job has ended or is another server's.
 
         The journal is given it once, and writes it as soon as it can. Where jobs are handed over, a cancelled caller does
         not wait for that: the next server finds the end, or tells it.
+
+        Args:
+            cause: of the end.
+            ended_at: when that was; None: now.
         """
-        end = self._finished(cause)
+        end = self._finished(cause, ended_at)
         self.is_end_given = True
         try:
             deadline = trio.current_time() + RECORD_SECONDS if self.ends_with_server else math.inf
@@ -223,15 +235,18 @@ class LiveRecord:
             raise
         self._complain_if_late(end)
 
-    async def end_unknown(self, cause: Cause, request_error: RequestError | None, *, forget: bool) -> None:
+    async def end_unknown(
+        self, cause: Cause, request_error: RequestError | None, *, ended_at: datetime | None = None, forget: bool
+    ) -> None:
         """As `end`, of a job that nobody was told of: its end is recorded in its turn, or later.
 
         Args:
             cause: of the end.
             request_error: what its request id is to be answered from now on, if anything.
+            ended_at: as of `end`.
             forget: the journal is to forget it, though its command was executed.
         """
-        end = self._finished(cause)
+        end = self._finished(cause, ended_at)
         with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
             if self._may_be_in_journal:
                 self._post(end, request_error, forget=forget)
@@ -239,10 +254,11 @@ class LiveRecord:
         self._accept(end)
         self.is_end_settled = not waiting.cancelled_caught and self._record.id not in self._recorder.unwritten
 
-    def _finished(self, cause: Cause) -> Finished:
+    def _finished(self, cause: Cause, ended_at: datetime | None) -> Finished:
+        now = datetime.now(UTC)
         return Finished(
             cause=cause,
-            at=datetime.now(UTC),
+            at=now if ended_at is None else min(now, max(self._record.state.started_at, ended_at)),
             output_bytes=self._output.kept,
             output_bytes_lost=self._output.lost,
             output_bytes_dropped=self._output.dropped,

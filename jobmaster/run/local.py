@@ -13,6 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -219,6 +220,10 @@ class LocalExecution:
         """Waits for the wait status from the launcher; a tracer may keep it from us for some seconds."""
         return death_of(await self._child.wait_status())
 
+    def died_at(self) -> datetime | None:
+        """As the launcher has seen it."""
+        return self._child.died_at
+
     def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Tells the launcher."""
         self._note(_EARLY_STOP if is_early else _STOP, order)
@@ -416,7 +421,9 @@ class LocalHost:
                     left += sum(await _in_closer(source.take_left))
                 finally:
                     close_all(source.give_up())
-        return KnownEnd(death=death_of(inherited.child.status), order=order, left_in_pipe=left)
+        return KnownEnd(
+            death=death_of(inherited.child.status), order=order, left_in_pipe=left, died_at=inherited.child.died_at
+        )
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""

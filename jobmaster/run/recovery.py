@@ -253,7 +253,7 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
         record.id,
         Finished(
             cause=cause_of(evidence),
-            at=kept.at,
+            at=kept.at if known is None or known.died_at is None else max(kept.at, known.died_at),
             output_bytes=kept.size,
             output_bytes_lost=max(record.output_bytes_lost, kept.lost)
             + (known.left_in_pipe if known is not None else 0),

@@ -382,9 +382,11 @@ class Supervisor:
             cause = self._cause(departure)
             is_nobodys = self._is_given_up or (self.has_failed and not self._is_to_be_found)
             if self._record.was_executed and not is_nobodys:
-                await self._record.end(cause)
+                await self._record.end(cause, self._teardown.ended_at())
             else:
-                await self._record.end_unknown(cause, departure.request_error, forget=is_nobodys)
+                await self._record.end_unknown(
+                    cause, departure.request_error, ended_at=self._teardown.ended_at(), forget=is_nobodys
+                )
         finally:
             self._tell_end()
 

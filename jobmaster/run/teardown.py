@@ -17,6 +17,8 @@ from jobmaster.errors import HostError
 from jobmaster.job.state import Closing, Ended
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from jobmaster.output.pump import Pump
     from jobmaster.run.death_watch import DeathWatch
     from jobmaster.run.execution import Execution
@@ -57,12 +59,16 @@ class Teardown:
         self._death_watch = death_watch
         self._termination = termination
         self._has_waited = False
+        self._had_survivors = False
+        """Whether processes were seen to outlive the main one."""
         self.is_removed = False
         """Whether nothing of it is left on the host."""
 
     async def see_all_die(self) -> None:
         """Kills what is left of the processes and waits for their death; who is cancelled meanwhile may still `hand_over`."""
         if not self._has_waited:
+            if isinstance(self._record.state, Closing):
+                self._is_empty()  # who outlived the main process is seen before it is killed
             self._termination.kill()
             await self._step("waiting for its processes to die", self._see_all_die, CLOSING_SECONDS)
             self._has_waited = True
@@ -78,6 +84,10 @@ class Teardown:
                 await self._step("recording that it was killed for memory", self._record.settle, RECORD_SECONDS)
             await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
+    def ended_at(self) -> datetime | None:
+        """When its last process died, where that is known: the main one, which no other was seen to outlive."""
+        return None if self._had_survivors else self._execution.died_at()
+
     async def release(self) -> None:
         """Closes all descriptors, when the end is recorded or cannot be."""
         with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
@@ -89,6 +99,7 @@ class Teardown:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + MOST_SECONDS):
             await self._step("handing over its output", self._pump.hand_over, OUTPUT_SECONDS)
             self._record.note_losses()
+            self._record.note_oom_kills()
             with self._record.failures_logged("leaving its execution"):
                 self._execution.leave()
             await self._step("closing its output", self._pump.close, OUTPUT_SECONDS)
@@ -124,7 +135,8 @@ class Teardown:
         is_empty = False
         with self._record.failures_logged("looking for its processes"):
             is_empty = not self._execution.is_populated()
-        return is_empty  # noqa: RET504  # a failure that is logged leaves it False
+        self._had_survivors = self._had_survivors or not is_empty
+        return is_empty
 
     async def _remove(self) -> None:
         await _poll(self._execution.remove)

@@ -28,6 +28,9 @@ FOLLOWER_SECONDS: Final = 10.0
 """How long, at the server's end, followers may take for the bytes they have not received yet."""
 LAST_WORD_SECONDS: Final = 2.0
 """How long a connection may take for the status of calls that were given up."""
+HAND_OVER_SECONDS: Final = 0.5
+"""The same where another server is to follow: nobody is served before it has begun, and of two clients the one that does not
+read would keep the other waiting. It is time for a peer half a second away; one that is cut off connects again all the same."""
 
 
 class Ending(enum.Enum):
@@ -78,7 +81,7 @@ class Serving:
                     ending = await self._wait_for_end()
                 accepting.cancel_scope.cancel()
             await self._end_jobs(ending)
-            await self._end_connections(0 if ending is Ending.HAND_OVER else FOLLOWER_SECONDS)
+            await self._end_connections(ending)
             connections.cancel_scope.cancel()
         return ending
 
@@ -140,12 +143,13 @@ class Serving:
             if number != UPGRADE_SIGNAL:
                 self.registry.hurry()
 
-    async def _end_connections(self, follower_seconds: float) -> None:
+    async def _end_connections(self, ending: Ending) -> None:
+        is_followed = ending is Ending.HAND_OVER
         self.listener.shut_down()
-        with trio.move_on_after(follower_seconds):
+        with trio.move_on_after(0 if is_followed else FOLLOWER_SECONDS):
             await self.listener.wait_empty()
         self.listener.give_up_calls()
-        with trio.move_on_after(LAST_WORD_SECONDS):
+        with trio.move_on_after(HAND_OVER_SECONDS if is_followed else LAST_WORD_SECONDS):
             await self.listener.wait_empty()
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -205,6 +206,26 @@ async def test_a_job_that_ends_without_a_server(tmp_path: Path, certificates: Pa
         record = await ended(jobs, job_id)
         assert (record.cause.signalled.signal, record.signal_str) == (signal.SIGSEGV, "segmentation fault")
         assert await output_of(jobs, job_id) == b"before\nafter\n"
+
+
+async def test_when_a_job_has_ended_without_a_server(tmp_path: Path, certificates: Path) -> None:
+    """Its end is told as of its death, not as of the moment at which a server came to see it."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "trap 'exit 3' USR1; echo before; while :; do sleep 0.01; done")
+        await first_chunk(jobs, job_id)
+        main = (await jobs.status(job_id)).pid
+        old = server.pid
+        server.output.rename(tmp_path / "away")
+        os.kill(old, signal.SIGKILL)
+        os.kill(main, signal.SIGUSR1)
+        with trio.fail_after(DEADLINE):
+            while Path(f"/proc/{main}").exists():  # until the launcher has reaped it
+                await trio.sleep(0.01)
+        gone = datetime.now(UTC)
+        (tmp_path / "away").rename(server.output)
+        record = await ended(jobs, job_id)
+        assert record.cause.exited.code == 3
+        assert record.started.ToDatetime(UTC) < record.ended.ToDatetime(UTC) < gone
 
 
 def pid_of(server: Server, job_id: str) -> list[int]:

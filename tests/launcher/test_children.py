@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Final
 
 import pytest
 
-from jobmaster.launcher import kernel
+from jobmaster.launcher import children, kernel
 from jobmaster.launcher.child import Heritage
 from jobmaster.launcher.children import Children
 from jobmaster.launcher.poller import Poller
-from jobmaster.launcher.protocol import Executed, Message
+from jobmaster.launcher.protocol import Executed, Exited, Message
 from jobmaster.launcher.table import Entry, Table
 
 COUNT: Final = 300
@@ -78,3 +79,30 @@ def test_a_child_that_is_dying_is_looked_at_again(monkeypatch: pytest.MonkeyPatc
     os.close(entry.pidfd)
     assert said == [Executed(id="a")]
     assert len(waits) == 2
+
+
+@pytest.mark.parametrize("is_withheld", [False, True])
+def test_when_a_child_has_died(is_withheld: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of the death is told, also where its status is withheld for longer."""
+    poller, said = Poller(), list[Message]()
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        entry = Entry(id="a", pid=process.pid, pidfd=os.pidfd_open(process.pid), output=-1, errors=None)
+        table = Table()
+        table.add(entry)
+        Children(poller, lambda message, _: said.append(message), Heritage(ignored=(), last_capability=0), table)
+        before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        process.kill()
+        if is_withheld:
+            with monkeypatch.context() as patch:
+                patch.setattr(children, "_dead_child", lambda *_: None)
+                patch.setattr(children, "WITHHELD_SECONDS", 0.2)
+                poller.run_once()
+        after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        while not said:
+            poller.run_once()
+            after = after if is_withheld else time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    os.close(entry.pidfd)
+    (exited,) = said
+    assert isinstance(exited, Exited)
+    assert exited.died_at is not None
+    assert before <= exited.died_at <= after

@@ -194,7 +194,7 @@ def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
 
 
 def test_signals_reach_the_server() -> None:
-    """Each signal is passed on, a second one too; HUP as TERM."""
+    """Each signal is passed on, a second one too; HUP as TERM. Those by which a terminal stops processes do nothing."""
     with serving(SAY_SIGNALS) as launcher:
         assert launcher.stdin is not None
         assert launcher.stdout is not None
@@ -208,7 +208,8 @@ def test_signals_reach_the_server() -> None:
         ):
             launcher.send_signal(number)
             assert launcher.stdout.readline() == f"{name}\n"
-        launcher.send_signal(signal.SIGTSTP)
+        for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN):  # stops by a terminal
+            launcher.send_signal(number)
         launcher.stdin.write("5\n")
         launcher.stdin.flush()
         assert launcher.wait(DEADLINE) == 5

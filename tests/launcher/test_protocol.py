@@ -60,6 +60,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     Order(id="a", kind="stop", at="2024-01-01T00:00:00+00:00", by="client1", reason="\0" * protocol.MAX_REASON),
     Table(id="a", pid=1, start_time=2, phase=Phase.HELD),
     Table(id="a", pid=1, start_time=2, phase=Phase.FAILED, wait_status=0x7F00, stage="exec", errno=8),
+    Table(id="a", pid=1, start_time=2, phase=Phase.EXECUTED, wait_status=0, died_at=2**60),
     TableEnd(),
     TableEnd(locks=("jobs",), listeners=("localhost:6443",), predecessors=7, is_followed=True),
     START,
@@ -84,6 +85,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     Executed(id="a"),
     *(Exited(id="a", wait_status=0x8B, phase=phase) for phase in Phase),
     Exited(id="a", wait_status=0x7F00, phase=Phase.FAILED, stage="exec", errno=8),
+    Exited(id="a", wait_status=0, phase=Phase.EXECUTED, died_at=2**60),
 )
 TEXTS: Final = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 
@@ -98,6 +100,12 @@ def test_messages_arrive_as_they_were_sent(message: Message) -> None:
 def test_a_newer_peer_is_understood() -> None:
     """Fields that this version does not know are ignored."""
     assert decode(b'{"type": "ack", "id": "a", "reason": "of a later version"}') == Ack(id="a")
+
+
+def test_an_older_launcher_is_understood() -> None:
+    """One that does not tell when a child died."""
+    said = decode(b'{"type": "exited", "id": "a", "wait_status": 0, "phase": "exec", "stage": "", "errno": 0}')
+    assert said == Exited(id="a", wait_status=0, phase=Phase.EXECUTED)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,7 @@ def test_a_newer_peer_is_understood() -> None:
         b'{"type": "exited", "id": "a", "wait_status": 0, "phase": "unheard of"}',
         b'{"type": "exited", "id": "a", "wait_status": 65536, "phase": "exec"}',
         b'{"type": "exited", "id": "a", "wait_status": null, "phase": "exec"}',
+        b'{"type": "exited", "id": "a", "wait_status": 0, "phase": "exec", "died_at": 0.5}',
         b'{"type": "started", "id": "a", "pid": 0, "start_time": 1}',
         b'{"type": "ready", "listeners": [1]}',
         b'{"type": "ready", "listeners": "jobs"}',

@@ -30,6 +30,7 @@ def an_example() -> Snapshot:
     dead = Entry(id="dead", pid=20, pidfd=21, output=22, errors=None)
     dead.outcome = Outcome(phase=Phase.FAILED, stage="exec", errno=8)
     dead.wait_status = 0x7F00
+    dead.died_at = 2**60
     released = Entry(id="released", pid=30, pidfd=31, output=32, errors=None)
     released.is_released = True
     for entry in (running, dead, released):
@@ -56,6 +57,7 @@ def test_nothing_is_lost() -> None:
     assert [message.id for message, _ in found.table.rows()] == ["running", "running", "dead"]
     assert found.kept.listeners == [("localhost:6443", 43), ("localhost:6443", 44)]
     assert found.table.by_pid(20) is None
+    assert [entry.died_at for entry in found.table] == [None, 2**60, None]
     assert (found.origin.open_files, found.succession.gap_since) == ((1024, -1), 2.25)
 
 
@@ -78,7 +80,7 @@ def test_what_is_missing() -> None:
     """A snapshot without one of its fields is none."""
     document = json.loads(snapshot.encode(an_example()))
     for part in (document, document["origin"], document["kept"], document["succession"], document["entries"][0]):
-        for name in part.keys() - {"keeps", "cgroup", "grace"}:
+        for name in part.keys() - {"keeps", "cgroup", "died_at", "grace"}:
             value = part.pop(name)
             with pytest.raises(ProtocolError):
                 snapshot.decode(json.dumps(document).encode())
@@ -86,13 +88,13 @@ def test_what_is_missing() -> None:
 
 
 def test_an_older_program_kept_less() -> None:
-    """A snapshot of a launcher that did not know of a child's own streams, its cgroup, or the grace is one without them."""
+    """A snapshot of a launcher that did not know of a child's streams, its cgroup, its time of death or the grace has none of them."""
     document = json.loads(snapshot.encode(an_example()))
-    del document["entries"][0]["keeps"]
-    del document["entries"][0]["cgroup"]
+    for values in document["entries"]:
+        del values["keeps"], values["cgroup"], values["died_at"]
     del document["succession"]["grace"]
     found = snapshot.decode(json.dumps(document).encode())
-    assert [(entry.keeps, entry.cgroup) for entry in found.table] == 3 * [({}, "")]
+    assert [(entry.keeps, entry.cgroup, entry.died_at) for entry in found.table] == 3 * [({}, "", None)]
     assert found.succession.grace == MOST_GRACE
 
 

@@ -27,7 +27,8 @@ def test_a_life(table: Table) -> None:
     """An exec and a death are told once each; the entry stays until the server has recorded the end."""
     entry = entry_of(table)
     assert table.settle(entry, Outcome(phase=Phase.EXECUTED)) == Executed(id="a")
-    assert table.died(entry, 0x2A00) == Exited(id="a", wait_status=0x2A00, phase=Phase.EXECUTED)
+    entry.died_at = 5
+    assert table.died(entry, 0x2A00) == Exited(id="a", wait_status=0x2A00, phase=Phase.EXECUTED, died_at=5)
     assert "a" in table
     assert table.release("a") is entry
     assert "a" not in table
@@ -79,12 +80,14 @@ def test_unknown_ids(table: Table) -> None:
 def test_another_server_is_told_first_of_the_child(table: Table) -> None:
     """Until its row was sent nothing else is told of a child; its row says what happened meanwhile."""
     entry = entry_of(table)
-    entry.start_time = 9
+    entry.start_time, entry.died_at = 9, 2**60
     table.forget_server()
     assert table.settle(entry, Outcome(phase=Phase.EXECUTED)) is None
     rows = table.rows()
     assert table.died(entry, 7) is None
-    assert list(rows) == [(Row(id="a", pid=100, start_time=9, phase=Phase.EXECUTED, wait_status=7), (6,))]
+    assert list(rows) == [
+        (Row(id="a", pid=100, start_time=9, phase=Phase.EXECUTED, wait_status=7, died_at=2**60), (6,))
+    ]
     assert list(table.rows()) == []
 
 

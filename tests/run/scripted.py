@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from hashlib import shake_128
 from itertools import count
@@ -69,6 +70,7 @@ class Script:
         killed_for_memory_at: when the kernel kills the main process for memory.
         death_seconds: how long processes take to die of SIGKILL; NEVER: uninterruptible sleep.
         status_is_withheld: nobody can learn how it died.
+        told_died_at: when it died, as the one says who tells how.
         status_never_comes: nobody is told how it died, nor that nobody will be.
         lost_at: when it is known that nobody will learn how it dies.
         busy_seconds: how long the kernel finds its empty cgroup busy.
@@ -93,6 +95,7 @@ class Script:
     killed_for_memory_at: float = NEVER
     death_seconds: float = 0.0
     status_is_withheld: bool = False
+    told_died_at: datetime | None = None
     status_never_comes: bool = False
     lost_at: float = NEVER
     busy_seconds: float = 0.0
@@ -221,6 +224,10 @@ class ScriptedExecution:
         if self._is_lost or self.truth.death is None or self.script.status_is_withheld:
             raise self._why_lost
         return self.truth.death
+
+    def died_at(self) -> datetime | None:
+        """What the script tells of it."""
+        return self.script.told_died_at
 
     def signal_main(self, number: int) -> bool:
         """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
@@ -510,7 +517,12 @@ class ScriptedHost:
             return None
         if execution.truth.executed is None:
             return KnownEnd(death=None)
-        return KnownEnd(death=execution.truth.death, order=execution.order, left_in_pipe=execution.left_in_pipe())
+        return KnownEnd(
+            death=execution.truth.death,
+            order=execution.order,
+            left_in_pipe=execution.left_in_pipe(),
+            died_at=execution.died_at(),
+        )
 
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import math
 import signal
 
 import pytest
 import trio
 
 from jobmaster.job.cause import OomKilled, ServerLost
-from jobmaster.run.death_watch import SETTLE_SECONDS
+from jobmaster.job.record import OomKillsCounted
+from jobmaster.run.death_watch import RECORD_PAUSE_SECONDS, SETTLE_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS
 from tests.run.conftest import GRACE_SECONDS, KILLED, SOON, Machine, check_end, end_of, scripted, stopped_as
 from tests.run.faults import Fault
+from tests.run.identities import CLIENT1
 from tests.run.scripted import NEVER, Script
 
 
@@ -78,6 +81,43 @@ async def test_a_child_killed_long_ago(machine: Machine) -> None:
     assert supervisor.record.oom_kills == 1
     assert (await end_of(supervisor))[0] == KILLED
     assert supervisor.record.oom_kills == 1
+
+
+async def test_children_killed_again_and_again(machine: Machine) -> None:
+    """Each is counted in the record at once; the journal is told of the first at once, of the rest ever more rarely, and all."""
+    kills, counted = 1000, list[int]()
+    times = tuple(float(number) for number in range(1, kills + 1))
+    supervisor = await machine.running(Script(children_killed_for_memory=times, ends_at=kills + 0.9))
+    for _ in times:
+        await trio.sleep(0.5)
+        counted.append(supervisor.record.oom_kills)
+        await trio.sleep(0.5)
+        supervisor.memory_has_changed()
+    await end_of(supervisor)
+    assert counted == list(range(kills))
+    told = [event.count for _, event in machine.records.written if isinstance(event, OomKillsCounted)]
+    assert (told[:2], told[-1]) == ([1, 2], kills)
+    assert len(told) <= 2 + math.log2(kills)
+
+
+async def test_a_few_children_killed(machine: Machine) -> None:
+    """Those that were killed shortly after another one are recorded when the pause is over, though no more follow."""
+    supervisor = await machine.running(Script(children_killed_for_memory=(1, 1.2, 1.4)))
+    for _ in range(3):
+        await trio.sleep(0.55)
+        supervisor.memory_has_changed()
+    await trio.sleep(RECORD_PAUSE_SECONDS)
+    told = [event.count for _, event in machine.records.written if isinstance(event, OomKillsCounted)]
+    assert told == [1, 3]
+
+
+async def test_counted_and_handed_over(machine: Machine) -> None:
+    """What is counted and not recorded yet is recorded as the job is handed over: the next server finds none that is new."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(children_killed_for_memory=(1, 1.3)))
+        await trio.sleep(1.9)
+        await registry.hand_over()
+    assert machine.records.jobs[job_id].oom_kills == 2
 
 
 async def test_its_own_kill_a_second_after_a_child_was_killed(machine: Machine) -> None:

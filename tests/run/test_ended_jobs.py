@@ -13,14 +13,16 @@ from jobmaster.errors import HostError, JobNotEnded, JobNotFound, JournalUnavail
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.specification import JobSpecification
 from jobmaster.journal.stored import Removed, StoredJob
+from jobmaster.run import ended_jobs
 from jobmaster.run.bounds import Bounds, OutputBounds
 from jobmaster.run.ended_jobs import FORGET_SECONDS, RETENTION_SECONDS
-from jobmaster.run.retention import forget_expired
+from jobmaster.run.retention import forget_expired, remove_output
+from jobmaster.threads import NoThread
 from tests.run.conftest import ALWAYS, Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, CLIENTS, ended, record_of
 from tests.run.records import MemoryRecords
-from tests.run.scripted import Script
+from tests.run.scripted import Script, ScriptedHost
 
 
 async def test_ended_jobs_of_one_client(machine: Machine) -> None:
@@ -267,6 +269,39 @@ async def test_who_leaves_a_removal_does_not_cut_it_off(machine: Machine, monkey
         seconds = 0
         await registry.remove(CLIENT1, second)
         assert machine.records.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_kept"),
+    [(None, False), (NoThread("no thread"), False), (OSError(errno.EROFS, "Read-only file system"), True)],
+    ids=["none", "no thread for now", "the disk's"],
+)
+async def test_who_leaves_as_the_output_is_removed(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, failure: Exception | None, is_kept: bool
+) -> None:  # a parameter
+    """The record goes as well, soon; where the disk keeps the output, both stay."""
+    callers, failures = [trio.CancelScope()], [] if failure is None else [failure]
+
+    async def leave_first(host: ScriptedHost, job_id: JobId) -> None:
+        while callers:
+            callers.pop().cancel()
+            await trio.lowlevel.checkpoint()
+        if failures:
+            raise failures.pop()
+        await remove_output(host, job_id)
+
+    monkeypatch.setattr(ended_jobs, "remove_output", leave_first)
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=1))
+        await ended(registry, job_id)
+        with callers[0] as caller:
+            await registry.remove(CLIENT1, job_id)
+        assert caller.cancelled_caught
+        await trio.sleep(2 * RETENTION_SECONDS)
+        assert (bool(machine.logs()), bool(machine.records.jobs)) == (is_kept, is_kept)
+        if not is_kept:
+            with pytest.raises(JobNotFound):
+                await registry.find(CLIENT1, job_id)
 
 
 async def test_a_record_that_was_read_before_the_removal(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

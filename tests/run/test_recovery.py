@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -33,6 +33,8 @@ from tests.run.scripted import OnTerm, Script, ScriptedHost
 
 SPECIFICATION: Final = JobSpecification(command="gone")
 REQUEST_ID: Final = "once"
+LATER: Final = timedelta(hours=1)
+"""Later than anything that is written meanwhile."""
 ORDER: Final = StopOrder(by="client1", requested_at=datetime.now(UTC))
 
 
@@ -90,9 +92,10 @@ async def test_a_job_whose_main_process_was_seen_to_die(machine: Machine, before
 
 @pytest.mark.parametrize(("death", "is_told"), [(Exited(42), True), (Signalled(11), True), (Signalled(9), False)])
 async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, death: Death, is_told: bool) -> None:
-    """How its main process died without a server is told, where that alone says why."""
+    """How its main process died without a server is told, where that alone says why; and when, in any case."""
     async with machine.registry(hands_over=lambda: True) as registry:
-        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=death, writes=((1.5, 1000),)))
+        script = Script(ends_at=2, death=death, writes=((1.5, 1000),), told_died_at=datetime.now(UTC) + LATER)
+        job_id = await machine.start(registry, CLIENT1, script)
         await trio.sleep(1)
         await registry.hand_over()
     await trio.sleep(3)
@@ -103,6 +106,8 @@ async def test_a_job_that_has_ended_and_cannot_be_adopted(machine: Machine, deat
         assert cause == death if is_told else isinstance(cause, ServerLost)
         record = record_of(registry, job_id)
         assert (record.output_bytes, record.output_bytes_lost) == (0, 1000)
+        assert isinstance(record.state, Ended)
+        assert record.state.ended_at == script.told_died_at
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT])

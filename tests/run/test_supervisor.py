@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import pytest
 import trio
@@ -10,11 +13,13 @@ import trio
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.job.cause import Exited, FailedToStart, ServerLost, ServerShutdown, Signalled
 from jobmaster.job.record import Launched
-from jobmaster.job.state import Finished, Held, Running
+from jobmaster.job.state import Ended, Finished, Held, Running
 from jobmaster.output.pump import Pump
 from jobmaster.run.supervisor import EXECUTE_SECONDS, RETRY_SECONDS, Supervisor
-from tests.run.conftest import KILLED, SOON, Machine, cause_of_job, check_end, launched_of, scripted
+from tests.run.conftest import KILLED, SOON, Machine, cause_of_job, check_end, end_of, launched_of, scripted
 from tests.run.scripted import NEVER, OnTerm, Script, output
+
+HOUR: Final = timedelta(hours=1)
 
 
 @pytest.mark.parametrize("death", [Exited(0), Exited(3), Signalled(signal.SIGSEGV, core_dumped=True), KILLED])
@@ -29,6 +34,33 @@ async def test_its_own_end(machine: Machine, caplog: pytest.LogCaptureFixture, d
     assert scripted(supervisor).is_closed
     assert supervisor.output.sealed
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("died", "others_end_at", "is_told"),
+    [(-HOUR / 2, 0, True), (-2 * HOUR, 0, False), (HOUR, 0, False), (-HOUR / 2, NEVER, False), (None, 0, False)],
+    ids=["at some time", "before its start", "in the future", "with survivors", "nobody knows"],
+)
+async def test_when_it_ended(
+    machine: Machine, died: timedelta | None, others_end_at: float, is_told: bool
+) -> None:  # a parameter
+    """When its main process died, where that is told and no other lived on; never before its start or in the future."""
+    before = datetime.now(UTC)
+    at = None if died is None else before + died
+    supervisor = await machine.held(Script(ends_at=1, told_died_at=at, others_end_at=others_end_at))
+    start = before - HOUR
+    launched = replace(launched_of(supervisor.record), at=start)
+    supervisor._record._record = replace(supervisor.record, state=Held(pid=launched.pid, started_at=start))
+    await machine.nursery.start(supervisor.run, launched)
+    await end_of(supervisor)
+    state = supervisor.record.state
+    assert isinstance(state, Ended)
+    if is_told:
+        assert state.ended_at == at
+    elif at is not None and at < start:
+        assert state.ended_at == start
+    else:
+        assert before <= state.ended_at <= datetime.now(UTC)
 
 
 async def test_what_is_left_of_a_job_that_ended_by_itself_is_killed(machine: Machine) -> None:
