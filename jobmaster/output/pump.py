@@ -273,12 +273,22 @@ class Pump:
             work.source.is_at_end = work.result.taken == 0
             work.source.may_have_more = work.has_left_some
 
+    async def _take_share(self) -> None:
+        """Waits until this pump may have a thread. Yields only when it waits: moving yields anyway."""
+        try:
+            self.share.acquire_nowait()
+        except trio.WouldBlock:
+            await self.share.acquire()
+
     async def _begin(self, work: Work) -> None:
         self._work = work
         try:
-            async with self.share:
+            await self._take_share()
+            try:
                 with trio.move_on_after(STALL_SECONDS):
                     await run_in_thread(work.limiter, work.run, abandon=True)
+            finally:
+                self.share.release()
         finally:
             if work.withdraw():  # no thread took it
                 self._work = None
