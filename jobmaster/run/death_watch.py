@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 SETTLE_SECONDS: Final = 0.1
 """Between an OOM kill and the look whether the main process lives on."""
 RECORD_PAUSE_SECONDS: Final = 1.0
-"""Between the first two records of OOM kills that the main process lives on after. Each pause is twice as long as the one
-before: of a job whose children are killed for memory for a year, a server makes 25 events. The record has the count at once."""
+LONGEST_PAUSE_SECONDS: Final = 60.0
+"""Between two records of OOM kills that the main process lives on after: each pause is twice as long as the one before, up to
+the longest, as between two records of lost output. The record has the count at once, and a server that adopts the job, too."""
 
 _TOO_LATE: Final = "its command was executed too late for its start"
 
@@ -39,7 +40,7 @@ class DeathWatch:
         self._record = record
         self._execution = execution
         self._memory_changed = trio.Event()
-        self._others_oom_kills = record.oom_kills
+        self._others_oom_kills = record.oom_kills = max(record.oom_kills, execution.kept_oom_kills())
         self._unknown_because = ""
 
     # --- the main process ---------------------------------------------------------------------------------------------
@@ -104,10 +105,11 @@ class DeathWatch:
             with self._record.failures_logged("looking whether its main process is dying"):
                 if kills > self._others_oom_kills and not self._execution.is_dying():
                     self._others_oom_kills = self._record.oom_kills = kills
+                    self._execution.keep_oom_kills(kills)
             if self._record.has_oom_kills_to_note and trio.current_time() >= next_record:
                 self._record.note_oom_kills()
                 next_record = trio.current_time() + pause
-                pause *= 2
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
 
     def note_oom_kills(self) -> None:
         """Records how many there have been until now."""

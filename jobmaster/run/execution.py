@@ -82,6 +82,12 @@ class Execution(Protocol):
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed for memory, until now."""
 
+    def keep_oom_kills(self, count: int) -> None:
+        """Has a server that adopts it know that the main process has outlived so many of these; where that can be kept."""
+
+    def kept_oom_kills(self) -> int:
+        """The count that was kept last; 0 where none was."""
+
     def remove(self) -> bool:
         """Tries once to remove what held the processes; whether it is gone."""
 

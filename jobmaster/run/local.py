@@ -93,6 +93,8 @@ _EARLY_STOP: Final = "stop when executed"
 """The same of one that was given while the job was held."""
 _FOR_OUTPUT: Final = "output_max"
 """The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
+OOM_KILLS: Final = "oom_kills"
+"""The name of the attribute of a job's cgroup that has the OOM kills which its main process has outlived."""
 _CORE_DUMPED: Final = 0x80
 """The bit of a wait status beside the signal (wait(2))."""
 
@@ -256,6 +258,14 @@ class LocalExecution:
         """By memory.events; 0 where there is no memory controller."""
         events = self._cgroup.memory_events()
         return 0 if events is None else events.processes_killed
+
+    def keep_oom_kills(self, count: int) -> None:
+        """As an attribute of the cgroup, with which it goes."""
+        self._cgroup.keep(OOM_KILLS, count)
+
+    def kept_oom_kills(self) -> int:
+        """As `keep_oom_kills` has kept it."""
+        return self._cgroup.kept(OOM_KILLS)
 
     def remove(self) -> bool:
         """Removes the cgroup."""

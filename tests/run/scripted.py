@@ -162,6 +162,7 @@ class ScriptedExecution:
         self._kill_is_pending = False
         self._term_is_pending = False
         self._oom_kills = 0
+        self._kept_oom_kills = 0
         self._empty_since = NEVER
         self._is_known = trio.Event()
         self._is_lost = False
@@ -270,6 +271,14 @@ class ScriptedExecution:
         """The counter of memory.events."""
         self._meet("oom_kills")
         return self._oom_kills
+
+    def keep_oom_kills(self, count: int) -> None:
+        """As an attribute of the cgroup."""
+        self._kept_oom_kills = count
+
+    def kept_oom_kills(self) -> int:
+        """That attribute."""
+        return self._kept_oom_kills
 
     def remove(self) -> bool:
         """Removes the cgroup when it is empty and no longer busy."""

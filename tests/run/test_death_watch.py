@@ -11,7 +11,8 @@ import trio
 
 from jobmaster.job.cause import OomKilled, ServerLost
 from jobmaster.job.record import OomKillsCounted
-from jobmaster.run.death_watch import RECORD_PAUSE_SECONDS, SETTLE_SECONDS
+from jobmaster.run.death_watch import LONGEST_PAUSE_SECONDS, RECORD_PAUSE_SECONDS, SETTLE_SECONDS, DeathWatch
+from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.teardown import CLOSING_SECONDS
 from tests.run.conftest import GRACE_SECONDS, KILLED, SOON, Machine, check_end, end_of, scripted, stopped_as
 from tests.run.faults import Fault
@@ -97,7 +98,7 @@ async def test_children_killed_again_and_again(machine: Machine) -> None:
     assert counted == list(range(kills))
     told = [event.count for _, event in machine.records.written if isinstance(event, OomKillsCounted)]
     assert (told[:2], told[-1]) == ([1, 2], kills)
-    assert len(told) <= 2 + math.log2(kills)
+    assert len(told) <= math.log2(LONGEST_PAUSE_SECONDS) + kills / LONGEST_PAUSE_SECONDS + 3
 
 
 async def test_a_few_children_killed(machine: Machine) -> None:
@@ -118,6 +119,20 @@ async def test_counted_and_handed_over(machine: Machine) -> None:
         await trio.sleep(1.9)
         await registry.hand_over()
     assert machine.records.jobs[job_id].oom_kills == 2
+
+
+async def test_what_a_server_that_was_killed_had_counted(machine: Machine) -> None:
+    """The next server knows of every kill that the main process has outlived, whether the journal has it already or not."""
+    supervisor = await machine.running(Script(children_killed_for_memory=(1, 1.3)))
+    for pause in (1.1, 0.4):
+        await trio.sleep(pause)
+        supervisor.memory_has_changed()
+    await trio.sleep(SETTLE_SECONDS + SOON)
+    found = machine.records.jobs[supervisor.job_id]
+    assert found.oom_kills == 1
+    following = LiveRecord(found, machine.records, supervisor.output, hands_over=lambda: False)
+    DeathWatch(following, supervisor.execution)
+    assert following.oom_kills == 2
 
 
 async def test_its_own_kill_a_second_after_a_child_was_killed(machine: Machine) -> None:

@@ -8,7 +8,7 @@ file here (signals other than SIGKILL) may fail for want of one.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, final
 
 from jobmaster.host.cgroup.interface import GONE, NOT_OFFERED, CgroupFileError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DESCRIPTORS: Final = 3
 """Descriptors that one of these has at most, once its folder is closed."""
+_ATTRIBUTE: Final = "trusted.jobmaster."
 _LARGEST: Final = 4096
 """Bytes of an interface file that is read here; the kernel gives a page at most in one read(2)."""
 
@@ -93,6 +94,22 @@ class OpenedCgroup:
             return self._cgroup.memory_events()
         text = None if self._memory is None else self._read(self._memory, "memory.events")
         return None if text is None else parse_memory_events(text)
+
+    def keep(self, name: str, count: int) -> None:
+        """Keeps a number as an extended attribute of the cgroup, where the kernel takes one.
+
+        It is one of those for processes with CAP_SYS_ADMIN alone (`trusted`, xattr(7)), and in the kernel's memory: no disk is
+        waited for.
+        """
+        with suppress(OSError):
+            os.setxattr(self.path, _ATTRIBUTE + name, b"%d" % count, follow_symlinks=False)
+
+    def kept(self, name: str) -> int:
+        """What was kept last under this name; 0 where nothing was."""
+        try:
+            return int(os.getxattr(self.path, _ATTRIBUTE + name, follow_symlinks=False))
+        except (OSError, ValueError):
+            return 0
 
     def signal(self, signum: int, but: int) -> int:
         """As `JobCgroup.signal`; needs descriptors and, where there are many processes, time."""

@@ -38,6 +38,21 @@ def real(kernel_tree: CgroupTree) -> JobCgroup:
     return kernel_tree.create("client1", ID, ())
 
 
+def test_a_number_that_is_kept(real: JobCgroup) -> None:
+    """It is there for whoever opens the cgroup later, until that is removed; where there is none, it is 0."""
+    first = OpenedCgroup(real)
+    assert first.kept("kills") == 0
+    first.keep("kills", 12)
+    first.keep("kills", 123)
+    first.close()
+    second = OpenedCgroup(real)
+    assert second.kept("kills") == 123
+    assert second.remove()
+    assert second.kept("kills") == 0
+    second.keep("kills", 1)
+    second.close()
+
+
 def descriptors() -> int:
     """How many are open, without that of the folder that lists them."""
     return len(os.listdir("/proc/self/fd")) - 1
