@@ -9,7 +9,8 @@ import enum
 import logging
 import threading
 from abc import ABC, abstractmethod
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,22 @@ class Shares:
     def of(self, client: str) -> trio.CapacityLimiter:
         """A client's, which the pumps of its jobs have in common."""
         return self._of_clients.setdefault(client, trio.CapacityLimiter(PUMPS_OF_CLIENT))
+
+
+@asynccontextmanager
+async def shared(share: trio.CapacityLimiter | None) -> AsyncIterator[None]:
+    """Has one of a share for the block, where there is a bound. Yields only when it waits: moving yields anyway."""
+    if share is None:
+        yield
+        return
+    try:
+        share.acquire_nowait()
+    except trio.WouldBlock:
+        await share.acquire()
+    try:
+        yield
+    finally:
+        share.release()
 
 
 class Work(ABC):

@@ -42,7 +42,7 @@ from jobmaster.output.closing import CLOSERS, close_in_time
 from jobmaster.output.dropping import Dropped
 from jobmaster.output.index import Stream
 from jobmaster.output.log import OutputLog
-from jobmaster.output.moving import Drop, Move, Work
+from jobmaster.output.moving import Drop, Move, Work, shared
 from jobmaster.output.source import Source
 from jobmaster.output.terminal import TerminalEnds, Wakes
 from jobmaster.output.transfer import PIPE_SIZE
@@ -86,7 +86,7 @@ class Pump:
 
     Attributes:
         left_threads: those of its threads that are left when it ends.
-        share: bounds the threads that move output at a time, of all pumps that have it.
+        share: bounds the threads that move output at a time, of all pumps that have it, while their jobs live. None: nothing does.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Pump:
             self._sources = (Source(pipe, Stream.STDOUT), Source(stderr, Stream.STDERR))
         self._log = log
         self.left_threads = LeftThreads()
-        self.share = trio.CapacityLimiter(1)
+        self.share: trio.CapacityLimiter | None = None
         self._work: Work | None = None
         self._turn = trio.Lock()
         self._splice_works = True
@@ -151,6 +151,7 @@ class Pump:
         Takes at most twice `FINISH_SECONDS`; where it is cancelled, what is left is counted all the same. To be called
         once, and `close` after it.
         """
+        self.share = None  # what is in the pipe now has so much time, whatever the client's other jobs wait for
         for source in self._sources:
             source.is_at_end = False  # a job that had opened the read end too could make new writers of it
         try:
@@ -273,22 +274,12 @@ class Pump:
             work.source.is_at_end = work.result.taken == 0
             work.source.may_have_more = work.has_left_some
 
-    async def _take_share(self) -> None:
-        """Waits until this pump may have a thread. Yields only when it waits: moving yields anyway."""
-        try:
-            self.share.acquire_nowait()
-        except trio.WouldBlock:
-            await self.share.acquire()
-
     async def _begin(self, work: Work) -> None:
         self._work = work
         try:
-            await self._take_share()
-            try:
+            async with shared(self.share):
                 with trio.move_on_after(STALL_SECONDS):
                     await run_in_thread(work.limiter, work.run, abandon=True)
-            finally:
-                self.share.release()
         finally:
             if work.withdraw():  # no thread took it
                 self._work = None

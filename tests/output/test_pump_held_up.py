@@ -335,6 +335,16 @@ async def test_the_jobs_of_one_client_do_not_take_all_threads(tmp_path: Path, di
             await pump.finish()
 
 
+async def test_the_last_bytes_wait_for_no_other_job(tmp_path: Path, disk: Disk) -> None:
+    """At a job's end what is in its pipe is moved, whatever other jobs of the client have all of its threads."""
+    with job(tmp_path / "one.log", disk, is_held=False) as (pump, log, write_end):
+        pump.share = trio.CapacityLimiter(1)
+        pump.share.acquire_on_behalf_of_nowait("another job")
+        os.write(write_end, b"the last bytes")
+        await pump.finish()
+        assert (log.kept, log.lost) == (14, 0)
+
+
 async def end(pump: Pump) -> None:
     """What a supervisor does with a pump in the end."""
     await pump.finish()
@@ -445,17 +455,22 @@ async def test_no_thread_for_a_while(
 
 
 async def test_no_thread_at_the_end(
-    tmp_path: Path, disk: Disk, autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the host has none, a spare one counts what is in the pipe as lost, and closes the descriptors."""
     spare = threads.SpareThread()
     spare.keep()
+    while spare._waiting is None:
+        await trio.lowlevel.checkpoint()
     monkeypatch.setattr(threads, "SPARE", spare)
     with job(tmp_path / "log", disk) as (pump, log, write_end):
         os.write(write_end, b"lost")
         refuse_threads(monkeypatch, 10**9)
         disk.released.set()
-        await end(pump)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(end, pump)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FINISH_SECONDS)
         assert (log.size, log.lost, log.left_in_pipe) == (0, 4, 4)
         assert disk.closed.acquire(timeout=REAL_SECONDS)
 
