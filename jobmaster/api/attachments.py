@@ -138,6 +138,7 @@ class _Attachment:
                 self._tell(stdin)
         if scope.cancelled_caught:
             raise InputRefused("the same writer has attached anew")
+        self._call.ignore_requests()
 
     async def _take(self, stdin: Stdin, message: object) -> None:
         kind = message.WhichOneof("kind") if isinstance(message, pb.AttachRequest) else None

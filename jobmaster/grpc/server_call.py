@@ -210,6 +210,13 @@ class ServerCall:
         self.request_cost = cost
         return message
 
+    def ignore_requests(self) -> None:
+        """Frees the messages that have come, and throws away what the client still sends."""
+        self.receiver.drop()
+        self.receiver.fail(partial(StreamGone, "no more messages are taken"))
+        self.request_cost = 0
+        self._hold()
+
     @contextmanager
     def window_apart(self) -> Iterator[WideGrant | None]:
         """For the block, what the client sends ahead in this call takes nothing of the window of its other calls.

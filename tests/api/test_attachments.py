@@ -50,6 +50,10 @@ class Call:
             return None
         return self._messages.pop(0)
 
+    def ignore_requests(self) -> None:
+        """As `ServerCall.ignore_requests`."""
+        self._messages.clear()
+
     def window_apart(self) -> AbstractContextManager[None]:
         """As `ServerCall.window_apart`."""
         return nullcontext()

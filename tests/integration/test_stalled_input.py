@@ -96,6 +96,35 @@ async def test_other_calls_get_through(server: Server, count: int) -> None:
                 await jobs.stop(job_id, force=True)
 
 
+async def test_input_that_is_no_longer_read(server: Server) -> None:
+    """What was sent to jobs that have closed their stdin meanwhile holds up no other call on that connection."""
+    count = 2 * CONNECTION_WINDOW // STREAM_WINDOW
+    with trio.fail_after(DEADLINE):
+        async with server.connect() as jobs, trio.open_nursery() as nursery:
+            script = "read line; exec 0<&-; echo closed; sleep 1000"
+            job_ids = [await jobs.start("sh", "-c", script, stdin=True) for _ in range(count)]
+            for job_id in job_ids:
+                await nursery.start(write_until_closed, jobs, job_id)
+            for job_id in job_ids:
+                await jobs.stop(job_id, force=True)
+
+
+async def write_until_closed(jobs: Jobs, job_id: str, *, task_status: trio.TaskStatus[None]) -> None:
+    """Writes to a job, and has started when it reads no more."""
+
+    async def blocks() -> AsyncIterator[bytes]:  # noqa: ASYNC124  # as `send` takes it
+        yield BLOCK
+        yield b"\n"
+        while True:
+            yield BLOCK
+
+    async with jobs.attach(job_id) as attachment, trio.open_nursery() as own:
+        own.start_soon(attachment.send, blocks())
+        async for chunk in attachment:
+            if chunk.data:
+                task_status.started()
+
+
 @pytest.mark.parametrize("clients", [EVERYBODY[:1], EVERYBODY])
 async def test_memory_of_stalled_writers(tmp_path: Path, certificates: Path, clients: Sequence[str]) -> None:
     """Few queues and windows of one client, and of all, are large, though every writer sends all that is taken."""
