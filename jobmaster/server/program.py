@@ -43,7 +43,7 @@ from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.earlier_cgroup import end_earlier_jobs, end_what_is_left
-from jobmaster.server.listener import Admission, ConnectionLimits, Listener
+from jobmaster.server.listener import DEFAULT_LIMITS, Admission, Listener
 from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
 from jobmaster.server.serving import Ending, Serving
@@ -205,7 +205,7 @@ def _certificates(options: ServerOptions) -> Path:
 
 def _plan(options: ServerOptions, open_files: int) -> DescriptorPlan:
     return plan_descriptors(
-        open_files, jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=ConnectionLimits().total
+        open_files, jobs=options.max_jobs, of_job=DESCRIPTORS_OF_JOB, connections=DEFAULT_LIMITS.total
     )
 
 
@@ -243,7 +243,7 @@ async def _registry(
 def _listener(context: ssl.SSLContext, api: Api, audit: Audit, plan: DescriptorPlan) -> Listener:
     dispatcher = Dispatcher(services=api.services, status_of=status_of)
     admission = Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, audit=audit)
-    return Listener(admission, ConnectionLimits(total=plan.connections))
+    return Listener(admission, DEFAULT_LIMITS.within(plan.connections))
 
 
 def _say_all(*lines: str | None) -> None:

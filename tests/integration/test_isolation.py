@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Server, run, serving
+from jobmaster.errors import TransportError
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+from tests.harness import Server, run, serving, serving_program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to see privileges dropped")
 
@@ -17,6 +20,28 @@ async def shell(server: Server, script: str) -> str:
     async with server.connect() as jobs:
         _record, output = await run(jobs, "sh", "-c", script)
     return output.decode()
+
+
+async def test_few_open_files(tmp_path: Path, certificates: Path) -> None:
+    """Where the open files leave few connections, one client has a quarter of them; the others' are served."""
+    limit = "--nofile=600:600"
+    async with (
+        serving_program(tmp_path, certificates, under=("prlimit", limit)) as (server, _),
+        server.connect("client2", patience=0) as other,
+        AsyncExitStack() as own,
+    ):
+        refused = None
+        for number in range(100):
+            try:
+                jobs = await own.enter_async_context(server.connect("client1", patience=0))
+                assert [job async for job in jobs.list(pb.ListRequest())] == []
+            except TransportError as error:
+                refused = number, str(error)
+                break
+        assert refused is not None
+        assert refused[0] > 10
+        assert f"client1 has {refused[0]} connections, as many as it may" in refused[1]
+        assert [job async for job in other.list(pb.ListRequest())] == []
 
 
 async def test_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
