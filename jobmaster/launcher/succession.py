@@ -14,8 +14,8 @@ CRASH_WINDOW: Final = 300.0
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 10.0
 MOST_GRACE: Final = 10
-"""Of a longer grace period, what jobs get where no server ends them: with the time that such a server may take to fail less than
-the minute that a service manager waits."""
+"""Of a longer grace period, what jobs get where no server ends them: with the 55 s that such a server may take to fail
+(`launcher.servers`) less than the 90 s that a service manager waits."""
 
 
 class Next(NamedTuple):
