@@ -159,6 +159,8 @@ class Attachment:
         async for data in source:
             while not self._input.has_space and not self._input.is_done:
                 await self._change.park()
+            if self._input.is_done:
+                return  # the source may have no end, and never yield
             self._input.put(data)
             self._change.unpark_all()
         self._input.put_end(closes=ends)

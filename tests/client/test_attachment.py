@@ -1,4 +1,4 @@
-"""The size of a terminal, as an attachment tells it to whichever server there is."""
+"""What an attachment tells to whichever server there is: the size of a terminal, and input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import trio
 import trio.testing
 
 from jobmaster.client.attachment import Attachment
+from jobmaster.client.unacknowledged import MOST_KEPT
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.client.scripted import LOST, OK, Call, Quiet, Script
 
@@ -63,3 +64,28 @@ async def test_sizes_over_connections(autojump_clock: trio.testing.MockClock) ->
         await trio.testing.wait_all_tasks_blocked()
         second.until.set()
     assert [told(call) for call in script.calls] == [[1, 2], [3, 4]]
+
+
+class Endless(AsyncIterator[bytes]):
+    """Blocks of input without an end, for which nothing is waited."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+
+    async def __anext__(self) -> bytes:
+        self.blocks += 1
+        assert self.blocks < 1_000
+        return bytes(64 * 1024)
+
+
+async def test_input_without_an_end(autojump_clock: trio.testing.MockClock) -> None:
+    """No more of it is asked for when the job reads no more."""
+    closed = pb.AttachResponse(input=pb.InputState(status=pb.INPUTSTATUS_NOT_READ))
+    source = Endless()
+    async with (
+        Script([[OPEN, Quiet(seconds=1), closed, OK]]).jobs().attach("job") as attachment,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(receive, attachment)
+        assert not await attachment.send(source)
+    assert 0 < source.blocks <= 2 + MOST_KEPT // (64 * 1024)

@@ -101,7 +101,7 @@ async def test_input_that_is_no_longer_read(server: Server) -> None:
     count = 2 * CONNECTION_WINDOW // STREAM_WINDOW
     with trio.fail_after(DEADLINE):
         async with server.connect() as jobs, trio.open_nursery() as nursery:
-            script = "read line; exec 0<&-; echo closed; sleep 1000"
+            script = "head -c 1 >/dev/null; exec 0<&-; echo closed; sleep 1000"
             job_ids = [await jobs.start("sh", "-c", script, stdin=True) for _ in range(count)]
             for job_id in job_ids:
                 await nursery.start(write_until_closed, jobs, job_id)
@@ -111,15 +111,8 @@ async def test_input_that_is_no_longer_read(server: Server) -> None:
 
 async def write_until_closed(jobs: Jobs, job_id: str, *, task_status: trio.TaskStatus[None]) -> None:
     """Writes to a job, and has started when it reads no more."""
-
-    async def blocks() -> AsyncIterator[bytes]:  # noqa: ASYNC124  # as `send` takes it
-        yield BLOCK
-        yield b"\n"
-        while True:
-            yield BLOCK
-
     async with jobs.attach(job_id) as attachment, trio.open_nursery() as own:
-        own.start_soon(attachment.send, blocks())
+        own.start_soon(attachment.send, Source())
         async for chunk in attachment:
             if chunk.data:
                 task_status.started()
