@@ -204,7 +204,10 @@ def check_style(session: nox.Session) -> None:
     shares = []
     for folder, disabled in (("jobmaster", ASYNC_DISABLED), ("tests", ASYNC_DISABLED_IN_TESTS)):
         files = [str(file) for file in sorted(Path(folder).rglob("*.py")) if may_be_async(file)]
-        options = ["--startable-in-context-manager=run,_run,_obey,_work,serve,start", f"--disable={disabled}"]
+        options = [
+            "--startable-in-context-manager=run,_run,_obey,_work,serve,start,write_until_closed",
+            f"--disable={disabled}",
+        ]
         shares += [[*options, *files[start::2]] for start in range(2)]
     with ThreadPoolExecutor(2) as pool:  # a process each: it knows no jobs of its own
         list(pool.map(lambda share: session.run("python", "-m", "tests.async_lint", *share), shares))

@@ -20,10 +20,12 @@ LONG: Final = {"test_bench.py", "test_mutants.py", "test_output_at_scale.py", "t
 def pytest_configure() -> None:
     """Hold no example of a property against a clock, as in CI: a busy machine takes 200 ms from any of them.
 
-    A shell's background processes ignore SIGINT, and so would all that tests start and interrupt.
+    A shell's background processes ignore SIGINT, those of nohup(1) SIGHUP, and so would all that tests start and signal.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "JOBMASTER_GUEST" in os.environ:  # no properties are tried there, and imports take long
         return
     from hypothesis import HealthCheck, settings
