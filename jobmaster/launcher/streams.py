@@ -9,9 +9,6 @@ import select
 import socket
 import stat
 
-_PIECE = 64
-"""Bytes that are written to a terminal at a time that cannot be opened again."""
-
 
 class NonBlockingWriter:
     """Writes to a pipe, a terminal, a socket or a file, and never waits for who reads.
@@ -19,8 +16,8 @@ class NonBlockingWriter:
     poll(2) calls a terminal writable that takes one byte (n_tty_poll), and a write of more waits for the rest; a pipe may be
     filled by somebody else before it is written. O_NONBLOCK prevents both, but belongs to the open file description, which
     others have as well, a shell for one. So a terminal and a pipe are opened again, and a socket is written with
-    MSG_DONTWAIT. A file is written as it is: it has a position. A terminal that is another user's cannot be opened; it is
-    written in small pieces, each when it takes some: it waits only for who stops reading within a piece.
+    MSG_DONTWAIT. A file is written as it is: it has a position. A terminal that is another user's, as after su(1), cannot
+    be opened: for the moment of a write everybody's description of it is non-blocking.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -43,9 +40,11 @@ class NonBlockingWriter:
             return os.write(self._own, data)
         if self._kind == stat.S_IFSOCK:
             return _send(self._descriptor, data)
-        if self._kind in {stat.S_IFIFO, stat.S_IFCHR} and not _takes_some(self._descriptor):
+        if self._kind == stat.S_IFCHR:
+            return _write_now(self._descriptor, data)
+        if self._kind == stat.S_IFIFO and not _takes_pipe_buf(self._descriptor):
             raise BlockingIOError
-        return os.write(self._descriptor, data[: _PIECE if self._kind == stat.S_IFCHR else select.PIPE_BUF])
+        return os.write(self._descriptor, data[: select.PIPE_BUF])
 
     def close(self) -> None:
         """Closes what was opened."""
@@ -70,10 +69,19 @@ def _send(descriptor: int, data: memoryview) -> int:
         stream.detach()
 
 
-def _takes_some(descriptor: int) -> bool:
-    """Whether a terminal takes a byte, a pipe PIPE_BUF of them, unless somebody else writes first."""
+def _write_now(terminal: int, data: memoryview) -> int:
+    was_blocking = os.get_blocking(terminal)
+    os.set_blocking(terminal, False)
+    try:
+        return os.write(terminal, data)
+    finally:
+        os.set_blocking(terminal, was_blocking)
+
+
+def _takes_pipe_buf(pipe: int) -> bool:
+    """Whether it takes PIPE_BUF bytes, unless somebody else writes first."""
     poll = select.poll()
-    poll.register(descriptor, select.POLLOUT)
+    poll.register(pipe, select.POLLOUT)
     return bool(poll.poll(0))
 
 
