@@ -53,7 +53,7 @@ def test_without_a_description_of_its_own(kind: str, monkeypatch: pytest.MonkeyP
         patches.setattr(os, "open", refuse)
         writer = NonBlockingWriter(writes)
     taken: list[int] = []
-    with pytest.raises(BlockingIOError):
+    with suppress(BlockingIOError):
         while True:
             taken.append(writer.write(memoryview(b"some words that end\n" * 500)))
     assert sum(taken) > select.PIPE_BUF
