@@ -7,6 +7,7 @@ import select
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from typing import Final
 
 import pytest
