@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Self
 
 import trio
@@ -159,8 +159,9 @@ class Attachment:
         async for data in source:
             while not self._input.has_space and not self._input.is_done:
                 await self._change.park()
-            if self._input.is_done:
-                return  # the source may have no end, and never yield
+            if self._input.is_done:  # the source may have no end, and never yield
+                await _close(source)
+                return
             self._input.put(data)
             self._change.unpark_all()
         self._input.put_end(closes=ends)
@@ -191,3 +192,9 @@ class Attachment:
         message.input.data = piece.data
         message.input.end = piece.ends
         return message
+
+
+async def _close(source: AsyncIterator[bytes]) -> None:
+    """Closes what nothing more is asked of, where it is a generator."""
+    if isinstance(source, AsyncGenerator):
+        await source.aclose()

@@ -109,12 +109,12 @@ class MessageReceiver:
         self.failure = self.failure or failure
         self._wake()
 
-    def drop(self) -> None:
-        """Frees all messages, finished or not, and returns their window to the connection."""
+    def drop(self, *, stream_goes_on: bool = False) -> None:
+        """Frees all messages, finished or not, and returns their window to the connection; that of the stream where it goes on."""
         self._decoder = MessageDecoder(MAX_MESSAGE_LENGTH)
         self._queue.clear()
         self._queued = 0
-        self._connection.acknowledge(0, sum(self._unacknowledged))
+        self._connection.acknowledge(self._stream_id if stream_goes_on else 0, sum(self._unacknowledged))
         self._unacknowledged.clear()
 
     def take(self) -> bytes:

@@ -212,7 +212,7 @@ class ServerCall:
 
     def ignore_requests(self) -> None:
         """Frees the messages that have come, and throws away what the client still sends."""
-        self.receiver.drop()
+        self.receiver.drop(stream_goes_on=True)
         self.receiver.fail(partial(StreamGone, "no more messages are taken"))
         self.request_cost = 0
         self._hold()

@@ -106,7 +106,7 @@ class Stdin:
         self._accepted = os.fstat(queue).st_size
         self._ends = _Ends(queue, pipe, self._accepted)
         self._close_kept = close_kept
-        self._base = self._moved()
+        self._base = min(self._moved(), self._accepted - _bytes_of_pages(queue))
         self._has_ended = bool(fcntl.fcntl(queue, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW)
         self._is_open = pipe is not None
         self._is_being_closed = False
@@ -448,6 +448,11 @@ def _is_writable_soon(pipe: int) -> bool:
     poll = select.poll()
     poll.register(pipe, select.POLLOUT)
     return [events for _, events in poll.poll(_SOON)] == [select.POLLOUT]
+
+
+def _bytes_of_pages(queue: int) -> int:
+    """Bytes of memory that a queue takes; what was moved may be among them."""
+    return os.fstat(queue).st_blocks * 512
 
 
 def _punch(queue: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import trio
 
@@ -17,8 +18,9 @@ from jobmaster.server.options import parse
 
 def main() -> None:
     """The program."""
-    limits = replace(DEFAULT_LIMITS, total=int(sys.argv[1]))
-    setattr(program, "ConnectionLimits", lambda **_: limits)  # noqa: B010  # what the program would compute
+    total = int(sys.argv[1])
+    limits = replace(DEFAULT_LIMITS, total=total, per_client=total)
+    setattr(program, "DEFAULT_LIMITS", SimpleNamespace(total=total, within=lambda _: limits))  # noqa: B010  # its own are lower
     trio.run(program.run, parse(sys.argv[2:]))
 
 
