@@ -171,6 +171,9 @@ class ExecutionHost(Protocol):
         To be asked before `end_others`, which kills it.
         """
 
+    def outlived_oom_kills(self, record: JobRecord) -> int:
+        """What `Execution.keep_oom_kills` has kept of a job that is not adopted; 0 where nothing is. Before `end_others`, too."""
+
     async def end_others(self) -> Sequence[JobId]:
         """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged.
 

@@ -30,7 +30,7 @@ from jobmaster.errors import (
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.interface import read_if_offered
 from jobmaster.host.cgroup.limits import LimitWrite
-from jobmaster.host.cgroup.opened import DESCRIPTORS, OpenedCgroup
+from jobmaster.host.cgroup.opened import DESCRIPTORS, OpenedCgroup, kept_number
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.host.process import is_dying
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
@@ -434,6 +434,10 @@ class LocalHost:
         return KnownEnd(
             death=death_of(inherited.child.status), order=order, left_in_pipe=left, died_at=inherited.child.died_at
         )
+
+    def outlived_oom_kills(self, record: JobRecord) -> int:
+        """By the attribute of its cgroup."""
+        return kept_number(self.terms.tree.jobs / record.owner / record.id, OOM_KILLS)
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""

@@ -14,7 +14,7 @@ import trio
 from jobmaster.errors import JobmasterError, JournalUnavailable, ServerBusy
 from jobmaster.job.cause import Signalled, cause_of, describe
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, apply, evidence_of
+from jobmaster.job.record import JobRecord, OomKillsCounted, apply, evidence_of
 from jobmaster.job.state import (
     Closing,
     Event,
@@ -108,12 +108,15 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
                 nursery.start_soon(_adopt, host, job.record, turns, adopted, gone)
     known = {record.id for record, _ in adopted}
     lost = [job for job in found if job.record.id not in known]
+    oom_kills = {job.record.id: host.outlived_oom_kills(job.record) for job in lost}
     ends = await _known_ends(host, [job.record.id for job in lost])
     kept = await _look_at_all(host, lost)
     lost = [job for job in lost if job.record.id in kept]
 
     def end(job: OpenJob) -> None:
         job_id = job.record.id
+        if oom_kills[job_id] > job.record.oom_kills:
+            records.post(job_id, OomKillsCounted(count=oom_kills[job_id]))
         _end_lost(records, job, known=ends[job_id], kept=kept[job_id], is_gone=job_id in gone)
 
     known_ends = [job for job in lost if ends[job.record.id] is not None]

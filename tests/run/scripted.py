@@ -518,6 +518,10 @@ class ScriptedHost:
             is_early=execution.order_is_early,
         )
 
+    def outlived_oom_kills(self, record: JobRecord) -> int:
+        """By the attribute of its cgroup."""
+        return next((each.kept_oom_kills() for each in self.made if each.job_id == record.id), 0)
+
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()

@@ -271,6 +271,18 @@ async def test_what_is_known_is_recorded_before_the_launcher_forgets_it(machine:
     assert recorded_at_sweep == [True]
 
 
+async def test_oom_kills_of_a_job_that_is_lost(machine: Machine) -> None:
+    """Those that an earlier server had counted, and told clients of, are recorded, though the journal did not have them yet."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=2, death=Exited(42)))
+        await registry.hand_over()
+    machine.host.made[0].keep_oom_kills(5)
+    machine.plan(Fault(point="adopt", call=1))
+    async with machine.registry() as registry:
+        await registry.recover()
+    assert (machine.records.jobs[job_id].oom_kills, isinstance(machine.records.jobs[job_id].state, Ended)) == (5, True)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 3600.0], ids=["refuses", "stalls"])
 async def test_a_journal_that_cannot_be_asked_what_is_left(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seconds: float

@@ -106,10 +106,7 @@ class OpenedCgroup:
 
     def kept(self, name: str) -> int:
         """What was kept last under this name; 0 where nothing was."""
-        try:
-            return int(os.getxattr(self.path, _ATTRIBUTE + name, follow_symlinks=False))
-        except (OSError, ValueError):
-            return 0
+        return kept_number(self.path, name)
 
     def signal(self, signum: int, but: int) -> int:
         """As `JobCgroup.signal`; needs descriptors and, where there are many processes, time."""
@@ -135,6 +132,14 @@ class OpenedCgroup:
             if error.errno in GONE:
                 return None
             raise CgroupFileError(self.path / name, error) from error
+
+
+def kept_number(path: Path, name: str) -> int:
+    """What `OpenedCgroup.keep` has kept last in a cgroup; 0 where nothing was, or the cgroup is gone."""
+    try:
+        return int(os.getxattr(path, _ATTRIBUTE + name, follow_symlinks=False))
+    except (OSError, ValueError):
+        return 0
 
 
 def _open(path: Path, flags: int, undo: ExitStack) -> int:
