@@ -20,7 +20,7 @@ from jobmaster.output import index_file
 from jobmaster.output.holes import BLOCK
 from jobmaster.output.index import ENTRY_SIZE, HEADER_SIZE, SLOT_SIZE, SLOTS, Entry, GapReason, Stream
 from jobmaster.output.index_file import CLOSING, LATE, MANY, RESERVED, SOON, Gap, IndexFile
-from jobmaster.output.index_reader import stored_view
+from jobmaster.output.index_reader import entry_position, stored_view
 from jobmaster.output.index_search import IndexView, Run
 
 EPOCH = 1_790_000_000_000_000
@@ -401,12 +401,14 @@ def test_what_was_lost_is_not_dropped_too() -> None:
 
 
 def test_dropped_entries_are_given_back() -> None:
-    """Blocks of entries of the dropped range are holes."""
+    """Blocks of entries of the dropped range are holes, and no others."""
     with written([Data(1, LATE)] * 2000) as made:
-        before = os.fstat(made.index.fd).st_blocks
+        fd = made.index.fd
+        start = -(-entry_position(9) // BLOCK) * BLOCK
+        assert os.lseek(fd, start, os.SEEK_DATA) == start
         made.index.drop(10, 1900)
-        freed = (before - os.fstat(made.index.fd).st_blocks) * 512
-        assert 1890 * ENTRY_SIZE - 2 * BLOCK <= freed <= 1890 * ENTRY_SIZE
+        assert os.lseek(fd, 0, os.SEEK_HOLE) == start
+        assert os.lseek(fd, start, os.SEEK_DATA) == entry_position(1898) // BLOCK * BLOCK
 
 
 def test_room_for_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
