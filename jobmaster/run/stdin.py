@@ -13,9 +13,8 @@ the launcher is told to close its duplicate of the pipe, and then ours is closed
 sealed, or has bytes left, is one whose job reads no more.
 
 The pages of what was moved are referred to by the pipe until the job has read them. They are taken out of the queue
-only when it is empty, and all of them: whole pages are left alone by that, parts of (large) ones would be zeroed. So there
-are two bounds, each with a narrow and a wide form: on the bytes that are not moved, below which a writer goes on while
-others are moved; and on those whose pages the queue has, moved or not. At the second the writer waits until all is moved.
+only when it is empty, and all of them: whole pages are left alone by that, parts of (large) ones would be zeroed. So the
+queue is filled up to `CAPACITY` bytes, or `WIDE_CAPACITY`, and then again when it is empty.
 
 Every operation on the pipe takes its lock in the kernel, which the job holds while it splices from it to a slow disk. So
 none is done on the event loop. A thread that is left in such an operation closes the descriptors when it comes out. Where the
@@ -32,7 +31,6 @@ import select
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -41,18 +39,14 @@ from jobmaster.errors import HandedOver, InputClosed, InputRefused, InvalidReque
 from jobmaster.launcher.packets import close_all
 from jobmaster.threads import LeftThreads, NoThread, close_at_last, run_in_thread
 
-PIPE_SIZE: Final = 128 * 1024
-"""Bytes of the pipe: pieces of pages take a whole page of it. It does not grow with the queue: a pipe shrinks only when the job
-has read what is in it, and closes before that."""
 CAPACITY: Final = 64 * 1024
 """Bytes that are accepted beyond what the pipe has taken, at most. With the pipe that is 192 KiB for a job that reads nothing."""
-QUEUE_SIZE: Final = CAPACITY + PIPE_SIZE
-"""Bytes whose pages the queue has, at most: in all of them, those that are in the pipe included, no more memory than that."""
 WIDE_CAPACITY: Final = 512 * 1024
-WIDE_QUEUE_SIZE: Final = 2 * 1024 * 1024
-"""The same for a writer that has a grant to send much: 640 KiB for a job that reads nothing, 2 MiB for one that reads, for as
-many jobs as there are grants. A job that a server adopts may have so much in its queue without one, and gets no more before it
-has read it."""
+"""The same for a writer that has a grant to send much: with the pipe 640 KiB, for as many jobs as there are grants. A job that a
+server adopts may have so much in its queue without one, and gets no more before it has read it."""
+PIPE_SIZE: Final = 128 * 1024
+"""Bytes of the pipe: pieces of pages take a whole page of it, and all that is accepted should find its place at once. It does
+not grow with the queue: a pipe shrinks only when the job has read what is in it, and closes before that."""
 FEEDERS: Final = trio.CapacityLimiter(1_000)
 """Threads that move input and close pipes, one for each job at most, besides those that are left: a job can hold up its own."""
 CLOSE_SECONDS: Final = 1.0
@@ -103,9 +97,9 @@ class Stdin:
             close_kept: has the launcher close its duplicate of it.
         """
         self.left_threads = LeftThreads()
-        self._accepted = os.fstat(queue).st_size
-        self._ends = _Ends(queue, pipe, self._accepted)
+        self._ends = _Ends(queue, pipe)
         self._close_kept = close_kept
+        self._accepted = os.fstat(queue).st_size
         self._base = min(self._moved(), self._accepted - _bytes_of_pages(queue))
         self._has_ended = bool(fcntl.fcntl(queue, fcntl.F_GET_SEALS) & fcntl.F_SEAL_GROW)
         self._is_open = pipe is not None
@@ -181,7 +175,7 @@ class Stdin:
 
     def _release_grants(self) -> None:
         """Those of writers that have left: one that writes by its own grant answers for all that is in the queue."""
-        is_small = self._ends.queue < 0 or self._accepted - self._base <= QUEUE_SIZE
+        is_small = self._ends.queue < 0 or self._accepted - self._base <= CAPACITY
         if is_small or self._wide_writers:
             for grant in self._left_grants:
                 grant.release()
@@ -205,23 +199,14 @@ class Stdin:
         view, end = memoryview(data), offset + len(data)
         while self._accepted < end:
             self._check_open()
-            if (space := self._space_for(end - self._accepted)) == 0:
+            capacity = WIDE_CAPACITY if self._wide_writers else CAPACITY
+            space = self._base + capacity - self._accepted
+            if space < min(end - self._accepted, capacity):
                 await self._has_space.park()
             else:
                 start = self._accepted - offset  # the same bytes may have come from the same writer's other connection
                 self._append(view[start : start + space])
         await trio.lowlevel.checkpoint_if_cancelled()
-
-    def _space_for(self, count: int) -> int:
-        """How many of so many bytes are accepted now: all, or as many as ever can be at once; else 0."""
-        capacity, size = (WIDE_CAPACITY, WIDE_QUEUE_SIZE) if self._wide_writers else (CAPACITY, QUEUE_SIZE)
-        wanted = min(count, capacity)
-        if self._base + size - self._accepted < wanted:
-            return 0
-        if self._moved() + capacity - self._accepted < wanted:
-            self._ends.tell_at = capacity // 2
-            return 0
-        return wanted
 
     def end(self, offset: int) -> None:
         """Ends the input: the job reads end-of-file when it has read all. Idempotent.
@@ -258,7 +243,6 @@ class Stdin:
 
     def _append(self, view: memoryview) -> None:
         self._accepted += os.pwrite(self._ends.queue, view, self._accepted)
-        self._ends.accepted = self._accepted
         self._news.set()
 
     # --- for the job's supervisor -------------------------------------------------------------------------------------
@@ -268,7 +252,6 @@ class Stdin:
         while self._is_open:
             if self._moved() < self._accepted:
                 is_read = await self._move()
-                self._has_space.unpark_all()
             elif is_read := not self._has_ended:
                 self._empty()
                 self._news = trio.Event()
@@ -278,14 +261,12 @@ class Stdin:
 
     async def _move(self) -> bool:
         """Moves some bytes; False where nobody reads them any more."""
-        tell = partial(trio.lowlevel.current_trio_token().run_sync_soon, self._has_space.unpark_all)
         try:
             with self.left_threads.counted(FEEDERS) as thread:
-                await run_in_thread(FEEDERS, thread.run, self._ends.move, tell, abandon=True)
+                await run_in_thread(FEEDERS, thread.run, self._ends.move, self._accepted, abandon=True)
         except BrokenPipeError:
             return False
         except BlockingIOError:
-            self._has_space.unpark_all()
             await self._wait_for_space()
         except (NoThread, MemoryError, NotMoved):
             await trio.sleep(_RETRY_SECONDS)
@@ -368,24 +349,17 @@ class NotMoved(Exception):
 
 
 class _Ends:
-    """The descriptors: closed when nobody needs them, by the last thread in an operation on them.
+    """The descriptors: closed when nobody needs them, by the last thread in an operation on them."""
 
-    Attributes:
-        accepted: bytes that were accepted, in all; it grows while a thread moves them.
-        tell_at: a thread that moves tells when so few of them are left; -1 where nobody waits for that.
-    """
-
-    def __init__(self, queue: int, pipe: int | None, accepted: int) -> None:
+    def __init__(self, queue: int, pipe: int | None) -> None:
         self.queue = queue
         self.pipe = -1 if pipe is None else pipe
-        self.accepted = accepted
-        self.tell_at = -1
         self._lock = threading.Lock()
         self._threads = 0
         self._left: list[int] = []
 
-    def move(self, tell: Callable[[], object]) -> None:
-        """Moves all bytes that are accepted, as long as the job reads; in a thread. Raises what sendfile(2) does.
+    def move(self, end: int) -> None:
+        """Moves all bytes up to this offset, as long as the job reads; in a thread. Raises what sendfile(2) does.
 
         Raises:
             NotMoved: the kernel moves nothing, though there are bytes left and the pipe takes some.
@@ -396,18 +370,14 @@ class _Ends:
             self._threads += 1
             queue, pipe = self.queue, self.pipe
         try:
-            moved = os.lseek(queue, 0, os.SEEK_CUR)
+            rest = end - os.lseek(queue, 0, os.SEEK_CUR)
             was_held_up = False
-            while self.pipe == pipe and moved < self.accepted:
+            while self.pipe == pipe and rest > 0:
                 try:
-                    if not (count := os.sendfile(pipe, queue, None, self.accepted - moved)):
+                    if not (count := os.sendfile(pipe, queue, None, rest)):
                         raise NotMoved
-                    moved += count
+                    rest -= count
                     was_held_up = False
-                    if self.accepted - moved <= self.tell_at:
-                        self.tell_at = -1
-                        with suppress(trio.RunFinishedError):
-                            tell()
                 except BlockingIOError:
                     if was_held_up or not _is_writable_soon(pipe):  # a terminal may pass for writable, and is not
                         raise

@@ -16,7 +16,7 @@ from jobmaster.client import Jobs
 from jobmaster.grpc.memory import MAX_WIDE, MAX_WIDE_OF_CALLER
 from jobmaster.grpc.server import CONNECTION_WINDOW
 from jobmaster.grpc.server_call import STREAM_WINDOW, WIDER
-from jobmaster.run.stdin import PIPE_SIZE, QUEUE_SIZE, WIDE_CAPACITY
+from jobmaster.run.stdin import CAPACITY, WIDE_CAPACITY
 from tests.harness import Server, serving_program
 
 DEADLINE: Final = 120.0
@@ -130,9 +130,9 @@ async def test_memory_of_stalled_writers(tmp_path: Path, certificates: Path, cli
             await stall_by(server, clients, each)
             sizes = queues_of(server.pid)
             assert len(sizes) == each * len(clients)
-            assert min(sizes[:large]) > QUEUE_SIZE + PAGE
-            assert max(sizes) <= WIDE_CAPACITY + PIPE_SIZE + PAGE
-            assert max(sizes[large:]) <= QUEUE_SIZE + PAGE
+            assert min(sizes[:large]) > CAPACITY + PAGE
+            assert max(sizes) <= WIDE_CAPACITY + PAGE
+            assert max(sizes[large:]) <= CAPACITY + PAGE
             assert memory_of(server.pid) - before < held + 16 * MEBIBYTE
 
 
@@ -152,6 +152,6 @@ async def test_grants_come_back(tmp_path: Path, certificates: Path) -> None:
         with trio.fail_after(DEADLINE):
             for _ in range(2):
                 async with stalled(server, jobs, MAX_WIDE_OF_CALLER) as job_ids:
-                    assert [size > QUEUE_SIZE + PAGE for size in queues_of(server.pid)] == [True] * MAX_WIDE_OF_CALLER
+                    assert [size > CAPACITY + PAGE for size in queues_of(server.pid)] == [True] * MAX_WIDE_OF_CALLER
                 for job_id in job_ids:
                     await jobs.stop(job_id, force=True)
