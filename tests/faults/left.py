@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -45,15 +47,29 @@ async def _settled(service: Service, of_launcher: Counter[str], of_server: Count
     with trio.move_on_after(SETTLE_SECONDS):
         while left := (
             f"processes {service.processes()}" * bool(service.processes())
-            + _more(service.descriptors(service.launcher.pid), of_launcher)
-            + _more(service.descriptors(server), of_server)
+            + _more("launcher", service.descriptors(service.launcher.pid), of_launcher)
+            + _more("server", service.descriptors(server), of_server)
         ):
             await trio.sleep(LOOK_SECONDS)
-    assert not left, f"left: {left}"
+    assert not left, f"left: {left}\n{sockets_of(service.launcher.pid)}\n{sockets_of(server)}"
 
 
-def _more(now: Counter[str], before: Counter[str]) -> str:
-    return f"{now - before}" * bool(now - before)
+def _more(process: str, now: Counter[str], before: Counter[str]) -> str:
+    return f" {process}: {now - before}" * bool(now - before)
+
+
+def sockets_of(pid: int) -> str:
+    """The kernel's lines for the sockets that a process has open: their kind, state and addresses."""
+    inodes = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            inodes.add(os.readlink(path).removeprefix("socket:[").removesuffix("]"))
+    lines = (
+        f"{kind} {line}"
+        for kind in ("tcp", "tcp6", "unix")
+        for line in Path(f"/proc/net/{kind}").read_text().splitlines()
+    )
+    return "\n".join(line for line in lines if inodes & set(line.split()))
 
 
 async def _known(service: Service) -> list[str]:
