@@ -1,5 +1,7 @@
 """What is left of jobs that have ended: processes that could not be killed or removed, which is tried again, and threads.
 
+So is what the launcher knows of a job that nobody was told of, until the journal has its end.
+
 A thread of this server is held up in the kernel by whoever has the lock of a job's pipe: by a writer that cannot be killed,
 by a disk, or by another job, to which a pipe was passed on. A job that has ended can so cost a thread and its descriptors for
 as long as that one lives. When the server dies, the next one is started after the last of its threads has come out
@@ -20,7 +22,7 @@ from jobmaster.errors import HostError
 from jobmaster.threads import LeftThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from jobmaster.job.identifier import JobId
     from jobmaster.run.execution import Execution
@@ -36,7 +38,7 @@ class _Leftover:
     job_id: JobId
     owner: str
     execution: Execution
-    is_end_settled: bool
+    is_end_settled: Callable[[], bool]
 
 
 class Leftovers:
@@ -71,14 +73,15 @@ class Leftovers:
             on_none=partial(self._with_threads.__delitem__, job_id),
         )
 
-    def add(self, job_id: JobId, owner: str, execution: Execution, *, is_end_settled: bool) -> None:
-        """Takes over an execution whose supervisor could not remove it.
+    def add(self, job_id: JobId, owner: str, execution: Execution, *, is_end_settled: Callable[[], bool]) -> None:
+        """Takes over an execution whose supervisor could not remove or close it.
 
         Args:
             job_id: the job.
             owner: whose it was.
             execution: what is left of it.
-            is_end_settled: whether the journal has its end; else the launcher keeps what it knows, for the next server.
+            is_end_settled: whether the journal has its end by now; until then the launcher keeps what it knows, for a server
+                that comes after this one.
         """
         self._executions.append(_Leftover(job_id, owner, execution, is_end_settled))
 
@@ -95,12 +98,9 @@ async def _is_removed(leftover: _Leftover) -> bool:
     execution = leftover.execution
     try:
         execution.kill()
-        if not execution.remove():
+        if not execution.remove() or not leftover.is_end_settled():
             return False
-        if leftover.is_end_settled:
-            await execution.close()
-        else:
-            execution.leave()
+        await execution.close()
     except (HostError, OSError) as error:
         logger.warning("a job that has ended cannot be removed: %s", error)
         return False

@@ -108,8 +108,9 @@ class LiveJobs:
             return None
         self._of_client[live.owner] -= 1
         supervisor = live.supervisor
-        if supervisor is not None and not supervisor.is_handed_over and not supervisor.is_removed:
-            self._leftovers.add(job_id, live.owner, supervisor.execution, is_end_settled=supervisor.is_end_settled)
+        if supervisor is not None and not supervisor.is_handed_over and not supervisor.leaves_nothing:
+            is_settled = supervisor.is_end_settled
+            self._leftovers.add(job_id, live.owner, supervisor.execution, is_end_settled=is_settled)
         self._change.unpark_all()
         return live
 

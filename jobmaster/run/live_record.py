@@ -77,8 +77,7 @@ class LiveRecord:
         """Whether it is, or may become so though its caller is refused."""
         self.is_end_given = False
         """Whether the journal was given its end, and writes it in its turn."""
-        self.is_end_settled = False
-        """Whether the journal has its end, or will never know of it."""
+        self._is_end_recorded = False
         self.ends_with_server = False
         """Whether the server ends it, and hands it over no more."""
 
@@ -91,9 +90,18 @@ class LiveRecord:
         return self._record.id
 
     @property
+    def is_end_settled(self) -> bool:
+        """Whether the journal has its end, or will never know of it; of a job that nobody was told of, that may come later."""
+        return self._is_end_recorded or (self._has_ended and self._record.id not in self._recorder.unwritten)
+
+    @property
+    def _has_ended(self) -> bool:
+        return isinstance(self._record.state, Ended)
+
+    @property
     def now(self) -> JobRecord:
         """The record as of now."""
-        if isinstance(self._record.state, Ended):
+        if self._has_ended:
             return self._record
         output = self._output
         return replace(
@@ -247,12 +255,11 @@ class LiveRecord:
             forget: the journal is to forget it, though its command was executed.
         """
         end = self._finished(cause, ended_at)
-        with trio.move_on_after(RECORD_SECONDS, shield=True) as waiting:
+        with trio.move_on_after(RECORD_SECONDS, shield=True):
             if self._may_be_in_journal:
                 self._post(end, request_error, forget=forget)
                 await self._recorder.settle()
         self._accept(end)
-        self.is_end_settled = not waiting.cancelled_caught and self._record.id not in self._recorder.unwritten
 
     def _finished(self, cause: Cause, ended_at: datetime | None) -> Finished:
         now = datetime.now(UTC)
@@ -274,7 +281,7 @@ class LiveRecord:
             self._complain_of_end(end, error)
         else:
             self._accept(end)
-            self.is_end_settled = True
+            self._is_end_recorded = True
 
     async def _settle(self) -> None:
         await self._recorder.settle()

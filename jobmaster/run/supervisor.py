@@ -178,15 +178,17 @@ class Supervisor:
         """Whether the journal was given its end, and writes it in its turn."""
         return self._record.is_end_given
 
-    @property
     def is_end_settled(self) -> bool:
         """Whether the journal has its end, or will never know of it."""
         return self._record.is_end_settled
 
     @property
-    def is_removed(self) -> bool:
-        """Whether nothing of it is left on the host; false after the end where a process could not be killed."""
-        return self._teardown.is_removed
+    def leaves_nothing(self) -> bool:
+        """Whether it closes its execution itself at its end. Else somebody else has to, later.
+
+        A process could not be killed, or the journal has not settled yet what became of a job that nobody was told of.
+        """
+        return self._teardown.leaves_nothing
 
     async def wait_ended(self) -> None:
         """Waits until the job has ended and its record is final.

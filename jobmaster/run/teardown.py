@@ -61,8 +61,9 @@ class Teardown:
         self._has_waited = False
         self._had_survivors = False
         """Whether processes were seen to outlive the main one."""
-        self.is_removed = False
+        self._is_removed = False
         """Whether nothing of it is left on the host."""
+        self._leaves_nothing: bool | None = None
 
     async def see_all_die(self) -> None:
         """Kills what is left of the processes and waits for their death; who is cancelled meanwhile may still `hand_over`."""
@@ -140,14 +141,19 @@ class Teardown:
 
     async def _remove(self) -> None:
         await _poll(self._execution.remove)
-        self.is_removed = True
+        self._is_removed = True
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether nothing of it is left on the host, and its end is settled; as of when this is asked first."""
+        if self._leaves_nothing is None:
+            self._leaves_nothing = self._is_removed and self._record.is_end_settled
+        return self._leaves_nothing
 
     async def _release_execution(self) -> None:
-        if isinstance(self._record.state, Ended) and not self.is_removed:
-            return  # whoever goes on removing it closes it
-        if not self._record.is_end_settled:
+        if not isinstance(self._record.state, Ended):
             self._execution.leave()  # a server that finds the job without its end is told of it
-        elif self.is_removed:
+        elif self.leaves_nothing:
             await self._execution.close()
 
 

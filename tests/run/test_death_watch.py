@@ -25,7 +25,7 @@ async def test_a_lost_launcher(machine: Machine) -> None:
     supervisor = await machine.running(Script(lost_at=1, on_term=None, others_end_at=NEVER))
     await check_end(supervisor, ServerLost("nobody can tell how it died"), after=1)
     assert scripted(supervisor).truth.death == KILLED
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 async def test_a_launcher_that_is_stopped(machine: Machine) -> None:
@@ -35,7 +35,7 @@ async def test_a_launcher_that_is_stopped(machine: Machine) -> None:
     cause, seconds = await end_of(supervisor)
     assert cause == ServerLost("its main process died, but nobody told how")
     assert seconds == pytest.approx(GRACE_SECONDS + CLOSING_SECONDS, abs=SOON)
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 @pytest.mark.parametrize("number", [None, errno.ECHILD])
@@ -49,7 +49,7 @@ async def test_a_death_that_cannot_be_waited_for(
     assert isinstance(cause, ServerLost)
     assert ("No child processes" if number else "scripted failure") in cause.reason
     assert [record for record in caplog.records if record.exc_info] == []
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 @pytest.mark.parametrize("stop", [True, False])
@@ -61,7 +61,7 @@ async def test_a_withheld_status(machine: Machine, stop: bool) -> None:
     cause, seconds = await end_of(supervisor)
     assert cause == ServerLost("nobody can tell how it died")
     assert seconds <= 1 + SOON
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 # --- out of memory ----------------------------------------------------------------------------------------------------

@@ -107,16 +107,23 @@ async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str
         assert isinstance(record_of(registry, other).state, Running)
 
 
+@pytest.mark.parametrize("death_seconds", [0, 60])
 @pytest.mark.parametrize("settles", [True, False])
-async def test_a_leftover_is_the_launchers_until_its_end_is_settled(machine: Machine, settles: bool) -> None:
-    """What is killed again and again stays open until it is removed; the launcher forgets it where the journal has its end."""
-    machine.scripts["stuck"] = Script(execute_seconds=NEVER, death_seconds=60)
+async def test_a_leftover_is_the_launchers_until_its_end_is_settled(
+    machine: Machine, settles: bool, death_seconds: float
+) -> None:
+    """The launcher forgets a job that was given up when it is removed and the journal has its end, and no later."""
+    machine.scripts["stuck"] = Script(execute_seconds=NEVER, death_seconds=death_seconds)
     async with machine.registry() as registry:
-        machine.records.settle_seconds = 0 if settles else 1e9
+        machine.records.settle_seconds, machine.records.posts_wait = (0, False) if settles else (1e9, True)
         with pytest.raises(CommandNotRunnable):
             await registry.start(CLIENT1, JobSpecification(command="stuck"))
         execution = machine.host.spawned["stuck"]
-        assert (execution.is_left, execution.is_closed) == (False, False)
-        await trio.sleep(60 + 2 * LEFTOVER_SECONDS)
-        assert (execution.is_left, execution.is_closed) == (not settles, settles)
+        assert (execution.is_left, execution.is_closed) == (False, settles and not death_seconds)
+        await trio.sleep(death_seconds + 2 * LEFTOVER_SECONDS)
+        assert (execution.is_left, execution.is_closed) == (False, settles)
         machine.records.settle_seconds = 0
+        await machine.records.settle()
+        await trio.sleep(2 * LEFTOVER_SECONDS)
+        assert (execution.is_left, execution.is_closed) == (False, True)
+        assert registry._leftovers.executions == ()

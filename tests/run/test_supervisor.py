@@ -30,7 +30,7 @@ async def test_its_own_end(machine: Machine, caplog: pytest.LogCaptureFixture, d
     await check_end(supervisor, death, after=2)
     assert supervisor.output.path.read_bytes() == output(305_005)
     assert (supervisor.record.output_bytes, supervisor.record.output_bytes_lost) == (305_005, 0)
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
     assert scripted(supervisor).is_closed
     assert supervisor.output.sealed
     assert caplog.text == ""
@@ -87,7 +87,7 @@ async def test_what_is_not_executed_is_an_error_of_start(machine: Machine, error
     with pytest.raises(type(error), match=str(error)):
         await supervisor.run(launched_of(supervisor.record))
     assert cause_of_job(supervisor) == FailedToStart(str(error))
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
     assert scripted(supervisor).is_closed
 
 
@@ -128,7 +128,7 @@ async def test_an_execution_that_does_not_come_has_a_deadline(machine: Machine) 
     with pytest.raises(CommandNotRunnable, match="did not find and execute the command within 10 s"):
         await supervisor.run(launched_of(supervisor.record))
     assert trio.current_time() - before == pytest.approx(EXECUTE_SECONDS, abs=SOON)
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 async def test_a_cancelled_supervisor_ends_its_job(machine: Machine) -> None:
@@ -139,7 +139,7 @@ async def test_a_cancelled_supervisor_ends_its_job(machine: Machine) -> None:
         nursery.cancel_scope.cancel()
     assert cause_of_job(supervisor) == ServerShutdown(signal=signal.SIGKILL)
     assert len(scripted(supervisor).truth.terms) == 1
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 # --- bugs -------------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ async def test_a_bug_ends_the_job_and_is_told(machine: Machine) -> None:
         await trio.sleep(1)
         scripted(supervisor).end(Exited(0))
     assert cause_of_job(supervisor) == ServerLost("a bug in the server ended it")
-    assert supervisor.is_removed, "its other processes were not waited for"
+    assert supervisor.leaves_nothing, "its other processes were not waited for"
     assert scripted(supervisor).is_closed
 
 

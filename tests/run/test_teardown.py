@@ -35,7 +35,7 @@ async def test_a_process_that_cannot_be_killed(machine: Machine) -> None:
     cause, seconds = await end_of(supervisor)
     assert cause == ServerLost("its main process did not die when it was killed")
     assert seconds == pytest.approx(GRACE_SECONDS + CLOSING_SECONDS + REMOVAL_SECONDS, abs=SOON)
-    assert not supervisor.is_removed
+    assert not supervisor.leaves_nothing
     assert supervisor.record.output_bytes == 5000
 
 
@@ -44,7 +44,7 @@ async def test_a_child_that_cannot_be_killed(machine: Machine) -> None:
     script = Script(ends_at=1, death=Exited(3), others_end_at=NEVER, death_seconds=NEVER)
     supervisor = await machine.running(script)
     await check_end(supervisor, Exited(3), after=1 + CLOSING_SECONDS + REMOVAL_SECONDS)
-    assert not supervisor.is_removed
+    assert not supervisor.leaves_nothing
 
 
 @pytest.mark.parametrize(("busy", "is_removed"), [(REMOVAL_SECONDS / 2, True), (NEVER, False)])
@@ -52,7 +52,7 @@ async def test_a_cgroup_that_is_busy(machine: Machine, busy: float, is_removed: 
     """An empty cgroup that the kernel finds busy is tried for REMOVAL_SECONDS."""
     supervisor = await machine.running(Script(ends_at=1, busy_seconds=busy))
     await check_end(supervisor, Exited(0), after=1 + min(busy, REMOVAL_SECONDS))
-    assert supervisor.is_removed == is_removed
+    assert supervisor.leaves_nothing == is_removed
 
 
 class StuckPump(Pump):
@@ -71,7 +71,7 @@ async def test_output_has_a_deadline(machine: Machine) -> None:
     """A pump that does not come to its end holds up the job's for OUTPUT_SECONDS."""
     supervisor = await machine.running(Script(ends_at=1), pump=StuckPump)
     await check_end(supervisor, Exited(0), after=1 + OUTPUT_SECONDS)
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
 
 
 async def test_all_deadlines_together(machine: Machine) -> None:
@@ -113,7 +113,7 @@ async def test_each_step_has_its_time(
     took = CLOSING_SECONDS - 1 + OUTPUT_SECONDS + REMOVAL_SECONDS / 2 + RELEASE_SECONDS + OUTPUT_SECONDS
     assert trio.current_time() - before == pytest.approx(took, abs=SOON)
     assert took < MOST_SECONDS
-    assert supervisor.is_removed
+    assert supervisor.leaves_nothing
     assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == [
         "keeping the rest of its output",
         "closing its execution",
