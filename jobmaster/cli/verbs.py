@@ -98,8 +98,13 @@ async def _act(command: Command) -> tuple[int, str]:
     """Make the call: the exit status, and what is to be written when the connection has ended."""
     target = command.target
     folder = certificate_folder(target.certificates)
-    async with connect(target.host, target.port, folder=folder, name=target.name) as jobs:
+    async with connect(target.host, target.port, folder=folder, name=target.name, on_trouble=_say_why_waiting) as jobs:
         return await _do(jobs, command.action)
+
+
+def _say_why_waiting(error: TransportError | RpcFailedError) -> None:
+    words = _in_words(error) if isinstance(error, RpcFailedError) else str(error)
+    complain(f"jobmaster: {words}; trying again\n")
 
 
 async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:

@@ -21,13 +21,18 @@ _NOT_SERVED: Final = (JournalUnavailable, AuditUnavailable)
 
 _Answer = TypeVar("_Answer", bound=Message)
 
+OnTrouble = Callable[[TransportError | RpcFailedError], None]
+"""Called with why a call is made again, where that goes on for long: once, until a server has answered."""
+
 
 class Calls:
     """The calls of one client. Each is made anew while the server is unavailable or cannot be reached."""
 
-    def __init__(self, channel: CallChannel) -> None:
+    def __init__(self, channel: CallChannel, on_trouble: OnTrouble | None = None) -> None:
         self._client = Client(SERVICE, channel)
         self._was_served = False
+        self._on_trouble = on_trouble
+        self._is_told = False
 
     async def unary(
         self,
@@ -92,6 +97,7 @@ class Calls:
     def served(self) -> None:
         """A server has answered: it takes this client."""
         self._was_served = True
+        self._is_told = False
 
     def pause_after(
         self, error: TransportError | RpcFailedError, patience: Patience, *, lasts: bool = True
@@ -111,7 +117,12 @@ class Calls:
         if not may_pass:
             return None
         was_in_vain = not lasts or (isinstance(error, RpcFailedError) and _is_not_served(error))
-        return patience.next_pause(trio.current_time(), jitter(), was_in_vain=was_in_vain)
+        now = trio.current_time()
+        pause = patience.next_pause(now, jitter(), was_in_vain=was_in_vain)
+        if pause is not None and patience.is_to_be_told(now) and not self._is_told and self._on_trouble is not None:
+            self._is_told = True
+            self._on_trouble(error)
+        return pause
 
 
 def _is_not_found(error: TransportError | RpcFailedError) -> bool:

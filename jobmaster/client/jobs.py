@@ -12,7 +12,7 @@ import trio
 
 from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
-from jobmaster.client.calls import Calls, Stream, jitter
+from jobmaster.client.calls import Calls, OnTrouble, Stream, jitter
 from jobmaster.client.following import FollowedOutput
 from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
@@ -42,15 +42,18 @@ class Jobs:
     Every call survives a lost connection and a server that is replaced: it is made again until its patience is over.
     """
 
-    def __init__(self, channel: CallChannel, *, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, channel: CallChannel, *, patience: float = PATIENCE, on_trouble: OnTrouble | None = None
+    ) -> None:
         """Makes no call yet.
 
         Args:
             channel: to the server.
             patience: seconds for which a call may be repeated in vain; those that last as long as a job, FOLLOWING times
                 as long.
+            on_trouble: called with the error of a call that is made again, where that goes on for more than three seconds.
         """
-        self._calls = Calls(channel)
+        self._calls = Calls(channel, on_trouble)
         self._patience = patience
         self._following_patience = FOLLOWING * patience
 
@@ -306,7 +309,9 @@ def _request(job_id: str) -> pb.JobIDRequest:
 
 
 @asynccontextmanager
-async def connect(host: str, port: int, *, folder: Path, name: str, patience: float = PATIENCE) -> AsyncIterator[Jobs]:
+async def connect(
+    host: str, port: int, *, folder: Path, name: str, patience: float = PATIENCE, on_trouble: OnTrouble | None = None
+) -> AsyncIterator[Jobs]:
     """Connects as the client called `name`, with the certificates of `folder`.
 
     Args:
@@ -315,6 +320,7 @@ async def connect(host: str, port: int, *, folder: Path, name: str, patience: fl
         folder: the certificate folder.
         name: who to be.
         patience: as of `Jobs`.
+        on_trouble: likewise.
 
     Raises:
         ConfigurationError: a file of `folder` is missing or unusable; says which.
@@ -332,4 +338,4 @@ async def connect(host: str, port: int, *, folder: Path, name: str, patience: fl
                 if pause is None:
                     raise
                 await trio.sleep(pause)
-        yield Jobs(channel, patience=patience)
+        yield Jobs(channel, patience=patience, on_trouble=on_trouble)

@@ -11,6 +11,8 @@ from typing import Final
 FIRST_PAUSE: Final = 0.1
 LAST_PAUSE: Final = 3.0
 """Seconds before the next call: doubled each time, up to the last."""
+TOLD_AFTER: Final = 3.0
+"""Seconds of failures, by which time a server that was replaced is there: who waits is told why."""
 SERVED_SECONDS: Final = 10.0
 """A call that lasts as a job does, and was open for so long before it broke, was served."""
 
@@ -37,6 +39,10 @@ class Patience:
         """Something has come of it."""
         self._failing_since = None
         self._failures = 0
+
+    def is_to_be_told(self, now: float) -> bool:
+        """Whether it has been tried in vain for so long that who waits wonders."""
+        return self._failing_since is not None and now - self._failing_since >= TOLD_AFTER
 
     def next_pause(self, now: float, jitter: float, *, was_in_vain: bool = False) -> float | None:
         """Seconds to wait after a call that broke; None where it has been tried long enough.

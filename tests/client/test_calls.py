@@ -89,6 +89,17 @@ async def test_every_call_survives(method: str, autojump_clock: trio.testing.Moc
     assert {call.method for call in script.calls} == {method}
 
 
+@pytest.mark.parametrize(("failures", "is_told"), [(4, False), (40, True)])
+async def test_who_waits_is_told_why(failures: int, is_told: bool, autojump_clock: trio.testing.MockClock) -> None:
+    """A server that is soon there again is no news; of one that is away for longer the caller hears once, and again later."""
+    told: list[Exception] = []
+    script = Script([[RECORD, OK], *([LOST] * failures), [RECORD, OK]] * 2)
+    jobs = script.jobs(on_trouble=told.append, patience=1000.0)
+    for _ in range(4):
+        await jobs.status("job")
+    assert told == [LOST, LOST] * is_told
+
+
 @pytest.mark.parametrize("method", CALLS)
 @pytest.mark.parametrize("error", [LOST, [LOST], [UNAVAILABLE]], ids=["connection", "call", "status"])
 async def test_patience_ends(method: str, error: Answer, autojump_clock: trio.testing.MockClock) -> None:

@@ -296,6 +296,20 @@ async def test_run_over_another_server(tmp_path: Path, certificates: Path, how: 
         assert seen == 2 * b"".join(b"%d\n" % number for number in range(1, LINES + 1))
 
 
+async def test_run_says_what_it_waits_for(tmp_path: Path, certificates: Path) -> None:
+    """Where no server comes back for some seconds, who looks at the terminal reads why nothing happens."""
+    async with (
+        serving_program(tmp_path, certificates, is_killed=True) as (server, process),
+        started(*command(server, "run", "sh", "-c", "echo up; exec sleep 60")) as client,
+    ):
+        assert await output_of(client).receive_some() == b"up\n"
+        for pid in (process.pid, *servers_of(process.pid)):
+            os.kill(pid, signal.SIGKILL)
+        assert client.stderr is not None
+        assert (await client.stderr.receive_some()).endswith(b"; trying again\n")
+        client.kill()
+
+
 @pytest.mark.parametrize("how", ["killed", "upgraded"])
 async def test_wait_and_events_over_another_server(tmp_path: Path, certificates: Path, how: str) -> None:
     """`wait` waits on, and `events` goes on after the last event, each once."""
