@@ -101,8 +101,10 @@ class _Attachment:
             if stdin is not None:
                 nursery.start_soon(self._guard, lambda: self._receive(stdin), nursery.cancel_scope)
                 nursery.start_soon(self._guard, self._keep_telling, nursery.cancel_scope)
-            elif self._start.writer:
-                await self._send(pb.AttachResponse(input=_ENDED))
+            else:
+                self._call.ignore_requests()  # what is not read holds the connection's window
+                if self._start.writer:
+                    await self._send(pb.AttachResponse(input=_ENDED))
             await self._guard(self._send_output, nursery.cancel_scope)
             nursery.cancel_scope.cancel()
         if self._failure is not None:

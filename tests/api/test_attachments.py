@@ -238,6 +238,11 @@ async def test_no_stdin() -> None:
     assert (await attached([start(writer="")], None)).sent == []
 
 
+async def test_input_that_nobody_takes() -> None:
+    """What comes all the same is thrown away: it holds no flow-control window."""
+    assert (await attached([start(writer=""), piece(0, b"x"), piece(1, b"y")], None))._messages == []
+
+
 async def test_a_job_that_was_handed_over(stdin: Stdin) -> None:
     """Its writer is told to come again, and never that the job reads no more."""
     stdin.leave()

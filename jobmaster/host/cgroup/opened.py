@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 DESCRIPTORS: Final = 3
 """Descriptors that one of these has at most, once its folder is closed."""
-_ATTRIBUTE: Final = "trusted.jobmaster."
+_ATTRIBUTES: Final = ("trusted.jobmaster.", "user.jobmaster.")
+"""Of extended attributes (xattr(7)): the first kind is for processes with CAP_SYS_ADMIN alone, the second for who may write."""
 _LARGEST: Final = 4096
 """Bytes of an interface file that is read here; the kernel gives a page at most in one read(2)."""
 
@@ -98,11 +99,13 @@ class OpenedCgroup:
     def keep(self, name: str, count: int) -> None:
         """Keeps a number as an extended attribute of the cgroup, where the kernel takes one.
 
-        It is one of those for processes with CAP_SYS_ADMIN alone (`trusted`, xattr(7)), and in the kernel's memory: no disk is
-        waited for.
+        A job cannot change it but where it runs as the server's own user, which is no root then. It is in the kernel's memory: no
+        disk is waited for.
         """
-        with suppress(OSError):
-            os.setxattr(self.path, _ATTRIBUTE + name, b"%d" % count, follow_symlinks=False)
+        for kind in _ATTRIBUTES:
+            with suppress(OSError):
+                os.setxattr(self.path, kind + name, b"%d" % count, follow_symlinks=False)
+                return
 
     def kept(self, name: str) -> int:
         """What was kept last under this name; 0 where nothing was."""
@@ -136,10 +139,10 @@ class OpenedCgroup:
 
 def kept_number(path: Path, name: str) -> int:
     """What `OpenedCgroup.keep` has kept last in a cgroup; 0 where nothing was, or the cgroup is gone."""
-    try:
-        return int(os.getxattr(path, _ATTRIBUTE + name, follow_symlinks=False))
-    except (OSError, ValueError):
-        return 0
+    for kind in _ATTRIBUTES:
+        with suppress(OSError, ValueError):
+            return int(os.getxattr(path, kind + name, follow_symlinks=False))
+    return 0
 
 
 def _open(path: Path, flags: int, undo: ExitStack) -> int:

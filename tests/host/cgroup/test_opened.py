@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
@@ -51,6 +53,26 @@ def test_a_number_that_is_kept(real: JobCgroup) -> None:
     assert second.kept("kills") == 0
     second.keep("kills", 1)
     second.close()
+
+
+KEEP: Final = """
+import sys
+from pathlib import Path
+from jobmaster.host.cgroup.opened import OpenedCgroup
+from jobmaster.host.cgroup.tree import JobCgroup, KernelFolders
+OpenedCgroup(JobCgroup(path=Path(sys.argv[1]), folders=KernelFolders())).keep("kills", 7)
+"""
+
+
+def test_a_number_that_is_kept_without_privileges(real: JobCgroup) -> None:
+    """A server without CAP_SYS_ADMIN, as an ordinary user's is, keeps it as well."""
+    without = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    subprocess.run([*without, sys.executable, "-c", KEEP, str(real.path)], check=True)
+    opened = OpenedCgroup(real)
+    assert opened.kept("kills") == 7
+    opened.keep("kills", 8)
+    assert opened.kept("kills") == 8
+    opened.close()
 
 
 def descriptors() -> int:
