@@ -160,9 +160,9 @@ class Service:
     def processes(self) -> list[int]:
         """The processes in the jobs' cgroups."""
         found = []
-        for path in self.cgroup_root.glob("**/cgroup.procs"):
+        for folder, _, _ in os.walk(self.cgroup_root):  # which, unlike glob, passes over one that is removed meanwhile
             with suppress(OSError):
-                found += [int(pid) for pid in path.read_text().split()]
+                found += [int(pid) for pid in Path(folder, "cgroup.procs").read_text().split()]
         return found
 
 
