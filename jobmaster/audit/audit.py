@@ -22,7 +22,7 @@ from jobmaster.audit.opening import UNLOCK_SECONDS, AuditFiles, AuditFolder, Ope
 from jobmaster.audit.scan import Position, document_of
 from jobmaster.audit.spool import Spool
 from jobmaster.audit.trail import Trail
-from jobmaster.audit.unwritten import unwritten
+from jobmaster.audit.unwritten import gap_of_missing, unwritten
 from jobmaster.errors import ConfigurationError
 from jobmaster.journal.ballast import Ballast
 
@@ -75,6 +75,7 @@ async def open_audit(
     """
     spool = None if folder.spool is None else Spool(folder.spool)
     left = [] if spool is None else spool.records()
+    missing = [] if spool is None else gap_of_missing(spool)
     trail, handshakes = Trail(Ballast(folder.path / BALLAST), spool), Trail(None)
     changes, refusals = JobChanges(journal, trail), RefusedConnections(handshakes.put)
     journal.keep_events(lambda: min(changes.position, trail.synced_events))
@@ -82,7 +83,7 @@ async def open_audit(
 
     def begin(files: AuditFiles) -> None:
         after = min(files.audit.position.journal_sequence, last)  # the journal may be one that was put back
-        lines = [] if spool is None else unwritten(left, spool, files.audit.position.sequence)
+        lines = [] if spool is None else [*unwritten(left, spool, files.audit.position.sequence), *missing]
         trail.use(files.audit, _head(files.audit.position, after, server, lines))
         handshakes.use(files.handshakes, _head(files.handshakes.position, 0, server))
         changes.begin(after)

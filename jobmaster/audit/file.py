@@ -57,15 +57,22 @@ class Line:
         sequence: its number once it is written.
         number: the one that it is being written with; for the file alone.
         place: in the spool; None where it is not there.
+        missing: how many entries the spool counts as missing until this one is written.
         is_queued: it may still be written; for the trail alone.
         body: of its line.
         cost: bytes of memory that it holds.
     """
 
-    __slots__ = ("begun", "body", "cost", "done", "entry", "is_queued", "number", "place", "sequence")
+    __slots__ = ("begun", "body", "cost", "done", "entry", "is_queued", "missing", "number", "place", "sequence")
 
     def __init__(
-        self, entry: Entry, begun: Line | int | None = None, *, done: trio.Event | None = None, place: int | None = None
+        self,
+        entry: Entry,
+        begun: Line | int | None = None,
+        *,
+        done: trio.Event | None = None,
+        place: int | None = None,
+        missing: int = 0,
     ) -> None:
         self.entry = entry
         self.begun = begun
@@ -73,6 +80,7 @@ class Line:
         self.sequence: int | None = None
         self.number: int | None = None
         self.place = place
+        self.missing = missing
         self.is_queued = False
         self.body = body_of(entry)
         self.cost = cost_of(entry, self.body)

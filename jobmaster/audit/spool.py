@@ -2,9 +2,9 @@
 
 A server that is killed takes its queue with it. So each entry of a call is written here first, which no disk can hold up:
 into a memfd that the launcher has, too, and gives to the next server, which writes what is missing. A ring: a record is
-overwritten when its entry is in the file and its room is needed. What does not fit is in the queue alone.
+overwritten when its entry is in the file and its room is needed. What does not fit is in the queue alone, and counted here.
 
-    header: magic, head, tail; then records: size, state, kind of reference, number, reference, line
+    header: magic, head, tail, missing and since when; then records: size, state, kind of reference, number, reference, line
 
 A record's place, which never comes again, is its distance from the ring's first byte over all rounds. Its `number` is the one
 its entry is just being written with: with how far the file has come, a later server knows whether it is there. An end refers
@@ -17,9 +17,10 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 RING_BYTES: Final = 2 * 1024 * 1024
 """Some 4,000 entries: those of a second of the fastest clients; commands with 16 KiB each fill it with 120."""
@@ -28,6 +29,9 @@ LARGEST: Final = RING_BYTES // 16
 _MAGIC: Final = b"jmaudit1"
 _HEADER: Final = struct.Struct("=8sQQ")
 _HEAD, _TAIL = 8, 16
+_MISSING: Final = struct.Struct("=Qd")
+_MISSING_AT: Final = 24
+"""0 in the spools of servers that do not count them."""
 _RECORD: Final = struct.Struct("=IBBHQQ")
 _NUMBER_OF: Final = struct.Struct("=Q")
 _STATE_AT, _NUMBER_AT = 4, 8
@@ -36,6 +40,13 @@ _WAITS, _DONE, _PADDING = range(3)
 _NO_REFERENCE, _NUMBER, _PLACE = range(3)
 _START: Final = 64
 """Where the ring begins."""
+
+
+class Missing(NamedTuple):
+    """So many entries, and since when, in seconds since the epoch."""
+
+    entries: int
+    since: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,16 @@ class Spool:
             _HEADER.pack_into(self._map, 0, _MAGIC, 0, 0)
         self._wanted: set[int | None] = {record.begun_at for record in self.records() if not record.is_done}
         """The places of the beginnings to which ends refer that wait; None, too, which is no place."""
+
+    @property
+    def missing(self) -> Missing:
+        """The entries that are neither in a file nor here."""
+        return Missing(*_MISSING.unpack_from(self._map, _MISSING_AT))
+
+    def count_missing(self, change: int) -> None:
+        """So many more are missing, or fewer."""
+        count, since = self.missing
+        _MISSING.pack_into(self._map, _MISSING_AT, max(0, count + change), since if count else time.time())
 
     def add(self, line: bytes, *, begun: int | None = None, begun_at: int | None = None) -> int | None:
         """Keeps a line; returns its place, None where there is no room.

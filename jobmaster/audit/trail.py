@@ -214,12 +214,14 @@ class Trail:
     def _push(self, line: Line) -> None:
         if self._spool is not None and isinstance(line.entry, _OF_CALLS):
             _spool(line, self._spool)
+            if line.place is None:
+                line.missing = 1
+                self._spool.count_missing(1)
         self._queue.append(line)
         self._queued_bytes += line.cost
         line.is_queued = True
         self._work.set()
-        is_urgent = line.done is not None or (line.place is None and line.is_urgent)
-        if is_urgent or len(self._queue) >= MOST_IN_BATCH:
+        if _is_urgent(line) or self._fills_batch:
             self._is_urgent.set()
 
     def _lose(self) -> None:
@@ -228,11 +230,13 @@ class Trail:
             self._lost_because = self._why_not() or _TOO_MANY
             logger.error("entries of the audit are lost, and counted: %s", self._lost_because)
         self._lost += 1
+        if self._spool is not None:
+            self._spool.count_missing(1)
 
     def _put_gap(self) -> None:
         gap = Gap(at=datetime.now(UTC), since=self._lost_since, count=self._lost, why=self._lost_because)
-        self._lost = 0
-        self._push(Line(gap))
+        lost, self._lost = self._lost, 0
+        self._push(Line(gap, missing=lost))
 
     def _why_not(self) -> str | None:
         if not self.is_open.is_set():
@@ -324,9 +328,15 @@ class Trail:
                 await self._work.wait()
             if idle.cancelled_caught:
                 return
-        with trio.move_on_after(GATHER_SECONDS if self._spool is None else SPOOLED_GATHER_SECONDS):
-            await self._is_urgent.wait()
+        if not (self._fills_batch or any(map(_is_urgent, self._queue))):
+            with trio.move_on_after(GATHER_SECONDS if self._spool is None else SPOOLED_GATHER_SECONDS):
+                await self._is_urgent.wait()
         self._is_urgent = trio.Event()
+
+    @property
+    def _fills_batch(self) -> bool:
+        """Whether so much is queued that nothing is gained by waiting for more."""
+        return len(self._queue) >= MOST_IN_BATCH or self._queued_bytes >= BATCH_BYTES
 
     async def _write_batch(self) -> None:
         batch = self._in_flight = self._take()
@@ -393,8 +403,11 @@ class Trail:
             line.is_queued = False
             if line.done is not None:
                 line.done.set()
-            if line.sequence is None and line.place is not None and self._spool is not None:
-                self._spool.done(line.place)  # it is not to be written any more
+            if self._spool is not None:
+                if line.sequence is None and line.place is not None:
+                    self._spool.done(line.place)  # it is not to be written any more
+                if line.missing:
+                    self._spool.count_missing(-line.missing)
         self._unsynced.set()
         self._written.unpark_all()
 
@@ -446,6 +459,11 @@ class Trail:
 def _is_refused(lines: Sequence[Line]) -> bool:
     """Whether the last of some lines that are waited for will not be written: what follows it is not to be, either."""
     return bool(lines) and lines[-1].sequence is None and lines[-1].done is not None and lines[-1].done.is_set()
+
+
+def _is_urgent(line: Line) -> bool:
+    """Whether an entry is to be written at once: somebody waits for it, or it is nowhere else."""
+    return line.done is not None or (line.place is None and line.is_urgent)
 
 
 def _spool(line: Line, spool: Spool) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
 
-from jobmaster.audit.entry import entry_of
+from jobmaster.audit.entry import Gap, entry_of
 from jobmaster.audit.file import Line
 from jobmaster.audit.scan import document_of
 from jobmaster.audit.spool import Spool, Spooled
+
+_ENDED: Final = "the server ended before these could be written, or as they were"
 
 
 def unwritten(records: Sequence[Spooled], spool: Spool, sequence: int) -> list[Line]:
@@ -32,6 +36,18 @@ def unwritten(records: Sequence[Spooled], spool: Spool, sequence: int) -> list[L
         if not record.is_done:  # else other records may have its room by now
             spool.done(record.place)
     return list(lines.values())
+
+
+def gap_of_missing(spool: Spool) -> list[Line]:
+    """The entries that an earlier server had neither in a file nor in its spool, as one that counts them; none where there are none.
+
+    One that was killed as it wrote them may have written some.
+    """
+    count, since = spool.missing
+    if not count:
+        return []
+    gap = Gap(at=datetime.now(UTC), since=datetime.fromtimestamp(since, UTC), count=count, why=_ENDED)
+    return [Line(gap, missing=count)]
 
 
 def _begun(record: Spooled, lines: Mapping[int, Line], written: Mapping[int, int], sequence: int) -> Line | int | None:

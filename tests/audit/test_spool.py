@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +19,7 @@ from jobmaster.audit.names import AUDIT
 from jobmaster.audit.opening import AuditFolder
 from jobmaster.audit.spool import LARGEST, RING_BYTES, Spool, Spooled, is_spool, new_spool
 from jobmaster.audit.unwritten import unwritten
+from tests.audit.disk import faulty_disk
 from tests.audit.entries import begun, call, entries_in
 from tests.server.test_listener import NoJobs
 
@@ -161,6 +164,33 @@ async def test_a_server_that_was_killed_while_it_wrote(tmp_path: Path, memory: i
         pass
     found = [(entry["kind"], entry.get("begun"), entry.get("outcome")) for entry in entries_in(tmp_path)]
     assert found[:4] == [("begun", None, None), ("call", None, "READ"), ("call", 1, "OK"), ("opened", None, None)]
+
+
+@pytest.mark.parametrize("waiting", [5, 100])
+async def test_what_an_earlier_server_had_nowhere_else(
+    tmp_path: Path, memory: int, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """Entries that a disk has not taken, for which there was no room in the spool, or nowhere, are counted by the next server."""
+    with monkeypatch.context() as patch, faulty_disk() as disk:
+        patch.setattr("jobmaster.audit.spool.LARGEST", 0)
+        patch.setattr("jobmaster.audit.trail.MAX_QUEUED", waiting)
+        async with open_audit(auditing(tmp_path, memory), NoJobs(), "1") as audit:
+            for _ in range(3):
+                audit.trail.put(call("WRITTEN"))
+            with trio.fail_after(30):
+                while Spool(memory).missing.entries:
+                    await trio.sleep(0.01)
+            disk.error = errno.ENOSPC
+            for _ in range(7):
+                audit.trail.put(call("NOT WRITTEN"))
+    assert Spool(memory).missing.entries == 7
+    async with open_audit(auditing(tmp_path, memory), NoJobs(), "1"):
+        pass
+    assert Spool(memory).missing.entries == 0
+    found = entries_in(tmp_path)
+    assert [entry["outcome"] for entry in found if entry["kind"] == "call"] == ["WRITTEN"] * 3
+    (gap,) = [entry for entry in found if entry["kind"] == "gap"]
+    assert (gap["count"], gap["since"] <= gap["time"]) == (7, True)
 
 
 def test_records_that_cannot_be_read(memory: int) -> None:

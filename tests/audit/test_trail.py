@@ -15,7 +15,7 @@ import trio.testing
 from jobmaster.audit import trail as audit_trail
 from jobmaster.audit.file import FileBounds
 from jobmaster.audit.names import AUDIT, BALLAST, current_file
-from jobmaster.audit.trail import MAX_QUEUED, Trail
+from jobmaster.audit.trail import MAX_QUEUED, MOST_IN_BATCH, Trail
 from jobmaster.errors import AuditUnavailable
 from jobmaster.journal.ballast import BALLAST_BYTES, Ballast
 from tests.audit.disk import Disk, faulty_disk
@@ -244,6 +244,21 @@ async def test_what_is_lost_is_counted(tmp_path: Path, disk: Disk) -> None:
     assert [entry["kind"] for entry in found] == ["call"] * MAX_QUEUED + ["gap", "call"]
     assert (found[-2]["count"], found[-2]["why"], found[-1]["outcome"]) == (25, "its disk fails", "AFTER")
     assert found[-2]["since"] <= found[-2]["time"]
+
+
+async def test_what_has_waited_is_written_without_a_pause(
+    tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a disk takes entries again, batch follows batch, and a Start that comes behind them is soon admitted."""
+    monkeypatch.setattr(audit_trail, "GATHER_SECONDS", 3600.0)
+    async with writing(tmp_path) as trail:
+        disk.answers.clear()
+        for number in range(3 * MOST_IN_BATCH + 5):
+            trail.put(call(f"N{number}"))
+        line = trail.admit(begun())
+        disk.answers.set()
+        await trail.wait_written(line)
+        assert not trail._queue
 
 
 async def test_the_queue_is_bounded_in_bytes(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
