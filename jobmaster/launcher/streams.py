@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import functools
 import os
 import select
 import socket
 import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOCK_TRIES: Final = 10
+_LOCK_PAUSE: Final = 0.001
+"""Seconds between them; a write takes some microseconds."""
 
 
 class NonBlockingWriter:
@@ -17,7 +28,8 @@ class NonBlockingWriter:
     filled by somebody else before it is written. O_NONBLOCK prevents both, but belongs to the open file description, which
     others have as well, a shell for one. So a terminal and a pipe are opened again, and a socket is written with
     MSG_DONTWAIT. A file is written as it is: it has a position. A terminal that is another user's, as after su(1), cannot
-    be opened: for the moment of a write everybody's description of it is non-blocking.
+    be opened: for the moment of a write everybody's description of it is non-blocking, and a lock of the terminal keeps
+    launchers and servers from taking each other's moment for how it was.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -70,12 +82,30 @@ def _send(descriptor: int, data: memoryview) -> int:
 
 
 def _write_now(terminal: int, data: memoryview) -> int:
-    was_blocking = os.get_blocking(terminal)
-    os.set_blocking(terminal, False)
+    with _locked(terminal):
+        was_blocking = os.get_blocking(terminal)
+        os.set_blocking(terminal, False)
+        try:
+            return os.write(terminal, data)
+        finally:
+            os.set_blocking(terminal, was_blocking)
+
+
+@contextlib.contextmanager
+def _locked(terminal: int) -> Iterator[None]:
+    """A lock of this process (fcntl(2)): descriptors that it shares with others do not share that. BlockingIOError where it is not free."""
+    for left in reversed(range(_LOCK_TRIES)):
+        try:
+            fcntl.lockf(terminal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in {errno.EAGAIN, errno.EACCES} or not left:
+                raise
+        time.sleep(_LOCK_PAUSE)
     try:
-        return os.write(terminal, data)
+        yield
     finally:
-        os.set_blocking(terminal, was_blocking)
+        fcntl.lockf(terminal, fcntl.LOCK_UN)
 
 
 def _takes_pipe_buf(pipe: int) -> bool:

@@ -22,6 +22,23 @@ say("\\udcff")
 """
 
 
+WRITES_MUCH: Final = """
+import os
+from contextlib import suppress
+from jobmaster.launcher.streams import NonBlockingWriter
+
+def refuse(*_):
+    raise PermissionError
+
+really, os.open = os.open, refuse
+writer = NonBlockingWriter(1)
+os.open = really
+for _ in range(20_000):
+    with suppress(BlockingIOError):
+        writer.write(memoryview(b"word"))
+"""
+
+
 @pytest.mark.parametrize("kind", ["terminal", "socket", "pipe"])
 def test_a_stderr_that_nobody_reads(kind: str) -> None:
     """The launcher goes on, and what it says is lost."""
@@ -63,6 +80,21 @@ def test_without_a_description_of_its_own(kind: str, monkeypatch: pytest.MonkeyP
     writer.close()
     os.close(reads)
     os.close(writes)
+
+
+def test_two_that_cannot_open_their_terminal() -> None:
+    """Launcher and server, or two servers, write side by side: neither ever waits, and the terminal is as it was afterwards."""
+    reads, writes = os.openpty()
+    programs = [subprocess.Popen([sys.executable, "-c", WRITES_MUCH], stdout=writes) for _ in range(2)]
+    try:
+        assert [program.wait(timeout=60) for program in programs] == [0, 0]
+        assert os.get_blocking(writes)
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+        os.close(reads)
+        os.close(writes)
 
 
 def test_a_descriptor_that_is_closed() -> None:
