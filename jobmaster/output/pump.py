@@ -162,6 +162,8 @@ class Pump:
             if self._work is not None and (found := self._work.abandon(self.left_threads)) is not None:
                 self._leave(self._work)
                 self._log.lose(found, left_in_pipe=True)
+                if not found:  # a thread moves only where there is something
+                    self._say_uncounted()
             self._is_finished = True
             await self._count_rest()  # noqa: ASYNC102  # shields itself
 
@@ -175,7 +177,10 @@ class Pump:
                     self._log.lose(left.in_pipe, left_in_pipe=True)
                     self._log.lose(left.taken)
         if scope.cancelled_caught:
-            logger.warning("%s: nobody could tell in time how much of the output was left in its pipe", self._log.path)
+            self._say_uncounted()
+
+    def _say_uncounted(self) -> None:
+        logger.warning("%s: nobody could tell in time how much of the output was left in its pipe", self._log.path)
 
     async def hand_over(self) -> None:
         """Waits for a move that is under way, and begins no other; what is in the pipes stays there.

@@ -160,6 +160,28 @@ async def test_the_end_does_not_wait_for_the_disk(tmp_path: Path, disk: Disk, mo
         assert (log.size, log.lost) == (0, 7), "what is counted stays"
 
 
+async def test_a_lock_that_hides_what_is_in_the_pipe(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where even the count of what is there waits for whoever has the pipe's lock, the operator is told that nobody knows it."""
+
+    def held_up(_pipe: int) -> int:
+        disk.wait()
+        return 0
+
+    monkeypatch.setattr(moving, "bytes_in", held_up)
+    with job(tmp_path / "log", disk) as (pump, log, write_end):
+        os.write(write_end, b"hidden")
+        await hold_up(pump, disk)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pump.finish)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(FINISH_SECONDS)
+        assert log.lost == 0
+        assert "nobody could tell" in caplog.text
+        await released(disk)
+
+
 async def finish_cancelled(pump: Pump, disk: Disk) -> None:
     """Cancels the end as a whole while the disk holds it up, as the deadline of a step of the job's end does."""
     async with trio.open_nursery() as nursery:
