@@ -287,7 +287,7 @@ async def test_run_over_another_server(tmp_path: Path, certificates: Path, how: 
             seen = b""
             while not seen.endswith(b"\n%d\n" % LINES):
                 seen += await output_of(client).receive_some()
-            for _ in range(3):
+            for _ in range(2):
                 await replace(server, process, how)
                 await until_ready(server)
             (record,) = [record async for record in jobs.list()]
