@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Generator
@@ -37,6 +38,11 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files whose tests take long, so that at the end no process waits for one of them."""
     items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the cycle collector from looking again and again at all modules and tests, which are there to stay."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,7 +6,6 @@ Nothing is left behind: certificates, output and cgroups of the demo live in fol
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
@@ -33,29 +32,26 @@ class Demo:
     def __init__(self, folder: Path, port: int) -> None:
         self._target = ["--server", f"localhost:{port}", "--certs-dir", str(folder)]
 
-    def run(self, name: str, *words: str, shows: bool = True, expects: int = 0) -> str:
-        """Runs `jobmaster -n NAME WORDS…`; returns what it printed on stdout."""
-        if shows:
-            print(f"\n{PROMPT} jobmaster -n {name} {shlex.join(words)}", flush=True)
+    def run(self, name: str, *words: str, expects: int = 0) -> str:
+        """Runs `jobmaster -n NAME WORDS…`; shows and returns what it printed on stdout."""
+        print(f"\n{PROMPT} jobmaster -n {name} {shlex.join(words)}", flush=True)
         command = [*PYTHON, "jobmaster", *self._target, "-n", name, *words]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             lines = []
             for line in process.stdout:
                 lines.append(line)
-                if shows:
-                    print(line, end="", flush=True)
+                print(line, end="", flush=True)
         if process.returncode != expects:
             raise DemoFailed(f"exit status {process.returncode}, {expects} was expected")
         return "".join(lines)
 
-    def status(self, name: str, job_id: str, **expected: object) -> None:
-        """Shows a job's status and checks some of its fields."""
-        self.run(name, "status", job_id)
-        record = json.loads(self.run(name, "status", "--json", job_id, shows=False))
-        wrong = {field: record.get(field) for field, value in expected.items() if record.get(field) != value}
-        if wrong:
-            raise DemoFailed(f"the record has {wrong}, expected was {expected}")
+    def status(self, name: str, job_id: str, *expected: str) -> None:
+        """Shows a job's status and checks some of its lines, named by their beginnings."""
+        shown = self.run(name, "status", job_id).splitlines()
+        missing = [line for line in expected if not any(each.startswith(line) for each in shown)]
+        if missing:
+            raise DemoFailed(f"the status lacks {missing}")
 
 
 @contextmanager
@@ -90,7 +86,7 @@ def listing(demo: Demo) -> None:
     job_id = demo.run("client1", "start", "ls", "-l", "/").strip()
     if "etc" not in demo.run("client1", "logs", job_id):
         raise DemoFailed("the listing lacks /etc")
-    demo.status("client1", job_id, state="JOBSTATE_COMPLETED", exitCode=0)
+    demo.status("client1", job_id, "state      JOBSTATE_COMPLETED", "exit code  0")
 
 
 def counting_job(demo: Demo) -> None:
@@ -99,18 +95,18 @@ def counting_job(demo: Demo) -> None:
     job_id = demo.run("client1", "start", "sh", "-c", script).strip()
     if demo.run("client1", "logs", job_id).split() != ["1", "2", "3", "4", "5"]:
         raise DemoFailed("the count has a gap")
-    demo.status("client1", job_id, state="JOBSTATE_COMPLETED", exitCode=7)
+    demo.status("client1", job_id, "state      JOBSTATE_COMPLETED", "exit code  7")
 
 
 def stranger_and_stop(demo: Demo) -> None:
     """A job that nobody else can see, a client that nobody knows, and a stop."""
     job_id = demo.run("client1", "start", "sleep", "1000").strip()
-    demo.status("client1", job_id, state="JOBSTATE_RUNNING")
+    demo.status("client1", job_id, "state      JOBSTATE_RUNNING")
     demo.run("client2", "stop", job_id, expects=1)
     demo.run("stranger", "status", job_id, expects=1)
     demo.run("superuser", "status", job_id)
     demo.run("client1", "stop", job_id)
-    demo.status("client1", job_id, state="JOBSTATE_TERMINATED_BY_API", exitCode=-1, signalStr="terminated")
+    demo.status("client1", job_id, "state      JOBSTATE_TERMINATED_BY_API", "exit code  -1", "signal     terminated")
 
 
 def main() -> int:

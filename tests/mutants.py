@@ -259,7 +259,7 @@ class Copy:
         for name in COPIED:
             source = REPOSITORY / name
             if source.is_dir():
-                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns(".*"))  # bytecode too
             else:
                 shutil.copy(source, folder / name)
 

@@ -30,7 +30,7 @@ from tests.harness import Server, ended, run, serving, until_output
 SETTLING_SECONDS: Final = 60.0
 """For threads that are ending something; only what is left for good is there so long."""
 STEADY: Final = 10
-ROUNDS: Final = 3 if "JOBMASTER_GUEST" in os.environ else 20
+ROUNDS: Final = 3 if "JOBMASTER_GUEST" in os.environ else 8
 """Of every kind of job; in a guest a round takes seconds, and what it adds shows in each."""
 
 

@@ -19,7 +19,7 @@ from jobmaster.audit.handshakes import ENTRIES_A_MINUTE, ENTRIES_OF_ADDRESS
 from jobmaster.audit.trail import MAX_QUEUED, MAX_QUEUED_BYTES, START_SECONDS
 from jobmaster.journal.ballast import BALLAST_BYTES
 from tests.audit.test_entry import FIELDS
-from tests.harness import REPOSITORY, cgroup_mount, serving_program
+from tests.harness import REPOSITORY, cgroup_mount, serving
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -67,7 +67,7 @@ async def test_console_commands(tmp_path: Path, certificates: Path) -> None:
     serve, *commands = console_commands()
     assert serve[0].startswith("python -m jobmaster.serve")
     options = serve[0].split()[3:]
-    async with serving_program(tmp_path, tmp_path / "certs", *options) as (server, _process):
+    async with serving(tmp_path, tmp_path / "certs", *options) as server:
         script = [
             f'jobmaster() {{ {sys.executable} -m jobmaster --server localhost:{server.port} --certs-dir certs "$@"; }}'
         ]
@@ -90,7 +90,7 @@ async def test_python_example(tmp_path: Path, certificates: Path) -> None:
     """The Python example runs as it stands and shows a job's output and end."""
     (example,) = blocks("python")
     shutil.copytree(certificates, tmp_path / "certs", ignore=shutil.ignore_patterns("hostile"))
-    async with serving_program(tmp_path, tmp_path / "certs") as (server, _process):
+    async with serving(tmp_path, tmp_path / "certs") as server:
         result = await trio.run_process(
             [sys.executable, "-c", example.replace("6443", str(server.port))],
             capture_stdout=True,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,9 @@ from tests.harness import REPOSITORY
 
 HANG_GUARD: Final = 60.0
 """Seconds after which a test that waits has failed."""
+PAUSE: Final = 0.005
+"""Seconds between reports that are waited for, and between calls of the bystander: asked without a pause, both processes
+would do nothing else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +72,11 @@ class Program:
         return await self._ask(b"report\n")
 
     async def until(self, is_so: Callable[[Report], bool]) -> Report:
-        """The first report of which `is_so` holds."""
+        """The first report of which `is_so` holds, of those there are every `PAUSE` seconds."""
         last = await self.report()
         with trio.move_on_after(HANG_GUARD):
             while not is_so(last):
+                await trio.sleep(PAUSE)
                 last = await self.report()
             return last
         raise AssertionError(f"still {last}")
@@ -99,10 +104,51 @@ class Program:
         return Report(**json.loads(answer))
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A running server that tests attack one after another, each from an event loop of its own."""
+
+    certificates: Path
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @asynccontextmanager
+    async def attacked(self) -> AsyncIterator[Program]:
+        """The server, for the block; it lives on after it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        pipes: trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream] = trio.StapledStream(
+            trio.lowlevel.FdStream(os.dup(self.process.stdin.fileno())),
+            trio.lowlevel.FdStream(os.dup(self.process.stdout.fileno())),
+        )
+        async with pipes:
+            yield Program(self.certificates, self.port, self.process.pid, pipes)
+
+
+@contextmanager
+def shared(certificates: Path, *options: str) -> Iterator[Shared]:
+    """Such a server, started with `options` for the block: for tests that hold nothing against the memory it has had."""
+    with subprocess.Popen(
+        _command(certificates, *options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd=REPOSITORY
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Shared(certificates, int(process.stdout.readline()), process)
+            process.stdin.close()
+            assert process.wait(HANG_GUARD) == 0
+        finally:
+            process.kill()
+
+
+def _command(certificates: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "tests.abuse.server", *options, str(certificates)]
+
+
 @asynccontextmanager
 async def attacked(certificates: Path, *options: str, network: Network | None = None) -> AsyncIterator[Program]:
     """The server, started with `options` for the block, in that network."""
-    command = [sys.executable, "-m", "tests.abuse.server", *options, str(certificates)]
+    command = _command(certificates, *options)
     if network is not None:
         command = network.command(*command)
     process = await trio.lowlevel.open_process(
@@ -127,7 +173,7 @@ async def attacked(certificates: Path, *options: str, network: Network | None = 
 
 
 class Bystander:
-    """An honest client, that of jobmaster, which calls one method again and again while `calling` lasts."""
+    """An honest client, that of jobmaster, which calls one method every `PAUSE` seconds while `calling` lasts."""
 
     def __init__(self, channel: Channel) -> None:
         self._client = purerpc.Client(SERVICE, channel)
@@ -163,6 +209,7 @@ class Bystander:
     async def _call_on(self) -> None:
         while True:
             await self.echo()
+            await trio.sleep(PAUSE)
 
 
 @asynccontextmanager

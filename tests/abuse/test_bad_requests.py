@@ -5,6 +5,7 @@ Garbage alone, which is no HTTP/2, ends the connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,7 +27,7 @@ from tests.abuse.attacker import (
     request_fields,
     window_update,
 )
-from tests.abuse.program import attacked
+from tests.abuse.program import Shared, shared
 
 pytestmark = pytest.mark.abuse
 
@@ -99,11 +100,18 @@ ROWS: Final[dict[str, Row]] = {
 GARBAGE: Final = b"this is not HTTP/2 at all, not even for a moment"
 
 
+@pytest.fixture(scope="module")
+def server(certificates: Path) -> Iterator[Shared]:
+    """One for all requests: none of them may do it any harm."""
+    with shared(certificates) as running:
+        yield running
+
+
 @pytest.mark.parametrize("name", ROWS)
-async def test_bad_request(certificates: Path, name: str) -> None:
+async def test_bad_request(server: Shared, name: str) -> None:
     """A bad request is answered for itself, in words that give nothing away, and the connection serves the next one."""
     row = ROWS[name]
-    async with attacked(certificates) as program, attacking(program) as attacker:
+    async with server.attacked() as program, attacking(program) as attacker:
         await attacker.send(row.sent + call(NEXT))
         following = await attacker.answer(NEXT)
         assert following is not None, f"the connection was closed: {attacker.goaway}"
@@ -120,9 +128,9 @@ def gives_nothing_away(text: bytes) -> bool:
     return len(text) < 100 and not any(word in text for word in (b"Error", b"object", b"0x", b"abuse", b"Nope"))
 
 
-async def test_garbage(certificates: Path) -> None:
+async def test_garbage(server: Shared) -> None:
     """What is not HTTP/2 is the one thing that ends the connection, with a code that says so."""
-    async with attacked(certificates) as program, attacking(program) as attacker:
+    async with server.attacked() as program, attacking(program) as attacker:
         await attacker.send(GARBAGE + call(NEXT))
         await attacker.until_closed()
         assert attacker.goaway is not None

@@ -33,6 +33,8 @@ MIB: Final = 1024 * 1024
 PART: Final = 16 * 1024
 """Bytes of the largest frame."""
 CALLS: Final = 100
+UNFINISHED: Final = 40
+"""Calls with 4 MiB each: more than twice of what may be held."""
 HELD_KIB: Final = 64 * 1024
 """What one connection's unfinished messages may hold."""
 HOLDING_SECONDS: Final = 8.0
@@ -162,12 +164,12 @@ async def test_message_bomb(certificates: Path, encoding: bytes | None, message:
 
 
 async def test_unfinished_messages(certificates: Path) -> None:
-    """A hundred calls, each with all of the largest message but its end, do not hold all of that in memory."""
+    """Many calls, each with all of the largest message but its end, do not hold all of that in memory."""
     unfinished = (b"\x00" + (4 * MIB).to_bytes(4, "big") + bytes(4 * MIB - 1))[: 4 * MIB]
     async with attacked(certificates) as program, attacking(program) as attacker:
         before = await program.mark()
         with trio.move_on_after(HOLDING_SECONDS):  # a server that takes no more of it has passed
-            for stream_id in range(1, 1 + 2 * CALLS, 2):
+            for stream_id in range(1, 1 + 2 * UNFINISHED, 2):
                 parts = [data(stream_id, unfinished[at : at + PART], ends=False) for at in range(0, 4 * MIB, PART)]
                 await attacker.send(headers(stream_id, request_fields()) + b"".join(parts))
         after = await program.report()

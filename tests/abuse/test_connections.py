@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,13 @@ import trio
 
 from jobmaster.certs.contexts import client_context
 from tests.abuse.attacker import PREFACE, Attacker, attacking, call, dial, settings
-from tests.abuse.program import HANG_GUARD, Program, attacked, bystander
+from tests.abuse.program import HANG_GUARD, Program, Shared, attacked, bystander, shared
 
 pytestmark = pytest.mark.abuse
 
-TRIES: Final = int(os.environ.get("ABUSE_TRIES", "100"))
+TRIES: Final = int(os.environ.get("ABUSE_TRIES", "40"))
 """Visits of each kind; ten thousand in the nox session `abuse`."""
-AT_A_TIME: Final = max(100, TRIES // 100)
+AT_A_TIME: Final = min(TRIES, max(100, TRIES // 100))
 SOON: Final = "1"
 """Seconds after which who says nothing is closed; an honest client is faster on a busy machine, too."""
 ENOUGH_FILES: Final = 64
@@ -152,10 +152,8 @@ async def until_closed(program: Program, sent: bytes) -> None:
                 pass
 
 
-async def without_alpn(program: Program) -> None:
-    """A good client, but for one thing: it does not ask for HTTP/2."""
-    context = client_context(program.certificates, "client1")
-    context.set_alpn_protocols([])
+async def without_alpn(program: Program, context: ssl.SSLContext) -> None:
+    """A good client, but for one thing: by its context it does not ask for HTTP/2."""
     async with attacking(program, context=context) as attacker:
         assert not await echoes(attacker, 1)
 
@@ -182,25 +180,35 @@ async def visited(program: Program, visit: Visit) -> None:
         )
 
 
+@pytest.fixture(scope="module")
+def impatient(certificates: Path) -> Iterator[Shared]:
+    """A server for all strangers: after each of them it has to be as before."""
+    with shared(certificates, "--handshake", SOON) as running:
+        yield running
+
+
 @pytest.mark.parametrize("name", STRANGERS)
-async def test_stranger(certificates: Path, name: str) -> None:
+async def test_stranger(impatient: Shared, name: str) -> None:
     """Who does not get through the TLS handshake is closed, and leaves no task and no descriptor."""
-    async with attacked(certificates, "--handshake", SOON) as program:
+    async with impatient.attacked() as program:
         await visited(program, partial(until_closed, sent=STRANGERS[name](program)))
 
 
 async def test_client_without_alpn(certificates: Path) -> None:
     """Who does not agree on HTTP/2 is closed after the handshake, and leaves no task and no descriptor."""
+    context = client_context(certificates, "client1")
+    context.set_alpn_protocols([])
     async with attacked(certificates) as program:
-        await visited(program, without_alpn)
+        await visited(program, partial(without_alpn, context=context))
 
 
 async def test_client_that_says_nothing(certificates: Path) -> None:
     """Who gets through the handshake and then says nothing is closed, and leaves no task and no descriptor."""
+    context = client_context(certificates, "client1")
 
     async def silent(program: Program) -> None:
         async with await dial(program) as tcp:
-            attacker = Attacker(tcp, client_context(program.certificates, "client1"))
+            attacker = Attacker(tcp, context)
             await attacker.handshake()
             await attacker.read_on()
 

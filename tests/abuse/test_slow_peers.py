@@ -39,7 +39,7 @@ GRANTED: Final = 10_000
 """Bytes."""
 WIDE_OPEN: Final = window_update(0, LARGEST_WINDOW - 65_535)
 FLOODS: Final = 100
-CONNECTIONS: Final = 5
+CONNECTIONS: Final = 3
 LARGE_ANSWERS: Final = 99
 RESOURCE_EXHAUSTED: Final = b"8"
 WAITING_KIB: Final = 32 * 1024

@@ -15,7 +15,7 @@ from typing import Final
 
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.rounds import latency_rows, tell
-from tests.bench.servers import Place, Server, beside, jobmaster, run_client
+from tests.bench.servers import Place, Server, beside, jobmaster
 from tests.bench.table import Better, Row, Runs
 
 COMMIT_BYTES: Final = 7 * (4096 + 24)
@@ -69,8 +69,8 @@ class Durability:
         outcomes: tuple[list[Outcome], list[Outcome], list[float]] = ([], [], [])
         for number in range(self.rounds):
             tell(f"durability: round {number + 1} of {self.rounds}")
-            outcomes[0].append(run_client(full))
-            outcomes[1].append(run_client(off))
+            outcomes[0].append(self.own.clients.run(full)[0])
+            outcomes[1].append(self.own.clients.run(off)[0])
             outcomes[2].append(self._sync_seconds())
         return outcomes
 

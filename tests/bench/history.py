@@ -24,7 +24,7 @@ from jobmaster.server.program import JOURNAL
 from tests.bench.load import CLIENTS, PAGE, Client, Kind, Load, Outcome, kept_id, kept_owner
 from tests.bench.processes import resident_bytes
 from tests.bench.rounds import runs_of, tell
-from tests.bench.servers import Place, Server, Unable, beside, jobmaster, run_loads
+from tests.bench.servers import Place, Server, Unable, beside, jobmaster
 from tests.bench.table import Better, Row, Runs
 from tests.journal.jobs import RETURNED, entries, launched
 
@@ -108,7 +108,9 @@ class History:
         begun = perf_counter()
         with jobmaster(other, options=options) as server:
             ready_seconds = perf_counter() - begun
-            records, pages = run_loads(self._load(server, Kind.RECORDS, kept), self._load(server, Kind.PAGES))
+            records, pages = self.own.clients.run(
+                self._load(server, Kind.RECORDS, kept), self._load(server, Kind.PAGES)
+            )
             return Visit(
                 ready_seconds=ready_seconds,
                 check_seconds=check_seconds,

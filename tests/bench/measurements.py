@@ -23,7 +23,7 @@ from tests.bench.idle import IdleJobs, most_jobs
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.replacement import Adoption, Upgrades
 from tests.bench.rounds import latency_rows, runs_of, take_turns, tell
-from tests.bench.servers import Place, Server, Unable, run_client
+from tests.bench.servers import Place, Server, Unable
 from tests.bench.size import Size
 from tests.bench.table import Better, Row, Runs
 from tests.bench.transfers import Transfers
@@ -235,7 +235,7 @@ class Contest:
         )
 
     def _turns(self, *loads: Load) -> list[list[Outcome]]:
-        return take_turns(self.size.rounds, *loads)
+        return take_turns(self.own.clients, self.size.rounds, *loads)
 
 
 MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingProxyType(
@@ -263,7 +263,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Contest], Iterator[Row]]]] = MappingP
 
 def _write(own: Place, load: Load) -> str:
     """Runs the job whose output is streamed: its id. The output is in the page cache and on the disk afterwards."""
-    job_id = run_client(load).job_id
+    job_id = own.clients.run(load)[0].job_id
     with (own.output / f"{job_id}.log").open("rb") as log:
         os.fsync(log.fileno())
         while log.read(MEGABYTE):
@@ -309,14 +309,14 @@ def profile(own: Place, size: Size, server: Server, what: str) -> None:
         case "stream":
             write = replace(load, kind=Kind.WRITE, count=size.output_bytes)
             job_id = _write(own, write)
-            run_client(replace(write, kind=Kind.STREAM, client=Client.GRPCIO, job_id=job_id))
+            own.clients.run(replace(write, kind=Kind.STREAM, client=Client.GRPCIO, job_id=job_id))
         case "unary":
             count, in_flight = size.calls_at_once, size.calls_in_flight
-            run_client(replace(load, kind=Kind.STATUS, client=Client.GRPCIO, count=count, in_flight=in_flight))
+            own.clients.run(replace(load, kind=Kind.STATUS, client=Client.GRPCIO, count=count, in_flight=in_flight))
         case "input":
-            run_client(replace(load, kind=Kind.STDIN, count=size.output_bytes))
+            own.clients.run(replace(load, kind=Kind.STDIN, count=size.output_bytes))
         case "start":
-            run_client(load)
+            own.clients.run(load)
         case _:
             raise ValueError(f"{what}: nothing is known to profile under this name")
 

@@ -12,7 +12,7 @@ from statistics import median
 
 from tests.bench.load import Client, Kind, Load
 from tests.bench.rounds import take_turns, tell
-from tests.bench.servers import Place, Server, run_client
+from tests.bench.servers import Place, Server
 from tests.bench.table import Better, Row, Runs
 
 
@@ -27,7 +27,7 @@ class Adoption:
 
     def rows(self) -> Iterator[Row]:
         """Kills the server and measures; one row."""
-        (outcomes,) = take_turns(self.rounds, _load(self.own, self.server, Kind.ADOPT, self.jobs))
+        (outcomes,) = take_turns(self.own.clients, self.rounds, _load(self.own, self.server, Kind.ADOPT, self.jobs))
         yield Row(
             name=f"server killed to {self.jobs} running jobs adopted and told",
             unit="s",
@@ -51,7 +51,7 @@ class Upgrades:
         for pause in self.pauses:
             tell(f"upgrade: {self.upgrades} times, {pause:g} s apart")
             load = _load(self.own, self.server, Kind.UPGRADE, self.upgrades, in_flight=self.jobs, pause=pause)
-            silences = run_client(load).latencies
+            silences = self.own.clients.run(load)[0].latencies
             yield self._row(pause, "longest silence of a follower", max(silences))
             yield self._row(pause, "longest silence over the median upgrade", median(silences))
 

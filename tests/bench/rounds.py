@@ -7,17 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import median, quantiles
 
 from tests.bench.load import Load, Outcome
-from tests.bench.servers import run_client
+from tests.bench.servers import Clients
 from tests.bench.table import Better, Row, Runs
 
 
-def take_turns(rounds: int, *loads: Load) -> list[list[Outcome]]:
+def take_turns(clients: Clients, rounds: int, *loads: Load) -> list[list[Outcome]]:
     """For each load the outcomes of its rounds."""
     outcomes: list[list[Outcome]] = [[] for _ in loads]
     for number in range(rounds):
         tell(f"{loads[0].kind}: round {number + 1} of {rounds}")
         for own, load in zip(outcomes, loads, strict=True):
-            own.append(run_client(load))
+            own.append(clients.run(load)[0])
     return outcomes
 
 

@@ -6,6 +6,7 @@ everything in order.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,14 +16,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from jobmaster.certs import authority
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
-from tests.bench.load import Load, Outcome
+from tests.bench.load import Client, Load, Outcome
 from tests.processes import servers_of
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
@@ -39,17 +40,64 @@ class Unable(Exception):
     """The benchmark cannot run here, or what it measures failed; the text says what and the remedy."""
 
 
+class Clients:
+    """Client programs, one for each client whose loads are done, started when the first comes."""
+
+    def __init__(self, name: str) -> None:
+        """Starts nothing yet; `name` is what their command lines are found by."""
+        self._name = name
+        self._running = ExitStack()
+        self._programs: dict[Client, subprocess.Popen[str]] = {}
+
+    def run(self, *loads: Load) -> list[Outcome]:
+        """Does loads of one client, one after another, in a process that has done nothing before.
+
+        Raises:
+            Unable: one failed, or they took longer than `LOAD_SECONDS`.
+        """
+        program = self._program(loads[0].client)
+        assert program.stdin is not None
+        assert program.stdout is not None
+        deadline = threading.Timer(LOAD_SECONDS, program.terminate)
+        deadline.start()
+        outcomes: list[Outcome] = []
+        try:
+            program.stdin.write(json.dumps([load.to_json() for load in loads]) + "\n")
+            program.stdin.flush()
+            for line in program.stdout:
+                if line == "ended 0\n":
+                    return outcomes
+                if line.startswith("ended "):
+                    break
+                outcomes.append(Outcome.from_json(line))
+        finally:
+            deadline.cancel()
+        raise Unable(f"{loads} failed, or did not end within {LOAD_SECONDS:.0f} s; the words are above")
+
+    def _program(self, client: Client) -> subprocess.Popen[str]:
+        if client not in self._programs:
+            command = ["-m", "tests.bench.client", client, self._name]
+            self._programs[client] = self._running.enter_context(_running(command, stdin=subprocess.PIPE))
+        return self._programs[client]
+
+    def close(self) -> None:
+        """Ends the programs, with what they are doing."""
+        self._running.close()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a benchmark keeps what it makes: a folder and a cgroup root, both its own.
 
     Attributes:
         certificates: those of all servers and all clients.
+        clients: what does the loads.
     """
 
     folder: Path
     cgroup_root: Path
     certificates: Path
+    clients: Clients
 
     @property
     def output(self) -> Path:
@@ -82,9 +130,15 @@ def place(parent: Path, needed: int) -> Iterator[Place]:
     try:
         with _undisturbed():
             folder = Path(tempfile.mkdtemp(prefix=f"jobmaster-bench-{os.getpid()}-", dir=parent.resolve()))
-        own = Place(folder=folder, cgroup_root=mount / folder.name, certificates=folder / "certificates")
+        own = Place(
+            folder=folder,
+            cgroup_root=mount / folder.name,
+            certificates=folder / "certificates",
+            clients=Clients(folder.name),
+        )
         authority.initialise(own.certificates)
-        yield own
+        with closing(own.clients):
+            yield own
     finally:
         if folder is not None:
             with _undisturbed(), ExitStack() as clearing:
@@ -99,6 +153,7 @@ def beside(own: Place, name: str) -> Iterator[Place]:
         folder=own.folder / name,
         cgroup_root=own.cgroup_root.with_name(f"{own.cgroup_root.name}-{name}"),
         certificates=own.certificates,
+        clients=own.clients,
     )
     other.folder.mkdir()
     try:
@@ -177,27 +232,6 @@ def peer(own: Place) -> Iterator[Server]:
         yield server
 
 
-def run_client(load: Load) -> Outcome:
-    """Does a load in a process of its own; raises as `run_loads`."""
-    return run_loads(load)[0]
-
-
-def run_loads(*loads: Load) -> list[Outcome]:
-    """Does loads one after another in one process, whose start is then paid once.
-
-    Raises:
-        Unable: one failed, or they took longer than `LOAD_SECONDS`.
-    """
-    with _running(["-m", "tests.bench.client", *(load.to_json() for load in loads)]) as process:
-        try:
-            text, _ = process.communicate(timeout=LOAD_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise Unable(f"{loads} did not end within {LOAD_SECONDS:.0f} s") from None
-        if process.returncode != 0:
-            raise Unable(f"{loads} failed with exit code {process.returncode}; the words are above")
-    return [Outcome.from_json(line) for line in text.splitlines()]
-
-
 @contextmanager
 def _serving(name: str, arguments: Sequence[str]) -> Iterator[Server]:
     with _running(arguments) as process:
@@ -207,12 +241,17 @@ def _serving(name: str, arguments: Sequence[str]) -> Iterator[Server]:
 
 
 @contextmanager
-def _running(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def _running(arguments: Sequence[str], stdin: int | None = None) -> Iterator[subprocess.Popen[str]]:
     process = None
     try:
         with _undisturbed():
             process = subprocess.Popen(
-                [sys.executable, *arguments], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY, start_new_session=True
+                [sys.executable, *arguments],
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                text=True,
+                cwd=REPOSITORY,
+                start_new_session=True,
             )
         yield process
     finally:
@@ -228,8 +267,10 @@ def _end(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 @contextmanager

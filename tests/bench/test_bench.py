@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.bench.load import Client, Kind, Load
 from tests.bench.measurements import MEASUREMENTS
+from tests.bench.servers import Clients, Unable
 from tests.harness import REPOSITORY, cgroup_mount
 from tests.processes import command_line
 
@@ -123,6 +126,15 @@ def test_profile(folder: Path) -> None:
     assert process.returncode == 0, words
     assert "Ordered by: internal time" in text
     assert "select.epoll" in text
+
+
+def test_a_load_that_fails(tmp_path: Path) -> None:
+    """It is told, not measured, and the next one has a process again."""
+    load = Load(kind=Kind.STATUS, client=Client.JOBMASTER, port=1, server=1, certificates=tmp_path, count=1)
+    with closing(Clients("failing")) as clients:
+        for _ in range(2):
+            with pytest.raises(Unable, match="failed"):
+                clients.run(load)
 
 
 def test_no_room(folder: Path) -> None:

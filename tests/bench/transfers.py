@@ -16,7 +16,7 @@ from jobmaster.output.index_file import IndexFile
 from jobmaster.run.job_files import output_path
 from tests.bench.load import Client, Kind, Load, Outcome
 from tests.bench.rounds import runs_of, take_turns
-from tests.bench.servers import Place, Server, run_client
+from tests.bench.servers import Place, Server
 from tests.bench.size import Size
 from tests.bench.table import Better, Row, Runs
 from tests.two_streams import LENGTH, SCRIPT
@@ -56,7 +56,7 @@ class Transfers:
         """What a job reads, which it has to read whole."""
         count = self.size.output_bytes
         stream = self._stored(self._write(count))
-        both = take_turns(self.size.rounds, replace(stream, kind=Kind.STDIN, job_id=""), stream)
+        both = take_turns(self.own.clients, self.size.rounds, replace(stream, kind=Kind.STDIN, job_id=""), stream)
         yield self._speed(f"stdin of {count // 2**20} MiB to its SHA-256 beside StreamOutput", count, both)
 
     def following(self) -> Iterator[Row]:
@@ -67,7 +67,7 @@ class Transfers:
         for what, write in (("a plain index", self._write(count)), ("a dense index", dense)):
             stream = self._stored(write)
             entries = (self._index_bytes(stream.job_id) - HEADER_SIZE) / ENTRY_SIZE
-            both = take_turns(self.size.rounds, replace(stream, kind=Kind.FOLLOW_STORED), stream)
+            both = take_turns(self.own.clients, self.size.rounds, replace(stream, kind=Kind.FOLLOW_STORED), stream)
             yield self._speed(
                 f"FollowOutput over {what}, {entries * MEGABYTE / write.count:.3g} entries/MB, beside StreamOutput",
                 write.count,
@@ -77,7 +77,9 @@ class Transfers:
     def index(self) -> Iterator[Row]:
         """A job that writes a line each millisecond: all that the server does for a line, and what of it is the index."""
         lines = self.size.live_lines
-        (outcomes,) = take_turns(self.size.rounds, self._python(EACH_MILLISECOND, lines, count=lines * len(LINE % 0)))
+        (outcomes,) = take_turns(
+            self.own.clients, self.size.rounds, self._python(EACH_MILLISECOND, lines, count=lines * len(LINE % 0))
+        )
         yield Row(
             name="a line each millisecond, server's CPU for each, beside that of an entry of the index",
             unit="us",
@@ -93,7 +95,7 @@ class Transfers:
         """Short lines from two threads, each to a stream of its own, beside both to one pipe."""
         lines = self.size.short_lines // 2
         apart = self._python(SCRIPT, 1, lines, count=2 * lines * LENGTH, separate=True)
-        both = take_turns(self.size.rounds, apart, replace(apart, separate=False))
+        both = take_turns(self.own.clients, self.size.rounds, apart, replace(apart, separate=False))
         name = f"{2 * lines} short lines by two threads to two streams beside one pipe"
         yield self._speed(name, apart.count, both)
         yield self._overhead(f"{name}, index for each byte of output", apart.count, both)
@@ -115,7 +117,7 @@ class Transfers:
 
     def _stored(self, write: Load) -> Load:
         """Runs a job, and reads its output once: that is in the page cache then."""
-        job_id = run_client(write).job_id
+        job_id = self.own.clients.run(write)[0].job_id
         with output_path(self.own.output, JobId(job_id)).open("rb") as log:
             while log.read(MEGABYTE):
                 pass

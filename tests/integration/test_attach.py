@@ -19,7 +19,7 @@ from jobmaster.grpc.client import STREAM_WINDOW
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.run.stdin import PIPE_SIZE, WIDE_CAPACITY
-from tests.harness import Server, output_of, run, serving_program, until_output
+from tests.harness import Server, output_of, run, serving, serving_program, until_output
 from tests.integration.test_adoption import wait_for_successor
 
 DEADLINE: Final = 60.0
@@ -257,20 +257,28 @@ async def streams_of(jobs: Jobs, job_id: str) -> dict[int, bytes]:
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_streams_apart(tmp_path: Path, certificates: Path, *, is_killed: bool) -> None:
     """Each stream is exact and told apart, live and stored, also where a server goes on with the job of another."""
+    if not is_killed:
+        async with serving(tmp_path, certificates) as server, server.connect() as jobs:
+            await are_apart(jobs, await jobs.start("sh", "-c", ALTERNATING, separate_streams=True))
+        return
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", ALTERNATING, separate_streams=True)
+        await until_output(jobs, job_id, b"err 5")
+        old = server.pid
+        os.kill(old, signal.SIGKILL)
+        await wait_for_successor(server, old)
+        await are_apart(jobs, job_id)
+
+
+async def are_apart(jobs: Jobs, job_id: str) -> None:
+    """Follows the job, twice."""
     expected = {
         stream: "".join(f"{name} {number}\n" for number in range(40)).encode()
         for stream, name in ((pb.OUTPUTSTREAM_STDOUT, "out"), (pb.OUTPUTSTREAM_STDERR, "err"))
     }
-    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
-        job_id = await jobs.start("sh", "-c", ALTERNATING, separate_streams=True)
-        if is_killed:
-            await until_output(jobs, job_id, b"err 5")
-            old = server.pid
-            os.kill(old, signal.SIGKILL)
-            await wait_for_successor(server, old)
-        assert await streams_of(jobs, job_id) == expected
-        assert await streams_of(jobs, job_id) == expected
-        assert (await jobs.wait(job_id)).output_bytes == sum(map(len, expected.values()))
+    assert await streams_of(jobs, job_id) == expected
+    assert await streams_of(jobs, job_id) == expected
+    assert (await jobs.wait(job_id)).output_bytes == sum(map(len, expected.values()))
 
 
 async def test_one_of_two_streams(server: Server) -> None:

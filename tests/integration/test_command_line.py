@@ -18,7 +18,9 @@ from typing import BinaryIO
 import pytest
 import trio
 
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import REPOSITORY, Server, until_output
+from tests.harness import output_of as all_output
 
 DEADLINE = 60  # seconds; only a hang reaches it
 
@@ -74,7 +76,13 @@ async def jobmaster(server: Server, *arguments: str, name: str = "client1") -> s
 
 
 async def start(server: Server, *argv: str) -> str:
-    """Starts a job: its id, which is all that is printed."""
+    """Starts a job by a call of this process, which pays no imports as a program does: its id."""
+    async with server.connect() as jobs:
+        return await jobs.start(*argv)
+
+
+async def started_as_typed(server: Server, *argv: str) -> str:
+    """Starts a job by the program: its id, which is all that is printed."""
     result = await jobmaster(server, "start", *argv)
     assert (result.returncode, result.stderr) == (0, b"")
     job_id = result.stdout.decode()
@@ -94,14 +102,20 @@ async def start(server: Server, *argv: str) -> str:
 )
 async def test_command_is_untouched(server: Server, argv: tuple[str, ...], output: bytes) -> None:
     """Everything after `start` is the command, options and empty words included."""
-    job_id = await start(server, *argv)
-    result = await jobmaster(server, "streamoutput", job_id)
-    assert (result.returncode, result.stdout) == (0, output)
+    job_id = await started_as_typed(server, *argv)
+    async with server.connect() as jobs:
+        assert await all_output(jobs, job_id) == output
+
+
+async def test_output_under_its_other_name(server: Server) -> None:
+    """`streamoutput` prints it as well."""
+    result = await jobmaster(server, "streamoutput", await start(server, "echo", "-n", "a  b"))
+    assert (result.returncode, result.stdout) == (0, b"a  b")
 
 
 async def test_logs_and_status(server: Server) -> None:
     """`logs` prints the output and nothing else; `status` a block for people and, with --json, a line for programs."""
-    job_id = await start(server, "sh", "-c", "echo hello; exit 7")
+    job_id = await started_as_typed(server, "sh", "-c", "echo hello; exit 7")
     assert (await jobmaster(server, "logs", job_id)).stdout == b"hello\n"
     block = (await jobmaster(server, "status", job_id)).stdout.decode()
     assert "exit code  7" in block
@@ -122,13 +136,15 @@ async def test_stop(server: Server) -> None:
 async def test_rm(server: Server) -> None:
     """`rm` removes the ended jobs among those that are named, says why not the others, and exits 1 then."""
     first, second, running = [await start(server, *argv) for argv in (["true"], ["true"], ["sleep", "1000"])]
-    for job_id in (first, second):
-        await jobmaster(server, "wait", job_id)
+    async with server.connect() as jobs:
+        for job_id in (first, second):
+            await jobs.wait(job_id)
     result = await jobmaster(server, "rm", first, running, second)
     assert (result.returncode, result.stdout) == (1, b"")
     assert result.stderr.startswith(f"jobmaster: {running}: the job has not ended".encode())
     assert [path.stem for path in server.logs] == [running]
-    await jobmaster(server, "stop", running)
+    async with server.connect() as jobs:
+        await jobs.stop(running)
     result = await jobmaster(server, "rm", running)
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
 
@@ -191,7 +207,8 @@ async def test_the_id_is_never_lost(server: Server, tmp_path: Path) -> None:
     assert result.returncode == 1
     text, _, job_id = result.stderr.decode().strip().partition(": started the job ")
     assert text == "jobmaster: standard output: File too large"
-    assert (await jobmaster(server, "stop", job_id)).returncode == 0
+    async with server.connect() as jobs:
+        await jobs.stop(job_id)
 
 
 async def test_output_into_a_non_blocking_pipe(server: Server) -> None:
@@ -236,7 +253,8 @@ async def test_interrupted(server: Server) -> None:
         assert await output_of(process).receive_some() == b"up\n"
         process.send_signal(signal.SIGINT)
         assert await exit_status(process) == 130
-    assert b"JOBSTATE_RUNNING" in (await jobmaster(server, "status", job_id)).stdout
+    async with server.connect() as jobs:
+        assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
 
 
 async def test_interrupted_while_its_reader_stalls(server: Server) -> None:

@@ -42,7 +42,7 @@ sys.exit({CODE})
 """A program that prints numbered lines until it is told to end."""
 SLACK = 2 * MEBIBYTE
 """Of a disk, for what is being sent to followers and what a file system adds."""
-OUTPUT: Final = int(os.environ.get("OUTPUT_MIB", "192")) * MEBIBYTE
+OUTPUT: Final = int(os.environ.get("OUTPUT_MIB", "160")) * MEBIBYTE
 """More than the server may have of memory; a gibibyte in the nox session `abuse`."""
 MOST_MEMORY: Final = 150 * 1024
 """KiB."""
@@ -213,9 +213,9 @@ async def test_much_output_to_three_followers(roomy_folder: Path, certificates: 
     ("rounds", "lines"),
     [pytest.param(100, 1, id="each line"), pytest.param(100, 5_000 if IS_FULL else 250, id="many lines")],
 )
-async def test_two_streams(tmp_path: Path, certificates: Path, rounds: int, lines: int) -> None:
+async def test_two_streams(server: Server, rounds: int, lines: int) -> None:
     """Of a million short lines from two threads each stream is exact, and what arrived first comes first, live and stored."""
-    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+    async with server.connect() as jobs:
         job_id = await jobs.start("python3", "-S", "-c", SCRIPT, str(rounds), str(lines), separate_streams=True)
         live, stored = [await arrived(jobs, job_id) for _ in range(2)]
         assert (await jobs.wait(job_id)).exit_code == 0

@@ -223,7 +223,7 @@ async def until_started(jobs: Jobs) -> None:
 async def test_after_an_older_launcher(tmp_path: Path, certificates: Path) -> None:
     """A job of which an older program of the launcher has not kept the cgroup is ended with all of its processes."""
     package = tmp_path / "program" / "jobmaster"
-    shutil.copytree(REPOSITORY / "jobmaster", package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "jobmaster", package)
     snapshot = package / "launcher" / "snapshot.py"
     newer = snapshot.read_text()
     assert newer.count(KEEPS_CGROUP) == 1

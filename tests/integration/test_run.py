@@ -81,10 +81,10 @@ async def test_a_bounded_output(server: Server) -> None:
     assert record["cause"]["outputCapped"]["outputMax"] == str(256 * 1024)
     assert record["outputBytes"] == str(256 * 1024)
     whole = await jobmaster(server, "run", "-d", "--output-max", "256K", "head", "-c", "1M", "/dev/zero")
-    record = json.loads((await jobmaster(server, "wait", "--json", whole.stdout.decode().strip())).stdout)
-    kept = int(record["outputBytes"])
-    assert kept <= (256 + 64) * 1024
-    assert kept + int(record["outputBytesDropped"]) == 1024 * 1024
+    async with server.connect() as jobs:
+        ended = await jobs.wait(whole.stdout.decode().strip())
+    assert ended.output_bytes <= (256 + 64) * 1024
+    assert ended.output_bytes + ended.output_bytes_dropped == 1024 * 1024
     small = await jobmaster(server, "start", "--output-max", "1K", "true")
     assert small.returncode == 1
     assert b"output_max is 262144 bytes at least" in small.stderr
@@ -177,7 +177,8 @@ async def test_stop_with_a_reason(server: Server) -> None:
 async def test_list(server: Server) -> None:
     """Piped, a list is a line of JSON for each job; the newest is first; filters and limits hold."""
     first = await start(server, "sh", "-c", "exit 1")
-    await jobmaster(server, "wait", first)
+    async with server.connect() as jobs:
+        await jobs.wait(first)
     second = await start(server, "sleep", "1000")
 
     async def listed(*options: str, name: str = "client1") -> list[str]:
@@ -220,12 +221,12 @@ async def test_list_on_a_terminal(server: Server) -> None:
 
 async def test_events(server: Server) -> None:
     """`events` shows what happens from now on; with --all, what has happened before, too."""
-    await jobmaster(server, "run", "true")
+    await start(server, "true")
     async with started(*command(server, "events", "--all")) as process:
         seen = b""
         while b'"finished"' not in seen:
             seen += await output_of(process).receive_some()
-        await jobmaster(server, "run", "false")
+        await start(server, "false")
         while seen.count(b'"finished"') < 2:
             seen += await output_of(process).receive_some()
         process.send_signal(signal.SIGINT)
@@ -238,8 +239,9 @@ async def test_events(server: Server) -> None:
 
 async def test_backup(server: Server, tmp_path: Path) -> None:
     """An admin gets a journal that has every job; a user gets nothing."""
-    job_id = (await jobmaster(server, "run", "-d", "true")).stdout.decode().strip()
-    await jobmaster(server, "wait", job_id)
+    job_id = await start(server, "true")
+    async with server.connect() as jobs:
+        await jobs.wait(job_id)
     file = tmp_path / "copy.db"
     refused = await jobmaster(server, "backup", str(file))
     assert (refused.returncode, file.exists()) == (1, False)
@@ -285,7 +287,7 @@ async def test_run_over_another_server(tmp_path: Path, certificates: Path, how: 
             seen = b""
             while not seen.endswith(b"\n%d\n" % LINES):
                 seen += await output_of(client).receive_some()
-            for _ in range(3):
+            for _ in range(2):
                 await replace(server, process, how)
                 await until_ready(server)
             (record,) = [record async for record in jobs.list()]

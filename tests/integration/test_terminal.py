@@ -17,7 +17,7 @@ from jobmaster.client import Jobs, RpcFailedError
 from jobmaster.client.attachment import Attachment
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.harness import REPOSITORY, Server, ended, is_alive, output_of, run, serving_program
+from tests.harness import REPOSITORY, Server, ended, is_alive, output_of, run, serving, serving_program
 from tests.integration.test_adoption import wait_for_successor
 from tests.integration.test_command_line import command, jobmaster
 
@@ -247,7 +247,7 @@ async def test_nothing_typed_is_in_the_audit(tmp_path: Path, certificates: Path)
     """The audit tells who was attached to which job, and no key; nor does the server's journal."""
     audit = tmp_path / "audit"
     options = ("--audit-folder", str(audit))
-    async with serving_program(tmp_path, certificates, *options) as (server, _process), server.connect() as jobs:
+    async with serving(tmp_path, certificates, *options) as server, server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", "stty -echo; echo up; read secret; echo done", terminal=TERMINAL)
         async with screen_of(jobs, job_id, SIZE) as screen:
             await screen.until(b"up\r\n")

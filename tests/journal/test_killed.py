@@ -14,7 +14,7 @@ from jobmaster.journal.stored import Removed
 from tests.journal.jobs import database_in, records
 from tests.journal.replay import events_in, replayed
 
-ROUNDS: Final = 20
+ROUNDS: Final = 10
 
 
 def acknowledged_until_killed(path: Path, lines: int) -> list[tuple[int, str, str]]:

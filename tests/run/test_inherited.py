@@ -58,7 +58,7 @@ def test_servers_killed_at_random(served: Served) -> None:
     random = Random(5)
     lines, names, number = 400, [], 0
     script = "echo x >>$0.ran; i=0; while [ $i -lt {lines} ]; do echo $i; i=$((i+1)); done; exit {code}"
-    for _ in range(25):
+    for _ in range(12):
         for _ in range(4):
             names.append(f"job{number}")
             served.want(names[-1], "sh", "-c", script.format(lines=lines, code=number % 100), names[-1])

@@ -54,16 +54,16 @@ def measure(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProce
 def test_idle_connections_live_beside_callers(folder: Path, tmp_path: Path) -> None:
     """With as many connections as it takes, the server answers callers, refuses one more and loses none."""
     document = tmp_path / "result.json"
-    ended = measure(folder, ["--idle", "200", "--active", "10", "--seconds", "2", "--json", str(document)])
+    ended = measure(folder, ["--idle", "100", "--active", "10", "--seconds", "2", "--json", str(document)])
     assert ended.returncode == 0, ended.stderr
     measured = json.loads(document.read_text())
-    assert measured["opened"]["opened"] == measured["alive"]["alive"] == 200
+    assert measured["opened"]["opened"] == measured["alive"]["alive"] == 100
     assert measured["alive"]["lost"] == 0
     assert measured["surplus"] == "refused"
     assert measured["has_room_again"]
     assert measured["beside"]["calls"] == 20
     assert measured["bytes_each"] > 0
-    assert "idle connections                 200 of 200" in ended.stdout
+    assert "idle connections                 100 of 100" in ended.stdout
     assert list(folder.iterdir()) == []
 
 
