@@ -22,17 +22,34 @@ _NOT_SERVED: Final = (JournalUnavailable, AuditUnavailable)
 _Answer = TypeVar("_Answer", bound=Message)
 
 OnTrouble = Callable[[TransportError | RpcFailedError], None]
-"""Called with why a call is made again, where that goes on for long: once, until a server has answered."""
+"""Called with why nothing comes, where that goes on for TOLD_AFTER: once, until a server has answered."""
+
+
+class Trouble:
+    """Tells of it once, until it is over."""
+
+    def __init__(self, on_trouble: OnTrouble | None) -> None:
+        self._on_trouble = on_trouble
+        self._is_told = False
+
+    def tell(self, error: TransportError | RpcFailedError) -> None:
+        """This is why nothing comes."""
+        if self._on_trouble is not None and not self._is_told:
+            self._is_told = True
+            self._on_trouble(error)
+
+    def over(self) -> None:
+        """A server has answered."""
+        self._is_told = False
 
 
 class Calls:
     """The calls of one client. Each is made anew while the server is unavailable or cannot be reached."""
 
-    def __init__(self, channel: CallChannel, on_trouble: OnTrouble | None = None) -> None:
+    def __init__(self, channel: CallChannel, trouble: Trouble) -> None:
         self._client = Client(SERVICE, channel)
         self._was_served = False
-        self._on_trouble = on_trouble
-        self._is_told = False
+        self._trouble = trouble
 
     async def unary(
         self,
@@ -97,7 +114,7 @@ class Calls:
     def served(self) -> None:
         """A server has answered: it takes this client."""
         self._was_served = True
-        self._is_told = False
+        self._trouble.over()
 
     def pause_after(
         self, error: TransportError | RpcFailedError, patience: Patience, *, lasts: bool = True
@@ -119,9 +136,8 @@ class Calls:
         was_in_vain = not lasts or (isinstance(error, RpcFailedError) and _is_not_served(error))
         now = trio.current_time()
         pause = patience.next_pause(now, jitter(), was_in_vain=was_in_vain)
-        if pause is not None and patience.is_to_be_told(now) and not self._is_told and self._on_trouble is not None:
-            self._is_told = True
-            self._on_trouble(error)
+        if pause is not None and patience.is_to_be_told(now):
+            self._trouble.tell(error)
         return pause
 
 

@@ -12,7 +12,7 @@ import trio
 
 from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
-from jobmaster.client.calls import Calls, OnTrouble, Stream, jitter
+from jobmaster.client.calls import Calls, OnTrouble, Stream, Trouble, jitter
 from jobmaster.client.following import FollowedOutput
 from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
@@ -42,18 +42,16 @@ class Jobs:
     Every call survives a lost connection and a server that is replaced: it is made again until its patience is over.
     """
 
-    def __init__(
-        self, channel: CallChannel, *, patience: float = PATIENCE, on_trouble: OnTrouble | None = None
-    ) -> None:
+    def __init__(self, channel: CallChannel, *, patience: float = PATIENCE, trouble: Trouble | None = None) -> None:
         """Makes no call yet.
 
         Args:
             channel: to the server.
             patience: seconds for which a call may be repeated in vain; those that last as long as a job, FOLLOWING times
                 as long.
-            on_trouble: called with the error of a call that is made again, where that goes on for more than three seconds.
+            trouble: told why nothing comes, where that goes on for long.
         """
-        self._calls = Calls(channel, on_trouble)
+        self._calls = Calls(channel, Trouble(None) if trouble is None else trouble)
         self._patience = patience
         self._following_patience = FOLLOWING * patience
 
@@ -320,22 +318,25 @@ async def connect(
         folder: the certificate folder.
         name: who to be.
         patience: as of `Jobs`.
-        on_trouble: likewise.
+        on_trouble: called with why nothing comes, where that goes on for three seconds: once, until a server has answered.
 
     Raises:
         ConfigurationError: a file of `folder` is missing or unusable; says which.
         TransportError: no secure connection; says why.
     """
     context = client_context(folder, name)
+    trouble = Trouble(on_trouble)
     async with AsyncExitStack() as stack:
         impatience = Patience(patience)
         channel: Channel | None = None
         while channel is None:
             try:
-                channel = await stack.enter_async_context(open_channel(host, port, context))
-            except HandshakeLost:  # a server that has just died; its launcher still has the socket
+                channel = await stack.enter_async_context(open_channel(host, port, context, on_silence=trouble.tell))
+            except HandshakeLost as error:  # a server that has just died; its launcher still has the socket
                 pause = impatience.next_pause(trio.current_time(), jitter())
                 if pause is None:
                     raise
+                if impatience.is_to_be_told(trio.current_time()):
+                    trouble.tell(error)
                 await trio.sleep(pause)
-        yield Jobs(channel, patience=patience, on_trouble=on_trouble)
+        yield Jobs(channel, patience=patience, trouble=trouble)

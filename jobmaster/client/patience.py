@@ -28,6 +28,8 @@ class Patience:
         """
         self._seconds = seconds
         self._failing_since: float | None = None
+        self._idle_since: float | None = None
+        """Since when no call has been open for long."""
         self._failures = 0
         self._begun: float | None = None
 
@@ -37,12 +39,12 @@ class Patience:
 
     def progress(self) -> None:
         """Something has come of it."""
-        self._failing_since = None
+        self._failing_since = self._idle_since = None
         self._failures = 0
 
     def is_to_be_told(self, now: float) -> bool:
-        """Whether it has been tried in vain for so long that who waits wonders."""
-        return self._failing_since is not None and now - self._failing_since >= TOLD_AFTER
+        """Whether no call has been open for so long that who waits wonders."""
+        return self._idle_since is not None and now - self._idle_since >= TOLD_AFTER
 
     def next_pause(self, now: float, jitter: float, *, was_in_vain: bool = False) -> float | None:
         """Seconds to wait after a call that broke; None where it has been tried long enough.
@@ -52,9 +54,14 @@ class Patience:
             jitter: from 0.5 to 1.5, so that the clients of a server that comes back do not all come at once.
             was_in_vain: the call was not served, however long it was open.
         """
-        if self._begun is not None and now - self._begun >= SERVED_SECONDS and not was_in_vain:
-            self.progress()
+        if self._begun is not None and not was_in_vain:
+            if now - self._begun >= TOLD_AFTER:
+                self._idle_since = None
+            if now - self._begun >= SERVED_SECONDS:
+                self.progress()
         self._begun = None
+        if self._idle_since is None:
+            self._idle_since = now
         if self._failing_since is None:
             self._failing_since = now
         left = self._failing_since + self._seconds - now

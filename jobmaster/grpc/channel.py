@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS: Final = 10.0
 """How long connecting may take, and how long the TLS handshake."""
+SILENCE_SECONDS: Final = 3.0
+"""How long a connection may take before who waits for it is told."""
 TRIES: Final = 5
 """Of connecting for one call, after the first connection was lost."""
 FIRST_PAUSE: Final = 0.1
@@ -38,6 +40,9 @@ CALL_TRIES: Final = 4
 """Of one call, where the server refuses it unprocessed."""
 MAX_REPEATABLE: Final = 64 * 1024
 """Bytes of requests, with their prefixes, that are kept to repeat a call; one with more is made once."""
+
+
+OnSilence = Callable[[TransportError], None]
 
 
 class HandshakeLost(TransportError):
@@ -174,12 +179,15 @@ class Channel:
     purerpc's client asks its channel for `_host`, `_port` and `_grpc_socket.start_request`.
     """
 
-    def __init__(self, host: str, port: int, context: ssl.SSLContext, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, host: str, port: int, context: ssl.SSLContext, nursery: trio.Nursery, on_silence: OnSilence | None = None
+    ) -> None:
         self._host = f"[{host}]" if ":" in host else host
         self._port = port
         self._address = host
         self._context = context
         self._nursery = nursery
+        self._on_silence = on_silence
         self._connecting = trio.Lock()
         self._failures = 0
         self._failure = ""
@@ -221,7 +229,8 @@ class Channel:
             trio.ClosedResourceError: the block that opened the channel has ended.
         """
         self._check_open()
-        tls = await _connect(self._address, self._port, self._context)
+        with self._watched():
+            tls = await _connect(self._address, self._port, self._context)
         if self._is_closed:
             await trio.aclose_forcefully(tls)
         self._check_open()
@@ -229,6 +238,22 @@ class Channel:
         await self._nursery.start(_run, connection, tls)
         self._connection = connection
         return connection
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Tells where the block lasts."""
+        waiting = trio.CancelScope()
+        self._nursery.start_soon(self._tell_silence, waiting)
+        try:
+            yield
+        finally:
+            waiting.cancel()
+
+    async def _tell_silence(self, waiting: trio.CancelScope) -> None:
+        with waiting:
+            await trio.sleep(SILENCE_SECONDS)
+            if self._on_silence is not None:
+                self._on_silence(TransportError(f"{self._host}:{self._port} does not answer"))
 
     def close(self) -> None:
         """Makes no more connections: calls of other tasks fail that need one."""
@@ -269,15 +294,23 @@ async def _run(connection: ClientConnection, tls: TlsStream, *, task_status: tri
 
 
 @asynccontextmanager
-async def open_channel(host: str, port: int, context: ssl.SSLContext) -> AsyncIterator[Channel]:
+async def open_channel(
+    host: str, port: int, context: ssl.SSLContext, *, on_silence: OnSilence | None = None
+) -> AsyncIterator[Channel]:
     """Connects to a server, with TLS; the channel lives as long as the block.
+
+    Args:
+        host: of the server.
+        port: of the server.
+        context: with the certificate.
+        on_silence: called where a connection takes longer than SILENCE_SECONDS; it is waited for all the same.
 
     Raises:
         TransportError: nobody answers, or the TLS handshake fails; says which and why.
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        channel = Channel(host, port, context, nursery)
+        channel = Channel(host, port, context, nursery, on_silence)
         try:
             await channel.connect()
             yield channel

@@ -162,7 +162,7 @@ class Pump:
             if self._work is not None and (found := self._work.abandon(self.left_threads)) is not None:
                 self._leave(self._work)
                 self._log.lose(found, left_in_pipe=True)
-                if not found:  # a thread moves only where there is something
+                if not found and self._work.source is not None:  # a move begins only where there is something
                     self._say_uncounted()
             self._is_finished = True
             await self._count_rest()  # noqa: ASYNC102  # shields itself

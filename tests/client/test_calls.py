@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from jobmaster.client import Jobs, RpcFailedError
+from jobmaster.client.calls import Trouble
 from jobmaster.client.jobs import FOLLOWING, PATIENCE
 from jobmaster.client.patience import LAST_PAUSE, SERVED_SECONDS
 from jobmaster.errors import AuditUnavailable, JournalUnavailable, TransportError
@@ -94,7 +95,7 @@ async def test_who_waits_is_told_why(failures: int, is_told: bool, autojump_cloc
     """A server that is soon there again is no news; of one that is away for longer the caller hears once, and again later."""
     told: list[Exception] = []
     script = Script([[RECORD, OK], *([LOST] * failures), [RECORD, OK]] * 2)
-    jobs = script.jobs(on_trouble=told.append, patience=1000.0)
+    jobs = script.jobs(trouble=Trouble(told.append), patience=1000.0)
     for _ in range(4):
         await jobs.status("job")
     assert told == [LOST, LOST] * is_told

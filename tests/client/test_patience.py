@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.client.patience import FIRST_PAUSE, LAST_PAUSE, SERVED_SECONDS, Patience
+from jobmaster.client.patience import FIRST_PAUSE, LAST_PAUSE, SERVED_SECONDS, TOLD_AFTER, Patience
 
 
 def pauses_of(patience: Patience, now: float = 0.0, jitter: float = 1.0) -> list[float]:
@@ -44,6 +44,22 @@ def test_a_call_that_was_open_for_long_was_served(open_for: float, is_fresh: boo
     assert patience.next_pause(0.0, 1.0) == FIRST_PAUSE
     patience.call_begins(1.0)
     assert patience.next_pause(1.0 + open_for, 1.0) == (FIRST_PAUSE if is_fresh else 2 * FIRST_PAUSE)
+
+
+def test_calls_that_break_one_after_the_other_are_no_news() -> None:
+    """Who waits is told where no call was open for some time, not where each was, until a server was replaced again."""
+    patience = Patience(20.0)
+    now = 0.0
+    for _ in range(5):
+        patience.call_begins(now)
+        now += TOLD_AFTER + 1
+        patience.next_pause(now, 1.0)
+        assert not patience.is_to_be_told(now)
+        now += 1
+    patience.call_begins(now)
+    now += TOLD_AFTER - 1
+    patience.next_pause(now, 1.0)
+    assert patience.is_to_be_told(now)
 
 
 def test_a_call_that_was_in_vain_however_long() -> None:

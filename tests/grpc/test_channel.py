@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 from ssl import SSLContext
 from typing import NoReturn
 
 import pytest
 import trio
+import trio.testing
 
 from jobmaster.certs.contexts import client_context
 from jobmaster.errors import TransportError
@@ -117,6 +119,18 @@ async def test_gives_up_connecting(tmp_path: Path, certificates: Path, monkeypat
         await trio.to_thread.run_sync(process.wait)
         with pytest.raises(TransportError, match="cannot connect to localhost"):
             await jobs.start("true")
+
+
+async def test_a_port_on_which_nobody_answers(certificates: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Who waits for a server whose launcher alone has the port is told so soon, once for each connection."""
+    told: list[float] = []
+    began = trio.current_time()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = ("127.0.0.1", listener.getsockname()[1], client_context(certificates, "client1"))
+        with pytest.raises(channel.HandshakeLost, match="no answer within"):
+            async with channel.open_channel(*address, on_silence=lambda _: told.append(trio.current_time() - began)):
+                pass
+    assert told == pytest.approx([channel.SILENCE_SECONDS])
 
 
 async def test_calls_that_wait_for_a_connection_give_up_together(

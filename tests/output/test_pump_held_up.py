@@ -348,6 +348,8 @@ async def test_the_jobs_of_one_client_do_not_take_all_threads(tmp_path: Path, di
             os.write(write_end, b"well")
             nursery.start_soon(well.run)
             await grown(log, 4)
+            while moving.PUMPS.borrowed_tokens > PUMPS_OF_CLIENT:  # the other's thread has come to its end
+                await RUN_IN_THREAD(int)
             assert moving.PUMPS.borrowed_tokens == PUMPS_OF_CLIENT
             disk.released.set()
             for _, held_log, _ in ends:
