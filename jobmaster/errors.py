@@ -142,6 +142,10 @@ class AuditUnavailable(JobError):
     """The server cannot write down who starts what, and so starts nothing; the text says why as far as clients may know."""
 
 
+class OutputUnavailable(JobError):
+    """The disk of the outputs cannot be written now, and so nothing is started."""
+
+
 class HandedOver(JobError):
     """This server has left the job to the one that comes after it; the same question to that one is answered."""
 

@@ -18,6 +18,7 @@ from jobmaster.errors import (
     HostError,
     InvalidRequest,
     LimitNotEnforceable,
+    OutputUnavailable,
     ServerBusy,
     ServerDraining,
 )
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 EXHAUSTED: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT})
 """Errors of the kernel that mean "not now"."""
+_OF_DISK: Final = frozenset({errno.EROFS, errno.EIO})
+"""Errors of a disk that fails, or was made read-only: who mends it need not start the server anew."""
 _LASTING: Final = frozenset({errno.EINVAL, errno.ELIBBAD, errno.ELOOP})
 """Of the rare errors of execve(2), those that a later try gets as well; a disk or a writer is behind the others."""
 _LONGEST_SHOWN: Final = 255
@@ -103,4 +106,9 @@ def _refusal(number: int | None, path: str | Path | None = None) -> Exception:
     words = os.strerror(number or 0)
     if number in EXHAUSTED:
         return ServerBusy(f"the server's host is out of resources for a new job: {words}")
+    if number in _OF_DISK and path:
+        logger.error("cannot make a job: %s (%s)", words, path)
+        return OutputUnavailable(
+            f"the server's disk of outputs cannot be written: {words}, and so nothing is started; try again later"
+        )
     return HostError(f"cannot make a job: {words}" + (f" ({path})" if path else ""))

@@ -34,6 +34,7 @@ from jobmaster.errors import (
     LauncherOutdated,
     LimitNotEnforceable,
     OutputIncomplete,
+    OutputUnavailable,
     PermissionRefused,
     RequestError,
     RequestIdReused,
@@ -63,6 +64,7 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     ServerDraining: StatusCode.UNAVAILABLE,
     JournalUnavailable: StatusCode.UNAVAILABLE,
     AuditUnavailable: StatusCode.UNAVAILABLE,
+    OutputUnavailable: StatusCode.UNAVAILABLE,
     HandedOver: StatusCode.UNAVAILABLE,
     ExecutionUnknown: StatusCode.UNAVAILABLE,
 }

@@ -16,6 +16,7 @@ from jobmaster.errors import (
     HostError,
     InvalidRequest,
     LimitNotEnforceable,
+    OutputUnavailable,
     ServerBusy,
 )
 from jobmaster.host.account import own_account
@@ -94,6 +95,15 @@ def test_a_launch_that_is_refused(number: int, kind: type[Exception]) -> None:
     """The kernel's refusal of a process means "later" for want of something, and an error of the host otherwise."""
     with pytest.raises(kind, match=os.strerror(number)), host_errors_translated():
         raise LaunchRefused(number)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+def test_a_disk_of_outputs_that_fails(number: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A job's file that cannot be made on it means "later", in words for the client; the operator reads which file it was."""
+    with pytest.raises(OutputUnavailable, match=os.strerror(number)) as told, host_errors_translated():
+        raise OSError(number, os.strerror(number), "/out/job.log")
+    assert "job.log" not in str(told.value)
+    assert "/out/job.log" in caplog.text
 
 
 def test_a_cgroup_file_that_fails() -> None:
