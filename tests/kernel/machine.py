@@ -73,7 +73,10 @@ LIFE_OF_JOBS: Final = (
     *("tests/test_cancellation.py", "tests/test_leaks.py", "tests/test_readme.py"),
 )
 """Tests that run on any host, and here with every controller."""
-SECOND: Final = ("tests/host/cgroup/test_kernel.py", "tests/integration", "tests/server/test_preparation.py")
+SECOND: Final = (
+    *("tests/host/cgroup/test_kernel.py", "tests/host/cgroup/test_kernel_limits.py", "tests/integration"),
+    "tests/server/test_preparation.py",
+)
 """What the second guest runs, so that both end at about one time."""
 NOT_HERE: Final = (
     *("tests/integration/test_output_at_scale.py", "tests/integration/test_tmux.py"),
