@@ -43,6 +43,7 @@ MAX_REPEATABLE: Final = 64 * 1024
 
 
 OnSilence = Callable[[TransportError], None]
+"""Called with what a connection waits for."""
 
 
 class HandshakeLost(TransportError):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 import trio
 import trio.testing
 
-from jobmaster.client import Jobs, RpcFailedError
+from jobmaster.client import Jobs, RpcFailedError, connect
 from jobmaster.client.calls import Trouble
 from jobmaster.client.jobs import FOLLOWING, PATIENCE
 from jobmaster.client.patience import LAST_PAUSE, SERVED_SECONDS
 from jobmaster.errors import AuditUnavailable, JournalUnavailable, TransportError
+from jobmaster.grpc.channel import SILENCE_SECONDS
 from jobmaster.grpc.client import CertificateNotAccepted, ServerRefused
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.grpc.status_details import status_for_client
@@ -99,6 +102,27 @@ async def test_who_waits_is_told_why(failures: int, is_told: bool, autojump_cloc
     for _ in range(4):
         await jobs.status("job")
     assert told == [LOST, LOST] * is_told
+
+
+async def test_who_waits_for_the_first_connection_is_told_why(
+    certificates: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Where a launcher alone has the port, that is said soon, and once, long before patience ends."""
+    times: list[float] = []
+    words: list[str] = []
+    began = trio.current_time()
+
+    def tell(error: Exception) -> None:
+        times.append(trio.current_time() - began)
+        words.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(TransportError, match="no answer within"):
+            async with connect("127.0.0.1", port, folder=certificates, name="client1", on_trouble=tell):
+                pass
+    assert times == pytest.approx([SILENCE_SECONDS])
+    assert words == [f"127.0.0.1:{port} does not answer"]
 
 
 @pytest.mark.parametrize("method", CALLS)

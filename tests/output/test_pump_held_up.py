@@ -9,7 +9,7 @@ import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,7 @@ from jobmaster.output import log as log_module
 from jobmaster.output import moving, transfer
 from jobmaster.output import pump as pump_module
 from jobmaster.output.cap import SMALLEST, Cap
+from jobmaster.output.dropping import drop
 from jobmaster.output.log import OutputLog
 from jobmaster.output.moving import PUMPS_OF_CLIENT, Shares
 from jobmaster.output.pump import FINISH_SECONDS, STALL_SECONDS, Pump, open_pipe
@@ -180,6 +181,47 @@ async def test_a_lock_that_hides_what_is_in_the_pipe(
         assert log.lost == 0
         assert "nobody could tell" in caplog.text
         await released(disk)
+
+
+async def test_a_drop_that_is_left_hides_nothing(
+    tmp_path: Path, disk: Disk, mock_clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread that a disk holds up while it drops the middle has nothing from the pipe: what is there is counted as ever."""
+    really = drop
+
+    def held_up(*args: Any) -> Any:
+        disk.wait()
+        return really(*args)
+
+    monkeypatch.setattr(moving, "drop", held_up)
+    monkeypatch.setattr(moving, "PUNCHERS", punchers := trio.CapacityLimiter(1))
+    log = OutputLog(tmp_path / "log", Cap(SMALLEST))
+    read_end, write_end = open_pipe()
+    os.set_blocking(write_end, False)
+    pump = Pump(read_end, log)
+    written = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.run)
+        for _ in range(100_000):
+            if disk.entered.acquire(blocking=False):
+                break
+            with suppress(BlockingIOError):
+                written += os.write(write_end, b"x" * 4096)
+            mock_clock.jump(1)
+            await RUN_IN_THREAD(int)
+        nursery.cancel_scope.cancel()
+    assert written > SMALLEST
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pump.finish)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(FINISH_SECONDS)
+    assert log.kept + log.lost + log.dropped == written
+    assert "nobody could tell" not in caplog.text
+    await released(disk)
+    while punchers.borrowed_tokens:
+        await RUN_IN_THREAD(int)
+    await pump.close()
+    os.close(write_end)
 
 
 async def finish_cancelled(pump: Pump, disk: Disk) -> None:
