@@ -40,8 +40,10 @@ from jobmaster.run.shutdown import Shutdown
 from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
 
-START_SECONDS: Final = 1.0
-"""How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served."""
+START_SECONDS: Final = 5.0
+"""How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served.
+
+Where one is given up whose launch is recorded, the next server executes it: with a request id its caller finds it."""
 _NO_SUCH_JOB: Final = "no such job"
 _NOT_ENDED: Final = "the job has not ended, and only an ended one can be removed: stop it first"
 _END_UNWRITTEN: Final = "the server's journal does not have the end of the job yet; try again later"
