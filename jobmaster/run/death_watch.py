@@ -72,8 +72,7 @@ class DeathWatch:
         """The command was executed while its start was being given up."""
         self._record.note_executed()
         if death == Signalled(signal.SIGKILL):
-            too_late = StopOrder(by="", requested_at=datetime.now(UTC), reason=_TOO_LATE)
-            self._record.apply(StopOrdered(order=self._record.early_order or too_late))
+            self._record.apply(StopOrdered(order=self._record.early_order or too_late()))
             self._record.apply(KillSent())
 
     def why_unknown(self) -> str:
@@ -121,3 +120,8 @@ class DeathWatch:
         with self._record.failures_logged("reading memory.events"):
             kills = self._execution.oom_kills()
         return max(kills, self._record.oom_kills)
+
+
+def too_late() -> StopOrder:
+    """What ends a job whose command is executed when its start was given up."""
+    return StopOrder(by="", requested_at=datetime.now(UTC), reason=_TOO_LATE)

@@ -67,6 +67,9 @@ class Execution(Protocol):
     def note_kill(self, order: StopOrder) -> None:
         """Leaves word that the grace period of that order is over, before SIGKILL is sent."""
 
+    def note_given_up(self) -> None:
+        """Leaves word that nobody was told of the job: whoever goes on with it ends and forgets it."""
+
     def signal_main(self, number: int) -> bool:
         """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
@@ -108,6 +111,7 @@ class Spawned:
         order: of one that an earlier server made, the stop order that it left word of.
         is_killed: it left word, too, that the grace period was over.
         is_early: the order was given before the command was executed, and may not have been carried out.
+        is_given_up: it left word that nobody was told of the job.
     """
 
     execution: Execution
@@ -118,6 +122,7 @@ class Spawned:
     order: StopOrder | None = None
     is_killed: bool = False
     is_early: bool = False
+    is_given_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +134,14 @@ class KnownEnd:
         order: the stop order that was noted before it died, if one was.
         left_in_pipe: bytes of its output that nobody has taken, and nobody will.
         died_at: as of `Execution`.
+        is_given_up: as of `Spawned`; its main process may live.
     """
 
     death: Death | None
     order: StopOrder | None = None
     left_in_pipe: int = 0
     died_at: datetime | None = None
+    is_given_up: bool = False
 
 
 class ExecutionHost(Protocol):

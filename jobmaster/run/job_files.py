@@ -42,7 +42,8 @@ ACQUIRE_SECONDS: Final = 10.0
 """How long the host may take to make a job's cgroup and log file."""
 MOST_EMPTY: Final = 10_000
 """Empty files of output that one start of a server looks at."""
-UNDO_SECONDS: Final = 2.0
+UNDO_SECONDS: Final = 0.5
+"""How long a Start that is given up waits for what was made for it to be undone; as long an upgrade may wait for that."""
 STARTERS: Final = trio.CapacityLimiter(8)
 """Threads that make cgroups and log files."""
 

@@ -1,8 +1,9 @@
 """The task of each job that has not ended: started or adopted, it lives in the registry's nursery until the end.
 
 A job belongs to the server, not to the call that started it. A Start that its caller gives up leaves nothing: its task is
-cancelled, and a job that was executed by then is ended and forgotten. Where the Start has a request id, that is so until
-the command may be executed: then it goes on, to be found by its id, since one that comes again must not run it twice.
+cancelled, and a job that was executed by then is ended and forgotten; a server that hands its jobs over leaves word for
+the next one to do so. Where the Start has a request id, that is so until the command may be executed: then it goes on, to
+be found by its id, since one that comes again must not run it twice.
 """
 
 from __future__ import annotations
@@ -135,7 +136,10 @@ class JobTasks:
             JobError, RequestError, HostError: this one cannot be started.
         """
         async with self._turns.of(owner):
-            return await self._start(LiveJob(owner, specification, trio.CancelScope(), admitted), request, job_id)
+            live = LiveJob(
+                owner, specification, trio.CancelScope(), admitted=admitted, is_to_be_found=request is not None
+            )
+            return await self._start(live, request, job_id)
 
     async def _start(self, live: LiveJob, request: RequestKey | None, job_id: JobId) -> JobId:
         if self._shutdown.has_begun:
@@ -150,10 +154,17 @@ class JobTasks:
             try:
                 await outcome.wait()
                 await trio.lowlevel.checkpoint_if_cancelled()
+                if live.is_given_up:  # at the last moment of a hand-over
+                    raise ServerDraining("the server is shutting down")
+                live.is_to_be_found = True
             except BaseException as error:
+                if request is None:
+                    self._give_up(job_id, live)  # before its task, cancelled with this one, asks for that
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                is_to_be_found = request is not None and (self._shutdown.is_draining or _may_have_run(live, error))
-                if not self._shutdown.hands_over() and not is_to_be_found:
+                is_to_be_found = self._shutdown.is_draining or _may_have_run(live, error)
+                if live.is_given_up:
+                    pass
+                elif not self._shutdown.hands_over() and not is_to_be_found:
                     self._give_up(job_id, live)
                 elif live.supervisor is not None and live.supervisor.has_failed:
                     live.scope.cancel()  # its end is given to the journal, and nobody waits for that
@@ -177,7 +188,8 @@ class JobTasks:
         live.give_up()
         # It may have ended meanwhile, as a job that somebody was told of.
         supervisor = live.supervisor
-        if job_id not in self._live and supervisor is not None and not supervisor.was_never_executed:
+        has_ended = job_id not in self._live and supervisor is not None and not supervisor.is_handed_over
+        if has_ended and supervisor is not None and not supervisor.was_never_executed:
             self._ended.give_up(supervisor)
 
     async def _run(self, job_id: JobId, live: LiveJob, request: RequestKey | None, *, task_status: _Outcome) -> None:
@@ -228,9 +240,12 @@ class JobTasks:
 
     def adopt(self, record: JobRecord, spawned: Spawned) -> None:
         """Goes on with a job of an earlier server."""
-        live = LiveJob(record.owner, None, trio.CancelScope())
+        live = LiveJob(record.owner, None, trio.CancelScope(), is_to_be_found=not spawned.is_given_up)
         self._live.add(record.id, live)
         supervisor = self._supervise(live, record, spawned)
+        if spawned.is_given_up:
+            live.is_given_up = True
+            supervisor.give_up()
         self._nursery.start_soon(self._resume, live, supervisor, spawned)
 
     async def _resume(self, live: LiveJob, supervisor: Supervisor, spawned: Spawned) -> None:

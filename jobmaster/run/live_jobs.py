@@ -28,6 +28,7 @@ class LiveJob:
         scope: of its task; cancelled to give it up.
         admitted: awaited before its launch is recorded; until then. None where there is nothing to await.
         supervisor: None until its execution is there.
+        is_to_be_found: its caller has its id, or finds it by its request id.
         is_given_up: its caller has left, and neither has its id nor can find it.
     """
 
@@ -36,6 +37,7 @@ class LiveJob:
     scope: trio.CancelScope
     admitted: Callable[[], Awaitable[None]] | None = None
     supervisor: Supervisor | None = None
+    is_to_be_found: bool = False
     is_given_up: bool = False
 
     async def wait_admitted(self) -> None:
@@ -50,6 +52,13 @@ class LiveJob:
         if self.supervisor is not None:
             self.supervisor.give_up()
         self.scope.cancel()
+
+    def leave(self) -> None:
+        """Leaves it to the next server; where nobody would find it there, it is given up."""
+        if self.is_to_be_found:
+            self.scope.cancel()
+        else:
+            self.give_up()
 
 
 class LiveJobs:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -93,6 +93,8 @@ _EARLY_STOP: Final = "stop when executed"
 """The same of one that was given while the job was held."""
 _FOR_OUTPUT: Final = "output_max"
 """The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
+_GIVEN_UP: Final = "given up"
+"""The reason of one to kill, which nobody asked for, where nobody was told of the job, as the launcher keeps it."""
 OOM_KILLS: Final = "oom_kills"
 """The name of the attribute of a job's cgroup that has the OOM kills which its main process has outlived."""
 _CORE_DUMPED: Final = 0x80
@@ -234,6 +236,11 @@ class LocalExecution:
         """Tells the launcher."""
         self._note(KILL, order)
 
+    def note_given_up(self) -> None:
+        """Tells the launcher, in the place of any order that there is."""
+        order = Order(kind=KILL, at=datetime.now(UTC), by=None, reason=_GIVEN_UP)
+        self._launcher.order(self._child.id, order)
+
     def _note(self, kind: str, order: StopOrder) -> None:
         self._launcher.order(self._child.id, _order(kind, order))
 
@@ -314,6 +321,10 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
 def _order(kind: str, order: StopOrder) -> Order:
     reason = _FOR_OUTPUT if order.for_output else order.reason
     return Order(kind=kind, at=order.requested_at, by=order.by, reason=reason)
+
+
+def _is_given_up(order: Order | None) -> bool:
+    return order is not None and (order.kind, order.by, order.reason) == (KILL, None, _GIVEN_UP)
 
 
 def _stop_order(order: Order) -> StopOrder:
@@ -411,6 +422,7 @@ class LocalHost:
             order=None if inherited.order is None else _stop_order(inherited.order),
             is_killed=inherited.order is not None and inherited.order.kind == KILL,
             is_early=inherited.order is not None and inherited.order.kind == _EARLY_STOP,
+            is_given_up=_is_given_up(inherited.order),
         )
 
     def _close_kept(self, child: Child) -> Callable[[], Awaitable[None]]:
@@ -419,6 +431,8 @@ class LocalHost:
     async def known_end(self, job_id: JobId) -> KnownEnd | None:
         """By the wait status that the launcher has kept, and by how far it got."""
         inherited = self._launcher.inherited.children.get(job_id)
+        if inherited is not None and _is_given_up(inherited.order):
+            return KnownEnd(death=None, is_given_up=True)
         if inherited is None or inherited.child.status is None:
             return None
         if inherited.child.outcome != Executed():

@@ -262,12 +262,13 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
             + (known.left_in_pipe if known is not None else 0),
             output_bytes_dropped=max(record.output_bytes_dropped, kept.dropped),
         ),
+        forget=known is not None and known.is_given_up,
     )
 
 
 def _was_never_executed(record: JobRecord, known: KnownEnd | None) -> bool:
     """Whether nobody was told of the job: the journal forgets it with its end, and its request id."""
-    return isinstance(record.state, Held) and known is not None and known.death is None
+    return known is not None and (known.is_given_up or (isinstance(record.state, Held) and known.death is None))
 
 
 def _why_lost(record: JobRecord, *, is_gone: bool) -> str:

@@ -40,10 +40,8 @@ from jobmaster.run.shutdown import Shutdown
 from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
 
-START_SECONDS: Final = 5.0
-"""How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served.
-
-Where one is given up whose launch is recorded, the next server executes it: with a request id its caller finds it."""
+START_SECONDS: Final = 1.0
+"""How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served."""
 _NO_SUCH_JOB: Final = "no such job"
 _NOT_ENDED: Final = "the job has not ended, and only an ended one can be removed: stop it first"
 _END_UNWRITTEN: Final = "the server's journal does not have the end of the job yet; try again later"
@@ -262,15 +260,15 @@ class Registry:
     async def hand_over(self) -> None:
         """Takes no more jobs and leaves all to the next server; returns when they are left.
 
-        Starts under way have START_SECONDS to come to an end, since a command may be executed already whose caller would
-        be refused; then they are given up.
+        Starts under way have START_SECONDS to come to an end; then their callers are refused. The command of one that has a
+        request id may be executed all the same, by which its caller finds the job; that of another one is not, or is ended.
         """
         self._shutdown.begin_hand_over()
         with trio.move_on_after(START_SECONDS):
             await self._live.wait_no_start_under_way()
         self._shutdown.hand_over()
         for live in self._live.all():
-            live.scope.cancel()
+            live.leave()
         await self._live.wait_none()
 
     def hurry(self) -> None:

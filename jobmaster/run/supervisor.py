@@ -269,8 +269,10 @@ class Supervisor:
         Raises:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
         """
-        self._is_to_be_found = True  # its request may have an id
+        self._is_to_be_found = not self._is_given_up  # its request may have an id
         async with self._to_its_end():
+            if self._is_given_up:
+                return
             is_held = isinstance(self._record.state, Held)
             if is_held:
                 self._record.early_order = order or self._record.early_order
@@ -288,16 +290,20 @@ class Supervisor:
         is_to_end = True
         departure = _Departure()
         try:
-            yield
-            if isinstance(self._record.state, Stopping | Closing):
+            try:
+                yield
+            except ExecutionUnknown:
+                self.has_failed = True
+                self._record.take_for_executed()
+                raise
+            except JobmasterError as error:
+                self.has_failed = True
+                departure = _Departure(not_executed=str(error), request_error=request_error_of(error))
                 await self._teardown.see_all_die()  # which may take long, and is another server's to do as well
-        except ExecutionUnknown:
-            self.has_failed = True
-            self._record.take_for_executed()
-            raise
-        except JobmasterError as error:
-            self.has_failed = True
-            departure = _Departure(not_executed=str(error), request_error=request_error_of(error))
+                raise
+            if isinstance(self._record.state, Stopping | Closing) or self._is_given_up:
+                await self._teardown.see_all_die()  # likewise
+        except JobmasterError:
             raise
         except Exception:
             departure = _Departure(is_bug=True)
@@ -372,7 +378,16 @@ class Supervisor:
             finally:
                 await self._teardown.release()  # noqa: ASYNC102  # shields itself
 
+    @property
+    def _is_for_nobody(self) -> bool:
+        """Whether its caller neither was told of it nor can find it."""
+        return self._is_given_up or not (self.is_told or self._is_to_be_found)
+
     async def _hand_over(self) -> None:
+        if self._is_for_nobody:
+            self._termination.give_up()
+        elif self.has_failed:
+            self._termination.note_late_start()
         try:
             await self._teardown.hand_over()
         finally:

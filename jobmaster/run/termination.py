@@ -17,6 +17,7 @@ import trio
 
 from jobmaster.job.cause import StopOrder
 from jobmaster.job.state import Closing, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.run.death_watch import too_late
 
 if TYPE_CHECKING:
     from jobmaster.run.death_watch import DeathWatch
@@ -135,6 +136,18 @@ class Termination:
             with self._record.failures_logged("noting that it is killed"):
                 self._execution.note_kill(state.order)
             self._record.apply(KillSent())
+        with self._record.failures_logged("killing its processes"):
+            self._execution.kill()
+
+    def note_late_start(self) -> None:
+        """Leaves word that the job is killed because its start took too long, if its command is executed at all."""
+        with self._record.failures_logged("noting that its start took too long"):
+            self._execution.note_kill(self._record.early_order or too_late())
+
+    def give_up(self) -> None:
+        """Kills every process of a job that nobody was told of; word of that is left to whoever goes on with it."""
+        with self._record.failures_logged("noting that it is given up"):
+            self._execution.note_given_up()
         with self._record.failures_logged("killing its processes"):
             self._execution.kill()
 

@@ -115,7 +115,13 @@ class Machine:
             yield registry
 
     async def start(
-        self, registry: Registry, caller: Identity, script: Script = SLEEPER, *, cap: Cap | None = None
+        self,
+        registry: Registry,
+        caller: Identity,
+        script: Script = SLEEPER,
+        *,
+        cap: Cap | None = None,
+        request_id: str = "",
     ) -> JobId:
         """Starts a job with a script."""
         command = f"command-{len(self.scripts)}"
@@ -125,7 +131,7 @@ class Machine:
             output_max=0 if cap is None else cap.size,
             ends_when_full=cap is not None and cap.ends_job,
         )
-        return await registry.start(caller, specification)
+        return await registry.start(caller, specification, request_id)
 
     def logs(self) -> set[str]:
         """The ids of the jobs whose output is there."""

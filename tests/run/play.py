@@ -50,9 +50,12 @@ class History:
         orders: who asked which job to end (None: all), and the number of that step.
         drains: the numbers of the steps at which a drain began.
         gap: the numbers of the steps at which the first registry handed over and the next had taken over.
+        unwatched: the times of these.
         hung: what did not return though all jobs had ended.
         bugs: tracebacks that were logged.
         met_before_end: failures before the registry's last steps.
+        answered: the number of the step at which each call returned or raised.
+        repeated: what a Start that was refused at a hand-over returned or raised when it came again.
     """
 
     schedule: Schedule
@@ -64,10 +67,13 @@ class History:
     orders: list[tuple[int, int, str]] = field(default_factory=list)
     drains: list[int] = field(default_factory=list)
     gap: tuple[int, int] = (0, 0)
+    unwatched: tuple[float, float] = (0.0, 0.0)
     hung: set[int] = field(default_factory=set)
     bugs: list[str] = field(default_factory=list)
     running_at_end: int = 0
     met_before_end: int = 0
+    answered: dict[int, int] = field(default_factory=dict)
+    repeated: dict[int, Outcome] = field(default_factory=dict)
 
     @property
     def faults(self) -> Faults:
@@ -81,13 +87,22 @@ class History:
 
     def launched(self, job: int) -> JobId | None:
         """The id that all who watch are told while the job is held."""
-        execution = self.host.spawned.get(name_of(job))
+        execution = self.execution_of(job)
         return execution.job_id if execution is not None and execution.job_id in self.records.jobs else None
+
+    def start_of(self, job: int) -> tuple[int, Start]:
+        """The step that starts a job, and its index."""
+        steps = enumerate(self.schedule.steps)
+        return next((index, step) for index, step in steps if isinstance(step, Start) and step.job == job)
+
+    def execution_of(self, job: int) -> ScriptedExecution | None:
+        """The execution of a job's command: that which was executed, or the last that was to be."""
+        made = [each for each in self.host.made if each.command == name_of(job)]
+        return next((each for each in made if each.truth.executed is not None), made[-1] if made else None)
 
     def outcome_of_start(self, job: int) -> Outcome:
         """What a job's Start returned or raised; None before."""
-        steps = enumerate(self.schedule.steps)
-        return next(self.outcomes.get(index) for index, step in steps if isinstance(step, Start) and step.job == job)
+        return self.outcomes.get(self.start_of(job)[0])
 
     def record_of(self, execution: ScriptedExecution) -> JobRecord | None:
         """The record of an execution's job, where there is one."""
@@ -99,7 +114,7 @@ def play(schedule: Schedule, folder: Path) -> History:
     before = descriptors()
     _seed_scheduler(schedule.seed)
     history = trio.run(_play, schedule, folder, clock=trio.testing.MockClock(autojump_threshold=0))
-    for execution in history.host.spawned.values():
+    for execution in history.host.made:
         execution.abandon()
     left = descriptors() - before
     assert not left, f"open descriptors are left: {sorted(left)}"
@@ -143,9 +158,10 @@ async def _run(schedule: Schedule, host: ScriptedHost) -> History:
     outside = trio.CancelScope()
     history: History | None = None
     with outside:
-        async with _opened(schedule, host, records, hands_over=schedule.ending is Ending.HAND_OVER) as registry:
+        async with _opened(schedule, host, records, hands_over=schedule.ending.is_followed) as registry:
             history = History(schedule=schedule, host=host, registry=registry, records=records, folder=host.folder)
-            _note_drains(registry, history)
+            if schedule.ending is not Ending.UPGRADE:  # whose last drain finds no job
+                _note_drains(registry, history)
             async with trio.open_nursery() as callers:
                 player = _Player(history, callers, sees_all_end=schedule.ending is Ending.DRAIN)
                 for index, step in enumerate(schedule.steps):
@@ -154,7 +170,7 @@ async def _run(schedule: Schedule, host: ScriptedHost) -> History:
                 await player.end(outside)
             await _let_retries_happen(history)
     assert history is not None
-    if schedule.ending is Ending.HAND_OVER:
+    if schedule.ending.is_followed:
         await _go_on(history, records)
     history.running_at_end = history.registry.running
     return history
@@ -175,11 +191,14 @@ async def _go_on(history: History, records: MemoryRecords) -> None:
         _note_drains(registry, history)
         await registry.recover()
         history.gap = (history.gap[0], history.host.step())
+        history.unwatched = (history.unwatched[0], trio.current_time())
         async with trio.open_nursery() as callers:
             player = _Player(history, callers, sees_all_end=True)
             for index, step in enumerate(history.schedule.steps):
                 if index not in history.outcomes and not isinstance(step, Start):
                     callers.start_soon(player.take, index, step)
+                elif isinstance(step, Start) and step.request_id and isinstance(history.outcomes.get(index), Exception):
+                    callers.start_soon(player.repeat, index, step)
             await trio.sleep(history.schedule.rest_seconds)
             await registry.drain()
             callers.cancel_scope.deadline = trio.current_time() + RELEASE_SECONDS
@@ -199,7 +218,7 @@ def _note_drains(registry: Registry, history: History) -> None:
 async def _let_retries_happen(history: History) -> None:
     if history.faults.have_met("unlink", "remover thread"):
         await trio.sleep(3 * UNLINK_AGAIN_SECONDS)
-    if any(not execution.is_removed for execution in history.host.spawned.values()):
+    if any(not execution.is_removed for execution in history.host.made):
         await trio.sleep(LEFTOVERS_SECONDS)
     if "remover" in history.schedule.delays:
         await trio.sleep(4 * LATE_THREADS_SECONDS)
@@ -265,11 +284,31 @@ class _Player:
                 self._callers.cancel_scope.deadline = trio.current_time() + RELEASE_SECONDS
             case Ending.LEAVE:
                 self._callers.cancel_scope.cancel()
+            case Ending.UPGRADE:
+                self._note_gap_at_its_begin()
+                await self._registry.hand_over()
+                await trio.testing.wait_all_tasks_blocked()  # who was answered has its answer
+                self._callers.cancel_scope.cancel()
             case Ending.CANCEL | Ending.HAND_OVER:
-                self._history.gap = (self._history.host.step(), 0)
+                self._note_gap()
                 outside.cancel()
             case unreachable:
                 assert_never(unreachable)
+
+    def _note_gap(self) -> None:
+        self._history.gap = (self._history.host.step(), 0)
+        self._history.unwatched = (trio.current_time(), 0.0)
+
+    def _note_gap_at_its_begin(self) -> None:
+        """Notes it when the time is over that Starts under way have, in which jobs go on as before."""
+        shutdown = self._registry._shutdown
+        hand_over = shutdown.hand_over
+
+        def noted() -> None:
+            self._note_gap()
+            hand_over()
+
+        shutdown.hand_over = noted  # type: ignore[method-assign]  # so that this moment is known exactly
 
     async def _call(self, index: int, leaves: Leaves, call: Callable[[], Awaitable[Outcome]]) -> None:
         outcomes = self._history.outcomes
@@ -287,9 +326,19 @@ class _Player:
             if self._sees_all_end:
                 self._history.hung.add(index)
             raise
+        finally:
+            self._history.answered[index] = self._history.host.step()
+
+    async def repeat(self, index: int, step: Start) -> None:
+        """Takes a Start again that was refused, or whose caller has left."""
+        try:
+            self._history.repeated[index] = await self._start(step)
+        except (JobmasterError, OSError, RuntimeError) as error:
+            self._history.repeated[index] = error
 
     async def _start(self, step: Start) -> JobId:
-        return await self._registry.start(step.caller, JobSpecification(command=name_of(step.job)))
+        specification = JobSpecification(command=name_of(step.job))
+        return await self._registry.start(step.caller, specification, step.request_id)
 
     async def _stop(self, step: Stop) -> JobRecord | None:
         job_id = self._history.job_of(step.job) or self._history.launched(step.job)

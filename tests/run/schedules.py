@@ -14,6 +14,7 @@ from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.cause import Exited, Signalled
 from jobmaster.run.bounds import Bounds
+from jobmaster.run.registry import START_SECONDS
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, OnTerm, Script
 
@@ -27,12 +28,13 @@ Leaves = float | int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Starts the job of this number."""
+    """Starts the job of this number; one that has a request id comes again where it was refused at a hand-over."""
 
     at: float
     job: int
     caller: Identity
     leaves: Leaves = None
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,14 @@ class Ending(enum.Enum):
     LEAVE = enum.auto()
     CANCEL = enum.auto()
     HAND_OVER = enum.auto()
+    """As a server that breaks: its callers are cancelled with it."""
+    UPGRADE = enum.auto()
+    """On purpose: its callers are told what becomes of their calls."""
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether another registry goes on."""
+        return self in {Ending.HAND_OVER, Ending.UPGRADE}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +161,7 @@ def schedule(seed: int) -> Schedule:
     jobs = random.choice((1, 1, 2, 3, 6))
     starts = [_start(random, number) for number in range(jobs)]
     others = [_step(random, random.choice(starts)) for _ in range(random.choice((0, 1, 2, 4, 8)))]
-    return Schedule(
+    planned = Schedule(
         seed=seed,
         scripts={name_of(number): _script(random) for number in range(jobs)},
         steps=(*starts, *others),
@@ -160,9 +170,41 @@ def schedule(seed: int) -> Schedule:
         bounds=random.choice((Bounds(), Bounds(), Bounds(running=8, ended=8), Bounds(running=100, ended=4))),
         grace_seconds=random.choice((0.0, 0.3, 1.0, 5.0)),
         ends_at=_time(random) * random.choice((0.1, 1, 3)),
-        ending=random.choice(tuple(Ending)),
+        ending=random.choice((Ending.DRAIN, Ending.LEAVE, Ending.CANCEL, Ending.HAND_OVER)),
         rest_seconds=_time(random),
     )
+    return _with_hand_over(Random(~seed), planned)
+
+
+def _with_hand_over(random: Random, planned: Schedule) -> Schedule:
+    """In half of the schedules Starts are under way when the jobs are handed over."""
+    steps = tuple(
+        replace(step, request_id=f"request-{step.job}") if isinstance(step, Start) and random.random() < 0.4 else step
+        for step in planned.steps
+    )
+    if random.random() < 0.5:
+        return replace(planned, steps=steps)
+    starts = [step for step in steps if isinstance(step, Start)]
+    scripts = {
+        name: replace(
+            script,
+            execute_seconds=random.choice((script.execute_seconds, 0.5, START_SECONDS, 3.0, NEVER)),
+            is_executed_unheard=random.random() < 0.5 and _lives_on(script),
+            ends_at=max(script.ends_at, 0.01),  # later than a stop that came before its execution is carried out
+            dies_before_signal=False,  # of which the next server is not told
+            death=Exited(3) if script.death == Signalled(signal.SIGKILL) else script.death,  # nobody's, and so early
+        )
+        for name, script in planned.scripts.items()
+    }
+    at = random.choice(starts).at + random.choice((0.0, 0.0, 0.0005, 0.2, 0.5, 1.0))
+    ending = random.choice((Ending.HAND_OVER, Ending.UPGRADE, Ending.UPGRADE))
+    return replace(planned, steps=steps, scripts=scripts, ends_at=at, ending=ending)
+
+
+def _lives_on(script: Script) -> bool:
+    """Whether a command ends only where it is made to."""
+    ends = script.ends_at, script.killed_for_memory_at, script.lost_at
+    return script.execute_error is None and all(at == NEVER for at in ends)
 
 
 def name_of(job: int) -> str:

@@ -139,8 +139,11 @@ class Truth:
 class ScriptedExecution:
     """A main process and its others, as `Execution` has them."""
 
-    def __init__(self, script: Script, host: ScriptedHost, ends: tuple[int, int], *, job_id: JobId, owner: str) -> None:
+    def __init__(
+        self, script: Script, host: ScriptedHost, ends: tuple[int, int], *, job_id: JobId, owner: str, command: str
+    ) -> None:
         self.script = script
+        self.command = command
         self.job_id = job_id
         self.owner = owner
         self.truth = Truth()
@@ -148,6 +151,7 @@ class ScriptedExecution:
         self.order: StopOrder | None = None
         self.order_is_early = False
         self.kill_is_noted = False
+        self.is_given_up = False
         self.is_left = False
         self.is_adopted = False
         self.is_removed = False
@@ -157,6 +161,9 @@ class ScriptedExecution:
         self._kept_read_end = os.dup(ends[0])
         self._write_end: int | None = ends[1]
         self._descriptor = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)  # as a pidfd and a cgroup's files
+        self._may_execute = False
+        self._answered = trio.Event()
+        """Set when the command is executed, or never will be."""
         self._main_lives = True
         self._others_live = False
         self._kill_is_pending = False
@@ -174,20 +181,18 @@ class ScriptedExecution:
     # --- what the engine calls ----------------------------------------------------------------------------------------
 
     async def execute(self) -> None:
-        """Executes the command when the script says."""
+        """Executes the command when the script says, whoever leaves meanwhile; another server waits for the same."""
         self._meet("execute")
-        if self.script.is_executed_unheard:
-            self._begin()
-        answered = trio.Event()  # an answer that has come is not undone by a cancellation that comes with it
-        self._host.nursery.start_soon(self._answer, answered)
-        await answered.wait()
+        if not (self._may_execute or self.is_adopted):
+            self._may_execute = True
+            if self.script.is_executed_unheard:
+                self._begin()
+            self._host.nursery.start_soon(self._answer, self._answered)
+        await self._answered.wait()
         if self.script.execute_error is not None:
-            self._die(Exited(127))
             raise self.script.execute_error
-        if not self._main_lives:
+        if self.truth.executed is None:
             raise KilledBeforeExecution("it died before it executed its command")
-        if not self.script.is_executed_unheard:
-            self._begin()
 
     def was_executed(self) -> bool:
         """Whether the command was executed."""
@@ -197,6 +202,10 @@ class ScriptedExecution:
         for _ in range(self.script.execute_checkpoints):
             await trio.lowlevel.checkpoint()
         await trio.sleep(self.script.execute_seconds)
+        if self.script.execute_error is not None:
+            self._die(Exited(127))
+        elif self.truth.executed is None and self._main_lives and not self._kill_is_pending:
+            self._begin()
         answered.set()
 
     def has_died(self) -> bool:
@@ -304,9 +313,16 @@ class ScriptedExecution:
         self.order, self.order_is_early = order, False
         self.kill_is_noted = True
 
+    def note_given_up(self) -> None:
+        """Keeps that, too."""
+        self._meet("note_given_up")
+        self.is_given_up = True
+
     def leave(self) -> None:
-        """Leaves the processes to another server."""
+        """Leaves the processes to another server; one that may not execute its command never will."""
         self.is_left = True
+        if not self._may_execute:
+            self._die(Exited(127))
 
     def sweep(self) -> None:
         """Kills and removes what nobody has adopted, as a new server does; nobody waits for it."""
@@ -342,6 +358,11 @@ class ScriptedExecution:
             os.close(self._write_end)
             self._write_end = None
         self._close()
+
+    def tell_late(self, seconds: float) -> None:
+        """What became of its execution is told so late."""
+        self._answered = trio.Event()
+        self._host.after(seconds, self._answered.set)
 
     @property
     def _lives(self) -> bool:
@@ -423,6 +444,8 @@ class ScriptedExecution:
         self._main_lives = False
         self.truth.died, self.truth.death, self.truth.died_at = self._host.step(), death, trio.current_time()
         self._is_known.set()
+        if self.truth.executed is None:
+            self._answered.set()
         self._note_empty()
 
     def _end_others(self) -> None:
@@ -484,7 +507,9 @@ class ScriptedHost:
         log = OutputLog(self.folder / f"{job_id}.log", cap)
         read_end, write_end = open_pipe()
         os.set_blocking(write_end, False)
-        execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
+        execution = ScriptedExecution(
+            script, self, (read_end, write_end), job_id=job_id, owner=owner, command=specification.command
+        )
         self.spawned[specification.command] = execution
         self.made.append(execution)
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))
@@ -516,6 +541,7 @@ class ScriptedHost:
             order=execution.order,
             is_killed=execution.kill_is_noted,
             is_early=execution.order_is_early,
+            is_given_up=execution.is_given_up,
         )
 
     def outlived_oom_kills(self, record: JobRecord) -> int:
@@ -526,6 +552,8 @@ class ScriptedHost:
         """How its main process has died."""
         await trio.lowlevel.checkpoint()
         execution = next((each for each in self.made if each.job_id == job_id), None)
+        if execution is not None and execution.is_given_up and not execution.is_closed:
+            return KnownEnd(death=None, is_given_up=True)
         if execution is None or execution.is_closed or execution.truth.death is None:
             return None
         if execution.truth.executed is None:

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from jobmaster.errors import JobmasterError, OutputUnreadable
+from jobmaster.errors import HandedOver, JobmasterError, JobNotFound, OutputUnreadable
 from jobmaster.job.cause import (
     Cause,
     Death,
@@ -79,7 +79,7 @@ def check(history: History) -> None:
     check_bugs(history)
     check_calls(history)
     for number in range(len(history.schedule.scripts)):
-        execution = history.host.spawned.get(name_of(number))
+        execution = history.execution_of(number)
         if execution is not None:
             check_job(history, number, execution)
     check_what_is_left(history)
@@ -108,7 +108,8 @@ def check_calls(history: History) -> None:
             case Follow(), OSError() | JobmasterError() as error:
                 check_follower_error(history, step, error)
             case _, JobmasterError() as error:
-                assert type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
+                is_told_to_ask_again = history.schedule.ending.is_followed and isinstance(error, HandedOver)
+                assert is_told_to_ask_again or isinstance(error, JobNotFound), f"{step}: {error!r}"
             case _, outcome:
                 raise AssertionError(f"{step} got {outcome!r}")
 
@@ -117,24 +118,32 @@ def check_follower_error(history: History, step: Follow, error: Exception) -> No
     """A follower fails where its disk, its thread or its job has, and is not there for a stranger's job."""
     fails = history.faults.have_met("log.preadv", "log.pread", "reader thread")
     is_gone = isinstance(error, OutputUnreadable) and is_forgotten(history, step.job)
+    is_gone |= isinstance(error, HandedOver) and history.schedule.ending.is_followed
     assert fails or is_gone or type(error).__name__ == "JobNotFound", f"{step}: {error!r}"
 
 
 def is_forgotten(history: History, number: int) -> bool:
     """Whether the bound on ended jobs may have made the registry forget a job."""
-    return history.record_of(history.host.spawned[name_of(number)]) is None
+    execution = history.execution_of(number)
+    return execution is None or history.record_of(execution) is None
 
 
 def check_job(history: History, number: int, execution: ScriptedExecution) -> None:
     """A job whose Start returned has a true record; one whose Start did not, none and nothing else."""
     record = history.record_of(execution)
-    if history.job_of(number) is None:
-        assert record is None or history.schedule.ending is Ending.HAND_OVER, f"a Start that failed left {record}"
-        if record is None:
-            return
-        assert isinstance(history.outcome_of_start(number), Left), "its caller was told that it does not run"
+    index, start = history.start_of(number)
+    check_once(history, number)
+    if history.job_of(number) is None and not start.request_id:
+        assert record is None, f"a Start that failed left {record}"
+        executed = execution.truth.executed
+        is_before = executed is None or executed < history.answered[index]
+        cannot_kill = history.faults.have_met("kill", whose=execution.job_id)
+        assert is_before or cannot_kill, f"{execution} was executed after it was refused"
+        return
+    if history.job_of(number) is None and record is None:
+        return
     if record is None:
-        starts = sum(each.truth.executed is not None for each in history.host.spawned.values())
+        starts = sum(each.truth.executed is not None for each in history.host.made)
         assert starts > history.schedule.bounds.ended_of_client, f"{execution} was forgotten"
         return
     assert isinstance(record.state, Ended)
@@ -143,6 +152,17 @@ def check_job(history: History, number: int, execution: ScriptedExecution) -> No
     causes = true_causes(history, number, execution)
     assert told(record.state.cause) in causes, f"{execution}: {record.state.cause} instead of one of {causes}"
     check_output(history, number, execution, record)
+
+
+def check_once(history: History, number: int) -> None:
+    """A Start that was refused at a hand-over and comes again by its request id finds the job that was executed, or starts it."""
+    index, _ = history.start_of(number)
+    name = name_of(number)
+    made = [each for each in history.host.made if each.command == name and each.truth.executed is not None]
+    assert len(made) <= 1, f"{name} was executed {len(made)} times"
+    again = history.repeated.get(index)
+    if isinstance(again, str):
+        assert [each.job_id for each in made] == [again], f"{name}: {again} of {made}"
 
 
 def check_hand_over(history: History, number: int, execution: ScriptedExecution) -> None:
@@ -246,6 +266,9 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
 def could_be_memory(history: History, execution: ScriptedExecution) -> bool:
     """Whether a child was killed for memory so shortly before that the main process's death looks the same."""
     since = execution.truth.died_at - execution.truth.child_killed_at
+    begin, end = history.unwatched
+    if begin <= execution.truth.child_killed_at + LOOK_SECONDS + SETTLE_SECONDS and execution.truth.died_at <= end:
+        return True  # between two servers
     return since <= LOOK_SECONDS + SETTLE_SECONDS + 0.01 or (since < NEVER and counter_failed(history, execution))
 
 
@@ -277,13 +300,13 @@ def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
 def check_what_is_left(history: History) -> None:
     """Of executions and files nothing is left but what could not be removed, and what belongs to a record."""
     leftovers = {id(execution) for execution in history.registry._leftovers.executions}
-    for execution in history.host.spawned.values():
+    for execution in history.host.made:
         if id(execution) in leftovers:
             assert may_be_left(history, execution), f"{execution} is left"
         else:
             assert execution.is_removed, f"{execution} was not removed, and nobody tries again"
             assert execution.is_closed, f"{execution} was not closed"
-    recorded = {each.job_id for each in history.host.spawned.values() if history.record_of(each) is not None}
+    recorded = {each.job_id for each in history.host.made if history.record_of(each) is not None}
     left = {file.stem for file in history.folder.iterdir()} - recorded
     assert not left or may_leave_files(history), f"output of jobs that nobody knows: {left}"
     unknown = [history.folder / f"{job_id}.log" for job_id in left - history.records.gone]

@@ -342,6 +342,9 @@ async def test_what_an_earlier_server_did_not_execute(machine: Machine, rounds: 
 async def test_a_journal_that_does_not_answer(machine: Machine) -> None:
     """A Start whose predecessor's fate is not written, and will not be soon, is refused for now."""
     await held_by_an_earlier_server(machine)
+    machine.host.spawned["earlier"].tell_late(
+        RECORD_SECONDS + 2
+    )  # while the registry that follows recovers, and after that
     machine.records.posts_wait = True
     machine.records.settle_seconds = 2 * SETTLE_SECONDS
     async with machine.registry() as registry:

@@ -373,6 +373,7 @@ async def test_a_kill_is_carried_out_at_once(machine: Machine) -> None:
 async def test_a_stop_of_a_held_job_goes_on_over_a_hand_over(machine: Machine, asks_again: bool) -> None:
     """An order given while a job is held is carried out by the next server, with the whole grace period; the first counts."""
     async with machine.registry(hands_over=lambda: True) as registry:
+        started = trio.current_time()
         machine.nursery.start_soon(_try_to_start, machine, registry, Script(execute_seconds=8, on_term=None))
         await trio.sleep(1)
         (job_id,) = machine.records.jobs
@@ -382,7 +383,6 @@ async def test_a_stop_of_a_held_job_goes_on_over_a_hand_over(machine: Machine, a
         await registry.hand_over()
     async with machine.registry() as registry:
         await registry.recover()
-        started = trio.current_time()
         if asks_again:
             await trio.sleep(1)
             assert isinstance(record_of(registry, job_id).state, Held)
@@ -441,4 +441,4 @@ async def _executed() -> None:
 
 async def _try_to_start(machine: Machine, registry: Registry, script: Script) -> None:
     with suppress(JobmasterError):
-        await machine.start(registry, CLIENT1, script)
+        await machine.start(registry, CLIENT1, script, request_id="request")
