@@ -112,6 +112,7 @@ class Spawned:
         is_killed: it left word, too, that the grace period was over.
         is_early: the order was given before the command was executed, and may not have been carried out.
         is_given_up: it left word that nobody was told of the job.
+        user: as whom it runs: a name, or a number that has none.
     """
 
     execution: Execution
@@ -123,6 +124,7 @@ class Spawned:
     is_killed: bool = False
     is_early: bool = False
     is_given_up: bool = False
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
