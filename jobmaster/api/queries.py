@@ -21,7 +21,7 @@ CAUSE_NAMES: Final = {field.number: field.name for field in pb.Cause.DESCRIPTOR.
 _CAUSES_OF_STATE: Final[dict[int, frozenset[str]]] = {
     pb.JOBSTATE_RUNNING: frozenset(),
     pb.JOBSTATE_TERMINATED_BY_API: frozenset(
-        {"stopped", "oom_killed", "server_shutdown", "server_lost", "output_capped"}
+        {"stopped", "oom_killed", "server_shutdown", "server_lost", "output_capped", "timed_out"}
     ),
     pb.JOBSTATE_COMPLETED: frozenset({"exited", "signalled", "failed_to_start"}),
 }

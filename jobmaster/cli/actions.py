@@ -37,12 +37,28 @@ class Output:
     full: Literal["drop", "end"] = "drop"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms a job runs; what is not asked for is as the server has it.
+
+    Attributes:
+        max_run_ms: milliseconds for which it may run; 0: for ever.
+        warn_before_ms: its main process gets a signal so many before that; 0: none.
+        warn_signal: that signal; 0: the server's choice.
+    """
+
+    max_run_ms: int = 0
+    warn_before_ms: int = 0
+    warn_signal: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """`start COMMAND [ARG…]`."""
 
     argv: tuple[str, ...]
     output: Output = Output()
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +74,7 @@ class Run:
         tty: the job has a terminal, which is this one unless it is detached.
         detach_keys: the bytes of the keys that detach from it; none: none do.
         output: how much of its output is kept.
+        terms: on what terms it runs.
         secret_env: the environment variables whose values nobody is to read in the command.
     """
 
@@ -69,6 +86,7 @@ class Run:
     tty: bool = False
     detach_keys: bytes = DETACH_KEYS
     output: Output = Output()
+    terms: Terms = Terms()
     secret_env: tuple[str, ...] = ()
 
 

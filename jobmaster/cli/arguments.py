@@ -23,6 +23,7 @@ from jobmaster.cli.actions import (
     Stop,
     StreamOutput,
     Target,
+    Terms,
     Text,
     Wait,
 )
@@ -36,6 +37,8 @@ from jobmaster.cli.parser import (
     SECRET_ENV,
     SERVER,
     STATES,
+    TIMEOUT,
+    WARN,
     TextAsked,
     new_parser,
 )
@@ -43,7 +46,7 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
@@ -84,7 +87,7 @@ def is_as_a_job(arguments: Sequence[str]) -> bool:
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Action:
     match given.verb:
         case "start":
-            return Start(_argv(parser, "start", command), _output(given))
+            return Start(_argv(parser, "start", command), _output(given), _terms(parser, given))
         case "run":
             return _run(parser, given, command)
         case "list" | "ps":
@@ -119,6 +122,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: li
         tty=given.tty,
         detach_keys=given.detach_keys,
         output=_output(given),
+        terms=_terms(parser, given),
         secret_env=tuple(given.secret_env),
     )
 
@@ -231,6 +235,15 @@ def _require_text(parser: argparse.ArgumentParser, what: str, value: str, *, is_
     except UnicodeEncodeError:
         shown = "" if is_secret else f", {value!r},"
         parser.error(f"{what}{shown} is not UTF-8: a server takes nothing else")
+
+
+def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
+    warn_before_ms, warn_signal = given.warn
+    if warn_before_ms and not warn_before_ms < given.timeout:
+        parser.error(
+            f"{given.verb}: {WARN} comes before {TIMEOUT} is over: say both, and the first less than the second"
+        )
+    return Terms(max_run_ms=given.timeout, warn_before_ms=warn_before_ms, warn_signal=warn_signal)
 
 
 def _output(given: argparse.Namespace) -> Output:

@@ -10,6 +10,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
+from jobmaster.cli.durations import parse_duration, parse_warning
 from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Everything after `start` and `run` and their options is the command, untouched; 
 
 exit status:
   0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted; of `run` and `wait` the job's own: its exit code,
-  or 128 and the number of the signal that ended it; 125 the client or the server failed, 126 the command cannot be
+  or 128 and the number of the signal that ended it; 124 it ran for as long as it may (--timeout), 125 the client or the server failed, 126 the command cannot be
   executed, 127 it is not found
 """
 
@@ -39,6 +40,8 @@ SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 KEYS: Final = "--detach-keys"
 OUTPUT_MAX: Final = "--output-max"
 OUTPUT_FULL: Final = "--output-full"
+TIMEOUT: Final = "--timeout"
+WARN: Final = "--warn"
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
@@ -51,6 +54,7 @@ CAUSES: Final = (
     "server-shutdown",
     "server-lost",
     "output-capped",
+    "timed-out",
 )
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
@@ -164,15 +168,18 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     start = verbs.add_parser(
         "start",
         help="start a command; prints the job's id",
-        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] [{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] "
+        "COMMAND [ARG…]",
         allow_abbrev=False,
     )
     _add_output(start)
+    _add_terms(start)
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
         usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
-        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] [{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] "
+        "COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
@@ -207,6 +214,24 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "may be given more than once",
     )
     _add_output(run)
+    _add_terms(run)
+
+
+def _add_terms(verb: _Parser) -> None:
+    verb.add_argument(
+        TIMEOUT,
+        metavar="TIME",
+        type=argument(parse_duration),
+        default=0,
+        help="how long it may run, such as 90s, 10m or 1.5h: then it is stopped",
+    )
+    verb.add_argument(
+        WARN,
+        metavar="TIME[=SIGNAL]",
+        type=argument(parse_warning),
+        default=(0, 0),
+        help="so long before that, its main process gets a signal (default SIGUSR1)",
+    )
 
 
 def _add_output(verb: _Parser) -> None:

@@ -42,6 +42,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "exit code", str(record.exit_code)
     if record.signal_str:
         yield "signal", record.signal_str
+    if record.cmd.max_run_ms:
+        yield "time", " ".join(_run_time(record.cmd))
     if record.cause.stopped.reason:
         yield "reason", record.cause.stopped.reason
     if record.oom_kills:
@@ -57,6 +59,13 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "lost", f"{record.output_bytes_lost} bytes of output that the server's disk did not take"
     if record.output_bytes_dropped:
         yield "dropped", f"{record.output_bytes_dropped} bytes from the middle of an output that was too large"
+
+
+def _run_time(command: pb.JobCreateRequest) -> Iterator[str]:
+    """How long it may run, in words."""
+    yield f"{command.max_run_ms / 1000:g} s at most"
+    if command.warn_before_ms:
+        yield f"(signal {command.warn_signal} {command.warn_before_ms / 1000:g} s before)"
 
 
 def _state(record: pb.JobResponse) -> str:

@@ -108,6 +108,8 @@ def _happening(event: pb.JobEventMessage) -> str:
             return f"launched: {_command(event.launched.cmd)}"
         case "executed":
             return "started"
+        case "run_time_warned":
+            return f"warned of the end of its time by {_signal_name(event.run_time_warned.signal)}"
         case "stop_ordered":
             order = event.stop_ordered
             reason = f": {order.reason}" if order.reason else ""

@@ -8,6 +8,7 @@ from datetime import datetime
 from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
 
@@ -38,6 +39,7 @@ class Launched:
         output_max: bytes of output that are kept; 0: all.
         ends_when_full: the job is ended when there are more.
         terminal: its standard streams are a terminal.
+        run_time: how long it may run; None: for ever.
     """
 
     id: JobId
@@ -52,6 +54,7 @@ class Launched:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: bool = False
+    run_time: RunTime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal: as in `Launched`.
+        output_max, ends_when_full, terminal, run_time: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -106,6 +109,7 @@ class JobRecord:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: bool = False
+    run_time: RunTime | None = None
     output_pruned: OutputPruned | None = None
 
     @property
@@ -132,6 +136,7 @@ def record_of(launched: Launched) -> JobRecord:
         output_max=launched.output_max,
         ends_when_full=launched.ends_when_full,
         terminal=launched.terminal,
+        run_time=launched.run_time,
     )
 
 
@@ -189,5 +194,7 @@ def evidence_of(
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
         output_max=record.output_max,
+        max_run_ms=record.run_time.max_ms if record.run_time is not None else 0,
+        died_of_warning=closing is not None and closing.died_of_warning,
         lost_because=lost_because,
     )

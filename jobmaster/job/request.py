@@ -52,6 +52,8 @@ class RequestKey:
                 digest.update(b"\0" + option.encode())
         if specification.output_max or specification.ends_when_full:
             digest.update(b"\0output %d %d" % (specification.output_max, specification.ends_when_full))
+        if (run_time := specification.run_time) is not None:
+            digest.update(b"\0run_time %d %d %d" % (run_time.max_ms, run_time.warn_before_ms, run_time.warn_signal))
         return cls(id=request_id, digest=digest.digest())
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,10 +28,12 @@ from jobmaster.job.cause import (
     Signalled,
     StopOrder,
     Stopped,
+    TimedOut,
 )
 from jobmaster.job.identifier import parse_job_id
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import (
     Closing,
@@ -42,6 +44,7 @@ from jobmaster.job.state import (
     KillSent,
     MainProcessDied,
     Running,
+    RunTimeWarned,
     State,
     StopOrdered,
     Stopping,
@@ -55,10 +58,15 @@ class Undecodable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError."""
+    """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError.
+
+    Attributes:
+        is_sparse: as an attribute, a value that is false is left out: it is the class's default.
+    """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
+    is_sparse: bool = False
 
 
 # --- plain values -----------------------------------------------------------------------------------------------------
@@ -126,13 +134,23 @@ def _array(codec: Codec) -> Codec:
     )
 
 
+def _sparse(codec: Codec) -> Codec:
+    """Of an attribute that few values have."""
+    return replace(codec, is_sparse=True)
+
+
 def _structure(kind: type, /, **fields: Codec) -> Codec:
     """An object with these attributes of `kind`."""
-    encoders = [(name, codec.encode) for name, codec in fields.items()]
+    encoders = [(name, codec.encode) for name, codec in fields.items() if not codec.is_sparse]
+    sparse = [(name, codec.encode) for name, codec in fields.items() if codec.is_sparse]
     decoders = [(name, codec.decode) for name, codec in fields.items()]
 
     def encode(value: object) -> dict[str, Any]:
-        return {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
+        document = {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
+        for name, encode_field in sparse:
+            if attribute := getattr(value, name):
+                document[name] = encode_field(attribute)
+        return document
 
     def decode(document: object) -> object:
         if not isinstance(document, dict):
@@ -163,6 +181,7 @@ _CAUSES: Final[dict[type, str]] = {
     ServerShutdown: "server_shutdown",
     ServerLost: "server_lost",
     OutputCapped: "output_capped",
+    TimedOut: "timed_out",
 }
 _STATES: Final[dict[type, str]] = {
     Held: "held",
@@ -174,6 +193,7 @@ _STATES: Final[dict[type, str]] = {
 _EVENT_TYPES: Final[dict[type, str]] = {
     Launched: "launched",
     Executed: "executed",
+    RunTimeWarned: "run_time_warned",
     StopOrdered: "stop_ordered",
     StopSignalled: "stop_signalled",
     KillSent: "kill_sent",
@@ -207,15 +227,33 @@ _CAUSE: Final = _variant(
         ServerShutdown: _structure(ServerShutdown, signal=_INTEGER, exit_code=_optional(_INTEGER)),
         ServerLost: _structure(ServerLost, reason=_TEXT),
         OutputCapped: _structure(OutputCapped, output_max=_INTEGER, signal=_INTEGER),
+        TimedOut: _structure(
+            TimedOut, max_run_ms=_INTEGER, signal=_INTEGER, exit_code=_optional(_INTEGER), killed=_FLAG
+        ),
     },
 )
-_ORDER: Final = _structure(StopOrder, by=_optional(_TEXT), requested_at=_TIME, reason=_TEXT, for_output=_FLAG)
+_ORDER: Final = _structure(
+    StopOrder,
+    by=_optional(_TEXT),
+    requested_at=_TIME,
+    reason=_TEXT,
+    for_output=_FLAG,
+    for_run_time=_sparse(_FLAG),
+)
 _STATE: Final = _variant(
     _STATES,
     {
         Held: _structure(Held, pid=_INTEGER, started_at=_TIME),
-        Running: _structure(Running, pid=_INTEGER, started_at=_TIME),
-        Stopping: _structure(Stopping, pid=_INTEGER, started_at=_TIME, order=_ORDER, signalled=_FLAG, killed=_FLAG),
+        Running: _structure(Running, pid=_INTEGER, started_at=_TIME, warned_by=_sparse(_INTEGER)),
+        Stopping: _structure(
+            Stopping,
+            pid=_INTEGER,
+            started_at=_TIME,
+            order=_ORDER,
+            signalled=_FLAG,
+            killed=_FLAG,
+            warned_by=_sparse(_INTEGER),
+        ),
         Closing: _structure(
             Closing,
             pid=_INTEGER,
@@ -224,11 +262,15 @@ _STATE: Final = _variant(
             order=_optional(_ORDER),
             killed=_FLAG,
             killed_for_memory=_FLAG,
+            died_of_warning=_sparse(_FLAG),
         ),
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
 _LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_RUN_TIME: Final = _sparse(
+    _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER))
+)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
@@ -245,8 +287,10 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_max=_INTEGER,
         ends_when_full=_FLAG,
         terminal=_FLAG,
+        run_time=_RUN_TIME,
     ),
     Executed: _structure(Executed),
+    RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
     StopOrdered: _structure(StopOrdered, order=_ORDER),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
@@ -277,6 +321,7 @@ _RECORD: Final = _structure(
     output_max=_INTEGER,
     ends_when_full=_FLAG,
     terminal=_FLAG,
+    run_time=_RUN_TIME,
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

@@ -93,6 +93,8 @@ _EARLY_STOP: Final = "stop when executed"
 """The same of one that was given while the job was held."""
 _FOR_OUTPUT: Final = "output_max"
 """The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
+_FOR_RUN_TIME: Final = "max_run_ms"
+"""Likewise."""
 OOM_KILLS: Final = "oom_kills"
 """The name of the attribute of a job's cgroup that has the OOM kills which its main process has outlived."""
 _CORE_DUMPED: Final = 0x80
@@ -179,6 +181,10 @@ class LocalExecution:
     def pid(self) -> int:
         """The main process."""
         return self._child.pid
+
+    def age(self) -> float:
+        """As the kernel has it."""
+        return self._child.age()
 
     async def execute(self) -> None:
         """Sends the go byte, and waits for what the launcher tells of execve(2)."""
@@ -312,13 +318,15 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
 
 
 def _order(kind: str, order: StopOrder) -> Order:
-    reason = _FOR_OUTPUT if order.for_output else order.reason
+    reason = _FOR_OUTPUT if order.for_output else _FOR_RUN_TIME if order.for_run_time else order.reason
     return Order(kind=kind, at=order.requested_at, by=order.by, reason=reason)
 
 
 def _stop_order(order: Order) -> StopOrder:
     if order.by is None and order.reason == _FOR_OUTPUT:
         return StopOrder(by=None, requested_at=order.at, for_output=True)
+    if order.by is None and order.reason == _FOR_RUN_TIME:
+        return StopOrder(by=None, requested_at=order.at, for_run_time=True)
     return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
 
 

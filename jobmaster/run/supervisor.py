@@ -4,13 +4,14 @@ Theory of operation
 -------------------
 A supervisor is made of an execution, a log and a pump. `run` records a job that is held, gives leave to execute its
 command, says that it runs, and lives until it has ended; `resume` does the same from where an earlier server left off.
-Four tasks run beside it, or five:
+Four tasks run beside it, or up to three more:
 
 * the *pump* moves output from the pipe to the log;
 * the *input* (`stdin`), where the job has one, moves what clients write into its pipe;
 * the *loss watch* (`live_record`) records that output could not be kept, and how much;
 * the *memory watch* (`death_watch`) reads memory.events when it is told that they have changed (by the registry, which
   looks at the counters of all jobs together), so that a child killed for memory is told while the job runs;
+* the *run time* (`run_time`), where it is bounded, orders the end of the job when that is over;
 * the *stop* (`termination`) carries out a stop order: SIGTERM, the grace period, SIGKILL.
 
 The body waits for the main process to die. Then the job gives back what it has of the host (`teardown`), the cause is
@@ -43,6 +44,7 @@ from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
 from jobmaster.run.death_watch import DeathWatch
 from jobmaster.run.live_record import LiveRecord
+from jobmaster.run.run_time import RunTimeLimit
 from jobmaster.run.teardown import Teardown
 from jobmaster.run.termination import Termination
 
@@ -335,6 +337,9 @@ class Supervisor:
             nursery.start_soon(self._record.watch_losses)
             if self._record.now.ends_when_full:
                 nursery.start_soon(self._end_when_full)
+            if (run_time := self._record.now.run_time) is not None:
+                limit = RunTimeLimit(run_time, self._record, self.execution, self._termination)
+                nursery.start_soon(self._persist, "the bound of its run time", limit.enforce)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             if not isinstance(self._record.state, Closing):
                 await self._death_watch.see_death()

@@ -39,9 +39,19 @@ class Termination:
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
-    def order(self, by: str | None, reason: str = "", *, for_output: bool = False, force: bool = False) -> None:
-        """As `Supervisor.order_stop`; `for_output` as of `StopOrder`."""
-        order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output)
+    def order(
+        self,
+        by: str | None,
+        reason: str = "",
+        *,
+        for_output: bool = False,
+        for_run_time: bool = False,
+        force: bool = False,
+    ) -> None:
+        """As `Supervisor.order_stop`; `for_output` and `for_run_time` as of `StopOrder`."""
+        order = StopOrder(
+            by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output, for_run_time=for_run_time
+        )
         match self._record.state:
             case Held() if self._record.early_order is None:
                 self._record.early_order = order

@@ -26,9 +26,11 @@ from jobmaster.job.cause import (
     Signalled,
     StopOrder,
     Stopped,
+    TimedOut,
 )
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.job.terminal import Terminal, Window
@@ -239,6 +241,16 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         (TERMINATED, -1, "terminated"),
         {"outputCapped": {"outputMax": str(2**40), "signal": 15}},
     ),
+    "time": (
+        TimedOut(max_run_ms=2**40, signal=15, exit_code=3, killed=False),
+        (TERMINATED, -1, "terminated"),
+        {"timedOut": {"maxRunMs": str(2**40), "signal": 15, "returned": True, "exitCode": 3}},
+    ),
+    "time, killed": (
+        TimedOut(max_run_ms=1, signal=9, killed=True),
+        (TERMINATED, -1, "killed"),
+        {"timedOut": {"maxRunMs": "1", "signal": 9, "killed": True}},
+    ),
     "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
 }
 
@@ -297,6 +309,28 @@ def test_how_much_output_is_wanted() -> None:
         setattr(message, field, value)
         with pytest.raises(InvalidRequest) as refused:
             specification_of(message)
+        assert refused.value.field == field
+
+
+def test_a_run_time_that_is_wanted() -> None:
+    """What a Start says of it is passed on and told again, SIGUSR1 is the signal where none is said; what cannot be is named."""
+    asked = pb.JobCreateRequest(command="x", max_run_ms=2**33, warn_before_ms=2000)
+    run_time = RunTime(max_ms=2**33, warn_before_ms=2000, warn_signal=10)
+    assert specification_of(asked).run_time == run_time
+    told = response_of(replace(RECORD, run_time=run_time)).cmd
+    assert (told.max_run_ms, told.warn_before_ms, told.warn_signal) == (2**33, 2000, 10)
+    assert not response_of(RECORD).cmd.HasField("terminal")
+    assert specification_of(pb.JobCreateRequest(command="x")).run_time is None
+    wrongs: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"max_run_ms": 2**60}, "max_run_ms"),
+        ({"warn_before_ms": 5}, "max_run_ms"),
+        ({"max_run_ms": 5, "warn_signal": 10}, "warn_before_ms"),
+        ({"max_run_ms": 5, "warn_before_ms": 5}, "warn_before_ms"),
+        *(({"max_run_ms": 5, "warn_before_ms": 1, "warn_signal": number}, "warn_signal") for number in (-1, 9, 19, 65)),
+    )
+    for wrong, field in wrongs:
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(pb.JobCreateRequest(command="x", **wrong))
         assert refused.value.field == field
 
 

@@ -16,7 +16,7 @@ from jobmaster.journal.stored import JobQuery
 
 MOMENT: Final = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 COMPLETED: Final = ("exited", "failed_to_start", "signalled")
-TERMINATED: Final = ("oom_killed", "output_capped", "server_lost", "server_shutdown", "stopped")
+TERMINATED: Final = ("oom_killed", "output_capped", "server_lost", "server_shutdown", "stopped", "timed_out")
 
 
 def asking(states: Sequence[int] = (), causes: Sequence[int] = ()) -> pb.ListRequest:

@@ -28,6 +28,7 @@ from jobmaster.cli.actions import (
     Stop,
     StreamOutput,
     Target,
+    Terms,
     Text,
     Wait,
 )
@@ -65,6 +66,18 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
             Start(("yes", "--output-max", "1K"), Output(most=64 * 1024 * 1024, full="end")),
         ),
         (["start", "--output-max=1M", "--", "--output-full"], Start(("--output-full",), Output(most=1024 * 1024))),
+        (
+            ["start", "--timeout", "1.5h", "--warn=30s=INT", "sleep", "--timeout", "1s"],
+            Start(
+                ("sleep", "--timeout", "1s"),
+                terms=Terms(max_run_ms=5_400_000, warn_before_ms=30_000, warn_signal=2),
+            ),
+        ),
+        (
+            ["start", "--timeout", "90", "--warn", "500ms", "x"],
+            Start(("x",), terms=Terms(max_run_ms=90_000, warn_before_ms=500)),
+        ),
+        (["run", "--timeout", "1d", "-d", "x"], Run(argv=("x",), detach=True, terms=Terms(max_run_ms=86_400_000))),
         (["start", "-d", "--output-max", "1M"], Start(("-d", "--output-max", "1M"))),
         (["stop", JOB], Stop(job_id=JOB, as_json=False)),
         (["stop", "--json", JOB], Stop(job_id=JOB, as_json=True)),
@@ -247,6 +260,10 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "start"], "name the command"),
         (["-n", "client1", "start", "--"], "name the command"),
         (["-n", "client1", "start", "--output-max"], "expected one argument"),
+        (["-n", "client1", "start", "--timeout", "soon", "ls"], "'soon' is no time: say 500ms"),
+        (["-n", "client1", "run", "--timeout", "9s", "--warn", "3s=NOPE", "ls"], "'NOPE' is no signal"),
+        (["-n", "client1", "run", "--warn", "3s", "ls"], "run: --warn comes before --timeout is over"),
+        (["-n", "client1", "start", "--timeout", "3s", "--warn", "3s", "ls"], "start: --warn comes before"),
         (["-n", "client1", "start", "--output-max", "1M"], "name the command"),
         (["-n", "client1", "start", "--output-max", "max", "ls"], "'max' is not a size: use bytes, or a number"),
         (["-n", "client1", "run", "--output-max", "99999999T", "ls"], "'99999999T' is not a size"),

@@ -94,6 +94,7 @@ def test_how_long(seconds: float, shown: str) -> None:
 EVENTS: Final = [
     (Event(launched=Event.Launched(cmd=pb.JobCreateRequest(command="ls", args=["-l"]))), "launched: ls -l"),
     (Event(executed=Event.Executed()), "started"),
+    (Event(run_time_warned=Event.RunTimeWarned(signal=10)), "warned of the end of its time by SIGUSR1"),
     (Event(stop_ordered=Event.StopOrdered(by="client2", reason="old")), "stop ordered by client2: old"),
     (Event(stop_ordered=Event.StopOrdered()), "stop ordered by the server"),
     (Event(stop_signalled=Event.StopSignalled()), "stop signalled"),

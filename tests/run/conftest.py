@@ -19,6 +19,7 @@ from jobmaster.identity.policy import Identity
 from jobmaster.job.cause import Cause, Signalled, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobRecord, Launched, LimitReport
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.output.cap import Cap
@@ -69,6 +70,7 @@ class Machine:
         grace_seconds: float = GRACE_SECONDS,
         memory_max: int | None = None,
         pump: type[Pump] = Pump,
+        run_time: RunTime | None = None,
     ) -> Supervisor:
         """A supervisor of a job that is not executed yet."""
         specification = JobSpecification(command=f"command-{len(self.scripts)}")
@@ -82,6 +84,7 @@ class Machine:
             command=CommandLine.of(specification),
             state=Held(pid=spawned.execution.pid, started_at=datetime.now(UTC)),
             limits=(limit,) if memory_max is not None else (),
+            run_time=run_time,
         )
         spawned.pump.__class__ = pump
         terms = Terms(grace_seconds=grace_seconds)
@@ -94,9 +97,12 @@ class Machine:
         grace_seconds: float = GRACE_SECONDS,
         memory_max: int | None = None,
         pump: type[Pump] = Pump,
+        run_time: RunTime | None = None,
     ) -> Supervisor:
         """A supervisor of a job whose command is executed."""
-        supervisor = await self.held(script, grace_seconds=grace_seconds, memory_max=memory_max, pump=pump)
+        supervisor = await self.held(
+            script, grace_seconds=grace_seconds, memory_max=memory_max, pump=pump, run_time=run_time
+        )
         await self.nursery.start(supervisor.run, launched_of(supervisor.record))
         return supervisor
 
@@ -115,7 +121,13 @@ class Machine:
             yield registry
 
     async def start(
-        self, registry: Registry, caller: Identity, script: Script = SLEEPER, *, cap: Cap | None = None
+        self,
+        registry: Registry,
+        caller: Identity,
+        script: Script = SLEEPER,
+        *,
+        cap: Cap | None = None,
+        run_time: RunTime | None = None,
     ) -> JobId:
         """Starts a job with a script."""
         command = f"command-{len(self.scripts)}"
@@ -124,6 +136,7 @@ class Machine:
             command=command,
             output_max=0 if cap is None else cap.size,
             ends_when_full=cap is not None and cap.ends_job,
+            run_time=run_time,
         )
         return await registry.start(caller, specification)
 
@@ -198,6 +211,7 @@ def launched_of(record: JobRecord) -> Launched:
         boot_id="",
         at=record.state.started_at,
         limits=record.limits,
+        run_time=record.run_time,
     )
 
 

@@ -13,7 +13,16 @@ from typing import Final
 import trio
 
 from jobmaster.errors import JournalUnavailable
-from jobmaster.job.cause import Exited, FailedToStart, OomKilled, ServerLost, ServerShutdown, Signalled, Stopped
+from jobmaster.job.cause import (
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    ServerShutdown,
+    Signalled,
+    Stopped,
+    TimedOut,
+)
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
@@ -40,6 +49,7 @@ CAUSE_NAMES: Final = {
     FailedToStart: "failed_to_start",
     ServerShutdown: "server_shutdown",
     ServerLost: "server_lost",
+    TimedOut: "timed_out",
 }
 
 

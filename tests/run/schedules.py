@@ -13,6 +13,7 @@ from typing import Final
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.cause import Exited, Signalled
+from jobmaster.job.run_time import RunTime
 from jobmaster.run.bounds import Bounds
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, OnTerm, Script
@@ -91,12 +92,14 @@ class Schedule:
     """All that happens, and fails.
 
     Attributes:
+        run_times: how long each job may run.
         delays: seconds before the functions of a purpose begin in their thread.
         ends_at: when the registry begins to end.
     """
 
     seed: int
     scripts: Mapping[str, Script]
+    run_times: tuple[RunTime | None, ...]
     steps: tuple[Step, ...]
     faults: tuple[Fault, ...]
     delays: Mapping[str, tuple[float, ...]]
@@ -142,6 +145,7 @@ ALWAYS: Final = 10**9
 
 INSTANTS: Final = (0.0, 0.0, 0.0005, 0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0)
 """Times that many things share, so that they happen together."""
+WARNING: Final = int(signal.SIGUSR1)
 CLIENTS: Final = (CLIENT1, CLIENT1, CLIENT2, ADMIN)
 
 
@@ -151,9 +155,12 @@ def schedule(seed: int) -> Schedule:
     jobs = random.choice((1, 1, 2, 3, 6))
     starts = [_start(random, number) for number in range(jobs)]
     others = [_step(random, random.choice(starts)) for _ in range(random.choice((0, 1, 2, 4, 8)))]
+    scripts = {name_of(number): _script(random) for number in range(jobs)}
+    run_times, scripts = _run_times(seed, scripts)
     return Schedule(
         seed=seed,
-        scripts={name_of(number): _script(random) for number in range(jobs)},
+        scripts=scripts,
+        run_times=run_times,
         steps=(*starts, *others),
         faults=_faults(random),
         delays=_delays(random),
@@ -219,6 +226,24 @@ def _script(random: Random) -> Script:
         writes=_writes(random),
     )
     return _with_oddity(random, script)
+
+
+def _run_times(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[RunTime | None, ...], dict[str, Script]]:
+    """How long each job may run, and what it does about a warning; from numbers of its own."""
+    random = Random(f"{seed} run time")
+    run_times: list[RunTime | None] = []
+    given: dict[str, Script] = {}
+    for name, script in scripts.items():
+        given[name] = script
+        if random.random() < 0.7:
+            run_times.append(None)
+            continue
+        max_ms = max(2, round(1000 * _time(random)))
+        before = random.choice((0, 0, max_ms // 2, max_ms - 1))
+        run_times.append(RunTime(max_ms=max_ms, warn_before_ms=before, warn_signal=WARNING if before else 0))
+        died = OnTerm(death=Signalled(WARNING), after=random.choice((0.0, 0.001, 0.1)))
+        given[name] = replace(script, on_warning=random.choice((None, died)))
+    return tuple(run_times), given
 
 
 def _on_term(random: Random) -> OnTerm | None:

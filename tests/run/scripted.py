@@ -62,6 +62,7 @@ class Script:
         is_executed_unheard: it is executed at once; only the answer takes that long.
         ends_at: when it ends by itself, by `death`.
         on_term: None where it ignores SIGTERM.
+        on_warning: what it does on another signal that it gets; None: nothing.
         is_stopped: it acts on SIGTERM at the next SIGCONT only.
         dies_before_signal: it ends by itself in the instant before the first signal of a stop.
         others_end_at: when its other processes end by themselves; 0: it has none.
@@ -87,6 +88,7 @@ class Script:
     ends_at: float = NEVER
     death: Death = SUCCESS
     on_term: OnTerm | None = OnTerm()
+    on_warning: OnTerm | None = None
     is_stopped: bool = False
     dies_before_signal: bool = False
     others_end_at: float = 0.0
@@ -117,21 +119,26 @@ class Truth:
     Attributes:
         executed: when the command was executed, None where it never was.
         terms: SIGTERMs that the main process got while it lived.
+        warnings: other signals that it got while it lived.
+        timed_out: when the engine ordered its end because its time was over, and no order was before that.
         killed: when the server's first SIGKILL was sent while the main process lived.
         died: when the main process died, None where it never did.
         killed_for_memory: when the kernel's SIGKILL for memory was sent to the main process.
         child_killed_at: the time of the last OOM kill of a child.
-        died_at: the time of the death.
+        executed_at, died_at: the time of the execution, and of the death.
         written: bytes that the pipe has taken.
     """
 
     executed: int | None = None
     terms: list[int] = field(default_factory=list)
+    warnings: list[int] = field(default_factory=list)
+    timed_out: int | None = None
     killed: int | None = None
     died: int | None = None
     death: Death | None = None
     killed_for_memory: int | None = None
     child_killed_at: float = -math.inf
+    executed_at: float = math.inf
     died_at: float = math.inf
     written: int = 0
 
@@ -145,6 +152,7 @@ class ScriptedExecution:
         self.owner = owner
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
+        self.made_at = trio.current_time()
         self.order: StopOrder | None = None
         self.order_is_early = False
         self.kill_is_noted = False
@@ -172,6 +180,10 @@ class ScriptedExecution:
         return f"<scripted {self.job_id}: {self.script}>"
 
     # --- what the engine calls ----------------------------------------------------------------------------------------
+
+    def age(self) -> float:
+        """By Trio's clock."""
+        return trio.current_time() - self.made_at
 
     async def execute(self) -> None:
         """Executes the command when the script says."""
@@ -240,6 +252,10 @@ class ScriptedExecution:
         if number == signal.SIGTERM:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
+        elif number != signal.SIGCONT:
+            self.truth.warnings.append(number)
+            if (answer := self.script.on_warning) is not None:
+                self._host.after(answer.after, lambda: self.end(answer.death))
         if self._term_is_pending and (number == signal.SIGCONT or not self.script.is_stopped):
             self._term_is_pending = False
             self._act_on_term()
@@ -295,6 +311,8 @@ class ScriptedExecution:
     def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Keeps the first order for another server."""
         self._meet("note_order")
+        if order.for_run_time and self.order is None:
+            self.truth.timed_out = self._host.step()
         if self.order is None:
             self.order, self.order_is_early = order, is_early
 
@@ -352,7 +370,7 @@ class ScriptedExecution:
 
     def _begin(self) -> None:
         script, after = self.script, self._host.after
-        self.truth.executed = self._host.step()
+        self.truth.executed, self.truth.executed_at = self._host.step(), trio.current_time()
         self._others_live = script.others_end_at > 0
         if script.writes:
             self._host.nursery.start_soon(self._write_all)
