@@ -96,6 +96,7 @@ PURE: Final = (
     "job/request.py",
     "job/run_time.py",
     "job/signals.py",
+    "job/stop_terms.py",
     "job/secret.py",
     "job/terminal.py",
     "audit/entry.py",

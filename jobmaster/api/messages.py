@@ -28,6 +28,7 @@ from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
@@ -71,6 +72,7 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         separate_streams=message.separate_streams,
         terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
         run_time=RunTime.asked(message.max_run_ms, message.warn_before_ms, message.warn_signal),
+        stop=StopTerms.asked(message.stop_signal, message.grace_ms if message.HasField("grace_ms") else None),
         secrets=secrets_of(message),
     )
 
@@ -259,6 +261,10 @@ def command_message(job: JobRecord | Launched) -> pb.JobCreateRequest:
         message.max_run_ms = job.run_time.max_ms
         message.warn_before_ms = job.run_time.warn_before_ms
         message.warn_signal = job.run_time.warn_signal
+    if job.stop is not None:
+        message.stop_signal = job.stop.signal
+        if job.stop.grace_ms is not None:
+            message.grace_ms = job.stop.grace_ms
     return message
 
 

@@ -26,7 +26,7 @@ MAX_WRITER: Final = 64
 """Characters of a writer's name."""
 _OTHER_BYTES: Final = 256 + 20 * MAX_SECRETS
 """Bytes of a Start that are not its command: more than a request id, the options and the places of secrets may have."""
-_OTHER_FIELDS: Final = 10 + MAX_SECRETS
+_OTHER_FIELDS: Final = 12 + MAX_SECRETS
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""

@@ -45,11 +45,15 @@ class Terms:
         max_run_ms: milliseconds for which it may run; 0: for ever.
         warn_before_ms: its main process gets a signal so many before that; 0: none.
         warn_signal: that signal; 0: the server's choice.
+        stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
+        grace_ms: milliseconds that they have then; None: as the server has it.
     """
 
     max_run_ms: int = 0
     warn_before_ms: int = 0
     warn_signal: int = 0
+    stop_signal: int = 0
+    grace_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

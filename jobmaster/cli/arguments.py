@@ -29,6 +29,7 @@ from jobmaster.cli.actions import (
 )
 from jobmaster.cli.parser import (
     CERTIFICATES,
+    GRACE,
     KEYS,
     NAME,
     OUTPUT_FULL,
@@ -37,6 +38,7 @@ from jobmaster.cli.parser import (
     SECRET_ENV,
     SERVER,
     STATES,
+    STOP_SIGNAL,
     TIMEOUT,
     WARN,
     TextAsked,
@@ -46,7 +48,7 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN})
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
@@ -243,7 +245,13 @@ def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
         parser.error(
             f"{given.verb}: {WARN} comes before {TIMEOUT} is over: say both, and the first less than the second"
         )
-    return Terms(max_run_ms=given.timeout, warn_before_ms=warn_before_ms, warn_signal=warn_signal)
+    return Terms(
+        max_run_ms=given.timeout,
+        warn_before_ms=warn_before_ms,
+        warn_signal=warn_signal,
+        stop_signal=given.stop_signal,
+        grace_ms=given.grace,
+    )
 
 
 def _output(given: argparse.Namespace) -> Output:

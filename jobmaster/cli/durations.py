@@ -24,6 +24,20 @@ def parse_duration(text: str) -> int:
     return milliseconds
 
 
+def parse_grace(text: str) -> int:
+    """As `parse_duration`; also 0, and an hour at most.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text == "0":
+        return 0
+    milliseconds = parse_duration(text)
+    if milliseconds > _MILLISECONDS["h"]:
+        raise ValueError(f"{text!r} is longer than a grace period can be, which is an hour")
+    return milliseconds
+
+
 def parse_signal(text: str) -> int:
     """The number of a signal from `SIGINT`, `INT`, `int` or `2`.
 

@@ -10,7 +10,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
-from jobmaster.cli.durations import parse_duration, parse_warning
+from jobmaster.cli.durations import parse_duration, parse_grace, parse_signal, parse_warning
 from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ OUTPUT_MAX: Final = "--output-max"
 OUTPUT_FULL: Final = "--output-full"
 TIMEOUT: Final = "--timeout"
 WARN: Final = "--warn"
+STOP_SIGNAL: Final = "--stop-signal"
+GRACE: Final = "--grace"
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
@@ -56,6 +58,7 @@ CAUSES: Final = (
     "output-capped",
     "timed-out",
 )
+_TERMS: Final = f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME]"
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -168,8 +171,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     start = verbs.add_parser(
         "start",
         help="start a command; prints the job's id",
-        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] [{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] "
-        "COMMAND [ARG…]",
+        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {_TERMS} COMMAND [ARG…]",
         allow_abbrev=False,
     )
     _add_output(start)
@@ -178,8 +180,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "run",
         help="run a command to its end: its output, and its exit status",
         usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
-        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] [{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] "
-        "COMMAND [ARG…]",
+        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {_TERMS} COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
@@ -231,6 +232,19 @@ def _add_terms(verb: _Parser) -> None:
         type=argument(parse_warning),
         default=(0, 0),
         help="so long before that, its main process gets a signal (default SIGUSR1)",
+    )
+    verb.add_argument(
+        STOP_SIGNAL,
+        metavar="SIGNAL",
+        type=argument(parse_signal),
+        default=0,
+        help="what its processes get first when it is stopped, such as INT (default SIGTERM)",
+    )
+    verb.add_argument(
+        GRACE,
+        metavar="TIME",
+        type=argument(parse_grace),
+        help="how long they have then, an hour at most (default: as long as the server leaves any job)",
     )
 
 

@@ -44,6 +44,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "signal", record.signal_str
     if record.cmd.max_run_ms:
         yield "time", " ".join(_run_time(record.cmd))
+    if record.cmd.stop_signal or record.cmd.HasField("grace_ms"):
+        yield "stop", " ".join(_stop(record.cmd))
     if record.cause.stopped.reason:
         yield "reason", record.cause.stopped.reason
     if record.oom_kills:
@@ -66,6 +68,13 @@ def _run_time(command: pb.JobCreateRequest) -> Iterator[str]:
     yield f"{command.max_run_ms / 1000:g} s at most"
     if command.warn_before_ms:
         yield f"(signal {command.warn_signal} {command.warn_before_ms / 1000:g} s before)"
+
+
+def _stop(command: pb.JobCreateRequest) -> Iterator[str]:
+    """How it is stopped, in words."""
+    yield f"signal {command.stop_signal}"
+    if command.HasField("grace_ms"):
+        yield f"and {command.grace_ms / 1000:g} s"
 
 
 def _state(record: pb.JobResponse) -> str:

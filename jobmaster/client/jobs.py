@@ -69,6 +69,8 @@ class Jobs:
         max_run_ms: int = 0,
         warn_before_ms: int = 0,
         warn_signal: int = 0,
+        stop_signal: int = 0,
+        grace_ms: int | None = None,
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -87,6 +89,8 @@ class Jobs:
             max_run_ms: milliseconds for which it may run before it is ended as by a stop; 0: for ever.
             warn_before_ms: its main process gets a signal so many before that; 0: none.
             warn_signal: that signal; 0: SIGUSR1.
+            stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
+            grace_ms: milliseconds that they have then, an hour at most; None: as many as the server leaves any job.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -101,6 +105,8 @@ class Jobs:
             max_run_ms=max_run_ms,
             warn_before_ms=warn_before_ms,
             warn_signal=warn_signal,
+            stop_signal=stop_signal,
+            grace_ms=grace_ms,
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

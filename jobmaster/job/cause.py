@@ -28,7 +28,7 @@ class Stopped:
     """The client `by` asked for the stop, and the stop's signal reached the main process; or the server did, without one.
 
     Attributes:
-        signal: what ended the main process; SIGTERM where it handled that and returned.
+        signal: what ended the main process; the stop's signal, SIGTERM mostly, where it handled that and returned.
         exit_code: what it then returned; None where a signal ended it.
         killed: the grace period had passed, or there was none, and the whole cgroup was killed.
         reason: why, in the client's words; empty where none were given.
@@ -108,6 +108,7 @@ class StopOrder:
     Attributes:
         for_output: the server wants it because the job's output is as large as it may be, not because it shuts down.
         for_run_time: likewise, because the job has run for as long as it may.
+        signal: what the job gets first.
     """
 
     by: str | None
@@ -115,6 +116,7 @@ class StopOrder:
     reason: str = ""
     for_output: bool = False
     for_run_time: bool = False
+    signal: int = signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,21 +172,21 @@ def cause_of(evidence: Evidence) -> Cause:
                 by=client,
                 requested_at=order.requested_at,
                 reason=order.reason,
-                signal=_final_signal(death),
+                signal=_final_signal(death, order),
                 exit_code=_exit_code(death),
                 killed=evidence.killed,
             )
-        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True)):
-            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death))
-        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_run_time=True)):
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True) as order):
+            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death, order))
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_run_time=True) as order):
             return TimedOut(
                 max_run_ms=evidence.max_run_ms,
-                signal=_final_signal(death),
+                signal=_final_signal(death, order),
                 exit_code=_exit_code(death),
                 killed=evidence.killed,
             )
-        case Evidence(death=Exited() | Signalled() as death):
-            return ServerShutdown(signal=_final_signal(death), exit_code=_exit_code(death))
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder() as order):
+            return ServerShutdown(signal=_final_signal(death, order), exit_code=_exit_code(death))
         case _:
             raise AssertionError(f"no cause for {evidence}")
 
@@ -193,12 +195,12 @@ def _exit_code(death: Death) -> int | None:
     return death.code if isinstance(death, Exited) else None
 
 
-def _final_signal(death: Death) -> int:
+def _final_signal(death: Death, order: StopOrder) -> int:
     match death:
         case Signalled(number):
             return number
         case Exited():
-            return signal.SIGTERM
+            return order.signal
         case unreachable:
             assert_never(unreachable)
 

@@ -11,6 +11,7 @@ from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,7 @@ class Launched:
         ends_when_full: the job is ended when there are more.
         terminal: its standard streams are a terminal.
         run_time: how long it may run; None: for ever.
+        stop: how it is stopped; None: as the server stops any job.
     """
 
     id: JobId
@@ -55,6 +57,7 @@ class Launched:
     ends_when_full: bool = False
     terminal: bool = False
     run_time: RunTime | None = None
+    stop: StopTerms | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +96,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal, run_time: as in `Launched`.
+        output_max, ends_when_full, terminal, run_time, stop: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -110,7 +113,13 @@ class JobRecord:
     ends_when_full: bool = False
     terminal: bool = False
     run_time: RunTime | None = None
+    stop: StopTerms | None = None
     output_pruned: OutputPruned | None = None
+
+    @property
+    def stop_signal(self) -> int:
+        """What its processes get first when it is stopped."""
+        return DEFAULT_SIGNAL if self.stop is None else self.stop.signal
 
     @property
     def memory_max(self) -> int | None:
@@ -137,6 +146,7 @@ def record_of(launched: Launched) -> JobRecord:
         ends_when_full=launched.ends_when_full,
         terminal=launched.terminal,
         run_time=launched.run_time,
+        stop=launched.stop,
     )
 
 

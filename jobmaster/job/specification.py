@@ -10,6 +10,7 @@ from typing import Final
 from jobmaster.errors import InvalidRequest
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret, check_secrets, masked_words
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import Terminal
 
 MAX_ARGUMENTS: Final = 65_536
@@ -35,6 +36,7 @@ class JobSpecification:
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
         terminal: what is all three of its standard streams; None where they are not one.
         run_time: how long it may run; None: for ever.
+        stop: how it is stopped; None: as the server stops any job.
         secrets: what of the words nobody is to read, in order.
         masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
@@ -50,6 +52,7 @@ class JobSpecification:
     ends_when_full: bool = False
     terminal: Terminal | None = None
     run_time: RunTime | None = None
+    stop: StopTerms | None = None
     secrets: tuple[Secret, ...] = ()
     masked_argv: tuple[str, ...] = field(init=False, compare=False)
 

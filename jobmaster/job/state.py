@@ -195,7 +195,7 @@ def _is_of(death: Death, number: int) -> bool:
 
 
 def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
-    reached = state.signalled or event.death == Signalled(signal.SIGTERM)
+    reached = state.signalled or _is_of(event.death, state.order.signal)
     return Closing(
         pid=state.pid,
         started_at=state.started_at,

@@ -50,10 +50,14 @@ from jobmaster.job.state import (
     Stopping,
     StopSignalled,
 )
+from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
 
 
 class Undecodable(Exception):
     """Text that this program did not write, or that the disk has changed."""
+
+
+_NONE_IS: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +65,12 @@ class Codec:
     """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError.
 
     Attributes:
-        is_sparse: as an attribute, a value that is false is left out: it is the class's default.
+        left_out: as an attribute, this value is not written: it is the class's default.
     """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
-    is_sparse: bool = False
+    left_out: object = _NONE_IS
 
 
 # --- plain values -----------------------------------------------------------------------------------------------------
@@ -134,21 +138,21 @@ def _array(codec: Codec) -> Codec:
     )
 
 
-def _sparse(codec: Codec) -> Codec:
-    """Of an attribute that few values have."""
-    return replace(codec, is_sparse=True)
+def _sparse(codec: Codec, default: object) -> Codec:
+    """Of an attribute that is the class's `default` in most values."""
+    return replace(codec, left_out=default)
 
 
 def _structure(kind: type, /, **fields: Codec) -> Codec:
     """An object with these attributes of `kind`."""
-    encoders = [(name, codec.encode) for name, codec in fields.items() if not codec.is_sparse]
-    sparse = [(name, codec.encode) for name, codec in fields.items() if codec.is_sparse]
+    encoders = [(name, codec.encode) for name, codec in fields.items() if codec.left_out is _NONE_IS]
+    sparse = [(name, codec.encode, codec.left_out) for name, codec in fields.items() if codec.left_out is not _NONE_IS]
     decoders = [(name, codec.decode) for name, codec in fields.items()]
 
     def encode(value: object) -> dict[str, Any]:
         document = {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
-        for name, encode_field in sparse:
-            if attribute := getattr(value, name):
+        for name, encode_field, left_out in sparse:
+            if (attribute := getattr(value, name)) != left_out:
                 document[name] = encode_field(attribute)
         return document
 
@@ -238,13 +242,14 @@ _ORDER: Final = _structure(
     requested_at=_TIME,
     reason=_TEXT,
     for_output=_FLAG,
-    for_run_time=_sparse(_FLAG),
+    for_run_time=_sparse(_FLAG, False),
+    signal=_sparse(_INTEGER, DEFAULT_SIGNAL),
 )
 _STATE: Final = _variant(
     _STATES,
     {
         Held: _structure(Held, pid=_INTEGER, started_at=_TIME),
-        Running: _structure(Running, pid=_INTEGER, started_at=_TIME, warned_by=_sparse(_INTEGER)),
+        Running: _structure(Running, pid=_INTEGER, started_at=_TIME, warned_by=_sparse(_INTEGER, 0)),
         Stopping: _structure(
             Stopping,
             pid=_INTEGER,
@@ -252,7 +257,7 @@ _STATE: Final = _variant(
             order=_ORDER,
             signalled=_FLAG,
             killed=_FLAG,
-            warned_by=_sparse(_INTEGER),
+            warned_by=_sparse(_INTEGER, 0),
         ),
         Closing: _structure(
             Closing,
@@ -262,15 +267,16 @@ _STATE: Final = _variant(
             order=_optional(_ORDER),
             killed=_FLAG,
             killed_for_memory=_FLAG,
-            died_of_warning=_sparse(_FLAG),
+            died_of_warning=_sparse(_FLAG, False),
         ),
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
 _LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
 _RUN_TIME: Final = _sparse(
-    _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER))
+    _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER)), None
 )
+_STOP: Final = _sparse(_optional(_structure(StopTerms, signal=_INTEGER, grace_ms=_optional(_INTEGER))), None)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
@@ -288,6 +294,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         ends_when_full=_FLAG,
         terminal=_FLAG,
         run_time=_RUN_TIME,
+        stop=_STOP,
     ),
     Executed: _structure(Executed),
     RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
@@ -322,6 +329,7 @@ _RECORD: Final = _structure(
     ends_when_full=_FLAG,
     terminal=_FLAG,
     run_time=_RUN_TIME,
+    stop=_STOP,
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

@@ -12,7 +12,7 @@ Four tasks run beside it, or up to three more:
 * the *memory watch* (`death_watch`) reads memory.events when it is told that they have changed (by the registry, which
   looks at the counters of all jobs together), so that a child killed for memory is told while the job runs;
 * the *run time* (`run_time`), where it is bounded, orders the end of the job when that is over;
-* the *stop* (`termination`) carries out a stop order: SIGTERM, the grace period, SIGKILL.
+* the *stop* (`termination`) carries out a stop order: its signal, the grace period, SIGKILL.
 
 The body waits for the main process to die. Then the job gives back what it has of the host (`teardown`), the cause is
 decided and recorded, and the log sealed. An end is told to nobody before it is durable.
@@ -31,7 +31,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -75,7 +75,7 @@ class Terms:
     """What the end of a job depends on.
 
     Attributes:
-        grace_seconds: between SIGTERM and SIGKILL of a stop.
+        grace_seconds: between the signal and SIGKILL of a stop, where the job has no grace period of its own.
     """
 
     grace_seconds: float
@@ -133,7 +133,14 @@ class Supervisor:
         self._is_to_be_found = False
         self._record = LiveRecord(record, recorder, log, hands_over=hands_over)
         self._death_watch = DeathWatch(self._record, execution)
-        self._termination = Termination(self._record, execution, self._death_watch, grace_seconds=terms.grace_seconds)
+        grace_seconds = terms.grace_seconds
+        self._termination = Termination(
+            self._record,
+            execution,
+            self._death_watch,
+            grace_seconds=grace_seconds if record.stop is None else record.stop.grace_seconds(grace_seconds),
+            last_grace_seconds=grace_seconds,
+        )
         self._teardown = Teardown(self._record, execution, pump, self._death_watch, self._termination)
         self.execution = execution
         self.output = log
@@ -203,7 +210,7 @@ class Supervisor:
             raise HandedOver(GONE_ON)
 
     def order_stop(self, by: str | None, reason: str = "", *, force: bool = False) -> None:
-        """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
+        """Asks the job to end: the stop's signal, grace, SIGKILL. The first order counts; one that comes after the end, none.
 
         Args:
             by: the client who asks, or None for the server itself.
@@ -223,7 +230,7 @@ class Supervisor:
     def end_with_server(self) -> None:
         """Asks the job to end because the server does; it is not handed over any more."""
         self._record.end_with_server()
-        self._termination.order(None)
+        self._termination.end_with_server()
 
     def memory_has_changed(self) -> None:
         """Says that the counters of memory.events are not what they were."""
@@ -272,6 +279,8 @@ class Supervisor:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
         """
         self._is_to_be_found = True  # its request may have an id
+        if order is not None:  # the launcher does not know the signal
+            order = replace(order, signal=self._record.stop_signal)
         async with self._to_its_end():
             is_held = isinstance(self._record.state, Held)
             if is_held:

@@ -33,6 +33,7 @@ from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
@@ -331,6 +332,27 @@ def test_a_run_time_that_is_wanted() -> None:
     for wrong, field in wrongs:
         with pytest.raises(InvalidRequest) as refused:
             specification_of(pb.JobCreateRequest(command="x", **wrong))
+        assert refused.value.field == field
+
+
+def test_a_stop_that_is_wanted() -> None:
+    """What a Start says of it is passed on and told again; no grace period is one, and what cannot be is named."""
+    for asked, stop in (
+        (pb.JobCreateRequest(command="x", stop_signal=2, grace_ms=1500), StopTerms(signal=2, grace_ms=1500)),
+        (pb.JobCreateRequest(command="x", grace_ms=0), StopTerms(signal=15, grace_ms=0)),
+        (pb.JobCreateRequest(command="x", stop_signal=64), StopTerms(signal=64)),
+        (pb.JobCreateRequest(command="x"), None),
+    ):
+        assert specification_of(asked).stop == stop
+        told = response_of(replace(RECORD, stop=stop)).cmd
+        assert told.stop_signal == (stop.signal if stop else 0)
+        assert (told.HasField("grace_ms"), told.grace_ms) == (asked.HasField("grace_ms"), asked.grace_ms)
+    for wrong, field in (
+        *((pb.JobCreateRequest(command="x", stop_signal=number), "stop_signal") for number in (-1, 9, 19, 65)),
+        (pb.JobCreateRequest(command="x", grace_ms=3_600_001), "grace_ms"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(wrong)
         assert refused.value.field == field
 
 

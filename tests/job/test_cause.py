@@ -117,6 +117,14 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
         Evidence(death=KILLED, order=FOR_OUTPUT, killed=True, output_max=MIB),
         OutputCapped(output_max=MIB, signal=signal.SIGKILL),
     ),
+    "stopped, its own stop signal handled": (
+        Evidence(death=Exited(3), order=StopOrder(by="client1", requested_at=NOON, signal=signal.SIGINT)),
+        stopped(signal.SIGINT, exit_code=3),
+    ),
+    "the server's shutdown, its own stop signal handled": (
+        Evidence(death=Exited(0), order=StopOrder(by=None, requested_at=NOON, signal=signal.SIGQUIT)),
+        ServerShutdown(signal=signal.SIGQUIT, exit_code=0),
+    ),
     "its time is over": (
         Evidence(death=TERMINATED, order=FOR_RUN_TIME, max_run_ms=1500),
         TimedOut(max_run_ms=1500, signal=signal.SIGTERM, killed=False),

@@ -148,6 +148,21 @@ def test_a_death_after_a_warning_and_a_stop_is_of_the_stop() -> None:
     assert after == closing(Signalled(signal.SIGUSR1), order=FIRST)
 
 
+@pytest.mark.parametrize(
+    ("death", "has_reached"),
+    [
+        (Signalled(signal.SIGQUIT, core_dumped=True), True),
+        (Signalled(signal.SIGQUIT), True),
+        (Signalled(signal.SIGTERM), False),
+    ],
+)
+def test_a_stop_signal_of_its_own(death: Death, has_reached: bool) -> None:
+    """A main process that died of the order's own signal was reached by it, though nobody saw it sent; of another, not."""
+    order = StopOrder(by="client1", requested_at=START, signal=signal.SIGQUIT)
+    after = transition(Stopping(pid=7, started_at=START, order=order), MainProcessDied(death=death))
+    assert after == closing(death, order=order if has_reached else None)
+
+
 def test_the_first_stop_order_counts() -> None:
     """Orders after the first one, of whoever, leave the job stopping as the first one asked."""
     first = transition(STATES[Running], StopOrdered(order=FIRST))

@@ -19,6 +19,7 @@ from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import MOST_MS, RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Running, StopOrdered
+from jobmaster.job.stop_terms import MOST_GRACE_MS, StopTerms
 from jobmaster.journal.codec import Undecodable, decode_event, decode_record, encode_event, encode_record
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -43,7 +44,13 @@ run_times = st.builds(
     st.integers(min_value=0, max_value=99),
     st.sampled_from([1, 2, 10, 15, 64]),
 )
+stop_terms = st.builds(
+    StopTerms,
+    signal=st.sampled_from([1, 2, 15, 64]),
+    grace_ms=st.none() | st.integers(min_value=0, max_value=MOST_GRACE_MS),
+)
 for kind, strategy in (
+    (StopTerms, stop_terms),
     (RunTime, run_times),
     (CommandLine, commands),
     (datetime, times),

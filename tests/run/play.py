@@ -289,8 +289,9 @@ class _Player:
             raise
 
     async def _start(self, step: Start) -> JobId:
-        run_time = self._history.schedule.run_times[step.job]
-        return await self._registry.start(step.caller, JobSpecification(command=name_of(step.job), run_time=run_time))
+        run_time, stop = self._history.schedule.run_times[step.job], self._history.schedule.stops[step.job]
+        specification = JobSpecification(command=name_of(step.job), run_time=run_time, stop=stop)
+        return await self._registry.start(step.caller, specification)
 
     async def _stop(self, step: Stop) -> JobRecord | None:
         job_id = self._history.job_of(step.job) or self._history.launched(step.job)

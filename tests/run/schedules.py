@@ -14,6 +14,7 @@ from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.cause import Exited, Signalled
 from jobmaster.job.run_time import RunTime
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.run.bounds import Bounds
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, OnTerm, Script
@@ -93,6 +94,7 @@ class Schedule:
 
     Attributes:
         run_times: how long each job may run.
+        stops: how each is stopped.
         delays: seconds before the functions of a purpose begin in their thread.
         ends_at: when the registry begins to end.
     """
@@ -100,6 +102,7 @@ class Schedule:
     seed: int
     scripts: Mapping[str, Script]
     run_times: tuple[RunTime | None, ...]
+    stops: tuple[StopTerms | None, ...]
     steps: tuple[Step, ...]
     faults: tuple[Fault, ...]
     delays: Mapping[str, tuple[float, ...]]
@@ -157,10 +160,12 @@ def schedule(seed: int) -> Schedule:
     others = [_step(random, random.choice(starts)) for _ in range(random.choice((0, 1, 2, 4, 8)))]
     scripts = {name_of(number): _script(random) for number in range(jobs)}
     run_times, scripts = _run_times(seed, scripts)
+    stops, scripts = _stops(seed, scripts)
     return Schedule(
         seed=seed,
         scripts=scripts,
         run_times=run_times,
+        stops=stops,
         steps=(*starts, *others),
         faults=_faults(random),
         delays=_delays(random),
@@ -244,6 +249,18 @@ def _run_times(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[RunTime 
         died = OnTerm(death=Signalled(WARNING), after=random.choice((0.0, 0.001, 0.1)))
         given[name] = replace(script, on_warning=random.choice((None, died)))
     return tuple(run_times), given
+
+
+def _stops(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[StopTerms | None, ...], dict[str, Script]]:
+    """How each job is stopped; from numbers of their own."""
+    random = Random(f"{seed} stop")
+    choices = (None, None, None, StopTerms(signal=2), StopTerms(grace_ms=400), StopTerms(signal=2, grace_ms=20_000))
+    stops = tuple(random.choice(choices) for _ in scripts)
+    given = dict(scripts)
+    for stop, (name, script) in zip(stops, scripts.items(), strict=True):
+        if stop is not None and script.on_term is not None and isinstance(script.on_term.death, Signalled):
+            given[name] = replace(script, on_term=replace(script.on_term, death=Signalled(stop.signal)))
+    return stops, given
 
 
 def _on_term(random: Random) -> OnTerm | None:

@@ -118,7 +118,7 @@ class Truth:
 
     Attributes:
         executed: when the command was executed, None where it never was.
-        terms: SIGTERMs that the main process got while it lived.
+        terms: signals of a stop, SIGTERM mostly, that the main process got while it lived.
         warnings: other signals that it got while it lived.
         timed_out: when the engine ordered its end because its time was over, and no order was before that.
         killed: when the server's first SIGKILL was sent while the main process lived.
@@ -153,6 +153,7 @@ class ScriptedExecution:
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
         self.made_at = trio.current_time()
+        self.stop_signal = int(signal.SIGTERM)
         self.order: StopOrder | None = None
         self.order_is_early = False
         self.kill_is_noted = False
@@ -243,13 +244,13 @@ class ScriptedExecution:
         return self.script.told_died_at
 
     def signal_main(self, number: int) -> bool:
-        """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
+        """Lets the script act on the signal of the stop, and on SIGCONT where it is stopped."""
         self._meet("signal_main")
         if self.script.dies_before_signal:
             self.end(self.script.death)
         if not self._main_lives:
             return False
-        if number == signal.SIGTERM:
+        if number == self.stop_signal:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
         elif number != signal.SIGCONT:
@@ -262,12 +263,12 @@ class ScriptedExecution:
         return True
 
     async def signal_others(self, number: int) -> None:
-        """Ends the other processes by SIGTERM, unless they ignore it."""
+        """Ends the other processes by the signal of the stop, unless they ignore it."""
         if self.script.signalling_hangs:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         self._meet("signal_others")
-        if number == signal.SIGTERM and not self.script.others_ignore_term:
+        if number == self.stop_signal and not self.script.others_ignore_term:
             self._end_others()
 
     def kill(self) -> None:
@@ -503,6 +504,8 @@ class ScriptedHost:
         read_end, write_end = open_pipe()
         os.set_blocking(write_end, False)
         execution = ScriptedExecution(script, self, (read_end, write_end), job_id=job_id, owner=owner)
+        if specification.stop is not None:
+            execution.stop_signal = specification.stop.signal
         self.spawned[specification.command] = execution
         self.made.append(execution)
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))

@@ -18,7 +18,6 @@ import pytest
 from jobmaster.errors import JobmasterError, OutputUnreadable
 from jobmaster.job.cause import (
     Cause,
-    Death,
     Exited,
     FailedToStart,
     OomKilled,
@@ -259,11 +258,11 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
     order = first_order(history, number, execution)
     is_killed = truth.killed is not None and truth.killed < truth.died
     causes: set[Told] = {("lost",)} if not dies_in_time(execution) and is_killed else set()
-    ended = {ended_by(order, truth.death, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
+    ended = {ended_by(execution, order, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
     if faults.have_met("kill", whose=execution.job_id) and truth.terms:
-        ended.add(ended_by(order, truth.death, killed=True))  # it was sent as far as can be known
+        ended.add(ended_by(execution, order, killed=True))  # it was sent as far as can be known
     if faults.have_met("has_died", whose=execution.job_id):
-        ended |= {ended_by(order, truth.death, killed=killed) for killed in (True, False)}
+        ended |= {ended_by(execution, order, killed=killed) for killed in (True, False)}
     if truth.killed_for_memory is not None:
         causes.add(("out of memory",))
         return causes | (ended if is_killed or counter_failed(history, execution) else set())
@@ -293,9 +292,10 @@ def first_order(history: History, number: int, execution: ScriptedExecution) -> 
     return next((by for step, by in orders if step < died), None)
 
 
-def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
+def ended_by(execution: ScriptedExecution, order: str | None, *, killed: bool) -> Told:
     """What is said of a job that was told to end."""
-    number = death.signal if isinstance(death, Signalled) else int(signal.SIGTERM)
+    death = execution.truth.death
+    number = death.signal if isinstance(death, Signalled) else execution.stop_signal
     code = death.code if isinstance(death, Exited) else None
     if order is None:
         return ("shutdown", number)

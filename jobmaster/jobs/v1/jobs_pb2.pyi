@@ -95,7 +95,7 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms")
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +108,8 @@ class JobCreateRequest(_message.Message):
     MAX_RUN_MS_FIELD_NUMBER: _ClassVar[int]
     WARN_BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
     WARN_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    STOP_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -120,7 +122,9 @@ class JobCreateRequest(_message.Message):
     max_run_ms: int
     warn_before_ms: int
     warn_signal: int
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ...) -> None: ...
+    stop_signal: int
+    grace_ms: int
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class SecretRange(_message.Message):
     __slots__ = ("word", "start", "end")
