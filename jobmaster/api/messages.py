@@ -73,6 +73,8 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
         run_time=RunTime.asked(message.max_run_ms, message.warn_before_ms, message.warn_signal),
         stop=StopTerms.asked(message.stop_signal, message.grace_ms if message.HasField("grace_ms") else None),
+        name=message.name,
+        labels=tuple(message.labels.items()),
         secrets=secrets_of(message),
     )
 
@@ -256,7 +258,9 @@ def _timed_out(timed_out: TimedOut) -> pb.Cause.TimedOut:
 
 def command_message(job: JobRecord | Launched) -> pb.JobCreateRequest:
     """What was started, as a record keeps it."""
-    message = pb.JobCreateRequest(command=job.command.command, args=job.command.args)
+    message = pb.JobCreateRequest(
+        command=job.command.command, args=job.command.args, name=job.name, labels=dict(job.labels)
+    )
     if job.run_time is not None:
         message.max_run_ms = job.run_time.max_ms
         message.warn_before_ms = job.run_time.warn_before_ms

@@ -47,6 +47,7 @@ class Terms:
         warn_signal: that signal; 0: the server's choice.
         stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
         grace_ms: milliseconds that they have then; None: as the server has it.
+        name, labels: what it is called.
     """
 
     max_run_ms: int = 0
@@ -54,6 +55,8 @@ class Terms:
     warn_signal: int = 0
     stop_signal: int = 0
     grace_ms: int | None = None
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,7 @@ class List:
         as_json: None: where standard output is no terminal.
         client: of whom; empty: of oneself, or as an admin of all.
         states, causes: by the names of the contract without their prefix; none: all.
+        name, labels: what a job is called; empty: anything.
         since, until: when a job started; a time, or how long ago.
         limit: how many at most; 0: all.
         only_ids: print nothing else.
@@ -194,6 +198,8 @@ class List:
     client: str = ""
     states: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
     since: datetime | timedelta | None = None
     until: datetime | timedelta | None = None
     limit: int

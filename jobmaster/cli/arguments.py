@@ -30,7 +30,9 @@ from jobmaster.cli.actions import (
 from jobmaster.cli.parser import (
     CERTIFICATES,
     GRACE,
+    JOB_NAME,
     KEYS,
+    LABEL,
     NAME,
     OUTPUT_FULL,
     OUTPUT_MAX,
@@ -48,7 +50,7 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE})
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
@@ -164,6 +166,8 @@ def _list(parser: argparse.ArgumentParser, given: argparse.Namespace) -> List:
         client=given.client,
         states=tuple(STATES[state] for state in given.state),
         causes=tuple(cause.replace("-", "_").upper() for cause in given.cause),
+        name=given.job_name,
+        labels=_labels(parser, given),
         since=given.since,
         until=given.until,
         limit=given.limit,
@@ -251,7 +255,19 @@ def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
         warn_signal=warn_signal,
         stop_signal=given.stop_signal,
         grace_ms=given.grace,
+        name=given.job_name,
+        labels=_labels(parser, given),
     )
+
+
+def _labels(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """The name and the labels that were given are text, and each label is given once."""
+    _require_text(parser, JOB_NAME, given.job_name)
+    for key, value in given.labels:
+        _require_text(parser, "-l", f"{key}={value}")
+    if len(dict(given.labels)) < len(given.labels):
+        parser.error(f"{given.verb}: a label is given twice")
+    return tuple(given.labels)
 
 
 def _output(given: argparse.Namespace) -> Output:

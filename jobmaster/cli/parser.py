@@ -44,6 +44,8 @@ TIMEOUT: Final = "--timeout"
 WARN: Final = "--warn"
 STOP_SIGNAL: Final = "--stop-signal"
 GRACE: Final = "--grace"
+JOB_NAME: Final = "--name"
+LABEL: Final = ("-l", "--label")
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
@@ -58,7 +60,9 @@ CAUSES: Final = (
     "output-capped",
     "timed-out",
 )
-_TERMS: Final = f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME]"
+_TERMS: Final = (
+    f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]…"
+)
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -246,6 +250,32 @@ def _add_terms(verb: _Parser) -> None:
         type=argument(parse_grace),
         help="how long they have then, an hour at most (default: as long as the server leaves any job)",
     )
+    _add_names(verb, "what it is called in lists; no secret", "a label, for lists to be asked for; may be repeated")
+
+
+def _add_names(verb: _Parser, name_help: str, label_help: str) -> None:
+    verb.add_argument(JOB_NAME, metavar="NAME", dest="job_name", default="", help=name_help)
+    verb.add_argument(
+        *LABEL,
+        metavar="KEY=VALUE",
+        dest="labels",
+        type=argument(parse_label),
+        action="append",
+        default=[],
+        help=label_help,
+    )
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """A key and a value, from `team=blue`.
+
+    Raises:
+        ValueError: it has no key, or no value.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{text!r} is no label: say KEY=VALUE")
+    return key, value
 
 
 def _add_output(verb: _Parser) -> None:
@@ -366,6 +396,7 @@ def _add_list(verbs: Verbs[_Parser]) -> None:
     sub.add_argument(
         "--cause", choices=CAUSES, action="append", default=[], help="those that ended so; may be repeated"
     )
+    _add_names(sub, "those that are called so", "those with this label; may be repeated")
     moment = argument(parse_moment)
     sub.add_argument(
         "--since", metavar="WHEN", type=moment, help="those that started then or later: a time, or 10m ago"

@@ -31,6 +31,10 @@ def as_block(record: pb.JobResponse) -> str:
 def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "job", record.job_id_response.job_id
     yield "command", shlex.join([record.cmd.command, *record.cmd.args])
+    if record.cmd.name:
+        yield "name", record.cmd.name
+    for key, value in sorted(record.cmd.labels.items()):
+        yield "label", f"{key}={value}"
     yield "client", record.client
     yield "state", _state(record)
     if record.pid:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -71,6 +71,8 @@ class Jobs:
         warn_signal: int = 0,
         stop_signal: int = 0,
         grace_ms: int | None = None,
+        name: str = "",
+        labels: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -91,6 +93,8 @@ class Jobs:
             warn_signal: that signal; 0: SIGUSR1.
             stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
             grace_ms: milliseconds that they have then, an hour at most; None: as many as the server leaves any job.
+            name: what it is called, 128 characters at most; no secret.
+            labels: keys and values, for `list` to be asked for; no secrets.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -107,6 +111,8 @@ class Jobs:
             warn_signal=warn_signal,
             stop_signal=stop_signal,
             grace_ms=grace_ms,
+            name=name,
+            labels=dict(labels),
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

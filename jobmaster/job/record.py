@@ -7,6 +7,7 @@ from datetime import datetime
 
 from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
+from jobmaster.job.labels import Labels
 from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
@@ -42,6 +43,7 @@ class Launched:
         terminal: its standard streams are a terminal.
         run_time: how long it may run; None: for ever.
         stop: how it is stopped; None: as the server stops any job.
+        name, labels: what its caller calls it; empty: nothing.
     """
 
     id: JobId
@@ -58,6 +60,8 @@ class Launched:
     terminal: bool = False
     run_time: RunTime | None = None
     stop: StopTerms | None = None
+    name: str = ""
+    labels: Labels = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal, run_time, stop: as in `Launched`.
+        output_max, ends_when_full, terminal, run_time, stop, name, labels: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -114,6 +118,8 @@ class JobRecord:
     terminal: bool = False
     run_time: RunTime | None = None
     stop: StopTerms | None = None
+    name: str = ""
+    labels: Labels = ()
     output_pruned: OutputPruned | None = None
 
     @property
@@ -147,6 +153,8 @@ def record_of(launched: Launched) -> JobRecord:
         terminal=launched.terminal,
         run_time=launched.run_time,
         stop=launched.stop,
+        name=launched.name,
+        labels=launched.labels,
     )
 
 

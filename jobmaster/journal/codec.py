@@ -31,6 +31,7 @@ from jobmaster.job.cause import (
     TimedOut,
 )
 from jobmaster.job.identifier import parse_job_id
+from jobmaster.job.labels import Labels, checked_labels
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
 from jobmaster.job.run_time import RunTime
@@ -112,12 +113,17 @@ def _decode_command(document: dict[str, Any]) -> CommandLine:
     return CommandLine("\0".join(words).encode("utf-8", "surrogateescape"), _INTEGER.decode(document["omitted"]))
 
 
+def _decode_labels(document: dict[str, Any]) -> Labels:
+    return checked_labels((key, _TEXT.decode(value)) for key, value in document.items())
+
+
 _INTEGER: Final = _plain(int)
 _TEXT: Final = _plain(str)
 _FLAG: Final = _plain(bool)
 _TIME: Final = Codec(_encode_time, _decode_time)
 _BYTES: Final = Codec(bytes.hex, bytes.fromhex)
 _JOB_ID: Final = Codec(str, _decode_job_id)
+_LABELS: Final = Codec(dict, _decode_labels)
 _COMMAND: Final = Codec(_encode_command, _decode_command)
 
 
@@ -295,6 +301,8 @@ _EVENTS: Final[dict[type, Codec]] = {
         terminal=_FLAG,
         run_time=_RUN_TIME,
         stop=_STOP,
+        name=_sparse(_TEXT, ""),
+        labels=_sparse(_LABELS, ()),
     ),
     Executed: _structure(Executed),
     RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
@@ -330,6 +338,8 @@ _RECORD: Final = _structure(
     terminal=_FLAG,
     run_time=_RUN_TIME,
     stop=_STOP,
+    name=_sparse(_TEXT, ""),
+    labels=_sparse(_LABELS, ()),
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

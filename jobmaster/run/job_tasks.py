@@ -222,6 +222,8 @@ class JobTasks:
             terminal=specification.terminal is not None,
             run_time=specification.run_time,
             stop=specification.stop,
+            name=specification.name,
+            labels=specification.labels,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched

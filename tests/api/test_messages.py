@@ -356,6 +356,16 @@ def test_a_stop_that_is_wanted() -> None:
         assert refused.value.field == field
 
 
+def test_what_a_job_is_called() -> None:
+    """Name and labels come in as they were sent, and are told again."""
+    asked = pb.JobCreateRequest(command="x", name="night", labels={"b": "2", "a": "1"})
+    specification = specification_of(asked)
+    assert (specification.name, specification.labels) == ("night", (("a", "1"), ("b", "2")))
+    told = response_of(replace(RECORD, name=specification.name, labels=specification.labels)).cmd
+    assert (told.name, dict(told.labels)) == ("night", {"a": "1", "b": "2"})
+    assert not response_of(RECORD).cmd.labels
+
+
 def test_a_terminal_that_is_wanted() -> None:
     """What a Start says of it is passed on, what it leaves out has a value, and what cannot be is refused and named."""
     asked = pb.JobCreateRequest(command="vi", terminal=pb.Terminal())

@@ -6,11 +6,13 @@ import hashlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from purerpc.grpclib.exceptions import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
+from jobmaster.client import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import Server, ended, is_alive, output_of, run, serving, until_output
 
@@ -87,6 +89,27 @@ async def test_a_job_that_may_not_run_for_long(server: Server) -> None:
     assert record.cause.timed_out == pb.Cause.TimedOut(
         max_run_ms=4_000, signal=signal.SIGINT, returned=True, exit_code=3
     )
+
+
+async def test_jobs_that_are_called_something(server: Server) -> None:
+    """A list of jobs by name or labels has those that are called so, its caller's alone."""
+    async with server.connect() as jobs, server.connect("client2") as others:
+        first = await jobs.start("true", name="night", labels={"team": "blue"})
+        second = await jobs.start("true", name="night", labels={"team": "red", "x": ""})
+        await jobs.start("true")
+        await others.start("true", name="night")
+
+        async def found(**query: Any) -> list[str]:
+            return [record.job_id_response.job_id async for record in jobs.list(pb.ListRequest(**query))]
+
+        assert await found(name="night") == [second, first]
+        assert await found(labels={"team": "blue"}) == [first]
+        assert await found(name="night", labels={"x": "", "team": "red"}) == [second]
+        assert await found(name="day") == []
+        with pytest.raises(RpcFailedError, match="no key of a label"):
+            await found(labels={"Team": "blue"})
+        record = await jobs.status(second)
+    assert (record.cmd.name, dict(record.cmd.labels)) == ("night", {"team": "red", "x": ""})
 
 
 async def test_stop(server: Server) -> None:

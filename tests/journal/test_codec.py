@@ -49,6 +49,11 @@ stop_terms = st.builds(
     signal=st.sampled_from([1, 2, 15, 64]),
     grace_ms=st.none() | st.integers(min_value=0, max_value=MOST_GRACE_MS),
 )
+labels = st.dictionaries(
+    st.from_regex(r"[a-z0-9._/-]{1,20}", fullmatch=True),
+    st.text(st.characters(categories=["L", "N"]), max_size=20),
+    max_size=8,
+).map(lambda pairs: tuple(sorted(pairs.items())))
 for kind, strategy in (
     (StopTerms, stop_terms),
     (RunTime, run_times),
@@ -58,6 +63,8 @@ for kind, strategy in (
     (JobId, st.just(ID)),
 ):
     st.register_type_strategy(kind, strategy)
+for described in (Launched, JobRecord):
+    st.register_type_strategy(described, st.builds(described, labels=labels))
 events: Final[st.SearchStrategy[JobEvent]] = st.one_of(
     *(st.from_type(kind) for kind in JobEvent.__args__),
 )
@@ -131,6 +138,19 @@ def test_what_few_jobs_have_is_written_for_these() -> None:
     running = Running(pid=1, started_at=NOON, warned_by=10)
     record = replace(record_of(event), state=running)
     assert decode_record(encode_record(record)).state == running
+
+
+def test_labels_are_an_object() -> None:
+    """By which a list finds them; those of a damaged database that are none are refused."""
+    event = replace(
+        launched(CommandLine.of(JobSpecification(command="ls", args=("-l",)))), name="é", labels=(("a.b", "1"),)
+    )
+    name, text = encode_event(event)
+    assert text == WRITTEN.removesuffix("}") + r',"name":"\u00e9","labels":{"a.b":"1"}}'
+    assert decode_event(name, text) == event
+    for wrong in ('{"a.b":1}', '["a"]', '{"A":""}'):
+        with pytest.raises(Undecodable):
+            decode_event(name, text.replace('{"a.b":"1"}', wrong))
 
 
 def test_a_damaged_run_time() -> None:

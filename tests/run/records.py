@@ -321,6 +321,8 @@ def _is_wanted(record: JobRecord, key: int, query: JobQuery) -> bool:
     return (
         is_of_kind
         and query.owner in {None, record.owner}
+        and query.name in {"", record.name}
+        and set(query.labels) <= set(record.labels)
         and (query.before is None or key < query.before)
         and (query.started_from is None or state.started_at >= query.started_from)
         and (query.started_before is None or state.started_at < query.started_before)

@@ -95,7 +95,14 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms", "name", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +117,8 @@ class JobCreateRequest(_message.Message):
     WARN_SIGNAL_FIELD_NUMBER: _ClassVar[int]
     STOP_SIGNAL_FIELD_NUMBER: _ClassVar[int]
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -124,7 +133,9 @@ class JobCreateRequest(_message.Message):
     warn_signal: int
     stop_signal: int
     grace_ms: int
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ...) -> None: ...
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SecretRange(_message.Message):
     __slots__ = ("word", "start", "end")
@@ -378,7 +389,14 @@ class Limit(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token")
+    __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token", "name", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     CAUSES_FIELD_NUMBER: _ClassVar[int]
@@ -386,6 +404,8 @@ class ListRequest(_message.Message):
     STARTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     client: str
     states: _containers.RepeatedScalarFieldContainer[JobState]
     causes: _containers.RepeatedScalarFieldContainer[CauseKind]
@@ -393,7 +413,9 @@ class ListRequest(_message.Message):
     started_before: _timestamp_pb2.Timestamp
     page_size: int
     page_token: str
-    def __init__(self, client: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., causes: _Optional[_Iterable[_Union[CauseKind, str]]] = ..., started_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, client: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., causes: _Optional[_Iterable[_Union[CauseKind, str]]] = ..., started_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
