@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from jobmaster.identity.policy import Identity, Role
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import JobSpecification
 from jobmaster.run.local import LocalHost
 from jobmaster.run.registry import Registry, open_registry
@@ -27,7 +28,11 @@ from tests.run.records import MemoryRecords
 from tests.test_leaks import descriptors
 
 CALLER = Identity(name="client1", role=Role.USER)
-SLEEPER = JobSpecification(command="sh", args=("-c", "echo up; sleep 1000"))
+SLEEPER = JobSpecification(
+    command="sh",
+    args=("-c", "echo up; sleep 1000"),
+    run_time=RunTime(max_ms=3_600_000, warn_before_ms=1_000, warn_signal=10),
+)
 MOST_STEPS = 2_000
 
 

@@ -7,7 +7,7 @@ from typing import Final, assert_never
 from jobmaster.api.messages import cause_message, command_message, limit_message, pruned_message, put_cause, timestamp
 from jobmaster.job.cause import Death, Exited, Signalled, describe
 from jobmaster.job.record import JobEvent, Launched, OomKillsCounted, OutputLost, OutputPruned
-from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
+from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, RunTimeWarned, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.stored import JournalledEvent, Removed
 
@@ -34,6 +34,8 @@ def _put_kind(message: pb.JobEventMessage, event: JobEvent | Removed) -> None:
             message.launched.CopyFrom(_launched(event))
         case Executed():
             message.executed.SetInParent()
+        case RunTimeWarned(signal=number):
+            message.run_time_warned.signal = number
         case StopOrdered(order=order):
             message.stop_ordered.by = order.by or ""
             message.stop_ordered.requested.CopyFrom(timestamp(order.requested_at))
@@ -62,7 +64,7 @@ def _put_kind(message: pb.JobEventMessage, event: JobEvent | Removed) -> None:
 
 def _launched(event: Launched) -> pb.JobEventMessage.Launched:
     return _Message.Launched(
-        cmd=command_message(event.command),
+        cmd=command_message(event),
         cmd_args_omitted=event.command.omitted,
         pid=event.pid,
         limits=map(limit_message, event.limits),

@@ -20,12 +20,15 @@ from jobmaster.job.cause import (
     ServerShutdown,
     Signalled,
     Stopped,
+    TimedOut,
     signal_words,
 )
-from jobmaster.job.record import JobRecord, LimitReport, OutputPruned
+from jobmaster.job.record import JobRecord, Launched, LimitReport, OutputPruned
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret
-from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
@@ -68,6 +71,10 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         stdin=message.stdin,
         separate_streams=message.separate_streams,
         terminal=_terminal_of(message.terminal) if message.HasField("terminal") else None,
+        run_time=RunTime.asked(message.max_run_ms, message.warn_before_ms, message.warn_signal),
+        stop=StopTerms.asked(message.stop_signal, message.grace_ms if message.HasField("grace_ms") else None),
+        name=message.name,
+        labels=tuple(message.labels.items()),
         secrets=secrets_of(message),
     )
 
@@ -98,7 +105,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         job_id_response=pb.JobID(job_id=record.id),
         job_msg=describe_state(record.state),
         client=record.owner,
-        cmd=command_message(record.command),
+        cmd=command_message(record),
         cmd_args_omitted=record.command.omitted,
         oom_kills=record.oom_kills,
         output_bytes=record.output_bytes if pruned is None else 0,
@@ -191,7 +198,12 @@ def put_cause(response: pb.JobResponse | pb.JobEventMessage.Finished, cause: Cau
             response.state = pb.JOBSTATE_TERMINATED_BY_API
         case OomKilled():
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, "killed"
-        case Stopped(signal=number) | ServerShutdown(signal=number) | OutputCapped(signal=number):
+        case (
+            Stopped(signal=number)
+            | ServerShutdown(signal=number)
+            | OutputCapped(signal=number)
+            | TimedOut(signal=number)
+        ):
             response.state, response.signal_str = pb.JOBSTATE_TERMINATED_BY_API, signal_words(number)
         case unreachable:
             assert_never(unreachable)
@@ -214,6 +226,8 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(server_lost=pb.Cause.ServerLost(reason=reason))
         case OutputCapped(output_max=limit, signal=number):
             return pb.Cause(output_capped=pb.Cause.OutputCapped(output_max=limit, signal=number))
+        case TimedOut() as timed_out:
+            return pb.Cause(timed_out=_timed_out(timed_out))
         case ServerShutdown(signal=number, exit_code=code):
             shutdown = pb.Cause.ServerShutdown(signal=number, returned=code is not None, exit_code=code or 0)
             return pb.Cause(server_shutdown=shutdown)
@@ -233,9 +247,30 @@ def _stopped(stopped: Stopped) -> pb.Cause.Stopped:
     )
 
 
-def command_message(command: CommandLine) -> pb.JobCreateRequest:
-    """A command as a record keeps it."""
-    return pb.JobCreateRequest(command=command.command, args=command.args)
+def _timed_out(timed_out: TimedOut) -> pb.Cause.TimedOut:
+    return pb.Cause.TimedOut(
+        max_run_ms=timed_out.max_run_ms,
+        signal=timed_out.signal,
+        killed=timed_out.killed,
+        returned=timed_out.exit_code is not None,
+        exit_code=timed_out.exit_code or 0,
+    )
+
+
+def command_message(job: JobRecord | Launched) -> pb.JobCreateRequest:
+    """What was started, as a record keeps it."""
+    message = pb.JobCreateRequest(
+        command=job.command.command, args=job.command.args, name=job.name, labels=dict(job.labels)
+    )
+    if job.run_time is not None:
+        message.max_run_ms = job.run_time.max_ms
+        message.warn_before_ms = job.run_time.warn_before_ms
+        message.warn_signal = job.run_time.warn_signal
+    if job.stop is not None:
+        message.stop_signal = job.stop.signal
+        if job.stop.grace_ms is not None:
+            message.grace_ms = job.stop.grace_ms
+    return message
 
 
 def limit_message(report: LimitReport) -> pb.Limit:

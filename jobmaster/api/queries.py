@@ -9,6 +9,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.labels import check_name, checked_labels
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.stored import JobQuery
 
@@ -21,7 +22,7 @@ CAUSE_NAMES: Final = {field.number: field.name for field in pb.Cause.DESCRIPTOR.
 _CAUSES_OF_STATE: Final[dict[int, frozenset[str]]] = {
     pb.JOBSTATE_RUNNING: frozenset(),
     pb.JOBSTATE_TERMINATED_BY_API: frozenset(
-        {"stopped", "oom_killed", "server_shutdown", "server_lost", "output_capped"}
+        {"stopped", "oom_killed", "server_shutdown", "server_lost", "output_capped", "timed_out"}
     ),
     pb.JOBSTATE_COMPLETED: frozenset({"exited", "signalled", "failed_to_start"}),
 }
@@ -41,6 +42,8 @@ def query_of(message: pb.ListRequest) -> JobQuery:
         causes=causes,
         started_from=_time(message.started_after, "started_after") if message.HasField("started_after") else None,
         started_before=_time(message.started_before, "started_before") if message.HasField("started_before") else None,
+        name=_name(message.name),
+        labels=checked_labels(message.labels.items()),
         before=_key(message.page_token),
         limit=_page_size(message.page_size),
     )
@@ -71,6 +74,11 @@ def _time(timestamp: Timestamp, field: str) -> datetime:
         return timestamp.ToDatetime(UTC)
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{field} is not between the years 1 and 9999", field=field) from None
+
+
+def _name(name: str) -> str:
+    check_name(name)
+    return name
 
 
 def _key(token: str) -> int | None:

@@ -6,6 +6,8 @@ from typing import Final
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
+from jobmaster.job.labels import MOST_LABELS, MOST_NAME
 from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import (
     MAX_ARGUMENT_BYTES,
@@ -16,17 +18,17 @@ from jobmaster.job.specification import (
 
 MAX_JOB_ID_REQUEST: Final = 1024
 """Bytes of a request that names a job, whose id has 27 characters; a follower holds its own as long as it follows."""
-MAX_QUERY: Final = 1024
-"""Bytes of a request for a list of jobs or their events; a watcher holds its own as long as it watches."""
+MAX_QUERY: Final = 4096
+"""Bytes of a request for a list of jobs or their events: room for some labels. A watcher holds its own as long as it watches."""
 MAX_REASON: Final = 200
 """Characters of a stop's reason, which the job's record keeps."""
 MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
-_OTHER_BYTES: Final = 256 + 20 * MAX_SECRETS
-"""Bytes of a Start that are not its command: more than a request id, the options and the places of secrets may have."""
-_OTHER_FIELDS: Final = 7 + MAX_SECRETS
+OTHER_BYTES: Final = 512 + 4 * MOST_NAME + 20 * MAX_SECRETS + MOST_LABEL_BYTES + 16 * MOST_LABELS
+"""Bytes of a Start that are not its command: more than a request id, the options, the places of secrets and the labels may have."""
+OTHER_FIELDS: Final = 13 + MAX_SECRETS + MOST_LABELS
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -39,10 +41,10 @@ def check_start(serialized: bytes) -> int:
         InvalidRequest: its command and arguments are too many or too long.
         DecodeError: it is no message.
     """
-    if len(serialized) > MAX_ARGUMENT_BYTES + _OTHER_BYTES:
+    if len(serialized) > MAX_ARGUMENT_BYTES + OTHER_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS)
-    if count > MAX_ARGUMENTS + _OTHER_FIELDS:
+    count = count_fields(serialized, MAX_ARGUMENTS + OTHER_FIELDS)
+    if count > MAX_ARGUMENTS + OTHER_FIELDS:
         raise too_many_arguments()
     return len(serialized) + _OBJECT_BYTES * count
 
@@ -90,7 +92,9 @@ def check_query(serialized: bytes) -> int:
         InvalidRequest: it is longer than any such request.
     """
     if len(serialized) > MAX_QUERY:
-        raise InvalidRequest(f"the request has more than {MAX_QUERY} bytes; name each state and cause once")
+        raise InvalidRequest(
+            f"the request has more than {MAX_QUERY} bytes; name each state and cause once, and few labels"
+        )
     return _OBJECT_BYTES * len(serialized)
 
 

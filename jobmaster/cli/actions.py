@@ -37,12 +37,35 @@ class Output:
     full: Literal["drop", "end"] = "drop"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """On what terms a job runs; what is not asked for is as the server has it.
+
+    Attributes:
+        max_run_ms: milliseconds for which it may run; 0: for ever.
+        warn_before_ms: its main process gets a signal so many before that; 0: none.
+        warn_signal: that signal; 0: the server's choice.
+        stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
+        grace_ms: milliseconds that they have then; None: as the server has it.
+        name, labels: what it is called.
+    """
+
+    max_run_ms: int = 0
+    warn_before_ms: int = 0
+    warn_signal: int = 0
+    stop_signal: int = 0
+    grace_ms: int | None = None
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """`start COMMAND [ARG…]`."""
 
     argv: tuple[str, ...]
     output: Output = Output()
+    terms: Terms = Terms()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +81,7 @@ class Run:
         tty: the job has a terminal, which is this one unless it is detached.
         detach_keys: the bytes of the keys that detach from it; none: none do.
         output: how much of its output is kept.
+        terms: on what terms it runs.
         secret_env: the environment variables whose values nobody is to read in the command.
     """
 
@@ -69,6 +93,7 @@ class Run:
     tty: bool = False
     detach_keys: bytes = DETACH_KEYS
     output: Output = Output()
+    terms: Terms = Terms()
     secret_env: tuple[str, ...] = ()
 
 
@@ -163,6 +188,7 @@ class List:
         as_json: None: where standard output is no terminal.
         client: of whom; empty: of oneself, or as an admin of all.
         states, causes: by the names of the contract without their prefix; none: all.
+        name, labels: what a job is called; empty: anything.
         since, until: when a job started; a time, or how long ago.
         limit: how many at most; 0: all.
         only_ids: print nothing else.
@@ -172,6 +198,8 @@ class List:
     client: str = ""
     states: tuple[str, ...] = ()
     causes: tuple[str, ...] = ()
+    name: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
     since: datetime | timedelta | None = None
     until: datetime | timedelta | None = None
     limit: int

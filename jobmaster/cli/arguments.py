@@ -23,12 +23,16 @@ from jobmaster.cli.actions import (
     Stop,
     StreamOutput,
     Target,
+    Terms,
     Text,
     Wait,
 )
 from jobmaster.cli.parser import (
     CERTIFICATES,
+    GRACE,
+    JOB_NAME,
     KEYS,
+    LABEL,
     NAME,
     OUTPUT_FULL,
     OUTPUT_MAX,
@@ -36,6 +40,9 @@ from jobmaster.cli.parser import (
     SECRET_ENV,
     SERVER,
     STATES,
+    STOP_SIGNAL,
+    TIMEOUT,
+    WARN,
     TextAsked,
     new_parser,
 )
@@ -43,7 +50,7 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL})
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
@@ -84,7 +91,7 @@ def is_as_a_job(arguments: Sequence[str]) -> bool:
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Action:
     match given.verb:
         case "start":
-            return Start(_argv(parser, "start", command), _output(given))
+            return Start(_argv(parser, "start", command), _output(given), _terms(parser, given))
         case "run":
             return _run(parser, given, command)
         case "list" | "ps":
@@ -119,6 +126,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: li
         tty=given.tty,
         detach_keys=given.detach_keys,
         output=_output(given),
+        terms=_terms(parser, given),
         secret_env=tuple(given.secret_env),
     )
 
@@ -158,6 +166,8 @@ def _list(parser: argparse.ArgumentParser, given: argparse.Namespace) -> List:
         client=given.client,
         states=tuple(STATES[state] for state in given.state),
         causes=tuple(cause.replace("-", "_").upper() for cause in given.cause),
+        name=given.job_name,
+        labels=_labels(parser, given),
         since=given.since,
         until=given.until,
         limit=given.limit,
@@ -231,6 +241,33 @@ def _require_text(parser: argparse.ArgumentParser, what: str, value: str, *, is_
     except UnicodeEncodeError:
         shown = "" if is_secret else f", {value!r},"
         parser.error(f"{what}{shown} is not UTF-8: a server takes nothing else")
+
+
+def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
+    warn_before_ms, warn_signal = given.warn
+    if warn_before_ms and not warn_before_ms < given.timeout:
+        parser.error(
+            f"{given.verb}: {WARN} comes before {TIMEOUT} is over: say both, and the first less than the second"
+        )
+    return Terms(
+        max_run_ms=given.timeout,
+        warn_before_ms=warn_before_ms,
+        warn_signal=warn_signal,
+        stop_signal=given.stop_signal,
+        grace_ms=given.grace,
+        name=given.job_name,
+        labels=_labels(parser, given),
+    )
+
+
+def _labels(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """The name and the labels that were given are text, and each label is given once."""
+    _require_text(parser, JOB_NAME, given.job_name)
+    for key, value in given.labels:
+        _require_text(parser, "-l", f"{key}={value}")
+    if len(dict(given.labels)) < len(given.labels):
+        parser.error(f"{given.verb}: a label is given twice")
+    return tuple(given.labels)
 
 
 def _output(given: argparse.Namespace) -> Output:

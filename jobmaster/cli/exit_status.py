@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 DONE: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
+TIMED_OUT: Final = 124
+"""As of timeout(1), whatever the process made of the signal."""
 OURS: Final = 125
 """Of a verb whose exit status is a job's: the client or the server failed, or nobody knows how the job ended."""
 NOT_EXECUTABLE: Final = 126
@@ -39,6 +41,8 @@ def exit_status(record: pb.JobResponse) -> int:
             return shutdown.exit_code if shutdown.returned else OF_SIGNAL + shutdown.signal
         case "output_capped":
             return OF_SIGNAL + cause.output_capped.signal
+        case "timed_out":
+            return TIMED_OUT
         case "failed_to_start" | "server_lost":
             return OURS
         case _:

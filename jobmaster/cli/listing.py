@@ -59,6 +59,8 @@ def query_of(action: List) -> pb.ListRequest:
         client=action.client,
         states=[f"JOBSTATE_{state}" for state in action.states],
         causes=[f"CAUSEKIND_{cause}" for cause in action.causes],
+        name=action.name,
+        labels=dict(action.labels),
     )
     if action.since is not None:
         query.started_after.FromDatetime(utc_of(action.since))

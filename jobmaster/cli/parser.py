@@ -10,6 +10,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
+from jobmaster.cli.durations import parse_duration, parse_grace, parse_signal, parse_warning
 from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ Everything after `start` and `run` and their options is the command, untouched; 
 
 exit status:
   0 done, 1 the server refused or failed, 2 wrong usage, 130 interrupted; of `run` and `wait` the job's own: its exit code,
-  or 128 and the number of the signal that ended it; 125 the client or the server failed, 126 the command cannot be
+  or 128 and the number of the signal that ended it; 124 it ran for as long as it may (--timeout), 125 the client or the server failed, 126 the command cannot be
   executed, 127 it is not found
 """
 
@@ -39,6 +40,12 @@ SECRET_ENV: Final = "--secret-env"  # noqa: S105  # an option
 KEYS: Final = "--detach-keys"
 OUTPUT_MAX: Final = "--output-max"
 OUTPUT_FULL: Final = "--output-full"
+TIMEOUT: Final = "--timeout"
+WARN: Final = "--warn"
+STOP_SIGNAL: Final = "--stop-signal"
+GRACE: Final = "--grace"
+JOB_NAME: Final = "--name"
+LABEL: Final = ("-l", "--label")
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
@@ -51,6 +58,10 @@ CAUSES: Final = (
     "server-shutdown",
     "server-lost",
     "output-capped",
+    "timed-out",
+)
+_TERMS: Final = (
+    f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]…"
 )
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
@@ -164,15 +175,16 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     start = verbs.add_parser(
         "start",
         help="start a command; prints the job's id",
-        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {_TERMS} COMMAND [ARG…]",
         allow_abbrev=False,
     )
     _add_output(start)
+    _add_terms(start)
     run = verbs.add_parser(
         "run",
         help="run a command to its end: its output, and its exit status",
         usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
-        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {_TERMS} COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
@@ -207,6 +219,63 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "may be given more than once",
     )
     _add_output(run)
+    _add_terms(run)
+
+
+def _add_terms(verb: _Parser) -> None:
+    verb.add_argument(
+        TIMEOUT,
+        metavar="TIME",
+        type=argument(parse_duration),
+        default=0,
+        help="how long it may run, such as 90s, 10m or 1.5h: then it is stopped",
+    )
+    verb.add_argument(
+        WARN,
+        metavar="TIME[=SIGNAL]",
+        type=argument(parse_warning),
+        default=(0, 0),
+        help="so long before that, its main process gets a signal (default SIGUSR1)",
+    )
+    verb.add_argument(
+        STOP_SIGNAL,
+        metavar="SIGNAL",
+        type=argument(parse_signal),
+        default=0,
+        help="what its processes get first when it is stopped, such as INT (default SIGTERM)",
+    )
+    verb.add_argument(
+        GRACE,
+        metavar="TIME",
+        type=argument(parse_grace),
+        help="how long they have then, an hour at most (default: as long as the server leaves any job)",
+    )
+    _add_names(verb, "what it is called in lists; no secret", "a label, for lists to be asked for; may be repeated")
+
+
+def _add_names(verb: _Parser, name_help: str, label_help: str) -> None:
+    verb.add_argument(JOB_NAME, metavar="NAME", dest="job_name", default="", help=name_help)
+    verb.add_argument(
+        *LABEL,
+        metavar="KEY=VALUE",
+        dest="labels",
+        type=argument(parse_label),
+        action="append",
+        default=[],
+        help=label_help,
+    )
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """A key and a value, from `team=blue`.
+
+    Raises:
+        ValueError: it has no key, or no value.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise ValueError(f"{text!r} is no label: say KEY=VALUE")
+    return key, value
 
 
 def _add_output(verb: _Parser) -> None:
@@ -327,6 +396,7 @@ def _add_list(verbs: Verbs[_Parser]) -> None:
     sub.add_argument(
         "--cause", choices=CAUSES, action="append", default=[], help="those that ended so; may be repeated"
     )
+    _add_names(sub, "those that are called so", "those with this label; may be repeated")
     moment = argument(parse_moment)
     sub.add_argument(
         "--since", metavar="WHEN", type=moment, help="those that started then or later: a time, or 10m ago"

@@ -31,6 +31,10 @@ def as_block(record: pb.JobResponse) -> str:
 def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "job", record.job_id_response.job_id
     yield "command", shlex.join([record.cmd.command, *record.cmd.args])
+    if record.cmd.name:
+        yield "name", record.cmd.name
+    for key, value in sorted(record.cmd.labels.items()):
+        yield "label", f"{key}={value}"
     yield "client", record.client
     if record.user:
         yield "user", record.user
@@ -44,6 +48,10 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "exit code", str(record.exit_code)
     if record.signal_str:
         yield "signal", record.signal_str
+    if record.cmd.max_run_ms:
+        yield "time", " ".join(_run_time(record.cmd))
+    if record.cmd.stop_signal or record.cmd.HasField("grace_ms"):
+        yield "stop", " ".join(_stop(record.cmd))
     if record.cause.stopped.reason:
         yield "reason", record.cause.stopped.reason
     if record.oom_kills:
@@ -59,6 +67,20 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "lost", f"{record.output_bytes_lost} bytes of output that the server's disk did not take"
     if record.output_bytes_dropped:
         yield "dropped", f"{record.output_bytes_dropped} bytes from the middle of an output that was too large"
+
+
+def _run_time(command: pb.JobCreateRequest) -> Iterator[str]:
+    """How long it may run, in words."""
+    yield f"{command.max_run_ms / 1000:g} s at most"
+    if command.warn_before_ms:
+        yield f"(signal {command.warn_signal} {command.warn_before_ms / 1000:g} s before)"
+
+
+def _stop(command: pb.JobCreateRequest) -> Iterator[str]:
+    """How it is stopped, in words."""
+    yield f"signal {command.stop_signal}"
+    if command.HasField("grace_ms"):
+        yield f"and {command.grace_ms / 1000:g} s"
 
 
 def _state(record: pb.JobResponse) -> str:

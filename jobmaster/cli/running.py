@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -39,6 +40,7 @@ class Runner:
         self._jobs = jobs
         self._argv = action.argv
         self._output = action.output
+        self._terms = action.terms
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
@@ -103,6 +105,7 @@ class Runner:
                 output_max=self._output.most,
                 output_full=self._output.full,
                 secrets=secrets.values(),
+                **asdict(self._terms),
             )
         except RpcFailedError as error:
             say(words_of(error))

@@ -29,7 +29,7 @@ def job_line(record: pb.JobResponse, now: datetime, width: int) -> str:
     started = "" if _is_narrow(width) else f"{_moment(record.started, 'seconds'):<19}  "
     line = (
         f"{record.job_id_response.job_id:<27}  {visible(record.client):<10}  {_state(record):<14}  "
-        f"{started}{_duration(record, now):>6}  {_command(record.cmd)}"
+        f"{started}{_duration(record, now):>6}  {_called(record.cmd)}"
     )
     return _cut(line, width)
 
@@ -56,6 +56,11 @@ def _is_narrow(width: int) -> bool:
 
 def _cut(line: str, width: int) -> str:
     return line if not width or len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _called(command: pb.JobCreateRequest) -> str:
+    """What a job is called, where it is, and its command."""
+    return f"{visible(command.name)}: {_command(command)}" if command.name else _command(command)
 
 
 def _command(command: pb.JobCreateRequest) -> str:
@@ -108,6 +113,8 @@ def _happening(event: pb.JobEventMessage) -> str:
             return f"launched: {_command(event.launched.cmd)}"
         case "executed":
             return "started"
+        case "run_time_warned":
+            return f"warned of the end of its time by {_signal_name(event.run_time_warned.signal)}"
         case "stop_ordered":
             order = event.stop_ordered
             reason = f": {order.reason}" if order.reason else ""

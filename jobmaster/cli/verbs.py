@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import assert_never
 
 import trio
@@ -182,7 +183,11 @@ async def start_job(jobs: Jobs, action: Start) -> str:
             signal.signal(number, leave)  # to the program's end: who leaves before the id is printed is told it
     try:
         started = await jobs.start(
-            *action.argv, request_id=request_id, output_max=action.output.most, output_full=action.output.full
+            *action.argv,
+            request_id=request_id,
+            output_max=action.output.most,
+            output_full=action.output.full,
+            **asdict(action.terms),
         )
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.UNAVAILABLE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -66,6 +66,13 @@ class Jobs:
         output_max: int = 0,
         output_full: Literal["drop", "end"] = "drop",
         secrets: Iterable[str] = (),
+        max_run_ms: int = 0,
+        warn_before_ms: int = 0,
+        warn_signal: int = 0,
+        stop_signal: int = 0,
+        grace_ms: int | None = None,
+        name: str = "",
+        labels: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -81,6 +88,13 @@ class Jobs:
             output_full: what happens when there are more: the middle is dropped, or the job ended.
             secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
                 audit and log have ***. 64 places at most.
+            max_run_ms: milliseconds for which it may run before it is ended as by a stop; 0: for ever.
+            warn_before_ms: its main process gets a signal so many before that; 0: none.
+            warn_signal: that signal; 0: SIGUSR1.
+            stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
+            grace_ms: milliseconds that they have then, an hour at most; None: as many as the server leaves any job.
+            name: what it is called, 128 characters at most; no secret.
+            labels: keys and values, for `list` to be asked for; no secrets.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -92,6 +106,13 @@ class Jobs:
             output_max=output_max,
             output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
             secrets=secret_ranges((command, *args), secrets),
+            max_run_ms=max_run_ms,
+            warn_before_ms=warn_before_ms,
+            warn_signal=warn_signal,
+            stop_signal=stop_signal,
+            grace_ms=grace_ms,
+            name=name,
+            labels=dict(labels),
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

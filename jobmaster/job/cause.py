@@ -28,7 +28,7 @@ class Stopped:
     """The client `by` asked for the stop, and the stop's signal reached the main process; or the server did, without one.
 
     Attributes:
-        signal: what ended the main process; SIGTERM where it handled that and returned.
+        signal: what ended the main process; the stop's signal, SIGTERM mostly, where it handled that and returned.
         exit_code: what it then returned; None where a signal ended it.
         killed: the grace period had passed, or there was none, and the whole cgroup was killed.
         reason: why, in the client's words; empty where none were given.
@@ -80,7 +80,20 @@ class OutputCapped:
     signal: int
 
 
-Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost | OutputCapped
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut:
+    """The job had run for `max_run_ms` milliseconds, as long as it may; `signal`, `exit_code` and `killed` as in :class:`Stopped`.
+
+    `signal` is that of the warning where the main process died of it before its time was over.
+    """
+
+    max_run_ms: int
+    signal: int
+    exit_code: int | None = None
+    killed: bool
+
+
+Cause = Exited | Signalled | Stopped | OomKilled | FailedToStart | ServerShutdown | ServerLost | OutputCapped | TimedOut
 
 Death = Exited | Signalled
 """What wait(2) tells of a process."""
@@ -94,12 +107,16 @@ class StopOrder:
 
     Attributes:
         for_output: the server wants it because the job's output is as large as it may be, not because it shuts down.
+        for_run_time: likewise, because the job has run for as long as it may.
+        signal: what the job gets first.
     """
 
     by: str | None
     requested_at: datetime
     reason: str = ""
     for_output: bool = False
+    for_run_time: bool = False
+    signal: int = signal.SIGTERM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +132,8 @@ class Evidence:
         oom_kills: processes of the job that the kernel has killed for memory in its whole life.
         memory_max: the job's own memory limit in bytes, if it had one.
         output_max: bytes of output that are kept of it.
+        max_run_ms: how long it may run.
+        died_of_warning: the main process died of the signal that warns it of the end of that time, which the server had sent.
         lost_because: why the death is not known; for people.
     """
 
@@ -126,6 +145,8 @@ class Evidence:
     oom_kills: int = 0
     memory_max: int | None = None
     output_max: int = 0
+    max_run_ms: int = 0
+    died_of_warning: bool = False
     lost_because: str = "its main process did not die when it was killed"
 
 
@@ -142,6 +163,8 @@ def cause_of(evidence: Evidence) -> Cause:
             return ServerLost(evidence.lost_because)
         case Evidence(death=Signalled(signal.SIGKILL), killed=False, killed_for_memory=True):
             return OomKilled(memory_max=evidence.memory_max, processes_killed=evidence.oom_kills)
+        case Evidence(death=Signalled(number), order=None, died_of_warning=True):
+            return TimedOut(max_run_ms=evidence.max_run_ms, signal=number, killed=False)
         case Evidence(death=Exited() | Signalled() as death, order=None):
             return death
         case Evidence(death=Exited() | Signalled() as death, order=StopOrder(by=str(client)) as order):
@@ -149,14 +172,21 @@ def cause_of(evidence: Evidence) -> Cause:
                 by=client,
                 requested_at=order.requested_at,
                 reason=order.reason,
-                signal=_final_signal(death),
+                signal=_final_signal(death, order),
                 exit_code=_exit_code(death),
                 killed=evidence.killed,
             )
-        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True)):
-            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death))
-        case Evidence(death=Exited() | Signalled() as death):
-            return ServerShutdown(signal=_final_signal(death), exit_code=_exit_code(death))
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_output=True) as order):
+            return OutputCapped(output_max=evidence.output_max, signal=_final_signal(death, order))
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder(for_run_time=True) as order):
+            return TimedOut(
+                max_run_ms=evidence.max_run_ms,
+                signal=_final_signal(death, order),
+                exit_code=_exit_code(death),
+                killed=evidence.killed,
+            )
+        case Evidence(death=Exited() | Signalled() as death, order=StopOrder() as order):
+            return ServerShutdown(signal=_final_signal(death, order), exit_code=_exit_code(death))
         case _:
             raise AssertionError(f"no cause for {evidence}")
 
@@ -165,12 +195,12 @@ def _exit_code(death: Death) -> int | None:
     return death.code if isinstance(death, Exited) else None
 
 
-def _final_signal(death: Death) -> int:
+def _final_signal(death: Death, order: StopOrder) -> int:
     match death:
         case Signalled(number):
             return number
         case Exited():
-            return signal.SIGTERM
+            return order.signal
         case unreachable:
             assert_never(unreachable)
 
@@ -202,11 +232,13 @@ def describe(cause: Cause) -> str:
             return f"lost by the server: {reason}"
         case OutputCapped(output_max=limit, signal=number):
             return f"ended because its output had {limit} bytes, as many as are kept ({signal_words(number)})"
+        case TimedOut(max_run_ms=milliseconds) as timed_out:
+            return f"timed out: it may run for {milliseconds / 1000:g} s ({_how_stopped(timed_out)})"
         case unreachable:
             assert_never(unreachable)
 
 
-def _how_stopped(stopped: Stopped) -> str:
+def _how_stopped(stopped: Stopped | TimedOut) -> str:
     if stopped.killed:
         return "killed with all of its processes"
     return f"{signal_words(stopped.signal)}{_returned(stopped.exit_code)}"

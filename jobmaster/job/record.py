@@ -7,9 +7,12 @@ from datetime import datetime
 
 from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
+from jobmaster.job.labels import Labels
 from jobmaster.job.request import RequestKey
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,9 @@ class Launched:
         ends_when_full: the job is ended when there are more.
         terminal: its standard streams are a terminal.
         user: as whom it runs: a name, or a number that has none; empty where an older server did not say.
+        run_time: how long it may run; None: for ever.
+        stop: how it is stopped; None: as the server stops any job.
+        name, labels: what its caller calls it; empty: nothing.
     """
 
     id: JobId
@@ -54,6 +60,10 @@ class Launched:
     ends_when_full: bool = False
     terminal: bool = False
     user: str = ""
+    run_time: RunTime | None = None
+    stop: StopTerms | None = None
+    name: str = ""
+    labels: Labels = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +102,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal, user: as in `Launched`.
+        output_max, ends_when_full, terminal, user, run_time, stop, name, labels: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -109,7 +119,16 @@ class JobRecord:
     ends_when_full: bool = False
     terminal: bool = False
     user: str = ""
+    run_time: RunTime | None = None
+    stop: StopTerms | None = None
+    name: str = ""
+    labels: Labels = ()
     output_pruned: OutputPruned | None = None
+
+    @property
+    def stop_signal(self) -> int:
+        """What its processes get first when it is stopped."""
+        return DEFAULT_SIGNAL if self.stop is None else self.stop.signal
 
     @property
     def memory_max(self) -> int | None:
@@ -136,6 +155,10 @@ def record_of(launched: Launched) -> JobRecord:
         ends_when_full=launched.ends_when_full,
         terminal=launched.terminal,
         user=launched.user,
+        run_time=launched.run_time,
+        stop=launched.stop,
+        name=launched.name,
+        labels=launched.labels,
     )
 
 
@@ -193,5 +216,7 @@ def evidence_of(
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
         output_max=record.output_max,
+        max_run_ms=record.run_time.max_ms if record.run_time is not None else 0,
+        died_of_warning=closing is not None and closing.died_of_warning,
         lost_because=lost_because,
     )

@@ -52,6 +52,13 @@ class RequestKey:
                 digest.update(b"\0" + option.encode())
         if specification.output_max or specification.ends_when_full:
             digest.update(b"\0output %d %d" % (specification.output_max, specification.ends_when_full))
+        if (run_time := specification.run_time) is not None:
+            digest.update(b"\0run_time %d %d %d" % (run_time.max_ms, run_time.warn_before_ms, run_time.warn_signal))
+        if (stop := specification.stop) is not None:
+            digest.update(b"\0stop %d %d" % (stop.signal, -1 if stop.grace_ms is None else stop.grace_ms))
+        if specification.name or specification.labels:
+            words = (specification.name, *(word for label in specification.labels for word in label))
+            digest.update(b"\0labels " + "\0".join(words).encode("utf-8", "surrogateescape"))  # no word has a NUL
         return cls(id=request_id, digest=digest.digest())
 
 

@@ -8,7 +8,10 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.labels import Labels, check_name, checked_labels
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret, check_secrets, masked_words
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import Terminal
 
 MAX_ARGUMENTS: Final = 65_536
@@ -33,6 +36,9 @@ class JobSpecification:
         output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
         terminal: what is all three of its standard streams; None where they are not one.
+        run_time: how long it may run; None: for ever.
+        stop: how it is stopped; None: as the server stops any job.
+        name, labels: what its caller calls it; empty: nothing.
         secrets: what of the words nobody is to read, in order.
         masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
@@ -47,6 +53,10 @@ class JobSpecification:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: Terminal | None = None
+    run_time: RunTime | None = None
+    stop: StopTerms | None = None
+    name: str = ""
+    labels: Labels = ()
     secrets: tuple[Secret, ...] = ()
     masked_argv: tuple[str, ...] = field(init=False, compare=False)
 
@@ -75,6 +85,8 @@ class JobSpecification:
                     f"argument {position + 1} contains a NUL byte, which no Linux argument can",
                     field=f"args[{position}]",
                 )
+        check_name(self.name)
+        object.__setattr__(self, "labels", checked_labels(self.labels))
         check_secrets(self.argv, self.secrets)
         object.__setattr__(self, "masked_argv", masked_words(self.argv, self.secrets))
 

@@ -34,10 +34,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Its command is being executed."""
+    """Its command is being executed.
+
+    Attributes:
+        warned_by: the signal by which it was warned that it may not run for much longer; 0: it was not.
+    """
 
     pid: int
     started_at: datetime
+    warned_by: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class Stopping:
     Attributes:
         signalled: the stop's signal was sent while the main process lived.
         killed: the whole cgroup was then killed.
+        warned_by: as in `Running`.
     """
 
     pid: int
@@ -54,6 +60,7 @@ class Stopping:
     order: StopOrder
     signalled: bool = False
     killed: bool = False
+    warned_by: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,7 @@ class Closing:
         order: the stop order that reached the main process, if one did.
         killed: the server had killed the main process, which died of it.
         killed_for_memory: the kernel's OOM killer was seen at work when it died.
+        died_of_warning: it died of the signal by which it was warned.
     """
 
     pid: int
@@ -72,6 +80,7 @@ class Closing:
     order: StopOrder | None = None
     killed: bool = False
     killed_for_memory: bool = False
+    died_of_warning: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +99,13 @@ State = Held | Running | Stopping | Closing | Ended
 @dataclass(frozen=True, slots=True)
 class Executed:
     """The kernel executed the command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimeWarned:
+    """The main process is about to get the signal which says that the job may not run for much longer."""
+
+    signal: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +150,7 @@ class Finished:
     output_bytes_dropped: int = 0
 
 
-Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
+Event = Executed | RunTimeWarned | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
 
 
 class InvalidTransition(Exception):
@@ -149,7 +165,11 @@ def _execute(state: Held, _event: Executed) -> State:
 
 
 def _order_stop(state: Running, event: StopOrdered) -> State:
-    return Stopping(pid=state.pid, started_at=state.started_at, order=event.order)
+    return Stopping(pid=state.pid, started_at=state.started_at, order=event.order, warned_by=state.warned_by)
+
+
+def _warn(state: Running, event: RunTimeWarned) -> State:
+    return replace(state, warned_by=event.signal)
 
 
 def _signal_stop(state: Stopping, _event: StopSignalled) -> State:
@@ -162,12 +182,20 @@ def _send_kill(state: Stopping, _event: KillSent) -> State:
 
 def _die(state: Held | Running, event: MainProcessDied) -> State:
     return Closing(
-        pid=state.pid, started_at=state.started_at, death=event.death, killed_for_memory=event.killed_for_memory
+        pid=state.pid,
+        started_at=state.started_at,
+        death=event.death,
+        killed_for_memory=event.killed_for_memory,
+        died_of_warning=isinstance(state, Running) and _is_of(event.death, state.warned_by),
     )
 
 
+def _is_of(death: Death, number: int) -> bool:
+    return isinstance(death, Signalled) and death.signal == number
+
+
 def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
-    reached = state.signalled or event.death == Signalled(signal.SIGTERM)
+    reached = state.signalled or _is_of(event.death, state.order.signal)
     return Closing(
         pid=state.pid,
         started_at=state.started_at,
@@ -175,6 +203,7 @@ def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
         order=state.order if reached else None,
         killed=state.killed and event.death == Signalled(signal.SIGKILL),
         killed_for_memory=event.killed_for_memory,
+        died_of_warning=not reached and _is_of(event.death, state.warned_by),
     )
 
 
@@ -191,6 +220,7 @@ TRANSITIONS: Final[dict[tuple[type[State], type[Event]], Callable[[Any, Any], St
     (Held, KillSent): _stay,
     (Held, MainProcessDied): _die,
     (Held, Finished): _finish,
+    (Running, RunTimeWarned): _warn,
     (Running, StopOrdered): _order_stop,
     (Running, MainProcessDied): _die,
     (Running, Finished): _finish,
@@ -226,6 +256,8 @@ def describe_state(state: State) -> str:
             return "running"
         case Stopping(order=StopOrder(for_output=True)):
             return "stopping: its output is as large as it may be"
+        case Stopping(order=StopOrder(for_run_time=True)):
+            return "stopping: it has run for as long as it may"
         case Stopping(order=order):
             by = "the shutting-down server" if order.by is None else order.by or "the server"
             return f"stopping, as {by} asked"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -28,10 +28,13 @@ from jobmaster.job.cause import (
     Signalled,
     StopOrder,
     Stopped,
+    TimedOut,
 )
 from jobmaster.job.identifier import parse_job_id
+from jobmaster.job.labels import Labels, checked_labels
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
 from jobmaster.job.state import (
     Closing,
@@ -42,23 +45,33 @@ from jobmaster.job.state import (
     KillSent,
     MainProcessDied,
     Running,
+    RunTimeWarned,
     State,
     StopOrdered,
     Stopping,
     StopSignalled,
 )
+from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
 
 
 class Undecodable(Exception):
     """Text that this program did not write, or that the disk has changed."""
 
 
+_NONE_IS: Final = object()
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError."""
+    """How a value becomes what JSON has, and back; `decode` raises TypeError, ValueError or KeyError.
+
+    Attributes:
+        left_out: as an attribute, this value is not written: it is the class's default.
+    """
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
+    left_out: object = _NONE_IS
 
 
 # --- plain values -----------------------------------------------------------------------------------------------------
@@ -100,12 +113,17 @@ def _decode_command(document: dict[str, Any]) -> CommandLine:
     return CommandLine("\0".join(words).encode("utf-8", "surrogateescape"), _INTEGER.decode(document["omitted"]))
 
 
+def _decode_labels(document: dict[str, Any]) -> Labels:
+    return checked_labels((key, _TEXT.decode(value)) for key, value in document.items())
+
+
 _INTEGER: Final = _plain(int)
 _TEXT: Final = _plain(str)
 _FLAG: Final = _plain(bool)
 _TIME: Final = Codec(_encode_time, _decode_time)
 _BYTES: Final = Codec(bytes.hex, bytes.fromhex)
 _JOB_ID: Final = Codec(str, _decode_job_id)
+_LABELS: Final = Codec(dict, _decode_labels)
 _COMMAND: Final = Codec(_encode_command, _decode_command)
 
 
@@ -126,13 +144,23 @@ def _array(codec: Codec) -> Codec:
     )
 
 
+def _sparse(codec: Codec, default: object) -> Codec:
+    """Of an attribute that is the class's `default` in most values."""
+    return replace(codec, left_out=default)
+
+
 def _structure(kind: type, /, **fields: Codec) -> Codec:
     """An object with these attributes of `kind`."""
-    encoders = [(name, codec.encode) for name, codec in fields.items()]
+    encoders = [(name, codec.encode) for name, codec in fields.items() if codec.left_out is _NONE_IS]
+    sparse = [(name, codec.encode, codec.left_out) for name, codec in fields.items() if codec.left_out is not _NONE_IS]
     decoders = [(name, codec.decode) for name, codec in fields.items()]
 
     def encode(value: object) -> dict[str, Any]:
-        return {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
+        document = {name: encode_field(getattr(value, name)) for name, encode_field in encoders}
+        for name, encode_field, left_out in sparse:
+            if (attribute := getattr(value, name)) != left_out:
+                document[name] = encode_field(attribute)
+        return document
 
     def decode(document: object) -> object:
         if not isinstance(document, dict):
@@ -163,6 +191,7 @@ _CAUSES: Final[dict[type, str]] = {
     ServerShutdown: "server_shutdown",
     ServerLost: "server_lost",
     OutputCapped: "output_capped",
+    TimedOut: "timed_out",
 }
 _STATES: Final[dict[type, str]] = {
     Held: "held",
@@ -174,6 +203,7 @@ _STATES: Final[dict[type, str]] = {
 _EVENT_TYPES: Final[dict[type, str]] = {
     Launched: "launched",
     Executed: "executed",
+    RunTimeWarned: "run_time_warned",
     StopOrdered: "stop_ordered",
     StopSignalled: "stop_signalled",
     KillSent: "kill_sent",
@@ -207,15 +237,34 @@ _CAUSE: Final = _variant(
         ServerShutdown: _structure(ServerShutdown, signal=_INTEGER, exit_code=_optional(_INTEGER)),
         ServerLost: _structure(ServerLost, reason=_TEXT),
         OutputCapped: _structure(OutputCapped, output_max=_INTEGER, signal=_INTEGER),
+        TimedOut: _structure(
+            TimedOut, max_run_ms=_INTEGER, signal=_INTEGER, exit_code=_optional(_INTEGER), killed=_FLAG
+        ),
     },
 )
-_ORDER: Final = _structure(StopOrder, by=_optional(_TEXT), requested_at=_TIME, reason=_TEXT, for_output=_FLAG)
+_ORDER: Final = _structure(
+    StopOrder,
+    by=_optional(_TEXT),
+    requested_at=_TIME,
+    reason=_TEXT,
+    for_output=_FLAG,
+    for_run_time=_sparse(_FLAG, False),
+    signal=_sparse(_INTEGER, DEFAULT_SIGNAL),
+)
 _STATE: Final = _variant(
     _STATES,
     {
         Held: _structure(Held, pid=_INTEGER, started_at=_TIME),
-        Running: _structure(Running, pid=_INTEGER, started_at=_TIME),
-        Stopping: _structure(Stopping, pid=_INTEGER, started_at=_TIME, order=_ORDER, signalled=_FLAG, killed=_FLAG),
+        Running: _structure(Running, pid=_INTEGER, started_at=_TIME, warned_by=_sparse(_INTEGER, 0)),
+        Stopping: _structure(
+            Stopping,
+            pid=_INTEGER,
+            started_at=_TIME,
+            order=_ORDER,
+            signalled=_FLAG,
+            killed=_FLAG,
+            warned_by=_sparse(_INTEGER, 0),
+        ),
         Closing: _structure(
             Closing,
             pid=_INTEGER,
@@ -224,11 +273,16 @@ _STATE: Final = _variant(
             order=_optional(_ORDER),
             killed=_FLAG,
             killed_for_memory=_FLAG,
+            died_of_warning=_sparse(_FLAG, False),
         ),
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
 _LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_RUN_TIME: Final = _sparse(
+    _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER)), None
+)
+_STOP: Final = _sparse(_optional(_structure(StopTerms, signal=_INTEGER, grace_ms=_optional(_INTEGER))), None)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
@@ -246,8 +300,13 @@ _EVENTS: Final[dict[type, Codec]] = {
         ends_when_full=_FLAG,
         terminal=_FLAG,
         user=_TEXT,
+        run_time=_RUN_TIME,
+        stop=_STOP,
+        name=_sparse(_TEXT, ""),
+        labels=_sparse(_LABELS, ()),
     ),
     Executed: _structure(Executed),
+    RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
     StopOrdered: _structure(StopOrdered, order=_ORDER),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
@@ -279,6 +338,10 @@ _RECORD: Final = _structure(
     ends_when_full=_FLAG,
     terminal=_FLAG,
     user=_TEXT,
+    run_time=_RUN_TIME,
+    stop=_STOP,
+    name=_sparse(_TEXT, ""),
+    labels=_sparse(_LABELS, ()),
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

@@ -39,6 +39,8 @@ from jobmaster.journal.stored import (
 logger = logging.getLogger(__name__)
 
 LONGEST_PAGE: Final = 1_000
+LOOKED_AT: Final = 1_000
+"""Jobs that a page looks at for a name or labels, which are in their documents alone: the next page goes on behind them."""
 PAGE_CHARACTERS: Final = 1024 * 1024
 """Of the jobs of a page, as they are written in the database: nobody waits longer for a page of large ones."""
 EVENTS_AT_ONCE: Final = 1_000
@@ -62,6 +64,8 @@ def page(connection: apsw.Connection, query: JobQuery, broken: Broken) -> Page:
     # Found in an index that has all that is asked for: the jobs that are not wanted are not read, which takes ten times
     # as long, and everybody waits for it.
     keys = f"SELECT key FROM job INDEXED BY {index} {where} ORDER BY key DESC LIMIT ?"  # noqa: S608  # nothing of a caller's
+    if query.looks_into_records:
+        return _page_looked_for(connection, query, keys, values, broken)
     statement = f"SELECT key, doc FROM job WHERE key IN ({keys}) ORDER BY key DESC"  # noqa: S608  # as above
     found: list[tuple[int, str]] = []
     size = 0
@@ -71,6 +75,36 @@ def page(connection: apsw.Connection, query: JobQuery, broken: Broken) -> Page:
             return Page(jobs=tuple(_decoded(found, broken)), next=found[-1][0])
         found.append((key, doc))
     return Page(jobs=tuple(_decoded(found, broken)), next=None)
+
+
+def _page_looked_for(
+    connection: apsw.Connection, query: JobQuery, keys: str, values: list[apsw.SQLiteValue], broken: Broken
+) -> Page:
+    """Those of the next LOOKED_AT jobs that are called so; one that cannot be read is set aside, whatever it is called."""
+    wanted, texts = _called(query)
+    statement = (
+        f"SELECT key, CASE WHEN NOT json_valid(doc) OR ({wanted}) THEN doc END FROM job"  # noqa: S608  # as above
+        f" WHERE key IN ({keys}) ORDER BY key DESC"
+    )
+    limit = max(1, min(query.limit, LONGEST_PAGE))
+    found: list[tuple[int, str]] = []
+    last, seen, size = 0, 0, 0
+    for key, doc in connection.execute(statement, (*texts, *values, LOOKED_AT + 1)):
+        size += len(doc or "")
+        if seen == LOOKED_AT or len(found) == limit or (found and size > PAGE_CHARACTERS):
+            return Page(jobs=tuple(_decoded(found, broken)), next=last)
+        last, seen = key, seen + 1
+        if doc is not None:
+            found.append((key, doc))
+    return Page(jobs=tuple(_decoded(found, broken)), next=None)
+
+
+def _called(query: JobQuery) -> tuple[str, list[apsw.SQLiteValue]]:
+    """What holds of the documents of jobs that are called so: a key of a label has nothing that a path of JSON would mind."""
+    named = [("$.name", query.name)] if query.name else []
+    pairs = [*named, *((f'$.labels."{key}"', value) for key, value in query.labels)]
+    condition = " AND ".join("json_extract(doc, ?) IS ?" for _ in pairs)
+    return condition, [text for pair in pairs for text in pair]
 
 
 def _conditions(query: JobQuery) -> tuple[list[str], list[apsw.SQLiteValue]]:

@@ -8,6 +8,7 @@ from typing import Final
 
 from jobmaster.errors import JobmasterError
 from jobmaster.job.identifier import JobId
+from jobmaster.job.labels import Labels
 from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputPruned
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Finished, InvalidTransition, StopOrdered
@@ -188,6 +189,8 @@ class JobQuery:
         causes: of those that have ended, only those that ended so, by `codec.cause_name`; None: all of them.
         started_from: only those that started then or later.
         started_before: only those that started before then.
+        name: only those that are called so; empty: all.
+        labels: only those that have all of these.
         before: only jobs with a smaller key: `Page.next` of the page before.
         limit: how many jobs at most.
     """
@@ -197,13 +200,20 @@ class JobQuery:
     causes: tuple[str, ...] | None = None
     started_from: datetime | None = None
     started_before: datetime | None = None
+    name: str = ""
+    labels: Labels = ()
     before: int | None = None
     limit: int = 100
+
+    @property
+    def looks_into_records(self) -> bool:
+        """Whether it asks for what columns do not have."""
+        return bool(self.name or self.labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Some jobs; `next` is None where no others follow."""
+    """Some jobs, or none; `next` is None where no others follow."""
 
     jobs: tuple[StoredJob, ...]
     next: int | None

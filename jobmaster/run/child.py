@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import assert_never, final
+from typing import Final, assert_never, final
 
 import trio
 
 from jobmaster.errors import HostError, JobmasterError
 from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import MAX_REASON, UNKNOWN_STATUS, Phase, ProtocolError
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+"""Of /proc/PID/stat, a second."""
 
 
 class LauncherLost(HostError):
@@ -193,6 +196,10 @@ class Child:
             return None
         nanoseconds = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._died_at
         return datetime.now(UTC) - timedelta(microseconds=nanoseconds // 1000)
+
+    def age(self) -> float:
+        """Seconds since it was started, by CLOCK_BOOTTIME as `start_time`, of which the kernel tells whole ticks."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - (self.start_time + 1) / _TICKS
 
     def has_died(self) -> bool:
         """Whether it has died, reaped or not; one that was released is as good as dead."""

@@ -30,6 +30,9 @@ class Execution(Protocol):
     def pid(self) -> int:
         """The main process."""
 
+    def age(self) -> float:
+        """Seconds since the main process was started, those without a server and of a suspended host included; never too many."""
+
     async def execute(self) -> None:
         """Gives leave to execute the command, and returns when the kernel has executed it.
 

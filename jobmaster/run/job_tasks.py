@@ -9,7 +9,6 @@ be found by its id, since one that comes again must not run it twice.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -105,6 +104,7 @@ class JobTasks:
         self._turns = Turns(STARTS_OF_CLIENT, wait_seconds=START_WAIT_SECONDS)
         self._boot_id = BOOT_ID.read_text().strip()
         self._terms = terms
+        self._is_hurried = False
         self._rooms = rooms
         self._shares = Shares()
         self._has_room = has_room
@@ -233,6 +233,10 @@ class JobTasks:
             ends_when_full=spawned.log.cap is not None and spawned.log.cap.ends_job,
             terminal=specification.terminal is not None,
             user=spawned.user,
+            run_time=specification.run_time,
+            stop=specification.stop,
+            name=specification.name,
+            labels=specification.labels,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched
@@ -267,7 +271,7 @@ class JobTasks:
 
     def hurry(self) -> None:
         """As `Registry.hurry`."""
-        self._terms = replace(self._terms, grace_seconds=0.0)
+        self._is_hurried = True
         for live in self._live.all():
             if live.supervisor is not None:
                 live.supervisor.hurry()
@@ -289,6 +293,8 @@ class JobTasks:
             hands_over=self._shutdown.hands_over,
             on_end=partial(self._retire, record.id),
         )
+        if self._is_hurried:
+            live.supervisor.hurry()
         return live.supervisor
 
     @property

@@ -117,6 +117,11 @@ class LiveRecord:
         """The state as of now."""
         return self._record.state
 
+    @property
+    def stop_signal(self) -> int:
+        """As of `JobRecord`."""
+        return self._record.stop_signal
+
     # --- what happens -------------------------------------------------------------------------------------------------
 
     async def record_launch(self, launched: Launched, admitted: Callable[[], Awaitable[None]] | None) -> None:

@@ -96,6 +96,8 @@ _FOR_OUTPUT: Final = "output_max"
 """The reason of one that nobody asked for and that is no shutdown, as the launcher keeps it."""
 _GIVEN_UP: Final = "given up"
 """The reason of one to kill, which nobody asked for, where nobody was told of the job, as the launcher keeps it."""
+_FOR_RUN_TIME: Final = "max_run_ms"
+"""Likewise."""
 OOM_KILLS: Final = "oom_kills"
 """The name of the attribute of a job's cgroup that has the OOM kills which its main process has outlived."""
 _CORE_DUMPED: Final = 0x80
@@ -182,6 +184,10 @@ class LocalExecution:
     def pid(self) -> int:
         """The main process."""
         return self._child.pid
+
+    def age(self) -> float:
+        """As the kernel has it."""
+        return self._child.age()
 
     async def execute(self) -> None:
         """Sends the go byte, and waits for what the launcher tells of execve(2)."""
@@ -320,7 +326,7 @@ async def _in_closer(function: Callable[..., T], *args: Any) -> T:
 
 
 def _order(kind: str, order: StopOrder) -> Order:
-    reason = _FOR_OUTPUT if order.for_output else order.reason
+    reason = _FOR_OUTPUT if order.for_output else _FOR_RUN_TIME if order.for_run_time else order.reason
     return Order(kind=kind, at=order.requested_at, by=order.by, reason=reason)
 
 
@@ -331,6 +337,8 @@ def _is_given_up(order: Order | None) -> bool:
 def _stop_order(order: Order) -> StopOrder:
     if order.by is None and order.reason == _FOR_OUTPUT:
         return StopOrder(by=None, requested_at=order.at, for_output=True)
+    if order.by is None and order.reason == _FOR_RUN_TIME:
+        return StopOrder(by=None, requested_at=order.at, for_run_time=True)
     return StopOrder(by=order.by, requested_at=order.at, reason=order.reason)
 
 

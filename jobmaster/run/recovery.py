@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from signal import SIGKILL
 from typing import Final
@@ -288,7 +288,7 @@ def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:
         return
     if known.order is not None:
         if isinstance(record.state, Running):
-            yield StopOrdered(order=known.order)
+            yield StopOrdered(order=replace(known.order, signal=record.stop_signal))
         yield StopSignalled()
     yield MainProcessDied(death=known.death, killed_for_memory=False)
 

@@ -4,14 +4,15 @@ Theory of operation
 -------------------
 A supervisor is made of an execution, a log and a pump. `run` records a job that is held, gives leave to execute its
 command, says that it runs, and lives until it has ended; `resume` does the same from where an earlier server left off.
-Four tasks run beside it, or five:
+Four tasks run beside it, or up to three more:
 
 * the *pump* moves output from the pipe to the log;
 * the *input* (`stdin`), where the job has one, moves what clients write into its pipe;
 * the *loss watch* (`live_record`) records that output could not be kept, and how much;
 * the *memory watch* (`death_watch`) reads memory.events when it is told that they have changed (by the registry, which
   looks at the counters of all jobs together), so that a child killed for memory is told while the job runs;
-* the *stop* (`termination`) carries out a stop order: SIGTERM, the grace period, SIGKILL.
+* the *run time* (`run_time`), where it is bounded, orders the end of the job when that is over;
+* the *stop* (`termination`) carries out a stop order: its signal, the grace period, SIGKILL.
 
 The body waits for the main process to die. Then the job gives back what it has of the host (`teardown`), the cause is
 decided and recorded, and the log sealed. An end is told to nobody before it is durable.
@@ -30,7 +31,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -43,6 +44,7 @@ from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
 from jobmaster.run.death_watch import DeathWatch
 from jobmaster.run.live_record import LiveRecord
+from jobmaster.run.run_time import RunTimeLimit
 from jobmaster.run.teardown import Teardown
 from jobmaster.run.termination import Termination
 
@@ -73,7 +75,7 @@ class Terms:
     """What the end of a job depends on.
 
     Attributes:
-        grace_seconds: between SIGTERM and SIGKILL of a stop.
+        grace_seconds: between the signal and SIGKILL of a stop, where the job has no grace period of its own.
     """
 
     grace_seconds: float
@@ -131,7 +133,14 @@ class Supervisor:
         self._is_to_be_found = False
         self._record = LiveRecord(record, recorder, log, hands_over=hands_over)
         self._death_watch = DeathWatch(self._record, execution)
-        self._termination = Termination(self._record, execution, self._death_watch, grace_seconds=terms.grace_seconds)
+        grace_seconds = terms.grace_seconds
+        self._termination = Termination(
+            self._record,
+            execution,
+            self._death_watch,
+            grace_seconds=grace_seconds if record.stop is None else record.stop.grace_seconds(grace_seconds),
+            last_grace_seconds=grace_seconds,
+        )
         self._teardown = Teardown(self._record, execution, pump, self._death_watch, self._termination)
         self.execution = execution
         self.output = log
@@ -201,7 +210,7 @@ class Supervisor:
             raise HandedOver(GONE_ON)
 
     def order_stop(self, by: str | None, reason: str = "", *, force: bool = False) -> None:
-        """Asks the job to end: SIGTERM, grace, SIGKILL. The first order counts; one that comes after the end, none.
+        """Asks the job to end: the stop's signal, grace, SIGKILL. The first order counts; one that comes after the end, none.
 
         Args:
             by: the client who asks, or None for the server itself.
@@ -221,7 +230,7 @@ class Supervisor:
     def end_with_server(self) -> None:
         """Asks the job to end because the server does; it is not handed over any more."""
         self._record.end_with_server()
-        self._termination.order(None)
+        self._termination.end_with_server()
 
     def memory_has_changed(self) -> None:
         """Says that the counters of memory.events are not what they were."""
@@ -270,6 +279,8 @@ class Supervisor:
             JobError, RequestError, HostError: it was never executed; nothing of it is left.
         """
         self._is_to_be_found = not self._is_given_up  # its request may have an id
+        if order is not None:  # the launcher does not know the signal
+            order = replace(order, signal=self._record.stop_signal)
         async with self._to_its_end():
             if self._is_given_up:
                 return
@@ -341,6 +352,9 @@ class Supervisor:
             nursery.start_soon(self._record.watch_losses)
             if self._record.now.ends_when_full:
                 nursery.start_soon(self._end_when_full)
+            if (run_time := self._record.now.run_time) is not None:
+                limit = RunTimeLimit(run_time, self._record, self.execution, self._termination)
+                nursery.start_soon(self._persist, "the bound of its run time", limit.enforce)
             nursery.start_soon(self._carry_out_stop, nursery.cancel_scope)
             if not isinstance(self._record.state, Closing):
                 await self._death_watch.see_death()

@@ -1,10 +1,13 @@
-"""How a job is made to end: SIGTERM to all of its processes, the grace period, SIGKILL.
+"""How a job is made to end: a signal to all of its processes, the grace period, SIGKILL.
 
 Word of an order, and of its grace period's end, is left with the execution before the signal is sent: a server that dies
 in between does not make the signal a stranger's, and the next one goes on where this one was.
 
 An order counts from the moment it is given. One that comes while the job is held waits for its command to be executed,
 and is carried out then; where that never happens, the start is given up, and that is the job's end.
+
+Signal and grace period are the job's own where it has any, but at the server's end: then a grace period is as long as that
+of the server, at most.
 """
 
 from __future__ import annotations
@@ -29,20 +32,44 @@ class Termination:
     """The stop orders of one job, and the signals that carry them out."""
 
     def __init__(
-        self, record: LiveRecord, execution: Execution, death_watch: DeathWatch, *, grace_seconds: float
+        self,
+        record: LiveRecord,
+        execution: Execution,
+        death_watch: DeathWatch,
+        *,
+        grace_seconds: float,
+        last_grace_seconds: float,
     ) -> None:
+        """`grace_seconds` are those of the job, `last_grace_seconds` those that the server leaves it where it ends itself."""
         self._record = record
         self._execution = execution
         self._death_watch = death_watch
         self._grace_seconds = grace_seconds
+        self._last_grace_seconds = last_grace_seconds
+        self._grace = trio.CancelScope()
         self._is_ordered = trio.Event()
         self._hurry = trio.Event()
 
     # --- orders -------------------------------------------------------------------------------------------------------
 
-    def order(self, by: str | None, reason: str = "", *, for_output: bool = False, force: bool = False) -> None:
-        """As `Supervisor.order_stop`; `for_output` as of `StopOrder`."""
-        order = StopOrder(by=by, requested_at=datetime.now(UTC), reason=reason, for_output=for_output)
+    def order(
+        self,
+        by: str | None,
+        reason: str = "",
+        *,
+        for_output: bool = False,
+        for_run_time: bool = False,
+        force: bool = False,
+    ) -> None:
+        """As `Supervisor.order_stop`; `for_output` and `for_run_time` as of `StopOrder`."""
+        order = StopOrder(
+            by=by,
+            requested_at=datetime.now(UTC),
+            reason=reason,
+            for_output=for_output,
+            for_run_time=for_run_time,
+            signal=self._record.stop_signal,
+        )
         match self._record.state:
             case Held() if self._record.early_order is None:
                 self._record.early_order = order
@@ -100,6 +127,11 @@ class Termination:
         state = self._record.state
         return isinstance(state, Closing) and state.order is not None and not state.killed
 
+    def end_with_server(self) -> None:
+        """Orders the end of the job because the server ends: no grace period lasts for longer than the server's from now on."""
+        self.order(None)
+        self._grace.deadline = min(self._grace.deadline, trio.current_time() + self._last_grace_seconds)
+
     def hurry(self) -> None:
         """Ends the grace period, now or when it begins."""
         self._hurry.set()
@@ -111,7 +143,8 @@ class Termination:
         await self._is_ordered.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._signal_others)
-            with trio.move_on_after(self._grace_seconds):
+            self._grace.deadline = min(self._grace.deadline, trio.current_time() + self._grace_seconds)
+            with self._grace:
                 await self._hurry.wait()
             nursery.cancel_scope.cancel()
         self.kill()
@@ -119,14 +152,14 @@ class Termination:
     def _signal_main(self) -> None:
         with self._record.failures_logged("signalling its main process"):
             # Whether it lived is asked before: it may handle the signal and end before anybody can look.
-            if self._execution.signal_main(signal.SIGTERM):
+            if self._execution.signal_main(self._record.stop_signal):
                 self._record.apply(StopSignalled())
         self._is_ordered.set()
 
     async def _signal_others(self) -> None:
         with self._record.failures_logged("signalling its processes"):
-            await self._execution.signal_others(signal.SIGTERM)
-            self._execution.signal_main(signal.SIGCONT)  # a process that is stopped does not handle SIGTERM
+            await self._execution.signal_others(self._record.stop_signal)
+            self._execution.signal_main(signal.SIGCONT)  # a process that is stopped handles no signal
             await self._execution.signal_others(signal.SIGCONT)
 
     def kill(self) -> None:

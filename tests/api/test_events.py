@@ -14,7 +14,7 @@ from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, StopOrdered, StopSignalled
+from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, RunTimeWarned, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.stored import JournalledEvent, Removed
 
@@ -42,6 +42,7 @@ CASES: Final[list[tuple[JobEvent | Removed, str, dict[str, Any]]]] = [
         },
     ),
     (Executed(), "executed", {}),
+    (RunTimeWarned(signal=10), "runTimeWarned", {"signal": 10}),
     (
         StopOrdered(order=StopOrder(by="client2", requested_at=AT, reason="old")),
         "stopOrdered",

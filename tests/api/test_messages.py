@@ -26,11 +26,14 @@ from jobmaster.job.cause import (
     Signalled,
     StopOrder,
     Stopped,
+    TimedOut,
 )
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
@@ -239,6 +242,16 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         (TERMINATED, -1, "terminated"),
         {"outputCapped": {"outputMax": str(2**40), "signal": 15}},
     ),
+    "time": (
+        TimedOut(max_run_ms=2**40, signal=15, exit_code=3, killed=False),
+        (TERMINATED, -1, "terminated"),
+        {"timedOut": {"maxRunMs": str(2**40), "signal": 15, "returned": True, "exitCode": 3}},
+    ),
+    "time, killed": (
+        TimedOut(max_run_ms=1, signal=9, killed=True),
+        (TERMINATED, -1, "killed"),
+        {"timedOut": {"maxRunMs": "1", "signal": 9, "killed": True}},
+    ),
     "shutdown": (ServerShutdown(signal=15), (TERMINATED, -1, "terminated"), {"serverShutdown": {"signal": 15}}),
 }
 
@@ -304,6 +317,59 @@ def test_the_user_of_a_job() -> None:
     """It is told as it is recorded; of a job of an older server it is not known."""
     assert response_of(replace(RECORD, user="2100023575")).user == "2100023575"
     assert not response_of(RECORD).user
+
+
+def test_a_run_time_that_is_wanted() -> None:
+    """What a Start says of it is passed on and told again, SIGUSR1 is the signal where none is said; what cannot be is named."""
+    asked = pb.JobCreateRequest(command="x", max_run_ms=2**33, warn_before_ms=2000)
+    run_time = RunTime(max_ms=2**33, warn_before_ms=2000, warn_signal=10)
+    assert specification_of(asked).run_time == run_time
+    told = response_of(replace(RECORD, run_time=run_time)).cmd
+    assert (told.max_run_ms, told.warn_before_ms, told.warn_signal) == (2**33, 2000, 10)
+    assert not response_of(RECORD).cmd.HasField("terminal")
+    assert specification_of(pb.JobCreateRequest(command="x")).run_time is None
+    wrongs: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"max_run_ms": 2**60}, "max_run_ms"),
+        ({"warn_before_ms": 5}, "max_run_ms"),
+        ({"max_run_ms": 5, "warn_signal": 10}, "warn_before_ms"),
+        ({"max_run_ms": 5, "warn_before_ms": 5}, "warn_before_ms"),
+        *(({"max_run_ms": 5, "warn_before_ms": 1, "warn_signal": number}, "warn_signal") for number in (-1, 9, 19, 65)),
+    )
+    for wrong, field in wrongs:
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(pb.JobCreateRequest(command="x", **wrong))
+        assert refused.value.field == field
+
+
+def test_a_stop_that_is_wanted() -> None:
+    """What a Start says of it is passed on and told again; no grace period is one, and what cannot be is named."""
+    for asked, stop in (
+        (pb.JobCreateRequest(command="x", stop_signal=2, grace_ms=1500), StopTerms(signal=2, grace_ms=1500)),
+        (pb.JobCreateRequest(command="x", grace_ms=0), StopTerms(signal=15, grace_ms=0)),
+        (pb.JobCreateRequest(command="x", stop_signal=64), StopTerms(signal=64)),
+        (pb.JobCreateRequest(command="x"), None),
+    ):
+        assert specification_of(asked).stop == stop
+        told = response_of(replace(RECORD, stop=stop)).cmd
+        assert told.stop_signal == (stop.signal if stop else 0)
+        assert (told.HasField("grace_ms"), told.grace_ms) == (asked.HasField("grace_ms"), asked.grace_ms)
+    for wrong, field in (
+        *((pb.JobCreateRequest(command="x", stop_signal=number), "stop_signal") for number in (-1, 9, 19, 65)),
+        (pb.JobCreateRequest(command="x", grace_ms=3_600_001), "grace_ms"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            specification_of(wrong)
+        assert refused.value.field == field
+
+
+def test_what_a_job_is_called() -> None:
+    """Name and labels come in as they were sent, and are told again."""
+    asked = pb.JobCreateRequest(command="x", name="night", labels={"b": "2", "a": "1"})
+    specification = specification_of(asked)
+    assert (specification.name, specification.labels) == ("night", (("a", "1"), ("b", "2")))
+    told = response_of(replace(RECORD, name=specification.name, labels=specification.labels)).cmd
+    assert (told.name, dict(told.labels)) == ("night", {"a": "1", "b": "2"})
+    assert not response_of(RECORD).cmd.labels
 
 
 def test_a_terminal_that_is_wanted() -> None:

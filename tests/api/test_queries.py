@@ -16,7 +16,7 @@ from jobmaster.journal.stored import JobQuery
 
 MOMENT: Final = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 COMPLETED: Final = ("exited", "failed_to_start", "signalled")
-TERMINATED: Final = ("oom_killed", "output_capped", "server_lost", "server_shutdown", "stopped")
+TERMINATED: Final = ("oom_killed", "output_capped", "server_lost", "server_shutdown", "stopped", "timed_out")
 
 
 def asking(states: Sequence[int] = (), causes: Sequence[int] = ()) -> pb.ListRequest:
@@ -45,6 +45,8 @@ def timestamp(moment: datetime) -> Timestamp:
         (asking(causes=[1, 7]), JobQuery(with_open=False, causes=("exited", "server_lost"))),
         (asking(states=[2], causes=[1, 7]), JobQuery(with_open=False, causes=("server_lost",))),
         (asking(states=[1], causes=[1]), JobQuery(with_open=False, causes=())),
+        (pb.ListRequest(name="é"), JobQuery(name="é")),
+        (pb.ListRequest(labels={"b": "2", "a": ""}), JobQuery(labels=(("a", ""), ("b", "2")))),
         (
             pb.ListRequest(started_after=timestamp(MOMENT), started_before=timestamp(MOMENT)),
             JobQuery(started_from=MOMENT, started_before=MOMENT),

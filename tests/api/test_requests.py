@@ -16,6 +16,7 @@ from jobmaster.api.requests import (
     MAX_JOB_ID_REQUEST,
     MAX_QUERY,
     MAX_REASON,
+    OTHER_BYTES,
     check_attach,
     check_job_id,
     check_query,
@@ -24,9 +25,21 @@ from jobmaster.api.requests import (
 )
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
+from jobmaster.job.labels import MOST_LABELS, MOST_NAME
 from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+TERMS = pb.JobCreateRequest(
+    max_run_ms=2**40,
+    warn_before_ms=2**39,
+    warn_signal=64,
+    stop_signal=64,
+    grace_ms=3_600_000,
+    name="\U0001f600" * MOST_NAME,
+    labels={f"key-{number:02}": "x" * (MOST_LABEL_BYTES // MOST_LABELS - 6) for number in range(MOST_LABELS)},
+)
 
 
 def start(*args: str, stdin: bool = False) -> bytes:
@@ -42,6 +55,8 @@ def start(*args: str, stdin: bool = False) -> bytes:
         terminal=pb.Terminal(window=pb.WindowSize(rows=65535, columns=65535), term="x" * 64) if stdin else None,
         secrets=[pb.SecretRange(word=65_536, start=131_072, end=131_073)] * (MAX_SECRETS if stdin else 0),
     )
+    if stdin:
+        message.MergeFrom(TERMS)
     return message.SerializeToString()
 
 
@@ -53,9 +68,14 @@ def test_as_many_arguments_as_are_allowed() -> None:
     assert caught.value.field == "args"
 
 
+def test_all_that_a_start_can_have_besides() -> None:
+    """Its options leave room for all of the arguments that are allowed."""
+    assert len(start(stdin=True)) <= OTHER_BYTES
+
+
 def test_as_many_bytes_as_are_allowed() -> None:
     """So many are taken, one more is not."""
-    spare = MAX_ARGUMENT_BYTES + 256 + 20 * MAX_SECRETS - len(start("y" * 900_000, "x" * 1_000_000, stdin=True))
+    spare = MAX_ARGUMENT_BYTES + OTHER_BYTES - len(start("y" * 900_000, "x" * 1_000_000, stdin=True))
     check_start(start("y" * 900_000, "x" * (1_000_000 + spare), stdin=True))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
         check_start(start("y" * 900_000, "x" * (1_000_001 + spare), stdin=True))

@@ -25,13 +25,16 @@ Cause = pb.Cause
         (Cause(oom_killed=Cause.OomKilled()), 137),
         (Cause(server_shutdown=Cause.ServerShutdown(signal=15)), 143),
         (Cause(server_shutdown=Cause.ServerShutdown(signal=15, returned=True, exit_code=3)), 3),
+        (Cause(timed_out=Cause.TimedOut(signal=15)), 124),
+        (Cause(timed_out=Cause.TimedOut(signal=9, killed=True)), 124),
+        (Cause(timed_out=Cause.TimedOut(signal=15, returned=True, exit_code=3)), 124),
         (Cause(failed_to_start=Cause.FailedToStart()), 125),
         (Cause(server_lost=Cause.ServerLost()), 125),
     ],
     ids=str,
 )
 def test_each_cause(cause: pb.Cause, status: int) -> None:
-    """What the main process returned, 128 and the signal that ended it, or 125 where neither is known."""
+    """What the main process returned, 128 and the signal that ended it, 124 where its time was over, or 125 where nothing is known."""
     assert exit_status(pb.JobResponse(cause=cause, exit_code=-1)) == status
 
 

@@ -69,6 +69,27 @@ def test_the_user_of_a_job() -> None:
     assert as_block(record).splitlines()[2:4] == ["client     client1", "user       2100023575"]
 
 
+def test_the_terms_of_a_job_for_people() -> None:
+    """Those that it was started with are told, and what it is called."""
+    record = running()
+    record.cmd.MergeFrom(
+        pb.JobCreateRequest(
+            name="night",
+            labels={"b": "\x1b", "a": "1"},
+            max_run_ms=90_500,
+            warn_before_ms=500,
+            warn_signal=10,
+            stop_signal=2,
+        )
+    )
+    lines = as_block(record).splitlines()
+    assert lines[2:5] == ["name       night", "label      a=1", "label      b=\\x1b"]
+    assert "time       90.5 s at most (signal 10 0.5 s before)" in lines
+    assert "stop       signal 2" in lines
+    record.cmd.grace_ms = 0
+    assert "stop       signal 2 and 0 s" in as_block(record).splitlines()
+
+
 def test_an_ended_job_for_people() -> None:
     """The end, its code and signal, what was killed and what was lost are told, and limits that do not hold."""
     assert as_block(ended()).splitlines()[3:] == [

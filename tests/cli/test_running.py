@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.api.statuses import status_of
 from jobmaster.cli import descriptors
-from jobmaster.cli.actions import Output, Run
+from jobmaster.cli.actions import Output, Run, Terms
 from jobmaster.cli.running import Runner
 from jobmaster.errors import CommandNotFound, CommandNotRunnable, JobmasterError, LimitNotEnforceable, ServerBusy
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -66,6 +66,29 @@ async def test_the_bound_on_the_output(capfdbinary: pytest.CaptureFixture[bytes]
     (call,) = script.calls
     assert isinstance(call.request, pb.JobCreateRequest)
     assert (call.request.output_max, call.request.output_full) == (1024 * 1024, pb.OUTPUTFULL_END_JOB)
+
+
+async def test_the_terms_of_a_job(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """They are asked for in the start; what is not said is left to the server."""
+    script = Script([START, START])
+    terms = Terms(
+        max_run_ms=9_000,
+        warn_before_ms=2_000,
+        warn_signal=12,
+        stop_signal=2,
+        grace_ms=0,
+        name="n",
+        labels=(("a", "1"),),
+    )
+    for each in (terms, Terms()):
+        assert await run(script, Run(argv=("make",), detach=True, terms=each)) == (0, "job\n")
+    told, untold = (call.request for call in script.calls)
+    assert isinstance(told, pb.JobCreateRequest)
+    assert (told.max_run_ms, told.warn_before_ms, told.warn_signal) == (9_000, 2_000, 12)
+    assert (told.stop_signal, told.HasField("grace_ms"), told.grace_ms) == (2, True, 0)
+    assert (told.name, dict(told.labels)) == ("n", {"a": "1"})
+    assert isinstance(untold, pb.JobCreateRequest)
+    assert {field.name for field, _ in untold.ListFields()} == {"command", "request_id"}
 
 
 async def test_over_a_server_that_is_replaced(

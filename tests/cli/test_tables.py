@@ -91,9 +91,17 @@ def test_how_long(seconds: float, shown: str) -> None:
     assert columns(job_line(record(seconds=seconds, cause=Cause()), NOW + timedelta(days=9), 0))[4] == shown
 
 
+def test_a_job_with_a_name() -> None:
+    """It comes before the command, without what a terminal would obey."""
+    shown = record(seconds=1)
+    shown.cmd.name = "night\x1b"
+    assert columns(job_line(shown, NOW, 0))[5].startswith("night\\x1b: ")
+
+
 EVENTS: Final = [
     (Event(launched=Event.Launched(cmd=pb.JobCreateRequest(command="ls", args=["-l"]))), "launched: ls -l"),
     (Event(executed=Event.Executed()), "started"),
+    (Event(run_time_warned=Event.RunTimeWarned(signal=10)), "warned of the end of its time by SIGUSR1"),
     (Event(stop_ordered=Event.StopOrdered(by="client2", reason="old")), "stop ordered by client2: old"),
     (Event(stop_ordered=Event.StopOrdered()), "stop ordered by the server"),
     (Event(stop_signalled=Event.StopSignalled()), "stop signalled"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, NoReturn
@@ -164,6 +165,26 @@ async def test_a_folder_that_is_not_there(tmp_path: Path, certificates: Path) ->
         (tmp_path / "away").rename(server.output)
         assert await output_of(jobs, job_id) == WHOLE
         assert (await ended(jobs, job_id)).cause.exited.code == 42
+
+
+async def test_a_time_that_is_over_while_there_is_no_server(tmp_path: Path, certificates: Path) -> None:
+    """A job lives on until a server follows, however late, which ends it at once and says why; its code is kept."""
+    async with serving_program(tmp_path, certificates) as (server, _process), server.connect() as jobs:
+        script = "trap 'exit 7' TERM; echo up; while :; do sleep 0.05; done"
+        job_id = await jobs.start("sh", "-c", script, max_run_ms=1_000, warn_before_ms=1, warn_signal=signal.SIGUSR1)
+        assert await first_chunk(jobs, job_id)
+        pid = (await jobs.status(job_id)).pid
+        begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+        server.output.rename(tmp_path / "away")
+        os.kill(server.pid, signal.SIGKILL)
+        with trio.fail_after(DEADLINE):
+            while time.clock_gettime(time.CLOCK_BOOTTIME) < begun + 1.1:
+                await trio.sleep(0.01)
+        assert is_alive(pid)
+        (tmp_path / "away").rename(server.output)
+        record = await ended(jobs, job_id)
+        assert record.cause.timed_out == pb.Cause.TimedOut(max_run_ms=1_000, signal=15, returned=True, exit_code=7)
+        assert (record.state, record.exit_code) == (pb.JOBSTATE_TERMINATED_BY_API, -1)
 
 
 async def test_a_stop_where_no_server_can_be_started(tmp_path: Path, certificates: Path) -> None:

@@ -6,11 +6,13 @@ import hashlib
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from purerpc.grpclib.exceptions import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
+from jobmaster.client import RpcFailedError
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import Server, ended, is_alive, output_of, run, serving, until_output
 
@@ -48,6 +50,66 @@ async def test_live_output(server: Server) -> None:
         job_id = await jobs.start("sh", "-c", "echo early; sleep 1000")
         await until_output(jobs, job_id, b"early\n")
         assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+
+
+async def test_a_stop_by_a_signal_of_its_own(server: Server) -> None:
+    """A job that was started so gets that signal and no SIGTERM, all of its processes do, and its record says it."""
+    child = "trap 'echo child; exit' INT; echo up; while :; do sleep 0.01; done"
+    script = (
+        f"trap 'echo term; exit 1' TERM; trap 'wait; echo int; exit 5' INT; ({child}) & while :; do sleep 0.01; done"
+    )
+    async with server.connect() as jobs:
+        job_id = await jobs.start("bash", "-c", script, stop_signal=signal.SIGINT, grace_ms=60_000)
+        await until_output(jobs, job_id, b"up\n")
+        record = await jobs.stop(job_id)
+        assert await output_of(jobs, job_id) == b"up\nchild\nint\n"
+    stopped = record.cause.stopped
+    assert (stopped.signal, stopped.returned, stopped.exit_code, stopped.killed) == (signal.SIGINT, True, 5, False)
+    assert (record.cmd.stop_signal, record.cmd.grace_ms) == (signal.SIGINT, 60_000)
+
+
+async def test_a_job_without_a_grace_period(server: Server) -> None:
+    """One that was started so is killed at its stop, and says so."""
+    async with server.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 1; done", grace_ms=0)
+        await until_output(jobs, job_id, b"up\n")
+        record = await jobs.stop(job_id)
+    assert (record.cause.stopped.signal, record.cause.stopped.killed) == (signal.SIGKILL, True)
+
+
+async def test_a_job_that_may_not_run_for_long(server: Server) -> None:
+    """It is warned, and ended by its own stop signal when its time is over."""
+    script = "trap 'echo soon' USR1; trap 'echo now; exit 3' INT; while :; do sleep 0.01; done"
+    async with server.connect() as jobs:
+        job_id = await jobs.start(
+            "bash", "-c", script, max_run_ms=4_000, warn_before_ms=1_000, stop_signal=signal.SIGINT
+        )
+        assert await output_of(jobs, job_id) == b"soon\nnow\n"
+        record = await jobs.status(job_id)
+    assert record.cause.timed_out == pb.Cause.TimedOut(
+        max_run_ms=4_000, signal=signal.SIGINT, returned=True, exit_code=3
+    )
+
+
+async def test_jobs_that_are_called_something(server: Server) -> None:
+    """A list of jobs by name or labels has those that are called so, its caller's alone."""
+    async with server.connect() as jobs, server.connect("client2") as others:
+        first = await jobs.start("true", name="night", labels={"team": "blue"})
+        second = await jobs.start("true", name="night", labels={"team": "red", "x": ""})
+        await jobs.start("true")
+        await others.start("true", name="night")
+
+        async def found(**query: Any) -> list[str]:
+            return [record.job_id_response.job_id async for record in jobs.list(pb.ListRequest(**query))]
+
+        assert await found(name="night") == [second, first]
+        assert await found(labels={"team": "blue"}) == [first]
+        assert await found(name="night", labels={"x": "", "team": "red"}) == [second]
+        assert await found(name="day") == []
+        with pytest.raises(RpcFailedError, match="no key of a label"):
+            await found(labels={"Team": "blue"})
+        record = await jobs.status(second)
+    assert (record.cmd.name, dict(record.cmd.labels)) == ("night", {"team": "red", "x": ""})
 
 
 async def test_stop(server: Server) -> None:

@@ -22,6 +22,7 @@ from jobmaster.job.cause import (
     Signalled,
     StopOrder,
     Stopped,
+    TimedOut,
     cause_of,
     describe,
     signal_words,
@@ -30,6 +31,7 @@ from jobmaster.job.cause import (
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BY_CLIENT: Final = StopOrder(by="client1", requested_at=NOON)
 FOR_OUTPUT = StopOrder(by=None, requested_at=NOON, for_output=True)
+FOR_RUN_TIME: Final = StopOrder(by=None, requested_at=NOON, for_run_time=True)
 BY_SERVER: Final = StopOrder(by=None, requested_at=NOON)
 KILLED: Final = Signalled(signal.SIGKILL)
 TERMINATED: Final = Signalled(signal.SIGTERM)
@@ -115,6 +117,34 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
         Evidence(death=KILLED, order=FOR_OUTPUT, killed=True, output_max=MIB),
         OutputCapped(output_max=MIB, signal=signal.SIGKILL),
     ),
+    "stopped, its own stop signal handled": (
+        Evidence(death=Exited(3), order=StopOrder(by="client1", requested_at=NOON, signal=signal.SIGINT)),
+        stopped(signal.SIGINT, exit_code=3),
+    ),
+    "the server's shutdown, its own stop signal handled": (
+        Evidence(death=Exited(0), order=StopOrder(by=None, requested_at=NOON, signal=signal.SIGQUIT)),
+        ServerShutdown(signal=signal.SIGQUIT, exit_code=0),
+    ),
+    "its time is over": (
+        Evidence(death=TERMINATED, order=FOR_RUN_TIME, max_run_ms=1500),
+        TimedOut(max_run_ms=1500, signal=signal.SIGTERM, killed=False),
+    ),
+    "its time is over, SIGTERM handled": (
+        Evidence(death=Exited(0), order=FOR_RUN_TIME, max_run_ms=1500),
+        TimedOut(max_run_ms=1500, signal=signal.SIGTERM, exit_code=0, killed=False),
+    ),
+    "its time is over, killed after the grace": (
+        Evidence(death=KILLED, order=FOR_RUN_TIME, max_run_ms=1500, killed=True),
+        TimedOut(max_run_ms=1500, signal=signal.SIGKILL, killed=True),
+    ),
+    "its time is over, and it had no memory": (
+        Evidence(death=KILLED, order=FOR_RUN_TIME, max_run_ms=1500, killed_for_memory=True, oom_kills=1),
+        OomKilled(memory_max=None, processes_killed=1),
+    ),
+    "it died of the warning": (
+        Evidence(death=Signalled(signal.SIGUSR1), max_run_ms=1500, died_of_warning=True),
+        TimedOut(max_run_ms=1500, signal=signal.SIGUSR1, killed=False),
+    ),
     "the server's shutdown, SIGTERM handled": (
         Evidence(death=Exited(3), order=BY_SERVER),
         ServerShutdown(signal=signal.SIGTERM, exit_code=3),
@@ -135,8 +165,11 @@ evidence = st.builds(
     never_executed=st.none() | st.text(),
     order=st.none()
     | st.just(FOR_OUTPUT)
+    | st.just(FOR_RUN_TIME)
     | st.builds(StopOrder, by=st.none() | st.text(min_size=1), requested_at=st.just(NOON)),
     output_max=st.integers(min_value=1),
+    max_run_ms=st.integers(min_value=1),
+    died_of_warning=st.booleans(),
     killed=st.booleans(),
     killed_for_memory=st.booleans(),
     oom_kills=st.integers(min_value=0, max_value=10),
@@ -194,6 +227,11 @@ def test_nobody_is_blamed_without_an_order(seen: Evidence) -> None:
         case OutputCapped(output_max=limit):
             assert seen.order is not None
             assert (seen.order.by, seen.order.for_output, limit) == (None, True, seen.output_max)
+        case TimedOut(max_run_ms=limit, exit_code=exit_code, killed=killed):
+            assert limit == seen.max_run_ms
+            assert seen.died_of_warning if seen.order is None else seen.order.for_run_time
+            assert killed == (seen.killed and seen.order is not None)
+            assert exit_code == (seen.death.code if isinstance(seen.death, Exited) else None)
         case FailedToStart(reason):
             assert seen.never_executed == reason
         case ServerLost(reason):
@@ -236,6 +274,18 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
         (
             OutputCapped(output_max=MIB, signal=15),
             "ended because its output had 1048576 bytes, as many as are kept (terminated)",
+        ),
+        (
+            TimedOut(max_run_ms=1500, signal=15, killed=False),
+            "timed out: it may run for 1.5 s (terminated)",
+        ),
+        (
+            TimedOut(max_run_ms=3_600_000, signal=15, exit_code=4, killed=False),
+            "timed out: it may run for 3600 s (terminated, exited with code 4)",
+        ),
+        (
+            TimedOut(max_run_ms=1, signal=9, killed=True),
+            "timed out: it may run for 0.001 s (killed with all of its processes)",
         ),
         (ServerLost("the launcher was killed"), "lost by the server: the launcher was killed"),
     ],

@@ -22,6 +22,7 @@ from jobmaster.job.state import (
     KillSent,
     MainProcessDied,
     Running,
+    RunTimeWarned,
     State,
     StopOrdered,
     Stopping,
@@ -57,6 +58,7 @@ STATES: Final[dict[type[State], State]] = {
 }
 EVENTS: Final[dict[type[Event], Event]] = {
     Executed: Executed(),
+    RunTimeWarned: RunTimeWarned(signal=signal.SIGUSR1),
     StopOrdered: StopOrdered(order=SECOND),
     StopSignalled: StopSignalled(),
     KillSent: KillSent(),
@@ -68,6 +70,7 @@ EXPECTED: Final[dict[tuple[type[State], type[Event]], State]] = {
     (Held, KillSent): STATES[Held],
     (Held, MainProcessDied): closing(),
     (Held, Finished): ENDED,
+    (Running, RunTimeWarned): Running(pid=7, started_at=START, warned_by=signal.SIGUSR1),
     (Running, StopOrdered): Stopping(pid=7, started_at=START, order=SECOND),
     (Running, MainProcessDied): closing(),
     (Running, Finished): ENDED,
@@ -117,6 +120,49 @@ def test_which_deaths_an_order_brought_about(before: Stopping, death: Death, aft
     assert transition(before, MainProcessDied(death=death)) == after
 
 
+WARNED: Final = Running(pid=7, started_at=START, warned_by=signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(
+    ("before", "death", "died_of_warning"),
+    [
+        (WARNED, Signalled(signal.SIGUSR1), True),
+        (WARNED, Signalled(signal.SIGUSR2), False),
+        (WARNED, Exited(0), False),
+        (STATES[Running], Signalled(signal.SIGUSR1), False),
+        (transition(WARNED, StopOrdered(order=FIRST)), Signalled(signal.SIGUSR1), True),
+        (transition(STATES[Running], StopOrdered(order=FIRST)), Signalled(signal.SIGUSR1), False),
+    ],
+)
+def test_which_deaths_a_warning_brought_about(before: State, death: Death, died_of_warning: bool) -> None:
+    """A main process has died of its warning where it had been warned, by that signal, and no order had reached it."""
+    after = transition(before, MainProcessDied(death=death))
+    assert isinstance(after, Closing)
+    assert (after.died_of_warning, after.order) == (died_of_warning, None)
+
+
+def test_a_death_after_a_warning_and_a_stop_is_of_the_stop() -> None:
+    """Where a stop's signal had reached it too, the stop has ended it."""
+    stopped = transition(transition(WARNED, StopOrdered(order=FIRST)), StopSignalled())
+    after = transition(stopped, MainProcessDied(death=Signalled(signal.SIGUSR1)))
+    assert after == closing(Signalled(signal.SIGUSR1), order=FIRST)
+
+
+@pytest.mark.parametrize(
+    ("death", "has_reached"),
+    [
+        (Signalled(signal.SIGQUIT, core_dumped=True), True),
+        (Signalled(signal.SIGQUIT), True),
+        (Signalled(signal.SIGTERM), False),
+    ],
+)
+def test_a_stop_signal_of_its_own(death: Death, has_reached: bool) -> None:
+    """A main process that died of the order's own signal was reached by it, though nobody saw it sent; of another, not."""
+    order = StopOrder(by="client1", requested_at=START, signal=signal.SIGQUIT)
+    after = transition(Stopping(pid=7, started_at=START, order=order), MainProcessDied(death=death))
+    assert after == closing(death, order=order if has_reached else None)
+
+
 def test_the_first_stop_order_counts() -> None:
     """Orders after the first one, of whoever, leave the job stopping as the first one asked."""
     first = transition(STATES[Running], StopOrdered(order=FIRST))
@@ -139,6 +185,10 @@ def test_a_transition_leaves_the_old_state_as_it_was() -> None:
         (
             Stopping(pid=7, started_at=START, order=StopOrder(by=None, requested_at=END)),
             "stopping, as the shutting-down server asked",
+        ),
+        (
+            Stopping(pid=7, started_at=START, order=StopOrder(by=None, requested_at=END, for_run_time=True)),
+            "stopping: it has run for as long as it may",
         ),
         (STATES[Closing], "ending: its main process has died"),
         (STATES[Ended], "exited with code 3"),

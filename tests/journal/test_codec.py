@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from jobmaster.job.cause import StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport
+from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, record_of
 from jobmaster.job.request import RequestKey
+from jobmaster.job.run_time import MOST_MS, RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Executed, StopOrdered
+from jobmaster.job.state import Executed, Running, StopOrdered
+from jobmaster.job.stop_terms import MOST_GRACE_MS, StopTerms
 from jobmaster.journal.codec import Undecodable, decode_event, decode_record, encode_event, encode_record
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -33,8 +36,35 @@ times = st.datetimes(timezones=st.just(UTC))
 keys = st.builds(
     RequestKey, id=st.from_regex(r"[!-~]{1,128}", fullmatch=True), digest=st.binary(min_size=32, max_size=32)
 )
-for kind, strategy in ((CommandLine, commands), (datetime, times), (RequestKey, keys), (JobId, st.just(ID))):
+run_times = st.builds(
+    lambda max_ms, part, number: RunTime(
+        max_ms=max_ms, warn_before_ms=max_ms * part // 100, warn_signal=number if max_ms * part // 100 else 0
+    ),
+    st.integers(min_value=1, max_value=MOST_MS),
+    st.integers(min_value=0, max_value=99),
+    st.sampled_from([1, 2, 10, 15, 64]),
+)
+stop_terms = st.builds(
+    StopTerms,
+    signal=st.sampled_from([1, 2, 15, 64]),
+    grace_ms=st.none() | st.integers(min_value=0, max_value=MOST_GRACE_MS),
+)
+labels = st.dictionaries(
+    st.from_regex(r"[a-z0-9._/-]{1,20}", fullmatch=True),
+    st.text(st.characters(categories=["L", "N"]), max_size=20),
+    max_size=8,
+).map(lambda pairs: tuple(sorted(pairs.items())))
+for kind, strategy in (
+    (StopTerms, stop_terms),
+    (RunTime, run_times),
+    (CommandLine, commands),
+    (datetime, times),
+    (RequestKey, keys),
+    (JobId, st.just(ID)),
+):
     st.register_type_strategy(kind, strategy)
+for described in (Launched, JobRecord):
+    st.register_type_strategy(described, st.builds(described, labels=labels))
 events: Final[st.SearchStrategy[JobEvent]] = st.one_of(
     *(st.from_type(kind) for kind in JobEvent.__args__),
 )
@@ -94,6 +124,41 @@ def test_what_is_written() -> None:
     """The text is what databases have: a change of it needs a migration."""
     event = launched(CommandLine.of(JobSpecification(command="ls", args=("-l",))))
     assert encode_event(event) == ("launched", WRITTEN)
+
+
+def test_what_few_jobs_have_is_written_for_these() -> None:
+    """A field that most values leave at its default is not written for them; one that is there comes back."""
+    event = replace(
+        launched(CommandLine.of(JobSpecification(command="ls", args=("-l",)))),
+        run_time=RunTime(max_ms=1500, warn_before_ms=500, warn_signal=10),
+    )
+    name, text = encode_event(event)
+    more = ',"run_time":{"max_ms":1500,"warn_before_ms":500,"warn_signal":10}}'
+    assert text == WRITTEN.removesuffix("}") + more
+    assert decode_event(name, text) == event
+    running = Running(pid=1, started_at=NOON, warned_by=10)
+    record = replace(record_of(event), state=running)
+    assert decode_record(encode_record(record)).state == running
+
+
+def test_labels_are_an_object() -> None:
+    """By which a list finds them; those of a damaged database that are none are refused."""
+    event = replace(
+        launched(CommandLine.of(JobSpecification(command="ls", args=("-l",)))), name="é", labels=(("a.b", "1"),)
+    )
+    name, text = encode_event(event)
+    assert text == WRITTEN.removesuffix("}") + r',"name":"\u00e9","labels":{"a.b":"1"}}'
+    assert decode_event(name, text) == event
+    for wrong in ('{"a.b":1}', '["a"]', '{"A":""}'):
+        with pytest.raises(Undecodable):
+            decode_event(name, text.replace('{"a.b":"1"}', wrong))
+
+
+def test_a_damaged_run_time() -> None:
+    """One that no caller can have asked for is refused."""
+    text = WRITTEN.removesuffix("}") + ',"run_time":{"max_ms":0,"warn_before_ms":0,"warn_signal":0}}'
+    with pytest.raises(Undecodable):
+        decode_event("launched", text)
 
 
 def test_fields_of_later_and_earlier_programs() -> None:

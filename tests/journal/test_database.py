@@ -279,12 +279,83 @@ def test_pages_of_a_time(database: Database) -> None:
     assert [job.record.id for job in page.jobs] == [jobs[2].id, jobs[1].id]
 
 
+def named(name: str = "", owner: str = "client1", **labels: str) -> Launched:
+    """The first event of a job that is called so."""
+    return replace(launched(owner), name=name, labels=tuple(sorted(labels.items())))
+
+
+def test_pages_by_name_and_labels(database: Database) -> None:
+    """A query wants the jobs that are called so and have all of its labels, beside what else it wants."""
+    jobs = [named("a", x="1"), named("a", x="1", y="é"), named("b", "client2", y="é"), named(), named("", x="")]
+    for job in jobs:
+        write(database, job, *RETURNED)
+
+    def found(query: JobQuery) -> list[int]:
+        return [jobs.index(next(job for job in jobs if job.id == each.record.id)) for each in database.page(query).jobs]
+
+    assert found(JobQuery(name="a")) == [1, 0]
+    assert found(JobQuery(labels=(("x", "1"),))) == [1, 0]
+    assert found(JobQuery(labels=(("x", ""),))) == [4]
+    assert found(JobQuery(labels=(("x", "1"), ("y", "é")))) == [1]
+    assert found(JobQuery(labels=(("y", "é"),), owner="client2")) == [2]
+    assert found(JobQuery(name="b", owner="client1")) == []
+    assert found(JobQuery(name="a", causes=())) == []
+    assert found(JobQuery(name="A")) == []
+
+
+def test_keys_with_dots_and_slashes(database: Database) -> None:
+    """They are keys as any other, not paths of JSON."""
+    job = replace(launched(), labels=(("a.b/c-d_e", "1"), ("0", "2")))
+    write(database, job)
+    for labels, count in ((job.labels, 1), ((("a", "1"),), 0), ((("b/c-d_e", "1"),), 0), ((("0", "2"),), 1)):
+        assert len(database.page(JobQuery(labels=labels)).jobs) == count
+
+
+@pytest.mark.parametrize("limit", [1, 2, 100])
+def test_a_search_looks_at_few_jobs_at_a_time(database: Database, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """A page can be empty and not the last; page after page each job that is wanted comes once."""
+    monkeypatch.setattr("jobmaster.journal.reading.LOOKED_AT", 3)
+    jobs = [named("a" if number in {0, 7, 8, 9, 11} else "b") for number in range(12)]
+    for job in jobs:
+        write(database, job)
+    found: list[JobId] = []
+    sizes: list[int] = []
+    before = None
+    for _ in range(20):
+        page = database.page(JobQuery(name="a", limit=limit, before=before))
+        found += ids(job.record for job in page.jobs)
+        sizes.append(len(page.jobs))
+        if (before := page.next) is None:
+            break
+    assert found == [jobs[number].id for number in (11, 9, 8, 7, 0)]
+    assert max(sizes) <= min(limit, 3)
+    assert 0 in sizes  # those from 6 to 4, or from 5 to 3
+
+
+def test_a_search_meets_a_damaged_job(database: Database) -> None:
+    """It is set aside, and the others are found."""
+    jobs = [named("a"), named("a"), named("a")]
+    for job in jobs:
+        write(database, job)
+    connection = database._connection
+    assert connection is not None
+    connection.execute("UPDATE job SET doc = '{' WHERE id = ?", (jobs[1].id,))
+    assert ids(job.record for job in database.page(JobQuery(name="a")).jobs) == [jobs[2].id, jobs[0].id]
+    assert [each.id for each in database.aside()] == [jobs[1].id]
+
+
 @pytest.mark.parametrize("owner", [None, "client1"])
 @pytest.mark.parametrize("causes", [None, (), ("stopped",)])
 @pytest.mark.parametrize("with_open", [True, False])
 @pytest.mark.parametrize("started", [None, NOON])
+@pytest.mark.parametrize("name", ["", "a"])
 def test_pages_read_what_they_want_alone(
-    database: Database, owner: str | None, causes: tuple[str, ...] | None, with_open: bool, started: datetime | None
+    database: Database,
+    owner: str | None,
+    causes: tuple[str, ...] | None,
+    with_open: bool,
+    started: datetime | None,
+    name: str,
 ) -> None:
     """Whatever a query wants, the jobs that it does not want are passed over in an index."""
     write(database, launched())
@@ -297,7 +368,7 @@ def test_pages_read_what_they_want_alone(
         return True
 
     connection.exec_trace = note
-    database.page(JobQuery(owner=owner, causes=causes, with_open=with_open, started_from=started, before=10))
+    database.page(JobQuery(owner=owner, causes=causes, with_open=with_open, started_from=started, name=name, before=10))
     connection.exec_trace = None
     ((statement, values),) = asked
     plans = [step[3] for step in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]

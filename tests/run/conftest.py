@@ -19,8 +19,10 @@ from jobmaster.identity.policy import Identity
 from jobmaster.job.cause import Cause, Signalled, Stopped
 from jobmaster.job.identifier import JobId, new_job_id
 from jobmaster.job.record import JobRecord, Launched, LimitReport
+from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Ended, Held
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.output.cap import Cap
 from jobmaster.output.pump import Pump
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
@@ -69,9 +71,11 @@ class Machine:
         grace_seconds: float = GRACE_SECONDS,
         memory_max: int | None = None,
         pump: type[Pump] = Pump,
+        run_time: RunTime | None = None,
+        stop: StopTerms | None = None,
     ) -> Supervisor:
         """A supervisor of a job that is not executed yet."""
-        specification = JobSpecification(command=f"command-{len(self.scripts)}")
+        specification = JobSpecification(command=f"command-{len(self.scripts)}", stop=stop)
         self.scripts[specification.command] = script
         job_id = new_job_id()
         spawned = await self.host.spawn(job_id, "client1", specification)
@@ -82,6 +86,8 @@ class Machine:
             command=CommandLine.of(specification),
             state=Held(pid=spawned.execution.pid, started_at=datetime.now(UTC)),
             limits=(limit,) if memory_max is not None else (),
+            run_time=run_time,
+            stop=stop,
         )
         spawned.pump.__class__ = pump
         terms = Terms(grace_seconds=grace_seconds)
@@ -94,9 +100,13 @@ class Machine:
         grace_seconds: float = GRACE_SECONDS,
         memory_max: int | None = None,
         pump: type[Pump] = Pump,
+        run_time: RunTime | None = None,
+        stop: StopTerms | None = None,
     ) -> Supervisor:
         """A supervisor of a job whose command is executed."""
-        supervisor = await self.held(script, grace_seconds=grace_seconds, memory_max=memory_max, pump=pump)
+        supervisor = await self.held(
+            script, grace_seconds=grace_seconds, memory_max=memory_max, pump=pump, run_time=run_time, stop=stop
+        )
         await self.nursery.start(supervisor.run, launched_of(supervisor.record))
         return supervisor
 
@@ -122,6 +132,8 @@ class Machine:
         *,
         cap: Cap | None = None,
         request_id: str = "",
+        run_time: RunTime | None = None,
+        stop: StopTerms | None = None,
     ) -> JobId:
         """Starts a job with a script."""
         command = f"command-{len(self.scripts)}"
@@ -130,6 +142,8 @@ class Machine:
             command=command,
             output_max=0 if cap is None else cap.size,
             ends_when_full=cap is not None and cap.ends_job,
+            run_time=run_time,
+            stop=stop,
         )
         return await registry.start(caller, specification, request_id)
 
@@ -204,6 +218,8 @@ def launched_of(record: JobRecord) -> Launched:
         boot_id="",
         at=record.state.started_at,
         limits=record.limits,
+        run_time=record.run_time,
+        stop=record.stop,
     )
 
 

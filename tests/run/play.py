@@ -337,7 +337,8 @@ class _Player:
             self._history.repeated[index] = error
 
     async def _start(self, step: Start) -> JobId:
-        specification = JobSpecification(command=name_of(step.job))
+        run_time, stop = self._history.schedule.run_times[step.job], self._history.schedule.stops[step.job]
+        specification = JobSpecification(command=name_of(step.job), run_time=run_time, stop=stop)
         return await self._registry.start(step.caller, specification, step.request_id)
 
     async def _stop(self, step: Stop) -> JobRecord | None:

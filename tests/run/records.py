@@ -13,7 +13,16 @@ from typing import Final
 import trio
 
 from jobmaster.errors import JournalUnavailable
-from jobmaster.job.cause import Exited, FailedToStart, OomKilled, ServerLost, ServerShutdown, Signalled, Stopped
+from jobmaster.job.cause import (
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    ServerShutdown,
+    Signalled,
+    Stopped,
+    TimedOut,
+)
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, apply, record_of
 from jobmaster.job.request import RequestError
@@ -40,6 +49,7 @@ CAUSE_NAMES: Final = {
     FailedToStart: "failed_to_start",
     ServerShutdown: "server_shutdown",
     ServerLost: "server_lost",
+    TimedOut: "timed_out",
 }
 
 
@@ -311,6 +321,8 @@ def _is_wanted(record: JobRecord, key: int, query: JobQuery) -> bool:
     return (
         is_of_kind
         and query.owner in {None, record.owner}
+        and query.name in {"", record.name}
+        and set(query.labels) <= set(record.labels)
         and (query.before is None or key < query.before)
         and (query.started_from is None or state.started_at >= query.started_from)
         and (query.started_before is None or state.started_at < query.started_before)

@@ -13,6 +13,8 @@ from typing import Final
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.job.cause import Exited, Signalled
+from jobmaster.job.run_time import RunTime
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.registry import START_SECONDS
 from tests.run.faults import Fault
@@ -101,12 +103,16 @@ class Schedule:
     """All that happens, and fails.
 
     Attributes:
+        run_times: how long each job may run.
+        stops: how each is stopped.
         delays: seconds before the functions of a purpose begin in their thread.
         ends_at: when the registry begins to end.
     """
 
     seed: int
     scripts: Mapping[str, Script]
+    run_times: tuple[RunTime | None, ...]
+    stops: tuple[StopTerms | None, ...]
     steps: tuple[Step, ...]
     faults: tuple[Fault, ...]
     delays: Mapping[str, tuple[float, ...]]
@@ -152,6 +158,7 @@ ALWAYS: Final = 10**9
 
 INSTANTS: Final = (0.0, 0.0, 0.0005, 0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 1.0, 2.0)
 """Times that many things share, so that they happen together."""
+WARNING: Final = int(signal.SIGUSR1)
 CLIENTS: Final = (CLIENT1, CLIENT1, CLIENT2, ADMIN)
 
 
@@ -161,9 +168,14 @@ def schedule(seed: int) -> Schedule:
     jobs = random.choice((1, 1, 2, 3, 6))
     starts = [_start(random, number) for number in range(jobs)]
     others = [_step(random, random.choice(starts)) for _ in range(random.choice((0, 1, 2, 4, 8)))]
+    scripts = {name_of(number): _script(random) for number in range(jobs)}
+    run_times, scripts = _run_times(seed, scripts)
+    stops, scripts = _stops(seed, scripts)
     planned = Schedule(
         seed=seed,
-        scripts={name_of(number): _script(random) for number in range(jobs)},
+        scripts=scripts,
+        run_times=run_times,
+        stops=stops,
         steps=(*starts, *others),
         faults=_faults(random),
         delays=_delays(random),
@@ -261,6 +273,36 @@ def _script(random: Random) -> Script:
         writes=_writes(random),
     )
     return _with_oddity(random, script)
+
+
+def _run_times(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[RunTime | None, ...], dict[str, Script]]:
+    """How long each job may run, and what it does about a warning; from numbers of its own."""
+    random = Random(f"{seed} run time")
+    run_times: list[RunTime | None] = []
+    given: dict[str, Script] = {}
+    for name, script in scripts.items():
+        given[name] = script
+        if random.random() < 0.7:
+            run_times.append(None)
+            continue
+        max_ms = max(2, round(1000 * _time(random)))
+        before = random.choice((0, 0, max_ms // 2, max_ms - 1))
+        run_times.append(RunTime(max_ms=max_ms, warn_before_ms=before, warn_signal=WARNING if before else 0))
+        died = OnTerm(death=Signalled(WARNING), after=random.choice((0.0, 0.001, 0.1)))
+        given[name] = replace(script, on_warning=random.choice((None, died)))
+    return tuple(run_times), given
+
+
+def _stops(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[StopTerms | None, ...], dict[str, Script]]:
+    """How each job is stopped; from numbers of their own."""
+    random = Random(f"{seed} stop")
+    choices = (None, None, None, StopTerms(signal=2), StopTerms(grace_ms=400), StopTerms(signal=2, grace_ms=20_000))
+    stops = tuple(random.choice(choices) for _ in scripts)
+    given = dict(scripts)
+    for stop, (name, script) in zip(stops, scripts.items(), strict=True):
+        if stop is not None and script.on_term is not None and isinstance(script.on_term.death, Signalled):
+            given[name] = replace(script, on_term=replace(script.on_term, death=Signalled(stop.signal)))
+    return stops, given
 
 
 def _on_term(random: Random) -> OnTerm | None:

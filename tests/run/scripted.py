@@ -62,6 +62,7 @@ class Script:
         is_executed_unheard: it is executed at once; only the answer takes that long.
         ends_at: when it ends by itself, by `death`.
         on_term: None where it ignores SIGTERM.
+        on_warning: what it does on another signal that it gets; None: nothing.
         is_stopped: it acts on SIGTERM at the next SIGCONT only.
         dies_before_signal: it ends by itself in the instant before the first signal of a stop.
         others_end_at: when its other processes end by themselves; 0: it has none.
@@ -87,6 +88,7 @@ class Script:
     ends_at: float = NEVER
     death: Death = SUCCESS
     on_term: OnTerm | None = OnTerm()
+    on_warning: OnTerm | None = None
     is_stopped: bool = False
     dies_before_signal: bool = False
     others_end_at: float = 0.0
@@ -116,22 +118,27 @@ class Truth:
 
     Attributes:
         executed: when the command was executed, None where it never was.
-        terms: SIGTERMs that the main process got while it lived.
+        terms: signals of a stop, SIGTERM mostly, that the main process got while it lived.
+        warnings: other signals that it got while it lived.
+        timed_out: when the engine ordered its end because its time was over, and no order was before that.
         killed: when the server's first SIGKILL was sent while the main process lived.
         died: when the main process died, None where it never did.
         killed_for_memory: when the kernel's SIGKILL for memory was sent to the main process.
         child_killed_at: the time of the last OOM kill of a child.
-        died_at: the time of the death.
+        executed_at, died_at: the time of the execution, and of the death.
         written: bytes that the pipe has taken.
     """
 
     executed: int | None = None
     terms: list[int] = field(default_factory=list)
+    warnings: list[int] = field(default_factory=list)
+    timed_out: int | None = None
     killed: int | None = None
     died: int | None = None
     death: Death | None = None
     killed_for_memory: int | None = None
     child_killed_at: float = -math.inf
+    executed_at: float = math.inf
     died_at: float = math.inf
     written: int = 0
 
@@ -148,6 +155,8 @@ class ScriptedExecution:
         self.owner = owner
         self.truth = Truth()
         self.pid = 1000 + next(host.pids)
+        self.made_at = trio.current_time()
+        self.stop_signal = int(signal.SIGTERM)
         self.order: StopOrder | None = None
         self.order_is_early = False
         self.kill_is_noted = False
@@ -179,6 +188,10 @@ class ScriptedExecution:
         return f"<scripted {self.job_id}: {self.script}>"
 
     # --- what the engine calls ----------------------------------------------------------------------------------------
+
+    def age(self) -> float:
+        """By Trio's clock."""
+        return trio.current_time() - self.made_at
 
     async def execute(self) -> None:
         """Executes the command when the script says, whoever leaves meanwhile; another server waits for the same."""
@@ -240,27 +253,31 @@ class ScriptedExecution:
         return self.script.told_died_at
 
     def signal_main(self, number: int) -> bool:
-        """Lets the script act on SIGTERM, and on SIGCONT where it is stopped."""
+        """Lets the script act on the signal of the stop, and on SIGCONT where it is stopped."""
         self._meet("signal_main")
         if self.script.dies_before_signal:
             self.end(self.script.death)
         if not self._main_lives:
             return False
-        if number == signal.SIGTERM:
+        if number == self.stop_signal:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
+        elif number != signal.SIGCONT:
+            self.truth.warnings.append(number)
+            if (answer := self.script.on_warning) is not None:
+                self._host.after(answer.after, lambda: self.end(answer.death))
         if self._term_is_pending and (number == signal.SIGCONT or not self.script.is_stopped):
             self._term_is_pending = False
             self._act_on_term()
         return True
 
     async def signal_others(self, number: int) -> None:
-        """Ends the other processes by SIGTERM, unless they ignore it."""
+        """Ends the other processes by the signal of the stop, unless they ignore it."""
         if self.script.signalling_hangs:
             await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         self._meet("signal_others")
-        if number == signal.SIGTERM and not self.script.others_ignore_term:
+        if number == self.stop_signal and not self.script.others_ignore_term:
             self._end_others()
 
     def kill(self) -> None:
@@ -304,6 +321,8 @@ class ScriptedExecution:
     def note_order(self, order: StopOrder, *, is_early: bool = False) -> None:
         """Keeps the first order for another server."""
         self._meet("note_order")
+        if order.for_run_time and self.order is None:
+            self.truth.timed_out = self._host.step()
         if self.order is None:
             self.order, self.order_is_early = order, is_early
 
@@ -373,7 +392,7 @@ class ScriptedExecution:
 
     def _begin(self) -> None:
         script, after = self.script, self._host.after
-        self.truth.executed = self._host.step()
+        self.truth.executed, self.truth.executed_at = self._host.step(), trio.current_time()
         self._others_live = script.others_end_at > 0
         if script.writes:
             self._host.nursery.start_soon(self._write_all)
@@ -510,6 +529,8 @@ class ScriptedHost:
         execution = ScriptedExecution(
             script, self, (read_end, write_end), job_id=job_id, owner=owner, command=specification.command
         )
+        if specification.stop is not None:
+            execution.stop_signal = specification.stop.signal
         self.spawned[specification.command] = execution
         self.made.append(execution)
         return Spawned(execution=execution, log=log, pump=Pump(read_end, log))

@@ -353,6 +353,8 @@ def test_orders_of_a_job_that_is_held() -> None:
         StopOrder(by=None, requested_at=AT),
         StopOrder(by=None, requested_at=AT, for_output=True),
         StopOrder(by="client1", requested_at=AT, reason="output_max"),
+        StopOrder(by=None, requested_at=AT, for_run_time=True),
+        StopOrder(by="client1", requested_at=AT, reason="max_run_ms"),
     ],
 )
 def test_orders_that_the_launcher_keeps(order: StopOrder) -> None:

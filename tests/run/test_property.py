@@ -6,6 +6,7 @@ Schedules are random and repeatable: a failure names its seed, and `ENGINE_SEED=
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -17,7 +18,6 @@ import pytest
 from jobmaster.errors import HandedOver, JobmasterError, JobNotFound, OutputUnreadable
 from jobmaster.job.cause import (
     Cause,
-    Death,
     Exited,
     FailedToStart,
     OomKilled,
@@ -26,6 +26,7 @@ from jobmaster.job.cause import (
     ServerShutdown,
     Signalled,
     Stopped,
+    TimedOut,
 )
 from jobmaster.job.record import JobRecord
 from jobmaster.job.state import Ended
@@ -37,12 +38,16 @@ from jobmaster.run.death_watch import SETTLE_SECONDS
 from jobmaster.run.oom_counters import LOOK_SECONDS
 from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
 from tests.run.play import History, Left, play
-from tests.run.schedules import POINTS, Ending, Follow, Start, Stop, name_of, schedule
+from tests.run.schedules import POINTS, WARNING, Ending, Follow, Start, Stop, name_of, schedule
 from tests.run.scripted import NEVER, ScriptedExecution, output
 
 SCHEDULES: Final = int(os.environ.get("ENGINE_SCHEDULES", "300"))
 ONE: Final = os.environ.get("ENGINE_SEED")
 BATCH: Final = 100
+
+TIME: Final = "its time"
+"""Who has asked for the end of a job that has run for as long as it may."""
+LATE_SECONDS: Final = 0.01
 
 Told = tuple[object, ...]
 """A cause, without what a script cannot know (times, texts)."""
@@ -152,6 +157,7 @@ def check_job(history: History, number: int, execution: ScriptedExecution) -> No
     causes = true_causes(history, number, execution)
     assert told(record.state.cause) in causes, f"{execution}: {record.state.cause} instead of one of {causes}"
     check_output(history, number, execution, record)
+    check_run_time(history, number, execution)
 
 
 def check_once(history: History, number: int) -> None:
@@ -169,9 +175,27 @@ def check_hand_over(history: History, number: int, execution: ScriptedExecution)
     """Nobody kills a job between two servers, unless somebody had asked for its end."""
     begin, end = history.gap
     killed = execution.truth.killed
-    if any(job == number for _, job, _ in history.orders) or execution.script.bug is not None:
+    if (
+        execution.truth.timed_out is not None
+        or any(job == number for _, job, _ in history.orders)
+        or execution.script.bug is not None
+    ):
         return
     assert killed is None or not begin < killed < end, f"{execution} was killed when it was handed over"
+
+
+def check_run_time(history: History, number: int, execution: ScriptedExecution) -> None:
+    """No job is ended before its time is over, or warned twice; and none runs on that nothing else ends."""
+    run_time, truth = history.schedule.run_times[number], execution.truth
+    if run_time is None:
+        assert (truth.timed_out, truth.warnings) == (None, [])
+        return
+    age, due = truth.died_at - execution.made_at, max(execution.made_at + run_time.seconds, truth.executed_at)
+    assert len(truth.warnings) <= bool(run_time.warn_before_ms)
+    if truth.timed_out is not None and truth.died_at < math.inf:
+        assert age > run_time.seconds - 0.001, f"{execution} was ended after {age} s"
+    if due + LATE_SECONDS < truth.died_at < math.inf:
+        assert truth.terms or truth.killed or first_order(history, number, execution) is not None, "it ran on"
 
 
 def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
@@ -238,6 +262,8 @@ def told(cause: Cause) -> Told:
             return ("its output was full",)
         case FailedToStart():
             return ("failed to start",)
+        case TimedOut():
+            return ("timed out", cause.signal, cause.exit_code, cause.killed)
 
 
 def true_causes(history: History, number: int, execution: ScriptedExecution) -> set[Told]:
@@ -247,14 +273,16 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
         return {("lost",)}
     if execution.is_lost:
         return {("lost",)}
+    if truth.warnings and truth.death == Signalled(WARNING) and not truth.terms:
+        return {("timed out", WARNING, None, False)}
     order = first_order(history, number, execution)
     is_killed = truth.killed is not None and truth.killed < truth.died
     causes: set[Told] = {("lost",)} if not dies_in_time(execution) and is_killed else set()
-    ended = {ended_by(order, truth.death, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
+    ended = {ended_by(execution, order, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
     if faults.have_met("kill", whose=execution.job_id) and truth.terms:
-        ended.add(ended_by(order, truth.death, killed=True))  # it was sent as far as can be known
+        ended.add(ended_by(execution, order, killed=True))  # it was sent as far as can be known
     if faults.have_met("has_died", whose=execution.job_id):
-        ended |= {ended_by(order, truth.death, killed=killed) for killed in (True, False)}
+        ended |= {ended_by(execution, order, killed=killed) for killed in (True, False)}
     if truth.killed_for_memory is not None:
         causes.add(("out of memory",))
         return causes | (ended if is_killed or counter_failed(history, execution) else set())
@@ -278,20 +306,25 @@ def counter_failed(history: History, execution: ScriptedExecution) -> bool:
 
 
 def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
-    """Who asked first for a job's end while it was held or ran: a client, or (None) the server."""
+    """Who asked first for a job's end while it was held or ran: a client, its own time, or (None) the server."""
     died = execution.truth.died
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
-    orders = sorted(by_client + [(step, None) for step in history.drains])
+    by_time = [(execution.truth.timed_out, TIME)] if execution.truth.timed_out is not None else []
+    orders = sorted([*by_client, *by_time, *((step, None) for step in history.drains)])
     return next((by for step, by in orders if step < died), None)
 
 
-def ended_by(order: str | None, death: Death, *, killed: bool) -> Told:
+def ended_by(execution: ScriptedExecution, order: str | None, *, killed: bool) -> Told:
     """What is said of a job that was told to end."""
-    number = death.signal if isinstance(death, Signalled) else int(signal.SIGTERM)
+    death = execution.truth.death
+    number = death.signal if isinstance(death, Signalled) else execution.stop_signal
+    code = death.code if isinstance(death, Exited) else None
     if order is None:
         return ("shutdown", number)
-    return ("stopped", order, number, death.code if isinstance(death, Exited) else None, killed)
+    if order == TIME:
+        return ("timed out", number, code, killed)
+    return ("stopped", order, number, code, killed)
 
 
 # --- nothing is left --------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Final
 
 import pytest
 import trio
@@ -18,6 +19,7 @@ from jobmaster.errors import CommandNotRunnable, JobmasterError
 from jobmaster.job.cause import Exited, FailedToStart, ServerShutdown, Signalled, StopOrder, Stopped
 from jobmaster.job.record import JobEvent
 from jobmaster.job.state import Closing, Ended, Executed, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
+from jobmaster.job.stop_terms import StopTerms
 from jobmaster.run.registry import Registry
 from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.termination import rest_of_grace
@@ -335,6 +337,88 @@ async def test_others_keep_their_grace_period_over_a_hand_over(
         assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGTERM, None, False)
         assert trio.current_time() - started == pytest.approx(seconds, abs=SOON)
         assert record_of(registry, job_id).output_bytes == 20
+
+
+INT: Final = StopTerms(signal=signal.SIGINT, grace_ms=2_000)
+DIES: Final = OnTerm(death=Signalled(signal.SIGINT))
+
+
+async def test_a_signal_and_a_grace_period_of_its_own(machine: Machine) -> None:
+    """A job that has them gets that signal, and has that long; the cause says what ended it."""
+    for script, cause, after in (
+        (Script(on_term=DIES), (signal.SIGINT, None, False), 0),
+        (Script(on_term=OnTerm(death=Exited(7), after=1)), (signal.SIGINT, 7, False), 1),
+        (Script(on_term=None), (signal.SIGKILL, None, True), 2),
+        (Script(on_term=DIES, others_end_at=NEVER, others_ignore_term=True), (signal.SIGINT, None, False), 2),
+    ):
+        supervisor = await machine.running(script, stop=INT)
+        supervisor.order_stop("client1")
+        was, seconds = await end_of(supervisor)
+        assert stopped_as(was) == ("client1", *cause)
+        assert seconds == pytest.approx(after, abs=SOON)
+
+
+async def test_a_long_grace_period_of_its_own(machine: Machine) -> None:
+    """It is kept at a stop, and at the server's end it is no longer than the server's; force ends it."""
+    long = StopTerms(grace_ms=3_600_000)
+    supervisor = await machine.running(Script(on_term=None), stop=long)
+    supervisor.order_stop("client1")
+    assert (await end_of(supervisor))[1] == pytest.approx(3_600, abs=SOON)
+    supervisor = await machine.running(Script(on_term=None), stop=long)
+    supervisor.end_with_server()
+    await check_end(supervisor, ServerShutdown(signal=signal.SIGKILL), after=GRACE_SECONDS)
+    supervisor = await machine.running(Script(on_term=None), stop=long)
+    supervisor.order_stop("client1")
+    await trio.sleep(100)
+    supervisor.end_with_server()
+    assert (await end_of(supervisor))[1] == pytest.approx(GRACE_SECONDS, abs=SOON)
+    supervisor = await machine.running(Script(on_term=None), stop=long)
+    supervisor.order_stop("client1")
+    await trio.sleep(100)
+    supervisor.order_stop("client1", force=True)
+    assert (await end_of(supervisor))[1] == pytest.approx(0, abs=SOON)
+
+
+async def test_a_shorter_grace_period_at_the_servers_end(machine: Machine) -> None:
+    """A job's own is not made longer by the server's."""
+    supervisor = await machine.running(Script(on_term=None), stop=StopTerms(grace_ms=1_000))
+    supervisor.end_with_server()
+    await check_end(supervisor, ServerShutdown(signal=signal.SIGKILL), after=1)
+
+
+@pytest.mark.parametrize("gap", [5, 100])
+async def test_the_signal_over_a_hand_over(machine: Machine, gap: float) -> None:
+    """The next server knows by which signal a job was told to end, though the launcher alone has kept the order."""
+    stop = StopTerms(signal=signal.SIGINT, grace_ms=20_000)
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm(death=Exited(7), after=12)), stop=stop)
+        machine.records.posts_wait = True
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await registry.hand_over()
+    machine.records.posted.clear()
+    machine.records.posts_wait = False
+    await trio.sleep(gap)
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGINT, 7, False)
+
+
+async def test_the_rest_of_its_own_grace_period(machine: Machine) -> None:
+    """The next server gives a job what is left of it."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        stop = StopTerms(grace_ms=20_000)
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=None), stop=stop)
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        before = trio.current_time()
+        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGKILL, None, True)
+        assert trio.current_time() - before == pytest.approx(20, abs=SOON)
 
 
 @pytest.mark.parametrize(("passed", "rest"), [(0, 5), (2, 3), (5, 0), (3600, 0), (-3600, 5)])

@@ -49,6 +49,7 @@ class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSEKIND_SERVER_SHUTDOWN: _ClassVar[CauseKind]
     CAUSEKIND_SERVER_LOST: _ClassVar[CauseKind]
     CAUSEKIND_OUTPUT_CAPPED: _ClassVar[CauseKind]
+    CAUSEKIND_TIMED_OUT: _ClassVar[CauseKind]
 
 class InputStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -81,6 +82,7 @@ CAUSEKIND_FAILED_TO_START: CauseKind
 CAUSEKIND_SERVER_SHUTDOWN: CauseKind
 CAUSEKIND_SERVER_LOST: CauseKind
 CAUSEKIND_OUTPUT_CAPPED: CauseKind
+CAUSEKIND_TIMED_OUT: CauseKind
 INPUTSTATUS_UNSPECIFIED: InputStatus
 INPUTSTATUS_OPEN: InputStatus
 INPUTSTATUS_ENDED: InputStatus
@@ -93,7 +95,14 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms", "name", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     ARGS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -103,6 +112,13 @@ class JobCreateRequest(_message.Message):
     STDIN_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    MAX_RUN_MS_FIELD_NUMBER: _ClassVar[int]
+    WARN_BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
+    WARN_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    STOP_SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     command: str
     args: _containers.RepeatedScalarFieldContainer[str]
     request_id: str
@@ -112,7 +128,14 @@ class JobCreateRequest(_message.Message):
     stdin: bool
     secrets: _containers.RepeatedCompositeFieldContainer[SecretRange]
     terminal: Terminal
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ...) -> None: ...
+    max_run_ms: int
+    warn_before_ms: int
+    warn_signal: int
+    stop_signal: int
+    grace_ms: int
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class SecretRange(_message.Message):
     __slots__ = ("word", "start", "end")
@@ -259,7 +282,7 @@ class OutputPruned(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class Cause(_message.Message):
-    __slots__ = ("exited", "signalled", "stopped", "oom_killed", "failed_to_start", "server_shutdown", "server_lost", "output_capped")
+    __slots__ = ("exited", "signalled", "stopped", "oom_killed", "failed_to_start", "server_shutdown", "server_lost", "output_capped", "timed_out")
     class Exited(_message.Message):
         __slots__ = ("code",)
         CODE_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +345,19 @@ class Cause(_message.Message):
         output_max: int
         signal: int
         def __init__(self, output_max: _Optional[int] = ..., signal: _Optional[int] = ...) -> None: ...
+    class TimedOut(_message.Message):
+        __slots__ = ("max_run_ms", "signal", "killed", "returned", "exit_code")
+        MAX_RUN_MS_FIELD_NUMBER: _ClassVar[int]
+        SIGNAL_FIELD_NUMBER: _ClassVar[int]
+        KILLED_FIELD_NUMBER: _ClassVar[int]
+        RETURNED_FIELD_NUMBER: _ClassVar[int]
+        EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+        max_run_ms: int
+        signal: int
+        killed: bool
+        returned: bool
+        exit_code: int
+        def __init__(self, max_run_ms: _Optional[int] = ..., signal: _Optional[int] = ..., killed: _Optional[bool] = ..., returned: _Optional[bool] = ..., exit_code: _Optional[int] = ...) -> None: ...
     EXITED_FIELD_NUMBER: _ClassVar[int]
     SIGNALLED_FIELD_NUMBER: _ClassVar[int]
     STOPPED_FIELD_NUMBER: _ClassVar[int]
@@ -330,6 +366,7 @@ class Cause(_message.Message):
     SERVER_SHUTDOWN_FIELD_NUMBER: _ClassVar[int]
     SERVER_LOST_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_CAPPED_FIELD_NUMBER: _ClassVar[int]
+    TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
     exited: Cause.Exited
     signalled: Cause.Signalled
     stopped: Cause.Stopped
@@ -338,7 +375,8 @@ class Cause(_message.Message):
     server_shutdown: Cause.ServerShutdown
     server_lost: Cause.ServerLost
     output_capped: Cause.OutputCapped
-    def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., stopped: _Optional[_Union[Cause.Stopped, _Mapping]] = ..., oom_killed: _Optional[_Union[Cause.OomKilled, _Mapping]] = ..., failed_to_start: _Optional[_Union[Cause.FailedToStart, _Mapping]] = ..., server_shutdown: _Optional[_Union[Cause.ServerShutdown, _Mapping]] = ..., server_lost: _Optional[_Union[Cause.ServerLost, _Mapping]] = ..., output_capped: _Optional[_Union[Cause.OutputCapped, _Mapping]] = ...) -> None: ...
+    timed_out: Cause.TimedOut
+    def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., stopped: _Optional[_Union[Cause.Stopped, _Mapping]] = ..., oom_killed: _Optional[_Union[Cause.OomKilled, _Mapping]] = ..., failed_to_start: _Optional[_Union[Cause.FailedToStart, _Mapping]] = ..., server_shutdown: _Optional[_Union[Cause.ServerShutdown, _Mapping]] = ..., server_lost: _Optional[_Union[Cause.ServerLost, _Mapping]] = ..., output_capped: _Optional[_Union[Cause.OutputCapped, _Mapping]] = ..., timed_out: _Optional[_Union[Cause.TimedOut, _Mapping]] = ...) -> None: ...
 
 class Limit(_message.Message):
     __slots__ = ("name", "value", "enforced", "reason")
@@ -353,7 +391,14 @@ class Limit(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ListRequest(_message.Message):
-    __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token")
+    __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token", "name", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
     CAUSES_FIELD_NUMBER: _ClassVar[int]
@@ -361,6 +406,8 @@ class ListRequest(_message.Message):
     STARTED_BEFORE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
     client: str
     states: _containers.RepeatedScalarFieldContainer[JobState]
     causes: _containers.RepeatedScalarFieldContainer[CauseKind]
@@ -368,7 +415,9 @@ class ListRequest(_message.Message):
     started_before: _timestamp_pb2.Timestamp
     page_size: int
     page_token: str
-    def __init__(self, client: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., causes: _Optional[_Iterable[_Union[CauseKind, str]]] = ..., started_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    name: str
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, client: _Optional[str] = ..., states: _Optional[_Iterable[_Union[JobState, str]]] = ..., causes: _Optional[_Iterable[_Union[CauseKind, str]]] = ..., started_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ListResponse(_message.Message):
     __slots__ = ("jobs", "next_page_token")
@@ -387,7 +436,7 @@ class WatchRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ..., only_new: _Optional[bool] = ...) -> None: ...
 
 class JobEventMessage(_message.Message):
-    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed", "output_pruned")
+    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed", "output_pruned", "run_time_warned")
     class Launched(_message.Message):
         __slots__ = ("cmd", "cmd_args_omitted", "pid", "limits")
         CMD_FIELD_NUMBER: _ClassVar[int]
@@ -402,6 +451,11 @@ class JobEventMessage(_message.Message):
     class Executed(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
+    class RunTimeWarned(_message.Message):
+        __slots__ = ("signal",)
+        SIGNAL_FIELD_NUMBER: _ClassVar[int]
+        signal: int
+        def __init__(self, signal: _Optional[int] = ...) -> None: ...
     class StopOrdered(_message.Message):
         __slots__ = ("by", "requested", "reason")
         BY_FIELD_NUMBER: _ClassVar[int]
@@ -475,6 +529,7 @@ class JobEventMessage(_message.Message):
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIME_WARNED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     time: _timestamp_pb2.Timestamp
     job_id: JobID
@@ -490,7 +545,8 @@ class JobEventMessage(_message.Message):
     finished: JobEventMessage.Finished
     removed: JobEventMessage.Removed
     output_pruned: OutputPruned
-    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ...) -> None: ...
+    run_time_warned: JobEventMessage.RunTimeWarned
+    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., run_time_warned: _Optional[_Union[JobEventMessage.RunTimeWarned, _Mapping]] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ()
