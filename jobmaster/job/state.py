@@ -22,6 +22,8 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from jobmaster.job.cause import Cause, Death, Signalled, StopOrder, describe
+from jobmaster.job.memory import OomLimit
+from jobmaster.job.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,7 @@ class Closing:
         order: the stop order that reached the main process, if one did.
         killed: the server had killed the main process, which died of it.
         killed_for_memory: the kernel's OOM killer was seen at work when it died.
+        oom_limit: whose limit that was for, where it is known.
     """
 
     pid: int
@@ -72,6 +75,7 @@ class Closing:
     order: StopOrder | None = None
     killed: bool = False
     killed_for_memory: bool = False
+    oom_limit: OomLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +115,11 @@ class KillSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainProcessDied:
-    """The main process has died; `killed_for_memory` as in `Closing`."""
+    """The main process has died; `killed_for_memory` and `oom_limit` as in `Closing`."""
 
     death: Death
     killed_for_memory: bool = False
+    oom_limit: OomLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,7 @@ class Finished:
         output_bytes: bytes of its output that are kept.
         output_bytes_lost: bytes that could not be kept.
         output_bytes_dropped: bytes that were too many to be kept.
+        usage: what it has used; None where nobody could tell.
     """
 
     cause: Cause
@@ -132,6 +138,7 @@ class Finished:
     output_bytes: int
     output_bytes_lost: int
     output_bytes_dropped: int = 0
+    usage: Usage | None = None
 
 
 Event = Executed | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
@@ -162,7 +169,11 @@ def _send_kill(state: Stopping, _event: KillSent) -> State:
 
 def _die(state: Held | Running, event: MainProcessDied) -> State:
     return Closing(
-        pid=state.pid, started_at=state.started_at, death=event.death, killed_for_memory=event.killed_for_memory
+        pid=state.pid,
+        started_at=state.started_at,
+        death=event.death,
+        killed_for_memory=event.killed_for_memory,
+        oom_limit=event.oom_limit,
     )
 
 
@@ -175,6 +186,7 @@ def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
         order=state.order if reached else None,
         killed=state.killed and event.death == Signalled(signal.SIGKILL),
         killed_for_memory=event.killed_for_memory,
+        oom_limit=event.oom_limit,
     )
 
 

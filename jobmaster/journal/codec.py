@@ -30,6 +30,7 @@ from jobmaster.job.cause import (
     Stopped,
 )
 from jobmaster.job.identifier import parse_job_id
+from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
 from jobmaster.job.specification import CommandLine
@@ -47,6 +48,7 @@ from jobmaster.job.state import (
     Stopping,
     StopSignalled,
 )
+from jobmaster.job.usage import CpuUsage, DeviceUsage, IoUsage, MemoryEventCounts, MemoryUsage, Stalled, Usage
 
 
 class Undecodable(Exception):
@@ -142,6 +144,18 @@ def _structure(kind: type, /, **fields: Codec) -> Codec:
     return Codec(encode, decode)
 
 
+def _sparse(kind: type, /, **fields: Codec) -> Codec:
+    """As `_structure`, of attributes that may be None: those are left out."""
+    whole = _structure(kind, **fields)
+    encoders = [(name, codec.encode) for name, codec in fields.items()]
+
+    def encode(value: object) -> dict[str, Any]:
+        present = ((name, encode_field, getattr(value, name)) for name, encode_field in encoders)
+        return {name: encode_field(field) for name, encode_field, field in present if field is not None}
+
+    return Codec(encode, whole.decode)
+
+
 def _variant(names: dict[type, str], structures: dict[type, Codec]) -> Codec:
     """One of several kinds of objects, told apart by `is`."""
     by_name = {names[kind]: structure for kind, structure in structures.items()}
@@ -185,6 +199,7 @@ _EVENT_TYPES: Final[dict[type, str]] = {
 }
 _TYPES_OF_EVENTS: Final = {name: kind for kind, name in _EVENT_TYPES.items()}
 
+_OOM_LIMIT: Final = Codec(str, OomLimit)
 _EXITED: Final = _structure(Exited, code=_INTEGER)
 _SIGNALLED: Final = _structure(Signalled, signal=_INTEGER, core_dumped=_FLAG)
 _DEATH: Final = _variant(_CAUSES, {Exited: _EXITED, Signalled: _SIGNALLED})
@@ -202,7 +217,14 @@ _CAUSE: Final = _variant(
             killed=_FLAG,
             reason=_TEXT,
         ),
-        OomKilled: _structure(OomKilled, memory_max=_optional(_INTEGER), processes_killed=_INTEGER),
+        OomKilled: _structure(
+            OomKilled,
+            memory_max=_optional(_INTEGER),
+            processes_killed=_INTEGER,
+            memory_peak=_optional(_INTEGER),
+            whole_job=_optional(_FLAG),
+            limit_of=_optional(_OOM_LIMIT),
+        ),
         FailedToStart: _structure(FailedToStart, reason=_TEXT),
         ServerShutdown: _structure(ServerShutdown, signal=_INTEGER, exit_code=_optional(_INTEGER)),
         ServerLost: _structure(ServerLost, reason=_TEXT),
@@ -224,11 +246,52 @@ _STATE: Final = _variant(
             order=_optional(_ORDER),
             killed=_FLAG,
             killed_for_memory=_FLAG,
+            oom_limit=_optional(_OOM_LIMIT),
         ),
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
 _LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_STALLED: Final = _sparse(Stalled, some=_INTEGER, full=_INTEGER)
+_USAGE: Final = _sparse(
+    Usage,
+    cpu=_sparse(
+        CpuUsage, user=_INTEGER, system=_INTEGER, periods=_INTEGER, throttled_periods=_INTEGER, throttled=_INTEGER
+    ),
+    memory=_sparse(
+        MemoryUsage,
+        peak=_INTEGER,
+        anon_left=_INTEGER,
+        file_left=_INTEGER,
+        events=_sparse(
+            MemoryEventCounts,
+            low=_INTEGER,
+            high=_INTEGER,
+            max=_INTEGER,
+            oom=_INTEGER,
+            oom_kill=_INTEGER,
+            oom_group_kill=_INTEGER,
+        ),
+    ),
+    pids_peak=_INTEGER,
+    io=_structure(
+        IoUsage,
+        devices=_array(
+            _structure(
+                DeviceUsage,
+                device=_TEXT,
+                read_bytes=_INTEGER,
+                written_bytes=_INTEGER,
+                reads=_INTEGER,
+                writes=_INTEGER,
+            )
+        ),
+        omitted=_INTEGER,
+    ),
+    cpu_stalled=_STALLED,
+    memory_stalled=_STALLED,
+    io_stalled=_STALLED,
+)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
@@ -250,7 +313,9 @@ _EVENTS: Final[dict[type, Codec]] = {
     StopOrdered: _structure(StopOrdered, order=_ORDER),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
-    MainProcessDied: _structure(MainProcessDied, death=_DEATH, killed_for_memory=_FLAG),
+    MainProcessDied: _structure(
+        MainProcessDied, death=_DEATH, killed_for_memory=_FLAG, oom_limit=_optional(_OOM_LIMIT)
+    ),
     Finished: _structure(
         Finished,
         cause=_CAUSE,
@@ -258,6 +323,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_bytes=_INTEGER,
         output_bytes_lost=_INTEGER,
         output_bytes_dropped=_INTEGER,
+        usage=_optional(_USAGE),
     ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
@@ -278,6 +344,7 @@ _RECORD: Final = _structure(
     ends_when_full=_FLAG,
     terminal=_FLAG,
     output_pruned=_optional(_OUTPUT_PRUNED),
+    usage=_optional(_USAGE),
 )
 
 _REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)
