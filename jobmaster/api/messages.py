@@ -8,6 +8,7 @@ from typing import Final, assert_never
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from jobmaster.api.usage_messages import put_usage
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.lazy_messages import Content, StoredMessages
 from jobmaster.job.cause import (
@@ -23,11 +24,12 @@ from jobmaster.job.cause import (
     TimedOut,
     signal_words,
 )
-from jobmaster.job.record import JobRecord, Launched, LimitReport, OutputPruned
+from jobmaster.job.memory import OomLimit
+from jobmaster.job.record import JobRecord, Launched, LimitReport, OutputPruned, describe_job
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.state import Closing, Ended, Held, Running, Stopping, describe_state
+from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import DEFAULT_TERM, Terminal, Window
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -45,6 +47,12 @@ GAP_REASONS: Final = {
     GapReason.CAPPED: pb.GAPREASON_CAPPED,
     GapReason.NOT_SYNCED: pb.GAPREASON_NOT_SYNCED,
     GapReason.PRUNED: pb.GAPREASON_PRUNED,
+}
+_OOM_LIMITS: Final = {
+    OomLimit.JOB: pb.OOMLIMIT_JOB,
+    OomLimit.CLIENT: pb.OOMLIMIT_CLIENT,
+    OomLimit.JOBS: pb.OOMLIMIT_JOBS,
+    OomLimit.HOST: pb.OOMLIMIT_HOST,
 }
 OUTPUT_MESSAGE_SIZE: Final = 96 * 1024 - 16
 """Bytes of output in one message, at most: two of them are a stretch of the log, and clients need no huge pieces of
@@ -103,7 +111,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
     pruned = record.output_pruned
     response = pb.JobResponse(
         job_id_response=pb.JobID(job_id=record.id),
-        job_msg=describe_state(record.state),
+        job_msg=describe_job(record),
         client=record.owner,
         cmd=command_message(record),
         cmd_args_omitted=record.command.omitted,
@@ -124,6 +132,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         case Ended() as state:
             _put_time(response.ended, state.ended_at)
             response.cause.CopyFrom(cause_message(state.cause))
+            put_usage(response, record.usage, state)
             put_cause(response, state.cause)
         case unreachable:
             assert_never(unreachable)
@@ -218,8 +227,8 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped))
         case Stopped() as stopped:
             return pb.Cause(stopped=_stopped(stopped))
-        case OomKilled(memory_max=limit, processes_killed=count):
-            return pb.Cause(oom_killed=pb.Cause.OomKilled(memory_max=limit or 0, processes_killed=count))
+        case OomKilled() as killed:
+            return pb.Cause(oom_killed=_oom_killed(killed))
         case FailedToStart(reason):
             return pb.Cause(failed_to_start=pb.Cause.FailedToStart(reason=reason))
         case ServerLost(reason):
@@ -233,6 +242,16 @@ def cause_message(cause: Cause) -> pb.Cause:
             return pb.Cause(server_shutdown=shutdown)
         case unreachable:
             assert_never(unreachable)
+
+
+def _oom_killed(killed: OomKilled) -> pb.Cause.OomKilled:
+    return pb.Cause.OomKilled(
+        memory_max=killed.memory_max or 0,
+        processes_killed=killed.processes_killed,
+        memory_peak=killed.memory_peak or 0,
+        whole_job=bool(killed.whole_job),
+        limit_of=pb.OOMLIMIT_UNSPECIFIED if killed.limit_of is None else _OOM_LIMITS[killed.limit_of],
+    )
 
 
 def _stopped(stopped: Stopped) -> pb.Cause.Stopped:

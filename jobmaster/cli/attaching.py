@@ -22,6 +22,7 @@ from jobmaster.cli.descriptors import (
     write_output,
 )
 from jobmaster.cli.exit_status import DONE, OURS, ended_by_itself, exit_status
+from jobmaster.cli.presentation import killed_for_memory
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -123,6 +124,8 @@ async def _attach_until(end: JobEnd, jobs: Jobs, action: Attach, record: pb.JobR
         return OURS
     if not ended_by_itself(record):
         say(f"job {action.job_id}: {record.job_msg}")
+    elif killed := killed_for_memory(record):
+        say(killed)
     return exit_status(record)
 
 

@@ -56,6 +56,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "reason", record.cause.stopped.reason
     if record.oom_kills:
         yield "oom kills", str(record.oom_kills)
+    if used := _used(record.usage):
+        yield "used", used
     for limit in record.limits:
         yield "limit", limit.value if limit.enforced else f"{limit.value} NOT ENFORCED: {limit.reason}"
     if record.HasField("output_pruned"):
@@ -81,6 +83,45 @@ def _stop(command: pb.JobCreateRequest) -> Iterator[str]:
     yield f"signal {command.stop_signal}"
     if command.HasField("grace_ms"):
         yield f"and {command.grace_ms / 1000:g} s"
+
+
+def killed_for_memory(record: pb.JobResponse) -> str:
+    """What is said of a job that ended though processes of it were killed for memory; empty where its end says it, or none was."""
+    count = record.oom_kills
+    if not count or record.cause.WhichOneof("kind") == "oom_killed":
+        return ""
+    return f"{count} process{' of the job was' if count == 1 else 'es of the job were'} killed by the kernel for memory"
+
+
+def _used(usage: pb.Usage) -> str:
+    """What a job has used, as far as the server could tell."""
+    told, cpu = [], usage.cpu
+    if cpu.HasField("user_usec") and cpu.HasField("system_usec"):
+        told.append(f"{_seconds(cpu.user_usec.value + cpu.system_usec.value)} cpu")
+    if cpu.throttled_usec.value:
+        told.append(f"throttled {_seconds(cpu.throttled_usec.value)}")
+    if usage.memory.HasField("peak"):
+        told.append(f"{_size(usage.memory.peak.value)} memory at most")
+    if usage.HasField("pids_peak"):
+        told.append(f"{usage.pids_peak.value} task{'s' * (usage.pids_peak.value != 1)} at most")
+    if usage.HasField("io"):
+        devices = usage.io.devices
+        told.append(f"{_size(sum(each.read_bytes for each in devices))} read")
+        told.append(f"{_size(sum(each.written_bytes for each in devices))} written")
+    return ", ".join(told)
+
+
+def _seconds(microseconds: int) -> str:
+    return f"{microseconds / 1_000_000:.3f} s"
+
+
+def _size(count: int) -> str:
+    size, unit = float(count), "B"
+    for greater in ("KiB", "MiB", "GiB", "TiB"):
+        if size < 1024:  # bytes in the next unit
+            break
+        size, unit = size / 1024, greater
+    return f"{size:.1f} {unit}" if unit != "B" else f"{count} B"
 
 
 def _state(record: pb.JobResponse) -> str:

@@ -19,7 +19,7 @@ import trio
 from jobmaster.cli.attaching import JobEnd, copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
-from jobmaster.cli.presentation import how_to_find
+from jobmaster.cli.presentation import how_to_find, killed_for_memory
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.client.masking import is_text
 from jobmaster.errors import TransportError
@@ -167,6 +167,8 @@ class Runner:
     def _end(self, record: pb.JobResponse) -> int:
         if not ended_by_itself(record):
             say(f"job {self._job_id}: {record.job_msg}")
+        elif killed := killed_for_memory(record):
+            say(killed)
         return exit_status(record)
 
     # --- interruptions --------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ def _state(record: pb.JobResponse) -> str:
     cause = record.cause
     match cause.WhichOneof("kind"):
         case "exited":
-            return f"exited {cause.exited.code}"
+            return f"exited {cause.exited.code}{' oom' if record.oom_kills else ''}"
         case "signalled":
             return _signal_name(cause.signalled.signal)
         case None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
+from jobmaster.job.memory import OomLimit
+
 
 @dataclass(frozen=True, slots=True)
 class Exited:
@@ -44,10 +46,21 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OomKilled:
-    """The kernel killed the main process for memory; `memory_max` is the job's own limit in bytes, if it had one."""
+    """The kernel killed the main process for memory.
+
+    Attributes:
+        memory_max: the job's own limit in bytes, if it had one.
+        processes_killed: of the job, in its whole life.
+        memory_peak: the most memory that was charged to the job, in bytes; None where the kernel does not tell.
+        whole_job: the kernel killed all of the job's processes at once (memory.oom.group); None where it does not tell.
+        limit_of: whose limit was met; None where that is not known.
+    """
 
     memory_max: int | None
     processes_killed: int
+    memory_peak: int | None = None
+    whole_job: bool | None = None
+    limit_of: OomLimit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +143,7 @@ class Evidence:
         killed: the server killed the cgroup before the main process died.
         killed_for_memory: the kernel's OOM killer was seen at work when the main process died.
         oom_kills: processes of the job that the kernel has killed for memory in its whole life.
+        oom_limit, memory_peak, whole_job: as in :class:`OomKilled`.
         memory_max: the job's own memory limit in bytes, if it had one.
         output_max: bytes of output that are kept of it.
         max_run_ms: how long it may run.
@@ -143,6 +157,9 @@ class Evidence:
     killed: bool = False
     killed_for_memory: bool = False
     oom_kills: int = 0
+    oom_limit: OomLimit | None = None
+    memory_peak: int | None = None
+    whole_job: bool | None = None
     memory_max: int | None = None
     output_max: int = 0
     max_run_ms: int = 0
@@ -162,7 +179,13 @@ def cause_of(evidence: Evidence) -> Cause:
         case Evidence(death=None):
             return ServerLost(evidence.lost_because)
         case Evidence(death=Signalled(signal.SIGKILL), killed=False, killed_for_memory=True):
-            return OomKilled(memory_max=evidence.memory_max, processes_killed=evidence.oom_kills)
+            return OomKilled(
+                memory_max=evidence.memory_max,
+                processes_killed=evidence.oom_kills,
+                memory_peak=evidence.memory_peak,
+                whole_job=evidence.whole_job,
+                limit_of=evidence.oom_limit,
+            )
         case Evidence(death=Signalled(number), order=None, died_of_warning=True):
             return TimedOut(max_run_ms=evidence.max_run_ms, signal=number, killed=False)
         case Evidence(death=Exited() | Signalled() as death, order=None):
@@ -221,9 +244,10 @@ def describe(cause: Cause) -> str:
             return f"stopped by the server: {reason}"
         case Stopped(by=by) as stopped:
             return f"stopped by {by} ({_how_stopped(stopped)})"
-        case OomKilled(memory_max=limit, processes_killed=count):
-            of = f"its limit is {limit} bytes" if limit is not None else "it had no limit of its own"
-            return f"out of memory: killed by the kernel, {count} process{'es' if count != 1 else ''} ({of})"
+        case OomKilled(processes_killed=count) as killed:
+            return (
+                f"out of memory: killed by the kernel, {count} process{'es' if count != 1 else ''} ({_limit(killed)})"
+            )
         case FailedToStart(reason):
             return f"failed to start: {reason}"
         case ServerShutdown(signal=number, exit_code=code):
@@ -234,6 +258,22 @@ def describe(cause: Cause) -> str:
             return f"ended because its output had {limit} bytes, as many as are kept ({signal_words(number)})"
         case TimedOut(max_run_ms=milliseconds) as timed_out:
             return f"timed out: it may run for {milliseconds / 1000:g} s ({_how_stopped(timed_out)})"
+        case unreachable:
+            assert_never(unreachable)
+
+
+def _limit(killed: OomKilled) -> str:
+    has_none = killed.memory_max is None
+    own = "it had no limit of its own" if has_none else f"its limit is {killed.memory_max} bytes"
+    match killed.limit_of:
+        case OomLimit.JOB | None:
+            return own
+        case OomLimit.CLIENT:
+            return f"for the limit of all its client's jobs; {own}"
+        case OomLimit.JOBS:
+            return f"for the limit of all jobs of the server; {own}"
+        case OomLimit.HOST:
+            return f"for no limit of jobmaster's: memory was short on its host; {own}"
         case unreachable:
             assert_never(unreachable)
 

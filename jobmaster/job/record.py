@@ -5,14 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from jobmaster.job.cause import Evidence
+from jobmaster.job.cause import Evidence, OomKilled
 from jobmaster.job.identifier import JobId
 from jobmaster.job.labels import Labels
 from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
-from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.state import (
+    Closing,
+    Ended,
+    Event,
+    Finished,
+    Held,
+    InvalidTransition,
+    State,
+    describe_state,
+    transition,
+)
 from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
+from jobmaster.job.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +115,7 @@ class JobRecord:
         output_bytes_dropped: bytes of output that were too many to be kept.
         output_max, ends_when_full, terminal, user, run_time, stop, name, labels: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
+        usage: what it has used, of one that has ended; None where nobody could tell.
     """
 
     id: JobId
@@ -124,6 +136,7 @@ class JobRecord:
     name: str = ""
     labels: Labels = ()
     output_pruned: OutputPruned | None = None
+    usage: Usage | None = None
 
     @property
     def stop_signal(self) -> int:
@@ -190,23 +203,41 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,
                 output_bytes_dropped=event.output_bytes_dropped,
+                usage=event.usage,
             )
         case _:
             return replace(record, state=transition(record.state, event))
 
 
+def describe_job(record: JobRecord) -> str:
+    """One sentence for people: what it does or why it ended, and that processes of it were killed for memory."""
+    text, count = describe_state(record.state), record.oom_kills
+    is_told = isinstance(record.state, Ended) and isinstance(record.state.cause, OomKilled)
+    if not count or is_told:
+        return text
+    return f"{text}; {count} of its processes {'was' if count == 1 else 'were'} killed by the kernel for memory"
+
+
 def evidence_of(
-    record: JobRecord, *, lost_because: str, never_executed: str | None = None, is_death_known: bool = True
+    record: JobRecord,
+    *,
+    lost_because: str,
+    usage: Usage | None = None,
+    never_executed: str | None = None,
+    is_death_known: bool = True,
 ) -> Evidence:
     """What a record tells of its job's end.
 
     Args:
         record: as of the end.
         lost_because: why the main process's death is not known, where it is not.
+        usage: what the job has used, where that is known.
         never_executed: why the command was not executed, if it was not.
         is_death_known: false where the death that is recorded is not to be relied upon.
     """
     closing = record.state if isinstance(record.state, Closing) else None
+    memory = usage.memory if usage is not None else None
+    group_kills = memory.events.oom_group_kill if memory is not None and memory.events is not None else None
     return Evidence(
         death=closing.death if closing is not None and is_death_known else None,
         never_executed=never_executed,
@@ -214,6 +245,9 @@ def evidence_of(
         killed=closing is not None and closing.killed,
         killed_for_memory=closing is not None and closing.killed_for_memory,
         oom_kills=record.oom_kills,
+        oom_limit=closing.oom_limit if closing is not None else None,
+        memory_peak=memory.peak if memory is not None else None,
+        whole_job=group_kills > 0 if group_kills is not None else None,
         memory_max=record.memory_max,
         output_max=record.output_max,
         max_run_ms=record.run_time.max_ms if record.run_time is not None else 0,

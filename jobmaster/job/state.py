@@ -22,6 +22,8 @@ from datetime import datetime
 from typing import Any, Final, assert_never
 
 from jobmaster.job.cause import Cause, Death, Signalled, StopOrder, describe
+from jobmaster.job.memory import OomLimit
+from jobmaster.job.usage import Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,7 @@ class Closing:
         killed: the server had killed the main process, which died of it.
         killed_for_memory: the kernel's OOM killer was seen at work when it died.
         died_of_warning: it died of the signal by which it was warned.
+        oom_limit: whose limit that was for, where it is known.
     """
 
     pid: int
@@ -81,6 +84,7 @@ class Closing:
     killed: bool = False
     killed_for_memory: bool = False
     died_of_warning: bool = False
+    oom_limit: OomLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +131,11 @@ class KillSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainProcessDied:
-    """The main process has died; `killed_for_memory` as in `Closing`."""
+    """The main process has died; `killed_for_memory` and `oom_limit` as in `Closing`."""
 
     death: Death
     killed_for_memory: bool = False
+    oom_limit: OomLimit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +146,7 @@ class Finished:
         output_bytes: bytes of its output that are kept.
         output_bytes_lost: bytes that could not be kept.
         output_bytes_dropped: bytes that were too many to be kept.
+        usage: what it has used; None where nobody could tell.
     """
 
     cause: Cause
@@ -148,6 +154,7 @@ class Finished:
     output_bytes: int
     output_bytes_lost: int
     output_bytes_dropped: int = 0
+    usage: Usage | None = None
 
 
 Event = Executed | RunTimeWarned | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
@@ -187,6 +194,7 @@ def _die(state: Held | Running, event: MainProcessDied) -> State:
         death=event.death,
         killed_for_memory=event.killed_for_memory,
         died_of_warning=isinstance(state, Running) and _is_of(event.death, state.warned_by),
+        oom_limit=event.oom_limit,
     )
 
 
@@ -204,6 +212,7 @@ def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
         killed=state.killed and event.death == Signalled(signal.SIGKILL),
         killed_for_memory=event.killed_for_memory,
         died_of_warning=not reached and _is_of(event.death, state.warned_by),
+        oom_limit=event.oom_limit,
     )
 
 

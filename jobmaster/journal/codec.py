@@ -32,6 +32,7 @@ from jobmaster.job.cause import (
 )
 from jobmaster.job.identifier import parse_job_id
 from jobmaster.job.labels import Labels, checked_labels
+from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
 from jobmaster.job.request import RequestError, RequestKey
 from jobmaster.job.run_time import RunTime
@@ -52,6 +53,7 @@ from jobmaster.job.state import (
     StopSignalled,
 )
 from jobmaster.job.stop_terms import DEFAULT_SIGNAL, StopTerms
+from jobmaster.job.usage import CpuUsage, DeviceUsage, IoUsage, MemoryEventCounts, MemoryUsage, Stalled, Usage
 
 
 class Undecodable(Exception):
@@ -170,6 +172,11 @@ def _structure(kind: type, /, **fields: Codec) -> Codec:
     return Codec(encode, decode)
 
 
+def _of_known(kind: type, /, **fields: Codec) -> Codec:
+    """As `_structure`, of attributes that may be None: those are left out."""
+    return _structure(kind, **{name: _sparse(codec, None) for name, codec in fields.items()})
+
+
 def _variant(names: dict[type, str], structures: dict[type, Codec]) -> Codec:
     """One of several kinds of objects, told apart by `is`."""
     by_name = {names[kind]: structure for kind, structure in structures.items()}
@@ -215,6 +222,7 @@ _EVENT_TYPES: Final[dict[type, str]] = {
 }
 _TYPES_OF_EVENTS: Final = {name: kind for kind, name in _EVENT_TYPES.items()}
 
+_OOM_LIMIT: Final = Codec(str, OomLimit)
 _EXITED: Final = _structure(Exited, code=_INTEGER)
 _SIGNALLED: Final = _structure(Signalled, signal=_INTEGER, core_dumped=_FLAG)
 _DEATH: Final = _variant(_CAUSES, {Exited: _EXITED, Signalled: _SIGNALLED})
@@ -232,7 +240,14 @@ _CAUSE: Final = _variant(
             killed=_FLAG,
             reason=_TEXT,
         ),
-        OomKilled: _structure(OomKilled, memory_max=_optional(_INTEGER), processes_killed=_INTEGER),
+        OomKilled: _structure(
+            OomKilled,
+            memory_max=_optional(_INTEGER),
+            processes_killed=_INTEGER,
+            memory_peak=_optional(_INTEGER),
+            whole_job=_optional(_FLAG),
+            limit_of=_optional(_OOM_LIMIT),
+        ),
         FailedToStart: _structure(FailedToStart, reason=_TEXT),
         ServerShutdown: _structure(ServerShutdown, signal=_INTEGER, exit_code=_optional(_INTEGER)),
         ServerLost: _structure(ServerLost, reason=_TEXT),
@@ -274,6 +289,7 @@ _STATE: Final = _variant(
             killed=_FLAG,
             killed_for_memory=_FLAG,
             died_of_warning=_sparse(_FLAG, False),
+            oom_limit=_optional(_OOM_LIMIT),
         ),
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
@@ -283,6 +299,46 @@ _RUN_TIME: Final = _sparse(
     _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER)), None
 )
 _STOP: Final = _sparse(_optional(_structure(StopTerms, signal=_INTEGER, grace_ms=_optional(_INTEGER))), None)
+_STALLED: Final = _of_known(Stalled, some=_INTEGER, full=_INTEGER)
+_USAGE: Final = _of_known(
+    Usage,
+    cpu=_of_known(
+        CpuUsage, user=_INTEGER, system=_INTEGER, periods=_INTEGER, throttled_periods=_INTEGER, throttled=_INTEGER
+    ),
+    memory=_of_known(
+        MemoryUsage,
+        peak=_INTEGER,
+        anon_left=_INTEGER,
+        file_left=_INTEGER,
+        events=_of_known(
+            MemoryEventCounts,
+            low=_INTEGER,
+            high=_INTEGER,
+            max=_INTEGER,
+            oom=_INTEGER,
+            oom_kill=_INTEGER,
+            oom_group_kill=_INTEGER,
+        ),
+    ),
+    pids_peak=_INTEGER,
+    io=_structure(
+        IoUsage,
+        devices=_array(
+            _structure(
+                DeviceUsage,
+                device=_TEXT,
+                read_bytes=_INTEGER,
+                written_bytes=_INTEGER,
+                reads=_INTEGER,
+                writes=_INTEGER,
+            )
+        ),
+        omitted=_INTEGER,
+    ),
+    cpu_stalled=_STALLED,
+    memory_stalled=_STALLED,
+    io_stalled=_STALLED,
+)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
@@ -310,7 +366,9 @@ _EVENTS: Final[dict[type, Codec]] = {
     StopOrdered: _structure(StopOrdered, order=_ORDER),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
-    MainProcessDied: _structure(MainProcessDied, death=_DEATH, killed_for_memory=_FLAG),
+    MainProcessDied: _structure(
+        MainProcessDied, death=_DEATH, killed_for_memory=_FLAG, oom_limit=_optional(_OOM_LIMIT)
+    ),
     Finished: _structure(
         Finished,
         cause=_CAUSE,
@@ -318,6 +376,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_bytes=_INTEGER,
         output_bytes_lost=_INTEGER,
         output_bytes_dropped=_INTEGER,
+        usage=_optional(_USAGE),
     ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
@@ -343,6 +402,7 @@ _RECORD: Final = _structure(
     name=_sparse(_TEXT, ""),
     labels=_sparse(_LABELS, ()),
     output_pruned=_optional(_OUTPUT_PRUNED),
+    usage=_optional(_USAGE),
 )
 
 _REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)

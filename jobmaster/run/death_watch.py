@@ -4,6 +4,9 @@ memory.events counts OOM kills, not whom they hit. A count that has risen is hel
 that is seen to live on: at the first look at which it neither has died nor is dying (by a SIGKILL of which it has not
 died yet), the kill was another's. That is so for kills between two servers as well: of a job that is adopted, the counters are
 looked at once, whether they have changed since or not.
+
+Whose limit a kill was for is told by the counts of limits that were met: against those as of the last look at which no kill was
+held against the main process.
 """
 
 from __future__ import annotations
@@ -17,9 +20,11 @@ import trio
 
 from jobmaster.errors import HostError
 from jobmaster.job.cause import Death, Signalled, StopOrder
+from jobmaster.job.memory import limit_killed_for
 from jobmaster.job.state import KillSent, MainProcessDied, StopOrdered
 
 if TYPE_CHECKING:
+    from jobmaster.job.memory import LimitsMet, OomLimit
     from jobmaster.run.execution import Execution
     from jobmaster.run.live_record import LiveRecord
 
@@ -41,6 +46,7 @@ class DeathWatch:
         self._execution = execution
         self._memory_changed = trio.Event()
         self._others_oom_kills = record.oom_kills = max(record.oom_kills, execution.kept_oom_kills())
+        self._limits_met_before = execution.limits_met_at_first()
         self._unknown_because = ""
 
     # --- the main process ---------------------------------------------------------------------------------------------
@@ -64,7 +70,9 @@ class DeathWatch:
         if not self._record.was_executed and self._execution.was_executed():
             self._note_late_execution(death)
         kills = self._oom_kills()
-        self._record.apply(MainProcessDied(death=death, killed_for_memory=kills > self._others_oom_kills))
+        is_for_memory = kills > self._others_oom_kills
+        limit = self._limit_killed_for() if is_for_memory else None
+        self._record.apply(MainProcessDied(death=death, killed_for_memory=is_for_memory, oom_limit=limit))
         self._record.oom_kills = kills
         self._record.note_oom_kills()
 
@@ -99,12 +107,15 @@ class DeathWatch:
             with trio.CancelScope(deadline=next_record if self._record.has_oom_kills_to_note else math.inf):
                 await self._memory_changed.wait()
             self._memory_changed = trio.Event()
-            kills = self._oom_kills()
+            kills, met = self._oom_kills(), self._limits_met()
             await trio.sleep(SETTLE_SECONDS)
             with self._record.failures_logged("looking whether its main process is dying"):
                 if kills > self._others_oom_kills and not self._execution.is_dying():
                     self._others_oom_kills = self._record.oom_kills = kills
                     self._execution.keep_oom_kills(kills)
+                is_news = met is not None and met != self._limits_met_before
+                if is_news and self._oom_kills() == self._others_oom_kills:
+                    self._limits_met_before = met
             if self._record.has_oom_kills_to_note and trio.current_time() >= next_record:
                 self._record.note_oom_kills()
                 next_record = trio.current_time() + pause
@@ -114,6 +125,16 @@ class DeathWatch:
         """Records how many there have been until now."""
         self._record.oom_kills = self._oom_kills()
         self._record.note_oom_kills()
+
+    def _limit_killed_for(self) -> OomLimit | None:
+        met = self._limits_met(at_once=True)
+        return None if met is None else limit_killed_for(self._limits_met_before, met)
+
+    def _limits_met(self, *, at_once: bool = False) -> LimitsMet | None:
+        met: LimitsMet | None = None
+        with self._record.failures_logged("looking whose memory limit was met"):
+            met = self._execution.limits_met(at_once=at_once)
+        return met  # noqa: RET504  # a failure that is logged leaves it as it was
 
     def _oom_kills(self) -> int:
         kills = 0

@@ -5,7 +5,7 @@ The execution of a production server is a process in a cgroup (`jobmaster.run.lo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Protocol
 
 from jobmaster.job.cause import Death, StopOrder
 from jobmaster.job.identifier import JobId
+from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.usage import Usage
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
 from jobmaster.run.stdin import Stdin
@@ -93,6 +95,15 @@ class Execution(Protocol):
 
     def kept_oom_kills(self) -> int:
         """The count that was kept last; 0 where none was."""
+
+    def limits_met(self, *, at_once: bool = False) -> LimitsMet:
+        """How often memory limits that hold for it were met, until now, or as good as now where that is not asked for."""
+
+    def limits_met_at_first(self) -> LimitsMet | None:
+        """As it was made; None for one that an earlier server made."""
+
+    async def usage(self) -> Usage | None:
+        """What its processes have used until now; None where nothing tells it. Asked when the last one is gone."""
 
     def remove(self) -> bool:
         """Tries once to remove what held the processes; whether it is gone."""
@@ -185,6 +196,12 @@ class ExecutionHost(Protocol):
 
     def outlived_oom_kills(self, record: JobRecord) -> int:
         """What `Execution.keep_oom_kills` has kept of a job that is not adopted; 0 where nothing is. Before `end_others`, too."""
+
+    async def usages(self, records: Sequence[JobRecord]) -> Mapping[JobId, Usage]:
+        """Kills jobs that are not adopted, and tells what they have used, as far as it can be told; bounded. Before `end_others`.
+
+        What is still to be learned of them (`known_end`) is asked for before.
+        """
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends and removes what earlier servers left and nobody has adopted. Bounded; what stays is logged.

@@ -145,14 +145,15 @@ class TerminalFiles(NamedTuple):
 class AdoptedFiles:
     """What a server needs of a job that an earlier one made. Opened in a thread.
 
-    A cgroup that is gone, with all its processes, is made anew: then there is nothing in it.
+    A cgroup that is gone, with all its processes, is made anew: then there is nothing in it, and what it counts is not the
+    job's (`is_anew`).
     """
 
     def __init__(
         self, tree: CgroupTree, output_folder: Path, record: JobRecord, *, terminal: int | None = None
     ) -> None:
         with ExitStack() as undo, host_errors_translated():
-            self.cgroup = _opened(tree, record.owner, record.id)
+            self.cgroup, self.is_anew = _opened(tree, record.owner, record.id)
             undo.callback(self.cgroup.close)
             self.cgroup.close_folder()
             self.log = reopened_log(output_path(output_folder, record.id), record)
@@ -173,13 +174,14 @@ class AdoptedFiles:
         self.discard()
 
 
-def _opened(tree: CgroupTree, owner: str, job_id: JobId) -> OpenedCgroup:
+def _opened(tree: CgroupTree, owner: str, job_id: JobId) -> tuple[OpenedCgroup, bool]:
+    """The cgroup, and whether it is made anew."""
     try:
-        return OpenedCgroup(tree.existing(owner, job_id))
+        return OpenedCgroup(tree.existing(owner, job_id)), False
     except CgroupFileError as error:
         if error.errno not in GONE:
             raise
-        return OpenedCgroup(tree.create(owner, job_id, ()))
+        return OpenedCgroup(tree.create(owner, job_id, ())), True
 
 
 class JobFiles:

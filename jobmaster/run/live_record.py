@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from jobmaster.job.cause import Cause, StopOrder
     from jobmaster.job.request import RequestError
+    from jobmaster.job.usage import Usage
     from jobmaster.output.log import OutputLog
     from jobmaster.run.recorder import Recorder
 
@@ -69,6 +70,8 @@ class LiveRecord:
         """Whether its command was executed, or may have been."""
         self.oom_kills = record.oom_kills
         """How many of its processes the kernel is known to have killed for memory; the journal is told by `note_oom_kills`."""
+        self.usage: Usage | None = None
+        """What it has used, once it is over and where that is known; told with the end."""
         self.early_order: StopOrder | None = None
         """The first stop order that was given before its command was executed, of which the journal is told when it is."""
         self.is_in_journal = True
@@ -274,6 +277,7 @@ class LiveRecord:
             output_bytes=self._output.kept,
             output_bytes_lost=self._output.lost,
             output_bytes_dropped=self._output.dropped,
+            usage=self.usage,
         )
 
     async def _record_end(self, end: Finished, recording: Awaitable[object]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from jobmaster.errors import (
+    CgroupError,
     CommandNotRunnableNow,
     ExecutionUnknown,
     InvalidRequest,
@@ -35,8 +36,10 @@ from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.host.process import is_dying
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
+from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.usage import Usage
 from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
@@ -68,8 +71,10 @@ from jobmaster.run.job_files import (
 from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
+from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
+from jobmaster.run.usages import end_and_read, usage_of
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 T = TypeVar("T")
@@ -159,6 +164,10 @@ class LocalTerms:
         )
 
 
+def _nothing_told(*, at_once: bool = False) -> tuple[None, None]:  # noqa: ARG001  # as `CountsAbove.of`
+    return None, None
+
+
 class LocalExecution:
     """An `Execution`: a child of the launcher and its cgroup."""
 
@@ -171,13 +180,32 @@ class LocalExecution:
         user: str,
         *,
         stdin: Stdin | None = None,
+        counts_above: Callable[..., tuple[int | None, int | None]] = _nothing_told,
+        limits_met_at_first: LimitsMet | None = None,
+        has_counted: bool = True,
     ) -> None:
+        """Takes over the child and its open cgroup.
+
+        Args:
+            launcher: of the child.
+            child: the main process.
+            cgroup: it is in.
+            command: for people.
+            user: as whom it runs, for people.
+            stdin: its input, if it has one.
+            counts_above: as `CountsAbove.of`, of its client.
+            limits_met_at_first: as of `Execution`.
+            has_counted: whether its cgroup has counted what it used, from the beginning.
+        """
         self._launcher = launcher
         self._child = child
         self._cgroup = cgroup
         self._command = command
         self._user = user
         self._stdin = stdin
+        self._counts_above = counts_above
+        self._limits_met_at_first = limits_met_at_first
+        self._has_counted = has_counted
         self._may_execute = False
 
     @property
@@ -281,6 +309,20 @@ class LocalExecution:
         """As `keep_oom_kills` has kept it."""
         return self._cgroup.kept(OOM_KILLS)
 
+    def limits_met(self, *, at_once: bool = False) -> LimitsMet:
+        """By memory.events, and those of the cgroups above."""
+        events = self._cgroup.memory_events()
+        client, jobs = self._counts_above(at_once=at_once)
+        return LimitsMet(job=None if events is None else events.oom, client=client, jobs=jobs)
+
+    def limits_met_at_first(self) -> LimitsMet | None:
+        """By those of the cgroups above."""
+        return self._limits_met_at_first
+
+    async def usage(self) -> Usage | None:
+        """By the files of the cgroup, in a thread: for some the kernel needs a lock of all cgroups."""
+        return await usage_of(self._cgroup.path) if self._has_counted else None
+
     def remove(self) -> bool:
         """Removes the cgroup."""
         return self._cgroup.remove()
@@ -301,6 +343,14 @@ class LocalExecution:
         if self._stdin is not None:
             self._stdin.leave()
         self._child.leave()
+
+
+def _limits_met_at_first(counts_above: Callable[[], tuple[int | None, int | None]]) -> LimitsMet | None:
+    try:
+        client, jobs = counts_above()
+    except CgroupError:
+        return None
+    return LimitsMet(job=0, client=client, jobs=jobs)
 
 
 def death_of(status: ChildStatus) -> Death:
@@ -350,6 +400,7 @@ class LocalHost:
         self._launcher = launcher
         self.accounts = Accounts(terms.accounts, terms.output_folder)
         self._adopted: set[Path] = set()
+        self._counts_above = CountsAbove(terms.tree.jobs)
 
     @property
     def limits(self) -> tuple[LimitReport, ...]:
@@ -395,9 +446,17 @@ class LocalHost:
             raise
         files.cgroup.close_folder()
         stdin, pump = streams_of(files, self._close_kept(child))
+        counts_above = partial(self._counts_above.of, owner)
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.masked_argv[0], account.shown, stdin=stdin
+                self._launcher,
+                child,
+                files.cgroup,
+                specification.masked_argv[0],
+                account.shown,
+                stdin=stdin,
+                counts_above=counts_above,
+                limits_met_at_first=_limits_met_at_first(counts_above),
             ),
             log=files.log,
             pump=pump,
@@ -425,7 +484,14 @@ class LocalHost:
         stdin, pump = adopted_streams(inherited, files, self._close_kept(inherited.child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, inherited.child, files.cgroup, record.command.command, record.user, stdin=stdin
+                self._launcher,
+                inherited.child,
+                files.cgroup,
+                record.command.command,
+                record.user,
+                stdin=stdin,
+                counts_above=partial(self._counts_above.of, record.owner),
+                has_counted=not files.is_anew,
             ),
             log=files.log,
             pump=pump,
@@ -464,6 +530,10 @@ class LocalHost:
     def outlived_oom_kills(self, record: JobRecord) -> int:
         """By the attribute of its cgroup."""
         return kept_number(self.terms.tree.jobs / record.owner / record.id, OOM_KILLS)
+
+    async def usages(self, records: Sequence[JobRecord]) -> Mapping[JobId, Usage]:
+        """By the files of their cgroups, in one thread."""
+        return await run_in_thread(SWEEPERS, end_and_read, self.terms.tree, records, CLEARING_SECONDS)
 
     async def end_others(self) -> Sequence[JobId]:
         """Ends children that were not adopted, and every other cgroup of jobs; what is stuck is logged."""

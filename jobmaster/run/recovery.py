@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from signal import SIGKILL
@@ -26,6 +26,7 @@ from jobmaster.job.state import (
     Stopping,
     StopSignalled,
 )
+from jobmaster.job.usage import Usage
 from jobmaster.journal.stored import OpenJob
 from jobmaster.output.survey import survey
 from jobmaster.run.execution import ExecutionHost, KnownEnd, Spawned
@@ -112,12 +113,13 @@ async def recover(host: ExecutionHost, records: Records) -> Recovered:
     ends = await _known_ends(host, [job.record.id for job in lost])
     kept = await _look_at_all(host, lost)
     lost = [job for job in lost if job.record.id in kept]
+    usages = await _usages(host, [job.record for job in lost])
 
     def end(job: OpenJob) -> None:
         job_id = job.record.id
         if oom_kills[job_id] > job.record.oom_kills:
             records.post(job_id, OomKillsCounted(count=oom_kills[job_id]))
-        _end_lost(records, job, known=ends[job_id], kept=kept[job_id], is_gone=job_id in gone)
+        _end_lost(records, job, known=ends[job_id], kept=kept[job_id], usage=usages.get(job_id), is_gone=job_id in gone)
 
     known_ends = [job for job in lost if ends[job.record.id] is not None]
     never_executed = {job.record.id for job in lost if _was_never_executed(job.record, ends[job.record.id])}
@@ -151,6 +153,17 @@ async def _known_ends(host: ExecutionHost, job_ids: Sequence[JobId]) -> dict[Job
             for job_id in job_ids:
                 nursery.start_soon(ask, job_id)
     return ends
+
+
+async def _usages(host: ExecutionHost, records: Sequence[JobRecord]) -> Mapping[JobId, Usage]:
+    """Of each job of which it is known."""
+    if not records:
+        return {}
+    try:
+        return await host.usages(records)
+    except (JobmasterError, OSError) as error:
+        logger.error("what %s of an earlier server used cannot be read: %s", _jobs(len(records)), error)
+        return {}
 
 
 async def _look_at_all(host: ExecutionHost, lost: Sequence[OpenJob]) -> dict[JobId, _Kept]:
@@ -237,7 +250,9 @@ async def _patiently(host: ExecutionHost, record: JobRecord) -> Spawned | None:
     return await host.adopt(record)
 
 
-def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _Kept, is_gone: bool) -> None:
+def _end_lost(
+    records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _Kept, usage: Usage | None, is_gone: bool
+) -> None:
     """Has the end of a job whose processes are gone recorded, with the best-known cause and time."""
     record = job.record
     never_executed = _NEVER_EXECUTED if _was_never_executed(record, known) else None
@@ -251,6 +266,7 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
         never_executed=never_executed,
         lost_because=_why_lost(record, is_gone=is_gone),
         is_death_known=is_whole,
+        usage=usage,
     )
     records.post(
         record.id,
@@ -261,6 +277,7 @@ def _end_lost(records: Records, job: OpenJob, *, known: KnownEnd | None, kept: _
             output_bytes_lost=max(record.output_bytes_lost, kept.lost)
             + (known.left_in_pipe if known is not None else 0),
             output_bytes_dropped=max(record.output_bytes_dropped, kept.dropped),
+            usage=usage,
         ),
         forget=known is not None and known.is_given_up,
     )

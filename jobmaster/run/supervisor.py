@@ -426,6 +426,7 @@ class Supervisor:
             self.record,
             never_executed=None if self._record.was_executed else departure.not_executed,
             is_death_known=not departure.is_bug,
+            usage=self._record.usage,
             lost_because="a bug in the server ended it" if departure.is_bug else self._death_watch.why_unknown(),
         )
         return cause_of(evidence)

@@ -1,7 +1,7 @@
 """How a job gives back what it has of the host, step by step.
 
 What is left of its processes is killed until the cgroup is empty, the pipe is drained and what remains in it counted, the
-cgroup is removed; when the end is recorded, the descriptors are closed. Or, where another server goes on with the job,
+cgroup is read a last time and removed; when the end is recorded, the descriptors are closed. Or, where another server goes on with the job,
 all is left to that one as it is. Each step has a deadline and none depends on another's success; everything here but the
 wait for the processes' death, before which nothing is changed, is shielded from cancellation.
 """
@@ -33,10 +33,14 @@ OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
 RECORD_SECONDS: Final = 10.0
 """How long the journal may take for what the cgroup tells, before that is removed."""
+USAGE_SECONDS: Final = 2.0
+"""How long the kernel may take to tell what the job has used; else nobody learns it."""
 RELEASE_SECONDS: Final = 5.0
 """How long the execution may take to close what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
-MOST_SECONDS: Final = CLOSING_SECONDS + RECORD_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + RELEASE_SECONDS + 1.0
+MOST_SECONDS: Final = (
+    CLOSING_SECONDS + RECORD_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + USAGE_SECONDS + RELEASE_SECONDS + 1.0
+)
 """How long a job may take to be closed, in all."""
 _FIRST_POLL: Final = 0.0005
 _LAST_POLL: Final = 0.05
@@ -83,6 +87,7 @@ class Teardown:
             self._death_watch.note_oom_kills()
             if self._record.oom_kills:  # the cgroup is their only witness
                 await self._step("recording that it was killed for memory", self._record.settle, RECORD_SECONDS)
+            await self._step("reading what it has used", self._read_usage, USAGE_SECONDS)
             await self._step("removing its cgroup", self._remove, REMOVAL_SECONDS)
 
     def ended_at(self) -> datetime | None:
@@ -138,6 +143,9 @@ class Teardown:
             is_empty = not self._execution.is_populated()
         self._had_survivors = self._had_survivors or not is_empty
         return is_empty
+
+    async def _read_usage(self) -> None:
+        self._record.usage = await self._execution.usage()
 
     async def _remove(self) -> None:
         await _poll(self._execution.remove)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, get_args
 
 import pytest
@@ -29,12 +29,22 @@ from jobmaster.job.cause import (
     TimedOut,
 )
 from jobmaster.job.identifier import JobId
+from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.job.stop_terms import StopTerms
 from jobmaster.job.terminal import Terminal, Window
+from jobmaster.job.usage import (
+    CpuUsage,
+    DeviceUsage,
+    IoUsage,
+    MemoryEventCounts,
+    MemoryUsage,
+    Stalled,
+    Usage,
+)
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.output.index import GapReason, Stream
 from jobmaster.output.reading import GapPiece
@@ -222,6 +232,19 @@ ENDS: Final[dict[str, tuple[Cause, tuple[int, int, str], dict[str, Any]]]] = {
         (TERMINATED, -1, "killed"),
         {"oomKilled": {"processesKilled": "1"}},
     ),
+    "out of memory, all that is known": (
+        OomKilled(memory_max=1, processes_killed=1, memory_peak=2**40, whole_job=True, limit_of=OomLimit.CLIENT),
+        (TERMINATED, -1, "killed"),
+        {
+            "oomKilled": {
+                "memoryMax": "1",
+                "processesKilled": "1",
+                "memoryPeak": str(2**40),
+                "wholeJob": True,
+                "limitOf": "OOMLIMIT_CLIENT",
+            }
+        },
+    ),
     "never ran": (
         FailedToStart("no interpreter"),
         (COMPLETED, -1, ""),
@@ -282,6 +305,57 @@ def test_answers_share_nothing() -> None:
     assert [limit.value for limit in second.limits] == [limit.value for limit in response_of(record).limits]
     assert len(second.limits) == 1
     assert not response_of(replace(record, limits=())).limits
+
+
+USED: Final = Usage(
+    cpu=CpuUsage(user=1, system=2, periods=3, throttled_periods=4, throttled=5),
+    memory=MemoryUsage(
+        peak=2**40,
+        anon_left=0,
+        file_left=7,
+        events=MemoryEventCounts(low=8, high=9, max=10, oom=11, oom_kill=12, oom_group_kill=13),
+    ),
+    pids_peak=14,
+    io=IoUsage(
+        devices=(DeviceUsage(device="254:0", read_bytes=15, written_bytes=16, reads=17, writes=18),), omitted=19
+    ),
+    cpu_stalled=Stalled(some=20, full=21),
+    memory_stalled=Stalled(some=22, full=23),
+    io_stalled=Stalled(some=24),
+)
+
+
+def test_what_a_job_has_used() -> None:
+    """Each number is in its field; of a job that runs there is none."""
+    ended = Ended(pid=42, started_at=START, ended_at=START + timedelta(seconds=1.5), cause=Exited(0))
+    assert MessageToDict(response_of(replace(RECORD, state=ended, usage=USED)).usage) == {
+        "wallUsec": "1500000",
+        "cpu": {"userUsec": "1", "systemUsec": "2", "periods": "3", "throttledPeriods": "4", "throttledUsec": "5"},
+        "memory": {
+            "peak": str(2**40),
+            "anonLeft": "0",
+            "fileLeft": "7",
+            "events": {"low": "8", "high": "9", "max": "10", "oom": "11", "oomKill": "12", "oomGroupKill": "13"},
+        },
+        "pidsPeak": "14",
+        "io": {
+            "devices": [{"device": "254:0", "readBytes": "15", "writtenBytes": "16", "reads": "17", "writes": "18"}],
+            "devicesOmitted": 19,
+        },
+        "cpuStalled": {"someUsec": "20", "fullUsec": "21"},
+        "memoryStalled": {"someUsec": "22", "fullUsec": "23"},
+        "ioStalled": {"someUsec": "24"},
+    }
+    assert not response_of(RECORD).HasField("usage")
+
+
+def test_what_nobody_could_tell_is_unset() -> None:
+    """How long a job took is known of each that has ended; what is not known is no 0."""
+    ended = Ended(pid=42, started_at=START, ended_at=START - timedelta(seconds=1), cause=Exited(0))
+    empty = Usage(cpu=CpuUsage(), memory=MemoryUsage(events=MemoryEventCounts()), io=IoUsage(), io_stalled=Stalled())
+    told = MessageToDict(response_of(replace(RECORD, state=ended, usage=empty)).usage)
+    assert told == {"wallUsec": "0", "cpu": {}, "memory": {"events": {}}, "io": {}, "ioStalled": {}}
+    assert MessageToDict(response_of(replace(RECORD, state=ended)).usage) == {"wallUsec": "0"}
 
 
 def test_limits_and_counts() -> None:

@@ -20,6 +20,7 @@ from jobmaster.standard import reflection_v1alpha_pb2 as alpha
 
 JOBS_FILE: Final = "jobmaster/jobs/v1/jobs.proto"
 TIMESTAMP_FILE: Final = "google/protobuf/timestamp.proto"
+WRAPPERS_FILE: Final = "google/protobuf/wrappers.proto"
 SERVICES: Final = ("b.Second", "a.First")
 
 
@@ -81,12 +82,12 @@ def test_list_services() -> None:
 def test_file_containing_symbol(symbol: str) -> None:
     """Every kind of symbol leads to its file, which comes with what it imports."""
     names = [file.name for file in files(ask(file_containing_symbol=f"jobmaster.jobs.v1.{symbol}"))]
-    assert names == [JOBS_FILE, TIMESTAMP_FILE]
+    assert names == [JOBS_FILE, TIMESTAMP_FILE, WRAPPERS_FILE]
 
 
 def test_file_by_filename() -> None:
     """A file can be asked for by name, one that imports nothing too."""
-    assert [file.name for file in files(ask(file_by_filename=JOBS_FILE))] == [JOBS_FILE, TIMESTAMP_FILE]
+    assert [file.name for file in files(ask(file_by_filename=JOBS_FILE))] == [JOBS_FILE, TIMESTAMP_FILE, WRAPPERS_FILE]
     assert [file.name for file in files(ask(file_by_filename=TIMESTAMP_FILE))] == [TIMESTAMP_FILE]
 
 

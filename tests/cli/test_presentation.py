@@ -107,6 +107,31 @@ def test_an_ended_job_for_people() -> None:
     ]
 
 
+def test_what_an_ended_job_has_used() -> None:
+    """One line of what the server could tell; what it could not is left out, and 0 is a fact."""
+    record = ended()
+    usage = record.usage
+    usage.wall_usec.value = 1_000_000
+    assert "used" not in as_block(record)
+    usage.cpu.user_usec.value, usage.cpu.system_usec.value = 1_200_000, 34_500
+    usage.memory.peak.value = 24 * 1024**2 + 512 * 1024
+    usage.pids_peak.value = 1
+    assert "used       1.234 s cpu, 24.5 MiB memory at most, 1 task at most" in as_block(record).splitlines()
+    usage.cpu.throttled_usec.value = 500_000
+    usage.io.devices.add(device="254:0", read_bytes=1000, written_bytes=2**40)
+    usage.io.devices.add(device="254:1", read_bytes=0, written_bytes=2**40)
+    assert as_block(record).splitlines()[10] == (
+        "used       1.234 s cpu, throttled 0.500 s, 24.5 MiB memory at most, 1 task at most, 1000 B read, 2.0 TiB written"
+    )
+
+
+def test_what_is_not_known_is_no_zero_in_json() -> None:
+    """A number that the host cannot tell is not there for programs either, and one that is 0 is."""
+    record = ended()
+    record.usage.pids_peak.value = 0
+    assert json.loads(as_json(record))["usage"] == {"pidsPeak": "0"}
+
+
 def test_a_running_job_of_an_older_server() -> None:
     """An older server says nothing of sizes, and sends the epoch as the end of a job that runs: neither is shown."""
     record = running()

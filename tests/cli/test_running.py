@@ -141,6 +141,19 @@ async def test_an_end_that_a_status_does_not_tell(
     assert capfd.readouterr() == ("", "jobmaster: job job: the reason\n")
 
 
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(1, "1 process of the job was"), (2, "2 processes of the job were")],
+)
+async def test_a_job_that_returned_though_children_were_killed(
+    count: int, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """That the kernel has killed processes of a job for memory is said, also where the job returned 0."""
+    record = pb.JobResponse(job_id_response=ID, cause=Cause(exited=Cause.Exited(code=0)), oom_kills=count)
+    assert await run(Script([START, [OK]], waits=[[record, OK]])) == (0, "")
+    assert capfd.readouterr() == ("", f"jobmaster: {said} killed by the kernel for memory\n")
+
+
 def refused(error: JobmasterError) -> Sequence[Part]:
     """The end of a call by an error of a server."""
     status = status_of(error)

@@ -65,6 +65,13 @@ def test_how_a_job_ended(cause: pb.Cause, words: str) -> None:
     assert columns(job_line(record(cause=cause), NOW, 0))[2] == words
 
 
+def test_a_job_that_went_on_without_those_killed_for_memory() -> None:
+    """That it returned is not all there is to tell of a job of which the kernel has killed processes for memory."""
+    made = record(cause=Cause(exited=Cause.Exited(code=0)))
+    made.oom_kills = 2
+    assert columns(job_line(made, NOW, 0))[2] == "exited 0 oom"
+
+
 def test_a_state_of_a_newer_server() -> None:
     """A state that this client does not know is shown by its number."""
     made = record()

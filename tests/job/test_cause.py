@@ -27,6 +27,7 @@ from jobmaster.job.cause import (
     describe,
     signal_words,
 )
+from jobmaster.job.memory import OomLimit
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 BY_CLIENT: Final = StopOrder(by="client1", requested_at=NOON)
@@ -267,6 +268,22 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
         (
             OomKilled(memory_max=None, processes_killed=2),
             "out of memory: killed by the kernel, 2 processes (it had no limit of its own)",
+        ),
+        (
+            OomKilled(memory_max=MIB, processes_killed=2, limit_of=OomLimit.JOB),
+            "out of memory: killed by the kernel, 2 processes (its limit is 1048576 bytes)",
+        ),
+        (
+            OomKilled(memory_max=MIB, processes_killed=2, limit_of=OomLimit.CLIENT),
+            "out of memory: killed by the kernel, 2 processes (for the limit of all its client's jobs; its limit is 1048576 bytes)",
+        ),
+        (
+            OomKilled(memory_max=None, processes_killed=2, limit_of=OomLimit.JOBS),
+            "out of memory: killed by the kernel, 2 processes (for the limit of all jobs of the server; it had no limit of its own)",
+        ),
+        (
+            OomKilled(memory_max=None, processes_killed=1, limit_of=OomLimit.HOST),
+            "out of memory: killed by the kernel, 1 process (for no limit of jobmaster's: memory was short on its host; it had no limit of its own)",
         ),
         (FailedToStart("no interpreter"), "failed to start: no interpreter"),
         (ServerShutdown(signal=15), "ended by the server's shutdown (terminated)"),

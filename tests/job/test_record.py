@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.job.cause import Evidence, Exited, FailedToStart, Signalled, StopOrder, Stopped
+from jobmaster.job.cause import Cause, Evidence, Exited, FailedToStart, OomKilled, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, OutputPruned, apply, evidence_of
+from jobmaster.job.memory import OomLimit
+from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, OutputPruned, apply, describe_job, evidence_of
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import (
     TRANSITIONS,
@@ -27,10 +28,12 @@ from jobmaster.job.state import (
     KillSent,
     MainProcessDied,
     Running,
+    State,
     StopOrdered,
     Stopping,
     StopSignalled,
 )
+from jobmaster.job.usage import MemoryEventCounts, MemoryUsage, Usage
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ORDER: Final = StopOrder(by="client1", requested_at=NOON)
@@ -145,6 +148,47 @@ def test_the_evidence_of_a_record(is_death_known: bool) -> None:
         memory_max=1,
         lost_because="a bug",
     )
+
+
+def test_the_evidence_of_a_usage() -> None:
+    """What was used tells of the memory; where it does not tell of group kills, nothing is said of them."""
+    died = MainProcessDied(death=Signalled(9), killed_for_memory=True, oom_limit=OomLimit.CLIENT)
+    record = apply(replace(RECORD, state=Running(pid=1, started_at=NOON)), died)
+    told = []
+    for events in (None, MemoryEventCounts(oom_kill=1), *map(group_kills, (0, 1))):
+        evidence = evidence_of(record, lost_because="", usage=Usage(memory=MemoryUsage(peak=7, events=events)))
+        assert (evidence.oom_limit, evidence.memory_peak) == (OomLimit.CLIENT, 7)
+        told.append(evidence.whole_job)
+    assert told == [None, None, False, True]
+    assert evidence_of(record, lost_because="", usage=Usage()).memory_peak is None
+
+
+def ended_by(cause: Cause) -> Ended:
+    """A job that has."""
+    return Ended(pid=1, started_at=NOON, ended_at=NOON, cause=cause)
+
+
+def group_kills(count: int) -> MemoryEventCounts:
+    """So many."""
+    return MemoryEventCounts(oom_kill=1, oom_group_kill=count)
+
+
+@pytest.mark.parametrize(
+    ("state", "count", "sentence"),
+    [
+        (Running(pid=1, started_at=NOON), 0, "running"),
+        (Running(pid=1, started_at=NOON), 1, "running; 1 of its processes was killed by the kernel for memory"),
+        (ended_by(Exited(0)), 2, "exited with code 0; 2 of its processes were killed by the kernel for memory"),
+        (
+            ended_by(OomKilled(memory_max=1, processes_killed=2)),
+            2,
+            "out of memory: killed by the kernel, 2 processes (its limit is 1 bytes)",
+        ),
+    ],
+)
+def test_processes_that_were_killed_for_memory_are_told(state: State, count: int, sentence: str) -> None:
+    """Of a job that went on without them, or ended for another reason; where they are the reason, once."""
+    assert describe_job(replace(RECORD, state=state, oom_kills=count)) == sentence
 
 
 @pytest.mark.parametrize("never_executed", [None, "no such file"])

@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.job.cause import StopOrder
+from jobmaster.job.cause import Exited, OomKilled, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, record_of
 from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import MOST_MS, RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
-from jobmaster.job.state import Executed, Running, StopOrdered
+from jobmaster.job.state import Executed, Finished, MainProcessDied, Running, StopOrdered
 from jobmaster.job.stop_terms import MOST_GRACE_MS, StopTerms
+from jobmaster.job.usage import CpuUsage, DeviceUsage, IoUsage, MemoryEventCounts, MemoryUsage, Usage
 from jobmaster.journal.codec import Undecodable, decode_event, decode_record, encode_event, encode_record
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
@@ -170,6 +171,36 @@ def test_fields_of_later_and_earlier_programs() -> None:
     assert (event.pid, event.limits, event.request, event.user) == (42, (), None, "")
 
 
+USED: Final = Usage(
+    cpu=CpuUsage(user=5, system=0),
+    memory=MemoryUsage(peak=4096, events=MemoryEventCounts(oom=0)),
+    io=IoUsage(devices=(DeviceUsage(device="254:0", read_bytes=1, written_bytes=2, reads=3, writes=4),)),
+)
+WRITTEN_OF_USAGE: Final = (
+    '"usage":{"cpu":{"user":5,"system":0},"memory":{"peak":4096,"events":{"oom":0}},"io":{"devices":[{"device":"254:0",'
+    '"read_bytes":1,"written_bytes":2,"reads":3,"writes":4}],"omitted":0}}}'
+)
+
+
+def test_what_is_written_of_usage() -> None:
+    """A number that is not known takes no room, and one that is 0 is written."""
+    end = Finished(cause=Exited(0), at=NOON, output_bytes=0, output_bytes_lost=0, usage=USED)
+    name, text = encode_event(end)
+    assert text.endswith(WRITTEN_OF_USAGE)
+    assert decode_event(name, text.replace('"oom":0', '"oom":0,"colour":"red"')) == end
+
+
+def test_ends_of_earlier_programs() -> None:
+    """They had no usage, and knew less of a job that was killed for memory."""
+    killed = '{"is":"oom_killed","memory_max":null,"processes_killed":2}'
+    text = f'{{"cause":{killed},"at":"2026-01-02T12:00:00+00:00","output_bytes":1,"output_bytes_lost":2}}'
+    assert decode_event("finished", text) == Finished(
+        cause=OomKilled(memory_max=None, processes_killed=2), at=NOON, output_bytes=1, output_bytes_lost=2
+    )
+    died = '{"death":{"is":"signalled","signal":9,"core_dumped":false},"killed_for_memory":true}'
+    assert decode_event("main_process_died", died) == MainProcessDied(death=Signalled(9), killed_for_memory=True)
+
+
 def test_times_are_of_one_zone() -> None:
     """A time of another zone is written in UTC; one of none is refused."""
     elsewhere = StopOrder(by=None, requested_at=NOON.astimezone(timezone(timedelta(hours=5))))
@@ -197,6 +228,11 @@ def test_times_are_of_one_zone() -> None:
         ("finished", '{"cause":{"is":"bored"},"at":"2026-01-02T12:00:00+00:00"}'),
         ("finished", '{"cause":"exited","at":"2026-01-02T12:00:00+00:00"}'),
         ("oom_kills_counted", '{"count":1.5}'),
+        ("main_process_died", '{"death":{"is":"exited","code":1},"oom_limit":"moon"}'),
+        (
+            "finished",
+            '{"cause":{"is":"exited","code":1},"at":"2026-01-02T12:00:00+00:00","output_bytes":1,"output_bytes_lost":2,"usage":{"cpu":{"user":"1"}}}',
+        ),
     ],
 )
 def test_text_that_is_none(name: str, text: str) -> None:

@@ -137,6 +137,8 @@ SHOWN_BY_HOST: Final = (
     "tests/test_readme.py",
 )
 """Tests of what no controller touches: run here only where the host cannot run the servers that they need."""
+KILLS: Final = "JOBMASTER_KILLS"
+"""The environment variable that says how many kills are told apart, as `tests/kernel/test_ends.py` has it."""
 DEADLINE: Final = 10 * 60.0
 """Seconds until a guest that has not ended is taken for hung."""
 HIDDEN: Final = (Path("/run"), Path("/tmp"), Path("/var/tmp"))
@@ -211,6 +213,7 @@ def guest_script(command: Sequence[str]) -> str:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin",
         "PYTHONDONTWRITEBYTECODE": "1",  # the root file system is read-only
         "PYTHONUNBUFFERED": "1",
+        **{name: os.environ[name] for name in (KILLS,) if name in os.environ},
     }
     assignments = [f"{name}={value}" for name, value in environment.items()]
     return "\n".join(

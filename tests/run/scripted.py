@@ -10,6 +10,7 @@ import errno
 import math
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,8 +25,10 @@ import trio
 from jobmaster.errors import HostError, KilledBeforeExecution
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
+from jobmaster.job.memory import LimitsMet, OomLimit
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
+from jobmaster.job.usage import Usage
 from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
@@ -76,6 +79,8 @@ class Script:
         lost_at: when it is known that nobody will learn how it dies.
         busy_seconds: how long the kernel finds its empty cgroup busy.
         signalling_hangs: signals to the other processes are never sent.
+        limit_of_kills: whose limit the kernel kills for; None: it does not tell.
+        usage: what it has used, and how long the kernel takes to tell.
         bug: raised by `wait_death` instead of an answer.
         writes: when it writes how many bytes.
     """
@@ -102,6 +107,9 @@ class Script:
     lost_at: float = NEVER
     busy_seconds: float = 0.0
     signalling_hangs: bool = False
+    limit_of_kills: OomLimit | None = None
+    usage: Usage | None = None
+    usage_seconds: float = 0.0
     bug: Exception | None = None
     writes: tuple[tuple[float, int], ...] = ()
 
@@ -178,6 +186,7 @@ class ScriptedExecution:
         self._kill_is_pending = False
         self._term_is_pending = False
         self._oom_kills = 0
+        self._limits_met: Counter[OomLimit | None] = Counter()
         self._kept_oom_kills = 0
         self._empty_since = NEVER
         self._is_known = trio.Event()
@@ -306,6 +315,24 @@ class ScriptedExecution:
         """That attribute."""
         return self._kept_oom_kills
 
+    def limits_met(self, *, at_once: bool = False) -> LimitsMet:
+        """As the script says whose limit each kill is for."""
+        del at_once
+        if self.script.limit_of_kills is None:
+            return LimitsMet()
+        met = self._limits_met
+        return LimitsMet(job=met[OomLimit.JOB], client=met[OomLimit.CLIENT], jobs=met[OomLimit.JOBS])
+
+    def limits_met_at_first(self) -> LimitsMet | None:
+        """None was met then."""
+        return LimitsMet() if self.script.limit_of_kills is None else LimitsMet(job=0, client=0, jobs=0)
+
+    async def usage(self) -> Usage | None:
+        """As the script says."""
+        self._meet("usage")
+        await trio.sleep(self.script.usage_seconds)
+        return self.script.usage
+
     def remove(self) -> bool:
         """Removes the cgroup when it is empty and no longer busy."""
         self._meet("remove")
@@ -428,13 +455,17 @@ class ScriptedExecution:
 
     def _kill_for_memory(self) -> None:
         if self._main_lives and not self._kill_is_pending:
-            self._oom_kills += 1
+            self._count_oom_kill()
             self.truth.killed_for_memory = self._host.step()
             self._kill_main()
 
+    def _count_oom_kill(self) -> None:
+        self._oom_kills += 1
+        self._limits_met[self.script.limit_of_kills] += 1
+
     def _kill_child_for_memory(self) -> None:
         if self._lives:
-            self._oom_kills += 1
+            self._count_oom_kill()
             self.truth.child_killed_at = trio.current_time()
 
     def _kill_main(self) -> None:
@@ -585,6 +616,16 @@ class ScriptedHost:
             left_in_pipe=execution.left_in_pipe(),
             died_at=execution.died_at(),
         )
+
+    async def usages(self, records: Sequence[JobRecord]) -> Mapping[JobId, Usage]:
+        """As their scripts say."""
+        await trio.lowlevel.checkpoint()
+        wanted = {record.id for record in records}
+        return {
+            each.job_id: each.script.usage
+            for each in self.made
+            if each.job_id in wanted and each.script.usage is not None
+        }
 
     async def end_others(self) -> Sequence[JobId]:
         """Kills and removes those that nobody has adopted."""

@@ -59,6 +59,15 @@ def read_if_offered(path: Path) -> str | None:
         raise
 
 
+def read_from(folder: int, name: str) -> str:
+    """The whole text of an interface file of the cgroup that a descriptor is of.
+
+    Raises:
+        OSError: as from open(2) and read(2).
+    """
+    return os.fsdecode(_read_all(name, folder))
+
+
 def write_interface(path: Path, text: str) -> None:
     """Write ``text`` to an interface file that exists, in one write(2): the kernel takes each write as a whole.
 
@@ -71,8 +80,8 @@ def write_interface(path: Path, text: str) -> None:
         raise CgroupFileError(path, error, value=text) from error
 
 
-def _read_all(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+def _read_all(path: Path | str, folder: int | None = None) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         chunks = []
         while chunk := os.read(descriptor, _READ_CHUNK):

@@ -123,7 +123,7 @@ def parse_memory_events(text: str) -> MemoryEvents:
     Raises:
         CgroupError: a known counter is malformed.
     """
-    counters = _flat_counters(text, ("low", "high", "max", "oom", "oom_kill", "oom_group_kill"))
+    counters = flat_counters(text, ("low", "high", "max", "oom", "oom_kill", "oom_group_kill"))
     return MemoryEvents(**counters)
 
 
@@ -134,7 +134,7 @@ def parse_cpu_stat(text: str) -> CpuStatistics:
         CgroupError: a known counter is malformed.
     """
     names = ("usage_usec", "user_usec", "system_usec", "nr_periods", "nr_throttled", "throttled_usec")
-    return CpuStatistics(**_flat_counters(text, names))
+    return CpuStatistics(**flat_counters(text, names))
 
 
 def parse_cgroup_events(text: str) -> CgroupEvents:
@@ -183,8 +183,23 @@ def parse_counter(text: str) -> int:
     return _counter(text.strip(), text)
 
 
-def _flat_counters(text: str, names: Iterable[str]) -> dict[str, int]:
+def flat_counters(text: str, names: Iterable[str]) -> dict[str, int]:
+    """Those of the named counters that a flat keyed file such as ``memory.stat`` has; for who must tell "not there" from 0.
+
+    Raises:
+        CgroupError: one of them is malformed.
+    """
     return {name: _counter(value, f"{name} {value}") for name, value in _known_lines(text, names)}
+
+
+def pressure_totals(text: str) -> dict[str, int]:
+    """Microseconds that ``some`` task, or every one (``full``), waited in all, of a ``*.pressure`` file; what it has of these.
+
+    Raises:
+        CgroupError: a total is malformed.
+    """
+    words = ((kind, word) for kind, rest in _known_lines(text, ("some", "full")) for word in rest.split())
+    return {kind: _counter(word[6:], word) for kind, word in words if word.startswith("total=")}
 
 
 def _known_lines(text: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:

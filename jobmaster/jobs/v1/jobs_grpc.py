@@ -1,6 +1,7 @@
 import purerpc
 import jobmaster.jobs.v1.jobs_pb2 as jobmaster_dot_jobs_dot_v1_dot_jobs__pb2
 import google.protobuf.timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+import google.protobuf.wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
 
 
 class JobServiceServicer(purerpc.Servicer):

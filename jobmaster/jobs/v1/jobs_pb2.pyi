@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -38,6 +39,14 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOBSTATE_TERMINATED_BY_API: _ClassVar[JobState]
     JOBSTATE_COMPLETED: _ClassVar[JobState]
 
+class OomLimit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    OOMLIMIT_UNSPECIFIED: _ClassVar[OomLimit]
+    OOMLIMIT_JOB: _ClassVar[OomLimit]
+    OOMLIMIT_CLIENT: _ClassVar[OomLimit]
+    OOMLIMIT_JOBS: _ClassVar[OomLimit]
+    OOMLIMIT_HOST: _ClassVar[OomLimit]
+
 class CauseKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CAUSEKIND_UNSPECIFIED: _ClassVar[CauseKind]
@@ -73,6 +82,11 @@ JOBSTATE_UNSPECIFIED: JobState
 JOBSTATE_RUNNING: JobState
 JOBSTATE_TERMINATED_BY_API: JobState
 JOBSTATE_COMPLETED: JobState
+OOMLIMIT_UNSPECIFIED: OomLimit
+OOMLIMIT_JOB: OomLimit
+OOMLIMIT_CLIENT: OomLimit
+OOMLIMIT_JOBS: OomLimit
+OOMLIMIT_HOST: OomLimit
 CAUSEKIND_UNSPECIFIED: CauseKind
 CAUSEKIND_EXITED: CauseKind
 CAUSEKIND_SIGNALLED: CauseKind
@@ -228,7 +242,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "user")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "user")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +262,7 @@ class JobResponse(_message.Message):
     OUTPUT_BYTES_DROPPED_FIELD_NUMBER: _ClassVar[int]
     TERMINAL_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
@@ -268,8 +283,101 @@ class JobResponse(_message.Message):
     output_bytes_dropped: int
     terminal: bool
     output_pruned: OutputPruned
+    usage: Usage
     user: str
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., user: _Optional[str] = ...) -> None: ...
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., user: _Optional[str] = ...) -> None: ...
+
+class Usage(_message.Message):
+    __slots__ = ("wall_usec", "cpu", "memory", "pids_peak", "io", "cpu_stalled", "memory_stalled", "io_stalled")
+    WALL_USEC_FIELD_NUMBER: _ClassVar[int]
+    CPU_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PIDS_PEAK_FIELD_NUMBER: _ClassVar[int]
+    IO_FIELD_NUMBER: _ClassVar[int]
+    CPU_STALLED_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_STALLED_FIELD_NUMBER: _ClassVar[int]
+    IO_STALLED_FIELD_NUMBER: _ClassVar[int]
+    wall_usec: _wrappers_pb2.UInt64Value
+    cpu: CpuUsage
+    memory: MemoryUsage
+    pids_peak: _wrappers_pb2.UInt64Value
+    io: IoUsage
+    cpu_stalled: Stalled
+    memory_stalled: Stalled
+    io_stalled: Stalled
+    def __init__(self, wall_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., cpu: _Optional[_Union[CpuUsage, _Mapping]] = ..., memory: _Optional[_Union[MemoryUsage, _Mapping]] = ..., pids_peak: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., io: _Optional[_Union[IoUsage, _Mapping]] = ..., cpu_stalled: _Optional[_Union[Stalled, _Mapping]] = ..., memory_stalled: _Optional[_Union[Stalled, _Mapping]] = ..., io_stalled: _Optional[_Union[Stalled, _Mapping]] = ...) -> None: ...
+
+class CpuUsage(_message.Message):
+    __slots__ = ("user_usec", "system_usec", "periods", "throttled_periods", "throttled_usec")
+    USER_USEC_FIELD_NUMBER: _ClassVar[int]
+    SYSTEM_USEC_FIELD_NUMBER: _ClassVar[int]
+    PERIODS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_PERIODS_FIELD_NUMBER: _ClassVar[int]
+    THROTTLED_USEC_FIELD_NUMBER: _ClassVar[int]
+    user_usec: _wrappers_pb2.UInt64Value
+    system_usec: _wrappers_pb2.UInt64Value
+    periods: _wrappers_pb2.UInt64Value
+    throttled_periods: _wrappers_pb2.UInt64Value
+    throttled_usec: _wrappers_pb2.UInt64Value
+    def __init__(self, user_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., system_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., periods: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., throttled_periods: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., throttled_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ...) -> None: ...
+
+class MemoryUsage(_message.Message):
+    __slots__ = ("peak", "anon_left", "file_left", "events")
+    PEAK_FIELD_NUMBER: _ClassVar[int]
+    ANON_LEFT_FIELD_NUMBER: _ClassVar[int]
+    FILE_LEFT_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    peak: _wrappers_pb2.UInt64Value
+    anon_left: _wrappers_pb2.UInt64Value
+    file_left: _wrappers_pb2.UInt64Value
+    events: MemoryEvents
+    def __init__(self, peak: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., anon_left: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., file_left: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., events: _Optional[_Union[MemoryEvents, _Mapping]] = ...) -> None: ...
+
+class MemoryEvents(_message.Message):
+    __slots__ = ("low", "high", "max", "oom", "oom_kill", "oom_group_kill")
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    MAX_FIELD_NUMBER: _ClassVar[int]
+    OOM_FIELD_NUMBER: _ClassVar[int]
+    OOM_KILL_FIELD_NUMBER: _ClassVar[int]
+    OOM_GROUP_KILL_FIELD_NUMBER: _ClassVar[int]
+    low: _wrappers_pb2.UInt64Value
+    high: _wrappers_pb2.UInt64Value
+    max: _wrappers_pb2.UInt64Value
+    oom: _wrappers_pb2.UInt64Value
+    oom_kill: _wrappers_pb2.UInt64Value
+    oom_group_kill: _wrappers_pb2.UInt64Value
+    def __init__(self, low: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., high: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., max: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., oom: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., oom_kill: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., oom_group_kill: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ...) -> None: ...
+
+class IoUsage(_message.Message):
+    __slots__ = ("devices", "devices_omitted")
+    DEVICES_FIELD_NUMBER: _ClassVar[int]
+    DEVICES_OMITTED_FIELD_NUMBER: _ClassVar[int]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceUsage]
+    devices_omitted: int
+    def __init__(self, devices: _Optional[_Iterable[_Union[DeviceUsage, _Mapping]]] = ..., devices_omitted: _Optional[int] = ...) -> None: ...
+
+class DeviceUsage(_message.Message):
+    __slots__ = ("device", "read_bytes", "written_bytes", "reads", "writes")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WRITTEN_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    read_bytes: int
+    written_bytes: int
+    reads: int
+    writes: int
+    def __init__(self, device: _Optional[str] = ..., read_bytes: _Optional[int] = ..., written_bytes: _Optional[int] = ..., reads: _Optional[int] = ..., writes: _Optional[int] = ...) -> None: ...
+
+class Stalled(_message.Message):
+    __slots__ = ("some_usec", "full_usec")
+    SOME_USEC_FIELD_NUMBER: _ClassVar[int]
+    FULL_USEC_FIELD_NUMBER: _ClassVar[int]
+    some_usec: _wrappers_pb2.UInt64Value
+    full_usec: _wrappers_pb2.UInt64Value
+    def __init__(self, some_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., full_usec: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ...) -> None: ...
 
 class OutputPruned(_message.Message):
     __slots__ = ("time", "reason", "bytes")
@@ -313,12 +421,18 @@ class Cause(_message.Message):
         reason: str
         def __init__(self, by: _Optional[str] = ..., requested: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., signal: _Optional[int] = ..., killed: _Optional[bool] = ..., returned: _Optional[bool] = ..., exit_code: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
     class OomKilled(_message.Message):
-        __slots__ = ("memory_max", "processes_killed")
+        __slots__ = ("memory_max", "processes_killed", "memory_peak", "whole_job", "limit_of")
         MEMORY_MAX_FIELD_NUMBER: _ClassVar[int]
         PROCESSES_KILLED_FIELD_NUMBER: _ClassVar[int]
+        MEMORY_PEAK_FIELD_NUMBER: _ClassVar[int]
+        WHOLE_JOB_FIELD_NUMBER: _ClassVar[int]
+        LIMIT_OF_FIELD_NUMBER: _ClassVar[int]
         memory_max: int
         processes_killed: int
-        def __init__(self, memory_max: _Optional[int] = ..., processes_killed: _Optional[int] = ...) -> None: ...
+        memory_peak: int
+        whole_job: bool
+        limit_of: OomLimit
+        def __init__(self, memory_max: _Optional[int] = ..., processes_killed: _Optional[int] = ..., memory_peak: _Optional[int] = ..., whole_job: _Optional[bool] = ..., limit_of: _Optional[_Union[OomLimit, str]] = ...) -> None: ...
     class FailedToStart(_message.Message):
         __slots__ = ("reason",)
         REASON_FIELD_NUMBER: _ClassVar[int]

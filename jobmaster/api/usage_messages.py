@@ -1,0 +1,87 @@
+"""What a job has used, as the contract has it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from jobmaster.jobs.v1 import jobs_pb2 as pb
+
+if TYPE_CHECKING:
+    from google.protobuf.wrappers_pb2 import UInt64Value
+
+    from jobmaster.job.state import Ended
+    from jobmaster.job.usage import CpuUsage, IoUsage, MemoryUsage, Stalled, Usage
+
+
+def put_usage(response: pb.JobResponse, usage: Usage | None, end: Ended) -> None:
+    """Says what an ended job has used, as far as that is known; how long it took is in its end."""
+    message = response.usage
+    message.wall_usec.value = max(timedelta(), end.ended_at - end.started_at) // timedelta(microseconds=1)
+    if usage is None:
+        return
+    _put(message.pids_peak, usage.pids_peak)
+    if usage.cpu is not None:
+        _put_cpu(message.cpu, usage.cpu)
+    if usage.memory is not None:
+        _put_memory(message.memory, usage.memory)
+    if usage.io is not None:
+        message.io.CopyFrom(_io(usage.io))
+    for place, stalled in (
+        (message.cpu_stalled, usage.cpu_stalled),
+        (message.memory_stalled, usage.memory_stalled),
+        (message.io_stalled, usage.io_stalled),
+    ):
+        if stalled is not None:
+            _put_stalled(place, stalled)
+
+
+def _put(place: UInt64Value, count: int | None) -> None:
+    if count is not None:
+        place.SetInParent()  # 0 is a fact, too
+        place.value = count
+
+
+def _put_cpu(message: pb.CpuUsage, cpu: CpuUsage) -> None:
+    message.SetInParent()
+    _put(message.user_usec, cpu.user)
+    _put(message.system_usec, cpu.system)
+    _put(message.periods, cpu.periods)
+    _put(message.throttled_periods, cpu.throttled_periods)
+    _put(message.throttled_usec, cpu.throttled)
+
+
+def _put_memory(message: pb.MemoryUsage, memory: MemoryUsage) -> None:
+    message.SetInParent()
+    _put(message.peak, memory.peak)
+    _put(message.anon_left, memory.anon_left)
+    _put(message.file_left, memory.file_left)
+    events = memory.events
+    if events is not None:
+        message.events.SetInParent()
+        _put(message.events.low, events.low)
+        _put(message.events.high, events.high)
+        _put(message.events.max, events.max)
+        _put(message.events.oom, events.oom)
+        _put(message.events.oom_kill, events.oom_kill)
+        _put(message.events.oom_group_kill, events.oom_group_kill)
+
+
+def _io(io: IoUsage) -> pb.IoUsage:
+    devices = (
+        pb.DeviceUsage(
+            device=each.device,
+            read_bytes=each.read_bytes,
+            written_bytes=each.written_bytes,
+            reads=each.reads,
+            writes=each.writes,
+        )
+        for each in io.devices
+    )
+    return pb.IoUsage(devices=devices, devices_omitted=io.omitted)
+
+
+def _put_stalled(message: pb.Stalled, stalled: Stalled) -> None:
+    message.SetInParent()
+    _put(message.some_usec, stalled.some)
+    _put(message.full_usec, stalled.full)
