@@ -8,6 +8,7 @@ needs it, or tells the operator.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -147,6 +148,63 @@ def enable_controllers(mount_point: Path, folder: Path, *, proc: Path = PROC) ->
     )
 
 
+def foresee_controllers(mount_point: Path, folder: Path, *, is_vacated: bool = False, proc: Path = PROC) -> Enforcement:
+    """What :func:`enable_controllers` would answer, told without a change: of folders that are not there yet, by those above.
+
+    Args:
+        mount_point: where the v2 hierarchy is mounted.
+        folder: the folder that the jobs' folder is in, or is to be made in.
+        is_vacated: the server is in that folder itself, and will move out of it.
+        proc: where procfs is mounted.
+
+    Raises:
+        CgroupError: the top of the hierarchy, or a folder's file, can't be read.
+        ValueError: ``folder`` is not under ``mount_point``.
+    """
+    kernel = parse_proc_cgroups(_read_or_empty(proc / "cgroups"))
+    offered = read_interface(mount_point / "cgroup.controllers").split()
+    there = tuple(each for each in _chain(mount_point, folder) if each.is_dir())
+    vacated = folder if is_vacated else None
+
+    def state_of(controller: Controller) -> ControllerState:
+        absent = None if controller.value in offered else why_absent(controller, kernel)
+        return _state(
+            controller, absent or next(filter(None, (_obstacle(each, controller, vacated) for each in there)), None)
+        )
+
+    return Enforcement(
+        cpu=state_of(Controller.CPU),
+        io=state_of(Controller.IO),
+        memory=state_of(Controller.MEMORY),
+        pids=state_of(Controller.PIDS),
+    )
+
+
+def _obstacle(folder: Path, controller: Controller, vacated: Path | None) -> str | None:
+    """Why a controller that is offered can't be enabled for the folders under this one."""
+    if _is_enabled(folder, controller):
+        return None
+    if folder != vacated and _has_internal_processes(folder):
+        return _why_inhabited(folder, controller)
+    if not os.access(folder / "cgroup.subtree_control", os.W_OK):
+        return f"the {controller} controller is not delegated to {folder}: this user may not enable it there"
+    return None
+
+
+def _why_inhabited(folder: Path, controller: Controller) -> str:
+    return f"the {controller} controller can't be enabled in {folder}: processes live in that cgroup itself"
+
+
+def none_enforced(reason: str) -> Enforcement:
+    """Of a host without a cgroup for jobs: no controller enforces, for this reason."""
+    return Enforcement(
+        cpu=NotEnforced(controller=Controller.CPU, reason=reason),
+        io=NotEnforced(controller=Controller.IO, reason=reason),
+        memory=NotEnforced(controller=Controller.MEMORY, reason=reason),
+        pids=NotEnforced(controller=Controller.PIDS, reason=reason),
+    )
+
+
 def enable_controller(folder: Path, controller: Controller) -> None:
     """Enable one controller for the subfolders of ``folder``; it may be enabled already.
 
@@ -175,7 +233,7 @@ def _enable_along(chain: tuple[Path, ...], controller: Controller) -> str | None
     for folder in chain:
         try:
             if not _is_enabled(folder, controller) and _has_internal_processes(folder):
-                return f"the {controller} controller can't be enabled in {folder}: processes live in that cgroup itself"
+                return _why_inhabited(folder, controller)
             enable_controller(folder, controller)
         except CgroupFileError as error:
             return f"the {controller} controller is not delegated to {folder}: {error}"
