@@ -130,7 +130,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
         *NAME,
         metavar="CLIENT",
         required=needs_name,
-        help="who you are: CLIENT_cert.pem is used; only `audit` needs it not",
+        help="who you are: CLIENT_cert.pem is used; only `audit` and `doctor` need it not",
     )
     parser.add_argument(
         SERVER,
@@ -153,6 +153,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
     _add_events(verbs)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
     _add_audit(verbs)
+    _add_doctor(verbs)
     backup.add_argument("file", metavar="FILE", type=Path, help="where to; replaced only when the copy is whole")
     return parser
 
@@ -379,6 +380,20 @@ def _add_audit(verbs: Verbs[_Parser]) -> None:
         help="the server's --audit-folder (default: `audit` in its default output folder)",
     )
     _add_form(sub)
+
+
+def _add_doctor(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser(
+        "doctor",
+        help="what this host can do for a server, and what is to be done about the rest",
+        usage="%(prog)s [-h] [--json] [OPTION…]",
+        description="Looks at this host and changes nothing: kernel, cgroups and which limits are enforced, systemd, disks, "
+        "certificates, clock, limits of this shell, users. The options are those of `python -m jobmaster.serve`, such as "
+        "--output-dir, --certs-dir and --cgroup-root, for a server that is to run with them; see its --help. A line for "
+        "each finding: ok, warning or missing, and the remedy. Exit status: 1 where something needed is missing.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("--json", action="store_true", help="one line of JSON")
 
 
 def _add_form(sub: argparse.ArgumentParser) -> None:

@@ -70,6 +70,15 @@ class Enforcement:
         """The controllers that enforce."""
         return frozenset(state.controller for state in self.states if isinstance(state, Enforced))
 
+    def without(self, reason: str) -> Enforcement:
+        """The same where no cgroup can be had, for this reason; a controller that was not enforced keeps its own."""
+        return Enforcement(
+            cpu=_unless_absent(self.cpu, reason),
+            io=_unless_absent(self.io, reason),
+            memory=_unless_absent(self.memory, reason),
+            pids=_unless_absent(self.pids, reason),
+        )
+
     def why_not(self, controller: Controller) -> str | None:
         """The reason why ``controller`` does not enforce; None if it does."""
         state = next(state for state in self.states if state.controller is controller)
@@ -80,6 +89,18 @@ class Enforcement:
                 return reason
             case _:
                 assert_never(state)
+
+
+EVERY_CONTROLLER: Final = Enforcement(
+    cpu=Enforced(controller=Controller.CPU),
+    io=Enforced(controller=Controller.IO),
+    memory=Enforced(controller=Controller.MEMORY),
+    pids=Enforced(controller=Controller.PIDS),
+)
+
+
+def _unless_absent(state: ControllerState, reason: str) -> NotEnforced:
+    return state if isinstance(state, NotEnforced) else NotEnforced(controller=state.controller, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,16 +214,6 @@ def _obstacle(folder: Path, controller: Controller, vacated: Path | None) -> str
 
 def _why_inhabited(folder: Path, controller: Controller) -> str:
     return f"the {controller} controller can't be enabled in {folder}: processes live in that cgroup itself"
-
-
-def none_enforced(reason: str) -> Enforcement:
-    """Of a host without a cgroup for jobs: no controller enforces, for this reason."""
-    return Enforcement(
-        cpu=NotEnforced(controller=Controller.CPU, reason=reason),
-        io=NotEnforced(controller=Controller.IO, reason=reason),
-        memory=NotEnforced(controller=Controller.MEMORY, reason=reason),
-        pids=NotEnforced(controller=Controller.PIDS, reason=reason),
-    )
 
 
 def enable_controller(folder: Path, controller: Controller) -> None:
