@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from typing import assert_never
 
-from jobmaster.cli.actions import Audit, Command, Doctor, Text
+from jobmaster.cli.actions import Audit, Command, Doctor, InstallUnit, Text
 from jobmaster.cli.arguments import is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
@@ -33,6 +33,10 @@ def run(arguments: Sequence[str]) -> int:
                 from jobmaster.cli.host import show_findings
 
                 return show_findings(asked)
+            case InstallUnit():
+                from jobmaster.cli.host import install_unit
+
+                install_unit(asked)
             case unreachable:
                 assert_never(unreachable)
     except UsageError as error:

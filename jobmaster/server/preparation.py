@@ -113,6 +113,15 @@ def account_of_jobs(run_as: str | None) -> Account:
     return account
 
 
+def is_run_as_root(run_as: str | None) -> bool:
+    """Whether a server that is root runs its jobs as root, by --run-as.
+
+    Raises:
+        ConfigurationError: there is no user of the name.
+    """
+    return run_as is not None and look_up(run_as).is_root
+
+
 def io_device(options: ServerOptions, output_folder: Path) -> str | None:
     """The disk that IO limits are about, as MAJ:MIN; None where no limit of this server needs one, and there is none.
 

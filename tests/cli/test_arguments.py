@@ -19,6 +19,7 @@ from jobmaster.cli.actions import (
     Command,
     Doctor,
     Events,
+    InstallUnit,
     List,
     Logs,
     Output,
@@ -389,3 +390,25 @@ def test_doctor(arguments: list[str], expected: Doctor) -> None:
 def test_help_of_doctor() -> None:
     """It is the verb's own, and names the server's options."""
     assert "python -m jobmaster.serve" in str(parse(["doctor", "-o", "/x", "--help"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["install-unit"], InstallUnit()),
+        (["install-unit", "--print", "--force"], InstallUnit(only_print=True, force=True)),
+        (
+            ["--certs-dir", "/c", "install-unit", "--directory", "/d", "--", "--print", "--", "-v"],
+            InstallUnit(folder=Path("/d"), options=("--certs-dir", "/c", "--print", "--", "-v")),
+        ),
+    ],
+)
+def test_install_unit(arguments: list[str], expected: InstallUnit) -> None:
+    """No name is needed; what is behind the first `--` is for a server's parser, as it is."""
+    assert parse(arguments) == expected
+
+
+def test_options_of_a_server_before_the_dashes() -> None:
+    """They are no options of the verb, and refused."""
+    with pytest.raises(UsageError, match="--max-jobs"):
+        parse(["install-unit", "--max-jobs", "3"])
