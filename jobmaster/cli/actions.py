@@ -260,6 +260,36 @@ class Audit:
     follow: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """`doctor`: of this host, without a server.
+
+    Attributes:
+        as_json: one line of JSON instead of a line for each finding.
+        options: of the server that the host is to be fit for, as its command line has them.
+    """
+
+    as_json: bool = False
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallUnit:
+    """`install-unit`: of this host, without a server.
+
+    Attributes:
+        only_print: print the unit and write nothing.
+        force: replace one that differs.
+        folder: where to; None for systemd's own.
+        options: of the server, as its command line has them.
+    """
+
+    only_print: bool = False
+    force: bool = False
+    folder: Path | None = None
+    options: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """What `--help` or `--version` is to print."""

@@ -12,7 +12,9 @@ from jobmaster.cli.actions import (
     Audit,
     Backup,
     Command,
+    Doctor,
     Events,
+    InstallUnit,
     List,
     Logs,
     Output,
@@ -56,11 +58,17 @@ _OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNA
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
 """The options of `run` that have one; the word after one of them is not the command."""
 
+_OF_DOCTOR: Final = frozenset({"--json", "-h", "--help"})
+"""The options of `doctor` that are no server's."""
+
+_LOCAL: Final = frozenset({"audit", "doctor", "install-unit"})
+"""The verbs that ask no server."""
+
 JOBS_OF_JOB: Final = frozenset({"run", "attach", "wait"})
 """The verbs whose exit status is that of a job."""
 
 
-def parse(arguments: Sequence[str]) -> Command | Audit | Text:
+def parse(arguments: Sequence[str]) -> Command | Audit | Doctor | InstallUnit | Text:
     """What a command line asks for.
 
     Raises:
@@ -68,12 +76,19 @@ def parse(arguments: Sequence[str]) -> Command | Audit | Text:
     """
     words = list(arguments)
     place = _verb_place(words)
-    parser = new_parser(needs_name=place is None or words[place] != "audit")
+    parser = new_parser(needs_name=place is None or words[place] not in _LOCAL)
     end, begin = _command_place(words)
+    if place is not None and words[place] == "doctor":
+        words, end, begin = _server_options_last(words, place)
     try:
         given = parser.parse_args(words[:end])
         if given.verb == "audit":
             return _audit(given)
+        if given.verb == "doctor":
+            return Doctor(as_json=given.json, options=(*_certificates(given), *words[begin:]))
+        if given.verb == "install-unit":
+            options = (*_certificates(given), *words[begin:])
+            return InstallUnit(only_print=given.print, force=given.force, folder=given.directory, options=options)
         _require_text(parser, "the name", given.name)
         host, port = given.server
         target = Target(host=host, port=port, name=given.name.lower(), certificates=given.certs_dir)
@@ -214,11 +229,16 @@ def _verb_place(arguments: Sequence[str]) -> int | None:
 def _command_place(arguments: list[str]) -> tuple[int, int]:
     """Where the words end that are for the parser, and where those begin that are a job's command, whatever they look like.
 
+    Of `install-unit`: those of a server's options.
+
     Argparse would take a first word with a dash for an option. Of `start` only a help that is asked for and the options
     that it has are left to it, of `run` all before the first word that is no option.
     """
     end = len(arguments)
     place = _verb_place(arguments)
+    if place is not None and arguments[place] == "install-unit" and "--" in arguments[place:]:
+        end = arguments.index("--", place)
+        return end, end + 1
     if place is None or arguments[place] not in {"start", "run"}:
         return end, end
     begin = place + 1
@@ -232,6 +252,20 @@ def _command_place(arguments: list[str]) -> tuple[int, int]:
             begin += 2 if arguments[begin] in _WITH_VALUE_OF_RUN else 1
     begin = min(begin, end)
     return begin, begin + 1 if arguments[begin : begin + 1] == ["--"] else begin
+
+
+def _server_options_last(words: list[str], place: int) -> tuple[list[str], int, int]:
+    """The words with those of `doctor` itself before those of a server: where the former end, and the latter begin."""
+    before, after = words[: place + 1], words[place + 1 :]
+    own = [word for word in after if word in _OF_DOCTOR]
+    others = [word for word in after if word not in _OF_DOCTOR]
+    end = len(before) + len(own)
+    return [*before, *own, *others], end, end
+
+
+def _certificates(given: argparse.Namespace) -> tuple[str, ...]:
+    """The certificate folder that was named before the verb, as an option of a server, which may be started elsewhere."""
+    return () if given.certs_dir is None else (CERTIFICATES, str(given.certs_dir.absolute()))
 
 
 def _require_text(parser: argparse.ArgumentParser, what: str, value: str, *, is_secret: bool = False) -> None:

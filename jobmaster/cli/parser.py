@@ -141,7 +141,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
         *NAME,
         metavar="CLIENT",
         required=needs_name,
-        help="who you are: CLIENT_cert.pem is used; only `audit` needs it not",
+        help="who you are: CLIENT_cert.pem is used; only `audit`, `doctor` and `install-unit` need it not",
     )
     parser.add_argument(
         SERVER,
@@ -164,6 +164,8 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
     _add_events(verbs)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
     _add_audit(verbs)
+    _add_doctor(verbs)
+    _add_install_unit(verbs)
     backup.add_argument("file", metavar="FILE", type=Path, help="where to; replaced only when the copy is whole")
     return parser
 
@@ -449,6 +451,35 @@ def _add_audit(verbs: Verbs[_Parser]) -> None:
         help="the server's --audit-folder (default: `audit` in its default output folder)",
     )
     _add_form(sub)
+
+
+def _add_doctor(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser(
+        "doctor",
+        help="what this host can do for a server, and what is to be done about the rest",
+        usage="%(prog)s [-h] [--json] [OPTION…]",
+        description="Looks at this host and changes nothing: kernel, cgroups and which limits are enforced, systemd, disks, "
+        "certificates, clock, limits of this shell, users. The options are those of `python -m jobmaster.serve`, such as "
+        "--output-dir, --certs-dir and --cgroup-root, for a server that is to run with them; see its --help. A line for "
+        "each finding: ok, warning or missing, and the remedy. Exit status: 1 where something needed is missing.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("--json", action="store_true", help="one line of JSON")
+
+
+def _add_install_unit(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser(
+        "install-unit",
+        help="make jobmaster a service of this host's systemd",
+        usage="%(prog)s [-h] [--print] [--force] [--directory DIR] [-- OPTION…]",
+        description="Writes the unit jobmaster.service, whose server has the options behind `--` (those of "
+        "`python -m jobmaster.serve`) and this jobmaster's interpreter. Nothing is started, and systemd not told: "
+        "`systemctl daemon-reload` does.",
+        allow_abbrev=False,
+    )
+    sub.add_argument("--print", action="store_true", help="print it and write nothing")
+    sub.add_argument("--force", action="store_true", help="replace one that is there and differs")
+    sub.add_argument("--directory", metavar="DIR", type=Path, help="where to write it (default /etc/systemd/system)")
 
 
 def _add_form(sub: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Sequence
 from typing import assert_never
 
-from jobmaster.cli.actions import Audit, Command, Text
+from jobmaster.cli.actions import Audit, Command, Doctor, InstallUnit, Text
 from jobmaster.cli.arguments import is_as_a_job, parse
 from jobmaster.cli.descriptors import OutputFailed, complain, hold_standard_descriptors, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OURS, USAGE
@@ -29,6 +29,14 @@ def run(arguments: Sequence[str]) -> int:
                 from jobmaster.cli.auditing import show_audit
 
                 show_audit(asked)
+            case Doctor():
+                from jobmaster.cli.host import show_findings
+
+                return show_findings(asked)
+            case InstallUnit():
+                from jobmaster.cli.host import install_unit
+
+                install_unit(asked)
             case unreachable:
                 assert_never(unreachable)
     except UsageError as error:

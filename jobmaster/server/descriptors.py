@@ -50,6 +50,11 @@ def plan_descriptors(limit: int, *, jobs: int, of_job: int, connections: int) ->
     )
 
 
+def fewest_descriptors(*, of_job: int) -> int:
+    """Those of a server with a single job and a single connection."""
+    return RESERVED + of_job + OF_CONNECTION
+
+
 def require_descriptors(*, of_job: int) -> None:
     """Refuses a host that allows too few open files for a single job and a single connection.
 
@@ -57,7 +62,7 @@ def require_descriptors(*, of_job: int) -> None:
         ConfigurationError: it does.
     """
     _soft, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fewest = RESERVED + of_job + OF_CONNECTION
+    fewest = fewest_descriptors(of_job=of_job)
     if limit < fewest:
         raise ConfigurationError(
             f"the limit of {limit} open files is too low: a server needs {fewest} at least "

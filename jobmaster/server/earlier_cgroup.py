@@ -45,7 +45,7 @@ async def end_earlier_jobs(output_folder: Path, tree: CgroupTree) -> str | None:
     Returns what the operator is to be told; what fails is logged.
     """
     file = output_folder / NAME
-    earlier = await run_in_thread(_THREADS, _read, file)
+    earlier = await run_in_thread(_THREADS, jobs_named_in, file)
     if earlier == tree.jobs:
         return None
     ended = False
@@ -69,7 +69,7 @@ async def end_what_is_left(output_folder: Path, *, check: Callable[[], None]) ->
         output_folder: beside which journal the cgroup is named.
         check: called where one is; raises where the folder is not to be trusted.
     """
-    earlier = await run_in_thread(_THREADS, _read, output_folder / NAME)
+    earlier = await run_in_thread(_THREADS, jobs_named_in, output_folder / NAME)
     if earlier is None:
         return False
     check()
@@ -86,8 +86,8 @@ async def end_what_is_left(output_folder: Path, *, check: Callable[[], None]) ->
         return False
 
 
-def _read(file: Path) -> Path | None:
-    """The folder that is named there, if it is one of jobs."""
+def jobs_named_in(file: Path) -> Path | None:
+    """The folder that is named there, if it is one of jobs; None where the file can't be read."""
     try:
         with open(os.open(file, _READ), "rb") as opened:  # noqa: PTH123  # pathlib opens no descriptor
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):

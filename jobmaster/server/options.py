@@ -137,9 +137,12 @@ class ServerOptions:
         return self.audit_folder or self.output_folder / AUDIT_FOLDER
 
 
-def parse(arguments: Sequence[str]) -> ServerOptions:
-    """The options of a command line. Exits 2, with the usage, when it is wrong."""
-    parser = _parser()
+PROGRAM: Final = "python -m jobmaster.serve"
+
+
+def parse(arguments: Sequence[str], program: str = PROGRAM) -> ServerOptions:
+    """The options of a command line of this program. Exits 2, with the usage, when it is wrong."""
+    parser = _parser(program)
     given = parser.parse_args(arguments)
     try:
         limits = Limits(
@@ -252,9 +255,9 @@ class _Parser(argparse.ArgumentParser):
             os.close(null)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m jobmaster.serve",
+        prog=program,
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -6,24 +6,25 @@ Everything here happens once, before the server is ready. What a job then needs 
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, assert_never
+from typing import Final
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.account import Account, look_up, own_account
+from jobmaster.host.account import look_up, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
-from jobmaster.host.cgroup.limits import Controller, LimitWrite, limit_writes
+from jobmaster.host.cgroup.limits import Controller, IoLimits, LimitWrite, limit_writes
 from jobmaster.host.cgroup.startup import open_cgroups
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
 from jobmaster.host.user_ids import are_mapped
 from jobmaster.job.record import LimitReport
 from jobmaster.run.accounts import AccountPolicy
 from jobmaster.run.local import LocalTerms
+from jobmaster.server.findings import Finding, as_report
+from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits
 from jobmaster.server.options import ServerOptions
 
 _LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
@@ -48,9 +49,9 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
-    accounts = _accounts(options)
+    accounts = accounts_of_jobs(options.run_as, options.uid_range)
     prepare_folder("output", options.output_folder)
-    device = _io_device(options)
+    device = io_device(options, options.output_folder)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
     if options.require_limits:
@@ -69,7 +70,7 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
     )
-    return Prepared(terms=terms, report=tuple(_report(terms, enforcement, device)))
+    return Prepared(terms=terms, report=tuple(_report(terms, limits_of_jobs(options, enforcement, device))))
 
 
 def prepare_output_folder(options: ServerOptions) -> None:
@@ -78,7 +79,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
     Raises:
         ConfigurationError: as `prepare`.
     """
-    _accounts(options)
+    accounts_of_jobs(options.run_as, options.uid_range)
     prepare_folder("output", options.output_folder)
 
 
@@ -95,18 +96,17 @@ def prepare_folder(what: str, folder: Path) -> None:
         details = folder.lstat()
     except OSError as error:
         raise ConfigurationError(f"{what} folder {folder}: cannot be made: {error.strerror}") from None
-    if stat.S_ISLNK(details.st_mode):
-        raise ConfigurationError(f"{what} folder {folder} is a symbolic link; name the folder itself")
-    if not stat.S_ISDIR(details.st_mode):
-        raise ConfigurationError(f"{what} folder {folder} is not a folder; name another")
-    if details.st_uid != os.geteuid():
-        raise ConfigurationError(f"{what} folder {folder} belongs to another user (uid {details.st_uid}); name another")
-    if details.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigurationError(f"{what} folder {folder} can be written by others; chmod go-w it or name another")
+    fault = fault_of_folder(what, folder, details, uid=os.geteuid())
+    if fault is not None:
+        raise ConfigurationError(fault)
 
 
-def _accounts(options: ServerOptions) -> AccountPolicy:
-    run_as, uids = options.run_as, options.uid_range
+def accounts_of_jobs(run_as: str | None, uids: UidRange | None) -> AccountPolicy:
+    """As whom jobs run, by --run-as and --uid-range.
+
+    Raises:
+        ConfigurationError: there is none of the name, or this server, which is not root, is another; or the range is not there.
+    """
     if os.geteuid() == 0:
         return AccountPolicy(common=_of_each_client(uids) if run_as is None else look_up(run_as))
     account = own_account()
@@ -127,10 +127,28 @@ def _of_each_client(given: UidRange | None) -> UidRange:
     )
 
 
-def _io_device(options: ServerOptions) -> str | None:
+def is_run_as_root(run_as: str | None) -> bool:
+    """Whether a server that is root runs its jobs as root, by --run-as.
+
+    Raises:
+        ConfigurationError: there is no user of the name.
+    """
+    return run_as is not None and look_up(run_as).is_root
+
+
+def io_device(options: ServerOptions, output_folder: Path) -> str | None:
+    """The disk that IO limits are about, as MAJ:MIN; None where no limit of this server needs one, and there is none.
+
+    Args:
+        options: of the server.
+        output_folder: its own, or the folder in which that is to be made.
+
+    Raises:
+        ConfigurationError: there is none, with those there are.
+    """
     if options.io_device is not None:
         return str(devices.resolve_device(options.io_device))
-    device = devices.device_under(options.output_folder)
+    device = devices.device_under(output_folder)
     if device is None and options.limits.io.limited:
         listing = ", ".join(f"{disk.number} {disk.name}" for disk in devices.list_devices()) or "none"
         raise ConfigurationError(
@@ -138,6 +156,20 @@ def _io_device(options: ServerOptions) -> str | None:
             f"name one with --iodevice-id (there are: {listing})"
         )
     return str(device) if device is not None else None
+
+
+def limits_of_jobs(options: ServerOptions, enforcement: Enforcement, device: str | None) -> tuple[Finding, ...]:
+    """A finding for each controller: the limit that every job has by it, and whether the host enforces that.
+
+    Args:
+        options: of the server.
+        enforcement: what the host does.
+        device: as of `io_device`; None also where a limit needs one and there is none: that is another finding.
+    """
+    limits = options.limits if device is not None else replace(options.limits, io=IoLimits())
+    writes = limit_writes(limits, options.oom_policy, available=enforcement.controllers, io_device=device)
+    defaults = {str(write.controller): _value(write) for write in writes if write.file in _LIMIT_FILES}
+    return tuple(of_limits(enforcement, defaults, device, all_required=options.require_limits))
 
 
 def _require_all(enforcement: Enforcement) -> None:
@@ -153,39 +185,17 @@ def _require_all(enforcement: Enforcement) -> None:
 def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
     return LimitReport(
         name=str(write.controller),
-        value=f"{write.file} {write.text}",
+        value=_value(write),
         not_enforced_because=enforcement.why_not(write.controller),
     )
 
 
-def _report(terms: LocalTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
-    whom, *warnings = _say_whom(terms)
+def _value(write: LimitWrite) -> str:
+    return f"{write.file} {write.text}"
+
+
+def _report(terms: LocalTerms, limits: Iterable[Finding]) -> Iterator[str]:
+    whom = name_of(terms.accounts)
     yield f"jobs run as {whom} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
-    yield from warnings
-    defaults = {report.name: report.value for report in terms.limit_reports}
-    for state in enforcement.states:
-        name = str(state.controller)
-        reason = enforcement.why_not(state.controller)
-        verdict = f"enforced by the {name} controller" if reason is None else f"NOT ENFORCED: {reason}"
-        of_device = f" on {device or 'no device'}" if state.controller is Controller.IO else ""
-        yield f"  {name:<6} limit for each job: {defaults.get(name, 'none')}{of_device}; {verdict}"
-
-
-def _say_whom(terms: LocalTerms) -> Iterator[str]:
-    """Whom the jobs run as, and what that does not keep apart."""
-    match terms.accounts.common:
-        case UidRange() as uids:
-            yield f"a user of each client's own ({uids})"
-        case Account() as account:
-            yield account.name
-            if account.is_root:
-                yield "warning: jobs that run as root can leave their cgroup and its limits"
-            elif terms.drops_privileges:
-                yield "warning: jobs of all clients run as one user and can read, signal and trace one another"
-            else:
-                yield (
-                    "warning: this server is not root, so jobs of all clients run as its own user, and can read, signal and "
-                    "trace one another and the server"
-                )
-        case unreachable:
-            assert_never(unreachable)
+    yield from as_report([of_accounts(terms.accounts, drops_privileges=terms.drops_privileges)])
+    yield from (f"  {finding.topic:<6} {finding.sentence}" for finding in limits)

@@ -9,6 +9,7 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 
 from __future__ import annotations
 
+import datetime
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -28,6 +29,7 @@ from jobmaster.audit.opening import AuditFolder
 from jobmaster.certs import authority
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
+from jobmaster.certs.inspection import inspect
 from jobmaster.ending import end
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
@@ -43,6 +45,8 @@ from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.earlier_cgroup import end_earlier_jobs, end_what_is_left
+from jobmaster.server.findings import as_report
+from jobmaster.server.judgements import AUTHORITIES, of_certificate
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, Listener
 from jobmaster.server.log import open_log, say, say_error
 from jobmaster.server.options import ServerOptions, parse
@@ -149,7 +153,8 @@ async def serve(
             plan = _plan(options, open_files.of_server)
             async with _registry(options, prepared.terms, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
-                _say_all(f"jobmaster {__version__}", *prepared.report, plan.warning, ended, *recovered.report)
+                told = (*prepared.report, *_warnings(options), plan.warning, ended, *recovered.report)
+                _say_all(f"jobmaster {__version__}", *told)
                 api = Api(registry, most_followers=plan.followers)
                 serving = Serving(
                     options=options,
@@ -201,6 +206,13 @@ def _certificates(options: ServerOptions) -> Path:
         authority.initialise(folder)
         say(f"made new certificates in {folder}; try: jobmaster --certs-dir {folder} -n client1 start ls -l /etc")
     return folder
+
+
+def _warnings(options: ServerOptions) -> tuple[str, ...]:
+    """What else the operator should see to: certificates that expire soon."""
+    folder, now = certificate_folder(options.certificates), datetime.datetime.now(datetime.UTC)
+    there = (who for who in (SERVER, *AUTHORITIES) if certificate_path(folder, who).exists())
+    return as_report(of_certificate(inspect(folder, who, now), now) for who in there)
 
 
 def _plan(options: ServerOptions, open_files: int) -> DescriptorPlan:

@@ -17,7 +17,9 @@ from jobmaster.cli.actions import (
     Audit,
     Backup,
     Command,
+    Doctor,
     Events,
+    InstallUnit,
     List,
     Logs,
     Output,
@@ -399,3 +401,48 @@ def test_help_of_each_verb(verb: str, option: str) -> None:
 def test_version() -> None:
     """--version needs no name and no verb."""
     assert text_of("--version") == f"jobmaster {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["doctor"], Doctor()),
+        (["doctor", "--json"], Doctor(as_json=True)),
+        (
+            ["doctor", "-o", "/x", "--json", "--require-limits"],
+            Doctor(as_json=True, options=("-o", "/x", "--require-limits")),
+        ),
+        (["--certs-dir", "/c", "doctor", "--max-jobs=3"], Doctor(options=("--certs-dir", "/c", "--max-jobs=3"))),
+        (["-n", "client1", "doctor", "--", "-x"], Doctor(options=("--", "-x"))),
+    ],
+)
+def test_doctor(arguments: list[str], expected: Doctor) -> None:
+    """No name is needed; what is not of the verb itself is for a server's parser, as it is."""
+    assert parse(arguments) == expected
+
+
+def test_help_of_doctor() -> None:
+    """It is the verb's own, and names the server's options."""
+    assert "python -m jobmaster.serve" in str(parse(["doctor", "-o", "/x", "--help"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["install-unit"], InstallUnit()),
+        (["install-unit", "--print", "--force"], InstallUnit(only_print=True, force=True)),
+        (
+            ["--certs-dir", "/c", "install-unit", "--directory", "/d", "--", "--print", "--", "-v"],
+            InstallUnit(folder=Path("/d"), options=("--certs-dir", "/c", "--print", "--", "-v")),
+        ),
+    ],
+)
+def test_install_unit(arguments: list[str], expected: InstallUnit) -> None:
+    """No name is needed; what is behind the first `--` is for a server's parser, as it is."""
+    assert parse(arguments) == expected
+
+
+def test_options_of_a_server_before_the_dashes() -> None:
+    """They are no options of the verb, and refused."""
+    with pytest.raises(UsageError, match="--max-jobs"):
+        parse(["install-unit", "--max-jobs", "3"])

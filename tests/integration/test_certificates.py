@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import os
 import shutil
@@ -168,3 +169,22 @@ async def test_nobody_answers(certificates: Path) -> None:
         with pytest.raises(TransportError, match=f"cannot connect to 127.0.0.1:{port}: Connection refused$"):
             async with connect("127.0.0.1", port, folder=certificates, name="client1"):
                 pass
+
+
+async def test_a_certificate_that_expires_soon(
+    tmp_path: Path, certificates: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A server that starts says so, and of those that are valid for long nothing."""
+    folder = tmp_path / "certs"
+    shutil.copytree(certificates, folder, ignore=shutil.ignore_patterns("hostile"))
+    year_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=345)
+    pair = authority.make_server(authority.load_pair(folder, "server_ca"), "server1", ["localhost"], now=year_ago)
+    for file in authority._files(folder, "server1", pair):
+        (folder / file.name).write_bytes(file.content)
+    async with serving(tmp_path, folder):
+        pass
+    warnings = [
+        line for line in capfd.readouterr().out.splitlines() if line.startswith("warning: ") and "_cert" in line
+    ]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: server1_cert.pem is valid until ")

@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.account import look_up
-from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
-from jobmaster.run.accounts import AccountPolicy
-from jobmaster.run.local import LocalTerms
 from jobmaster.server import preparation
 from jobmaster.server.options import ServerOptions
 from jobmaster.server.preparation import prepare, prepare_folder
@@ -157,33 +153,3 @@ def test_users_that_the_namespace_has(
             preparation._of_each_client(given)
     else:
         assert preparation._of_each_client(given) == found
-
-
-@pytest.mark.parametrize(
-    ("policy", "drops", "whom", "warning"),
-    [
-        (DEFAULT_UID_RANGE, True, "a user of each client's own (2100000000-2100065535)", None),
-        ("nobody", True, "nobody", "can read, signal and trace one another"),
-        ("nobody", False, "nobody", "this server is not root"),
-        ("root", True, "root", "can leave their cgroup"),
-    ],
-)
-def test_what_is_said_of_users(
-    tmp_path: Path, policy: UidRange | str, drops: bool, whom: str, warning: str | None
-) -> None:
-    """Whom jobs run as is said, and what that does not keep apart."""
-    common = look_up(policy) if isinstance(policy, str) else policy
-    terms = LocalTerms(
-        tree=CgroupTree(root=tmp_path),
-        limit_writes=(),
-        limit_reports=(),
-        memory_max=None,
-        output_folder=tmp_path,
-        accounts=AccountPolicy(common=common),
-        drops_privileges=drops,
-        open_files=100,
-    )
-    said, *warnings = preparation._say_whom(terms)
-    assert said == whom
-    assert len(warnings) == (warning is not None)
-    assert warning is None or warning in warnings[0]

@@ -8,6 +8,7 @@ needs it, or tells the operator.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -69,6 +70,15 @@ class Enforcement:
         """The controllers that enforce."""
         return frozenset(state.controller for state in self.states if isinstance(state, Enforced))
 
+    def without(self, reason: str) -> Enforcement:
+        """The same where no cgroup can be had, for this reason; a controller that was not enforced keeps its own."""
+        return Enforcement(
+            cpu=_unless_absent(self.cpu, reason),
+            io=_unless_absent(self.io, reason),
+            memory=_unless_absent(self.memory, reason),
+            pids=_unless_absent(self.pids, reason),
+        )
+
     def why_not(self, controller: Controller) -> str | None:
         """The reason why ``controller`` does not enforce; None if it does."""
         state = next(state for state in self.states if state.controller is controller)
@@ -79,6 +89,18 @@ class Enforcement:
                 return reason
             case _:
                 assert_never(state)
+
+
+EVERY_CONTROLLER: Final = Enforcement(
+    cpu=Enforced(controller=Controller.CPU),
+    io=Enforced(controller=Controller.IO),
+    memory=Enforced(controller=Controller.MEMORY),
+    pids=Enforced(controller=Controller.PIDS),
+)
+
+
+def _unless_absent(state: ControllerState, reason: str) -> NotEnforced:
+    return state if isinstance(state, NotEnforced) else NotEnforced(controller=state.controller, reason=reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +169,53 @@ def enable_controllers(mount_point: Path, folder: Path, *, proc: Path = PROC) ->
     )
 
 
+def foresee_controllers(mount_point: Path, folder: Path, *, is_vacated: bool = False, proc: Path = PROC) -> Enforcement:
+    """What :func:`enable_controllers` would answer, told without a change: of folders that are not there yet, by those above.
+
+    Args:
+        mount_point: where the v2 hierarchy is mounted.
+        folder: the folder that the jobs' folder is in, or is to be made in.
+        is_vacated: the server is in that folder itself, and will move out of it.
+        proc: where procfs is mounted.
+
+    Raises:
+        CgroupError: the top of the hierarchy, or a folder's file, can't be read.
+        ValueError: ``folder`` is not under ``mount_point``.
+    """
+    kernel = parse_proc_cgroups(_read_or_empty(proc / "cgroups"))
+    offered = read_interface(mount_point / "cgroup.controllers").split()
+    there = tuple(each for each in _chain(mount_point, folder) if each.is_dir())
+    vacated = folder if is_vacated else None
+
+    def state_of(controller: Controller) -> ControllerState:
+        absent = None if controller.value in offered else why_absent(controller, kernel)
+        return _state(
+            controller, absent or next(filter(None, (_obstacle(each, controller, vacated) for each in there)), None)
+        )
+
+    return Enforcement(
+        cpu=state_of(Controller.CPU),
+        io=state_of(Controller.IO),
+        memory=state_of(Controller.MEMORY),
+        pids=state_of(Controller.PIDS),
+    )
+
+
+def _obstacle(folder: Path, controller: Controller, vacated: Path | None) -> str | None:
+    """Why a controller that is offered can't be enabled for the folders under this one."""
+    if _is_enabled(folder, controller):
+        return None
+    if folder != vacated and _has_internal_processes(folder):
+        return _why_inhabited(folder, controller)
+    if not os.access(folder / "cgroup.subtree_control", os.W_OK):
+        return f"the {controller} controller is not delegated to {folder}: this user may not enable it there"
+    return None
+
+
+def _why_inhabited(folder: Path, controller: Controller) -> str:
+    return f"the {controller} controller can't be enabled in {folder}: processes live in that cgroup itself"
+
+
 def enable_controller(folder: Path, controller: Controller) -> None:
     """Enable one controller for the subfolders of ``folder``; it may be enabled already.
 
@@ -175,7 +244,7 @@ def _enable_along(chain: tuple[Path, ...], controller: Controller) -> str | None
     for folder in chain:
         try:
             if not _is_enabled(folder, controller) and _has_internal_processes(folder):
-                return f"the {controller} controller can't be enabled in {folder}: processes live in that cgroup itself"
+                return _why_inhabited(folder, controller)
             enable_controller(folder, controller)
         except CgroupFileError as error:
             return f"the {controller} controller is not delegated to {folder}: {error}"

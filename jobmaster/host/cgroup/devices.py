@@ -114,7 +114,7 @@ def device_under(path: Path, sysfs: Path = SYSFS, mounts: Iterable[Mount] | None
         raise ConfigurationError(f"{path}: {error.strerror}") from error
     if number.major != 0:
         return _disk_of(number, sysfs)
-    mount = _mount_of(resolved, read_mounts() if mounts is None else mounts)
+    mount = mount_of(resolved, read_mounts() if mounts is None else mounts)
     if mount is None or not mount.source.startswith("/dev/"):
         return None
     source = _number_of_node(Path(mount.source))
@@ -151,7 +151,8 @@ def _number_of_node(node: Path) -> DeviceNumber | None:
     return DeviceNumber.of(status.st_rdev) if stat.S_ISBLK(status.st_mode) else None
 
 
-def _mount_of(path: Path, mounts: Iterable[Mount]) -> Mount | None:
+def mount_of(path: Path, mounts: Iterable[Mount]) -> Mount | None:
+    """The mount of those in which a resolved path lies; None where none of them has it."""
     # Later mounts cover earlier ones on the same point, so of equals the last is the one that is seen.
     covering = [mount for mount in mounts if path.is_relative_to(mount.mount_point)]
     return max(reversed(covering), key=lambda mount: len(mount.mount_point.parts), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from jobmaster.host.cgroup.controllers import (
     KernelController,
     NotEnforced,
     enable_controllers,
+    foresee_controllers,
     parse_proc_cgroups,
     why_absent,
 )
@@ -184,3 +186,45 @@ def test_the_kernel_is_believed(kernel_mount: Path, kernel_root: Path) -> None:
     files = {c: (kernel_root / "jobs" / f"{c}.max").exists() for c in Controller}
     assert files == {c: c in enforcement.controllers for c in Controller}
     assert all(enforcement.why_not(c) for c, offered in files.items() if not offered)
+
+
+def test_what_is_foreseen_is_what_comes(tmp_path: Path, proc: Path) -> None:
+    """Where nothing is in the way every controller is foreseen, for a folder that is not there too, and nothing is written."""
+    mount = _folders(tmp_path / "cg")
+    before = {file: file.read_bytes() for file in mount.rglob("*") if file.is_file()}
+    foreseen = foresee_controllers(mount, mount / "jobmaster", proc=proc)
+    assert foreseen.controllers == frozenset(Controller)
+    assert {file: file.read_bytes() for file in mount.rglob("*") if file.is_file()} == before
+    assert not (mount / "jobmaster").exists()
+    FakeFolders(controllers=frozenset(Controller)).make(mount / "jobmaster")
+    assert foreseen == enable_controllers(mount, mount / "jobmaster", proc=proc)
+
+
+def test_an_absent_controller_is_foreseen(tmp_path: Path, proc: Path) -> None:
+    """The reason is the one that a server would tell."""
+    mount = _folders(tmp_path / "cg", offered=frozenset({Controller.PIDS}))
+    (proc / "cgroups").write_text(PROC_CGROUPS)
+    foreseen = foresee_controllers(mount, mount / "jobmaster", proc=proc)
+    assert foreseen == enable_controllers(mount, mount, proc=proc)
+    assert foreseen.controllers == {Controller.PIDS}
+
+
+def test_processes_in_the_way_are_foreseen(tmp_path: Path, proc: Path) -> None:
+    """A folder with processes of its own keeps a controller away, unless they are the server's, which will move."""
+    root = _folders(tmp_path / "cg", "unit")
+    mount = root.parent
+    (root / "cgroup.type").write_text("domain\n")
+    (root / "cgroup.procs").write_text("123\n")
+    assert "processes live in that cgroup itself" in str(
+        foresee_controllers(mount, root, proc=proc).why_not(Controller.CPU)
+    )
+    assert foresee_controllers(mount, root, is_vacated=True, proc=proc).controllers == frozenset(Controller)
+
+
+def test_a_folder_that_may_not_be_written_is_foreseen(
+    tmp_path: Path, proc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ordinary user is told of the first folder that is not delegated."""
+    mount = _folders(tmp_path / "cg")
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != mount / "cgroup.subtree_control")
+    assert f"not delegated to {mount}" in str(foresee_controllers(mount, mount / "x", proc=proc).why_not(Controller.IO))

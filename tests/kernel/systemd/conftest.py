@@ -14,7 +14,7 @@ from tests.kernel.systemd.service import RUNNING_SYSTEMD, Service
 
 @pytest.fixture
 async def service(tmp_path: Path, certificates: Path) -> AsyncIterator[Service]:
-    """The README's unit, for a program that was installed for it; not started yet, and stopped at the end."""
+    """The unit of `jobmaster install-unit`, for a program that was installed for it; not started yet, and stopped at the end."""
     if not RUNNING_SYSTEMD.exists():
         pytest.skip("runs in the guest with systemd of `nox -s power`")
     shutil.copytree(REPOSITORY / "jobmaster", tmp_path / "installed" / "jobmaster")

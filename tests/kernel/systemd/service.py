@@ -1,4 +1,4 @@
-"""jobmaster as a service of systemd: the unit that the README shows, and what systemd says of it."""
+"""jobmaster as a service of systemd: the unit that `jobmaster install-unit` writes, and what systemd says of it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import trio
 
 from jobmaster.address import DEFAULT_PORT
 from jobmaster.client import Jobs, connect
+from tests.harness import REPOSITORY
 from tests.processes import servers_of
-from tests.test_readme import blocks
 
 RUNNING_SYSTEMD: Final = Path("/run/systemd/system")
 NAME: Final = "jobmaster.service"
-README_PYTHON: Final = "/opt/jobmaster/bin/python"
 CGROUP: Final = Path("/sys/fs/cgroup/system.slice") / NAME
 SECONDS: Final = 60.0
 """In which whatever is waited for happens."""
@@ -31,24 +30,23 @@ class Service:
         installed: the folder of the program's package.
         output: the server's folder of output.
         certificates: its certificate folder.
+        options: more of the server's.
     """
 
     installed: Path
     output: Path
     certificates: Path
-
-    def unit(self) -> str:
-        """The README's, with the paths of this test."""
-        (unit,) = [block for block in blocks("ini") if README_PYTHON in block]
-        options = f" --output-dir {self.output} --certs-dir {self.certificates}"
-        (line,) = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
-        command = line.replace(README_PYTHON, sys.executable) + options
-        return unit.replace(line, f"{command}\nWorkingDirectory={self.installed}")
+    options: tuple[str, ...] = ()
 
     async def install(self) -> None:
-        """Has systemd know it."""
-        (RUNNING_SYSTEMD / NAME).parent.mkdir(exist_ok=True)
-        (RUNNING_SYSTEMD / NAME).write_text(self.unit())
+        """Has `jobmaster install-unit` write it, with the paths of this test, and systemd know it."""
+        RUNNING_SYSTEMD.mkdir(exist_ok=True)
+        options = ["--output-dir", str(self.output), "--certs-dir", str(self.certificates), "--require-limits"]
+        words = ["install-unit", "--force", "--directory", str(RUNNING_SYSTEMD), "--", *options, *self.options]
+        await trio.run_process([sys.executable, "-m", "jobmaster", *words], cwd=REPOSITORY, capture_stdout=True)
+        dropins = RUNNING_SYSTEMD / f"{NAME}.d"
+        dropins.mkdir(exist_ok=True)
+        (dropins / "test.conf").write_text(f"[Service]\nEnvironment=PYTHONPATH={self.installed}\n")
         await trio.run_process(["systemctl", "daemon-reload"])
 
     async def systemctl(self, verb: str, *options: str) -> None:

@@ -1,7 +1,8 @@
-"""The README's unit under a real systemd: active when it is ready, and as long as its jobs live."""
+"""The unit under a real systemd: active when it is ready, and as long as its jobs live."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import statistics
@@ -19,7 +20,7 @@ import trio
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.harness import first_chunk, is_alive
-from tests.kernel.systemd.service import CGROUP, SECONDS, Service, processes_in, replace_launcher
+from tests.kernel.systemd.service import CGROUP, NAME, SECONDS, Service, processes_in, replace_launcher
 from tests.processes import servers_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.power]
@@ -213,3 +214,64 @@ async def test_a_killed_launcher(service: Service) -> None:
         assert record.cause.WhichOneof("kind") == "server_lost"
     assert [pid for pid in pids if is_alive(pid)] == []
     assert not service.cgroup_of(job_id).exists()
+
+
+async def test_a_job_out_of_memory(service: Service) -> None:
+    """A job that the kernel kills for its memory has ended so; the unit is active, in the same process, and takes the next."""
+    service = dataclasses.replace(service, options=("--memory-max", "64M"))
+    await service.install()
+    await service.systemctl("start")
+    launcher = await service.main_pid()
+    async with service.connect() as jobs, states_of(service, "ActiveState") as states:
+        record = await jobs.wait(await jobs.start(sys.executable, "-I", "-S", "-c", "bytearray(200 << 20)"))
+        assert record.cause.WhichOneof("kind") == "oom_killed"
+        assert (await jobs.wait(await jobs.start("true"))).exit_code == 0
+    assert states == {"active"}
+    assert (await service.property("Result"), await service.main_pid()) == ("success", launcher)
+
+
+async def test_what_a_job_meets(service: Service) -> None:
+    """A job sees the host's /tmp and writes there; it is in its own cgroup, has no capability, and /usr can't be written."""
+    await service.systemctl("start")
+    mark = Path(f"/tmp/{NAME}-mark")
+    mark.touch()
+    mark.chmod(0o666)
+    script = f"""
+        echo seen >{mark} && touch {mark}-mine && grep -E "^(NoNewPrivs|CapEff|CapBnd):" /proc/self/status
+        cat /proc/self/cgroup; umask; ulimit -n; test -w /usr || echo read-only; getent passwd root
+    """
+    async with service.connect() as jobs:
+        job_id = await jobs.start("sh", "-c", script)
+        async with jobs.stream_output(job_id) as chunks:
+            output = b"".join([chunk async for chunk in chunks]).decode()
+        assert (await jobs.wait(job_id)).exit_code == 0, output
+    assert (mark.read_text(), Path(f"{mark}-mine").exists()) == ("seen\n", True)
+    for words in (
+        "NoNewPrivs:\t1",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        f"/jobs/client1/{job_id}",
+    ):
+        assert words in output
+    assert "read-only" in output
+    assert "root:x:0" in output
+
+
+async def test_options_come_to_the_server_as_they_were(service: Service) -> None:
+    """Blanks, quotes, backslashes, `$` and `%` of an option are what the server has."""
+    odd = Path("/tmp/a b'c\"d\\s$HOME${HOME}100%h;\u00e9")
+    service = dataclasses.replace(service, output=odd)
+    await service.install()
+    await service.systemctl("start")
+    launcher = await service.main_pid()
+    assert os.fsencode(odd) in Path(f"/proc/{launcher}/cmdline").read_bytes().split(b"\0")
+    assert (odd / "journal.db").exists()
+
+
+async def test_exposure(service: Service) -> None:
+    """Systemd reckons an exposure under 5.0 of the unit as it is installed."""
+    command = ["systemd-analyze", "security", "--no-pager", NAME]
+    told = (await trio.run_process(command, capture_stdout=True)).stdout.decode()
+    last = told.splitlines()[-1]
+    assert float(last.rpartition(": ")[2].split()[0]) < 5.0, told
+    print(f"\n{last}")
