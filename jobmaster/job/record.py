@@ -44,6 +44,8 @@ class Launched:
         run_time: how long it may run; None: for ever.
         stop: how it is stopped; None: as the server stops any job.
         name, labels: what its caller calls it; empty: nothing.
+        variables: the names of the environment variables that its caller gives it; nothing keeps their values.
+        working_folder: where it begins; empty: as the server has it.
     """
 
     id: JobId
@@ -62,6 +64,8 @@ class Launched:
     stop: StopTerms | None = None
     name: str = ""
     labels: Labels = ()
+    variables: tuple[str, ...] = ()
+    working_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +104,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal, run_time, stop, name, labels: as in `Launched`.
+        output_max, ends_when_full, terminal, run_time, stop, name, labels, variables, working_folder: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -120,6 +124,8 @@ class JobRecord:
     stop: StopTerms | None = None
     name: str = ""
     labels: Labels = ()
+    variables: tuple[str, ...] = ()
+    working_folder: str = ""
     output_pruned: OutputPruned | None = None
 
     @property
@@ -155,6 +161,8 @@ def record_of(launched: Launched) -> JobRecord:
         stop=launched.stop,
         name=launched.name,
         labels=launched.labels,
+        variables=launched.variables,
+        working_folder=launched.working_folder,
     )
 
 

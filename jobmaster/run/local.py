@@ -67,7 +67,7 @@ from jobmaster.run.job_files import (
 from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.start_errors import host_errors_translated, why_not_executed
+from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
@@ -142,6 +142,7 @@ class LocalTerms:
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification) -> Launch:
         """What the launcher is told of a job."""
         account, terminal = self.account, specification.terminal
+        given = {name: _as_bytes(value) for name, value in specification.environment}
         becomes = ChildAccount(
             uid=account.uid, gid=account.gid, groups=account.groups, keeps_capabilities=account.is_root
         )
@@ -149,11 +150,17 @@ class LocalTerms:
             id=job_id,
             argv=specification.argv,
             environment=account.environment(job_id=job_id, client=owner)
-            | ({} if terminal is None else {"TERM": terminal.term}),
-            working_folder=WORKING_FOLDER,
+            | ({} if terminal is None else {"TERM": terminal.term})
+            | given,
+            working_folder=_as_bytes(specification.working_folder) or WORKING_FOLDER,
             account=becomes if self.drops_privileges else None,
             open_files=self.open_files,
         )
+
+
+def _as_bytes(text: str) -> str:
+    """What os.fsencode turns into the UTF-8 that a client has sent, whatever the encoding of this host."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 class LocalExecution:
@@ -167,6 +174,7 @@ class LocalExecution:
         command: str,
         account: Account,
         *,
+        place: Place = SERVERS_PLACE,
         stdin: Stdin | None = None,
     ) -> None:
         self._launcher = launcher
@@ -174,6 +182,7 @@ class LocalExecution:
         self._cgroup = cgroup
         self._command = command
         self._account = account
+        self._place = place
         self._stdin = stdin
         self._may_execute = False
 
@@ -198,7 +207,7 @@ class LocalExecution:
             case Executed():
                 return
             case ExecFailed() as failure:
-                raise why_not_executed(failure, self._command, self._account)
+                raise why_not_executed(failure, self._command, self._account, self._place)
             case NeverExecuted():
                 if self.oom_kills():
                     raise CommandNotRunnableNow(
@@ -383,7 +392,13 @@ class LocalHost:
         stdin, pump = streams_of(files, self._close_kept(child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
+                self._launcher,
+                child,
+                files.cgroup,
+                specification.masked_argv[0],
+                terms.account,
+                place=Place.of(specification.working_folder, (name for name, _ in specification.environment)),
+                stdin=stdin,
             ),
             log=files.log,
             pump=pump,
@@ -410,7 +425,13 @@ class LocalHost:
         stdin, pump = adopted_streams(inherited, files, self._close_kept(inherited.child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
+                self._launcher,
+                inherited.child,
+                files.cgroup,
+                record.command.command,
+                terms.account,
+                place=Place.of(record.working_folder, record.variables),
+                stdin=stdin,
             ),
             log=files.log,
             pump=pump,
