@@ -76,6 +76,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 WORKING_FOLDER: Final = "/"
+OOM_SCORE_ADJ: Final = 200
+"""Of every job: where the host itself has no memory left, it takes a job before the server, and before most others (proc(5))."""
+UMASK: Final = 0o077
+"""Of every job: what it makes is for its user alone, unless it says otherwise."""
 SWEEPERS: Final = trio.CapacityLimiter(1)
 """The thread that kills what nobody has adopted; the disk that holds up adoptions is none of its. It is waited for: one
 that went on beside the server would kill new jobs."""
@@ -155,6 +159,8 @@ class LocalTerms:
             working_folder=_as_bytes(specification.working_folder) or WORKING_FOLDER,
             account=becomes if self.drops_privileges else None,
             open_files=self.open_files,
+            oom_score_adj=OOM_SCORE_ADJ,
+            umask=UMASK,
         )
 
 

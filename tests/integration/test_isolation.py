@@ -51,7 +51,8 @@ async def test_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     """A job's environment is an allow-list; nothing of the server's is in it."""
     monkeypatch.setenv("SERVER_SECRET", "hunter2")
     names = {line.partition("=")[0] for line in (await shell(server, "env")).splitlines()}
-    assert names == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PWD", "JOBMASTER_JOB_ID", "JOBMASTER_CLIENT"}
+    ours = {"JOBMASTER_JOB_ID", "JOBMASTER_CLIENT"}
+    assert names == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "PWD"} | ours
 
 
 async def test_variables_that_it_is_given(server: Server) -> None:
@@ -67,6 +68,7 @@ async def test_variables_that_it_is_given(server: Server) -> None:
         "LOGNAME": "nobody",
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",
         "JOBMASTER_JOB_ID": job_id,
         "JOBMASTER_CLIENT": "client1",
         **given,
@@ -141,12 +143,34 @@ async def test_privileges(server: Server) -> None:
 
 
 async def test_surroundings(server: Server) -> None:
-    """A job has its own session, the folder /, umask 022, OOM score 0, the usual file limit, and no terminal."""
+    """A job has its own session, the folder /, umask 077, OOM score 200, the usual file limit, and no terminal."""
     script = "cut -d' ' -f5,6,7 /proc/$$/stat; echo $$; pwd; umask; cat /proc/$$/oom_score_adj; ulimit -Sn"
     ids, pid, folder, umask, score, files = (await shell(server, script)).splitlines()
     assert ids == f"{pid} {pid} 0"  # process group, session, terminal
-    assert (folder, umask, score) == ("/", "0022", "0")
+    assert (folder, umask, score) == ("/", "0077", "200")
     assert int(files) <= 1_048_576
+
+
+def can_set_resources() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE (capability 24), with which a score is for good."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")]
+    return bool(int(line.split()[1], 16) >> 24 & 1)
+
+
+@pytest.mark.skipif(not can_set_resources(), reason="needs CAP_SYS_RESOURCE, without which no score is below 0 either")
+async def test_its_oom_score(server: Server) -> None:
+    """A job can raise its score and set it back, and has no way to the server's or to less than it was given."""
+    script = (
+        "cd /proc/self; for score in 300 200 199 0 -1000; do "
+        "echo $score 2>/dev/null >oom_score_adj && echo $score; done; cat oom_score_adj"
+    )
+    assert (await shell(server, script)).split() == ["300", "200", "200"]
+
+
+async def test_what_a_job_makes_is_for_its_user(server: Server) -> None:
+    """Its files and folders have no rights for others, unless it gives them some."""
+    script = 'd=$(mktemp -d) && cd "$d" && mkdir d && touch f && (umask 022; touch g) && stat -c %a . d f g; rm -r "$d"'
+    assert (await shell(server, script)).split() == ["700", "700", "600", "644"]
 
 
 async def test_cgroup_of_the_first_instruction(server: Server) -> None:
