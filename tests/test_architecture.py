@@ -112,6 +112,7 @@ PURE: Final = (
     "job/record.py",
     "job/request.py",
     "job/run_time.py",
+    "job/environment.py",
     "job/labels.py",
     "job/signals.py",
     "job/stop_terms.py",

@@ -27,7 +27,7 @@ from jobmaster.job.cause import (
 from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobRecord, Launched, LimitReport, OutputPruned, describe_job
 from jobmaster.job.run_time import RunTime
-from jobmaster.job.secret import Secret
+from jobmaster.job.secret import MASK, Secret
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Closing, Ended, Held, Running, Stopping
 from jobmaster.job.stop_terms import StopTerms
@@ -83,6 +83,8 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         stop=StopTerms.asked(message.stop_signal, message.grace_ms if message.HasField("grace_ms") else None),
         name=message.name,
         labels=tuple(message.labels.items()),
+        environment=tuple(message.environment.items()),
+        working_folder=message.working_folder,
         secrets=secrets_of(message),
     )
 
@@ -279,7 +281,12 @@ def _timed_out(timed_out: TimedOut) -> pb.Cause.TimedOut:
 def command_message(job: JobRecord | Launched) -> pb.JobCreateRequest:
     """What was started, as a record keeps it."""
     message = pb.JobCreateRequest(
-        command=job.command.command, args=job.command.args, name=job.name, labels=dict(job.labels)
+        command=job.command.command,
+        args=job.command.args,
+        name=job.name,
+        labels=dict(job.labels),
+        environment=dict.fromkeys(job.variables, MASK),
+        working_folder=job.working_folder,
     )
     if job.run_time is not None:
         message.max_run_ms = job.run_time.max_ms

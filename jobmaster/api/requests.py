@@ -6,6 +6,7 @@ from typing import Final
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.environment import MOST_FOLDER_BYTES, MOST_VARIABLES
 from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
 from jobmaster.job.labels import MOST_LABELS, MOST_NAME
 from jobmaster.job.secret import MAX_SECRETS
@@ -26,9 +27,17 @@ MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
-OTHER_BYTES: Final = 512 + 4 * MOST_NAME + 20 * MAX_SECRETS + MOST_LABEL_BYTES + 16 * MOST_LABELS
-"""Bytes of a Start that are not its command: more than a request id, the options, the places of secrets and the labels may have."""
-OTHER_FIELDS: Final = 13 + MAX_SECRETS + MOST_LABELS
+OTHER_BYTES: Final = (
+    512
+    + 4 * MOST_NAME
+    + 20 * MAX_SECRETS
+    + MOST_LABEL_BYTES
+    + 16 * MOST_LABELS
+    + MOST_FOLDER_BYTES
+    + 16 * MOST_VARIABLES
+)
+"""Bytes of a Start that are not its command: more than a request id, the options, the places of secrets, the labels and the working folder may have."""
+OTHER_FIELDS: Final = 14 + MAX_SECRETS + MOST_LABELS + MOST_VARIABLES
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""

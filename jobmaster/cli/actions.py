@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -48,6 +48,8 @@ class Terms:
         stop_signal: what its processes get first when it is stopped; 0: SIGTERM.
         grace_ms: milliseconds that they have then; None: as the server has it.
         name, labels: what it is called.
+        environment: variables that it gets; without a value, with that of this program's.
+        working_folder: where it begins; empty: as the server has it.
     """
 
     max_run_ms: int = 0
@@ -57,6 +59,8 @@ class Terms:
     grace_ms: int | None = None
     name: str = ""
     labels: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
+    working_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from jobmaster.cli.actions import (
 )
 from jobmaster.cli.parser import (
     CERTIFICATES,
+    ENVIRONMENT,
+    FOLDER,
     GRACE,
     JOB_NAME,
     KEYS,
@@ -52,7 +54,9 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL})
+_OF_START: Final = frozenset(
+    {OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL, *ENVIRONMENT, *FOLDER}
+)
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
@@ -283,6 +287,10 @@ def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
         parser.error(
             f"{given.verb}: {WARN} comes before {TIMEOUT} is over: say both, and the first less than the second"
         )
+    for name, value in given.environment:
+        _require_text(parser, "-e", name)
+        _require_text(parser, f"the value of {name}", value or "", is_secret=True)
+    _require_text(parser, "-w", given.working_folder)
     return Terms(
         max_run_ms=given.timeout,
         warn_before_ms=warn_before_ms,
@@ -291,6 +299,8 @@ def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
         grace_ms=given.grace,
         name=given.job_name,
         labels=_labels(parser, given),
+        environment=tuple(dict(given.environment).items()),
+        working_folder=given.working_folder,
     )
 
 

@@ -46,6 +46,8 @@ STOP_SIGNAL: Final = "--stop-signal"
 GRACE: Final = "--grace"
 JOB_NAME: Final = "--name"
 LABEL: Final = ("-l", "--label")
+ENVIRONMENT: Final = ("-e", "--env")
+FOLDER: Final = ("-w", "--workdir")
 
 DEFAULT_LIMIT: Final = 100
 STATES: Final = {"running": "RUNNING", "terminated": "TERMINATED_BY_API", "completed": "COMPLETED"}
@@ -60,9 +62,7 @@ CAUSES: Final = (
     "output-capped",
     "timed-out",
 )
-_TERMS: Final = (
-    f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]…"
-)
+_TERMS: Final = f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]… [-e NAME[=VALUE]]… [-w DIR]"
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -253,6 +253,23 @@ def _add_terms(verb: _Parser) -> None:
         help="how long they have then, an hour at most (default: as long as the server leaves any job)",
     )
     _add_names(verb, "what it is called in lists; no secret", "a label, for lists to be asked for; may be repeated")
+    verb.add_argument(
+        *ENVIRONMENT,
+        metavar="NAME[=VALUE]",
+        dest="environment",
+        type=argument(parse_variable),
+        action="append",
+        default=[],
+        help="an environment variable for it, without =VALUE with the value that it has here; records have the name alone; may "
+        "be repeated",
+    )
+    verb.add_argument(
+        *FOLDER,
+        metavar="DIR",
+        dest="working_folder",
+        default="",
+        help="where it begins: an absolute path there (default /)",
+    )
 
 
 def _add_names(verb: _Parser, name_help: str, label_help: str) -> None:
@@ -266,6 +283,18 @@ def _add_names(verb: _Parser, name_help: str, label_help: str) -> None:
         default=[],
         help=label_help,
     )
+
+
+def parse_variable(text: str) -> tuple[str, str | None]:
+    """A name and a value, from `LANG=C`; the value is None where only the name is said.
+
+    Raises:
+        ValueError: it has no name; the value is not shown.
+    """
+    name, separator, value = text.partition("=")
+    if not name:
+        raise ValueError("a variable has a name: say NAME=VALUE, or NAME")
+    return name, value if separator else None
 
 
 def parse_label(text: str) -> tuple[str, str]:

@@ -35,6 +35,10 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "name", record.cmd.name
     for key, value in sorted(record.cmd.labels.items()):
         yield "label", f"{key}={value}"
+    if record.cmd.working_folder:
+        yield "folder", record.cmd.working_folder
+    if record.cmd.environment:
+        yield "variables", " ".join(sorted(record.cmd.environment))
     yield "client", record.client
     if record.user:
         yield "user", record.user

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,6 +19,7 @@ from jobmaster.cli.attaching import JobEnd, copy, despite_losses, how_to_attach,
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
 from jobmaster.cli.presentation import how_to_find, killed_for_memory
+from jobmaster.cli.terms import NoSuchVariable, start_arguments
 from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.client.masking import is_text
 from jobmaster.errors import TransportError
@@ -91,6 +91,11 @@ class Runner:
         if missing := [name for name in self._secret_env if not os.environ.get(name)]:
             say(f"--secret-env {missing[0]}: there is no such environment variable, or it is empty")
             return OURS
+        try:
+            given = start_arguments(self._terms)
+        except NoSuchVariable as error:
+            say(str(error))
+            return OURS
         secrets = {name: os.environ[name] for name in self._secret_env}
         if unusable := [name for name, value in secrets.items() if not is_text(value)]:
             say(f"--secret-env {unusable[0]}: its value is not UTF-8, as commands are, so that none can have it")
@@ -105,7 +110,7 @@ class Runner:
                 output_max=self._output.most,
                 output_full=self._output.full,
                 secrets=secrets.values(),
-                **asdict(self._terms),
+                **given,
             )
         except RpcFailedError as error:
             say(words_of(error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import assert_never
 
 import trio
@@ -167,9 +166,15 @@ async def start_job(jobs: Jobs, action: Start) -> str:
     """Start a job, and return its id; whoever gets none is told how the job is found, should there be one.
 
     Raises:
-        CommandFailed: nobody knows whether it was started.
+        CommandFailed: nobody knows whether it was started; or a variable that it was to get is not there.
         RpcFailedError, TransportError: it was not.
     """
+    from jobmaster.cli.terms import NoSuchVariable, start_arguments
+
+    try:
+        given = start_arguments(action.terms)
+    except NoSuchVariable as error:
+        raise CommandFailed(str(error)) from error
     request_id = new_request_id()
     unknown = how_to_find(request_id, run="run -d")
     started = ""
@@ -187,7 +192,7 @@ async def start_job(jobs: Jobs, action: Start) -> str:
             request_id=request_id,
             output_max=action.output.most,
             output_full=action.output.full,
-            **asdict(action.terms),
+            **given,
         )
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.UNAVAILABLE:

@@ -73,6 +73,8 @@ class Jobs:
         grace_ms: int | None = None,
         name: str = "",
         labels: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        environment: Mapping[str, str] | Iterable[tuple[str, str]] = (),
+        working_folder: str = "",
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
 
@@ -95,6 +97,8 @@ class Jobs:
             grace_ms: milliseconds that they have then, an hour at most; None: as many as the server leaves any job.
             name: what it is called, 128 characters at most; no secret.
             labels: keys and values, for `list` to be asked for; no secrets.
+            environment: variables that it gets beside those of the server, or in their place; the values are kept nowhere.
+            working_folder: where it begins, an absolute path; empty: /.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -113,6 +117,8 @@ class Jobs:
             grace_ms=grace_ms,
             name=name,
             labels=dict(labels),
+            environment=dict(environment),
+            working_folder=working_folder,
         )
         return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
 

@@ -50,6 +50,7 @@ class Account:
             "LOGNAME": self.name,
             "SHELL": "/bin/sh",
             "LANG": "C.UTF-8",
+            "TMPDIR": "/tmp",  # noqa: S108  # of the job
             "JOBMASTER_JOB_ID": job_id,
             "JOBMASTER_CLIENT": client,
         }

@@ -56,6 +56,8 @@ class Launched:
         run_time: how long it may run; None: for ever.
         stop: how it is stopped; None: as the server stops any job.
         name, labels: what its caller calls it; empty: nothing.
+        variables: the names of the environment variables that its caller gives it; nothing keeps their values.
+        working_folder: where it begins; empty: as the server has it.
     """
 
     id: JobId
@@ -75,6 +77,8 @@ class Launched:
     stop: StopTerms | None = None
     name: str = ""
     labels: Labels = ()
+    variables: tuple[str, ...] = ()
+    working_folder: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,8 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal, user, run_time, stop, name, labels: as in `Launched`.
+        output_max, ends_when_full, terminal, user: as in `Launched`.
+        run_time, stop, name, labels, variables, working_folder: likewise.
         output_pruned: when and why the output was removed; None where it was not.
         usage: what it has used, of one that has ended; None where nobody could tell.
     """
@@ -135,6 +140,8 @@ class JobRecord:
     stop: StopTerms | None = None
     name: str = ""
     labels: Labels = ()
+    variables: tuple[str, ...] = ()
+    working_folder: str = ""
     output_pruned: OutputPruned | None = None
     usage: Usage | None = None
 
@@ -172,6 +179,8 @@ def record_of(launched: Launched) -> JobRecord:
         stop=launched.stop,
         name=launched.name,
         labels=launched.labels,
+        variables=launched.variables,
+        working_folder=launched.working_folder,
     )
 
 

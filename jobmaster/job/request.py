@@ -22,6 +22,8 @@ _DIGEST_MASK: Final = "\udcff"
 class RequestKey:
     """A request id of one client, and the digest of everything else that the Start asked for, but for its secrets.
 
+    Values of environment variables count as secrets: their names are in the digest alone.
+
     The digest is in the journal and its backups, where one of a secret would let it be guessed; and one with a key would need
     a key that is kept as long as the journal and never with it. So a Start that comes again with another secret in the same
     place, a token that was renewed for example, finds the job of the first.
@@ -59,6 +61,10 @@ class RequestKey:
         if specification.name or specification.labels:
             words = (specification.name, *(word for label in specification.labels for word in label))
             digest.update(b"\0labels " + "\0".join(words).encode("utf-8", "surrogateescape"))  # no word has a NUL
+        if specification.environment:
+            digest.update(b"\0environment " + " ".join(name for name, _ in specification.environment).encode())
+        if specification.working_folder:
+            digest.update(b"\0folder " + specification.working_folder.encode("utf-8", "surrogateescape"))
         return cls(id=request_id, digest=digest.digest())
 
 

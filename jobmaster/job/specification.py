@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.environment import Environment, check_folder, checked_environment, size_of
 from jobmaster.job.labels import Labels, check_name, checked_labels
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret, check_secrets, masked_words
@@ -17,7 +18,7 @@ from jobmaster.job.terminal import Terminal
 MAX_ARGUMENTS: Final = 65_536
 """Arguments of one command; the kernel's own bound is on their bytes and pointers together (execve(2))."""
 MAX_ARGUMENT_BYTES: Final = 2 * 1024 * 1024
-"""Bytes of all arguments with their NULs: a quarter of the default stack limit of 8 MiB (execve(2), ARG_MAX)."""
+"""Bytes of all arguments and variables with their NULs: a quarter of the default stack limit of 8 MiB (execve(2), ARG_MAX)."""
 MAX_COMMAND_BYTES: Final = 4095
 """PATH_MAX of Linux, without its NUL."""
 SMALLEST_OUTPUT: Final = 256 * 1024
@@ -39,6 +40,8 @@ class JobSpecification:
         run_time: how long it may run; None: for ever.
         stop: how it is stopped; None: as the server stops any job.
         name, labels: what its caller calls it; empty: nothing.
+        environment: variables that it has beside those that the server gives it, or in their place.
+        working_folder: where it begins, an absolute path that its process enters as its user; empty: the root.
         secrets: what of the words nobody is to read, in order.
         masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
@@ -57,6 +60,8 @@ class JobSpecification:
     stop: StopTerms | None = None
     name: str = ""
     labels: Labels = ()
+    environment: Environment = field(default=(), repr=False)
+    working_folder: str = ""
     secrets: tuple[Secret, ...] = ()
     masked_argv: tuple[str, ...] = field(init=False, compare=False)
 
@@ -77,7 +82,9 @@ class JobSpecification:
             raise InvalidRequest("command contains a NUL byte, which no Linux command can", field="command")
         if len(self.args) > MAX_ARGUMENTS:
             raise too_many_arguments()
-        if sum(map(len, self.args)) + len(self.args) > MAX_ARGUMENT_BYTES:
+        object.__setattr__(self, "environment", checked_environment(self.environment))
+        check_folder(self.working_folder)
+        if sum(map(len, self.args)) + len(self.args) + size_of(self.environment) > MAX_ARGUMENT_BYTES:
             raise too_long_arguments()
         for position, argument in enumerate(self.args):
             if "\0" in argument:
@@ -150,7 +157,7 @@ def too_many_arguments() -> InvalidRequest:
 
 def too_long_arguments() -> InvalidRequest:
     """The error for more than `MAX_ARGUMENT_BYTES`."""
-    return InvalidRequest("more than 2 MiB of arguments: pass them in a file", field="args")
+    return InvalidRequest("more than 2 MiB of arguments and environment: pass them in a file", field="args")
 
 
 def _encode(word: str) -> bytes:

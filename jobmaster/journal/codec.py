@@ -360,6 +360,8 @@ _EVENTS: Final[dict[type, Codec]] = {
         stop=_STOP,
         name=_sparse(_TEXT, ""),
         labels=_sparse(_LABELS, ()),
+        variables=_sparse(_array(_TEXT), ()),
+        working_folder=_sparse(_TEXT, ""),
     ),
     Executed: _structure(Executed),
     RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
@@ -401,6 +403,8 @@ _RECORD: Final = _structure(
     stop=_STOP,
     name=_sparse(_TEXT, ""),
     labels=_sparse(_LABELS, ()),
+    variables=_sparse(_array(_TEXT), ()),
+    working_folder=_sparse(_TEXT, ""),
     output_pruned=_optional(_OUTPUT_PRUNED),
     usage=_optional(_USAGE),
 )

@@ -237,6 +237,8 @@ class JobTasks:
             stop=specification.stop,
             name=specification.name,
             labels=specification.labels,
+            variables=tuple(name for name, _ in specification.environment),
+            working_folder=specification.working_folder,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched

@@ -72,7 +72,7 @@ from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.oom_limits import CountsAbove
-from jobmaster.run.start_errors import host_errors_translated, why_not_executed
+from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
 from jobmaster.run.usages import end_and_read, usage_of
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
@@ -82,6 +82,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 WORKING_FOLDER: Final = "/"
+OOM_SCORE_ADJ: Final = 200
+"""Of every job: where the host itself has no memory left, it takes a job before the server, and before most others (proc(5))."""
+UMASK: Final = 0o077
+"""Of every job: what it makes is for its user alone, unless it says otherwise."""
 SWEEPERS: Final = trio.CapacityLimiter(1)
 """The thread that kills what nobody has adopted; the disk that holds up adoptions is none of its. It is waited for: one
 that went on beside the server would kill new jobs."""
@@ -150,6 +154,7 @@ class LocalTerms:
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification, account: Account) -> Launch:
         """What the launcher is told of a job."""
         terminal = specification.terminal
+        given = {name: _as_bytes(value) for name, value in specification.environment}
         becomes = ChildAccount(
             uid=account.uid, gid=account.gid, groups=account.groups, keeps_capabilities=account.is_root
         )
@@ -157,15 +162,23 @@ class LocalTerms:
             id=job_id,
             argv=specification.argv,
             environment=account.environment(job_id=job_id, client=owner)
-            | ({} if terminal is None else {"TERM": terminal.term}),
-            working_folder=WORKING_FOLDER,
+            | ({} if terminal is None else {"TERM": terminal.term})
+            | given,
+            working_folder=_as_bytes(specification.working_folder) or WORKING_FOLDER,
             account=becomes if self.drops_privileges else None,
             open_files=self.open_files,
+            oom_score_adj=OOM_SCORE_ADJ,
+            umask=UMASK,
         )
 
 
 def _nothing_told(*, at_once: bool = False) -> tuple[None, None]:  # noqa: ARG001  # as `CountsAbove.of`
     return None, None
+
+
+def _as_bytes(text: str) -> str:
+    """What os.fsencode turns into the UTF-8 that a client has sent, whatever the encoding of this host."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 class LocalExecution:
@@ -179,6 +192,7 @@ class LocalExecution:
         command: str,
         user: str,
         *,
+        place: Place = SERVERS_PLACE,
         stdin: Stdin | None = None,
         counts_above: Callable[..., tuple[int | None, int | None]] = _nothing_told,
         limits_met_at_first: LimitsMet | None = None,
@@ -192,6 +206,7 @@ class LocalExecution:
             cgroup: it is in.
             command: for people.
             user: as whom it runs, for people.
+            place: where it is executed.
             stdin: its input, if it has one.
             counts_above: as `CountsAbove.of`, of its client.
             limits_met_at_first: as of `Execution`.
@@ -202,6 +217,7 @@ class LocalExecution:
         self._cgroup = cgroup
         self._command = command
         self._user = user
+        self._place = place
         self._stdin = stdin
         self._counts_above = counts_above
         self._limits_met_at_first = limits_met_at_first
@@ -229,7 +245,7 @@ class LocalExecution:
             case Executed():
                 return
             case ExecFailed() as failure:
-                raise why_not_executed(failure, self._command, self._user)
+                raise why_not_executed(failure, self._command, self._user, self._place)
             case NeverExecuted():
                 if self.oom_kills():
                     raise CommandNotRunnableNow(
@@ -454,6 +470,7 @@ class LocalHost:
                 files.cgroup,
                 specification.masked_argv[0],
                 account.shown,
+                place=Place.of(specification.working_folder, (name for name, _ in specification.environment)),
                 stdin=stdin,
                 counts_above=counts_above,
                 limits_met_at_first=_limits_met_at_first(counts_above),
@@ -489,6 +506,7 @@ class LocalHost:
                 files.cgroup,
                 record.command.command,
                 record.user,
+                place=Place.of(record.working_folder, record.variables),
                 stdin=stdin,
                 counts_above=partial(self._counts_above.of, record.owner),
                 has_counted=not files.is_anew,

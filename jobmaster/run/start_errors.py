@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,18 +36,44 @@ _OF_DISK: Final = frozenset({errno.EROFS, errno.EIO})
 """Errors of a disk that fails, or was made read-only: who mends it need not start the server anew."""
 _LASTING: Final = frozenset({errno.EINVAL, errno.ELIBBAD, errno.ELOOP})
 """Of the rare errors of execve(2), those that a later try gets as well; a disk or a writer is behind the others."""
+_OF_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
+"""Of the errors of chdir(2), those that a later try gets as well."""
 _LONGEST_SHOWN: Final = 255
 """Characters of a command in an error's text."""
 
 
-def why_not_executed(failure: ExecFailed, command: str, user: str) -> Exception:
-    """What the kernel's answer to execve(2), or to the search for the command, means to the caller of Start."""
-    shown = command if len(command) <= _LONGEST_SHOWN else f"{command[:_LONGEST_SHOWN]}…"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a command is executed, as far as its caller says.
+
+    Attributes:
+        folder: its working folder; empty: the server's choice.
+        has_own_path: its caller has given it a PATH.
+    """
+
+    folder: str = ""
+    has_own_path: bool = False
+
+    @classmethod
+    def of(cls, folder: str, variables: Iterable[str]) -> Place:
+        """That of a command with these variables."""
+        return cls(folder=folder, has_own_path="PATH" in variables)
+
+
+SERVERS_PLACE: Final = Place()
+
+
+def why_not_executed(failure: ExecFailed, command: str, user: str, place: Place = SERVERS_PLACE) -> Exception:
+    """What the kernel's answer to execve(2), or to a step before it, means to the caller of Start."""
+    shown = _shown(command)
+    if failure.stage == "working_folder" and place.folder:
+        return _why_not_entered(failure.errno, place.folder, user)
     if failure.stage not in {"lookup", "exec"}:
         return HostError(f"a job could not be prepared ({failure.stage}): {os.strerror(failure.errno)}")
     match failure.errno:
         case errno.ENOENT | errno.ENOTDIR if failure.stage == "lookup":
-            where = "" if "/" in command else f" in the jobs' PATH ({SEARCH_PATH})"
+            path = "the PATH that it was given" if place.has_own_path else f"the jobs' PATH ({SEARCH_PATH})"
+            where = "" if "/" in command else f" in {path}"
             return CommandNotFound(f"command {shown!r} not found{where}")
         case errno.ENOENT:
             return CommandNotFound(
@@ -62,7 +89,8 @@ def why_not_executed(failure: ExecFailed, command: str, user: str) -> Exception:
             )
         case errno.E2BIG:
             return InvalidRequest(
-                "more arguments than the kernel takes: one may have 128 KiB, all together about 2 MiB", field="args"
+                "more arguments or environment than the kernel takes: one may have 128 KiB, all together about 2 MiB",
+                field="args",
             )
         case errno.ENAMETOOLONG:
             return CommandNotFound(f"command {shown!r} not found: it is longer than the name of a file can be")
@@ -71,6 +99,20 @@ def why_not_executed(failure: ExecFailed, command: str, user: str) -> Exception:
         case number:
             error = CommandNotRunnable if number in _LASTING else CommandNotRunnableNow
             return error(f"command {shown!r} cannot be executed: {os.strerror(number)}")
+
+
+def _why_not_entered(number: int, folder: str, user: str) -> Exception:
+    if number in EXHAUSTED:
+        return ServerBusy(f"the server's host is out of resources for a new job: {os.strerror(number)}")
+    error = CommandNotRunnable if number in _OF_FOLDER else CommandNotRunnableNow
+    named = f" {user!r}" if user else ""
+    return error(
+        f"the working folder {_shown(folder)!r} cannot be entered by the jobs' user{named}: {os.strerror(number)}"
+    )
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 @contextmanager

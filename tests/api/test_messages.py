@@ -446,6 +446,16 @@ def test_what_a_job_is_called() -> None:
     assert not response_of(RECORD).cmd.labels
 
 
+def test_where_a_job_is_to_run() -> None:
+    """Variables and folder come in as they were sent; of the variables the names alone are told."""
+    asked = pb.JobCreateRequest(command="x", environment={"B": "2", "A": "hunter2"}, working_folder="/srv")
+    specification = specification_of(asked)
+    assert specification.environment == (("A", "hunter2"), ("B", "2"))
+    assert specification.working_folder == "/srv"
+    told = response_of(replace(RECORD, variables=("A", "B"), working_folder="/srv")).cmd
+    assert (dict(told.environment), told.working_folder) == ({"A": "***", "B": "***"}, "/srv")
+
+
 def test_a_terminal_that_is_wanted() -> None:
     """What a Start says of it is passed on, what it leaves out has a value, and what cannot be is refused and named."""
     asked = pb.JobCreateRequest(command="vi", terminal=pb.Terminal())

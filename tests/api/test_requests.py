@@ -25,6 +25,7 @@ from jobmaster.api.requests import (
 )
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.environment import MOST_FOLDER_BYTES, MOST_VARIABLES
 from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
 from jobmaster.job.labels import MOST_LABELS, MOST_NAME
 from jobmaster.job.secret import MAX_SECRETS
@@ -38,6 +39,8 @@ TERMS = pb.JobCreateRequest(
     stop_signal=64,
     grace_ms=3_600_000,
     name="\U0001f600" * MOST_NAME,
+    environment={f"V{number:03}": "" for number in range(MOST_VARIABLES)},
+    working_folder="/" * MOST_FOLDER_BYTES,
     labels={f"key-{number:02}": "x" * (MOST_LABEL_BYTES // MOST_LABELS - 6) for number in range(MOST_LABELS)},
 )
 

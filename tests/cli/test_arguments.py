@@ -91,6 +91,17 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         ),
         (["run", "--name=night", "-la=", "x"], Run(argv=("x",), terms=Terms(name="night", labels=(("a", ""),)))),
         (["list", "--name", "night", "-l", "a=1"], List(name="night", labels=(("a", "1"),), limit=100)),
+        (
+            ["start", "-e", "A=1=2", "--env", "B", "--env=C=", "-w", "/srv", "env", "-e", "x"],
+            Start(
+                ("env", "-e", "x"),
+                terms=Terms(environment=(("A", "1=2"), ("B", None), ("C", "")), working_folder="/srv"),
+            ),
+        ),
+        (
+            ["run", "-e", "A=1", "-e", "A=2", "--workdir=/srv", "x"],
+            Run(argv=("x",), terms=Terms(environment=(("A", "2"),), working_folder="/srv")),
+        ),
         (["start", "-d", "--output-max", "1M"], Start(("-d", "--output-max", "1M"))),
         (["stop", JOB], Stop(job_id=JOB, as_json=False)),
         (["stop", "--json", JOB], Stop(job_id=JOB, as_json=True)),
@@ -283,6 +294,8 @@ def test_what_is_no_moment(text: str) -> None:
         (["-n", "client1", "list", "-l", "=a"], "'=a' is no label"),
         (["-n", "client1", "run", "-l", "a=1", "-l", "a=2", "x"], "run: a label is given twice"),
         (["-n", "client1", "start", "--name", "\udcff", "x"], "is not UTF-8"),
+        (["-n", "client1", "start", "-e", "=hunter2", "x"], "a variable has a name: say NAME=VALUE, or NAME"),
+        (["-n", "client1", "start", "-e", "A=\udcff", "x"], "the value of A is not UTF-8"),
         (["-n", "client1", "start", "--output-max", "1M"], "name the command"),
         (["-n", "client1", "start", "--output-max", "max", "ls"], "'max' is not a size: use bytes, or a number"),
         (["-n", "client1", "run", "--output-max", "99999999T", "ls"], "'99999999T' is not a size"),

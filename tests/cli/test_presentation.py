@@ -79,11 +79,14 @@ def test_the_terms_of_a_job_for_people() -> None:
             max_run_ms=90_500,
             warn_before_ms=500,
             warn_signal=10,
+            environment={"B": "***", "A": "***"},
+            working_folder="/srv",
             stop_signal=2,
         )
     )
     lines = as_block(record).splitlines()
     assert lines[2:5] == ["name       night", "label      a=1", "label      b=\\x1b"]
+    assert lines[5:7] == ["folder     /srv", "variables  A B"]
     assert "time       90.5 s at most (signal 10 0.5 s before)" in lines
     assert "stop       signal 2" in lines
     record.cmd.grace_ms = 0

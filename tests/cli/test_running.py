@@ -234,6 +234,26 @@ async def test_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(start.secrets) == [pb.SecretRange(word=2, start=3, end=10)]
 
 
+async def test_variables_of_a_job(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """A job gets those that are said, and those that are named as they are here; one that is not here starts nothing."""
+    monkeypatch.setenv("TOKEN", "hunter2")
+    monkeypatch.setenv("WRONG", "hunter3\udcff")
+    monkeypatch.delenv("GONE", raising=False)
+    script = Script([START])
+    terms = Terms(environment=(("TOKEN", None), ("A", "1")), working_folder="/srv")
+    assert await run(script, Run(argv=("make",), detach=True, terms=terms)) == (0, "job\n")
+    start = script.calls[0].request
+    assert isinstance(start, pb.JobCreateRequest)
+    assert (dict(start.environment), start.working_folder) == ({"TOKEN": "hunter2", "A": "1"}, "/srv")
+    for name, words in (("GONE", "there is no such environment variable here"), ("WRONG", "its value is not UTF-8")):
+        script = Script([])
+        assert await run(script, Run(argv=("make",), terms=Terms(environment=((name, None),)))) == (125, "")
+        told = capfd.readouterr().err
+        assert f"-e {name}: {words}" in told
+        assert "hunter" not in told
+        assert script.calls == []
+
+
 @pytest.mark.parametrize("value", [None, ""])
 async def test_a_secret_that_is_not_there(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], value: str | None

@@ -59,6 +59,7 @@ def test_the_environment_is_complete_and_clean(monkeypatch: pytest.MonkeyPatch) 
         "LOGNAME": "worker",
         "SHELL": "/bin/sh",
         "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",  # of the job
         "JOBMASTER_JOB_ID": "0" * 27,
         "JOBMASTER_CLIENT": "client1",
     }

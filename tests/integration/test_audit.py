@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 import trio
 from purerpc.grpclib.exceptions import (
+    AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
@@ -173,6 +174,44 @@ async def test_a_secret_is_in_nothing_that_is_kept(tmp_path: Path, certificates:
     assert files_with(tmp_path, b"me:***") >= {"audit.jsonl", "journal.db"}
     starts = [entry for entry in entries_in(output / "audit") if entry["kind"] == "call" and entry["command"]]
     assert {entry["command"][-1] for entry in starts} == {"me:***", "/no/***", "***\0"}
+
+
+async def test_the_value_of_a_variable_is_in_nothing_that_is_kept(tmp_path: Path, certificates: Path) -> None:
+    """The process gets it; journal, backup, audit, log, records and events have its name, also of the next server."""
+    given = {"TOKEN": SECRET, "PATH": f"/{SECRET}:/usr/bin:/bin"}
+    with (tmp_path / "stderr").open("wb") as stderr:
+        async with (
+            serving_program(tmp_path, certificates, "--verbose", stderr=stderr.fileno()) as (server, _process),
+            server.connect() as jobs,
+            server.connect("superuser") as admin,
+        ):
+            argv = ("sh", "-c", "echo ${#TOKEN}; sleep 1000")
+            job_id = await jobs.start(*argv, request_id="r", environment=given, working_folder="/tmp")  # of the job
+            assert await first_chunk(jobs, job_id) == b"14\n"
+            for wrong in ({"JOBMASTER_X": SECRET}, {"A": f"{SECRET}\0"}):
+                with pytest.raises(InvalidArgumentError):
+                    await jobs.start("ls", environment=wrong)
+            with pytest.raises(FailedPreconditionError, match="not found in the PATH that it was given"):
+                await jobs.start("no-such-command", environment=given)
+            with pytest.raises(InvalidArgumentError, match="more arguments or environment than the kernel takes"):
+                await jobs.start("ls", environment={"A": SECRET * 10_000})
+            old = server.pid
+            os.kill(old, signal.SIGKILL)
+            await wait_for_successor(server, old)
+            renewed = given | {"TOKEN": "another"}
+            assert await jobs.start(*argv, request_id="r", environment=renewed, working_folder="/tmp") == job_id
+            with pytest.raises(AlreadyExistsError):
+                await jobs.start(*argv, request_id="r", environment=given, working_folder="/usr")
+            record = await jobs.status(job_id)
+            assert (dict(record.cmd.environment), record.cmd.working_folder) == (dict.fromkeys(given, "***"), "/tmp")
+            async with jobs.watch(0) as events:
+                launched = await anext(events)
+            assert dict(launched.launched.cmd.environment) == dict.fromkeys(given, "***")
+            async with admin.backup() as pieces:
+                (tmp_path / "backup").write_bytes(b"".join([piece async for piece in pieces]))
+            await jobs.stop(job_id)
+    assert files_with(tmp_path, SECRET.encode()) == set()
+    assert files_with(tmp_path, b"TOKEN") >= {"journal.db", "backup"}
 
 
 async def test_whom_the_server_does_not_know(tmp_path: Path, certificates: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from purerpc.grpclib.exceptions import FailedPreconditionError
 
 from jobmaster.errors import TransportError
+from jobmaster.host.account import SEARCH_PATH
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE
 from jobmaster.jobs.v1 import jobs_pb2 as pb
-from tests.harness import Server, run, serving, serving_program
+from tests.harness import Server, output_of, run, serving, serving_program
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to see privileges dropped")
 
@@ -49,7 +52,68 @@ async def test_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> N
     """A job's environment is an allow-list; nothing of the server's is in it."""
     monkeypatch.setenv("SERVER_SECRET", "hunter2")
     names = {line.partition("=")[0] for line in (await shell(server, "env")).splitlines()}
-    assert names == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "PWD", "JOBMASTER_JOB_ID", "JOBMASTER_CLIENT"}
+    ours = {"JOBMASTER_JOB_ID", "JOBMASTER_CLIENT"}
+    assert names == {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "PWD"} | ours
+
+
+async def test_variables_that_it_is_given(server: Server) -> None:
+    """They are beside the server's or in their place, byte for byte, and nothing of the server's is lost by them."""
+    given = {"HOME": "/srv", "TERM": "dumb", "EMPTY": "", "A.b-c": "é 'quoted'\nline", "LD_PRELOAD": ""}
+    async with server.connect() as jobs:
+        job_id = await jobs.start("env", "-0", environment=given)
+        output = await output_of(jobs, job_id)
+    found = dict(line.split("=", 1) for line in output.decode().split("\0")[:-1])
+    assert found == {
+        "PATH": SEARCH_PATH,
+        "USER": "nobody",
+        "LOGNAME": "nobody",
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",
+        "JOBMASTER_JOB_ID": job_id,
+        "JOBMASTER_CLIENT": "client1",
+        **given,
+    }
+
+
+async def test_a_working_folder(server: Server) -> None:
+    """A job begins there, and its command is looked up from there, along its own PATH."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "é").mkdir()
+        (folder / "é" / "here").write_text("#!/bin/sh\npwd -P\n")
+        (folder / "é" / "here").chmod(0o755)
+        (folder / "link").symlink_to("é")
+        async with server.connect() as jobs:
+            for command, variables, at in (("./here", {}, "é"), ("here", {"PATH": "."}, "link"), ("é/here", {}, ".")):
+                job_id = await jobs.start(command, working_folder=f"{name}/{at}", environment=variables)
+                cwd = folder.resolve() if at == "." else folder.resolve() / "é"
+                assert (await output_of(jobs, job_id)).decode() == f"{cwd}\n"
+                assert (await jobs.status(job_id)).cmd.working_folder == f"{name}/{at}"
+
+
+async def test_a_working_folder_is_entered_as_the_jobs_user(server: Server) -> None:
+    """One that root alone may enter, or see, or that is none, starts nothing; the error names it, and comes again."""
+    with tempfile.TemporaryDirectory() as name:  # of mode 0700
+        Path(name, "inside").mkdir()
+        Path(name, "inside").chmod(0o777)
+        for folder, why in (
+            (name, "Permission denied"),
+            (f"{name}/inside", "Permission denied"),
+            (f"/proc/{os.getpid()}/cwd", "Permission denied"),
+            ("/no/such", "No such file or directory"),
+            ("/etc/passwd", "Not a directory"),
+        ):
+            async with server.connect() as jobs:
+                for _ in range(2):
+                    with pytest.raises(FailedPreconditionError) as refused:
+                        await jobs.start("true", working_folder=folder, request_id=folder.replace("/", "-"))
+                    assert f"the working folder '{folder}' cannot be entered by the jobs' user 'nobody': {why}" in str(
+                        refused.value
+                    )
+                assert [record async for record in jobs.list()] == []
+    assert server.logs == []
 
 
 async def test_descriptors(server: Server) -> None:
@@ -80,12 +144,34 @@ async def test_privileges(server: Server) -> None:
 
 
 async def test_surroundings(server: Server) -> None:
-    """A job has its own session, the folder /, umask 022, OOM score 0, the usual file limit, and no terminal."""
+    """A job has its own session, the folder /, umask 077, OOM score 200, the usual file limit, and no terminal."""
     script = "cut -d' ' -f5,6,7 /proc/$$/stat; echo $$; pwd; umask; cat /proc/$$/oom_score_adj; ulimit -Sn"
     ids, pid, folder, umask, score, files = (await shell(server, script)).splitlines()
     assert ids == f"{pid} {pid} 0"  # process group, session, terminal
-    assert (folder, umask, score) == ("/", "0022", "0")
+    assert (folder, umask, score) == ("/", "0077", "200")
     assert int(files) <= 1_048_576
+
+
+def can_set_resources() -> bool:
+    """Whether this process has CAP_SYS_RESOURCE (capability 24), with which a score is for good."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:")]
+    return bool(int(line.split()[1], 16) >> 24 & 1)
+
+
+@pytest.mark.skipif(not can_set_resources(), reason="needs CAP_SYS_RESOURCE, without which no score is below 0 either")
+async def test_its_oom_score(server: Server) -> None:
+    """A job can raise its score and set it back, and has no way to the server's or to less than it was given."""
+    script = (
+        "cd /proc/self; for score in 300 200 199 0 -1000; do "
+        "echo $score 2>/dev/null >oom_score_adj && echo $score; done; cat oom_score_adj"
+    )
+    assert (await shell(server, script)).split() == ["300", "200", "200"]
+
+
+async def test_what_a_job_makes_is_for_its_user(server: Server) -> None:
+    """Its files and folders have no rights for others, unless it gives them some."""
+    script = 'd=$(mktemp -d) && cd "$d" && mkdir d && touch f && (umask 022; touch g) && stat -c %a . d f g; rm -r "$d"'
+    assert (await shell(server, script)).split() == ["700", "700", "600", "644"]
 
 
 async def test_cgroup_of_the_first_instruction(server: Server) -> None:

@@ -13,6 +13,7 @@ from jobmaster.errors import (
     CgroupsRemoved,
     CommandNotFound,
     CommandNotRunnable,
+    CommandNotRunnableNow,
     HostError,
     InvalidRequest,
     LimitNotEnforceable,
@@ -24,9 +25,32 @@ from jobmaster.host.cgroup.limits import Controller
 from jobmaster.host.cgroup.tree import LimitWriteError
 from jobmaster.job.request import request_error_of
 from jobmaster.run.child import ExecFailed, LaunchRefused
-from jobmaster.run.start_errors import EXHAUSTED, host_errors_translated, why_not_executed
+from jobmaster.run.start_errors import EXHAUSTED, Place, host_errors_translated, why_not_executed
 
 FILE: Final = Path("/sys/fs/cgroup/jobs/pids.max")
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        *((number, CommandNotRunnable) for number in (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ELOOP)),
+        *((number, CommandNotRunnableNow) for number in (errno.EIO, errno.ESTALE)),
+        (errno.ENOMEM, ServerBusy),
+    ],
+)
+def test_a_folder_that_cannot_be_entered(number: int, kind: type[Exception]) -> None:
+    """One that the caller has named is the caller's, or the host's for now; it is named, with the user."""
+    failure = ExecFailed(errno=number, stage="working_folder")
+    error = why_not_executed(failure, "cmd", "client", Place(folder="/srv/x"))
+    assert type(error) is kind
+    assert os.strerror(number) in str(error)
+    assert kind is ServerBusy or "the working folder '/srv/x' cannot be entered by the jobs' user" in str(error)
+
+
+def test_a_path_of_its_own() -> None:
+    """Where a command was looked for is not told as the jobs' PATH where its caller has given another, whose value is not shown."""
+    error = why_not_executed(ExecFailed(errno=errno.ENOENT, stage="lookup"), "cmd", "client", Place.of("", ["PATH"]))
+    assert str(error) == "command 'cmd' not found in the PATH that it was given"
 
 
 def told(number: int, stage: str, command: str = "cmd") -> Exception:
