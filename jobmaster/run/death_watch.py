@@ -67,19 +67,19 @@ class DeathWatch:
             if self._execution.was_executed():
                 self._record.take_for_executed()
             return
-        if not self._record.was_executed and self._execution.was_executed():
-            self._note_late_execution(death)
         kills = self._oom_kills()
         is_for_memory = kills > self._others_oom_kills
+        if not self._record.was_executed and self._execution.was_executed():
+            self._note_late_execution(death, is_for_memory=is_for_memory)
         limit = self._limit_killed_for() if is_for_memory else None
         self._record.apply(MainProcessDied(death=death, killed_for_memory=is_for_memory, oom_limit=limit))
         self._record.oom_kills = kills
         self._record.note_oom_kills()
 
-    def _note_late_execution(self, death: Death) -> None:
-        """The command was executed while its start was being given up."""
+    def _note_late_execution(self, death: Death, *, is_for_memory: bool) -> None:
+        """The command was executed while its start was being given up, and killed for that unless the kernel did it."""
         self._record.note_executed()
-        if death == Signalled(signal.SIGKILL):
+        if death == Signalled(signal.SIGKILL) and not is_for_memory:
             self._record.apply(StopOrdered(order=self._record.early_order or too_late()))
             self._record.apply(KillSent())
 

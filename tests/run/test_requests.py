@@ -18,7 +18,7 @@ from jobmaster.errors import (
     ServerBusy,
     ServerDraining,
 )
-from jobmaster.job.cause import Cause, Exited, ServerLost, ServerShutdown, Stopped, describe
+from jobmaster.job.cause import Cause, Exited, OomKilled, ServerLost, ServerShutdown, Stopped, describe
 from jobmaster.job.identifier import JobId
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Running
@@ -216,6 +216,17 @@ async def test_a_command_that_was_executed_too_late(machine: Machine, caplog: py
         assert (cause.by, cause.signal, cause.reason) == ("", 9, "its command was executed too late for its start")
         assert describe(cause) == "stopped by the server: its command was executed too late for its start"
     assert "a bug" not in caplog.text
+
+
+async def test_a_late_command_that_the_kernel_has_killed(machine: Machine) -> None:
+    """Where it died for memory before anybody heard that it was executed, that is its end, and not that it was late."""
+    machine.scripts["command"] = Script(
+        is_executed_unheard=True, execute_seconds=EXECUTE_SECONDS + 5, killed_for_memory_at=5
+    )
+    async with machine.registry() as registry:
+        with pytest.raises(CommandNotRunnable):
+            await start(registry)
+        assert isinstance(await ended(registry, await start(registry)), OomKilled)
 
 
 async def test_who_leaves_while_a_late_command_is_ended(machine: Machine) -> None:
