@@ -56,6 +56,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
         yield "time", " ".join(_run_time(record.cmd))
     if record.cmd.stop_signal or record.cmd.HasField("grace_ms"):
         yield "stop", " ".join(_stop(record.cmd))
+    if record.cause.stopped.HasField("requested"):
+        yield "asked", _moment(record.cause.stopped.requested)
     if record.cause.stopped.reason:
         yield "reason", record.cause.stopped.reason
     if record.oom_kills:

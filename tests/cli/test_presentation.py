@@ -176,10 +176,11 @@ def test_no_output_is_a_fact_of_a_server_that_knows_sizes(knows: str) -> None:
 
 
 def test_why_a_job_was_stopped() -> None:
-    """The reason that came with a stop is shown, without what a terminal would obey."""
+    """When it was asked for and the reason that came with it are shown, without what a terminal would obey."""
     record = ended()
+    record.cause.stopped.requested.CopyFrom(moment(6))
     record.cause.stopped.reason = "too old\x1b[2J"
-    assert "reason     too old\\x1b[2J" in as_block(record).splitlines()
+    assert as_block(record).splitlines()[9:11] == ["asked      2026-01-02T03:04:06Z", "reason     too old\\x1b[2J"]
 
 
 def test_a_job_that_was_never_launched() -> None:

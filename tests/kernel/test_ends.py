@@ -116,6 +116,11 @@ def _child(record: pb.JobResponse) -> None:
     assert record.usage.memory.events.oom_kill.value == 1
 
 
+def _timed_out(record: pb.JobResponse) -> None:
+    timed_out = record.cause.timed_out
+    assert (timed_out.max_run_ms, timed_out.signal, timed_out.killed) == (300, signal.SIGTERM, False)
+
+
 def _capped(record: pb.JobResponse) -> None:
     assert record.cause.output_capped.output_max == 256 * 1024
 
@@ -128,6 +133,7 @@ class End:
         options: of the server.
         is_stopped: by a client, when it has written "go".
         is_capped: it ends when its output is large.
+        max_run_ms: how long it may run.
     """
 
     script: str
@@ -136,6 +142,7 @@ class End:
     options: Sequence[str] = ()
     is_stopped: bool = False
     is_capped: bool = False
+    max_run_ms: int = 0
 
 
 MEMORY: Final = ("--memory-max", str(LIMIT))
@@ -161,6 +168,7 @@ ENDS: Final = {
     "out of memory, the whole job": End(script=f"{HOG}; true", kind="oom_killed", check=_whole_job, options=MEMORY),
     "out of memory, the main process": End(script=f"exec {HOG}", kind="oom_killed", check=_main_process, options=EACH),
     "out of memory, a child": End(script=f"{HOG}; exit 0", kind="exited", check=_child, options=EACH),
+    "timed out": End(script="exec sleep 1000", kind="timed_out", check=_timed_out, max_run_ms=300),
     "output capped": End(script="exec yes", kind="output_capped", check=_capped, is_capped=True),
 }
 
@@ -171,7 +179,9 @@ async def test_each_end(tmp_path: Path, certificates: Path, end: End) -> None:
     with cores_in(DISK / "cores"):
         async with serving(tmp_path, certificates, *end.options) as server, server.connect() as jobs:
             most = 256 * 1024 if end.is_capped else 0
-            job_id = await jobs.start("sh", "-c", end.script, output_max=most, output_full="end")
+            job_id = await jobs.start(
+                "sh", "-c", end.script, output_max=most, output_full="end", max_run_ms=end.max_run_ms
+            )
             if end.is_stopped:
                 await until_output(jobs, job_id, b"go\n")
                 await jobs.stop(job_id, "enough")

@@ -134,6 +134,7 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
     "kill": (None, errno.EMFILE),
     "is_populated": (None, errno.EMFILE),
     "oom_kills": (None, errno.EMFILE),
+    "limits_met": (None, errno.EMFILE),
     "usage": (None, errno.EMFILE, errno.ENOMEM),
     "remove": (None, errno.EBUSY, errno.EMFILE),
     "close": (None, errno.EIO, errno.EDQUOT),

@@ -318,6 +318,7 @@ class ScriptedExecution:
     def limits_met(self, *, at_once: bool = False) -> LimitsMet:
         """As the script says whose limit each kill is for."""
         del at_once
+        self._meet("limits_met")
         if self.script.limit_of_kills is None:
             return LimitsMet()
         met = self._limits_met

@@ -249,6 +249,24 @@ async def test_what_was_adopted_is_only_closed(workshop: Workshop, close: Callab
     adopted = AdoptedFiles(workshop.tree, workshop.folder, record, terminal=files.read_end)
     for _ in range(2):
         close(adopted)
+    assert not adopted.is_anew
     assert os.listdir("/proc/self/fd") == before
     assert len(workshop.left()) == 2
+    await discard(files)
+
+
+async def test_a_cgroup_that_is_gone_is_made_anew(workshop: Workshop) -> None:
+    """Who adopts the job is told, since what it counts is not what the job has used."""
+    workshop.may_end.set()
+    files = await acquire(workshop.make)
+    record = JobRecord(
+        id=JobId(files.log.path.stem),
+        owner="client1",
+        command=CommandLine.of(JobSpecification(command="true")),
+        state=Running(pid=1, started_at=datetime.now(UTC)),
+    )
+    assert files.cgroup.remove()
+    adopted = AdoptedFiles(workshop.tree, workshop.folder, record)
+    assert adopted.is_anew
+    adopted.discard()
     await discard(files)

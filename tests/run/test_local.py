@@ -26,7 +26,9 @@ from jobmaster.host.cgroup.statistics import MemoryEvents
 from jobmaster.host.cgroup.tree import CgroupTree, JobCgroup, KernelFolders
 from jobmaster.job.cause import Signalled, StopOrder
 from jobmaster.job.identifier import new_job_id
+from jobmaster.job.memory import LimitsMet
 from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
+from jobmaster.job.usage import Usage
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.closing import CLOSERS
 from jobmaster.run import launcher, local
@@ -134,9 +136,47 @@ class CountingCgroup:
     def __init__(self, kills: int) -> None:
         self._kills = kills
 
+    path = Path("/sys/fs/cgroup")
+
     def memory_events(self) -> MemoryEvents:
         """As `OpenedCgroup.memory_events`."""
-        return MemoryEvents(oom_kill=self._kills)
+        return MemoryEvents(oom=self._kills, oom_kill=self._kills)
+
+
+@pytest.mark.parametrize("has_counted", [True, False])
+async def test_what_a_cgroup_that_was_made_anew_counts(has_counted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not what the job has used: nobody knows that."""
+
+    async def usage_of(_: Path) -> Usage:
+        await trio.lowlevel.checkpoint()
+        return Usage(pids_peak=0)
+
+    monkeypatch.setattr(local, "usage_of", usage_of)
+    child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(0))
+    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", "nobody", has_counted=has_counted)
+    assert await execution.usage() == (Usage(pids_peak=0) if has_counted else None)
+
+
+def test_limits_that_were_met() -> None:
+    """The job's own count is its cgroup's, and the others those above, as new as they are asked for."""
+    child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(2))
+
+    def counts_above(*, at_once: bool = False) -> tuple[int, int]:
+        return (3, 4) if at_once else (1, 1)
+
+    before = LimitsMet(job=0, client=1, jobs=1)
+    execution = LocalExecution(
+        cast("Launcher", None),
+        child,
+        cgroup,
+        "true",
+        "nobody",
+        counts_above=counts_above,
+        limits_met_at_first=before,
+    )
+    assert execution.limits_met() == LimitsMet(job=2, client=1, jobs=1)
+    assert execution.limits_met(at_once=True) == LimitsMet(job=2, client=3, jobs=4)
+    assert execution.limits_met_at_first() == before
 
 
 @pytest.mark.parametrize(("kills", "error"), [(1, CommandNotRunnableNow), (0, KilledBeforeExecution)])
