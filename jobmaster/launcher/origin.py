@@ -12,6 +12,7 @@ from jobmaster.launcher.child import HANDLED_SIGNALS, Heritage
 from jobmaster.launcher.notification import VARIABLE as NOTIFY_SOCKET
 from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
 from jobmaster.launcher.streams import say
+from jobmaster.launcher.watchdog import for_server
 
 if TYPE_CHECKING:
     import socket
@@ -61,7 +62,7 @@ class Origin:
             resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
             _write_oom_score(b"%d" % self.oom_score)
             sock.set_inheritable(True)
-            environment = {**os.environ, ENVIRONMENT_VARIABLE: str(sock.fileno())}
+            environment = {**for_server(os.environ), ENVIRONMENT_VARIABLE: str(sock.fileno())}
             environment.pop(NOTIFY_SOCKET, None)
             os.execvpe(command[0], command, environment)  # noqa: S606  # the operator's own command line
         except OSError as error:
