@@ -94,6 +94,10 @@ class LimitNotEnforceable(JobError):
     """A limit was asked for that this host cannot enforce; the text names the controller."""
 
 
+class NoUserForJobs(JobError):
+    """There is no user that this client's jobs could run as."""
+
+
 class CgroupsRemoved(JobError):
     """The cgroup of all jobs was removed under the server, which can start none until it is restarted."""
 

@@ -105,6 +105,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
         terminal=record.terminal,
+        user=record.user,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     response.MergeFrom(_limits_alone(record.limits))

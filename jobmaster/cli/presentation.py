@@ -32,6 +32,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "job", record.job_id_response.job_id
     yield "command", shlex.join([record.cmd.command, *record.cmd.args])
     yield "client", record.client
+    if record.user:
+        yield "user", record.user
     yield "state", _state(record)
     if record.pid:
         yield "pid", str(record.pid)

@@ -6,22 +6,35 @@ import grp
 import os
 import pwd
 from dataclasses import dataclass
+from typing import Final
 
 from jobmaster.errors import ConfigurationError
 
+NO_HOME: Final = "/nonexistent"
+"""The home of who has none (Debian's base-passwd)."""
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of every job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """A user of the host, with all its groups."""
+    """A user of the host, with all its groups.
+
+    Attributes:
+        has_entry: it is in the host's table of users; else `name` is for the environment alone.
+    """
 
     name: str
     uid: int
     gid: int
     groups: tuple[int, ...]
     home: str
+    has_entry: bool = True
+
+    @property
+    def shown(self) -> str:
+        """By what the host's own tools know it: the name, or the number where it has none."""
+        return self.name if self.has_entry else str(self.uid)
 
     @property
     def is_root(self) -> bool:
@@ -54,6 +67,11 @@ def look_up(name: str) -> Account:
         raise ConfigurationError(f"--run-as {name}: no such user on this host; name one that `id` knows") from None
     groups = tuple(sorted({entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}))
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir or "/")
+
+
+def account_of_client(client: str, number: int) -> Account:
+    """A user, and a group, that are only a number, given to one client's jobs."""
+    return Account(name=f"jobmaster-{client}", uid=number, gid=number, groups=(number,), home=NO_HOME, has_entry=False)
 
 
 def own_account() -> Account:

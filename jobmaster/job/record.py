@@ -38,6 +38,7 @@ class Launched:
         output_max: bytes of output that are kept; 0: all.
         ends_when_full: the job is ended when there are more.
         terminal: its standard streams are a terminal.
+        user: as whom it runs: a name, or a number that has none; empty where an older server did not say.
     """
 
     id: JobId
@@ -52,6 +53,7 @@ class Launched:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: bool = False
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,7 @@ class JobRecord:
         output_bytes: bytes of output kept; those that were, where the output is pruned.
         output_bytes_lost: bytes of output that could not be kept.
         output_bytes_dropped: bytes of output that were too many to be kept.
-        output_max, ends_when_full, terminal: as in `Launched`.
+        output_max, ends_when_full, terminal, user: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
     """
 
@@ -106,6 +108,7 @@ class JobRecord:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: bool = False
+    user: str = ""
     output_pruned: OutputPruned | None = None
 
     @property
@@ -132,6 +135,7 @@ def record_of(launched: Launched) -> JobRecord:
         output_max=launched.output_max,
         ends_when_full=launched.ends_when_full,
         terminal=launched.terminal,
+        user=launched.user,
     )
 
 

@@ -245,6 +245,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_max=_INTEGER,
         ends_when_full=_FLAG,
         terminal=_FLAG,
+        user=_TEXT,
     ),
     Executed: _structure(Executed),
     StopOrdered: _structure(StopOrdered, order=_ORDER),
@@ -277,6 +278,7 @@ _RECORD: Final = _structure(
     output_max=_INTEGER,
     ends_when_full=_FLAG,
     terminal=_FLAG,
+    user=_TEXT,
     output_pruned=_optional(_OUTPUT_PRUNED),
 )
 

@@ -108,6 +108,7 @@ class Spawned:
         order: of one that an earlier server made, the stop order that it left word of.
         is_killed: it left word, too, that the grace period was over.
         is_early: the order was given before the command was executed, and may not have been carried out.
+        user: as whom it runs: a name, or a number that has none.
     """
 
     execution: Execution
@@ -118,6 +119,7 @@ class Spawned:
     order: StopOrder | None = None
     is_killed: bool = False
     is_early: bool = False
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

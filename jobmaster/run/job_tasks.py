@@ -220,6 +220,7 @@ class JobTasks:
             output_max=spawned.log.cap.size if spawned.log.cap else 0,
             ends_when_full=spawned.log.cap is not None and spawned.log.cap.ends_job,
             terminal=specification.terminal is not None,
+            user=spawned.user,
         )
         self._supervise(live, record_of(launched), spawned)
         return launched

@@ -42,6 +42,7 @@ from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
 from jobmaster.output.closing import CLOSERS
 from jobmaster.output.source import Source
+from jobmaster.run.accounts import AccountPolicy, Accounts
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -109,8 +110,8 @@ class LocalTerms:
         limit_reports: every limit set, enforced or not.
         memory_max: the memory limit that is enforced, bytes.
         output_folder: where the logs are made.
-        account: whom the jobs run as.
-        drops_privileges: the server is root, so that jobs have to be turned into `account`.
+        accounts: whom the jobs run as.
+        drops_privileges: the server is root, so that jobs have to be turned into their account.
         open_files: soft RLIMIT_NOFILE of the jobs.
         output_max: bytes that are kept of a job's output, at most; None: all.
     """
@@ -120,7 +121,7 @@ class LocalTerms:
     limit_reports: tuple[LimitReport, ...]
     memory_max: int | None
     output_folder: Path
-    account: Account
+    accounts: AccountPolicy
     drops_privileges: bool
     open_files: int
     output_max: int | None = None
@@ -137,9 +138,9 @@ class LocalTerms:
         size = specification.output_max or most
         return None if size is None else Cap(size, ends_job=specification.ends_when_full)
 
-    def launch(self, job_id: JobId, owner: str, specification: JobSpecification) -> Launch:
+    def launch(self, job_id: JobId, owner: str, specification: JobSpecification, account: Account) -> Launch:
         """What the launcher is told of a job."""
-        account, terminal = self.account, specification.terminal
+        terminal = specification.terminal
         becomes = ChildAccount(
             uid=account.uid, gid=account.gid, groups=account.groups, keeps_capabilities=account.is_root
         )
@@ -163,7 +164,7 @@ class LocalExecution:
         child: Child,
         cgroup: OpenedCgroup,
         command: str,
-        account: Account,
+        user: str,
         *,
         stdin: Stdin | None = None,
     ) -> None:
@@ -171,7 +172,7 @@ class LocalExecution:
         self._child = child
         self._cgroup = cgroup
         self._command = command
-        self._account = account
+        self._user = user
         self._stdin = stdin
         self._may_execute = False
 
@@ -192,7 +193,7 @@ class LocalExecution:
             case Executed():
                 return
             case ExecFailed() as failure:
-                raise why_not_executed(failure, self._command, self._account)
+                raise why_not_executed(failure, self._command, self._user)
             case NeverExecuted():
                 if self.oom_kills():
                     raise CommandNotRunnableNow(
@@ -328,6 +329,7 @@ class LocalHost:
     def __init__(self, terms: LocalTerms, launcher: Launcher) -> None:
         self.terms = terms
         self._launcher = launcher
+        self.accounts = Accounts(terms.accounts, terms.output_folder)
         self._adopted: set[Path] = set()
 
     @property
@@ -352,6 +354,7 @@ class LocalHost:
         """
         terms = self.terms
         cap = terms.cap(specification)
+        account = await self.accounts.of(owner)
         files = await acquire(
             lambda: JobFiles(
                 terms.tree,
@@ -366,7 +369,7 @@ class LocalHost:
             )
         )
         try:
-            child = await self._hold(terms.launch(job_id, owner, specification), files)
+            child = await self._hold(terms.launch(job_id, owner, specification, account), files)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + UNDO_SECONDS):
                 await discard(files)
@@ -375,12 +378,13 @@ class LocalHost:
         stdin, pump = streams_of(files, self._close_kept(child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, child, files.cgroup, specification.masked_argv[0], terms.account, stdin=stdin
+                self._launcher, child, files.cgroup, specification.masked_argv[0], account.shown, stdin=stdin
             ),
             log=files.log,
             pump=pump,
             stdin=stdin,
             start_time=child.start_time,
+            user=account.shown,
         )
 
     async def adopt(self, record: JobRecord) -> Spawned | None:
@@ -402,7 +406,7 @@ class LocalHost:
         stdin, pump = adopted_streams(inherited, files, self._close_kept(inherited.child))
         return Spawned(
             execution=LocalExecution(
-                self._launcher, inherited.child, files.cgroup, record.command.command, terms.account, stdin=stdin
+                self._launcher, inherited.child, files.cgroup, record.command.command, record.user, stdin=stdin
             ),
             log=files.log,
             pump=pump,

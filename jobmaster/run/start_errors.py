@@ -22,7 +22,7 @@ from jobmaster.errors import (
     ServerBusy,
     ServerDraining,
 )
-from jobmaster.host.account import SEARCH_PATH, Account
+from jobmaster.host.account import SEARCH_PATH
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.tree import LimitWriteError
 from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
@@ -39,7 +39,7 @@ _LONGEST_SHOWN: Final = 255
 """Characters of a command in an error's text."""
 
 
-def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exception:
+def why_not_executed(failure: ExecFailed, command: str, user: str) -> Exception:
     """What the kernel's answer to execve(2), or to the search for the command, means to the caller of Start."""
     shown = command if len(command) <= _LONGEST_SHOWN else f"{command[:_LONGEST_SHOWN]}…"
     if failure.stage not in {"lookup", "exec"}:
@@ -53,7 +53,8 @@ def why_not_executed(failure: ExecFailed, command: str, account: Account) -> Exc
                 f"command {shown!r} names an interpreter (after #! or in its ELF header) that is not found"
             )
         case errno.EACCES | errno.EPERM | errno.EISDIR:
-            return CommandNotRunnable(f"command {shown!r} is not executable for the jobs' user {account.name!r}")
+            named = f" {user!r}" if user else ""  # an older server has not recorded it
+            return CommandNotRunnable(f"command {shown!r} is not executable for the jobs' user{named}")
         case errno.ENOEXEC:
             return CommandNotRunnable(
                 f"command {shown!r} is no program that this host can execute: it is for another machine, "

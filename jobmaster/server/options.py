@@ -16,6 +16,7 @@ from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count
+from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange, parse_uid_range
 from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
@@ -80,7 +81,8 @@ class ServerOptions:
         io_device: as given by the user, None for the disk under `output_folder`.
         certificates: the certificate folder, None for the default one.
         cgroup_root: None to choose one.
-        run_as: the user of the jobs, None for the default.
+        run_as: the user of the jobs; None for the server's own, or, where that is root, for one of each client's own.
+        uid_range: what those are taken from; None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
         max_jobs: running jobs, of all clients together.
         output_max: bytes that are kept of a job's output, at most; None: all.
@@ -104,6 +106,7 @@ class ServerOptions:
     cgroup_root: Path | None = None
     require_limits: bool = False
     run_as: str | None = None
+    uid_range: UidRange | None = None
     oom_policy: OomPolicy = OomPolicy.JOB
     limits: Limits = DEFAULT_LIMITS
     grace_seconds: float = DEFAULT_GRACE_SECONDS
@@ -125,6 +128,8 @@ class ServerOptions:
         for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
             if folder is not None and (not folder.is_absolute() or ".." in folder.parts):
                 raise ConfigurationError(f"{option} {folder}: must be an absolute path without '..'")
+        if self.run_as is not None and self.uid_range is not None:
+            raise ConfigurationError("--run-as and --uid-range exclude each other: all jobs run as that user")
 
     @property
     def audit(self) -> Path:
@@ -158,6 +163,7 @@ def parse(arguments: Sequence[str]) -> ServerOptions:
             cgroup_root=given.cgroup_root,
             require_limits=given.require_limits,
             run_as=given.run_as,
+            uid_range=given.uid_range,
             oom_policy=OomPolicy(given.oom_policy),
             limits=limits,
             grace_seconds=given.grace,
@@ -321,8 +327,15 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--run-as",
         metavar="USER",
-        help="user that the jobs run as (default: nobody when the server is root). With root, jobs keep all of "
-        "root's power and can leave their cgroup",
+        help="user that the jobs of all clients run as (default, when the server is root: a user of each client's own). "
+        "With root, jobs keep all of root's power and can leave their cgroup",
+    )
+    group.add_argument(
+        "--uid-range",
+        metavar="FIRST-LAST",
+        type=argument(parse_uid_range),
+        help="user ids, and group ids of the same numbers, of which each client gets one for good that nobody else on this "
+        f"host has (default {DEFAULT_UID_RANGE})",
     )
     group.add_argument(
         "--grace",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.account import Account, look_up, own_account
@@ -19,11 +19,13 @@ from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
 from jobmaster.host.cgroup.limits import Controller, LimitWrite, limit_writes
 from jobmaster.host.cgroup.startup import open_cgroups
+from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
+from jobmaster.host.user_ids import are_mapped
 from jobmaster.job.record import LimitReport
+from jobmaster.run.accounts import AccountPolicy
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.options import ServerOptions
 
-DEFAULT_ACCOUNT: Final = "nobody"
 _LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 
 
@@ -46,7 +48,7 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
-    account = _account(options.run_as)
+    accounts = _accounts(options)
     prepare_folder("output", options.output_folder)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
@@ -63,7 +65,7 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
         output_folder=options.output_folder,
         output_max=options.output_max,
-        account=account,
+        accounts=accounts,
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
     )
@@ -76,7 +78,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
     Raises:
         ConfigurationError: as `prepare`.
     """
-    _account(options.run_as)
+    _accounts(options)
     prepare_folder("output", options.output_folder)
 
 
@@ -103,13 +105,26 @@ def prepare_folder(what: str, folder: Path) -> None:
         raise ConfigurationError(f"{what} folder {folder} can be written by others; chmod go-w it or name another")
 
 
-def _account(run_as: str | None) -> Account:
+def _accounts(options: ServerOptions) -> AccountPolicy:
+    run_as, uids = options.run_as, options.uid_range
     if os.geteuid() == 0:
-        return look_up(DEFAULT_ACCOUNT if run_as is None else run_as)
+        return AccountPolicy(common=_of_each_client(uids) if run_as is None else look_up(run_as))
     account = own_account()
     if run_as is not None and look_up(run_as) != account:
         raise ConfigurationError(f"--run-as {run_as}: only a server that runs as root can run jobs as another user")
-    return account
+    if uids is not None:
+        raise ConfigurationError(f"--uid-range {uids}: only a server that runs as root can run jobs as other users")
+    return AccountPolicy(common=account)
+
+
+def _of_each_client(given: UidRange | None) -> UidRange:
+    for uids in (DEFAULT_UID_RANGE, SMALL_UID_RANGE) if given is None else (given,):
+        if are_mapped(uids):
+            return uids
+    raise ConfigurationError(
+        f"--uid-range {given or DEFAULT_UID_RANGE}: the user namespace of this server does not have these user and group ids "
+        "(see /proc/self/uid_map and gid_map); name some that it has, or one user for all jobs with --run-as"
+    )
 
 
 def _io_device(options: ServerOptions) -> str | None:
@@ -144,10 +159,9 @@ def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
 
 
 def _report(terms: LocalTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
-    account = terms.account
-    yield f"jobs run as {account.name} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
-    if account.is_root:
-        yield "warning: jobs that run as root can leave their cgroup and its limits"
+    whom, *warnings = _say_whom(terms)
+    yield f"jobs run as {whom} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
+    yield from warnings
     defaults = {report.name: report.value for report in terms.limit_reports}
     for state in enforcement.states:
         name = str(state.controller)
@@ -155,3 +169,23 @@ def _report(terms: LocalTerms, enforcement: Enforcement, device: str | None) -> 
         verdict = f"enforced by the {name} controller" if reason is None else f"NOT ENFORCED: {reason}"
         of_device = f" on {device or 'no device'}" if state.controller is Controller.IO else ""
         yield f"  {name:<6} limit for each job: {defaults.get(name, 'none')}{of_device}; {verdict}"
+
+
+def _say_whom(terms: LocalTerms) -> Iterator[str]:
+    """Whom the jobs run as, and what that does not keep apart."""
+    match terms.accounts.common:
+        case UidRange() as uids:
+            yield f"a user of each client's own ({uids})"
+        case Account() as account:
+            yield account.name
+            if account.is_root:
+                yield "warning: jobs that run as root can leave their cgroup and its limits"
+            elif terms.drops_privileges:
+                yield "warning: jobs of all clients run as one user and can read, signal and trace one another"
+            else:
+                yield (
+                    "warning: this server is not root, so jobs of all clients run as its own user, and can read, signal and "
+                    "trace one another and the server"
+                )
+        case unreachable:
+            assert_never(unreachable)

@@ -300,6 +300,12 @@ def test_how_much_output_is_wanted() -> None:
         assert refused.value.field == field
 
 
+def test_the_user_of_a_job() -> None:
+    """It is told as it is recorded; of a job of an older server it is not known."""
+    assert response_of(replace(RECORD, user="2100023575")).user == "2100023575"
+    assert not response_of(RECORD).user
+
+
 def test_a_terminal_that_is_wanted() -> None:
     """What a Start says of it is passed on, what it leaves out has a value, and what cannot be is refused and named."""
     asked = pb.JobCreateRequest(command="vi", terminal=pb.Terminal())

@@ -62,6 +62,13 @@ def test_a_running_job_for_people() -> None:
     ]
 
 
+def test_the_user_of_a_job() -> None:
+    """It is shown where the server says it, beside the client."""
+    record = running()
+    record.user = "2100023575"
+    assert as_block(record).splitlines()[2:4] == ["client     client1", "user       2100023575"]
+
+
 def test_an_ended_job_for_people() -> None:
     """The end, its code and signal, what was killed and what was lost are told, and limits that do not hold."""
     assert as_block(ended()).splitlines()[3:] == [

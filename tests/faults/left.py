@@ -16,7 +16,7 @@ from tests.faults.service import LOOK_SECONDS, Service
 
 SETTLE_SECONDS: Final = 10.0
 WRITE_AHEAD_LOG: Final = "journal.db-wal"
-KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit", "cgroup"})
+KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit", "cgroup", "uids.json"})
 """What is in the state folder that is no output; the log is empty."""
 
 

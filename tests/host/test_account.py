@@ -9,7 +9,7 @@ import pwd
 import pytest
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.account import SEARCH_PATH, Account, look_up, own_account
+from jobmaster.host.account import SEARCH_PATH, Account, account_of_client, look_up, own_account
 
 
 def test_an_account_by_name_and_by_number() -> None:
@@ -62,3 +62,17 @@ def test_the_environment_is_complete_and_clean(monkeypatch: pytest.MonkeyPatch) 
         "JOBMASTER_JOB_ID": "0" * 27,
         "JOBMASTER_CLIENT": "client1",
     }
+
+
+def test_an_account_that_is_a_number() -> None:
+    """It has one group, a name for the environment alone, and is known by its number; one of the host by its name."""
+    account = account_of_client("client1", 2_100_000_007)
+    assert (account.uid, account.gid, account.groups) == (2_100_000_007, 2_100_000_007, (2_100_000_007,))
+    assert account.shown == "2100000007"
+    environment = account.environment(job_id="0" * 27, client="client1")
+    assert (environment["USER"], environment["LOGNAME"], environment["HOME"]) == (
+        "jobmaster-client1",
+        "jobmaster-client1",
+        "/nonexistent",
+    )
+    assert look_up("0").shown == pwd.getpwuid(0).pw_name

@@ -93,14 +93,14 @@ async def shell(jobs: Jobs) -> AsyncIterator[tuple[Screen, str]]:
 
 async def test_what_a_job_sees(server: Server) -> None:
     """Its standard streams are one terminal, which controls it, with the size and the kind that were asked for."""
-    script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; echo $TERM; echo ctty > /dev/tty; stat -c %a:%U $(tty)"
+    script = "tty; test -t 0 && test -t 1 && test -t 2 && echo all; stty size; echo $TERM; echo ctty > /dev/tty; stat -c %a:%u $(tty); id -u"
     terminal = pb.Terminal(window=SIZE, term="screen-256color")
     async with server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", script, terminal=terminal)
         name, *more = (await output_of(jobs, job_id)).decode().split("\r\n")
         assert name.startswith("/dev/pts/")
-        assert more == ["all", "30 100", "screen-256color", "ctty", "600:nobody", ""]
         record = await jobs.wait(job_id)
+        assert more == ["all", "30 100", "screen-256color", "ctty", f"600:{record.user}", record.user, ""]
         assert (record.terminal, record.exit_code) == (True, 0)
         assert not (await run(jobs, "true"))[0].terminal
 

@@ -1,4 +1,4 @@
-"""A job whose end another job withholds by ptrace(2), under servers that may look behind that and others that may not."""
+"""A job whose end another job of the same client withholds by ptrace(2), under servers that may look behind that and others that may not."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_how_a_traced_job_died(
     async with (
         serving_program(tmp_path, certificates, under=under) as (server, _),
         server.connect("client1") as victims,
-        server.connect("client2") as attackers,
+        server.connect("client1") as attackers,
     ):
         victim = await victims.start("/usr/bin/python3", "-c", TRACED)
         await until_output(victims, victim, b"there")

@@ -78,6 +78,7 @@ def launched(command: CommandLine) -> Launched:
         at=NOON,
         limits=(LimitReport(name="memory", value="memory.max 1"),),
         request=RequestKey(id="r", digest=hashlib.sha256().digest()),
+        user="nobody",
     )
 
 
@@ -85,7 +86,7 @@ WRITTEN: Final = (
     '{"id":"0ujtsYcgvSTl8PAuAdqWYSMnLOv","owner":"client1","command":{"words":["ls","-l"],"omitted":0},"pid":42,'
     '"start_time":7000,"boot_id":"7b1c4a5e-0d6f-4a53-9d0c-3f0a2f1c9e11","at":"2026-01-02T12:00:00+00:00",'
     '"limits":[{"name":"memory","value":"memory.max 1","not_enforced_because":null}],"request":{"id":"r",'
-    '"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false,"terminal":false}'
+    '"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false,"terminal":false,"user":"nobody"}'
 )
 
 
@@ -98,10 +99,10 @@ def test_what_is_written() -> None:
 def test_fields_of_later_and_earlier_programs() -> None:
     """A field that is not known is ignored, and one that is missing has its default."""
     document = json.loads(WRITTEN)
-    del document["limits"], document["request"]
+    del document["limits"], document["request"], document["user"]
     event = decode_event("launched", json.dumps({**document, "colour": "red"}))
     assert isinstance(event, Launched)
-    assert (event.pid, event.limits, event.request) == (42, (), None)
+    assert (event.pid, event.limits, event.request, event.user) == (42, (), None, "")
 
 
 def test_times_are_of_one_zone() -> None:

@@ -20,6 +20,7 @@ from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.job.identifier import new_job_id
 from jobmaster.job.specification import JobSpecification
 from jobmaster.run import job_files
+from jobmaster.run.accounts import AccountPolicy
 from jobmaster.run.launcher import Launcher, LaunchRefused
 from jobmaster.run.local import LocalHost, LocalTerms
 from jobmaster.threads import NoThread, run_in_thread
@@ -57,7 +58,7 @@ async def host_with(launcher: FailingLauncher, folder: Path) -> AsyncIterator[Lo
             limit_reports=(),
             memory_max=None,
             output_folder=folder,
-            account=look_up("nobody"),
+            accounts=AccountPolicy(common=look_up("nobody")),
             drops_privileges=True,
             open_files=64,
         )

@@ -30,6 +30,7 @@ from jobmaster.job.specification import SMALLEST_OUTPUT, JobSpecification
 from jobmaster.output.cap import SMALLEST, Cap
 from jobmaster.output.closing import CLOSERS
 from jobmaster.run import launcher, local
+from jobmaster.run.accounts import AccountPolicy
 from jobmaster.run.child import Child, ExecOutcome, Executed, LauncherLost, NeverExecuted, Order
 from jobmaster.run.launcher import Launcher
 from jobmaster.run.local import CLEARING_SECONDS, LocalExecution, LocalHost, LocalTerms, _order, _stop_order
@@ -48,7 +49,7 @@ def terms_on(root: Path, *, account: Account | None = None, drops_privileges: bo
         limit_reports=(),
         memory_max=None,
         output_folder=root,
-        account=account or own_account(),
+        accounts=AccountPolicy(common=account or own_account()),
         drops_privileges=drops_privileges,
         open_files=1024,
     )
@@ -69,8 +70,8 @@ def host_on(root: Path, sock: socket.socket) -> LocalHost:
 )
 def test_whom_a_job_becomes(tmp_path: Path, name: str, *, drops: bool, becomes: tuple[int, bool] | None) -> None:
     """A server that is root turns its jobs into the account, with capabilities only for root by name; another can't."""
-    terms = terms_on(tmp_path, account=look_up(name), drops_privileges=drops)
-    launch = terms.launch(new_job_id(), "client1", JobSpecification(command="true", args=("-x",)))
+    terms = terms_on(tmp_path, drops_privileges=drops)
+    launch = terms.launch(new_job_id(), "client1", JobSpecification(command="true", args=("-x",)), look_up(name))
     account = launch.account
     assert (None if account is None else (account.uid, account.keeps_capabilities)) == becomes
     assert (launch.argv, launch.working_folder, launch.open_files) == (("true", "-x"), "/", 1024)
@@ -120,7 +121,7 @@ async def test_whether_a_command_was_executed(
 ) -> None:
     """As the launcher has told; where it tells nothing, the command may have been executed once the go byte was sent."""
     child, cgroup = cast(Child, ToldChild(outcome)), cast(OpenedCgroup, CountingCgroup(0))
-    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account())
+    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", "nobody")
     assert not execution.was_executed()
     with nullcontext() if error is None else pytest.raises(error):
         await execution.execute()
@@ -143,7 +144,7 @@ async def test_killed_for_memory_before_it_was_executed(kills: int, error: type[
     """The caller is told of a memory limit that is too small; any other end before the execution may pass."""
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(kills))
     with pytest.raises(error):
-        await LocalExecution(cast("Launcher", None), child, cgroup, "true", own_account()).execute()
+        await LocalExecution(cast("Launcher", None), child, cgroup, "true", "nobody").execute()
 
 
 def test_counters_of_the_next_folder(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ async def test_a_kill_where_the_cgroup_fails(host: Host) -> None:
     """The main process gets its SIGKILL though cgroup.kill cannot be written, which is told."""
     cgroup = OpenedCgroup(JobCgroup(path=host.folder.path / "job", folders=KernelFolders()))
     async with host.child("sleep", "1000") as (child, _output):
-        execution = LocalExecution(host.launcher, child, cgroup, "sleep", own_account())
+        execution = LocalExecution(host.launcher, child, cgroup, "sleep", "nobody")
         child.go()
         await child.wait_executed()
         number = cgroup._kill
@@ -251,7 +252,7 @@ async def test_the_launcher_has_closed_the_output_first(host: Host) -> None:
         os.kill(launcher_pid, signal.SIGSTOP)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(close, LocalExecution(host.launcher, child, cgroup, "true", own_account()))
+                nursery.start_soon(close, LocalExecution(host.launcher, child, cgroup, "true", "nobody"))
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 assert not is_closed.is_set()
                 os.kill(launcher_pid, signal.SIGCONT)
@@ -268,7 +269,7 @@ async def test_a_close_that_the_launcher_does_not_answer(host: Host) -> None:
     async with host.child("true") as (child, _output):
         with trio.CancelScope() as scope:
             scope.cancel()
-            await LocalExecution(host.launcher, child, cgroup, "true", own_account(), stdin=stdin).close()
+            await LocalExecution(host.launcher, child, cgroup, "true", "nobody", stdin=stdin).close()
     assert os.read(read_end, 1) == b"", "nobody can write to it any more"
     os.close(read_end)
 
@@ -338,9 +339,7 @@ def test_orders_of_a_job_that_is_held() -> None:
             kinds.append(order.kind)
 
     child = cast(Child, NeverExecutedChild())
-    execution = LocalExecution(
-        cast(Launcher, Notes()), child, cast(OpenedCgroup, CountingCgroup(0)), "x", own_account()
-    )
+    execution = LocalExecution(cast(Launcher, Notes()), child, cast(OpenedCgroup, CountingCgroup(0)), "x", "nobody")
     order = StopOrder(by="client1", requested_at=AT)
     execution.note_order(order, is_early=True)
     execution.note_order(order)

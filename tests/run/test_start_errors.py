@@ -19,7 +19,6 @@ from jobmaster.errors import (
     OutputUnavailable,
     ServerBusy,
 )
-from jobmaster.host.account import own_account
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.limits import Controller
 from jobmaster.host.cgroup.tree import LimitWriteError
@@ -32,7 +31,7 @@ FILE: Final = Path("/sys/fs/cgroup/jobs/pids.max")
 
 def told(number: int, stage: str, command: str = "cmd") -> Exception:
     """What is told of a failure."""
-    return why_not_executed(ExecFailed(errno=number, stage=stage), command, own_account())
+    return why_not_executed(ExecFailed(errno=number, stage=stage), command, "nobody")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from jobmaster import __version__
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
+from jobmaster.host.uid_range import UidRange
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
 from jobmaster.run.bounds import FreeSpace
@@ -46,6 +47,7 @@ OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "-d": (["8:16"], {"io_device": "8:16"}),
     "--iodevice-id": (["8:16"], {"io_device": "8:16"}),
     "--run-as": (["worker"], {"run_as": "worker"}),
+    "--uid-range": (["5000-6000"], {"uid_range": UidRange(first=5_000, last=6_000)}),
     "--grace": (["0.5"], {"grace_seconds": 0.5}),
     "--output-max": (["64M"], {"output_max": 64 * 2**20}),
     "--output-folder-max": (["10G"], {"output_folder_max": 10 * 2**30}),
@@ -143,6 +145,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--grace", "inf"], "'inf' is not a number of seconds"),
         (["--grace", "soon"], "'soon' is not a number of seconds"),
         (["--oom-policy", "nobody"], "invalid choice: 'nobody'"),
+        (["--uid-range", "5000"], "argument --uid-range: '5000' is no range of user ids"),
+        (["--uid-range", "0-5000"], "argument --uid-range: 0-5000 is no range of user ids from 1000 to 2147483647"),
+        (["--run-as", "nobody", "--uid-range", "5000-6000"], "--run-as and --uid-range exclude each other"),
         (["--cpu-max", "0"], "cpu_max must be from 0.01"),
         (["--cpu-max", "-1"], "argument --cpu-max"),
         (["--cpu-max", "many"], "argument --cpu-max: 'many' is not a number of cores"),

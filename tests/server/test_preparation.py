@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobmaster.errors import ConfigurationError
+from jobmaster.host.account import look_up
+from jobmaster.host.cgroup.tree import CgroupTree
+from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
+from jobmaster.run.accounts import AccountPolicy
+from jobmaster.run.local import LocalTerms
+from jobmaster.server import preparation
 from jobmaster.server.options import ServerOptions
 from jobmaster.server.preparation import prepare, prepare_folder
 
@@ -120,3 +127,63 @@ def test_a_cgroup_root_that_is_no_cgroup(tmp_path: Path) -> None:
     """A plain folder is refused as the root of cgroups: limits written there would mean nothing."""
     with pytest.raises(ConfigurationError, match="no-cgroup"):
         prepare(options(tmp_path), open_files=100)
+
+
+def test_only_root_has_users_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is not root refuses a range of user ids."""
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    uids = UidRange(first=5_000, last=6_000)
+    with pytest.raises(ConfigurationError, match="--uid-range 5000-6000: only a server that runs as root"):
+        prepare(replace(options(tmp_path), uid_range=uids), open_files=100)
+
+
+@pytest.mark.parametrize(
+    ("last", "given", "found"),
+    [
+        (2**32 - 2, None, DEFAULT_UID_RANGE),
+        (65_535, None, SMALL_UID_RANGE),
+        (65_535, UidRange(first=5_000, last=6_000), UidRange(first=5_000, last=6_000)),
+        (65_535, DEFAULT_UID_RANGE, None),
+        (5_000, None, None),
+    ],
+)
+def test_users_that_the_namespace_has(
+    monkeypatch: pytest.MonkeyPatch, last: int, given: UidRange | None, found: UidRange | None
+) -> None:
+    """A range is one whose ids this process can give; where it was not named, the small one does; else the remedy is said."""
+    monkeypatch.setattr(preparation, "are_mapped", lambda uids: uids.last <= last)
+    if found is None:
+        with pytest.raises(ConfigurationError, match=r"user namespace .* --run-as"):
+            preparation._of_each_client(given)
+    else:
+        assert preparation._of_each_client(given) == found
+
+
+@pytest.mark.parametrize(
+    ("policy", "drops", "whom", "warning"),
+    [
+        (DEFAULT_UID_RANGE, True, "a user of each client's own (2100000000-2100065535)", None),
+        ("nobody", True, "nobody", "can read, signal and trace one another"),
+        ("nobody", False, "nobody", "this server is not root"),
+        ("root", True, "root", "can leave their cgroup"),
+    ],
+)
+def test_what_is_said_of_users(
+    tmp_path: Path, policy: UidRange | str, drops: bool, whom: str, warning: str | None
+) -> None:
+    """Whom jobs run as is said, and what that does not keep apart."""
+    common = look_up(policy) if isinstance(policy, str) else policy
+    terms = LocalTerms(
+        tree=CgroupTree(root=tmp_path),
+        limit_writes=(),
+        limit_reports=(),
+        memory_max=None,
+        output_folder=tmp_path,
+        accounts=AccountPolicy(common=common),
+        drops_privileges=drops,
+        open_files=100,
+    )
+    said, *warnings = preparation._say_whom(terms)
+    assert said == whom
+    assert len(warnings) == (warning is not None)
+    assert warning is None or warning in warnings[0]
