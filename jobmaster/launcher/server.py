@@ -27,6 +27,7 @@ class Server:
         is_stopping: it has said that it ends the jobs.
         is_to_stop: it was started to end the jobs.
         looks_dead: how many times in a row it was seen to be dead, and could not be reaped.
+        ended_holders_at: the value of that at which jobs were ended last for keeping it in the kernel; 0 where none was.
         is_ending: its end is waited for, for a bounded time.
         is_reaped: it was, and has no descriptor any more.
         given_up: why it was killed by this process, for people.
@@ -40,6 +41,7 @@ class Server:
         self.hands_over = False
         self.is_stopping = False
         self.looks_dead = 0
+        self.ended_holders_at = 0
         self.is_ending = False
         self.is_reaped = False
         self.given_up = ""
