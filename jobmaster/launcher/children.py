@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from jobmaster.launcher import kernel, pipe_locks
+from jobmaster.launcher import fuse, kernel, pipe_locks
 from jobmaster.launcher.child import Heritage, StartDescriptors, read_outcome, spawn
 from jobmaster.launcher.packets import Received, close_all
 from jobmaster.launcher.protocol import (
@@ -30,6 +30,7 @@ from jobmaster.launcher.table import Entry, Table
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from jobmaster.launcher.fuse import Breadth
     from jobmaster.launcher.poller import Poller
 
 MAX_CHILDREN: Final = 20_000
@@ -222,6 +223,15 @@ class Children:
             self._end(entry, reason)
         return [entry.id for entry in holders]
 
+    def blamed(self, breadth: Breadth) -> fuse.Request | None:
+        """Asks for the FUSE connections of all jobs that `end_lock_holders` has ended."""
+        return _request(breadth, [entry for entry in self._table if entry.is_blamed])
+
+    def stuck(self, entry_id: str, breadth: Breadth) -> fuse.Request | None:
+        """Asks for those of one job."""
+        entry = self._table.find(entry_id)
+        return None if entry is None else _request(breadth, [entry])
+
     def _others_of_blamed(self, entries: list[Entry]) -> list[Entry]:
         """A job that was ended lives on where it waits for the lock of another pipe: its client's jobs can share one."""
         clients = {_client_folder(entry) for entry in self._table if entry.is_blamed and entry.cgroup}
@@ -347,6 +357,15 @@ def _living_pid(entry: Entry) -> int | None:
 def _client_folder(entry: Entry) -> str:
     """The cgroup of all jobs of a job's client."""
     return entry.cgroup.rpartition("/")[0]
+
+
+def _request(breadth: Breadth, entries: list[Entry]) -> fuse.Request | None:
+    known = [entry for entry in entries if entry.cgroup]
+    if not known:
+        return None
+    jobs = _client_folder(known[0]).rpartition("/")[0]
+    names = ", ".join(entry.id for entry in known)
+    return fuse.Request(breadth, tuple(entry.cgroup for entry in known), jobs, names)
 
 
 def _pipes_of(entry: Entry) -> set[int]:

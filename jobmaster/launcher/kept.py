@@ -40,6 +40,12 @@ class Kept:
         close_all(self._of_listeners())
         self.listeners = []
 
+    def jobs_folder(self) -> str:
+        """The path of the jobs' cgroup; empty where there is none."""
+        if self.kill is None:
+            return ""
+        return os.readlink(f"/proc/self/fd/{self.kill}").rpartition("/")[0]  # noqa: PTH115  # pathlib costs 5 ms
+
     def kill_jobs(self) -> None:
         """Kills all that is in the jobs' cgroup."""
         if self.kill is not None:
@@ -51,8 +57,8 @@ class Kept:
         if self.kill is None:
             return {}
         with contextlib.suppress(OSError):  # the folder is gone, and so is all that was in it
-            jobs = os.readlink(f"/proc/self/fd/{self.kill}").rpartition("/")[0]  # noqa: PTH115  # pathlib costs 5 ms
-            return {job.rpartition("/")[2]: job for client in _folders(jobs) for job in _folders(client)}
+            folders = _folders(self.jobs_folder())
+            return {job.rpartition("/")[2]: job for client in folders for job in _folders(client)}
         return {}
 
     def complete(self, end: TableEnd) -> tuple[TableEnd, tuple[int, ...]]:

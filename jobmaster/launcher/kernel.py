@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 from typing import Final, NamedTuple
 
 _libc: Final = ctypes.PyDLL(None, use_errno=True)
@@ -16,6 +17,16 @@ _libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
 _libc.signal.restype = ctypes.c_void_p
 
 _CLONE3: Final = 435  # the same on every architecture
+_FSOPEN: Final = 430  # likewise, and the two after it
+_FSCONFIG: Final = 431
+_FSMOUNT: Final = 432
+_CLOSE_ON_EXEC: Final = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+_FSCONFIG_CMD_CREATE: Final = 6
+_AT_FDCWD: Final = -100
+_AT_STATX_DONT_SYNC: Final = 0x4000
+_STATX_BYTES: Final = 256
+_STATX_DEVICE: Final = 136  # stx_dev_major, stx_dev_minor
+_MINOR_BITS: Final = 20
 _KEYCTL: Final = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
 
@@ -82,6 +93,39 @@ def join_new_session_keyring() -> None:
     number = _KEYCTL.get(os.uname().machine)
     if number is not None:
         _checked(_libc.syscall(ctypes.c_long(number), ctypes.c_long(_KEYCTL_JOIN_SESSION_KEYRING), None))
+
+
+def mount_detached(kind: str) -> int:
+    """Mounts a file system of this kind where nobody sees it, in no mount namespace; its descriptor, as of O_PATH.
+
+    Raises:
+        OSError: it needs CAP_SYS_ADMIN, and Linux 5.2.
+    """
+    number, name, flags = ctypes.c_long, kind.encode(), ctypes.c_long(_CLOSE_ON_EXEC)
+    context = _checked(_libc.syscall(number(_FSOPEN), name, flags))
+    try:
+        fd = number(context)
+        _checked(_libc.syscall(number(_FSCONFIG), fd, number(_FSCONFIG_CMD_CREATE), None, None, number(0)))
+        return _checked(_libc.syscall(number(_FSMOUNT), fd, flags, number(0)))
+    finally:
+        os.close(context)
+
+
+def device_of(path: str) -> int:
+    """The number of the device of a file's file system, which is not asked for it (statx(2), and fs/fuse/dir.c).
+
+    Raises:
+        OSError: there is no such file, or the kernel does not tell.
+    """
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    _checked(_libc.statx(ctypes.c_int(_AT_FDCWD), os.fsencode(path), _AT_STATX_DONT_SYNC, 0, found))
+    major, minor = struct.unpack_from("=II", found, _STATX_DEVICE)
+    return device_number(major, minor)
+
+
+def device_number(major: int, minor: int) -> int:
+    """The number of a device in the kernel's own form (include/linux/kdev_t.h), in which `os.makedev` has it not."""
+    return major << _MINOR_BITS | minor
 
 
 def become_subreaper() -> None:

@@ -32,6 +32,9 @@ from collections import deque
 from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from jobmaster.launcher.proc import processes as _processes
+from jobmaster.launcher.proc import read as _read
+from jobmaster.launcher.proc import tasks as _tasks
 from jobmaster.launcher.reader import MOST_FILES, HeldUp, Reader
 
 if TYPE_CHECKING:
@@ -200,14 +203,6 @@ def _is_for_a_lock(function: str) -> bool:
     return any(part in function for part in _LOCKING)
 
 
-def _tasks(pid: int) -> list[str]:
-    folder = f"/proc/{pid}/task"
-    try:
-        return [f"{folder}/{name}" for name in os.listdir(folder)]  # noqa: PTH208  # pathlib costs 5 ms
-    except OSError:
-        return []
-
-
 def _pipes(task: str, call: str, otherwise: tuple[int, ...] = ()) -> Iterator[int]:
     """Those among the descriptors of a thread's system call: of one that may hold a lock, or `otherwise` of these arguments."""
     number, *arguments = call.split() or ("",)
@@ -221,34 +216,12 @@ def _pipes(task: str, call: str, otherwise: tuple[int, ...] = ()) -> Iterator[in
 
 def _inode_of(link: str) -> int | None:
     try:
-        name = os.readlink(link)  # noqa: PTH115  # as above
+        name = os.readlink(link)  # noqa: PTH115  # pathlib costs 5 ms
     except OSError:
         return None
     return int(name[len(_PIPE) : -1]) if name.startswith(_PIPE) else None
 
 
-def _processes(cgroup: str) -> Iterator[int]:
-    """The processes in a cgroup and below it; a thread that is alone in another cgroup is found with its process."""
-    if not cgroup:
-        return
-    yield from map(int, _read(f"{cgroup}/cgroup.procs").split())
-    try:
-        with os.scandir(cgroup) as entries:
-            folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for folder in folders:
-        yield from _processes(folder)
-
-
 def _read_patiently(paths: list[str]) -> list[str]:
     """Of jobs, which may keep a reader waiting."""
     return _READER.read(paths) if paths else []
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123  # as above
-            return file.read().decode("ascii", "replace")
-    except OSError:
-        return ""

@@ -30,9 +30,10 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final, assert_never
 
-from jobmaster.launcher import kernel, renewal, server, snapshot
+from jobmaster.launcher import fuse, kernel, renewal, server, snapshot
 from jobmaster.launcher.child import HANDLED_SIGNALS
 from jobmaster.launcher.children import Children
+from jobmaster.launcher.fuse import Breadth
 from jobmaster.launcher.kept import Kept
 from jobmaster.launcher.notification import VARIABLE as NOTIFY_SOCKET
 from jobmaster.launcher.notification import Notifier
@@ -58,6 +59,7 @@ from jobmaster.launcher.protocol import (
     Start,
     Started,
     Stopping,
+    Stuck,
     Table,
     TableEnd,
 )
@@ -156,6 +158,7 @@ class Launcher:
         self._wake, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller = Poller()
         self._children = Children(self._poller, self._send, self._origin.heritage, known.table)
+        self._aborter = fuse.Aborter(self._poller)
         self._kept = known.kept
         self._notifier = Notifier(None if command is None else os.environ.get(NOTIFY_SOCKET), known.told)
         self.servers = Servers(
@@ -169,6 +172,7 @@ class Launcher:
                 kill_jobs=self._kill_jobs,
                 renew=self._renew,
                 end_holders=lambda waiting, is_sure: self._children.end_lock_holders(waiting, is_sure=is_sure),
+                abort_fuse=lambda breadth: self._abort_fuse(self._children.blamed(breadth)),
             ),
         )
         tell_again_and_again(
@@ -200,7 +204,13 @@ class Launcher:
         if not self.servers.said_farewell:
             self._let_jobs_end(self.servers.grace())
             self._kill_jobs()
-        reap_all(self._poller, kill=self._kill_children, collect=self._collect_some, seconds=END_SECONDS)
+        reap_all(
+            self._poller,
+            kill=self._kill_children,
+            collect=self._collect_some,
+            free=self._free_all,
+            seconds=END_SECONDS,
+        )
         for number in HANDLED_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # an ending interpreter sets back to default what it handles
         return self.servers.exit_status()
@@ -236,6 +246,8 @@ class Launcher:
                 self.servers.on_hand_over()
             case Alive():
                 self.servers.on_alive()
+            case Stuck(id=entry_id, times=times):
+                self._abort_fuse(self._children.stuck(entry_id, Breadth.OWN if times == 1 else Breadth.HIDDEN))
             case Stopping():
                 self._kept.stop_listening()
                 self.servers.on_stopping()
@@ -283,6 +295,10 @@ class Launcher:
         )
         renewal.replace(known, self._command, may_go=lambda: self._arrived <= {signal.SIGCHLD})
 
+    def _abort_fuse(self, request: fuse.Request | None) -> None:
+        if request is not None:
+            self._aborter.ask(request)
+
     # Signals, and children that have died.
 
     def _on_signal(self) -> None:
@@ -319,6 +335,16 @@ class Launcher:
         self._is_hurried = False
         self._poller.call_later(seconds, lambda: None)
         while self._children.any_lives and not self._is_hurried and time.monotonic() < deadline:
+            self._poller.run_once()
+
+    def _free_all(self) -> None:
+        """Aborts the FUSE connections of whatever job is left: nobody is spared, and who does that is not killed meanwhile."""
+        jobs = self._kept.jobs_folder()
+        if not jobs:
+            return
+        aborter = fuse.Aborter(self._poller)
+        aborter.ask(fuse.Request(Breadth.ALL, (jobs,), jobs, "at the end of all jobs"))
+        while aborter.is_busy:
             self._poller.run_once()
 
     def _kill_jobs(self) -> None:

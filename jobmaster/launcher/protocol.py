@@ -26,10 +26,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-VERSION: Final = 3
-"""2: `table`, `table_end`, `keep`, `ready`, `stopping`, `hand_over`, `order`. 3: `streams`, `keeps`, `close`, `closed`."""
+VERSION: Final = 4
+"""2: `table`, `table_end`, `keep`, `ready`, `stopping`, `hand_over`, `order`. 3: `streams`, `keeps`, `close`, `closed`.
+4: `stuck`, `alive`."""
 KEEPS_VERSION: Final = 3
 """The first in which a child can have streams of its own; a server that is older is not given what is kept of them."""
+STUCK_VERSION: Final = 4
+"""The first in which a launcher can be told of processes that do not die."""
 INLINE_BYTES: Final = 64 * 1024
 """Strings up to this many bytes travel in the message; a message of 212,960 bytes is the most the kernel takes."""
 MAX_STRINGS_BYTES: Final = 8 * 1024 * 1024
@@ -155,6 +158,17 @@ class Close(NamedTuple):
     keeps: tuple[str, ...]
 
 
+class Stuck(NamedTuple):
+    """Processes of a job have outlived SIGKILL for seconds: FUSE file systems of its own are to let go of them.
+
+    Attributes:
+        times: how often that was said of it.
+    """
+
+    id: str
+    times: int
+
+
 class Order(NamedTuple):
     """Somebody has ordered something for a child: sent before its signal, and given back after its `table`.
 
@@ -269,7 +283,7 @@ class TableEnd(NamedTuple):
     is_followed: bool = False
 
 
-FromServer = Hello | Keep | Start | Ack | Close | Order | Ready | Alive | Stopping | HandOver | Farewell
+FromServer = Hello | Keep | Start | Ack | Close | Order | Stuck | Ready | Alive | Stopping | HandOver | Farewell
 FromLauncher = Hello | Table | Order | TableEnd | Started | Refused | Executed | Exited | Closed | Forgotten
 Message = FromServer | FromLauncher
 
@@ -284,6 +298,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
     "close": Close,
     "closed": Closed,
     "order": Order,
+    "stuck": Stuck,
     "hand_over": HandOver,
     "farewell": Farewell,
     "started": Started,
@@ -345,6 +360,7 @@ _CHECKS: Final[dict[str, Callable[[Any], bool]]] = {
     "max_crashes": _whole(1, 2**31),
     "grace": _whole(0, 2**31),
     "predecessors": _whole(0, 2**63),
+    "times": _whole(1, 2**31),
     "kind": _text(1, 32),
     "at": _text(1, 64),
     "by": _text(0, 256),

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
-from jobmaster.launcher import kernel
-from jobmaster.launcher.child import HANDLED_SIGNALS
+from jobmaster.launcher import aside
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Sequence
 
 SECONDS: Final = 0.5
@@ -68,34 +67,14 @@ class Reader:
             os.kill(self._pid, signal.SIGKILL)  # our child and not reaped, so no other process
 
     def _start(self) -> socket.socket:
-        own, others = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        launcher = os.getpid()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
-        try:
-            with others:
-                self._pid = os.fork()
-                if self._pid == 0:
-                    _serve(others, launcher)
-        except OSError:
-            own.close()
-            raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        self._socket = own
-        return own
+        self._pid, self._socket = aside.start(_serve)
+        return self._socket
 
 
-def _serve(sock: socket.socket, launcher: int) -> NoReturn:
-    """Answers until the other end is closed. What signals the launcher handles stay blocked."""
-    try:
-        os.dup2(sock.fileno(), 0)
-        os.closerange(1, 2**31 - 1)
-        kernel.set_parent_death_signal(signal.SIGKILL)
-        own = socket.socket(fileno=0)
-        while os.getppid() == launcher and (paths := own.recv(_PACKET)):
-            own.send(b"\0".join(map(_content, paths.split(b"\0"))))
-    finally:
-        os._exit(0)
+def _serve(sock: socket.socket) -> None:
+    """Answers until the other end is closed."""
+    while paths := sock.recv(_PACKET):
+        sock.send(b"\0".join(map(_content, paths.split(b"\0"))))
 
 
 def _content(path: bytes) -> bytes:

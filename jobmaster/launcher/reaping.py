@@ -15,21 +15,27 @@ if TYPE_CHECKING:
 
     from jobmaster.launcher.poller import Poller
 
+FREE_SECONDS: Final = 1.0
+"""How long killed processes may take before somebody looks for what holds them."""
 _PAUSE: Final = 0.05
 _SHOWN: Final = 5
 """Processes that are named."""
 
 
-def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], bool], seconds: float) -> None:
+def reap_all(
+    poller: Poller, *, kill: Callable[[], None], collect: Callable[[], bool], free: Callable[[], None], seconds: float
+) -> None:
     """Kills and reaps until no child is left, for so many seconds at most.
 
     Args:
         poller: what else is watched goes on.
         kill: sends SIGKILL to the jobs' main processes.
         collect: reaps a bounded number; returns whether that was all that can be reaped.
+        free: called once where some do not die.
         seconds: then what is left is left, and said.
     """
-    deadline = time.monotonic() + seconds
+    begun, is_freed = time.monotonic(), False
+    deadline = begun + seconds
     while True:
         kill()
         _kill_own_children()
@@ -40,6 +46,9 @@ def reap_all(poller: Poller, *, kill: Callable[[], None], collect: Callable[[], 
         if time.monotonic() > deadline:
             say(f"launcher: processes are left {seconds:g} s after SIGKILL: {_names_of_children()}")
             return
+        if not is_freed and time.monotonic() > begun + FREE_SECONDS:
+            is_freed = True
+            free()
         poller.call_later(_PAUSE, lambda: None)
         poller.run_once()
 

@@ -27,6 +27,7 @@ class Server:
         is_stopping: it has said that it ends the jobs.
         is_to_stop: it was started to end the jobs.
         looks_dead: how many times in a row it was seen to be dead, and could not be reaped.
+        ended_holders_at: the value of that at which jobs were ended last for keeping it in the kernel; 0 where none was.
         is_ending: its end is waited for, for a bounded time.
         is_reaped: it was, and has no descriptor any more.
         silent_looks: how many looks ago it last said that it is alive; None for one that has never said so.
@@ -42,6 +43,7 @@ class Server:
         self.is_stopping = False
         self.looks_dead = 0
         self.silent_looks: int | None = None
+        self.ended_holders_at = 0
         self.is_ending = False
         self.is_reaped = False
         self.given_up = ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher import server
 from jobmaster.launcher.connection import Connection
+from jobmaster.launcher.fuse import Breadth
 from jobmaster.launcher.pipe_locks import Waiting, waiting
 from jobmaster.launcher.server import Server
 from jobmaster.launcher.streams import say
@@ -42,6 +43,9 @@ DEAD_LOOKS: Final = 2
 """At so many looks in a row it is dead, and not about to be reaped: what it has sent was read in between."""
 STUCK_LOOKS: Final = 3
 """After each so many looks more the jobs that hold it up are looked for: all clients wait meanwhile."""
+_BREADTHS: Final = {1: Breadth.OWN, 2: Breadth.HIDDEN}
+"""At so many looks after jobs were ended for it, which of their FUSE connections are aborted. All of them are where no other job
+can be blamed: that of an accomplice has been ended by then."""
 _END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -54,6 +58,7 @@ class Hooks(NamedTuple):
         kill_jobs: the jobs are to end with the server.
         renew: the next server is about to be started, after one that has handed over.
         end_holders: jobs that keep threads of a dead server waiting are to end; returns their ids.
+        abort_fuse: FUSE file systems of jobs that were ended so, and have not died, are to let go of them.
     """
 
     on_message: Callable[[Received], None]
@@ -61,6 +66,7 @@ class Hooks(NamedTuple):
     kill_jobs: Callable[[], None]
     renew: Callable[[], None]
     end_holders: Callable[[Waiting, bool], list[str]]
+    abort_fuse: Callable[[Breadth], None]
 
 
 class Servers:
@@ -253,6 +259,8 @@ class Servers:
         stuck, remainder = divmod(server.looks_dead - DEAD_LOOKS, STUCK_LOOKS)
         if stuck > 0 and remainder == 0:
             self._free(server, stuck)
+        elif server.ended_holders_at and server.looks_dead - server.ended_holders_at in _BREADTHS:
+            self._hooks.abort_fuse(_BREADTHS[server.looks_dead - server.ended_holders_at])
 
     def _end_silent(self, server: Server) -> None:
         """A server that serves and hangs is killed, for another one to go on with the jobs."""
@@ -268,8 +276,11 @@ class Servers:
         left = waiting(dead.pid)
         ended = self._hooks.end_holders(left, times > 1)
         if ended:
+            dead.ended_holders_at = dead.looks_dead
             names = ", ".join(ended)
             say(f"jobmaster: the server has died, but waits for pipes that jobs have locked; they are ended: {names}")
+        elif dead.ended_holders_at:
+            self._hooks.abort_fuse(Breadth.ALL)
         elif times == 2:  # the first time nothing was sure
             where = ", ".join(sorted(set(left.where))) or "unknown"
             say(f"jobmaster: the server has died, but is left in the kernel ({where}); does its output disk answer?")

@@ -84,6 +84,9 @@ class Execution(Protocol):
     def kill(self) -> None:
         """Sends SIGKILL to every process, those that are being forked included."""
 
+    def free_stuck(self, times: int) -> None:
+        """Has what outlives SIGKILL released, where that can be: this was asked so many times, this one included."""
+
     def is_populated(self) -> bool:
         """Whether any process is left."""
 

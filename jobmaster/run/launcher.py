@@ -217,6 +217,11 @@ class Launcher:
         """
         self._say(order.message(child_id))
 
+    def free_stuck(self, child_id: str, times: int) -> None:
+        """Tells a launcher that knows what to do that processes of a child's job have outlived SIGKILL; for which time."""
+        if self._version >= protocol.STUCK_VERSION:
+            self._say(protocol.Stuck(id=child_id, times=times))
+
     async def close_kept(self, child_id: str, *names: str) -> None:
         """Has the launcher close what it keeps of a child; returns when it has, or is lost."""
         if self.lost.is_set():

@@ -308,6 +308,10 @@ class LocalExecution:
         self._child.send_signal(9)  # where the cgroup's file fails
         self._cgroup.kill()
 
+    def free_stuck(self, times: int) -> None:
+        """Tells the launcher, which aborts the connections of FUSE file systems of the job's own."""
+        self._launcher.free_stuck(self._child.id, times)
+
     def is_populated(self) -> bool:
         """By cgroup.events."""
         return self._cgroup.populated()

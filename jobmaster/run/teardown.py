@@ -8,6 +8,7 @@ wait for the processes' death, before which nothing is changed, is shielded from
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +39,8 @@ USAGE_SECONDS: Final = 2.0
 RELEASE_SECONDS: Final = 5.0
 """How long the execution may take to close what it holds of the output."""
 KILL_AGAIN_SECONDS: Final = 0.5
+_STUCK_AFTER: Final = (4, 8, 16)
+"""After so many kills more, processes are taken to be stuck in the kernel."""
 MOST_SECONDS: Final = (
     CLOSING_SECONDS + RECORD_SECONDS + REMOVAL_SECONDS + 2 * OUTPUT_SECONDS + USAGE_SECONDS + RELEASE_SECONDS + 1.0
 )
@@ -133,9 +136,12 @@ class Teardown:
             nursery.cancel_scope.cancel()
 
     async def _kill_again(self) -> None:
-        while True:
+        for times in itertools.count(1):
             await trio.sleep(KILL_AGAIN_SECONDS)
             self._termination.kill()
+            if times in _STUCK_AFTER:
+                with self._record.failures_logged("freeing its stuck processes"):
+                    self._execution.free_stuck(1 + _STUCK_AFTER.index(times))
 
     def _is_empty(self) -> bool:
         is_empty = False

@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from jobmaster.launcher import kernel, servers
+from jobmaster.launcher.fuse import Breadth
 from jobmaster.launcher.kept import Kept
 from jobmaster.launcher.notification import Notifier
 from jobmaster.launcher.origin import Origin
@@ -74,6 +75,7 @@ class Case:
         self.killed_jobs = 0
         self.asked: list[bool] = []
         self.holders: list[str] = []
+        self.aborted: list[Breadth] = []
         self.said: list[tuple[Message, bool]] = []
         self.other = other
         succession = Succession()
@@ -88,6 +90,7 @@ class Case:
             kill_jobs=self._kill_jobs,
             renew=lambda: None,
             end_holders=self._end_holders,
+            abort_fuse=self.aborted.append,
         )
         self.servers = Servers(self.poller, known, ("/nonexistent",), Notifier(None), hooks)
         self.servers.use(process.pid, os.pidfd_open(process.pid), sock)
@@ -211,6 +214,26 @@ def test_a_dead_server_that_cannot_be_reaped(capfd: pytest.CaptureFixture[str]) 
             "has died, but waits for pipes that jobs have locked; they are ended: one, two\n"
         )
         assert (case.killed_jobs, case.servers.has_ended) == (0, False)
+
+
+@pytest.mark.usefixtures("dead")
+def test_jobs_that_were_ended_and_do_not_die() -> None:
+    """Their FUSE connections are aborted, more of them at each look, and all where nobody else can be blamed; none before."""
+    with serving() as case:
+        case.servers.on_ready(Ready(max_gap=1000))
+        case.holders = ["one"]
+        case.poller.go_on((servers.DEAD_LOOKS + servers.STUCK_LOOKS) * servers.LOOK_SECONDS)
+        assert (case.asked, case.aborted) == ([False], [])
+        case.holders = []
+        seen = []
+        for _ in range(servers.STUCK_LOOKS):
+            case.poller.go_on(servers.LOOK_SECONDS)
+            seen.append(list(case.aborted))
+        assert seen == [
+            [Breadth.OWN],
+            [Breadth.OWN, Breadth.HIDDEN],
+            [Breadth.OWN, Breadth.HIDDEN, Breadth.ALL],
+        ]
 
 
 @pytest.mark.usefixtures("dead")

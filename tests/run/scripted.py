@@ -173,6 +173,7 @@ class ScriptedExecution:
         self.is_adopted = False
         self.is_removed = False
         self.is_closed = False
+        self.said_stuck: list[int] = []
         self.written_up = trio.Event()
         self._host = host
         self._kept_read_end = os.dup(ends[0])
@@ -310,6 +311,10 @@ class ScriptedExecution:
     def keep_oom_kills(self, count: int) -> None:
         """As an attribute of the cgroup."""
         self._kept_oom_kills = count
+
+    def free_stuck(self, times: int) -> None:
+        """Cannot be."""
+        self.said_stuck.append(times)
 
     def kept_oom_kills(self) -> int:
         """That attribute."""

@@ -20,7 +20,17 @@ from jobmaster.run.teardown import (
     REMOVAL_SECONDS,
     USAGE_SECONDS,
 )
-from tests.run.conftest import ALWAYS, GRACE_SECONDS, SOON, Machine, cause_of_job, check_end, end_of, launched_of
+from tests.run.conftest import (
+    ALWAYS,
+    GRACE_SECONDS,
+    SOON,
+    Machine,
+    cause_of_job,
+    check_end,
+    end_of,
+    launched_of,
+    scripted,
+)
 from tests.run.faults import Fault
 from tests.run.scripted import NEVER, Script, ScriptedExecution
 
@@ -46,6 +56,14 @@ async def test_a_child_that_cannot_be_killed(machine: Machine) -> None:
     supervisor = await machine.running(script)
     await check_end(supervisor, Exited(3), after=1 + CLOSING_SECONDS + REMOVAL_SECONDS)
     assert not supervisor.leaves_nothing
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(1.0, []), (3.0, [1]), (5.0, [1, 2]), (NEVER, [1, 2, 3])])
+async def test_processes_that_take_long_to_die(machine: Machine, seconds: float, times: list[int]) -> None:
+    """What may hold them in the kernel is told to let go, again and again; never where they die soon."""
+    supervisor = await machine.running(Script(ends_at=1, others_end_at=NEVER, death_seconds=seconds))
+    await end_of(supervisor)
+    assert scripted(supervisor).said_stuck == times
 
 
 @pytest.mark.parametrize(("busy", "is_removed"), [(REMOVAL_SECONDS / 2, True), (NEVER, False)])
