@@ -43,7 +43,7 @@ class RunTimeLimit:
     async def enforce(self) -> None:
         """Warns the job, and orders its end, when it is time; returns then."""
         warn_after = self._run_time.warn_after_seconds
-        if warn_after is not None and not self._is_over():
+        if warn_after is not None:
             await self._wait(warn_after)
             if not self._is_over():
                 await self._warn()
