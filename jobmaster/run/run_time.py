@@ -43,7 +43,7 @@ class RunTimeLimit:
     async def enforce(self) -> None:
         """Warns the job, and orders its end, when it is time; returns then."""
         warn_after = self._run_time.warn_after_seconds
-        if warn_after is not None and not self._is_over():
+        if warn_after is not None:
             await self._wait(warn_after)
             if not self._is_over():
                 await self._warn()
@@ -63,8 +63,10 @@ class RunTimeLimit:
         if not isinstance(state, Running) or state.warned_by:
             return
         self._record.apply(RunTimeWarned(signal=number))
-        with trio.move_on_after(WARNING_SECONDS):
-            await self._record.settle()
-        if isinstance(self._record.state, Running):
-            with self._record.failures_logged("warning it"):
-                self._execution.signal_main(number)
+        try:
+            with trio.move_on_after(WARNING_SECONDS):
+                await self._record.settle()
+        finally:  # also where the job is handed over meanwhile: the next server finds that it is warned
+            if isinstance(self._record.state, Running):
+                with self._record.failures_logged("warning it"):
+                    self._execution.signal_main(number)

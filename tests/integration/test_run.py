@@ -90,6 +90,32 @@ async def test_a_bounded_output(server: Server) -> None:
     assert b"output_max is 262144 bytes at least" in small.stderr
 
 
+async def test_the_terms_of_a_job(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is started on terms of its own has them: variables, folder, name, label, time, signal and grace period."""
+    monkeypatch.setenv("HERE", "there")
+    terms = ("--name", "night", "-l", "team=blue", "-e", "HERE", "-e", "X=1", "-w", "/usr", "--grace", "30s")
+    limited = ("--timeout", "1s", "--stop-signal", "INT")
+    script = "trap 'echo int; exit 3' INT; echo $HERE $X $PWD; while :; do sleep 0.01; done"
+    result = await jobmaster(server, "run", *terms, *limited, "bash", "-c", script)
+    assert (result.returncode, result.stdout) == (124, b"there 1 /usr\nint\n")
+    assert b"timed out: it may run for 1 s (interrupt, exited with code 3)" in result.stderr
+    found = await jobmaster(server, "list", "-q", "--name", "night", "-l", "team=blue", "--cause", "timed-out")
+    job_id = found.stdout.decode().strip()
+    assert len(job_id) == 27
+    shown = (await jobmaster(server, "status", job_id)).stdout.decode()
+    for line in ("folder     /usr", "variables  HERE X", "time       1 s at most", "stop       signal 2 and 30 s"):
+        assert line in shown.splitlines()
+    started = await jobmaster(server, "start", *terms, "--timeout", "1h", "true")
+    assert (started.returncode, len(started.stdout)) == (0, 28)
+    for verb, status in (("start", 1), ("run", 125)):
+        missing = await jobmaster(server, verb, "-e", "NOT_SET_ANYWHERE", "true")
+        assert missing.returncode == status
+        assert b"-e NOT_SET_ANYWHERE: there is no such environment variable here" in missing.stderr
+    nowhere = await jobmaster(server, "run", "-w", "/no/such", "true")
+    assert nowhere.returncode == 126
+    assert b"the working folder '/no/such' cannot be entered" in nowhere.stderr
+
+
 async def test_detached_and_awaited(server: Server) -> None:
     """`run --detach` prints the id alone; `wait` shows how the job ended and exits as it did."""
     result = await jobmaster(server, "run", "-d", "sh", "-c", "exit 9")

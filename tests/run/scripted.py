@@ -12,7 +12,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from hashlib import shake_128
@@ -149,6 +149,11 @@ class Truth:
     executed_at: float = math.inf
     died_at: float = math.inf
     written: int = 0
+
+
+def _as_kept(order: StopOrder) -> StopOrder:
+    """What the launcher has of it: no signal."""
+    return replace(order, signal=signal.SIGTERM)
 
 
 class ScriptedExecution:
@@ -357,12 +362,12 @@ class ScriptedExecution:
         if order.for_run_time and self.order is None:
             self.truth.timed_out = self._host.step()
         if self.order is None:
-            self.order, self.order_is_early = order, is_early
+            self.order, self.order_is_early = _as_kept(order), is_early
 
     def note_kill(self, order: StopOrder) -> None:
         """Keeps that, too."""
         self._meet("note_kill")
-        self.order, self.order_is_early = order, False
+        self.order, self.order_is_early = _as_kept(order), False
         self.kill_is_noted = True
 
     def note_given_up(self) -> None:

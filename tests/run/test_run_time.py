@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped, TimedOut
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.state import RunTimeWarned
 from jobmaster.run.run_time import LOOK_SECONDS, WARNING_SECONDS
-from tests.run.conftest import GRACE_SECONDS, SOON, Machine, check_end, end_of, launched_of, scripted
+from tests.run.conftest import ALWAYS, GRACE_SECONDS, SOON, Machine, check_end, end_of, launched_of, scripted
 from tests.run.faults import Fault
 from tests.run.identities import CLIENT1, ended
 from tests.run.scripted import NEVER, OnTerm, Script
@@ -148,6 +149,35 @@ async def test_a_server_that_follows_does_not_warn_again(machine: Machine) -> No
         await registry.recover()
         assert await ended(registry, job_id) == timed_out(USR1)
     assert machine.execution(job_id).truth.warnings == [USR1]
+
+
+async def test_a_hand_over_while_a_warning_is_recorded(machine: Machine) -> None:
+    """A job that is recorded as warned is warned, though the server has no time to see that the record is durable."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(), run_time=WARNED)
+        machine.records.settle_seconds = WARNING_SECONDS / 2
+        await trio.sleep(6 + WARNING_SECONDS / 4)
+        assert machine.execution(job_id).truth.warnings == []
+        await registry.hand_over()
+    machine.records.settle_seconds = 0
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == timed_out(15)
+    assert machine.execution(job_id).truth.warnings == [USR1]
+
+
+async def test_a_job_that_died_of_its_warning_and_cannot_be_adopted(machine: Machine) -> None:
+    """What the launcher has kept of its end is told as that of a job whose time was over."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        script = Script(on_warning=OnTerm(death=Signalled(USR1), after=2))
+        job_id = await machine.start(registry, CLIENT1, script, run_time=WARNED)
+        await trio.sleep(7)
+        await registry.hand_over()
+    await trio.sleep(5)
+    machine.plan(Fault(point="adopt", call=1, times=ALWAYS, number=errno.EIO))
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == timed_out(USR1)
 
 
 async def test_a_server_that_dies_between_order_and_signal(machine: Machine) -> None:

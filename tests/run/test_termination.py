@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.errors import CommandNotRunnable, JobmasterError
-from jobmaster.job.cause import Exited, FailedToStart, ServerShutdown, Signalled, StopOrder, Stopped
+from jobmaster.job.cause import Exited, FailedToStart, ServerLost, ServerShutdown, Signalled, StopOrder, Stopped
 from jobmaster.job.record import JobEvent
 from jobmaster.job.state import Closing, Ended, Executed, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.job.stop_terms import StopTerms
@@ -38,6 +38,7 @@ from tests.run.conftest import (
 )
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, ended, record_of
+from tests.run.records import MemoryRecords
 from tests.run.scripted import NEVER, OnTerm, Script
 
 
@@ -386,23 +387,31 @@ async def test_a_shorter_grace_period_at_the_servers_end(machine: Machine) -> No
     await check_end(supervisor, ServerShutdown(signal=signal.SIGKILL), after=1)
 
 
+@pytest.mark.parametrize("is_adopted", [True, False])
 @pytest.mark.parametrize("gap", [5, 100])
-async def test_the_signal_over_a_hand_over(machine: Machine, gap: float) -> None:
+async def test_the_signal_over_a_hand_over(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, gap: float, is_adopted: bool
+) -> None:
     """The next server knows by which signal a job was told to end, though the launcher alone has kept the order."""
     stop = StopTerms(signal=signal.SIGINT, grace_ms=20_000)
     async with machine.registry(hands_over=lambda: True) as registry:
         job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm(death=Exited(7), after=12)), stop=stop)
-        machine.records.posts_wait = True
         job = await registry.find(CLIENT1, job_id)
         assert isinstance(job, Supervisor)
-        job.order_stop("client1")
-        await registry.hand_over()
-    machine.records.posted.clear()
-    machine.records.posts_wait = False
+        with monkeypatch.context() as patch:  # the journal's disk is slow, and the server dies
+            patch.setattr(MemoryRecords, "post", lambda *_, **__: None)
+            job.order_stop("client1")
+            await registry.hand_over()
     await trio.sleep(gap)
+    if not is_adopted:
+        machine.plan(Fault(point="adopt", call=1, times=ALWAYS, number=errno.EIO))
     async with machine.registry() as registry:
         await registry.recover()
-        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGINT, 7, False)
+        cause = await ended(registry, job_id)
+        if is_adopted or gap == 100:
+            assert stopped_as(cause) == ("client1", signal.SIGINT, 7, False)
+        else:  # it is killed, and nobody knows how it would have ended
+            assert isinstance(cause, ServerLost)
 
 
 async def test_the_rest_of_its_own_grace_period(machine: Machine) -> None:
