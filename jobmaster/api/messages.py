@@ -96,7 +96,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
     pruned = record.output_pruned
     response = pb.JobResponse(
         job_id_response=pb.JobID(job_id=record.id),
-        job_msg=describe_state(record.state),
+        job_msg="paused" if record.paused else describe_state(record.state),
         client=record.owner,
         cmd=command_message(record.command),
         cmd_args_omitted=record.command.omitted,
@@ -105,6 +105,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         output_bytes_lost=record.output_bytes_lost,
         output_bytes_dropped=record.output_bytes_dropped,
         terminal=record.terminal,
+        paused=record.paused,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     response.MergeFrom(_limits_alone(record.limits))
@@ -201,8 +202,8 @@ def cause_message(cause: Cause) -> pb.Cause:
     match cause:
         case Exited(code):
             return pb.Cause(exited=pb.Cause.Exited(code=code))
-        case Signalled(number, core_dumped):
-            return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped))
+        case Signalled(number, core_dumped, by):
+            return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped, by=by))
         case Stopped() as stopped:
             return pb.Cause(stopped=_stopped(stopped))
         case OomKilled(memory_max=limit, processes_killed=count):

@@ -33,6 +33,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "command", shlex.join([record.cmd.command, *record.cmd.args])
     yield "client", record.client
     yield "state", _state(record)
+    if record.paused:
+        yield "paused", "yes"
     if record.pid:
         yield "pid", str(record.pid)
     if record.HasField("started"):

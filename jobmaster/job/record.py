@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 
 from jobmaster.job.cause import Evidence
 from jobmaster.job.identifier import JobId
 from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import CommandLine
-from jobmaster.job.state import Closing, Ended, Event, Finished, Held, InvalidTransition, State, transition
+from jobmaster.job.state import (
+    Closing,
+    Ended,
+    Event,
+    Finished,
+    Held,
+    InvalidTransition,
+    Running,
+    State,
+    Stopping,
+    transition,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +94,35 @@ class OomKillsCounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """Its processes are frozen, as the client `by` asked."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """They go on, as the client `by` asked."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalOrdered:
+    """The client `by` wants a signal sent to the main process, or to all processes of the job.
+
+    It is recorded before the signal is sent. Of those of one number and one client the first one alone is an event.
+    """
+
+    signal: int
+    by: str
+    at: datetime
+    to_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as of one moment.
 
@@ -92,6 +133,9 @@ class JobRecord:
         output_bytes_dropped: bytes of output that were too many to be kept.
         output_max, ends_when_full, terminal: as in `Launched`.
         output_pruned: when and why the output was removed; None where it was not.
+        paused: its processes are frozen; a stop has them go on, to end.
+        pauses: how often it was paused.
+        signals: the last order of each signal that clients have ordered.
     """
 
     id: JobId
@@ -107,6 +151,9 @@ class JobRecord:
     ends_when_full: bool = False
     terminal: bool = False
     output_pruned: OutputPruned | None = None
+    paused: bool = False
+    pauses: int = 0
+    signals: tuple[SignalOrdered, ...] = ()
 
     @property
     def memory_max(self) -> int | None:
@@ -118,7 +165,7 @@ class JobRecord:
         return None
 
 
-JobEvent = Launched | Event | OomKillsCounted | OutputLost | OutputPruned
+JobEvent = Launched | Event | OomKillsCounted | OutputLost | OutputPruned | Paused | Resumed | SignalOrdered
 
 
 def record_of(launched: Launched) -> JobRecord:
@@ -156,16 +203,35 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             if not isinstance(record.state, Ended):
                 raise InvalidTransition(record.state, event)
             return replace(record, output_pruned=record.output_pruned or event)
+        case Paused() | Resumed() | SignalOrdered():
+            return _under_orders(record, event)
         case Finished():
             return replace(
                 record,
+                paused=False,
                 state=transition(record.state, event),
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,
                 output_bytes_dropped=event.output_bytes_dropped,
             )
         case _:
-            return replace(record, state=transition(record.state, event))
+            state = transition(record.state, event)
+            return replace(record, state=state, paused=record.paused and isinstance(state, Running))
+
+
+def _under_orders(record: JobRecord, event: Paused | Resumed | SignalOrdered) -> JobRecord:
+    if not isinstance(record.state, Running | Stopping if isinstance(event, SignalOrdered) else Running):
+        raise InvalidTransition(record.state, event)
+    match event:
+        case Paused():
+            return replace(record, paused=True, pauses=record.pauses + 1)
+        case Resumed():
+            return replace(record, paused=False)
+        case SignalOrdered(signal=number):
+            others = tuple(each for each in record.signals if each.signal != number)
+            return replace(record, signals=(*others, event))
+        case unreachable:
+            assert_never(unreachable)
 
 
 def evidence_of(
@@ -186,6 +252,7 @@ def evidence_of(
         order=closing.order if closing is not None else None,
         killed=closing is not None and closing.killed,
         killed_for_memory=closing is not None and closing.killed_for_memory,
+        signalled_by={each.signal: each.by for each in record.signals},
         oom_kills=record.oom_kills,
         memory_max=record.memory_max,
         output_max=record.output_max,
