@@ -124,7 +124,11 @@ class OpenedCgroup:
         Raises:
             CgroupFileError: the kernel refuses, or has no such file (before 5.2).
         """
-        write_interface(self.path / "cgroup.freeze", "1" if is_frozen else "0")
+        try:
+            write_interface(self.path / "cgroup.freeze", "1" if is_frozen else "0")
+        except CgroupFileError as error:
+            if is_frozen or error.errno not in NOT_OFFERED:  # where there is no such file, nothing is frozen
+                raise
 
     def remove(self) -> bool:
         """As `JobCgroup.remove`."""
