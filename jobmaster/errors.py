@@ -110,6 +110,14 @@ class JobNotEnded(JobError):
     """The job has not ended, as it must have for what is asked."""
 
 
+class JobNotRunning(JobError):
+    """The job does not run, or not any more, as it must for what is asked."""
+
+
+class PauseUnavailable(JobError):
+    """The host cannot freeze the job's processes."""
+
+
 class InputRefused(JobError):
     """The job takes no input from this caller: it has no stdin, or somebody else writes to it."""
 

@@ -6,7 +6,16 @@ from typing import Final, assert_never
 
 from jobmaster.api.messages import cause_message, command_message, limit_message, pruned_message, put_cause, timestamp
 from jobmaster.job.cause import Death, Exited, Signalled, describe
-from jobmaster.job.record import JobEvent, Launched, OomKillsCounted, OutputLost, OutputPruned
+from jobmaster.job.record import (
+    JobEvent,
+    Launched,
+    OomKillsCounted,
+    OutputLost,
+    OutputPruned,
+    Paused,
+    Resumed,
+    SignalOrdered,
+)
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, RunTimeWarned, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.journal.stored import JournalledEvent, Removed
@@ -54,6 +63,12 @@ def _put_kind(message: pb.JobEventMessage, event: JobEvent | Removed) -> None:
             message.output_lost.bytes_dropped = dropped
         case OutputPruned():
             message.output_pruned.CopyFrom(pruned_message(event))
+        case Paused(by=by):
+            message.paused.by = by
+        case Resumed(by=by):
+            message.resumed.by = by
+        case SignalOrdered(signal=number, by=by, to_all=to_all):
+            message.signal_ordered.signal, message.signal_ordered.by, message.signal_ordered.all = number, by, to_all
         case Finished():
             message.finished.CopyFrom(_finished(event))
         case Removed():

@@ -16,7 +16,16 @@ from jobmaster.api.followers import Followers
 from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
-from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.requests import (
+    check_attach,
+    check_follow,
+    check_job_id,
+    check_query,
+    check_signal,
+    check_start,
+    checked_reason,
+    checked_signal,
+)
 from jobmaster.api.server_info import ServerFacts, server_info
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
@@ -65,6 +74,28 @@ class JobService(JobServiceServicer):
         reason = checked_reason(message.reason)
         job_id = message.job_id_request.job_id
         return response_of(await self._registry.stop(request, job_id, reason, force=message.force))
+
+    @checked(check_signal)
+    async def Signal(  # type: ignore[override]  # purerpc hands over the caller too
+        self, message: pb.SignalRequest, request: Identity
+    ) -> pb.JobResponse:
+        """Sends a signal to a job."""
+        number = checked_signal(message.signal)
+        return response_of(await self._registry.signal(request, message.job_id.job_id, number, to_all=message.all))
+
+    @checked(check_job_id)
+    async def Pause(  # type: ignore[override]  # as above
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """Freezes a job."""
+        return response_of(await self._registry.pause(request, message.job_id_request.job_id))
+
+    @checked(check_job_id)
+    async def Resume(  # type: ignore[override]  # as above
+        self, message: pb.JobIDRequest, request: Identity
+    ) -> pb.JobResponse:
+        """Lets a job go on."""
+        return response_of(await self._registry.resume(request, message.job_id_request.job_id))
 
     @checked(check_job_id)
     def Status(  # type: ignore[override]  # as above; of a job in memory it is answered without a task

@@ -123,6 +123,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         output_bytes_dropped=record.output_bytes_dropped,
         terminal=record.terminal,
         user=record.user,
+        paused=record.paused,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     response.MergeFrom(_limits_alone(record.limits))
@@ -225,8 +226,8 @@ def cause_message(cause: Cause) -> pb.Cause:
     match cause:
         case Exited(code):
             return pb.Cause(exited=pb.Cause.Exited(code=code))
-        case Signalled(number, core_dumped):
-            return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped))
+        case Signalled(number, core_dumped, by):
+            return pb.Cause(signalled=pb.Cause.Signalled(signal=number, core_dumped=core_dumped, by=by))
         case Stopped() as stopped:
             return pb.Cause(stopped=_stopped(stopped))
         case OomKilled() as killed:

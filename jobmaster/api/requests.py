@@ -23,6 +23,8 @@ MAX_QUERY: Final = 4096
 """Bytes of a request for a list of jobs or their events: room for some labels. A watcher holds its own as long as it watches."""
 MAX_REASON: Final = 200
 """Characters of a stop's reason, which the job's record keeps."""
+MAX_SIGNAL: Final = 64
+"""The greatest number of a signal (signal(7): SIGRTMAX)."""
 MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
@@ -94,6 +96,15 @@ def check_follow(serialized: bytes) -> int:
     return len(serialized)
 
 
+def check_signal(serialized: bytes) -> int:
+    """What a request for a signal holds in memory, in bytes.
+
+    Raises:
+        InvalidRequest: it is longer than any such request.
+    """
+    return check_follow(serialized)
+
+
 def check_query(serialized: bytes) -> int:
     """What a request for a list of jobs or their events holds in memory, in bytes.
 
@@ -116,3 +127,14 @@ def checked_reason(reason: str) -> str:
     if len(reason) > MAX_REASON:
         raise InvalidRequest(f"reason has more than {MAX_REASON} characters: shorten it", field="reason")
     return reason
+
+
+def checked_signal(number: int) -> int:
+    """A signal's number.
+
+    Raises:
+        InvalidRequest: no signal has it.
+    """
+    if not 1 <= number <= MAX_SIGNAL:
+        raise InvalidRequest(f"no signal has the number {number}: give one from 1 to {MAX_SIGNAL}", field="signal")
+    return number

@@ -18,9 +18,9 @@ from jobmaster.audit.entry import Entry, JobChange, shortened
 from jobmaster.audit.trail import Trail
 from jobmaster.errors import JournalUnavailable
 from jobmaster.job.cause import describe
-from jobmaster.job.record import OutputPruned
+from jobmaster.job.record import OutputPruned, Paused, Resumed, SignalOrdered
 from jobmaster.job.state import Finished, StopOrdered
-from jobmaster.journal.codec import encode_event
+from jobmaster.journal.codec import event_name
 from jobmaster.journal.stored import Events, JournalledEvent, Removed
 
 logger = logging.getLogger(__name__)
@@ -111,12 +111,13 @@ class JobChanges:
 
 def change_of(event: JournalledEvent) -> Entry:
     """The entry of an event. The command is left out: the entry of its Start has it, with what is secret masked."""
-    by, why = None, ""
+    by: str | None = None
+    why = ""
     match event.event:
         case Removed():
             name = "removed"
         case happened:
-            name, _ = encode_event(happened)
+            name = event_name(happened)
             match happened:
                 case StopOrdered(order=order):
                     by, why = order.by, order.reason
@@ -124,6 +125,11 @@ def change_of(event: JournalledEvent) -> Entry:
                     why = describe(cause)
                 case OutputPruned(reason=reason):
                     why = reason
+                case Paused() | Resumed():
+                    by = happened.by
+                case SignalOrdered(signal=number, to_all=to_all):
+                    by = happened.by
+                    why = f"signal {number}{' to all of its processes' if to_all else ''}"
                 case _:
                     pass
     return JobChange(

@@ -128,6 +128,37 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kill:
+    """`kill JOB`.
+
+    Attributes:
+        number: of the signal.
+        to_all: to all processes of the job, not to the main one alone.
+    """
+
+    job_id: str
+    as_json: bool
+    number: int = 15
+    to_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """`pause JOB`."""
+
+    job_id: str
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """`resume JOB`."""
+
+    job_id: str
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """`status JOB`."""
 
@@ -237,7 +268,9 @@ class Backup:
     file: Path
 
 
-Action = Start | Run | Attach | Stop | Status | Wait | Remove | StreamOutput | Logs | List | Events | Backup | Info
+ActionOnJob = Stop | Kill | Pause | Resume | Status | Wait
+"""What is answered by the record of a job."""
+Action = Start | Run | Attach | ActionOnJob | Remove | StreamOutput | Logs | List | Events | Backup | Info
 
 
 @dataclass(frozen=True, slots=True)

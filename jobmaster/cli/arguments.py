@@ -16,10 +16,13 @@ from jobmaster.cli.actions import (
     Events,
     Info,
     InstallUnit,
+    Kill,
     List,
     Logs,
     Output,
+    Pause,
     Remove,
+    Resume,
     Run,
     Start,
     Status,
@@ -158,6 +161,12 @@ def _action_on_job(parser: argparse.ArgumentParser, given: argparse.Namespace) -
         case "stop":
             _require_text(parser, "--reason", given.reason)
             return Stop(job_id=given.job, as_json=given.json, reason=given.reason, force=given.force)
+        case "kill":
+            return Kill(job_id=given.job, as_json=given.json, number=given.signal, to_all=given.all)
+        case "pause":
+            return Pause(job_id=given.job, as_json=given.json)
+        case "resume":
+            return Resume(job_id=given.job, as_json=given.json)
         case "status":
             return Status(job_id=given.job, as_json=given.json)
         case "attach":

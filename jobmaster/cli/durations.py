@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import signal
 from typing import Final
+
+from jobmaster.cli.signals import parse_signal
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,3})?)(ms|s|m|h|d)?", re.ASCII)
 _MILLISECONDS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_LARGEST_SIGNAL: Final = 64
 
 
 def parse_duration(text: str) -> int:
@@ -36,21 +36,6 @@ def parse_grace(text: str) -> int:
     if milliseconds > _MILLISECONDS["h"]:
         raise ValueError(f"{text!r} is longer than a grace period can be, which is an hour")
     return milliseconds
-
-
-def parse_signal(text: str) -> int:
-    """The number of a signal from `SIGINT`, `INT`, `int` or `2`.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if text.isdecimal() and len(text) < 4 and 1 <= int(text) <= _LARGEST_SIGNAL:
-        return int(text)
-    name = text.upper()
-    for each in signal.Signals:
-        if name in {each.name, each.name.removeprefix("SIG")}:
-            return int(each)
-    raise ValueError(f"{text!r} is no signal: say INT, SIGUSR1 or a number from 1 to {_LARGEST_SIGNAL}")
 
 
 def parse_warning(text: str) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
-from jobmaster.cli.durations import parse_duration, parse_grace, parse_signal, parse_warning
+from jobmaster.cli.durations import parse_duration, parse_grace, parse_warning
+from jobmaster.cli.signals import TERM, parse_signal
 from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -367,6 +368,9 @@ def _add_detach_keys(verb: _Parser) -> None:
 def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
     texts = {
         "stop": "stop a job and wait for its end",
+        "kill": "send a signal to a running job",
+        "pause": "freeze the processes of a running job",
+        "resume": "let a paused job go on",
         "status": "what a job does, or why it ended",
         "wait": "wait for a job's end; exits as the job did",
     }
@@ -376,6 +380,16 @@ def _add_job_verbs(verbs: Verbs[_Parser]) -> None:
         if verb == "stop":
             sub.add_argument("--reason", metavar="TEXT", default="", help="why; kept in the job's record")
             sub.add_argument("--force", action="store_true", help="kill it, without a grace period")
+        if verb == "kill":
+            sub.add_argument(
+                "-s",
+                "--signal",
+                metavar="SIGNAL",
+                type=argument(parse_signal),
+                default=TERM,
+                help="its name or number (default TERM)",
+            )
+            sub.add_argument("--all", action="store_true", help="to all of its processes, not to the main one alone")
         sub.add_argument("job", metavar="JOB")
     remove = verbs.add_parser("rm", help="remove ended jobs with their output", allow_abbrev=False)
     remove.add_argument("jobs", metavar="JOB", nargs="+")

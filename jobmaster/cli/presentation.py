@@ -61,6 +61,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     if record.user:
         yield "user", record.user
     yield "state", _state(record)
+    if record.paused:
+        yield "paused", "yes"
     if record.pid:
         yield "pid", str(record.pid)
     if record.HasField("started"):

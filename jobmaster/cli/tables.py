@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from jobmaster.cli.presentation import visible
+from jobmaster.cli.signals import signal_name
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
@@ -90,20 +90,15 @@ def _state(record: pb.JobResponse) -> str:
         case "exited":
             return f"exited {cause.exited.code}{' oom' if record.oom_kills else ''}"
         case "signalled":
-            return _signal_name(cause.signalled.signal)
+            return signal_name(cause.signalled.signal)
+        case None if record.paused:
+            return "paused"
         case None:
             known = pb.JobState.values()
             name = pb.JobState.Name(record.state) if record.state in known else str(int(record.state))
             return name.removeprefix("JOBSTATE_").lower()
         case kind:
             return str(kind).replace("_", " ")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _happening(event: pb.JobEventMessage) -> str:
@@ -114,7 +109,7 @@ def _happening(event: pb.JobEventMessage) -> str:
         case "executed":
             return "started"
         case "run_time_warned":
-            return f"warned of the end of its time by {_signal_name(event.run_time_warned.signal)}"
+            return f"warned of the end of its time by {signal_name(event.run_time_warned.signal)}"
         case "stop_ordered":
             order = event.stop_ordered
             reason = f": {order.reason}" if order.reason else ""
@@ -135,6 +130,14 @@ def _happening(event: pb.JobEventMessage) -> str:
             return ", ".join(told)
         case "output_pruned":
             return visible(f"output removed: {event.output_pruned.reason}")
+        case "paused":
+            return visible(f"paused by {event.paused.by}")
+        case "resumed":
+            return visible(f"resumed by {event.resumed.by}")
+        case "signal_ordered":
+            ordered = event.signal_ordered
+            whom = " to all of its processes" if ordered.all else ""
+            return visible(f"{signal_name(ordered.signal)}{whom} ordered by {ordered.by}")
         case "finished":
             return visible(f"ended: {event.finished.job_msg}")
         case "removed":
@@ -147,4 +150,4 @@ def _death(died: pb.JobEventMessage.MainProcessDied) -> str:
     if died.HasField("exited"):
         return f"main process returned {died.exited.code}"
     memory = ", for memory" if died.killed_for_memory else ""
-    return f"main process died of {_signal_name(died.signalled.signal)}{memory}"
+    return f"main process died of {signal_name(died.signalled.signal)}{memory}"

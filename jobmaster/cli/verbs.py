@@ -12,14 +12,18 @@ import trio
 from jobmaster.certs.folder import certificate_folder
 from jobmaster.cli.actions import (
     Action,
+    ActionOnJob,
     Attach,
     Backup,
     Command,
     Events,
     Info,
+    Kill,
     List,
     Logs,
+    Pause,
     Remove,
+    Resume,
     Run,
     Start,
     Status,
@@ -112,17 +116,32 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
     match action:
         case Start():
             return DONE, f"{await start_job(jobs, action)}\n"
-        case Stop(job_id=job_id, as_json=wants_json, reason=reason, force=force):
-            return DONE, _shown(await jobs.stop(job_id, reason, force=force), wants_json=wants_json)
-        case Status(job_id=job_id, as_json=wants_json):
-            return DONE, _shown(await jobs.status(job_id), wants_json=wants_json)
-        case Wait(job_id=job_id, as_json=wants_json):
-            record = await jobs.wait(job_id)
-            return exit_status(record), _shown(record, wants_json=wants_json)
+        case Stop() | Kill() | Pause() | Resume() | Status() | Wait():
+            record = await _record(jobs, action)
+            status = exit_status(record) if isinstance(action, Wait) else DONE
+            return status, _shown(record, wants_json=action.as_json)
         case Remove(job_ids):
             return await remove_jobs(jobs, job_ids), ""
         case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup() | Info():
             return await _do_more(jobs, action)
+        case unreachable:
+            assert_never(unreachable)
+
+
+async def _record(jobs: Jobs, action: ActionOnJob) -> pb.JobResponse:
+    match action:
+        case Stop(job_id=job_id, reason=reason, force=force):
+            return await jobs.stop(job_id, reason, force=force)
+        case Kill(job_id=job_id, number=number, to_all=to_all):
+            return await jobs.signal(job_id, number, to_all=to_all)
+        case Pause(job_id=job_id):
+            return await jobs.pause(job_id)
+        case Resume(job_id=job_id):
+            return await jobs.resume(job_id)
+        case Status(job_id=job_id):
+            return await jobs.status(job_id)
+        case Wait(job_id=job_id):
+            return await jobs.wait(job_id)
         case unreachable:
             assert_never(unreachable)
 

@@ -133,6 +133,25 @@ class Jobs:
         request = pb.JobIDRequest(job_id_request=pb.JobID(job_id=job_id), reason=reason, force=force)
         return await self._calls.unary("Stop", request, pb.JobResponse, self._patience, lasts=True)
 
+    async def signal(self, job_id: str, number: int, *, to_all: bool = False) -> pb.JobResponse:
+        """Sends a signal to a running job's main process, or to all of its processes; returns its record.
+
+        A call that breaks is not made again: the signal may have been sent.
+
+        Raises:
+            RpcFailedError: FAILED_PRECONDITION where the job has ended or is ending.
+        """
+        request = pb.SignalRequest(job_id=pb.JobID(job_id=job_id), signal=number, all=to_all)
+        return await self._calls.unary("Signal", request, pb.JobResponse, 0.0)
+
+    async def pause(self, job_id: str) -> pb.JobResponse:
+        """Freezes the processes of a running job; returns its record."""
+        return await self._calls.unary("Pause", _request(job_id), pb.JobResponse, self._patience)
+
+    async def resume(self, job_id: str) -> pb.JobResponse:
+        """Lets the processes of a paused job go on; returns its record."""
+        return await self._calls.unary("Resume", _request(job_id), pb.JobResponse, self._patience)
+
     async def status(self, job_id: str) -> pb.JobResponse:
         """The job's record as of now."""
         return await self._calls.unary("Status", _request(job_id), pb.JobResponse, self._patience)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import assert_never
 
@@ -19,10 +20,15 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Signalled:
-    """A signal that the server did not send ended the main process."""
+    """A signal that is no stop's ended the main process.
+
+    Attributes:
+        by: the client who had ordered that signal before; empty where none had.
+    """
 
     signal: int
     core_dumped: bool = False
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +148,7 @@ class Evidence:
         order: the first stop order, where its signal was sent before the main process died.
         killed: the server killed the cgroup before the main process died.
         killed_for_memory: the kernel's OOM killer was seen at work when the main process died.
+        signalled_by: the client who has ordered a signal last, by the signal's number.
         oom_kills: processes of the job that the kernel has killed for memory in its whole life.
         oom_limit, memory_peak, whole_job: as in :class:`OomKilled`.
         memory_max: the job's own memory limit in bytes, if it had one.
@@ -156,6 +163,7 @@ class Evidence:
     order: StopOrder | None = None
     killed: bool = False
     killed_for_memory: bool = False
+    signalled_by: Mapping[int, str] = field(default_factory=dict)
     oom_kills: int = 0
     oom_limit: OomLimit | None = None
     memory_peak: int | None = None
@@ -188,8 +196,10 @@ def cause_of(evidence: Evidence) -> Cause:
             )
         case Evidence(death=Signalled(number), order=None, died_of_warning=True):
             return TimedOut(max_run_ms=evidence.max_run_ms, signal=number, killed=False)
-        case Evidence(death=Exited() | Signalled() as death, order=None):
+        case Evidence(death=Exited() as death, order=None):
             return death
+        case Evidence(death=Signalled(number) as death, order=None):
+            return replace(death, by=evidence.signalled_by.get(number, ""))
         case Evidence(death=Exited() | Signalled() as death, order=StopOrder(by=str(client)) as order):
             return Stopped(
                 by=client,
@@ -238,8 +248,9 @@ def describe(cause: Cause) -> str:
     match cause:
         case Exited(code):
             return f"exited with code {code}"
-        case Signalled(number, core_dumped):
-            return f"ended by signal {number} ({signal_words(number)}){', core dumped' if core_dumped else ''}"
+        case Signalled(number, core_dumped, by):
+            sent = f", sent by {by}" if by else ""
+            return f"ended by signal {number} ({signal_words(number)}){', core dumped' if core_dumped else ''}{sent}"
         case Stopped(by="", reason=reason):
             return f"stopped by the server: {reason}"
         case Stopped(by=by) as stopped:

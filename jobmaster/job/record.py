@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import assert_never
 
 from jobmaster.job.cause import Evidence, OomKilled
 from jobmaster.job.identifier import JobId
@@ -18,7 +19,9 @@ from jobmaster.job.state import (
     Finished,
     Held,
     InvalidTransition,
+    Running,
     State,
+    Stopping,
     describe_state,
     transition,
 )
@@ -109,6 +112,35 @@ class OomKillsCounted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paused:
+    """Its processes are frozen, as the client `by` asked."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """They go on, as the client `by` asked."""
+
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalOrdered:
+    """The client `by` wants a signal sent to the main process, or to all processes of the job.
+
+    It is recorded before the signal is sent. Of those of one number and one client the first one alone is an event.
+    """
+
+    signal: int
+    by: str
+    at: datetime
+    to_all: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """A job as of one moment.
 
@@ -121,6 +153,9 @@ class JobRecord:
         run_time, stop, name, labels, variables, working_folder: likewise.
         output_pruned: when and why the output was removed; None where it was not.
         usage: what it has used, of one that has ended; None where nobody could tell.
+        paused: its processes are frozen; a stop has them go on, to end.
+        pauses: how often it was paused.
+        signals: the last order of each signal that clients have ordered.
     """
 
     id: JobId
@@ -144,6 +179,9 @@ class JobRecord:
     working_folder: str = ""
     output_pruned: OutputPruned | None = None
     usage: Usage | None = None
+    paused: bool = False
+    pauses: int = 0
+    signals: tuple[SignalOrdered, ...] = ()
 
     @property
     def stop_signal(self) -> int:
@@ -160,7 +198,7 @@ class JobRecord:
         return None
 
 
-JobEvent = Launched | Event | OomKillsCounted | OutputLost | OutputPruned
+JobEvent = Launched | Event | OomKillsCounted | OutputLost | OutputPruned | Paused | Resumed | SignalOrdered
 
 
 def record_of(launched: Launched) -> JobRecord:
@@ -205,9 +243,12 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             if not isinstance(record.state, Ended):
                 raise InvalidTransition(record.state, event)
             return replace(record, output_pruned=record.output_pruned or event)
+        case Paused() | Resumed() | SignalOrdered():
+            return _under_orders(record, event)
         case Finished():
             return replace(
                 record,
+                paused=False,
                 state=transition(record.state, event),
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,
@@ -215,12 +256,28 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
                 usage=event.usage,
             )
         case _:
-            return replace(record, state=transition(record.state, event))
+            state = transition(record.state, event)
+            return replace(record, state=state, paused=record.paused and isinstance(state, Running))
+
+
+def _under_orders(record: JobRecord, event: Paused | Resumed | SignalOrdered) -> JobRecord:
+    if not isinstance(record.state, Running | Stopping if isinstance(event, SignalOrdered) else Running):
+        raise InvalidTransition(record.state, event)
+    match event:
+        case Paused():
+            return replace(record, paused=True, pauses=record.pauses + 1)
+        case Resumed():
+            return replace(record, paused=False)
+        case SignalOrdered(signal=number):
+            others = tuple(each for each in record.signals if each.signal != number)
+            return replace(record, signals=(*others, event))
+        case unreachable:
+            assert_never(unreachable)
 
 
 def describe_job(record: JobRecord) -> str:
     """One sentence for people: what it does or why it ended, and that processes of it were killed for memory."""
-    text, count = describe_state(record.state), record.oom_kills
+    text, count = "paused" if record.paused else describe_state(record.state), record.oom_kills
     is_told = isinstance(record.state, Ended) and isinstance(record.state.cause, OomKilled)
     if not count or is_told:
         return text
@@ -253,6 +310,7 @@ def evidence_of(
         order=closing.order if closing is not None else None,
         killed=closing is not None and closing.killed,
         killed_for_memory=closing is not None and closing.killed_for_memory,
+        signalled_by={each.signal: each.by for each in record.signals},
         oom_kills=record.oom_kills,
         oom_limit=closing.oom_limit if closing is not None else None,
         memory_peak=memory.peak if memory is not None else None,

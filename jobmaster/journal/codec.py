@@ -33,7 +33,18 @@ from jobmaster.job.cause import (
 from jobmaster.job.identifier import parse_job_id
 from jobmaster.job.labels import Labels, checked_labels
 from jobmaster.job.memory import OomLimit
-from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
+from jobmaster.job.record import (
+    JobEvent,
+    JobRecord,
+    Launched,
+    LimitReport,
+    OomKillsCounted,
+    OutputLost,
+    OutputPruned,
+    Paused,
+    Resumed,
+    SignalOrdered,
+)
 from jobmaster.job.request import RequestError, RequestKey
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.specification import CommandLine
@@ -219,12 +230,20 @@ _EVENT_TYPES: Final[dict[type, str]] = {
     OomKillsCounted: "oom_kills_counted",
     OutputLost: "output_lost",
     OutputPruned: "output_pruned",
+    Paused: "paused",
+    Resumed: "resumed",
+    SignalOrdered: "signal_ordered",
 }
+_CARRIED: Final = frozenset({Paused, Resumed, SignalOrdered})
+"""Events that older servers do not know, which would set their jobs aside and end them. They are written as the count of no
+OOM kills, which changes nothing there, with a field that those servers pass over."""
+_CARRIER: Final = _EVENT_TYPES[OomKillsCounted]
+_CARGO: Final = "event"
 _TYPES_OF_EVENTS: Final = {name: kind for kind, name in _EVENT_TYPES.items()}
 
 _OOM_LIMIT: Final = Codec(str, OomLimit)
 _EXITED: Final = _structure(Exited, code=_INTEGER)
-_SIGNALLED: Final = _structure(Signalled, signal=_INTEGER, core_dumped=_FLAG)
+_SIGNALLED: Final = _structure(Signalled, signal=_INTEGER, core_dumped=_FLAG, by=_TEXT)
 _DEATH: Final = _variant(_CAUSES, {Exited: _EXITED, Signalled: _SIGNALLED})
 _CAUSE: Final = _variant(
     _CAUSES,
@@ -340,6 +359,7 @@ _USAGE: Final = _of_known(
     io_stalled=_STALLED,
 )
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
+_SIGNAL_ORDERED: Final = _structure(SignalOrdered, signal=_INTEGER, by=_TEXT, at=_TIME, to_all=_FLAG)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(
         Launched,
@@ -383,7 +403,11 @@ _EVENTS: Final[dict[type, Codec]] = {
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
     OutputPruned: _OUTPUT_PRUNED,
+    Paused: _structure(Paused, by=_TEXT, at=_TIME),
+    Resumed: _structure(Resumed, by=_TEXT, at=_TIME),
+    SignalOrdered: _SIGNAL_ORDERED,
 }
+_CARRIED_EVENT: Final = _variant(_EVENT_TYPES, {kind: _EVENTS[kind] for kind in _CARRIED})
 _RECORD: Final = _structure(
     JobRecord,
     id=_JOB_ID,
@@ -407,8 +431,17 @@ _RECORD: Final = _structure(
     working_folder=_sparse(_TEXT, ""),
     output_pruned=_optional(_OUTPUT_PRUNED),
     usage=_optional(_USAGE),
+    paused=_sparse(_FLAG, False),
+    pauses=_sparse(_INTEGER, 0),
+    signals=_sparse(_array(_SIGNAL_ORDERED), ()),
 )
 
+
+def _decode_carrier(document: Any) -> object:
+    return _CARRIED_EVENT.decode(document[_CARGO]) if _CARGO in document else _EVENTS[OomKillsCounted].decode(document)
+
+
+_CARRYING: Final = Codec(_EVENTS[OomKillsCounted].encode, _decode_carrier)
 _REQUEST_ERROR: Final = _structure(RequestError, kind=_TEXT, text=_TEXT)
 
 
@@ -419,7 +452,14 @@ def encode_event(event: JobEvent) -> tuple[str, str]:
         ValueError: a time of it has no time zone.
     """
     kind = type(event)
+    if kind in _CARRIED:
+        return _CARRIER, _text_of({"count": 0, _CARGO: _CARRIED_EVENT.encode(event)})
     return _EVENT_TYPES[kind], _text_of(_EVENTS[kind].encode(event))
+
+
+def event_name(event: JobEvent) -> str:
+    """The name of an event, as the audit has it."""
+    return _EVENT_TYPES[type(event)]
 
 
 def decode_event(name: str, text: str) -> JobEvent:
@@ -430,7 +470,7 @@ def decode_event(name: str, text: str) -> JobEvent:
     """
     if name not in _TYPES_OF_EVENTS:
         raise Undecodable(f"there is no event {name!r:.40}")
-    event: JobEvent = _value_of(_EVENTS[_TYPES_OF_EVENTS[name]], text)
+    event: JobEvent = _value_of(_CARRYING if name == _CARRIER else _EVENTS[_TYPES_OF_EVENTS[name]], text)
     return event
 
 

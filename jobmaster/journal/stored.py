@@ -9,7 +9,7 @@ from typing import Final
 from jobmaster.errors import JobmasterError
 from jobmaster.job.identifier import JobId
 from jobmaster.job.labels import Labels
-from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputPruned
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OutputPruned, Paused, Resumed, SignalOrdered
 from jobmaster.job.request import RequestError
 from jobmaster.job.state import Finished, InvalidTransition, StopOrdered
 from jobmaster.journal.codec import encode_event
@@ -92,7 +92,9 @@ class Entry:
 
 def _time_of(event: JobEvent) -> datetime:
     match event:
-        case Launched(at=at) | Finished(at=at) | OutputPruned(at=at):
+        case Launched(at=at) | Finished(at=at) | OutputPruned(at=at) | Paused(at=at) | Resumed(at=at):
+            return at
+        case SignalOrdered(at=at):
             return at
         case StopOrdered(order=order):
             return order.requested_at

@@ -81,6 +81,9 @@ class Execution(Protocol):
     async def signal_others(self, number: int) -> None:
         """Sends a signal to every process but the main one."""
 
+    def freeze(self, is_frozen: bool) -> None:
+        """Keeps every process from going on, or lets them go on; they can be killed meanwhile. Idempotent."""
+
     def kill(self) -> None:
         """Sends SIGKILL to every process, those that are being forked included."""
 

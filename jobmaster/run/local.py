@@ -303,6 +303,10 @@ class LocalExecution:
         """To each process of the cgroup, in a thread: there may be thousands."""
         await run_in_thread(SIGNALLERS, self._cgroup.signal, number, self.pid, abandon=True)
 
+    def freeze(self, is_frozen: bool) -> None:
+        """By cgroup.freeze."""
+        self._cgroup.freeze(is_frozen)
+
     def kill(self) -> None:
         """By the pidfd and by cgroup.kill."""
         self._child.send_signal(9)  # where the cgroup's file fails

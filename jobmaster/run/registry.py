@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JournalUnavailable
+from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JobNotRunning, JournalUnavailable
 from jobmaster.identity.policy import Identity, may_touch
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord
@@ -22,6 +22,7 @@ from jobmaster.job.request import RequestKey
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
+from jobmaster.run.control import GONE_ON
 from jobmaster.run.ended_jobs import EndedJob, EndedJobs
 from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.history import History
@@ -37,13 +38,14 @@ from jobmaster.run.removal import LAST_SECONDS, FileRemover
 from jobmaster.run.requests import Requests
 from jobmaster.run.rooms import Rooms
 from jobmaster.run.shutdown import Shutdown
-from jobmaster.run.supervisor import GONE_ON, Supervisor, Terms
+from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
 
 START_SECONDS: Final = 1.0
 """How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served."""
 _NO_SUCH_JOB: Final = "no such job"
 _NOT_ENDED: Final = "the job has not ended, and only an ended one can be removed: stop it first"
+_HAS_ENDED: Final = "the job has ended"
 _END_UNWRITTEN: Final = "the server's journal does not have the end of the job yet; try again later"
 
 Job = Supervisor | EndedJob
@@ -220,6 +222,40 @@ class Registry:
             job.order_stop(caller.name, reason, force=force)
         await job.wait_ended()
         return job.record
+
+    async def pause(self, caller: Identity, job_id: str) -> JobRecord:
+        """Freezes the processes of a running job; returns its record. Idempotent.
+
+        Raises:
+            JobNotFound: as `find`.
+            JobNotRunning, PauseUnavailable, ServerBusy, HandedOver, JournalUnavailable: as `Control.pause`.
+        """
+        job = await self._find_running(caller, job_id)
+        await job.control.pause(caller.name)
+        return job.record
+
+    async def resume(self, caller: Identity, job_id: str) -> JobRecord:
+        """Lets the processes of a paused job go on; returns its record. Idempotent. Raises as `pause`."""
+        job = await self._find_running(caller, job_id)
+        await job.control.resume(caller.name)
+        return job.record
+
+    async def signal(self, caller: Identity, job_id: str, number: int, *, to_all: bool = False) -> JobRecord:
+        """Sends a signal to the main process of a running job, or to all of its processes; returns its record.
+
+        Raises:
+            JobNotFound: as `find`.
+            JobNotRunning, HandedOver, JournalUnavailable, HostError: as `Control.signal`.
+        """
+        job = await self._find_running(caller, job_id)
+        await job.control.signal(caller.name, number, to_all=to_all)
+        return job.record
+
+    async def _find_running(self, caller: Identity, job_id: str) -> Supervisor:
+        job = await self.find(caller, job_id)
+        if not isinstance(job, Supervisor):
+            raise JobNotRunning(_HAS_ENDED)
+        return job
 
     async def remove(self, caller: Identity, job_id: str) -> None:
         """Removes an ended job: its output, then its record. Who follows the output at that moment reads on.

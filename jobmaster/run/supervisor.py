@@ -42,6 +42,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, evidence_of
 from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
+from jobmaster.run.control import GONE_ON, Control
 from jobmaster.run.death_watch import DeathWatch
 from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.run_time import RunTimeLimit
@@ -62,8 +63,6 @@ EXECUTE_SECONDS: Final = 10.0
 """How long the kernel may take to look up and execute a command, as the job's user."""
 RETRY_SECONDS: Final = 1.0
 """After an error in one of a job's tasks that is a bug."""
-GONE_ON: Final = "the server has handed the job over to the one that comes after it; ask again"
-"""What is said of a job that was handed over."""
 
 
 def _nothing() -> None:
@@ -148,6 +147,8 @@ class Supervisor:
         self.executed = trio.Event()
         """Set when the command is executed, or never will be."""
         self.ended = trio.Event()
+        self.control = Control(self._record, execution, executed=self.executed, ended=self.ended)
+        """What clients order that is no end."""
         self.has_failed = False
         """Whether its command could not be executed, or too late: it is no caller's wish that it ends."""
         self.is_executing = False
@@ -291,6 +292,7 @@ class Supervisor:
             self.executed.set()
             self._termination.go_on(order, is_killed=is_killed, is_early=is_early and is_held)
             self._termination.note_executed()
+            self.control.go_on()
             self._death_watch.memory_has_changed()  # since nobody looked
             if not isinstance(self._record.state, Closing) or self._termination.has_others_to_end:
                 await self._live()

@@ -86,9 +86,12 @@ class Termination:
 
     def _begin(self, order: StopOrder) -> None:
         if not self._death_watch.has_died():
+            was_paused = self._record.now.paused
             self._note(order)
             self._record.apply(StopOrdered(order=order))
             self._signal_main()
+            if was_paused:
+                self._thaw()
 
     def _note(self, order: StopOrder, *, is_early: bool = False) -> None:
         with self._record.failures_logged("noting the stop order"):
@@ -119,6 +122,7 @@ class Termination:
             self._record.apply(KillSent())
         if not self._record.state.signalled:
             self._signal_main()
+        self._thaw()  # it may have been paused
         self._is_ordered.set()
 
     @property
@@ -155,6 +159,11 @@ class Termination:
             if self._execution.signal_main(self._record.stop_signal):
                 self._record.apply(StopSignalled())
         self._is_ordered.set()
+
+    def _thaw(self) -> None:
+        """Lets a job that is paused go on, when SIGTERM is sent: that is acted on before anything else."""
+        with self._record.failures_logged("letting its processes go on"):
+            self._execution.freeze(False)
 
     async def _signal_others(self) -> None:
         with self._record.failures_logged("signalling its processes"):

@@ -12,7 +12,17 @@ from google.protobuf.json_format import MessageToDict
 from jobmaster.api.events import event_message, position_message
 from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, Launched, LimitReport, OomKillsCounted, OutputLost, OutputPruned
+from jobmaster.job.record import (
+    JobEvent,
+    Launched,
+    LimitReport,
+    OomKillsCounted,
+    OutputLost,
+    OutputPruned,
+    Paused,
+    Resumed,
+    SignalOrdered,
+)
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, KillSent, MainProcessDied, RunTimeWarned, StopOrdered, StopSignalled
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -63,6 +73,13 @@ CASES: Final[list[tuple[JobEvent | Removed, str, dict[str, Any]]]] = [
         OutputPruned(at=AT, reason="too much"),
         "outputPruned",
         {"time": "2026-01-02T03:04:05Z", "reason": "too much"},
+    ),
+    (Paused(by="client2", at=AT), "paused", {"by": "client2"}),
+    (Resumed(by="client2", at=AT), "resumed", {"by": "client2"}),
+    (
+        SignalOrdered(signal=10, by="client2", at=AT, to_all=True),
+        "signalOrdered",
+        {"signal": 10, "by": "client2", "all": True},
     ),
     (
         Finished(cause=STOPPED, at=AT, output_bytes=5, output_bytes_lost=6),

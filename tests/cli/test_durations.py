@@ -1,12 +1,10 @@
-"""Times and signals of a command line."""
+"""Times of a command line."""
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 
-from jobmaster.cli.durations import parse_duration, parse_signal, parse_warning
+from jobmaster.cli.durations import parse_duration, parse_warning
 
 
 @pytest.mark.parametrize(
@@ -31,22 +29,6 @@ def test_texts_that_are_no_times(text: str) -> None:
     """Anything else is refused with what would do."""
     with pytest.raises(ValueError, match="is no time: say"):
         parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("TERM", 15), ("SIGINT", 2), ("usr1", 10), ("9", 9), ("64", 64), ("SIGRTMIN", signal.SIGRTMIN)],
-)
-def test_signals(text: str, number: int) -> None:
-    """By name, with or without SIG, or by number."""
-    assert parse_signal(text) == number
-
-
-@pytest.mark.parametrize("text", ["", "0", "65", "SIG", "SIG9", "NOPE", "SIGSIGINT", "-9"])
-def test_texts_that_are_no_signals(text: str) -> None:
-    """Anything else is refused with what would do."""
-    with pytest.raises(ValueError, match="is no signal: say"):
-        parse_signal(text)
 
 
 def test_warnings() -> None:

@@ -243,3 +243,10 @@ def test_json_has_the_names_of_the_contract() -> None:
     assert (shown["exitCode"], shown["signalStr"], shown["state"]) == (0, "", "JOBSTATE_RUNNING")
     assert shown["outputBytes"] == "7"
     assert "ended" not in shown
+
+
+def test_a_job_that_is_paused() -> None:
+    """Its record says so."""
+    record = running()
+    record.paused = True
+    assert "paused     yes" in as_block(record).splitlines()

@@ -110,6 +110,13 @@ EVENTS: Final = [
     (Event(executed=Event.Executed()), "started"),
     (Event(run_time_warned=Event.RunTimeWarned(signal=10)), "warned of the end of its time by SIGUSR1"),
     (Event(stop_ordered=Event.StopOrdered(by="client2", reason="old")), "stop ordered by client2: old"),
+    (Event(paused=Event.Paused(by="client2")), "paused by client2"),
+    (Event(resumed=Event.Resumed(by="client2")), "resumed by client2"),
+    (Event(signal_ordered=Event.SignalOrdered(signal=10, by="client2")), "SIGUSR1 ordered by client2"),
+    (
+        Event(signal_ordered=Event.SignalOrdered(signal=63, by="client2", all=True)),
+        "signal 63 to all of its processes ordered by client2",
+    ),
     (Event(stop_ordered=Event.StopOrdered()), "stop ordered by the server"),
     (Event(stop_signalled=Event.StopSignalled()), "stop signalled"),
     (Event(kill_sent=Event.KillSent()), "killed with all of its processes"),

@@ -89,6 +89,8 @@ CASES: Final[dict[str, tuple[Evidence, Cause]]] = {
         Evidence(death=Exited(1), order=BY_CLIENT),
         stopped(signal.SIGTERM, exit_code=1),
     ),
+    "a client's signal": (Evidence(death=Signalled(10), signalled_by={10: "client1"}), Signalled(10, by="client1")),
+    "another than a client's": (Evidence(death=Signalled(12), signalled_by={10: "client1"}), Signalled(12)),
     "stopped, and it crashed": (Evidence(death=Signalled(11), order=BY_CLIENT), stopped(signal.SIGSEGV)),
     "stopped, killed after the grace": (
         Evidence(death=KILLED, order=BY_CLIENT, killed=True),
@@ -256,6 +258,7 @@ def test_what_is_known_of_a_death_is_told(seen: Evidence) -> None:
     [
         (Exited(3), "exited with code 3"),
         (Signalled(9), "ended by signal 9 (killed)"),
+        (Signalled(9, by="client1"), "ended by signal 9 (killed), sent by client1"),
         (Signalled(11, core_dumped=True), "ended by signal 11 (segmentation fault), core dumped"),
         (stopped(15), "stopped by client1 (terminated)"),
         (stopped(15, exit_code=0), "stopped by client1 (terminated, exited with code 0)"),

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from jobmaster.job.cause import Cause, Evidence, Exited, FailedToStart, OomKilled, Signalled, StopOrder, Stopped
 from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import OomLimit
-from jobmaster.job.record import JobRecord, LimitReport, OomKillsCounted, OutputPruned, apply, describe_job, evidence_of
+from jobmaster.job.record import (
+    JobRecord,
+    LimitReport,
+    OomKillsCounted,
+    OutputPruned,
+    Paused,
+    Resumed,
+    SignalOrdered,
+    apply,
+    describe_job,
+    evidence_of,
+)
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import (
     TRANSITIONS,
@@ -106,6 +117,55 @@ def test_a_removed_output() -> None:
     assert apply(after, OutputPruned(at=NOON, reason="again")) == after
     with pytest.raises(InvalidTransition):
         apply(RECORD, pruned)
+
+
+PAUSED: Final = Paused(by="client1", at=NOON)
+RESUMED: Final = Resumed(by="client2", at=NOON)
+SIGNALLED: Final = SignalOrdered(signal=10, by="client1", at=NOON)
+RUNNING: Final = apply(RECORD, Executed())
+STATES: Final = {
+    type(state): state
+    for state in (
+        RECORD.state,
+        RUNNING.state,
+        Stopping(pid=1, started_at=NOON, order=ORDER),
+        Closing(pid=1, started_at=NOON, death=Exited(0)),
+        Ended(pid=1, started_at=NOON, ended_at=NOON, cause=Exited(0)),
+    )
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("event", [PAUSED, RESUMED, SIGNALLED], ids=lambda event: type(event).__name__)
+def test_each_order_in_each_state(event: Paused | Resumed | SignalOrdered, state: type) -> None:
+    """A running job alone is paused and resumed; a signal is ordered for one that is being stopped, too; no state changes."""
+    record = replace(RECORD, state=STATES[state])
+    if state is Running or (state is Stopping and event is SIGNALLED):
+        assert apply(record, event).state == record.state
+    else:
+        with pytest.raises(InvalidTransition):
+            apply(record, event)
+
+
+def test_a_record_is_paused() -> None:
+    """Until it is resumed, stopped, or dies; it counts how often it was."""
+    paused = apply(RUNNING, PAUSED)
+    assert (paused.paused, paused.pauses) == (True, 1)
+    assert apply(apply(apply(paused, RESUMED), PAUSED), PAUSED).pauses == 3
+    finished = Finished(cause=Exited(0), at=NOON, output_bytes=0, output_bytes_lost=0)
+    for event in (RESUMED, StopOrdered(order=ORDER), MainProcessDied(death=Signalled(9)), finished):
+        assert not apply(paused, event).paused
+    for other in (OomKillsCounted(count=1), SIGNALLED):
+        assert apply(paused, other).paused
+
+
+def test_who_has_ordered_a_signal_last() -> None:
+    """The last client of each signal is the one whose signal it was, if the job dies of it."""
+    other = SignalOrdered(signal=12, by="client2", at=NOON, to_all=True)
+    last = replace(SIGNALLED, by="superuser")
+    record = reduce(apply, (SIGNALLED, other, last), RUNNING)
+    assert record.signals == (other, last)
+    assert evidence_of(record, lost_because="").signalled_by == {10: "superuser", 12: "client2"}
 
 
 @pytest.mark.parametrize(("count", "after"), [(0, 2), (1, 2), (2, 2), (3, 3)])

@@ -14,14 +14,24 @@ from hypothesis import strategies as st
 
 from jobmaster.job.cause import Exited, OomKilled, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched, LimitReport, record_of
+from jobmaster.job.record import (
+    JobEvent,
+    JobRecord,
+    Launched,
+    LimitReport,
+    OomKillsCounted,
+    Paused,
+    Resumed,
+    SignalOrdered,
+    record_of,
+)
 from jobmaster.job.request import RequestKey
 from jobmaster.job.run_time import MOST_MS, RunTime
 from jobmaster.job.specification import CommandLine, JobSpecification
 from jobmaster.job.state import Executed, Finished, MainProcessDied, Running, StopOrdered
 from jobmaster.job.stop_terms import MOST_GRACE_MS, StopTerms
 from jobmaster.job.usage import CpuUsage, DeviceUsage, IoUsage, MemoryEventCounts, MemoryUsage, Usage
-from jobmaster.journal.codec import Undecodable, decode_event, decode_record, encode_event, encode_record
+from jobmaster.journal.codec import Undecodable, decode_event, decode_record, encode_event, encode_record, event_name
 
 NOON: Final = datetime(2026, 1, 2, 12, tzinfo=UTC)
 ID: Final = JobId("0ujtsYcgvSTl8PAuAdqWYSMnLOv")
@@ -199,6 +209,26 @@ def test_ends_of_earlier_programs() -> None:
     )
     died = '{"death":{"is":"signalled","signal":9,"core_dumped":false},"killed_for_memory":true}'
     assert decode_event("main_process_died", died) == MainProcessDied(death=Signalled(9), killed_for_memory=True)
+
+
+ORDERS: Final = (
+    Paused(by="client1", at=NOON),
+    Resumed(by="client1", at=NOON),
+    SignalOrdered(signal=10, by="client1", at=NOON, to_all=True),
+)
+
+
+@pytest.mark.parametrize("event", ORDERS, ids=lambda event: type(event).__name__)
+def test_what_earlier_programs_make_of_an_order(event: JobEvent) -> None:
+    """To them it is a count of no OOM kills, which changes nothing: the job is not set aside. Its name is its own."""
+    name, text = encode_event(event)
+    document = json.loads(text)
+    cargo = document.pop("event")
+    assert (name, document) == ("oom_kills_counted", {"count": 0})
+    assert event_name(event) == cargo["is"] != name
+    assert decode_event(name, json.dumps(document)) == OomKillsCounted(count=0)
+    with pytest.raises(Undecodable):
+        decode_event(name, json.dumps({**document, "event": {"is": "danced"}}))
 
 
 def test_times_are_of_one_zone() -> None:

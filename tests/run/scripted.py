@@ -174,6 +174,8 @@ class ScriptedExecution:
         self.order_is_early = False
         self.kill_is_noted = False
         self.is_given_up = False
+        self.is_frozen = False
+        self.signals: list[int] = []
         self.is_left = False
         self.is_adopted = False
         self.is_removed = False
@@ -274,6 +276,7 @@ class ScriptedExecution:
             self.end(self.script.death)
         if not self._main_lives:
             return False
+        self.signals.append(number)
         if number == self.stop_signal:
             self.truth.terms.append(self._host.step())
             self._term_is_pending = True
@@ -294,6 +297,11 @@ class ScriptedExecution:
         self._meet("signal_others")
         if number == self.stop_signal and not self.script.others_ignore_term:
             self._end_others()
+
+    def freeze(self, is_frozen: bool) -> None:
+        """Notes it; what the script says happens all the same."""
+        self._meet("freeze")
+        self.is_frozen = is_frozen
 
     def kill(self) -> None:
         """Sends SIGKILL to all; they die when the script says."""

@@ -286,7 +286,8 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
     if truth.killed_for_memory is not None:
         causes.add(("out of memory",))
         return causes | (ended if is_killed or counter_failed(history, execution) else set())
-    if truth.death == Signalled(signal.SIGKILL) and not is_killed and could_be_memory(history, execution):
+    could_be = could_be_memory(history, execution) if not is_killed else could_be_unseen(history, execution)
+    if truth.death == Signalled(signal.SIGKILL) and could_be:
         causes.add(("out of memory",))
     return causes | ended
 
@@ -298,6 +299,11 @@ def could_be_memory(history: History, execution: ScriptedExecution) -> bool:
     if begin <= execution.truth.child_killed_at + LOOK_SECONDS + SETTLE_SECONDS and execution.truth.died_at <= end:
         return True  # between two servers
     return since <= LOOK_SECONDS + SETTLE_SECONDS + 0.01 or (since < NEVER and counter_failed(history, execution))
+
+
+def could_be_unseen(history: History, execution: ScriptedExecution) -> bool:
+    """Whether a child may have been killed while the next server held the job: nobody looks at the counters then."""
+    return history.schedule.ending.is_followed and execution.truth.child_killed_at > -NEVER
 
 
 def counter_failed(history: History, execution: ScriptedExecution) -> bool:

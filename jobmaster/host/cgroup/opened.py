@@ -11,7 +11,7 @@ import os
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final, final
 
-from jobmaster.host.cgroup.interface import GONE, NOT_OFFERED, CgroupFileError
+from jobmaster.host.cgroup.interface import GONE, NOT_OFFERED, CgroupFileError, write_interface
 from jobmaster.host.cgroup.processes import kill_each
 from jobmaster.host.cgroup.statistics import parse_cgroup_events, parse_memory_events
 
@@ -114,6 +114,21 @@ class OpenedCgroup:
     def signal(self, signum: int, but: int) -> int:
         """As `JobCgroup.signal`; needs descriptors and, where there are many processes, time."""
         return self._cgroup.signal(signum, but=but)
+
+    def freeze(self, is_frozen: bool) -> None:
+        """Freezes every process of the cgroup, or lets them go on (cgroup.freeze); needs a descriptor.
+
+        The kernel freezes them soon: who is in uninterruptible sleep, when that is over. A signal that they handle
+        waits until they go on; one that ends them does so at once.
+
+        Raises:
+            CgroupFileError: the kernel refuses, or has no such file (before 5.2).
+        """
+        try:
+            write_interface(self.path / "cgroup.freeze", "1" if is_frozen else "0")
+        except CgroupFileError as error:
+            if is_frozen or error.errno not in NOT_OFFERED:  # where there is no such file, nothing is frozen
+                raise
 
     def remove(self) -> bool:
         """As `JobCgroup.remove`."""

@@ -11,6 +11,15 @@ class JobServiceServicer(purerpc.Servicer):
     async def Stop(self, input_message):
         raise NotImplementedError()
 
+    async def Signal(self, input_message):
+        raise NotImplementedError()
+
+    async def Pause(self, input_message):
+        raise NotImplementedError()
+
+    async def Resume(self, input_message):
+        raise NotImplementedError()
+
     async def Status(self, input_message):
         raise NotImplementedError()
 
@@ -58,6 +67,33 @@ class JobServiceServicer(purerpc.Servicer):
         service_obj.add_method(
             "Stop",
             self.Stop,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        service_obj.add_method(
+            "Signal",
+            self.Signal,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.SignalRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        service_obj.add_method(
+            "Pause",
+            self.Pause,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        service_obj.add_method(
+            "Resume",
+            self.Resume,
             purerpc.RPCSignature(
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
@@ -173,6 +209,30 @@ class JobServiceStub:
         )
         self.Stop = self._client.get_method_stub(
             "Stop",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        self.Signal = self._client.get_method_stub(
+            "Signal",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.SignalRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        self.Pause = self._client.get_method_stub(
+            "Pause",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobResponse,
+            )
+        )
+        self.Resume = self._client.get_method_stub(
+            "Resume",
             purerpc.RPCSignature(
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobIDRequest,

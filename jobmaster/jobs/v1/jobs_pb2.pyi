@@ -198,6 +198,16 @@ class JobIDRequest(_message.Message):
     force: bool
     def __init__(self, job_id_request: _Optional[_Union[JobID, _Mapping]] = ..., reason: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
+class SignalRequest(_message.Message):
+    __slots__ = ("job_id", "signal", "all")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_FIELD_NUMBER: _ClassVar[int]
+    ALL_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    signal: int
+    all: bool
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., signal: _Optional[int] = ..., all: _Optional[bool] = ...) -> None: ...
+
 class RemoveResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -253,7 +263,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "user")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "paused", "user")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +284,7 @@ class JobResponse(_message.Message):
     TERMINAL_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
@@ -295,8 +306,9 @@ class JobResponse(_message.Message):
     terminal: bool
     output_pruned: OutputPruned
     usage: Usage
+    paused: bool
     user: str
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., user: _Optional[str] = ...) -> None: ...
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., paused: _Optional[bool] = ..., user: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("wall_usec", "cpu", "memory", "pids_peak", "io", "cpu_stalled", "memory_stalled", "io_stalled")
@@ -408,12 +420,14 @@ class Cause(_message.Message):
         code: int
         def __init__(self, code: _Optional[int] = ...) -> None: ...
     class Signalled(_message.Message):
-        __slots__ = ("signal", "core_dumped")
+        __slots__ = ("signal", "core_dumped", "by")
         SIGNAL_FIELD_NUMBER: _ClassVar[int]
         CORE_DUMPED_FIELD_NUMBER: _ClassVar[int]
+        BY_FIELD_NUMBER: _ClassVar[int]
         signal: int
         core_dumped: bool
-        def __init__(self, signal: _Optional[int] = ..., core_dumped: _Optional[bool] = ...) -> None: ...
+        by: str
+        def __init__(self, signal: _Optional[int] = ..., core_dumped: _Optional[bool] = ..., by: _Optional[str] = ...) -> None: ...
     class Stopped(_message.Message):
         __slots__ = ("by", "requested", "signal", "killed", "returned", "exit_code", "reason")
         BY_FIELD_NUMBER: _ClassVar[int]
@@ -561,7 +575,7 @@ class WatchRequest(_message.Message):
     def __init__(self, after: _Optional[int] = ..., only_new: _Optional[bool] = ...) -> None: ...
 
 class JobEventMessage(_message.Message):
-    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed", "output_pruned", "run_time_warned")
+    __slots__ = ("seq", "time", "job_id", "client", "launched", "executed", "stop_ordered", "stop_signalled", "kill_sent", "main_process_died", "oom_kills_counted", "output_lost", "finished", "removed", "output_pruned", "run_time_warned", "paused", "resumed", "signal_ordered")
     class Launched(_message.Message):
         __slots__ = ("cmd", "cmd_args_omitted", "pid", "limits")
         CMD_FIELD_NUMBER: _ClassVar[int]
@@ -636,6 +650,25 @@ class JobEventMessage(_message.Message):
         output_bytes_lost: int
         output_bytes_dropped: int
         def __init__(self, state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., job_msg: _Optional[str] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ...) -> None: ...
+    class Paused(_message.Message):
+        __slots__ = ("by",)
+        BY_FIELD_NUMBER: _ClassVar[int]
+        by: str
+        def __init__(self, by: _Optional[str] = ...) -> None: ...
+    class Resumed(_message.Message):
+        __slots__ = ("by",)
+        BY_FIELD_NUMBER: _ClassVar[int]
+        by: str
+        def __init__(self, by: _Optional[str] = ...) -> None: ...
+    class SignalOrdered(_message.Message):
+        __slots__ = ("signal", "by", "all")
+        SIGNAL_FIELD_NUMBER: _ClassVar[int]
+        BY_FIELD_NUMBER: _ClassVar[int]
+        ALL_FIELD_NUMBER: _ClassVar[int]
+        signal: int
+        by: str
+        all: bool
+        def __init__(self, signal: _Optional[int] = ..., by: _Optional[str] = ..., all: _Optional[bool] = ...) -> None: ...
     class Removed(_message.Message):
         __slots__ = ()
         def __init__(self) -> None: ...
@@ -655,6 +688,9 @@ class JobEventMessage(_message.Message):
     REMOVED_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_PRUNED_FIELD_NUMBER: _ClassVar[int]
     RUN_TIME_WARNED_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_ORDERED_FIELD_NUMBER: _ClassVar[int]
     seq: int
     time: _timestamp_pb2.Timestamp
     job_id: JobID
@@ -671,7 +707,10 @@ class JobEventMessage(_message.Message):
     removed: JobEventMessage.Removed
     output_pruned: OutputPruned
     run_time_warned: JobEventMessage.RunTimeWarned
-    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., run_time_warned: _Optional[_Union[JobEventMessage.RunTimeWarned, _Mapping]] = ...) -> None: ...
+    paused: JobEventMessage.Paused
+    resumed: JobEventMessage.Resumed
+    signal_ordered: JobEventMessage.SignalOrdered
+    def __init__(self, seq: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., job_id: _Optional[_Union[JobID, _Mapping]] = ..., client: _Optional[str] = ..., launched: _Optional[_Union[JobEventMessage.Launched, _Mapping]] = ..., executed: _Optional[_Union[JobEventMessage.Executed, _Mapping]] = ..., stop_ordered: _Optional[_Union[JobEventMessage.StopOrdered, _Mapping]] = ..., stop_signalled: _Optional[_Union[JobEventMessage.StopSignalled, _Mapping]] = ..., kill_sent: _Optional[_Union[JobEventMessage.KillSent, _Mapping]] = ..., main_process_died: _Optional[_Union[JobEventMessage.MainProcessDied, _Mapping]] = ..., oom_kills_counted: _Optional[_Union[JobEventMessage.OomKillsCounted, _Mapping]] = ..., output_lost: _Optional[_Union[JobEventMessage.OutputLost, _Mapping]] = ..., finished: _Optional[_Union[JobEventMessage.Finished, _Mapping]] = ..., removed: _Optional[_Union[JobEventMessage.Removed, _Mapping]] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., run_time_warned: _Optional[_Union[JobEventMessage.RunTimeWarned, _Mapping]] = ..., paused: _Optional[_Union[JobEventMessage.Paused, _Mapping]] = ..., resumed: _Optional[_Union[JobEventMessage.Resumed, _Mapping]] = ..., signal_ordered: _Optional[_Union[JobEventMessage.SignalOrdered, _Mapping]] = ...) -> None: ...
 
 class BackupRequest(_message.Message):
     __slots__ = ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -239,3 +241,37 @@ def test_what_is_closed_writes_into_no_other_file(kernel_root: Path, tmp_path: P
     while not opened.remove():
         pass
     tree.dispose()
+
+
+def test_it_freezes(real: JobCgroup) -> None:
+    """Its processes are frozen and go on, as the kernel tells; frozen, they can be killed."""
+    opened = OpenedCgroup(real)
+    events = real.path / "cgroup.events"
+    with sleeper() as process:
+        join(real.path, process)
+        for is_frozen in (True, False, True):
+            opened.freeze(is_frozen)
+            for _ in range(1000):
+                if f"frozen {is_frozen:d}" in events.read_text():
+                    break
+                process_yield()
+            assert f"frozen {is_frozen:d}" in events.read_text()
+        opened.kill()
+        assert process.wait(60) == -signal.SIGKILL
+        wait_until_empty(real)
+    opened.close()
+
+
+def process_yield() -> None:
+    """Gives the kernel time: of the freezing no event comes that is not of cgroup.events as a whole."""
+    select.select([], [], [], 0.01)
+
+
+def test_a_kernel_without_a_freezer(plain: JobCgroup) -> None:
+    """Nothing can be frozen there, and nothing is."""
+    (plain.path / "cgroup.freeze").unlink(missing_ok=True)
+    opened = OpenedCgroup(plain)
+    opened.freeze(is_frozen=False)
+    with pytest.raises(CgroupFileError, match=r"cgroup\.freeze"):
+        opened.freeze(is_frozen=True)
+    opened.close()
