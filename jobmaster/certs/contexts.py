@@ -80,7 +80,7 @@ def server_credentials(
     except ConfigurationError as error:
         if must_be_valid:
             raise
-        logger.warning("%s, and send the service SIGUSR2: until then no client gets in", error)
+        logger.warning("%s, and send the service SIGHUP: until then no client gets in", error)
     return ServerCredentials(context, tuple(authorities))
 
 

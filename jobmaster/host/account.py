@@ -50,7 +50,7 @@ def look_up(name: str) -> Account:
     """
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
+    except (KeyError, OverflowError, ValueError):  # ValueError: a NUL, or digits without end
         raise ConfigurationError(f"--run-as {name}: no such user on this host; name one that `id` knows") from None
     groups = tuple(sorted({entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}))
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir or "/")

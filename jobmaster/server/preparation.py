@@ -46,7 +46,7 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
-    account = _account(options.run_as)
+    account = job_account(options.run_as)
     prepare_folder("output", options.output_folder)
     device = _io_device(options)
     opened = open_cgroups(options.cgroup_root)
@@ -76,7 +76,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
     Raises:
         ConfigurationError: as `prepare`.
     """
-    _account(options.run_as)
+    job_account(options.run_as)
     prepare_folder("output", options.output_folder)
 
 
@@ -93,6 +93,25 @@ def prepare_folder(what: str, folder: Path) -> None:
         details = folder.lstat()
     except OSError as error:
         raise ConfigurationError(f"{what} folder {folder}: cannot be made: {error.strerror}") from None
+    _require_sound_folder(what, folder, details)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """As `prepare_folder`, of a folder that is there; one that is not would be made.
+
+    Raises:
+        ConfigurationError: as `prepare_folder`.
+    """
+    try:
+        details = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{what} folder {folder}: {error.strerror}") from None
+    _require_sound_folder(what, folder, details)
+
+
+def _require_sound_folder(what: str, folder: Path, details: os.stat_result) -> None:
     if stat.S_ISLNK(details.st_mode):
         raise ConfigurationError(f"{what} folder {folder} is a symbolic link; name the folder itself")
     if not stat.S_ISDIR(details.st_mode):
@@ -103,7 +122,12 @@ def prepare_folder(what: str, folder: Path) -> None:
         raise ConfigurationError(f"{what} folder {folder} can be written by others; chmod go-w it or name another")
 
 
-def _account(run_as: str | None) -> Account:
+def job_account(run_as: str | None) -> Account:
+    """Whom jobs run as. Blocks as long as the host's directory of users does.
+
+    Raises:
+        ConfigurationError: there is no such user, or jobs cannot be run as another one.
+    """
     if os.geteuid() == 0:
         return look_up(DEFAULT_ACCOUNT if run_as is None else run_as)
     account = own_account()
