@@ -18,7 +18,7 @@ from jobmaster.host.cgroup import devices
 from jobmaster.server.configuration import load
 from jobmaster.server.log import say_error
 from jobmaster.server.preparation import check_folder, job_account
-from jobmaster.server.schema import render
+from jobmaster.server.schema import BY_KEY, render
 
 if TYPE_CHECKING:
     from jobmaster.server.options import CommandLine, ServerOptions
@@ -57,24 +57,23 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
 
     Args:
         options: of a server that is to be.
-        before: of one that runs, or ran, here; what it has is not looked at.
+        before: of one that runs, or ran, here; what it has too is not looked at, be it as slow or gone as it may.
     """
-
-    def check_address() -> None:
-        if before is None or not same_address(before, options):
-            require_address(options.host, options.port, may_be_in_use=True)
 
     def check_device() -> None:
         if options.io_device is not None:
             devices.resolve_device(options.io_device)
 
     checks: dict[str, Callable[[], object]] = {
-        "listen": check_address,
+        "listen": lambda: require_address(options.host, options.port, may_be_in_use=True),
         "jobs.run_as": lambda: job_account(options.run_as),
         "limits.io_device": check_device,
         "folders.output": lambda: check_folder("output", options.output_folder),
         "folders.audit": lambda: check_folder("audit", options.audit),
     }
+    if before is not None:
+        are_new = {key: BY_KEY[key].value_of(before) != BY_KEY[key].value_of(options) for key in checks}
+        checks = {key: look for key, look in checks.items() if are_new[key]}
     return list(_failures(checks))
 
 

@@ -51,6 +51,8 @@ MAX_REFUSING: Final = 100
 
 LAST_WORD_SECONDS: Final = 1.0
 """How long a connection whose client may not come in any more may take for the statuses of its calls."""
+CLIENTS_LOGGED: Final = 20
+"""Clients that are named where connections are ended; more are counted."""
 _UNTRUSTED: Final = "the client's certificate is not signed by an authority that this server trusts; ask its operator"
 
 
@@ -110,7 +112,6 @@ class Served:
 
     def end(self, status: Status) -> None:
         """Ends its calls with this status, and it soon after that."""
-        logger.warning("a connection of %s is ended: %s", self.identity.name, status.status_message)
         self.connection.give_up_calls(status)
         self.scope.deadline = min(self.scope.deadline, trio.current_time() + LAST_WORD_SECONDS)
 
@@ -173,19 +174,26 @@ class Listener:
         self._admission = replace(self._admission, context=credentials.context, policy=policy)
         self._authorities = Authorities(credentials.authorities)
         names = {identity.name for identity in policy.identities}
+        ended = Counter[tuple[str, str]]()
         for served in tuple(self._serving):
             if served.identity not in policy.identities:
-                served.end(_farewell(served.identity, is_known=served.identity.name in names))
+                status = _farewell(served.identity, is_known=served.identity.name in names)
+                ended[served.identity.name, status.status_message] += 1
+                served.end(status)
+        _tell_ended(ended)
 
     async def end_untrusted(self) -> None:
         """Ends the connections whose certificates are not signed by an authority that is trusted now.
 
         Checkpoints between them, since each may cost the verification of a signature.
         """
+        ended = Counter[tuple[str, str]]()
         for served in tuple(self._serving):
             if served in self._serving and not self._is_trusted(served.tls):
+                ended[served.identity.name, _UNTRUSTED] += 1
                 served.end(Status(StatusCode.UNAUTHENTICATED, _UNTRUSTED))
             await trio.lowlevel.checkpoint()
+        _tell_ended(ended)
 
     def _is_trusted(self, tls: TlsStream) -> bool:
         return self._authorities is None or self._authorities.trust(verified_chain(tls), datetime.now(UTC))
@@ -370,6 +378,14 @@ def _caller_of(peer: Peer, leaf: bytes | None, identity: Identity | None = None)
     return Caller(
         client=None if identity is None else identity.name, serial=serial, fingerprint=fingerprint, peer=str(peer)
     )
+
+
+def _tell_ended(ended: Counter[tuple[str, str]]) -> None:
+    """Logs how many connections were ended of whom, and why, for so many clients."""
+    for (name, why), count in ended.most_common(CLIENTS_LOGGED):
+        logger.warning("%d connections of %s are ended: %s", count, name, why)
+    if (more := len(ended) - CLIENTS_LOGGED) > 0:
+        logger.warning("connections of %d more clients are ended", more)
 
 
 def _farewell(identity: Identity, *, is_known: bool) -> Status:

@@ -124,11 +124,14 @@ async def _in_time(function: Callable[[], T]) -> T:
     """Calls a function in the thread that reads.
 
     Raises:
-        ConfigurationError: it takes too long; or the function's own.
+        ConfigurationError: it takes too long, or a disk fails; or the function's own.
         NoThread: there is none.
     """
-    with trio.move_on_after(READ_SECONDS):
-        return await run_in_thread(READERS, function, abandon=True)
+    try:
+        with trio.move_on_after(READ_SECONDS):
+            return await run_in_thread(READERS, function, abandon=True)
+    except OSError as error:
+        raise ConfigurationError(f"the configuration cannot be read: {error.strerror}") from error
     raise ConfigurationError(f"the configuration was not read within {READ_SECONDS:g} s: does its disk answer?")
 
 
@@ -184,6 +187,9 @@ class Reloader:
             fresh = await _in_time(self._read)
         except (ConfigurationError, NoThread) as error:
             logger.error("%s; what was in force stays in force", error)
+            return
+        except Exception:
+            logger.exception("a bug in reading the configuration; what was in force stays in force")
             return
         before, self.configuration = self.configuration, fresh.change.configuration
         self._take_up(self.configuration.options, fresh.credentials)

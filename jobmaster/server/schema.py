@@ -23,10 +23,12 @@ from jobmaster.sizes import UNLIMITED, size_text
 
 LARGEST_FILE: Final = 64 * 1024
 """Bytes of a configuration, some thousand clients."""
-LONGEST_LINE: Final = 1024
-"""Bytes of a line: what tomllib does with a key of many dots takes time with their square."""
+MOST_DOTS: Final = 200
+"""In a line: what tomllib does with a key takes time with the square of its dots."""
 LONGEST_VALUE: Final = 4096
 """Characters of a value (PATH_MAX)."""
+LONGEST_NAME: Final = 200
+"""Characters of an unknown key that are compared with those that are known."""
 MOST_TOLD: Final = 5
 """Mistakes that are named at a time."""
 CLIENTS: Final = "clients"
@@ -218,7 +220,8 @@ def read_settings(text: str) -> FileSettings:
                 values[action.dest] = _value(setting, action, value)
                 keys[action.dest] = name
             elif name not in TABLES:
-                raise ConfigurationError(f"unknown key {shown(name)}{_nearest(name)}")
+                near = _nearest(name) if len(mistakes) < MOST_TOLD else ""  # which takes a millisecond
+                raise ConfigurationError(f"unknown key {shown(name)}{near}")
             elif value != {}:
                 raise ConfigurationError(f"{name} is {_what(value)}: a table, [{name}], is needed")
         except ConfigurationError as mistake:
@@ -232,8 +235,8 @@ def read_settings(text: str) -> FileSettings:
 
 def _parse(text: str) -> dict[str, Any]:
     for number, line in enumerate(text.split("\n"), 1):
-        if len(line) > LONGEST_LINE:
-            raise ConfigurationError(f"line {number} is longer than {LONGEST_LINE} characters")
+        if line.count(".") > MOST_DOTS:
+            raise ConfigurationError(f"line {number} has more than {MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -302,13 +305,13 @@ def _what(value: object) -> str:
 
 
 def _nearest(name: str) -> str:
-    names = [*BY_KEY, *TABLES]
+    names = [*BY_KEY] if "." in name else [*BY_KEY, *TABLES]
     match name.split("."):
         case [str(table), *rest] if (
             len(rest) > 1 and table not in TABLES and difflib.get_close_matches(table, [CLIENTS])
         ):
             names = [f"{CLIENTS}.{rest[0]}.{key}" for key in _CLIENT_KEYS]
-    found = difflib.get_close_matches(name[:LONGEST_LINE], names, n=1, cutoff=_SIMILAR)
+    found = difflib.get_close_matches(name[:LONGEST_NAME], names, n=1, cutoff=_SIMILAR)
     return f": did you mean {shown(found[0])}?" if found else ""
 
 

@@ -206,3 +206,39 @@ async def test_how_much_is_logged(reloaded: Reloaded) -> None:
         assert root.level == logging.WARNING
     finally:
         root.setLevel(before)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(5, "Input/output error"), f"the configuration cannot be read: Input/output error; {STAYS}"),
+        (LookupError("a bug"), f"a bug in reading the configuration; {STAYS}"),
+    ],
+)
+async def test_what_nobody_thought_of(
+    reloaded: Reloaded,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    said: str,
+) -> None:
+    """A disk that fails in the middle, or a bug, ends no server, and changes nothing."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(reloading, "server_credentials", fail)
+    reloaded.write(f'{ALICE}[clients.bob]\nrole = "user"\n')
+    await reloaded.reloader.reload()
+    assert said in caplog.text
+    assert reloaded.taken == []
+
+
+async def test_what_has_not_changed(reloaded: Reloaded) -> None:
+    """A user who has gone since the server began, or a name server that is slow, keeps no client in whom the file takes out."""
+    before = replace(reloaded.reloader.configuration.options, run_as="ghost", host="slow.invalid", io_device="4000:1")
+    reloaded.reloader.configuration = replace(reloaded.reloader.configuration, options=before)
+    same = 'listen = "slow.invalid:6443"\n[limits]\nio_device = "4000:1"\n[jobs]\nrun_as = "ghost"\n'
+    reloaded.write(f'{same}[clients.bob]\nrole = "user"\n')
+    await reloaded.reloader.reload()
+    assert [options.policy for options in reloaded.taken] == [policy_of("bob")]

@@ -233,14 +233,22 @@ def test_mistakes_are_bounded() -> None:
     assert said.isprintable()
 
 
-def test_a_long_line() -> None:
-    """A line is bounded, since a key of many dots takes time with their square."""
-    assert mistakes_of(f"\n{'a.' * 1000}a = 1") == "line 2 is longer than 1024 characters"
+def test_a_long_key() -> None:
+    """The dots of a line are bounded, since a key of many takes time with their square."""
+    assert mistakes_of(f"\n{'a.' * 1000}a = 1") == "line 2 has more than 200 dots"
+
+
+def test_a_long_path() -> None:
+    """What is written of a path with many characters that are not ASCII loads again."""
+    path = "/" + "/".join(["ü" * 120] * 8)
+    options = loaded(f'[folders]\naudit = "{path}"\n')
+    assert options.audit_folder == Path(path)
+    assert loaded(render(options)) == options
 
 
 def test_a_file_that_is_as_bad_as_it_can_be() -> None:
     """The deepest keys that a file may have are refused before anybody could think that the server hangs."""
-    line = ".".join("a" * 500) + " = 1"
+    line = ".".join("a" * 200) + " = 1"
     assert "mistake" in mistakes_of("\n".join(f"{n}.{line}" for n in range(LARGEST_FILE // (len(line) + 5))))
 
 
