@@ -157,14 +157,15 @@ async def started(
     stderr: int | None = None,
     under: Sequence[str] = (),
     cwd: Path = REPOSITORY,
+    alone: bool = False,
 ) -> AsyncIterator[tuple[Server, subprocess.Popen[bytes]]]:
-    """As `serving_program`, with a cgroup root that outlives it."""
+    """As `serving_program`, with a cgroup root that outlives it; the arguments stand alone where a file says the rest."""
     command = [
         *under,
         sys.executable,
         "-m",
         "jobmaster.serve",
-        *command_line_for(folder, certificates, root, *arguments),
+        *(arguments if alone else command_line_for(folder, certificates, root, *arguments)),
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, cwd=cwd) as process:
         try:

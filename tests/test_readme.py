@@ -17,7 +17,9 @@ import trio
 from jobmaster.audit.entry import KEPT_CHARACTERS, Begun, Call, Caller, Command, Entry, JobChange, encode
 from jobmaster.audit.handshakes import ENTRIES_A_MINUTE, ENTRIES_OF_ADDRESS
 from jobmaster.audit.trail import MAX_QUEUED, MAX_QUEUED_BYTES, START_SECONDS
+from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.ballast import BALLAST_BYTES
+from jobmaster.server.schema import BY_KEY, read_settings
 from tests.audit.test_entry import FIELDS
 from tests.harness import REPOSITORY, cgroup_mount, serving
 
@@ -110,6 +112,19 @@ def test_options_exist() -> None:
     named = set(re.findall(r"`(?:-\w`, `)?(--[a-z-]+)", section)) - {"--help"}
     assert named
     assert named <= set(re.findall(r"--[a-z-]+", result.stdout))
+
+
+def test_the_configuration_is_one() -> None:
+    """The example of a configuration loads, and the table beside it has the keys that there are, and no others."""
+    (example,) = blocks("toml")
+    assert {each.name for each in (read_settings(example).policy or DEFAULT_POLICY).identities} == {"ci", "ann"}
+    table = README.partition("| table | keys |")[2].partition("\n\n")[0]
+    named = set()
+    for line in table.splitlines()[2:-1]:
+        head, keys = line.strip("| ").split(" | ", 1)
+        prefix = "" if head == "(none)" else f"{head.strip('`[]')}."
+        named |= {f"{prefix}{key}" for key in re.findall(r"`(\w+)`", keys)}
+    assert named == set(BY_KEY)
 
 
 def test_files_exist() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import datetime
 import logging
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jobmaster.certs.credentials import ALPN_PROTOCOL, client_context, new_context, present, trust
@@ -33,14 +34,29 @@ if TYPE_CHECKING:
 
     from jobmaster.identity.policy import Identity, Policy
 
-__all__ = ["client_context", "peer_identity", "server_context"]
+__all__ = ["ServerCredentials", "client_context", "peer_identity", "server_context", "server_credentials"]
 
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class ServerCredentials:
+    """What a server presents, and whom it trusts: the context, and the clients' authorities in DER."""
+
+    context: ssl.SSLContext
+    authorities: tuple[bytes, ...]
+
+
 def server_context(folder: Path, *, now: datetime.datetime | None = None, must_be_valid: bool = True) -> ssl.SSLContext:
-    """Return the server's TLS context, made from the files of `folder`.
+    """Return the context of `server_credentials`."""
+    return server_credentials(folder, now=now, must_be_valid=must_be_valid).context
+
+
+def server_credentials(
+    folder: Path, *, now: datetime.datetime | None = None, must_be_valid: bool = True
+) -> ServerCredentials:
+    """Return the server's TLS, made from the files of `folder`.
 
     Args:
         folder: The certificate folder.
@@ -64,8 +80,8 @@ def server_context(folder: Path, *, now: datetime.datetime | None = None, must_b
     except ConfigurationError as error:
         if must_be_valid:
             raise
-        logger.warning("%s, and send the service SIGUSR2: until then no client gets in", error)
-    return context
+        logger.warning("%s, and send the service SIGHUP: until then no client gets in", error)
+    return ServerCredentials(context, tuple(authorities))
 
 
 def peer_identity(tls: ssl.SSLObject | trio.SSLStream[Any], policy: Policy) -> Identity:

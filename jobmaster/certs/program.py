@@ -139,7 +139,10 @@ def _issue(folder: Path, name: str, *, force: bool) -> int:
     try:
         DEFAULT_POLICY.identify(name)
     except CertificateRefused:
-        _chatter(f"warning: {name} is not in the default policy, so a server with that policy will refuse it")
+        _chatter(
+            f"warning: {name} is not in the default policy: a server refuses it unless its configuration has "
+            f"[clients.{name}]"
+        )
     return SUCCESS
 
 

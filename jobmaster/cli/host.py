@@ -10,8 +10,9 @@ from jobmaster.cli.descriptors import write_notice, write_text
 from jobmaster.cli.exit_status import DONE, FAILED
 from jobmaster.doctor.examination import examine
 from jobmaster.errors import ConfigurationError
+from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
-from jobmaster.server.options import ServerOptions, parse
+from jobmaster.server.options import ServerOptions, parse_command_line
 from jobmaster.server.preparation import is_run_as_root
 from jobmaster.unit.installation import FOLDER, install, require_importable
 from jobmaster.unit.text import NAME, Unit, unit_text
@@ -21,9 +22,10 @@ def show_findings(asked: Doctor) -> int:
     """Writes what is found; returns the exit status.
 
     Raises:
+        ConfigurationError: the configuration file is wrong.
         OutputFailed: standard output did not take it.
     """
-    findings = examine(parse(asked.options, "jobmaster doctor"))
+    findings = examine(_options(asked.options, "jobmaster doctor"))
     write_text(as_json(findings, __version__) if asked.as_json else as_table(findings))
     return DONE if is_fit(findings) else FAILED
 
@@ -36,7 +38,7 @@ def install_unit(asked: InstallUnit) -> None:
         HostError: it cannot be written.
         OutputFailed: standard output did not take it.
     """
-    text = _unit(parse(asked.options, "jobmaster install-unit"), asked.options)
+    text = _unit(_options(asked.options, "jobmaster install-unit"), asked.options)
     if asked.only_print:
         write_text(text)
         return
@@ -45,6 +47,11 @@ def install_unit(asked: InstallUnit) -> None:
     write_text(f"{folder / NAME}\n")
     todo = "systemctl daemon-reload && systemctl enable --now jobmaster"
     write_notice(f"jobmaster: now run: {todo}\n" if is_new else "jobmaster: it was there already, as it is\n")
+
+
+def _options(words: tuple[str, ...], program: str) -> ServerOptions:
+    """Of a server with this command line, on this host: what its file says as well."""
+    return load(parse_command_line(words, program)).options
 
 
 def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:

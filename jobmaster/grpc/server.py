@@ -75,6 +75,7 @@ _NO_SUCH_METHOD: Final = Status(StatusCode.UNIMPLEMENTED, "no such service or me
 _NOT_NOW: Final = "refused unread, to be tried again: as many calls are open as may be, or the connection is ending"
 _NO_OUTCOME: Final = Status(StatusCode.UNAVAILABLE, "the server ended the connection")
 _ONE_MESSAGE: Final = Status(StatusCode.UNIMPLEMENTED, "this method takes exactly one request message")
+_SHUTTING_DOWN: Final = Status(StatusCode.UNAVAILABLE, "the server is shutting down")
 _CONFIGURATION: Final = Configuration(
     is_client=False,
     stream_window=STREAM_WINDOW,
@@ -167,10 +168,15 @@ class ServerConnection:
         """Tells the client that the server goes away; the connection ends with its last call. Idempotent."""
         self.connection.shut_down()
 
-    def give_up_calls(self) -> None:
-        """Ends every call that is still open with UNAVAILABLE, and the connection; for a shutdown that takes too long."""
+    def give_up_calls(self, status: Status = _SHUTTING_DOWN) -> None:
+        """Ends every call that is still open with this status, takes no other, and ends the connection.
+
+        One that has no handler yet will have none.
+        """
         for call in tuple(self._calls.values()):
-            call.cancel(Status(StatusCode.UNAVAILABLE, "the server is shutting down"))
+            call.cancel(status)
+            if self._without_task.pop(call.stream_id, None) is not None:
+                self._end_call(call)
         self.connection.send_final_goaway()
 
     # --- events ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ NO_HOME: Final = "/nonexistent"
 """The home of who has none (Debian's base-passwd)."""
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """PATH of every job."""
+_SHOWN = 100
+"""Characters of a name that is not known, in what is said of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,9 @@ def look_up(name: str) -> Account:
     """
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except (KeyError, OverflowError):
-        raise ConfigurationError(f"--run-as {name}: no such user on this host; name one that `id` knows") from None
+    except (KeyError, OverflowError, ValueError):  # ValueError: a NUL, or digits without end
+        called = f"{name[:_SHOWN]}…" if len(name) > _SHOWN else name
+        raise ConfigurationError(f"--run-as {called}: no such user on this host; name one that `id` knows") from None
     groups = tuple(sorted({entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}))
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir or "/")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final, assert_never
 
@@ -43,8 +44,8 @@ class Policy:
     identities: frozenset[Identity]
 
     def __post_init__(self) -> None:
-        names = [identity.name for identity in self.identities]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = Counter(identity.name for identity in self.identities)
+        twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
             raise ConfigurationError(f"the policy gives more than one role to {', '.join(twice)}: leave one for each")
 

@@ -77,13 +77,10 @@ if TYPE_CHECKING:
 USAGE: Final = "usage: launcher -- PROGRAM [ARGUMENT ...] | launcher --attached DESCRIPTOR"
 END_SECONDS: Final = 10.0
 """How long killed processes may take until this process ends without them."""
-_PASSED_ON: Final = {
-    signal.SIGTERM: signal.SIGTERM,
-    signal.SIGINT: signal.SIGINT,
-    signal.SIGQUIT: signal.SIGQUIT,
-    signal.SIGHUP: signal.SIGTERM,  # there is no configuration yet that it could reload
-    signal.SIGUSR2: signal.SIGUSR2,
-}
+_PASSED_ON: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2})
+"""SIGHUP too, whoever sends it, and also where nohup(1) had it ignored: the server reads its configuration again, which does
+no harm where it was a terminal that hung up."""
+_NO_ENDS: Final = frozenset({signal.SIGHUP, signal.SIGUSR2})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -191,8 +188,6 @@ class Launcher:
             signal.signal(number, lambda arrived, _frame: self._arrived.add(arrived))
         for number in (signal.SIGTSTP, signal.SIGTTOU, signal.SIGTTIN):  # of a terminal
             signal.signal(number, signal.SIG_IGN)  # a stop of this process alone is of no use
-        if signal.SIGHUP in self._origin.heritage.ignored:  # nohup
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)  # jobmaster.serve, or a parent, has blocked them
 
     def run(self) -> int:
@@ -305,9 +300,9 @@ class Launcher:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake, 65536)
         arrived, self._arrived = self._arrived, set()
-        for number in arrived & _PASSED_ON.keys():
-            self._is_hurried |= number != signal.SIGUSR2
-            self.servers.pass_on(_PASSED_ON[signal.Signals(number)])
+        for number in arrived & _PASSED_ON:
+            self._is_hurried |= number not in _NO_ENDS
+            self.servers.pass_on(number)
         if signal.SIGCHLD in arrived:
             self.collect()
 

@@ -70,7 +70,8 @@ class EndedJobs:
         self._host = host
         self._records = records
         self._remover = remover
-        self._retention = retention
+        self.retention = retention
+        """What is kept."""
         self._recent: OrderedDict[JobId, EndedJob] = OrderedDict()
         self._given_up: set[JobId] = set()
         self._half_removed: set[JobId] = set()
@@ -205,7 +206,7 @@ class EndedJobs:
     async def forget_expired(self) -> None:
         """Removes what is not to be kept; what fails is logged and left for another time."""
         await self._go_on_removing()
-        forgotten = await forget_expired(self._host, self._records, self._retention, tuple(self._given_up))
+        forgotten = await forget_expired(self._host, self._records, self.retention, tuple(self._given_up))
         self._given_up.difference_update(forgotten)
         for job_id in forgotten:
             self._forget(job_id)

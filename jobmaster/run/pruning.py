@@ -79,7 +79,8 @@ class Pruner:
     ) -> None:
         self._host = host
         self._records = records
-        self._bounds = bounds
+        self.bounds = bounds
+        """May change; a registry that began without any has nobody to keep them."""
         self._live = live
         self._ended = ended
         self._ledger = ended.ledger
@@ -184,7 +185,7 @@ class Pruner:
             if job_id in last_sizes or job_id not in self._ledger.unmeasured:  # else it has grown and ended meanwhile
                 self._ledger.note_size(job_id, size)
         await self._pay_debts()
-        while (shortage := self._bounds.shortage(self._ledger.total, disk)) is not None:
+        while (shortage := self.bounds.shortage(self._ledger.total, disk)) is not None:
             missing = shortage.excess + (shortage.slack if self._rooms.why_full else 0)
             if missing <= 0:
                 self._most_excess = None
@@ -199,7 +200,8 @@ class Pruner:
             if shortage.is_of_disk:
                 self._wait_for_disk_until = trio.current_time() + RETRY_SECONDS
             disk = Disk(size=disk.size, free=disk.free + sum(victim.size for victim in choice.victims))
-        if shortage is not None and self._rooms.relax(-shortage.excess - shortage.slack):
+        room = self._rooms.most_debt if shortage is None else -shortage.excess - shortage.slack
+        if self._rooms.relax(room):
             logger.warning("there is room for output again")
 
     async def _pay_debts(self) -> None:

@@ -311,6 +311,11 @@ class Registry:
             live.leave()
         await self._live.wait_none()
 
+    def take_up(self, bounds: Bounds) -> None:
+        """Has other bounds of the ended jobs and of all outputs, from now on; that of running jobs stays."""
+        self._ended.retention = bounds.retention
+        self._pruner.bounds = bounds.output
+
     def hurry(self) -> None:
         """Ends the grace period of every job that is being stopped, now and from now on."""
         self._tasks.hurry()

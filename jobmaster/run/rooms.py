@@ -35,6 +35,11 @@ class Rooms:
         """Bytes that others have lost in the stead of each blocked client."""
         return {owner: self._debts[owner] for owner in self._blocked}
 
+    @property
+    def most_debt(self) -> int:
+        """So much room lets everybody go."""
+        return max(self._debts.values(), default=0)
+
     def of(self, owner: str) -> Room:
         """That of a client, which its logs share."""
         if owner not in self._of:

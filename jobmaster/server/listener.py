@@ -14,7 +14,7 @@ import logging
 import ssl
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -23,9 +23,11 @@ import trio
 from jobmaster.api.audited_calls import AuditedConnection
 from jobmaster.audit.audit import Audit
 from jobmaster.audit.entry import Caller
-from jobmaster.certs.contexts import peer_identity
+from jobmaster.certs.contexts import ServerCredentials, peer_identity
 from jobmaster.certs.credentials import ALPN_PROTOCOL
+from jobmaster.certs.trust import Authorities
 from jobmaster.errors import CertificateRefused
+from jobmaster.grpc.purerpc_adapter import Status, StatusCode
 from jobmaster.grpc.refusal import RefusingConnection
 from jobmaster.grpc.server import Dispatcher, ServerConnection
 from jobmaster.identity.certificate import names_of, valid_until
@@ -34,7 +36,7 @@ from jobmaster.wire.connection import refuse
 from jobmaster.wire.handshakes import HandshakePace
 from jobmaster.wire.lifetime import SERVER_POLICY, LifetimePolicy
 from jobmaster.wire.tcp import TcpStream
-from jobmaster.wire.tls import TlsStream, closing, do_handshake, tls_stream
+from jobmaster.wire.tls import TlsStream, closing, do_handshake, tls_stream, verified_chain
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,13 @@ REFUSALS_LOGGED: Final = 60
 """Refusals that are logged one by one in a minute; the rest is counted."""
 MAX_REFUSING: Final = 100
 """Connections at a time of clients that are authenticated and not known; more are closed."""
+
+
+LAST_WORD_SECONDS: Final = 1.0
+"""How long a connection whose client may not come in any more may take for the statuses of its calls."""
+CLIENTS_LOGGED: Final = 20
+"""Clients that are named where connections are ended; more are counted."""
+_UNTRUSTED: Final = "the client's certificate is not signed by an authority that this server trusts; ask its operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,16 +101,33 @@ class Admission:
     lifetime: LifetimePolicy = SERVER_POLICY
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A connection that is served: whose it is, and what ends it."""
+
+    connection: ServerConnection
+    identity: Identity
+    tls: TlsStream
+    scope: trio.CancelScope
+
+    def end(self, status: Status) -> None:
+        """Ends its calls with this status, and it soon after that."""
+        self.connection.give_up_calls(status)
+        self.scope.deadline = min(self.scope.deadline, trio.current_time() + LAST_WORD_SECONDS)
+
+
 class Listener:
     """Serves connections until it is cancelled."""
 
     def __init__(self, admission: Admission, limits: ConnectionLimits = DEFAULT_LIMITS) -> None:
         self._admission = admission
+        self._authorities: Authorities | None = None
+        """Who signs clients' certificates; None while no others were taken up since the first ones."""
         self._limits = limits
         self._open = 0
         self._by_host: Counter[str] = Counter()
         self._by_client: Counter[str] = Counter()
-        self._serving: set[ServerConnection] = set()
+        self._serving: set[Served] = set()
         self._unserved: dict[trio.CancelScope, Peer] = {}
         self._refusing = 0
         self._is_shutting_down = False
@@ -132,13 +158,45 @@ class Listener:
         self._is_shutting_down = True
         for scope in self._unserved:
             scope.cancel()
-        for connection in tuple(self._serving):
-            connection.shut_down()
+        for served in tuple(self._serving):
+            served.connection.shut_down()
 
     def give_up_calls(self) -> None:
         """Ends every call that is still open with UNAVAILABLE, and with it its connection."""
-        for connection in tuple(self._serving):
-            connection.give_up_calls()
+        for served in tuple(self._serving):
+            served.connection.give_up_calls()
+
+    def take_up(self, credentials: ServerCredentials, policy: Policy) -> None:
+        """Has these take the place of what there is, and ends the connections of clients that are not what they were.
+
+        What does not depend on a signature; `end_untrusted` does the rest. Handshakes under way are judged by these.
+        """
+        self._admission = replace(self._admission, context=credentials.context, policy=policy)
+        self._authorities = Authorities(credentials.authorities)
+        names = {identity.name for identity in policy.identities}
+        ended = Counter[tuple[str, str]]()
+        for served in tuple(self._serving):
+            if served.identity not in policy.identities:
+                status = _farewell(served.identity, is_known=served.identity.name in names)
+                ended[served.identity.name, status.status_message] += 1
+                served.end(status)
+        _tell_ended(ended)
+
+    async def end_untrusted(self) -> None:
+        """Ends the connections whose certificates are not signed by an authority that is trusted now.
+
+        Checkpoints between them, since each may cost the verification of a signature.
+        """
+        ended = Counter[tuple[str, str]]()
+        for served in tuple(self._serving):
+            if served in self._serving and not self._is_trusted(served.tls):
+                ended[served.identity.name, _UNTRUSTED] += 1
+                served.end(Status(StatusCode.UNAUTHENTICATED, _UNTRUSTED))
+            await trio.lowlevel.checkpoint()
+        _tell_ended(ended)
+
+    def _is_trusted(self, tls: TlsStream) -> bool:
+        return self._authorities is None or self._authorities.trust(verified_chain(tls), datetime.now(UTC))
 
     async def wait_empty(self) -> None:
         """Waits until there is no connection, served or not."""
@@ -155,8 +213,9 @@ class Listener:
         with counted(self._by_host, peer.host):
             try:
                 wire = TcpStream(tcp, slot=self._pace.slot())
-                async with closing(tls_stream(wire, self._admission.context)) as tls:
-                    await self._admit(wire, tls, peer)
+                admission = self._admission
+                async with closing(tls_stream(wire, admission.context)) as tls:
+                    await self._admit(wire, tls, peer, admission)
             except Exception:
                 logger.exception("a bug in the server ended a connection")
             finally:
@@ -176,7 +235,7 @@ class Listener:
                 return True
         return False
 
-    async def _admit(self, wire: TcpStream, tls: TlsStream, peer: Peer) -> None:
+    async def _admit(self, wire: TcpStream, tls: TlsStream, peer: Peer, admission: Admission) -> None:
         """Does the handshake and serves the client, or refuses it."""
         admitted = None
         with trio.CancelScope() as scope:
@@ -184,15 +243,17 @@ class Listener:
                 return
             self._unserved[scope] = peer
             try:
-                admitted = await self._identify(wire, tls, peer)
+                admitted = await self._identify(wire, tls, peer, admission)
             finally:
                 self._unserved.pop(scope, None)
                 wire.handshake_done()
         if not scope.cancelled_caught and admitted is not None:
             await self._serve(tls, peer, *admitted)
 
-    async def _identify(self, wire: TcpStream, tls: TlsStream, peer: Peer) -> tuple[Identity, bytes] | None:
-        """The client and its certificate; None for one that has been refused."""
+    async def _identify(
+        self, wire: TcpStream, tls: TlsStream, peer: Peer, admission: Admission
+    ) -> tuple[Identity, bytes] | None:
+        """The client and its certificate; None for one that has been refused. The handshake is that of `admission`."""
         try:
             wire.watch_peer()
             with trio.fail_after(HANDSHAKE_SECONDS):
@@ -203,6 +264,9 @@ class Listener:
         finally:
             wire.handshake_done()
         leaf = tls.getpeercert(binary_form=True)
+        if admission.context is not self._admission.context and not self._is_trusted(tls):
+            self._refuse(_UNTRUSTED, peer, leaf)
+            return None
         try:
             identity = peer_identity(tls, self._admission.policy)
         except CertificateRefused as refusal:
@@ -246,12 +310,13 @@ class Listener:
             watch=self._watch(_caller_of(peer, leaf, identity)),
         )
         seconds_left = (valid_until(leaf) - datetime.now(UTC)).total_seconds()
-        self._serving.add(connection)
+        served = Served(connection, identity, tls, trio.CancelScope(deadline=trio.current_time() + seconds_left))
+        self._serving.add(served)
         try:
-            with counted(self._by_client, identity.name), trio.move_on_after(seconds_left):
+            with counted(self._by_client, identity.name), served.scope:
                 await connection.run()
         finally:
-            self._serving.discard(connection)
+            self._serving.discard(served)
 
 
 class Refusals:
@@ -313,6 +378,21 @@ def _caller_of(peer: Peer, leaf: bytes | None, identity: Identity | None = None)
     return Caller(
         client=None if identity is None else identity.name, serial=serial, fingerprint=fingerprint, peer=str(peer)
     )
+
+
+def _tell_ended(ended: Counter[tuple[str, str]]) -> None:
+    """Logs how many connections were ended of whom, and why, for so many clients."""
+    for (name, why), count in ended.most_common(CLIENTS_LOGGED):
+        logger.warning("%d connections of %s are ended: %s", count, name, why)
+    if (more := len(ended) - CLIENTS_LOGGED) > 0:
+        logger.warning("connections of %d more clients are ended", more)
+
+
+def _farewell(identity: Identity, *, is_known: bool) -> Status:
+    """For a client that is not what it was; one that has another role comes back by itself."""
+    if is_known:
+        return Status(StatusCode.UNAVAILABLE, f"the role of {identity.name} has changed: connect again")
+    return Status(StatusCode.UNAUTHENTICATED, f"this server does not know {identity.name} any more; ask its operator")
 
 
 def _unknown_client(certificate: Mapping[str, Any]) -> str:

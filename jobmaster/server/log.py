@@ -38,6 +38,11 @@ def open_log(*, verbose: bool) -> None:
     sys.excepthook = _say_traceback
 
 
+def set_verbose(*, verbose: bool) -> None:
+    """Has the log of everything, or of what an operator should see."""
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.WARNING)
+
+
 def say(line: str) -> None:
     """Writes a line to stdout, which from the first failure on is /dev/null: a full disk, a reader that reads no more.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, cast
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
@@ -17,15 +17,18 @@ from jobmaster.audit.names import FOLDER as AUDIT_FOLDER
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy, parse_cores, parse_count
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange, parse_uid_range
+from jobmaster.identity.policy import DEFAULT_POLICY, Policy
 from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
-from jobmaster.run.bounds import FreeSpace
+from jobmaster.run.bounds import FreeSpace, OutputBounds
 from jobmaster.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
+DEFAULT_CONFIG: Final = Path("/etc/jobmaster/config.toml")
+"""The configuration file of a server that root runs."""
 DEFAULT_PIDS: Final = 4096
 DEFAULT_LIMITS: Final = Limits(pids_max=DEFAULT_PIDS)
 DEFAULT_GRACE_SECONDS: Final = 10.0
@@ -56,6 +59,8 @@ runs as a job in a cgroup of its own, and its output is kept and can be streamed
 The server runs in the foreground and logs to stderr. On stdout it says what this host enforces, and then, in one
 line, that it is ready and where. SIGTERM and SIGINT end it: it takes no more jobs, ends those there are (SIGTERM, the
 grace period, SIGKILL), lets followers have the last bytes, and exits 0. A second signal ends the grace period.
+
+What the options say, a file may say as well (--config), and who may connect; an option wins over the file.
 """
 
 _EPILOG: Final = """\
@@ -63,7 +68,7 @@ sizes:
   a number of bytes, or one with K, M, G or T (powers of 1024); `max` sets no limit.
 
 exit status:
-  0  ended by SIGTERM or SIGINT
+  0  ended by SIGTERM or SIGINT; or the configuration is good (--check-config)
   1  the host failed the server while it ran
   2  an option is wrong, or this host cannot do what was asked; stderr says what and the remedy
 
@@ -96,6 +101,7 @@ class ServerOptions:
         audit_folder: where the audit is kept; None for the default one.
         audit_size: bytes at which a file of the audit is complete.
         audit_files: complete files that are kept of each trail; 0: all.
+        policy: who may connect, and in what role.
     """
 
     output_folder: Path
@@ -123,6 +129,7 @@ class ServerOptions:
     audit_size: int = DEFAULT_AUDIT_SIZE
     audit_files: int = DEFAULT_AUDIT_FILES
     verbose: bool = False
+    policy: Policy = DEFAULT_POLICY
 
     def __post_init__(self) -> None:
         for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
@@ -136,56 +143,110 @@ class ServerOptions:
         """The folder of the audit."""
         return self.audit_folder or self.output_folder / AUDIT_FOLDER
 
+    @property
+    def output_bounds(self) -> OutputBounds:
+        """What the outputs of all jobs may take of their disk."""
+        return OutputBounds(most=self.output_folder_max, free=self.output_free)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLine:
+    """What the command line says of the configuration; its options are good, as far as that can be told without the file.
+
+    Attributes:
+        arguments: all of them.
+        config: the file that it names; None where it names none.
+        only_checks: the configuration is to be told, and nothing served.
+        verbose: it asks for a log of everything.
+    """
+
+    arguments: tuple[str, ...]
+    config: Path | None
+    only_checks: bool
+    verbose: bool
+
 
 PROGRAM: Final = "python -m jobmaster.serve"
 
 
-def parse(arguments: Sequence[str], program: str = PROGRAM) -> ServerOptions:
-    """The options of a command line of this program. Exits 2, with the usage, when it is wrong."""
-    parser = _parser(program)
+def parse(arguments: Sequence[str]) -> ServerOptions:
+    """The options of a command line, without a file. Exits 2, with the usage, when it is wrong."""
+    try:
+        return options_of(arguments, {})
+    except (ConfigurationError, ValueError) as error:
+        new_parser().error(str(error))
+
+
+def parse_command_line(arguments: Sequence[str], program: str = PROGRAM) -> CommandLine:
+    """The command line of this program, whose file is still to be read. Exits 2, with the usage, when it is wrong."""
+    parser = new_parser(program)
     given = parser.parse_args(arguments)
     try:
-        limits = Limits(
-            cpu_max=given.cpu_max,
-            memory_max=given.memory_max,
-            pids_max=given.pids_max,
-            io=IoLimits(
-                read_bps=given.io_read_bps,
-                write_bps=given.io_write_bps,
-                read_iops=given.io_read_iops,
-                write_iops=given.io_write_iops,
-            ),
-        )
-        host, port = given.listen
-        return ServerOptions(
-            output_folder=given.output_dir or default_output_folder(os.environ, is_root=os.geteuid() == 0),
-            host=host,
-            port=port,
-            io_device=given.iodevice_id,
-            certificates=given.certs_dir,
-            cgroup_root=given.cgroup_root,
-            require_limits=given.require_limits,
-            run_as=given.run_as,
-            uid_range=given.uid_range,
-            oom_policy=OomPolicy(given.oom_policy),
-            limits=limits,
-            grace_seconds=given.grace,
-            max_jobs=given.max_jobs,
-            output_max=given.output_max or None,
-            output_folder_max=given.output_folder_max or None,
-            output_free=given.output_free,
-            durability=Synchronous[given.durability.upper()],
-            keep_jobs=given.keep_jobs,
-            keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
-            max_gap_seconds=given.max_gap,
-            max_crashes=given.max_crashes,
-            audit_folder=given.audit_folder,
-            audit_size=given.audit_size,
-            audit_files=given.audit_files,
-            verbose=given.verbose,
-        )
+        options_of(arguments, {"output_dir": given.output_dir or Path("/")})  # else the file may name it
     except (ConfigurationError, ValueError) as error:
         parser.error(str(error))
+    return CommandLine(
+        arguments=tuple(arguments), config=given.config, only_checks=given.check_config, verbose=given.verbose
+    )
+
+
+def options_of(arguments: Sequence[str], values: Mapping[str, Any], policy: Policy | None = None) -> ServerOptions:
+    """The options of a command line over those of a file.
+
+    Args:
+        arguments: of the command line. Exits 2, with the usage, where one is wrong.
+        values: of the file, by the names that the parser gives to its options; defaults where an option is not given.
+        policy: the clients of the file; None for those that are built in.
+
+    Raises:
+        ConfigurationError, ValueError: what there is does not go together, or no folder can be chosen for the output.
+    """
+    parser = new_parser()
+    parser.set_defaults(**values)
+    given = parser.parse_args(arguments)
+    host, port = given.listen
+    return ServerOptions(
+        output_folder=given.output_dir or default_output_folder(os.environ, is_root=os.geteuid() == 0),
+        host=host,
+        port=port,
+        io_device=given.iodevice_id,
+        certificates=given.certs_dir,
+        cgroup_root=given.cgroup_root,
+        require_limits=given.require_limits,
+        run_as=given.run_as,
+        uid_range=given.uid_range,
+        oom_policy=OomPolicy(given.oom_policy),
+        limits=_limits(given),
+        grace_seconds=given.grace,
+        max_jobs=given.max_jobs,
+        output_max=given.output_max or None,
+        output_folder_max=given.output_folder_max or None,
+        output_free=given.output_free,
+        durability=Synchronous[given.durability.upper()],
+        keep_jobs=given.keep_jobs,
+        keep_for=timedelta(days=given.keep_days) if given.keep_days else None,
+        max_gap_seconds=given.max_gap,
+        max_crashes=given.max_crashes,
+        audit_folder=given.audit_folder,
+        audit_size=given.audit_size,
+        audit_files=given.audit_files,
+        verbose=given.verbose,
+        policy=DEFAULT_POLICY if policy is None else policy,
+    )
+
+
+def _limits(given: argparse.Namespace) -> Limits:
+    return Limits(
+        cpu_max=given.cpu_max,
+        memory_max=given.memory_max,
+        pids_max=given.pids_max,
+        io=IoLimits(
+            read_bps=given.io_read_bps,
+            write_bps=given.io_write_bps,
+            read_iops=given.io_read_iops,
+            write_iops=given.io_write_iops,
+        ),
+    )
 
 
 def _grace(text: str) -> float:
@@ -196,6 +257,28 @@ def _grace(text: str) -> float:
     if not 0 <= seconds <= _MAX_GRACE_SECONDS:
         raise ValueError(f"{text!r} is not a number of seconds from 0 to {_MAX_GRACE_SECONDS:.0f}")
     return seconds
+
+
+def _limit(name: str, parse_text: Callable[[str], float | None]) -> Callable[[str], float | None]:
+    """The parser of a limit that also refuses what `Limits` does."""
+
+    def parse_limit(text: str) -> float | None:
+        value = parse_text(text)
+        Limits(**{name: value})  # type: ignore[arg-type]  # the parser of that limit gives its type
+        return value
+
+    return parse_limit
+
+
+def _rate(name: str, parse_text: Callable[[str], int | None]) -> Callable[[str], int | None]:
+    """The same of `IoLimits`."""
+
+    def parse_rate(text: str) -> int | None:
+        value = parse_text(text)
+        IoLimits(**{name: value})
+        return value
+
+    return parse_rate
 
 
 def _number(what: str, low: int, high: int) -> Callable[[str], int]:
@@ -255,7 +338,8 @@ class _Parser(argparse.ArgumentParser):
             os.close(null)
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def new_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
+    """A parser of the command line. The type of an option reads what a file says of it, too (`schema`)."""
     parser = _Parser(
         prog=program,
         description=_DESCRIPTION,
@@ -264,6 +348,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jobmaster {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log every connection and job too")
+    _add_file_options(parser.add_argument_group("configuration file"))
     _add_place_options(parser.add_argument_group("places"))
     _add_job_options(parser.add_argument_group("jobs"))
     _add_record_options(parser.add_argument_group("records and restarts"))
@@ -285,6 +370,21 @@ def parse_path(text: str) -> Path:
     except UnicodeEncodeError:
         raise ValueError(f"{text!r} is not UTF-8: name another folder") from None
     return Path(text)
+
+
+def _add_file_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--config",
+        metavar="FILE",
+        type=argument(parse_path),
+        help=f"the configuration, in TOML (default {DEFAULT_CONFIG} where root runs the server and it is there); SIGHUP has "
+        "it read again",
+    )
+    group.add_argument(
+        "--check-config",
+        action="store_true",
+        help="say on stdout what would be in force, as such a file, and on stderr what is wrong with it, and exit 0 or 2",
+    )
 
 
 def _add_place_options(group: argparse._ArgumentGroup) -> None:
@@ -431,7 +531,7 @@ def _add_audit_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--audit-folder",
         metavar="DIR",
-        type=Path,
+        type=argument(parse_path),
         help=f"absolute path of the folder for the audit (default `{AUDIT_FOLDER}` in the output folder); made if missing, "
         "0700; refused as the output folder is",
     )
@@ -458,14 +558,19 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="exit 2 unless this host enforces CPU, memory, process and IO limits",
     )
-    group.add_argument("--cpu-max", metavar="CORES", type=argument(parse_cores), help="CPU time, e.g. 0.5 or 2")
     group.add_argument(
-        "--memory-max", metavar="SIZE", type=argument(parse_size), help="memory, e.g. 512M; no swap on top"
+        "--cpu-max", metavar="CORES", type=argument(_limit("cpu_max", parse_cores)), help="CPU time, e.g. 0.5 or 2"
+    )
+    group.add_argument(
+        "--memory-max",
+        metavar="SIZE",
+        type=argument(_limit("memory_max", parse_size)),
+        help="memory, e.g. 512M; no swap on top",
     )
     group.add_argument(
         "--pids-max",
         metavar="N",
-        type=argument(parse_count),
+        type=argument(_limit("pids_max", parse_count)),
         default=DEFAULT_PIDS,
         help=f"processes and threads (default {DEFAULT_PIDS})",
     )
@@ -474,6 +579,6 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
             group.add_argument(
                 f"--io-{direction}-{what}",
                 metavar="SIZE" if what == "bps" else "N",
-                type=argument(parse_size if what == "bps" else parse_count),
+                type=argument(_rate(f"{direction}_{what}", parse_size if what == "bps" else parse_count)),
                 help=f"{unit} {'read from' if direction == 'read' else 'written to'} the IO device",
             )

@@ -104,13 +104,32 @@ def prepare_folder(what: str, folder: Path) -> None:
         details = folder.lstat()
     except OSError as error:
         raise ConfigurationError(f"{what} folder {folder}: cannot be made: {error.strerror}") from None
+    _require_sound_folder(what, folder, details)
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """As `prepare_folder`, of a folder that is there; one that is not would be made.
+
+    Raises:
+        ConfigurationError: as `prepare_folder`.
+    """
+    try:
+        details = folder.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigurationError(f"{what} folder {folder}: {error.strerror}") from None
+    _require_sound_folder(what, folder, details)
+
+
+def _require_sound_folder(what: str, folder: Path, details: os.stat_result) -> None:
     fault = fault_of_folder(what, folder, details, uid=os.geteuid())
     if fault is not None:
         raise ConfigurationError(fault)
 
 
 def accounts_of_jobs(run_as: str | None, uids: UidRange | None) -> AccountPolicy:
-    """As whom jobs run, by --run-as and --uid-range.
+    """As whom jobs run, by --run-as and --uid-range. Blocks as long as the host's directory of users does.
 
     Raises:
         ConfigurationError: there is none of the name, or this server, which is not root, is another; or the range is not there.

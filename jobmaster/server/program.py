@@ -15,6 +15,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
@@ -29,31 +30,39 @@ from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.file import FileBounds
 from jobmaster.audit.opening import AuditFolder
 from jobmaster.certs import authority
-from jobmaster.certs.contexts import server_context
+from jobmaster.certs.contexts import ServerCredentials, server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.certs.inspection import inspect
 from jobmaster.ending import end
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
 from jobmaster.host.cgroup.tree import CgroupTree
-from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.journal import open_journal
-from jobmaster.run.bounds import Bounds, OutputBounds
+from jobmaster.run.bounds import Bounds
 from jobmaster.run.launcher import Launcher
-from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost, LocalTerms
+from jobmaster.run.local import DESCRIPTORS_OF_JOB, LocalHost
 from jobmaster.run.registry import Registry, open_registry
-from jobmaster.server import preparation
+from jobmaster.server import checking, preparation
 from jobmaster.server.clock import RunningTimeClock
 from jobmaster.server.collector import collect_cycles
+from jobmaster.server.configuration import Configuration
 from jobmaster.server.descriptors import DescriptorPlan, plan_descriptors, raise_file_limit, require_descriptors
 from jobmaster.server.earlier_cgroup import end_earlier_jobs, end_what_is_left
 from jobmaster.server.findings import as_report
 from jobmaster.server.judgements import AUTHORITIES, of_certificate
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, Listener
 from jobmaster.server.log import open_log, say, say_error
-from jobmaster.server.options import ServerOptions, parse
+from jobmaster.server.options import CommandLine, ServerOptions, parse_command_line
+from jobmaster.server.reloading import Reloader, described, read_configuration
 from jobmaster.server.serving import Ending, Serving
-from jobmaster.server.signals import END_SIGNALS, UPGRADE_SIGNAL, SignalsReceived, ignore_signals, receive_upgrades
+from jobmaster.server.signals import (
+    END_SIGNALS,
+    RELOAD_SIGNAL,
+    UPGRADE_SIGNAL,
+    SignalsReceived,
+    ignore_signals,
+    receive_held_signals,
+)
 from jobmaster.server.succession import (
     AddressInUse,
     HeldLauncher,
@@ -77,14 +86,14 @@ def main(early: SignalsReceived = (), arguments: Sequence[str] | None = None) ->
         early: signals that came before there was an event loop.
         arguments: of the command line.
     """
-    options = parse(sys.argv[1:] if arguments is None else arguments)
-    open_log(verbose=options.verbose)
-    status = _exit_status(options, early)
+    command = parse_command_line(sys.argv[1:] if arguments is None else arguments)
+    open_log(verbose=command.verbose)
+    status = checking.check(command) if command.only_checks else _exit_status(command, early)
     ignore_signals()
     end(status)
 
 
-def _exit_status(options: ServerOptions, early: SignalsReceived) -> int:
+def _exit_status(options: CommandLine | ServerOptions, early: SignalsReceived) -> int:
     status = 0
     try:
         SPARE.keep()
@@ -111,7 +120,7 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
+async def run(options: CommandLine | ServerOptions, early: SignalsReceived = ()) -> None:
     """As `serve`, with cycles collected at times of our choosing."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(collect_cycles)
@@ -120,15 +129,15 @@ async def run(options: ServerOptions, early: SignalsReceived = ()) -> None:
 
 
 async def serve(
-    options: ServerOptions,
+    options: CommandLine | ServerOptions,
     *,
     early: SignalsReceived = (),
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serves until SIGTERM, SIGINT or SIGHUP; `task_status` is told the port when it is ready.
+    """Serves until SIGTERM or SIGINT; `task_status` is told the port when it is ready.
 
     Args:
-        options: of the server.
+        options: of the server; or the command line, whose file is read then, and again at SIGHUP.
         early: signals that came before; where there are any, the server ends before it is ready.
         task_status: of Trio.
 
@@ -136,10 +145,13 @@ async def serve(
         ConfigurationError: an option is wrong, or this host cannot do what was asked.
         HostError: the host failed the server.
     """
-    with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL) as signals, ExitStack() as closing:
-        receive_upgrades()
+    with trio.open_signal_receiver(*END_SIGNALS, UPGRADE_SIGNAL, RELOAD_SIGNAL) as signals, ExitStack() as closing:
+        receive_held_signals()
         open_files = raise_file_limit()
         async with own_launcher() as held:
+            command = options if isinstance(options, CommandLine) else None
+            configuration = await _configuration(options, held)
+            options = configuration.options
             context = _context(options, held)
             only_ends_jobs = bool(early and held.launcher.inherited.predecessors)
             listeners = [] if only_ends_jobs else await _listen(options, held.launcher, closing)
@@ -153,12 +165,17 @@ async def serve(
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
             ended = await end_earlier_jobs(options.output_folder, prepared.terms.tree)
             plan = _plan(options, open_files.of_server)
-            async with _registry(options, prepared.terms, plan, held, spool) as (registry, audit):
+            host = LocalHost(prepared.terms, held.launcher)
+            async with _registry(options, host, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
-                told = (*prepared.report, *_warnings(options), plan.warning, ended, *recovered.report)
-                _say_all(f"jobmaster {__version__}", *told)
+                told = (described(command, configuration), *prepared.report, *_warnings(options))
+                _say_all(f"jobmaster {__version__}", *told, plan.warning, ended, *recovered.report)
                 facts = _facts(options, prepared, Bounds(running=plan.jobs))
                 api = Api(registry, facts=facts, most_followers=plan.followers)
+                listener = _listener(options, context, api, audit, plan)
+                take_up = partial(_take_up, listener, registry, host, plan)
+                reloader = Reloader(command, configuration, take_up=take_up, settle=listener.end_untrusted)
+                await reloader.keep()
                 serving = Serving(
                     options=options,
                     held=held,
@@ -166,7 +183,8 @@ async def serve(
                     registry=registry,
                     api=api,
                     listeners=listeners,
-                    listener=_listener(context, api, audit, plan),
+                    listener=listener,
+                    reloader=reloader,
                 )
                 ending = await serving.serve(task_status, is_wanted=not early)
             if ending is Ending.HAND_OVER:
@@ -187,6 +205,12 @@ async def hand_over(launcher: Launcher, tree: CgroupTree) -> Ending:
         return Ending.HAND_OVER
     tree.kill_all()
     return Ending.LAUNCHER_LOST
+
+
+async def _configuration(options: CommandLine | ServerOptions, held: HeldLauncher) -> Configuration:
+    if isinstance(options, CommandLine):
+        return await read_configuration(options, held.launcher)
+    return Configuration(options=options, file=None)
 
 
 def _context(options: ServerOptions, held: HeldLauncher) -> ssl.SSLContext:
@@ -239,7 +263,7 @@ def _plan(options: ServerOptions, open_files: int) -> DescriptorPlan:
 
 @asynccontextmanager
 async def _registry(
-    options: ServerOptions, terms: LocalTerms, plan: DescriptorPlan, held: HeldLauncher, spool: int
+    options: ServerOptions, host: LocalHost, plan: DescriptorPlan, held: HeldLauncher, spool: int
 ) -> AsyncIterator[tuple[Registry, Audit]]:
     """The jobs with their journal, and the audit, for the block; as of `open_registry`."""
     audit_folder = AuditFolder(
@@ -253,25 +277,40 @@ async def _registry(
         open_journal(options.output_folder / JOURNAL, synchronous=options.durability) as journal,
         open_audit(audit_folder, journal, __version__, must_be_open=is_first) as audit,
         open_registry(
-            LocalHost(terms, held.launcher),
+            host,
             journal,
             grace_seconds=options.grace_seconds,
-            bounds=Bounds(
-                running=plan.jobs,
-                ended=options.keep_jobs,
-                age=options.keep_for,
-                output=OutputBounds(most=options.output_folder_max, free=options.output_free),
-            ),
+            bounds=_bounds(options, plan),
             hands_over=held.can_hand_over,
         ) as registry,
     ):
         yield registry, audit
 
 
-def _listener(context: ssl.SSLContext, api: Api, audit: Audit, plan: DescriptorPlan) -> Listener:
+def _bounds(options: ServerOptions, plan: DescriptorPlan) -> Bounds:
+    return Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for, output=options.output_bounds)
+
+
+def _listener(
+    options: ServerOptions, context: ssl.SSLContext, api: Api, audit: Audit, plan: DescriptorPlan
+) -> Listener:
     dispatcher = Dispatcher(services=api.services, status_of=status_of)
-    admission = Admission(context=context, policy=DEFAULT_POLICY, dispatcher=dispatcher, audit=audit)
+    admission = Admission(context=context, policy=options.policy, dispatcher=dispatcher, audit=audit)
     return Listener(admission, DEFAULT_LIMITS.within(plan.connections))
+
+
+def _take_up(
+    listener: Listener,
+    registry: Registry,
+    host: LocalHost,
+    plan: DescriptorPlan,
+    options: ServerOptions,
+    credentials: ServerCredentials,
+) -> None:
+    """Puts what a running server takes up of other options in force."""
+    listener.take_up(credentials, options.policy)
+    registry.take_up(_bounds(options, plan))
+    host.terms = replace(host.terms, output_max=options.output_max)
 
 
 def _say_all(*lines: str | None) -> None:

@@ -22,7 +22,8 @@ from jobmaster.run.registry import Registry
 from jobmaster.server.listener import Listener
 from jobmaster.server.log import say
 from jobmaster.server.options import ServerOptions
-from jobmaster.server.signals import UPGRADE_SIGNAL
+from jobmaster.server.reloading import Reloader
+from jobmaster.server.signals import END_SIGNALS, RELOAD_SIGNAL
 from jobmaster.server.succession import HeldLauncher, listeners_to_keep
 
 logger = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class Serving:
 
     Attributes:
         held: the launcher, which is told when the server is ready and when it stops.
-        signals: END_SIGNALS and UPGRADE_SIGNAL, as they come.
+        signals: END_SIGNALS, RELOAD_SIGNAL and UPGRADE_SIGNAL, as they come.
         listeners: of the address that the options name; not accepted from yet. None for a server that follows another and is
             to end its jobs: the address may be another program's by now.
         listener: makes connections of what comes there.
+        reloader: reads the configuration again.
     """
 
     options: ServerOptions
@@ -66,6 +68,7 @@ class Serving:
     api: Api
     listeners: list[trio.SocketListener]
     listener: Listener
+    reloader: Reloader
 
     async def serve(self, task_status: trio.TaskStatus[int], *, is_wanted: bool) -> Ending:
         """Serves until a signal or the loss of the launcher ends it; returns when no job and no connection is left.
@@ -120,14 +123,18 @@ class Serving:
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(wait_for_signal)
+            nursery.start_soon(self.reloader.run)
             await self.held.launcher.lost.wait()
             nursery.cancel_scope.cancel()
         return ending
 
     async def _next_ending(self) -> Ending:
         async for number in self.signals:
-            if number != UPGRADE_SIGNAL:
+            if number in END_SIGNALS:
                 return Ending.STOP
+            if number == RELOAD_SIGNAL:
+                self.reloader.ask()
+                continue
             if self.held.can_hand_over():
                 return Ending.HAND_OVER
             logger.warning("this server cannot hand its jobs over: start it with `python -m jobmaster.serve`")
@@ -151,7 +158,7 @@ class Serving:
 
     async def _hurry_when_told_again(self) -> None:
         async for number in self.signals:
-            if number != UPGRADE_SIGNAL:
+            if number in END_SIGNALS:
                 self.registry.hurry()
 
     async def _end_connections(self, ending: Ending) -> None:

@@ -22,6 +22,7 @@ SSLStream sends nothing for a call that failed. So the alert of a failed handsha
 
 from __future__ import annotations
 
+import _ssl
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -169,6 +170,14 @@ async def do_handshake(tls: TlsStream) -> None:
         raise failure
     finally:
         del failure  # with its traceback it would make a cycle
+
+
+def verified_chain(tls: TlsStream) -> list[bytes]:
+    """The peer's certificates as they were verified in the handshake, in DER: the leaf first, the authority last."""
+    tls_object: Any = tls._ssl_object
+    return [
+        certificate.public_bytes(_ssl.ENCODING_DER) for certificate in tls_object._sslobj.get_verified_chain() or ()
+    ]
 
 
 def alert_in(error: BaseException | None) -> str | None:

@@ -146,7 +146,7 @@ class Gauge:
 
     def report(self) -> dict[str, float]:
         """The report, by the names of `program.Report`."""
-        connections = tuple(self._served._serving)
+        connections = [each.connection for each in self._served._serving]
         return {
             "worst_stall_ms": round(self._worst_stall * 1000, 1),
             "worst_busy_ms": round(self._worst_busy * 1000, 1),

@@ -123,7 +123,7 @@ def test_server_that_may_be_out_of_its_time(folder: Path, caplog: pytest.LogCapt
     """Where its jobs would die with it, it has a context, and the operator is told the same."""
     now = datetime.datetime.now(datetime.UTC) + LEAF_LIFETIME + datetime.timedelta(minutes=1)
     server_context(folder, now=now, must_be_valid=False)
-    assert re.search(r"server1_cert\.pem expired at .* and send the service SIGUSR2", caplog.text)
+    assert re.search(r"server1_cert\.pem expired at .* and send the service SIGHUP", caplog.text)
 
 
 def test_server_at_the_ends_of_its_time(folder: Path) -> None:

@@ -12,11 +12,12 @@ from typing import Final
 import trio
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.server.config_file import KEPT_NAME
 from tests.faults.service import LOOK_SECONDS, Service
 
 SETTLE_SECONDS: Final = 10.0
 WRITE_AHEAD_LOG: Final = "journal.db-wal"
-KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit", "cgroup", "uids.json"})
+KEPT: Final = frozenset({"journal.db", WRITE_AHEAD_LOG, "journal.ballast", "audit", "cgroup", "uids.json", KEPT_NAME})
 """What is in the state folder that is no output; the log is empty."""
 
 

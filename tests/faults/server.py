@@ -28,7 +28,7 @@ from jobmaster.run.local import LocalExecution, LocalHost
 from jobmaster.run.registry import Registry
 from jobmaster.run.supervisor import Supervisor
 from jobmaster.server import program
-from jobmaster.server.options import ServerOptions
+from jobmaster.server.options import CommandLine, ServerOptions
 from jobmaster.server.signals import SignalsReceived, receive_signals
 from tests.faults.points import VARIABLE, Armed, Passing
 
@@ -54,7 +54,7 @@ class RootNursery:
         if self._token is not None:
             self._token.run_sync_soon(self._is_to_raise.set)
 
-    async def run(self, options: ServerOptions, early: SignalsReceived = ()) -> None:
+    async def run(self, options: CommandLine | ServerOptions, early: SignalsReceived = ()) -> None:
         """In place of `program.run`."""
         self._token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import h2.config
 import h2.connection
+import h2.events
 import h2.settings
 import purerpc
 import pytest
@@ -598,6 +599,37 @@ async def test_a_call_that_is_given_up_inside_a_message(autojump_clock: trio.tes
             with pytest.raises(UnavailableError, match="shutting down"):
                 async for _ in answers:
                     pass
+
+
+async def test_a_call_that_is_given_up_before_it_has_begun() -> None:
+    """Its handler is never called, though its request came with one that was served, and before it."""
+    near, far = trio.testing.memory_stream_pair()
+
+    def handle(message: Echo, request: object) -> Echo:
+        server.give_up_calls(Status(StatusCode.UNAUTHENTICATED, "who are you?"))
+        return message
+
+    probe = Probe()
+    probe.service.add_method("Handle", handle, RPCSignature(purerpc.Cardinality.UNARY_UNARY, Echo, Echo))
+    server = ServerConnection(far, Dispatcher(services={SERVICE: probe.service}, status_of=status_of), caller=None)
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    for stream_id, method in ((1, "Flood"), (3, "Handle")):
+        client.send_headers(stream_id, request_headers(authority="x", service=SERVICE, method=method, timeout=None))
+        client.send_data(stream_id, prefix_for(0), end_stream=True)
+    statuses: dict[int, bytes] = {}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.run)
+        await near.send_all(client.data_to_send())
+        while 1 not in statuses:
+            for event in client.receive_data(bytes(await near.receive_some())):
+                if isinstance(event, (h2.events.ResponseReceived, h2.events.TrailersReceived)):
+                    headers = dict(event.headers)
+                    statuses |= {event.stream_id: headers[b"grpc-status"]} if b"grpc-status" in headers else {}
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert statuses[1] == b"16"
+    assert (probe.sent, probe.cancelled.is_set(), server.open_calls) == (0, False, 0)
 
 
 async def test_an_answer_arrives_whatever_its_client_sends_meanwhile() -> None:

@@ -36,7 +36,9 @@ def test_an_account_has_all_its_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not account.is_root
 
 
-@pytest.mark.parametrize("name", ["no-such-user-here", "4294967290", "99999999999999999999", "", "-1"])
+@pytest.mark.parametrize(
+    "name", ["no-such-user-here", "4294967290", "99999999999999999999", "9" * 5000, "a\0b", "", "-1"]
+)
 def test_an_unknown_account_is_a_mistake_of_configuration(name: str) -> None:
     """A name or number that the host does not know is refused, with the option it came from."""
     with pytest.raises(ConfigurationError, match="--run-as"):

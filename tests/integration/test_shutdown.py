@@ -47,7 +47,7 @@ async def exit_code(process: subprocess.Popen[bytes]) -> int:
         return await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_ends_on_a_signal(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
     """Told to end, the server ends its jobs, gives a follower the last bytes and a good end, removes all cgroups, exits 0."""
     async with serving_program(tmp_path, certificates) as (server, process), server.connect() as jobs:
@@ -147,7 +147,7 @@ async def test_signals_before_and_after_service(tmp_path: Path, certificates: Pa
     """Signals at any moment of the server's life, from before it is ready to its last step, lead to exit 0 and no words."""
     with own_cgroup_root() as root:
         command = [sys.executable, "-m", "jobmaster.serve", *command_line_for(tmp_path, certificates, root)]
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY) as process:
                 assert process.stdout is not None
                 assert process.stderr is not None
@@ -159,7 +159,7 @@ async def test_signals_before_and_after_service(tmp_path: Path, certificates: Pa
             assert process.returncode == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_before_all_else(tmp_path: Path, certificates: Path, number: signal.Signals) -> None:
     """A signal that comes while the launcher, and after it the server, is still being started, ends both without words."""
     with own_cgroup_root() as root:

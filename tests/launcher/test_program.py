@@ -194,7 +194,7 @@ def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
 
 
 def test_signals_reach_the_server() -> None:
-    """Each signal is passed on, a second one too; HUP as TERM. Those by which a terminal stops processes do nothing."""
+    """Each signal is passed on, a second one too. Those by which a terminal stops processes do nothing."""
     with serving(SAY_SIGNALS) as launcher:
         assert launcher.stdin is not None
         assert launcher.stdout is not None
@@ -202,7 +202,7 @@ def test_signals_reach_the_server() -> None:
             (signal.SIGTERM, "SIGTERM"),
             (signal.SIGTERM, "SIGTERM"),
             (signal.SIGINT, "SIGINT"),
-            (signal.SIGHUP, "SIGTERM"),
+            (signal.SIGHUP, "SIGHUP"),
             (signal.SIGQUIT, "SIGQUIT"),
             (signal.SIGUSR2, "SIGUSR2"),
         ):
@@ -216,10 +216,9 @@ def test_signals_reach_the_server() -> None:
 
 
 def test_nohup() -> None:
-    """A launcher that was started with SIGHUP ignored ignores it, and its server has default dispositions."""
+    """A launcher that was started with SIGHUP ignored passes it on, and its server has default dispositions."""
     script = "for line in open('/proc/self/status'):\n if line.startswith('SigIgn'): print(line.split()[1], flush=True)"
-    ready = f"{script}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()"
-    nohup = ["nohup", *LAUNCHER, "--", sys.executable, "-c", ready]
+    nohup = ["nohup", *LAUNCHER, "--", sys.executable, "-c", f"{script}{SAY_SIGNALS}"]
     with subprocess.Popen(nohup, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as launcher:
         assert launcher.stdin is not None
         assert launcher.stdout is not None
@@ -227,6 +226,7 @@ def test_nohup() -> None:
         assert launcher.stdout.readline() == b"ready\n"
         assert not ignored & 1 << (signal.SIGHUP - 1)
         launcher.send_signal(signal.SIGHUP)
+        assert launcher.stdout.readline() == b"SIGHUP\n"
         launcher.stdin.close()
         assert launcher.wait(DEADLINE) == 0
 

@@ -144,6 +144,35 @@ async def test_running_jobs_alone(machine: Machine, caplog: pytest.LogCaptureFix
         assert lines(caplog, "all of it") == 0
 
 
+@pytest.mark.parametrize("bounds", [OutputBounds(), OutputBounds(most=100 * SIZE)])
+async def test_other_bounds(machine: Machine, caplog: pytest.LogCaptureFixture, bounds: OutputBounds) -> None:
+    """A server that takes up a larger bound, or none, lets those go on that were stopped by the one before."""
+    async with bounded(machine, most=2 * SIZE) as registry:
+        await machine.start(registry, CLIENT1, Script(writes=((0.1, 3 * SIZE), (60, 1000))))
+        await trio.sleep(20)
+        with pytest.raises(ServerBusy, match="as much as they may"):
+            await machine.start(registry, CLIENT1)
+        registry.take_up(Bounds(output=bounds))
+        await trio.sleep(20)
+        await machine.start(registry, CLIENT1)
+        assert lines(caplog, "there is room for output again") == 1
+        registry.take_up(Bounds(output=OutputBounds(most=SIZE)))
+        await trio.sleep(20)
+        with pytest.raises(ServerBusy, match="as much as they may"):
+            await machine.start(registry, CLIENT1)
+
+
+async def test_a_smaller_bound(machine: Machine) -> None:
+    """Outputs of ended jobs that were within the bound before go."""
+    async with bounded(machine) as registry:
+        first, second = await run_to_end(machine, registry, CLIENT1, CLIENT1)
+        await trio.sleep(20)
+        assert machine.logs() == {first, second}
+        registry.take_up(Bounds(output=OutputBounds(most=MOST // 2)))
+        await trio.sleep(20)
+        assert machine.logs() == {second}
+
+
 async def test_the_reserve_is_taken_too(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Where those who take less have written an eighth of the bound more, no job is started, and all is lost."""
     async with bounded(machine, most=2 * SIZE) as registry:

@@ -22,14 +22,16 @@ from jobmaster.audit.audit import Audit, open_audit
 from jobmaster.audit.file import FileBounds
 from jobmaster.audit.handshakes import ENTRIES_OF_ADDRESS
 from jobmaster.audit.names import HANDSHAKES
-from jobmaster.certs.contexts import client_context, server_context
+from jobmaster.certs import authority
+from jobmaster.certs.contexts import client_context, server_context, server_credentials
 from jobmaster.errors import TransportError
 from jobmaster.grpc.channel import Channel, open_channel
 from jobmaster.grpc.headers import request_headers
 from jobmaster.grpc.refusal import MAX_CALLS, RefusingConnection
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.http2 import frames
 from jobmaster.identity.certificate import names_of
-from jobmaster.identity.policy import DEFAULT_POLICY
+from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role
 from jobmaster.journal.stored import Events
 from jobmaster.server import listener
 from jobmaster.server.listener import DEFAULT_LIMITS, Admission, ConnectionLimits, Listener, open_listeners
@@ -276,3 +278,91 @@ async def test_who_calls_is_in_the_audit(certificates: Path, tmp_path: Path) -> 
     assert (entry["client"], entry["serial"], entry["fingerprint"]) == ("client1", serial, fingerprint)
     assert entry["method"] == f"{SERVICE}/Echo"
     assert entry["peer"].startswith("127.0.0.1:")
+
+
+# --- others may come in -------------------------------------------------------------------------------------------------
+
+
+def policy_of(**roles: Role) -> Policy:
+    """Clients with their roles."""
+    return Policy(identities=frozenset(Identity(name=name, role=role) for name, role in roles.items()))
+
+
+async def test_who_may_not_come_in_any_more(certificates: Path) -> None:
+    """Its connection ends, its calls are told; another role is told to connect again; who stays keeps its connection."""
+    async with (
+        listening(certificates) as (served, port, _connections),
+        open_channel("127.0.0.1", port, client_context(certificates, "client1")) as stays,
+    ):
+        assert await call(stays) == b"x"
+        tcp, tls = await shaken_hands(port, client_context(certificates, "client2"))
+        changed_tcp, changed = await shaken_hands(port, client_context(certificates, "client3"))
+        async with tcp, changed_tcp:
+            while len(served._serving) < 3:
+                await trio.sleep(0.01)
+            kept = [each for each in served._serving if each.identity.name == "client1"]
+            served.take_up(server_credentials(certificates), policy_of(client1=Role.USER, client3=Role.ADMIN))
+            for each in (tls, changed):
+                while await each.receive_some():
+                    pass
+            while len(served._serving) > 1:
+                await trio.sleep(0.01)
+            assert list(served._serving) == kept
+        assert await call(stays) == b"x"
+        async with open_channel("127.0.0.1", port, client_context(certificates, "client2")) as channel:
+            with pytest.raises(UnauthenticatedError, match="knows no client named"):
+                await call(channel)
+
+
+async def shaken_hands(
+    port: int, context: ssl.SSLContext
+) -> tuple[trio.SocketStream, trio.SSLStream[trio.SocketStream]]:
+    """A connection of a client that says nothing after its handshake but that it speaks HTTP/2."""
+    tcp = await trio.open_tcp_stream("127.0.0.1", port)
+    tls = trio.SSLStream(tcp, context, server_hostname="localhost", https_compatible=True)
+    await tls.do_handshake()
+    await tls.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frames.settings(()))
+    return tcp, tls
+
+
+async def test_a_handshake_that_is_under_way(
+    certificates: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was begun under other authorities and other clients; what counts is who may come in when it is done."""
+    authority.initialise(tmp_path / "others", hosts=[])
+    contexts = {name: client_context(certificates, name) for name in ("client1", "client2")}
+    async with listening(certificates) as (served, port, _connections):
+        for credentials, name in ((certificates, "client1"), (tmp_path / "others", "client2")):
+            async with await trio.open_tcp_stream("127.0.0.1", port) as tcp:
+                while not served._unserved:
+                    await trio.sleep(0.01)  # the server's side has begun
+                served.take_up(server_credentials(credentials), policy_of(client2=Role.USER))
+                tls = trio.SSLStream(tcp, contexts[name], server_hostname="localhost", https_compatible=True)
+                await tls.do_handshake()
+                with suppress(trio.BrokenResourceError):
+                    while await tls.receive_some():
+                        if name == "client1":
+                            break  # the answer to a client that is not known
+                assert not served._serving
+        assert "the policy knows no client named 'client1'" in caplog.text
+        assert "is not signed by an authority that this server trusts" in caplog.text
+
+
+async def test_authorities_of_now(certificates: Path, tmp_path: Path) -> None:
+    """A connection stays where its authority does, and ends where that has gone."""
+    authority.initialise(tmp_path / "others", hosts=[])
+    context = client_context(certificates, "client1")
+    async with (
+        listening(certificates) as (served, port, _connections),
+        open_channel("127.0.0.1", port, context) as channel,
+    ):
+        assert await call(channel) == b"x"
+        (first,) = served._serving
+        served.take_up(server_credentials(certificates), DEFAULT_POLICY)
+        await served.end_untrusted()
+        assert await call(channel) == b"x"
+        assert list(served._serving) == [first]
+        served.take_up(server_credentials(tmp_path / "others"), DEFAULT_POLICY)
+        await served.end_untrusted()
+        while served._serving:
+            await trio.sleep(0.01)

@@ -39,6 +39,8 @@ def bounded(**rates: int) -> dict[str, object]:
 OPTIONS: Final[dict[str, tuple[list[str], dict[str, object]]]] = {
     "-v": ([], {"verbose": True}),
     "--verbose": ([], {"verbose": True}),
+    "--config": (["/etc/x.toml"], {}),
+    "--check-config": ([], {}),
     "--listen": (["[::]:7000"], {"host": "::", "port": 7000}),
     "-o": (["/other"], {"output_folder": Path("/other")}),
     "--output-dir": (["/other"], {"output_folder": Path("/other")}),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jobmaster.run.registry import Registry
     from jobmaster.server.listener import Listener
     from jobmaster.server.options import ServerOptions
+    from jobmaster.server.reloading import Reloader
     from jobmaster.server.succession import HeldLauncher
 
 
@@ -59,6 +60,7 @@ async def test_a_client_that_does_not_read(autojump_clock: MockClock, ending: En
         api=cast("Api", None),
         listeners=[],
         listener=cast("Listener", listener),
+        reloader=cast("Reloader", None),
     )
     await serving._end_connections(ending)
     assert listener.told == ["shut down", "given up"]

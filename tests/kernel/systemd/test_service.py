@@ -19,6 +19,7 @@ import trio
 
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.server.config_file import KEPT_NAME
 from tests.harness import first_chunk, is_alive
 from tests.kernel.systemd.service import CGROUP, NAME, SECONDS, Service, processes_in, replace_launcher
 from tests.processes import servers_of
@@ -126,6 +127,24 @@ async def test_a_killed_server(service: Service) -> None:
     assert (await service.main_pid(), await service.property("NRestarts")) == (launcher, "0")
 
 
+async def test_a_reload(service: Service) -> None:
+    """`systemctl reload` has the server read its certificates and its configuration again, and ends nothing."""
+    await service.systemctl("start")
+    launcher = await service.main_pid()
+    servers = servers_of(launcher)
+    async with service.connect() as jobs, states_of(service, "ActiveState") as states:
+        job_id = await jobs.start("sh", "-c", "echo up; sleep 1000")
+        await first_chunk(jobs, job_id)
+        await service.systemctl("reload")
+        with trio.fail_after(SECONDS):
+            while "read again: certificates, and configuration none: no change" not in await service.log():
+                await trio.sleep(0.05)
+        assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+        await jobs.stop(job_id, force=True)
+    assert states <= {"active", "reloading"}
+    assert (await service.main_pid(), servers_of(launcher)) == (launcher, servers)
+
+
 async def test_upgrades(service: Service) -> None:
     """Upgrades in a row, of the launcher's program too, end no job and lose no byte; the unit stays active in one process."""
     await service.systemctl("start")
@@ -196,6 +215,7 @@ async def test_restart(service: Service) -> None:
         "journal.db-wal",
         "cgroup",
         "audit",
+        KEPT_NAME,
     }
     written = {f"{job_id}.index" for job_id in (ended, trapper)}  # there is none of an output without a byte
     assert left == {f"{job_id}.log" for job_id in (ended, sleeper, trapper)} | written

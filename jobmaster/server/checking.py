@@ -1,0 +1,128 @@
+"""What of a configuration this host has no use for: a user, a device or an address that is not there. And `--check-config`.
+
+What has to be told of a whole host, such as which limits it enforces, is no part of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from jobmaster.certs.contexts import server_context
+from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
+from jobmaster.errors import ConfigurationError
+from jobmaster.host.cgroup import devices
+from jobmaster.server.configuration import load
+from jobmaster.server.log import say_error
+from jobmaster.server.preparation import accounts_of_jobs, check_folder
+from jobmaster.server.schema import BY_KEY, render
+
+if TYPE_CHECKING:
+    from jobmaster.server.options import CommandLine, ServerOptions
+
+UNUSABLE: Final = 2
+UNTOLD: Final = 1
+_STDOUT: Final = 1
+
+
+def check(command: CommandLine) -> int:
+    """Says what would be in force and what of it is unusable; returns the exit status."""
+    try:
+        configuration = load(command)
+    except ConfigurationError as error:
+        say_error(f"jobmaster: {error}")
+        return UNUSABLE
+    problems = [*unusable(configuration.options), *unusable_certificates(configuration.options)]
+    for problem in problems:
+        say_error(f"jobmaster: {problem}")
+    try:
+        _write_out(render(configuration.options))
+    except OSError as error:
+        say_error(f"jobmaster: stdout does not take the configuration: {error.strerror}")
+        return UNUSABLE if problems else UNTOLD
+    return UNUSABLE if problems else 0
+
+
+def _write_out(text: str) -> None:
+    data = text.encode()
+    while data:
+        data = data[os.write(_STDOUT, data) :]
+
+
+def unusable(options: ServerOptions, before: ServerOptions | None = None) -> list[str]:
+    """What this host has no use for, each with the remedy. Blocks.
+
+    Args:
+        options: of a server that is to be.
+        before: of one that runs, or ran, here; what it has too is not looked at, be it as slow or gone as it may.
+    """
+
+    def check_device() -> None:
+        if options.io_device is not None:
+            devices.resolve_device(options.io_device)
+
+    checks: dict[str, Callable[[], object]] = {
+        "listen": lambda: require_address(options.host, options.port, may_be_in_use=True),
+        "jobs.run_as": lambda: accounts_of_jobs(options.run_as, options.uid_range),
+        "limits.io_device": check_device,
+        "folders.output": lambda: check_folder("output", options.output_folder),
+        "folders.audit": lambda: check_folder("audit", options.audit),
+    }
+    if before is not None:
+        are_new = {key: BY_KEY[key].value_of(before) != BY_KEY[key].value_of(options) for key in checks}
+        checks = {key: look for key, look in checks.items() if are_new[key]}
+    return list(_failures(checks))
+
+
+def unusable_certificates(options: ServerOptions) -> list[str]:
+    """What is wrong with the certificates; a default folder that is not there would be made. Blocks."""
+
+    def check_certificates() -> None:
+        folder = certificate_folder(options.certificates)
+        if options.certificates is not None or certificate_path(folder, SERVER).exists():
+            server_context(folder)
+
+    return list(_failures({"folders.certificates": check_certificates}))
+
+
+def _failures(checks: dict[str, Callable[[], object]]) -> Iterator[str]:
+    for key, look in checks.items():
+        try:
+            look()
+        except ConfigurationError as error:
+            yield f"{key}: {error}"
+
+
+def same_address(one: ServerOptions, other: ServerOptions) -> bool:
+    """Whether they name one address to listen on, in the same words."""
+    return (one.host, one.port) == (other.host, other.port)
+
+
+def require_address(host: str, port: int, *, may_be_in_use: bool) -> None:
+    """Whether a server can listen there. Blocks as long as name servers do.
+
+    Raises:
+        ConfigurationError: it is none of this host's, or not for this user; or it is in use.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            _try_to_bind((family, kind, protocol), address, may_be_in_use=may_be_in_use)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {why}; name an address of this host") from None
+
+
+def _try_to_bind(kind: tuple[int, int, int], address: Any, *, may_be_in_use: bool) -> None:
+    with socket.socket(*kind) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            sock.bind(address)
+        except OSError as error:
+            if not may_be_in_use or error.errno != errno.EADDRINUSE:
+                raise
