@@ -35,10 +35,9 @@ def watchdog_seconds(environment: Mapping[str, str]) -> float | None:
     return int(text) / 1_000_000
 
 
-def for_server(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a server: the manager's watchdog is not its own, the launcher's is."""
+def for_server(environment: Mapping[str, str], seconds: float | None) -> dict[str, str]:
+    """The environment of a server, of the launcher's and how long the manager waits for that: its watchdog is the launcher."""
     without = {name: value for name, value in environment.items() if name not in {MICROSECONDS, PID, ALIVE_VARIABLE}}
-    seconds = watchdog_seconds(environment)
     return without if seconds is None else without | {ALIVE_VARIABLE: f"{seconds / _ALIVES:g}"}
 
 

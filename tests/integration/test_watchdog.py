@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from jobmaster.launcher.watchdog import MICROSECONDS
+from jobmaster.launcher.watchdog import MICROSECONDS, PID
 from tests.harness import first_chunk, serving_program
 from tests.integration.test_upgrade import is_replaced
 
@@ -23,7 +23,8 @@ async def test_a_server_that_hangs_is_replaced(tmp_path: Path, certificates: Pat
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, log.open("wb") as stderr:
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
-        under = ("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}", f"{MICROSECONDS}={SECONDS}000000")
+        words = f"NOTIFY_SOCKET={tmp_path / 'notify'} {MICROSECONDS}={SECONDS}000000 {PID}=$$"
+        under = ("sh", "-c", f'exec env {words} "$@"', "sh")  # as systemd does: it names the process that it starts
         async with (
             serving_program(tmp_path, certificates, under=under, stderr=stderr.fileno()) as (server, _),
             server.connect() as jobs,

@@ -30,11 +30,11 @@ def test_what_the_manager_waits(environment: dict[str, str], seconds: float | No
 
 def test_what_a_server_is_told() -> None:
     """How often it is to speak, and nothing of the manager; where that does not wait, it is told nothing."""
-    assert for_server({"A": "b", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}) == {
+    assert for_server({"A": "b", "WATCHDOG_USEC": "60000000", "WATCHDOG_PID": "7"}, 60.0) == {
         "A": "b",
         ALIVE_VARIABLE: "10",
     }
-    assert for_server({"A": "b", "WATCHDOG_PID": "1", ALIVE_VARIABLE: "3"}) == {"A": "b"}
+    assert for_server({"A": "b", "WATCHDOG_PID": "1", ALIVE_VARIABLE: "3"}, None) == {"A": "b"}
 
 
 def test_the_manager_is_told_in_time() -> None:

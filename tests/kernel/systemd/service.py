@@ -75,15 +75,10 @@ class Service:
         """The launcher."""
         return int(await self.property("MainPID"))
 
-    async def successor(self, old: int, seconds: float = SECONDS) -> int:
-        """The pid of a server that is another than `old` and that clients reach; systemd takes the unit for active.
-
-        Args:
-            old: the pid of the one before.
-            seconds: in which there is another.
-        """
+    async def successor(self, old: int) -> int:
+        """The pid of a server that is another than `old` and that clients reach; systemd takes the unit for active."""
         launcher = await self.main_pid()
-        with trio.fail_after(seconds):
+        with trio.fail_after(SECONDS):
             while servers_of(launcher) in ([], [old]) or await self.property("ActiveState") != "active":
                 await trio.sleep(0.05)
             (server,) = servers_of(launcher)
