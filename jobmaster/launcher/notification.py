@@ -45,14 +45,23 @@ class Notifier:
         """The jobs are being ended."""
         self._tell("STOPPING=1")
 
+    def alive(self) -> None:
+        """This process goes on; to be told before the service manager's watchdog ends it."""
+        self._send("WATCHDOG=1")
+
     def _tell(self, state: str, *more: str) -> None:
         if not self._address or state == self.told:
             return
         self.told = state
         status = () if state.startswith("STATUS=") else ("STATUS=",)
+        self._send(state, *more, *status)
+
+    def _send(self, state: str, *more: str) -> None:
+        if not self._address:
+            return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                message = "\n".join((state, *more, *status)).encode()
+                message = "\n".join((state, *more)).encode()
                 sock.sendto(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL, os.fsencode(self._address))
         except OSError as error:
             say(f"launcher: the service manager cannot be told {state}: {error.strerror}")

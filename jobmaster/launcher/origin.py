@@ -12,6 +12,7 @@ from jobmaster.launcher.child import HANDLED_SIGNALS, Heritage
 from jobmaster.launcher.notification import VARIABLE as NOTIFY_SOCKET
 from jobmaster.launcher.protocol import ENVIRONMENT_VARIABLE
 from jobmaster.launcher.streams import say
+from jobmaster.launcher.watchdog import for_server, watchdog_seconds
 
 if TYPE_CHECKING:
     import socket
@@ -33,6 +34,7 @@ class Origin:
     def __init__(self, ignored: tuple[int, ...], *, oom_score: int, open_files: tuple[int, int]) -> None:
         self.heritage = Heritage(ignored=ignored, last_capability=_read_number("/proc/sys/kernel/cap_last_cap", 63))
         self.oom_score = oom_score
+        self._watchdog = watchdog_seconds(os.environ)  # here, for it is meant for this process and not for a server's
         self.open_files = open_files
 
     @staticmethod
@@ -61,7 +63,7 @@ class Origin:
             resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
             _write_oom_score(b"%d" % self.oom_score)
             sock.set_inheritable(True)
-            environment = {**os.environ, ENVIRONMENT_VARIABLE: str(sock.fileno())}
+            environment = {**for_server(os.environ, self._watchdog), ENVIRONMENT_VARIABLE: str(sock.fileno())}
             environment.pop(NOTIFY_SOCKET, None)
             os.execvpe(command[0], command, environment)  # noqa: S606  # the operator's own command line
         except OSError as error:

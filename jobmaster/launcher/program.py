@@ -41,6 +41,7 @@ from jobmaster.launcher.packets import Received, close_all
 from jobmaster.launcher.poller import Poller
 from jobmaster.launcher.protocol import (
     Ack,
+    Alive,
     Close,
     Closed,
     Executed,
@@ -66,6 +67,7 @@ from jobmaster.launcher.snapshot import Snapshot
 from jobmaster.launcher.streams import occupy_standard_streams, say
 from jobmaster.launcher.succession import Succession
 from jobmaster.launcher.table import Table as ChildTable
+from jobmaster.launcher.watchdog import tell_again_and_again, watchdog_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -169,6 +171,9 @@ class Launcher:
                 end_holders=lambda waiting, is_sure: self._children.end_lock_holders(waiting, is_sure=is_sure),
             ),
         )
+        tell_again_and_again(
+            self._poller, None if command is None else watchdog_seconds(os.environ), self._notifier.alive
+        )
         self._poller.watch(self._wake, self._on_signal)
         self._handle_signals()
         kernel.become_subreaper()
@@ -229,6 +234,8 @@ class Launcher:
                 self._children.order(received.message)
             case HandOver():
                 self.servers.on_hand_over()
+            case Alive():
+                self.servers.on_alive()
             case Stopping():
                 self._kept.stop_listening()
                 self.servers.on_stopping()

@@ -107,6 +107,10 @@ class Stopping(NamedTuple):
     """The server accepts no more and ends its jobs: the listening sockets are closed here too."""
 
 
+class Alive(NamedTuple):
+    """The server goes on: said as often as its environment asks for it, by servers whose launcher knows it."""
+
+
 class Start(NamedTuple):
     """Asks for a child.
 
@@ -265,7 +269,7 @@ class TableEnd(NamedTuple):
     is_followed: bool = False
 
 
-FromServer = Hello | Keep | Start | Ack | Close | Order | Ready | Stopping | HandOver | Farewell
+FromServer = Hello | Keep | Start | Ack | Close | Order | Ready | Alive | Stopping | HandOver | Farewell
 FromLauncher = Hello | Table | Order | TableEnd | Started | Refused | Executed | Exited | Closed | Forgotten
 Message = FromServer | FromLauncher
 
@@ -273,6 +277,7 @@ _TYPES: Final[dict[str, type[Message]]] = {
     "hello": Hello,
     "keep": Keep,
     "ready": Ready,
+    "alive": Alive,
     "stopping": Stopping,
     "start": Start,
     "ack": Ack,

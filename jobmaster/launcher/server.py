@@ -29,6 +29,7 @@ class Server:
         looks_dead: how many times in a row it was seen to be dead, and could not be reaped.
         is_ending: its end is waited for, for a bounded time.
         is_reaped: it was, and has no descriptor any more.
+        silent_looks: how many looks ago it last said that it is alive; None for one that has never said so.
         given_up: why it was killed by this process, for people.
     """
 
@@ -40,6 +41,7 @@ class Server:
         self.hands_over = False
         self.is_stopping = False
         self.looks_dead = 0
+        self.silent_looks: int | None = None
         self.is_ending = False
         self.is_reaped = False
         self.given_up = ""
@@ -52,8 +54,15 @@ class Server:
         """Whether it has done all that comes before it serves, or ends the jobs."""
         return self.is_ready or self.is_stopping
 
+    @property
+    def is_expected_to_speak(self) -> bool:
+        """Whether it serves, and has not said that it ends."""
+        return self.is_ready and not (self.is_stopping or self.hands_over or self.is_ending or self.given_up)
+
     def look(self) -> None:
         """Looks whether it has died, where nothing may tell: a thread in the kernel keeps its descriptors open."""
+        if self.silent_looks is not None:
+            self.silent_looks += 1
         self.looks_dead = 0 if self.pid is None or self.lives() else self.looks_dead + 1
 
     def lives(self) -> bool:

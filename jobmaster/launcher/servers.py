@@ -14,6 +14,7 @@ from jobmaster.launcher.pipe_locks import Waiting, waiting
 from jobmaster.launcher.server import Server
 from jobmaster.launcher.streams import say
 from jobmaster.launcher.succession import GiveUp, Next
+from jobmaster.launcher.watchdog import watchdog_seconds
 
 if TYPE_CHECKING:
     import socket
@@ -86,6 +87,8 @@ class Servers:
         self._command = command
         self._notifier = notifier
         self._hooks = hooks
+        self._most_silence = watchdog_seconds(os.environ)
+        """Seconds that a server may be silent; None: for ever."""
         self._status: int | None = None
         """The wait status of the last one."""
         self._gave_up = False
@@ -166,6 +169,11 @@ class Servers:
             )
             self._notifier.ready()
 
+    def on_alive(self) -> None:
+        """The server goes on."""
+        if self.current is not None:
+            self.current.silent_looks = 0
+
     def on_stopping(self) -> None:
         """The server ends the jobs."""
         self.succession.is_stopping = True
@@ -237,6 +245,7 @@ class Servers:
             return
         self._poller.call_later(LOOK_SECONDS, partial(self._look, server))
         server.look()
+        self._end_silent(server)
         if server.looks_dead == DEAD_LOOKS:
             self._on_socket_end()  # which a thread that is left keeps open
             if self.succession.is_stopping:
@@ -244,6 +253,13 @@ class Servers:
         stuck, remainder = divmod(server.looks_dead - DEAD_LOOKS, STUCK_LOOKS)
         if stuck > 0 and remainder == 0:
             self._free(server, stuck)
+
+    def _end_silent(self, server: Server) -> None:
+        """A server that serves and hangs is killed, for another one to go on with the jobs."""
+        silence = (server.silent_looks or 0) * LOOK_SECONDS
+        if self._most_silence is not None and silence > self._most_silence and server.is_expected_to_speak:
+            server.given_up = f"has not said that it is alive for {silence:g} s"
+            server.signal(signal.SIGKILL)
 
     def _free(self, dead: Server, times: int) -> None:
         """Ends the jobs that keep a dead server in the kernel; where there are none, time will tell, or ends all."""

@@ -202,6 +202,10 @@ class Launcher:
         )
         self._say(message, tuple(listener.fileno() for _, listener in listeners))
 
+    def say_alive(self) -> None:
+        """This server goes on."""
+        self._say(protocol.Alive())
+
     def say_stopping(self) -> None:
         """This server accepts no more and ends its jobs: the launcher closes the listening sockets too."""
         self._say(protocol.Stopping())

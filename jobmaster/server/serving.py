@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
+import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +17,7 @@ from typing import Final
 import trio
 
 from jobmaster.api.services import Api
+from jobmaster.launcher.watchdog import ALIVE_VARIABLE
 from jobmaster.run.registry import Registry
 from jobmaster.server.listener import Listener
 from jobmaster.server.log import say
@@ -78,6 +81,7 @@ class Serving:
                 ending = Ending.STOP
                 if is_wanted:
                     self._say_ready(task_status)
+                    accepting.start_soon(self._say_alive)
                     ending = await self._wait_for_end()
                 accepting.cancel_scope.cancel()
             await self._end_jobs(ending)
@@ -96,6 +100,13 @@ class Serving:
         )
         say(f"ready on {_address(options.host, port)}")
         task_status.started(port)
+
+    async def _say_alive(self) -> None:
+        """Tells the launcher, where that asks for it: it ends a server that hangs."""
+        seconds = alive_seconds(os.environ.get(ALIVE_VARIABLE, ""))
+        while seconds is not None:
+            self.held.launcher.say_alive()
+            await trio.sleep(seconds)
 
     # --- what ends it -------------------------------------------------------------------------------------------------
 
@@ -151,6 +162,15 @@ class Serving:
         self.listener.give_up_calls()
         with trio.move_on_after(HAND_OVER_SECONDS if is_followed else LAST_WORD_SECONDS):
             await self.listener.wait_empty()
+
+
+def alive_seconds(text: str) -> float | None:
+    """How often the launcher is to be told, by what it has written into the environment; None: never."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds > 0 else None
 
 
 def _address(host_name: str, port: int) -> str:

@@ -37,3 +37,20 @@ def test_a_service_manager_that_is_gone(tmp_path: Path, capfd: pytest.CaptureFix
     """It is said what could not be told, and the launcher goes on."""
     Notifier(str(tmp_path / "none")).ready()
     assert capfd.readouterr().err == "launcher: the service manager cannot be told READY=1: No such file or directory\n"
+
+
+def test_signs_of_life(tmp_path: Path) -> None:
+    """Each is told, and takes no state's place."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        notifier = Notifier(str(tmp_path / "notify"))
+        notifier.ready()
+        for _ in range(2):
+            notifier.alive()
+        notifier.ready()
+        told = [manager.recv(100) for _ in range(3)]
+        assert told == [b"READY=1\nSTATUS=", b"WATCHDOG=1", b"WATCHDOG=1"]
+        assert notifier.told == "READY=1"
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)

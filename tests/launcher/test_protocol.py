@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jobmaster.launcher import protocol
 from jobmaster.launcher.protocol import (
     Ack,
+    Alive,
     Close,
     Closed,
     Executed,
@@ -55,6 +56,7 @@ MESSAGES: Final[tuple[Message, ...]] = (
     Ready(),
     Ready(listeners=("localhost:6443", "[::1]:6443"), max_gap=1, max_crashes=1),
     Stopping(),
+    Alive(),
     HandOver(),
     Order(id="a", kind="stop", at="2024-01-01T00:00:00+00:00"),
     Order(id="a", kind="stop", at="2024-01-01T00:00:00+00:00", by="client1", reason="\0" * protocol.MAX_REASON),

@@ -302,3 +302,51 @@ def test_the_last_words_of_a_server() -> None:
         case.servers.on_ready(Ready())
         case.servers.on_reaped({case.process.pid: signal.SIGKILL})
         assert case.said == [(close, False)]
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The service manager waits for signs of life, so many seconds."""
+    monkeypatch.setenv("WATCHDOG_USEC", "60000000")
+    monkeypatch.delenv("WATCHDOG_PID", raising=False)
+    return 60.0
+
+
+def test_a_server_that_falls_silent(watched: float, capfd: pytest.CaptureFixture[str]) -> None:
+    """As long as it says that it is alive it lives; when it is silent for longer it is killed, and its jobs go on."""
+    with serving() as case:
+        case.servers.on_ready(Ready())
+        for _ in range(5):
+            case.servers.on_alive()
+            case.poller.go_on(watched)
+        assert not case.has_died()
+        case.poller.go_on(1)
+        assert case.status() == -signal.SIGKILL
+        case.servers.on_reaped({case.process.pid: signal.SIGKILL})
+        said = capfd.readouterr().err
+        assert "the server has not said that it is alive for 61 s, and was killed; its jobs go on" in said
+        assert (case.servers.has_ended, case.killed_jobs) == (False, 0)
+
+
+def test_servers_that_may_be_silent(watched: float) -> None:
+    """One that has never said that it is alive, one that ends, and one that hands over are left alone."""
+    with serving() as old, serving() as ending, serving() as leaving:
+        for case in (old, ending, leaving):
+            case.servers.on_ready(Ready())
+        ending.servers.on_alive()
+        ending.servers.on_stopping()
+        leaving.servers.on_alive()
+        leaving.servers.current.hands_over = True  # type: ignore[union-attr]  # there is one
+        for case in (old, ending, leaving):
+            case.poller.go_on(10 * watched)
+            assert not case.has_died()
+
+
+def test_silence_without_a_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no service manager waits, nobody is killed for it."""
+    monkeypatch.delenv("WATCHDOG_USEC", raising=False)
+    with serving() as case:
+        case.servers.on_ready(Ready())
+        case.servers.on_alive()
+        case.poller.go_on(10_000)
+        assert not case.has_died()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import trio
 
-from jobmaster.server.serving import FOLLOWER_SECONDS, LAST_WORD_SECONDS, Ending, Serving
+from jobmaster.server.serving import FOLLOWER_SECONDS, LAST_WORD_SECONDS, Ending, Serving, alive_seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,3 +63,12 @@ async def test_a_client_that_does_not_read(autojump_clock: MockClock, ending: En
     await serving._end_connections(ending)
     assert listener.told == ["shut down", "given up"]
     assert trio.current_time() == pytest.approx(most)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("", None), ("10", 10.0), ("0.5", 0.5), ("0", None), ("-1", None), ("nan", None), ("inf", None), ("often", None)],
+)
+def test_how_often_a_server_is_to_speak(text: str, seconds: float | None) -> None:
+    """As often as its launcher says; never where that says nothing that can be kept to."""
+    assert alive_seconds(text) == seconds

@@ -46,7 +46,14 @@ class Service:
         await trio.run_process([sys.executable, "-m", "jobmaster", *words], cwd=REPOSITORY, capture_stdout=True)
         dropins = RUNNING_SYSTEMD / f"{NAME}.d"
         dropins.mkdir(exist_ok=True)
+        (dropins / "watchdog.conf").unlink(missing_ok=True)
         (dropins / "test.conf").write_text(f"[Service]\nEnvironment=PYTHONPATH={self.installed}\n")
+        await trio.run_process(["systemctl", "daemon-reload"])
+
+    async def shorten_watchdog(self, seconds: int) -> None:
+        """Has systemd wait so long alone for a sign of life."""
+        file = RUNNING_SYSTEMD / f"{NAME}.d" / "watchdog.conf"
+        file.write_text(f"[Service]\nWatchdogSec={seconds}\n")
         await trio.run_process(["systemctl", "daemon-reload"])
 
     async def systemctl(self, verb: str, *options: str) -> None:

@@ -26,6 +26,8 @@ from tests.processes import servers_of
 pytestmark = [pytest.mark.kernel, pytest.mark.power]
 
 UPGRADES: Final = 5
+SHORT_WATCHDOG: Final = 15
+"""Seconds; a guest whose host is busy takes five for what else takes one."""
 FOLLOWED: Final = 5
 """Jobs that write, each with a follower."""
 WRITES: Final = """
@@ -275,3 +277,38 @@ async def test_exposure(service: Service) -> None:
     last = told.splitlines()[-1]
     assert float(last.rpartition(": ")[2].split()[0]) < 5.0, told
     print(f"\n{last}")
+
+
+async def test_a_server_that_hangs(service: Service) -> None:
+    """It is killed, and its job goes on under the next one; the unit stays active in the same process."""
+    await service.shorten_watchdog(SHORT_WATCHDOG)
+    await service.systemctl("start")
+    launcher, stop = await service.main_pid(), next(_stops)
+    async with service.connect() as jobs, states_of(service, "ActiveState") as states:
+        job_id = await start_writer(jobs, stop)
+        await first_chunk(jobs, job_id)
+        pid = (await jobs.status(job_id)).pid
+        (old,) = servers_of(launcher)
+        os.kill(old, signal.SIGSTOP)
+        await service.successor(old)
+        assert processes_in(service.cgroup_of(job_id)) == [pid]
+        stop.touch()
+        record = await jobs.wait(job_id)
+        assert (record.pid, record.exit_code) == (pid, 7)
+    assert states == {"active"}
+    assert (await service.main_pid(), await service.property("NRestarts")) == (launcher, "0")
+
+
+async def test_a_launcher_that_hangs(service: Service) -> None:
+    """Systemd kills it and starts another one; its job is told as lost."""
+    await service.shorten_watchdog(SHORT_WATCHDOG)
+    await service.systemctl("start")
+    launcher = await service.main_pid()
+    async with service.connect() as jobs:
+        job_id = await jobs.start("sleep", "1000")
+    os.kill(launcher, signal.SIGSTOP)
+    with trio.fail_after(SECONDS):
+        while await service.property("NRestarts") != "1" or await service.property("ActiveState") != "active":
+            await trio.sleep(0.05)
+    async with service.connect(patience=0) as jobs:
+        assert (await jobs.status(job_id)).cause.WhichOneof("kind") == "server_lost"
