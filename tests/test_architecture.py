@@ -145,6 +145,7 @@ PURE: Final = (
     "api/messages.py",
     "api/queries.py",
     "api/requests.py",
+    "api/server_info.py",
     "api/statuses.py",
     "api/subjects.py",
 )

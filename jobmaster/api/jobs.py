@@ -17,6 +17,7 @@ from jobmaster.api.following import follow_output
 from jobmaster.api.messages import output_messages, response_of, specification_of
 from jobmaster.api.queries import page_token, query_of
 from jobmaster.api.requests import check_attach, check_follow, check_job_id, check_query, check_start, checked_reason
+from jobmaster.api.server_info import ServerFacts, server_info
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import Unadmitted, checked, lasting, takes_admission, takes_call
@@ -40,8 +41,9 @@ POSITION_EVERY: Final = 1_000
 class JobService(JobServiceServicer):
     """The generated servicer's methods over a registry. purerpc hands the caller over as `request`."""
 
-    def __init__(self, registry: Registry, followers: Followers) -> None:
+    def __init__(self, registry: Registry, followers: Followers, facts: ServerFacts = ServerFacts()) -> None:  # noqa: B008  # a value
         self._registry = registry
+        self._facts = facts
         self._followers = followers
 
     @takes_admission
@@ -177,6 +179,14 @@ class JobService(JobServiceServicer):
         async with aclosing(self._registry.history.backup(request)) as pieces:
             async for data in pieces:
                 yield pb.BackupChunk(data=data)  # noqa: ASYNC119  # as above
+
+    @checked(check_query)
+    def ServerInfo(  # type: ignore[override]  # as of Status
+        self, message: pb.ServerInfoRequest, request: Identity
+    ) -> pb.ServerInfoResponse:
+        """What this server is, and what the caller may have and has."""
+        del message
+        return server_info(self._facts, request, running=self._registry.running_of(request))
 
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""

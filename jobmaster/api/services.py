@@ -8,6 +8,7 @@ from jobmaster.api.followers import MOST_FOLLOWERS, Followers
 from jobmaster.api.health import HEALTH, HealthService
 from jobmaster.api.jobs import JobService
 from jobmaster.api.reflection import REFLECTION, REFLECTION_ALPHA, ReflectionService
+from jobmaster.api.server_info import ServerFacts
 from jobmaster.grpc.purerpc_adapter import Service
 from jobmaster.run.registry import Registry
 
@@ -15,8 +16,14 @@ from jobmaster.run.registry import Registry
 class Api:
     """JobService and, beside it, the standard services that tools expect: health and reflection."""
 
-    def __init__(self, registry: Registry, *, most_followers: int = MOST_FOLLOWERS) -> None:
-        self._jobs = JobService(registry, Followers(most_followers))
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        facts: ServerFacts = ServerFacts(),  # noqa: B008  # a value
+        most_followers: int = MOST_FOLLOWERS,
+    ) -> None:
+        self._jobs = JobService(registry, Followers(most_followers), facts)
         jobs = self._jobs.service
         names = (jobs.name, HEALTH, REFLECTION, REFLECTION_ALPHA)
         self._health = HealthService(names)

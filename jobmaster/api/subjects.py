@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _JOBS: Final = pb.DESCRIPTOR.services_by_name["JobService"]
 START: Final = f"{_JOBS.full_name}/Start"
 """The method that has to wait until its beginning is written."""
-_READS: Final = frozenset({"Status", "List"})
+_READS: Final = frozenset({"Status", "List", "ServerInfo"})
 """Methods that change nothing and are answered at once."""
 BEGUN: Final = frozenset(
     {

@@ -107,6 +107,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Info:
+    """`info`."""
+
+    as_json: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
     """`wait JOB`."""
 
@@ -198,7 +205,7 @@ class Backup:
     file: Path
 
 
-Action = Start | Run | Attach | Stop | Status | Wait | Remove | StreamOutput | Logs | List | Events | Backup
+Action = Start | Run | Attach | Stop | Status | Wait | Remove | StreamOutput | Logs | List | Events | Backup | Info
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from jobmaster.cli.actions import (
     Command,
     Doctor,
     Events,
+    Info,
     InstallUnit,
     List,
     Logs,
@@ -106,6 +107,8 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return _list(parser, given)
         case "events":
             return Events(as_json=given.json, after=given.after)
+        case "info":
+            return Info(as_json=given.json)
         case "backup":
             return Backup(given.file)
         case "rm":

@@ -152,6 +152,10 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_events(verbs)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
+    info = verbs.add_parser(
+        "info", help="what the server is, which limits it enforces, and what you may have and have", allow_abbrev=False
+    )
+    info.add_argument("--json", action="store_true", help="one line of JSON")
     _add_audit(verbs)
     _add_doctor(verbs)
     _add_install_unit(verbs)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.sizes import size_text
 
 
-def as_json(record: pb.JobResponse | pb.JobEventMessage) -> str:
-    """The record, or the event, with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
+def as_json(record: pb.JobResponse | pb.JobEventMessage | pb.ServerInfoResponse) -> str:
+    """The record, event or server, with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
     import json  # here, because most calls show no JSON
 
     from google.protobuf.json_format import MessageToDict
@@ -26,6 +27,23 @@ def as_block(record: pb.JobResponse) -> str:
     1970 for a job that runs.
     """
     return "\n".join(f"{name:<10} {visible(value)}" for name, value in _lines(record))
+
+
+def info_block(info: pb.ServerInfoResponse) -> str:
+    """What a server tells of itself, as lines like those of a record."""
+    lines = [
+        ("version", info.version),
+        ("kernel", info.kernel),
+        ("client", f"{info.client} ({info.role})"),
+        ("jobs", f"{info.running_jobs} running; {info.max_jobs_of_client} at most, {info.max_jobs} of all clients"),
+        ("output", f"{size_text(info.output_max)} at most are kept of a job's" if info.output_max else "all is kept"),
+        ("grace", f"{info.grace_seconds:g} s between SIGTERM and SIGKILL of a stop"),
+        *(
+            ("limit", f"{each.controller}: {'enforced' if each.enforced else f'NOT ENFORCED: {each.reason}'}")
+            for each in info.enforcement
+        ),
+    ]
+    return "\n".join(f"{name:<10} {visible(value)}" for name, value in lines)
 
 
 def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:

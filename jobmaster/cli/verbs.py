@@ -16,6 +16,7 @@ from jobmaster.cli.actions import (
     Backup,
     Command,
     Events,
+    Info,
     List,
     Logs,
     Remove,
@@ -28,7 +29,7 @@ from jobmaster.cli.actions import (
 )
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OF_SIGNAL, exit_status
-from jobmaster.cli.presentation import as_block, as_json, how_to_find, visible
+from jobmaster.cli.presentation import as_block, as_json, how_to_find, info_block, visible
 from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
 from jobmaster.errors import JobmasterError, TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -120,13 +121,15 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
             return exit_status(record), _shown(record, wants_json=wants_json)
         case Remove(job_ids):
             return await remove_jobs(jobs, job_ids), ""
-        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup():
+        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup() | Info():
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
 
 
-async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup) -> tuple[int, str]:
+async def _do_more(
+    jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup | Info
+) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
         case Run():
@@ -153,6 +156,9 @@ async def _do_more(jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List
             from jobmaster.cli.listing import show_events
 
             await show_events(jobs, action)
+        case Info(as_json=wants_json):
+            info = await jobs.server_info()
+            return DONE, f"{as_json(info) if wants_json else info_block(info)}\n"
         case Backup(file):
             from jobmaster.cli.copying import save_backup
 

@@ -114,6 +114,14 @@ class Jobs:
         """The job's record when it has ended."""
         return await self._calls.unary("Wait", _request(job_id), pb.JobResponse, self._following_patience, lasts=True)
 
+    async def server_info(self) -> pb.ServerInfoResponse:
+        """What the server is, which limits its host enforces, and what this client may have and has now.
+
+        Raises:
+            RpcFailedError: UNIMPLEMENTED of a server that is older.
+        """
+        return await self._calls.unary("ServerInfo", pb.ServerInfoRequest(), pb.ServerInfoResponse, self._patience)
+
     async def remove(self, job_id: str) -> None:
         """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.
 

@@ -73,6 +73,10 @@ class LiveJobs:
         """The job called so, where it has not ended."""
         return self._jobs.get(job_id)
 
+    def count_of(self, owner: str) -> int:
+        """How many one client has."""
+        return self._of_client[owner]
+
     def all(self) -> tuple[LiveJob, ...]:
         """All of them now."""
         return tuple(self._jobs.values())

@@ -97,6 +97,10 @@ class Registry:
         """How many jobs have not ended."""
         return len(self._live)
 
+    def running_of(self, caller: Identity) -> int:
+        """How many of the caller's own jobs have not ended."""
+        return self._live.count_of(caller.name)
+
     @property
     def unrecorded(self) -> int:
         """How many jobs have ended without the journal having recorded it; it may still do so until its own end."""

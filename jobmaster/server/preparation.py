@@ -30,9 +30,14 @@ _LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A host that is ready for jobs, and the lines that say how."""
+    """A host that is ready for jobs, and the lines that say how.
+
+    Attributes:
+        enforcement: why each kind of limit is not enforced, by the controller's name; None where it is.
+    """
 
     terms: LocalTerms
+    enforcement: tuple[tuple[str, str | None], ...]
     report: tuple[str, ...]
 
 
@@ -68,7 +73,10 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
     )
-    return Prepared(terms=terms, report=tuple(_report(terms, limits_of_jobs(options, enforcement, device))))
+    why_not = tuple((str(state.controller), enforcement.why_not(state.controller)) for state in enforcement.states)
+    return Prepared(
+        terms=terms, enforcement=why_not, report=tuple(_report(terms, limits_of_jobs(options, enforcement, device)))
+    )
 
 
 def prepare_output_folder(options: ServerOptions) -> None:

@@ -10,6 +10,7 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 from __future__ import annotations
 
 import datetime
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Final, NoReturn
 import trio
 
 from jobmaster import __version__
+from jobmaster.api.server_info import ServerFacts
 from jobmaster.api.services import Api
 from jobmaster.api.statuses import status_of
 from jobmaster.audit.audit import Audit, open_audit
@@ -155,7 +157,8 @@ async def serve(
                 recovered = await registry.recover()
                 told = (*prepared.report, *_warnings(options), plan.warning, ended, *recovered.report)
                 _say_all(f"jobmaster {__version__}", *told)
-                api = Api(registry, most_followers=plan.followers)
+                facts = _facts(options, prepared, Bounds(running=plan.jobs))
+                api = Api(registry, facts=facts, most_followers=plan.followers)
                 serving = Serving(
                     options=options,
                     held=held,
@@ -206,6 +209,19 @@ def _certificates(options: ServerOptions) -> Path:
         authority.initialise(folder)
         say(f"made new certificates in {folder}; try: jobmaster --certs-dir {folder} -n client1 start ls -l /etc")
     return folder
+
+
+def _facts(options: ServerOptions, prepared: preparation.Prepared, bounds: Bounds) -> ServerFacts:
+    """What clients may know of this server."""
+    return ServerFacts(
+        version=__version__,
+        kernel=os.uname().release,
+        enforcement=prepared.enforcement,
+        max_jobs=bounds.running,
+        max_jobs_of_client=bounds.running_of_client,
+        output_max=options.output_max,
+        grace_seconds=options.grace_seconds,
+    )
 
 
 def _warnings(options: ServerOptions) -> tuple[str, ...]:

@@ -55,6 +55,6 @@ def test_secrets_that_are_nowhere() -> None:
 def test_what_has_a_beginning() -> None:
     """Every method of JobService but those that only look, and at once."""
     methods = {f"{SERVICE}/{method.name}" for method in pb.DESCRIPTOR.services_by_name["JobService"].methods}
-    assert methods - BEGUN == {f"{SERVICE}/Status", f"{SERVICE}/List"}
+    assert methods - BEGUN == {f"{SERVICE}/{name}" for name in ("Status", "List", "ServerInfo")}
     assert BEGUN - methods == {"grpc.health.v1.Health/Watch"}
     assert START in BEGUN

@@ -37,6 +37,9 @@ class JobServiceServicer(purerpc.Servicer):
     async def Backup(self, input_message):
         raise NotImplementedError()
 
+    async def ServerInfo(self, input_message):
+        raise NotImplementedError()
+
     @property
     def service(self) -> purerpc.Service:
         service_obj = purerpc.Service(
@@ -141,6 +144,15 @@ class JobServiceServicer(purerpc.Servicer):
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupChunk,
             )
         )
+        service_obj.add_method(
+            "ServerInfo",
+            self.ServerInfo,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
+            )
+        )
         return service_obj
 
 
@@ -236,5 +248,13 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_STREAM,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.BackupChunk,
+            )
+        )
+        self.ServerInfo = self._client.get_method_stub(
+            "ServerInfo",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
             )
         )

@@ -500,6 +500,44 @@ class BackupChunk(_message.Message):
     data: bytes
     def __init__(self, data: _Optional[bytes] = ...) -> None: ...
 
+class ServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ServerInfoResponse(_message.Message):
+    __slots__ = ("version", "kernel", "enforcement", "client", "role", "running_jobs", "max_jobs_of_client", "max_jobs", "output_max", "grace_seconds")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FIELD_NUMBER: _ClassVar[int]
+    ENFORCEMENT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_JOBS_FIELD_NUMBER: _ClassVar[int]
+    MAX_JOBS_OF_CLIENT_FIELD_NUMBER: _ClassVar[int]
+    MAX_JOBS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
+    GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    kernel: str
+    enforcement: _containers.RepeatedCompositeFieldContainer[Enforcement]
+    client: str
+    role: str
+    running_jobs: int
+    max_jobs_of_client: int
+    max_jobs: int
+    output_max: int
+    grace_seconds: float
+    def __init__(self, version: _Optional[str] = ..., kernel: _Optional[str] = ..., enforcement: _Optional[_Iterable[_Union[Enforcement, _Mapping]]] = ..., client: _Optional[str] = ..., role: _Optional[str] = ..., running_jobs: _Optional[int] = ..., max_jobs_of_client: _Optional[int] = ..., max_jobs: _Optional[int] = ..., output_max: _Optional[int] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+
+class Enforcement(_message.Message):
+    __slots__ = ("controller", "enforced", "reason")
+    CONTROLLER_FIELD_NUMBER: _ClassVar[int]
+    ENFORCED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    controller: str
+    enforced: bool
+    reason: str
+    def __init__(self, controller: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+
 class AttachRequest(_message.Message):
     __slots__ = ("start", "input", "window")
     START_FIELD_NUMBER: _ClassVar[int]
