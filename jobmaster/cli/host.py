@@ -56,6 +56,7 @@ def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
             command=(sys.executable, "-P", "-m", "jobmaster.serve", *words),
             grace_seconds=options.grace_seconds,
             port=options.port,
+            makes_certificates=options.certificates is None,
             jobs_are_root=is_run_as_root(options.run_as),
         )
     )

@@ -19,6 +19,11 @@ AFTER_GRACE_SECONDS: Final = 60
 _PRIVILEGED_PORTS: Final = 1024
 _FOLDER: Final = Path(__file__).parent
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@+=:,./-")
+_CONFIGURATION: Final = """\
+# /etc/jobmaster, in which a first start makes the certificates: a service under ProtectSystem= cannot make the folder itself.
+ConfigurationDirectory=jobmaster
+
+"""
 _ESCAPES: Final = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\t": "\\t", "\r": "\\r", "%": "%%", "$": "$$"}
 _CONTROL: Final = 0x20
 
@@ -31,6 +36,7 @@ class Unit:
         command: the server's command line, the interpreter first.
         grace_seconds: between SIGTERM and SIGKILL of a job.
         port: on which it listens.
+        makes_certificates: it has the default folder of certificates, which its first start may have to make.
         jobs_are_root: jobs are to have all of root's power, so that nothing is taken from them.
     """
 
@@ -38,6 +44,7 @@ class Unit:
     grace_seconds: float
     port: int
     jobs_are_root: bool
+    makes_certificates: bool = True
 
     def __post_init__(self) -> None:
         program = self.command[0]
@@ -54,6 +61,7 @@ def unit_text(unit: Unit) -> str:
     parts = {
         "@command@": command_line(unit.command),
         "@stop_seconds@": str(stop_seconds),
+        "@configuration@": _CONFIGURATION if unit.makes_certificates else "",
         "@hardening@\n": hardening,
     }
     return _filled("jobmaster.service", parts)

@@ -50,6 +50,12 @@ def test_options_that_a_server_refuses(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_certificates_of_ones_own() -> None:
+    """Where a folder is named, no other is made."""
+    assert "ConfigurationDirectory" in install_unit("--print").stdout
+    assert "ConfigurationDirectory" not in install_unit("--print", "--", "--certs-dir", "/srv/certs").stdout
+
+
 def test_root_jobs(tmp_path: Path) -> None:
     """Jobs that are to run as root keep what the unit would take from them."""
     assert "CapabilityBoundingSet" not in install_unit("--print", "--", "--run-as", "root").stdout

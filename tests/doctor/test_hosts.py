@@ -120,7 +120,7 @@ def test_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory, certificates
     assert found.verdicts("kernel", "clone3", "pidfd") == ["ok"] * 3
 
 
-async def test_a_server_that_runs(server: Server) -> None:
+async def test_a_server_that_runs(server: Server) -> None:  # noqa: ASYNC124  # its server runs in this loop
     """The folder that it has, and the cgroup that it uses, are told."""
     found = examined("--output-dir", str(server.output), "--certs-dir", str(server.certificates))
     assert "a server has" in found.text("server")

@@ -86,6 +86,13 @@ def test_nothing_is_left_to_fill_in() -> None:
     assert found["ExecStart"] == "/usr/bin/python3 -P -m jobmaster.serve"
 
 
+def test_the_folder_of_certificates() -> None:
+    """Systemd makes it where the first start is to fill it, and may write there though /etc is protected; else not."""
+    made, named = (settings(unit_text(dataclasses.replace(UNIT, makes_certificates=each))) for each in (True, False))
+    assert (made["ConfigurationDirectory"], made["ReadWritePaths"]) == ("jobmaster", "-/etc/jobmaster")
+    assert "ConfigurationDirectory" not in named
+
+
 def test_a_privileged_port() -> None:
     """The capability for it is kept, and only where it is needed."""
     bounded = {
