@@ -135,8 +135,6 @@ class ServerOptions:
         for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
             if folder is not None and (not folder.is_absolute() or ".." in folder.parts):
                 raise ConfigurationError(f"{option} {folder}: must be an absolute path without '..'")
-        if self.run_as is not None and self.uid_range is not None:
-            raise ConfigurationError("--run-as and --uid-range exclude each other: all jobs run as that user")
 
     @property
     def audit(self) -> Path:
@@ -172,6 +170,7 @@ PROGRAM: Final = "python -m jobmaster.serve"
 def parse(arguments: Sequence[str]) -> ServerOptions:
     """The options of a command line, without a file. Exits 2, with the usage, when it is wrong."""
     try:
+        _require_one_choice_of_users(new_parser().parse_args(arguments))
         return options_of(arguments, {})
     except (ConfigurationError, ValueError) as error:
         new_parser().error(str(error))
@@ -182,12 +181,19 @@ def parse_command_line(arguments: Sequence[str], program: str = PROGRAM) -> Comm
     parser = new_parser(program)
     given = parser.parse_args(arguments)
     try:
+        _require_one_choice_of_users(given)
         options_of(arguments, {"output_dir": given.output_dir or Path("/")})  # else the file may name it
     except (ConfigurationError, ValueError) as error:
         parser.error(str(error))
     return CommandLine(
         arguments=tuple(arguments), config=given.config, only_checks=given.check_config, verbose=given.verbose
     )
+
+
+def _require_one_choice_of_users(given: argparse.Namespace) -> None:
+    """Raises ConfigurationError where a command line has two; of a file and a command line, --run-as counts."""
+    if given.run_as is not None and given.uid_range is not None:
+        raise ConfigurationError("--run-as and --uid-range exclude each other: all jobs run as that user")
 
 
 def options_of(arguments: Sequence[str], values: Mapping[str, Any], policy: Policy | None = None) -> ServerOptions:

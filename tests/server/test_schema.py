@@ -14,7 +14,7 @@ import pytest
 import jobmaster.server
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup.limits import IoLimits, Limits, OomPolicy
-from jobmaster.host.uid_range import UidRange
+from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange
 from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role
 from jobmaster.journal.connection import Synchronous
 from jobmaster.run.bounds import FreeSpace
@@ -277,6 +277,7 @@ def test_the_example_has_every_key() -> None:
         certificates=Path("/etc/jobmaster/certs"),
         cgroup_root=Path("/sys/fs/cgroup/jobmaster"),
         run_as="nobody",
+        uid_range=DEFAULT_UID_RANGE,
         io_device="254:0",
         output_free=FreeSpace(percent=5),
     )
