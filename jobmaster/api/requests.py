@@ -6,6 +6,7 @@ from typing import Final
 
 from jobmaster.errors import InvalidRequest
 from jobmaster.grpc.methods import count_fields
+from jobmaster.job.limits import MOST_DEVICES
 from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import (
     MAX_ARGUMENT_BYTES,
@@ -13,6 +14,7 @@ from jobmaster.job.specification import (
     too_long_arguments,
     too_many_arguments,
 )
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 MAX_JOB_ID_REQUEST: Final = 1024
 """Bytes of a request that names a job, whose id has 27 characters; a follower holds its own as long as it follows."""
@@ -24,9 +26,12 @@ MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
-_OTHER_BYTES: Final = 256 + 20 * MAX_SECRETS
+_LIMIT_BYTES: Final = 128 + 128 * MOST_DEVICES
+"""More than limits may have: 7 numbers, and for each device its own with 4 rates. An object may be made of 2 of them."""
+_LIMITS_FIELD: Final = pb.JobCreateRequest.LIMITS_FIELD_NUMBER
+_OTHER_BYTES: Final = 256 + 20 * MAX_SECRETS + _LIMIT_BYTES
 """Bytes of a Start that are not its command: more than a request id, the options and the places of secrets may have."""
-_OTHER_FIELDS: Final = 7 + MAX_SECRETS
+_OTHER_FIELDS: Final = 8 + MAX_SECRETS
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -36,14 +41,16 @@ def check_start(serialized: bytes) -> int:
     """What a Start holds in memory, in bytes.
 
     Raises:
-        InvalidRequest: its command and arguments are too many or too long.
+        InvalidRequest: its command and arguments are too many or too long, or its limits are too many.
         DecodeError: it is no message.
     """
     if len(serialized) > MAX_ARGUMENT_BYTES + _OTHER_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS)
+    count, of_limits = count_fields(serialized, MAX_ARGUMENTS + _OTHER_FIELDS, _LIMITS_FIELD)
     if count > MAX_ARGUMENTS + _OTHER_FIELDS:
         raise too_many_arguments()
+    if of_limits > _LIMIT_BYTES:
+        raise InvalidRequest(f"limits for more than {MOST_DEVICES} devices", field="limits.io")
     return len(serialized) + _OBJECT_BYTES * count
 
 

@@ -52,6 +52,8 @@ class RequestKey:
                 digest.update(b"\0" + option.encode())
         if specification.output_max or specification.ends_when_full:
             digest.update(b"\0output %d %d" % (specification.output_max, specification.ends_when_full))
+        if specification.limits:
+            digest.update(b"\0limits " + specification.limits.canonical().encode())
         return cls(id=request_id, digest=digest.digest())
 
 

@@ -8,6 +8,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Final
 
 from jobmaster.errors import InvalidRequest
+from jobmaster.job.limits import NO_LIMITS, LimitRequest
 from jobmaster.job.secret import Secret, check_secrets, masked_words
 from jobmaster.job.terminal import Terminal
 
@@ -33,6 +34,7 @@ class JobSpecification:
         output_max: bytes of output that are kept; 0: as many as the server keeps of any job.
         ends_when_full: the job is ended when there are more; else the middle of the output is dropped.
         terminal: what is all three of its standard streams; None where they are not one.
+        limits: what it may use of the host.
         secrets: what of the words nobody is to read, in order.
         masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
@@ -47,6 +49,7 @@ class JobSpecification:
     output_max: int = 0
     ends_when_full: bool = False
     terminal: Terminal | None = None
+    limits: LimitRequest = NO_LIMITS
     secrets: tuple[Secret, ...] = ()
     masked_argv: tuple[str, ...] = field(init=False, compare=False)
 

@@ -228,7 +228,9 @@ _STATE: Final = _variant(
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
-_LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_LIMITS: Final = _array(
+    _structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT), requested=_FLAG)
+)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _EVENTS: Final[dict[type, Codec]] = {
     Launched: _structure(

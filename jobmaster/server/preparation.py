@@ -17,14 +17,13 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
-from jobmaster.host.cgroup.limits import Controller, LimitWrite, limit_writes
+from jobmaster.host.cgroup.limits import Controller
 from jobmaster.host.cgroup.startup import open_cgroups
-from jobmaster.job.record import LimitReport
+from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.options import ServerOptions
 
 DEFAULT_ACCOUNT: Final = "nobody"
-_LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +52,18 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
     tree, enforcement = opened.tree, opened.enforcement
     if options.require_limits:
         _require_all(enforcement)
-    writes = limit_writes(options.limits, options.oom_policy, available=enforcement.controllers, io_device=device)
-    enforced = tuple(write for write in writes if write.controller in enforcement.controllers)
-    reports = tuple(_limit_report(write, enforcement) for write in writes if write.file in _LIMIT_FILES)
     terms = LocalTerms(
         tree=tree,
-        limit_writes=enforced,
-        limit_reports=reports,
-        memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
+        limits=LimitPolicy(
+            defaults=options.limits,
+            ceilings=Ceilings.of(options.limits),
+            capabilities=Capabilities(
+                enforcement=enforcement,
+                io_device=device,
+                no_io_weights_because=opened.no_io_weights_because,
+            ),
+            oom_policy=options.oom_policy,
+        ),
         output_folder=options.output_folder,
         output_max=options.output_max,
         account=account,
@@ -135,20 +138,12 @@ def _require_all(enforcement: Enforcement) -> None:
         raise ConfigurationError(f"--require-limits: this host does not enforce every limit ({'; '.join(missing)})")
 
 
-def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
-    return LimitReport(
-        name=str(write.controller),
-        value=f"{write.file} {write.text}",
-        not_enforced_because=enforcement.why_not(write.controller),
-    )
-
-
 def _report(terms: LocalTerms, enforcement: Enforcement, device: str | None) -> Iterator[str]:
     account = terms.account
     yield f"jobs run as {account.name} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
     if account.is_root:
         yield "warning: jobs that run as root can leave their cgroup and its limits"
-    defaults = {report.name: report.value for report in terms.limit_reports}
+    defaults = {report.name: report.value for report in default_limits(terms.limits).reports}
     for state in enforcement.states:
         name = str(state.controller)
         reason = enforcement.why_not(state.controller)

@@ -84,8 +84,8 @@ def launched(command: CommandLine) -> Launched:
 WRITTEN: Final = (
     '{"id":"0ujtsYcgvSTl8PAuAdqWYSMnLOv","owner":"client1","command":{"words":["ls","-l"],"omitted":0},"pid":42,'
     '"start_time":7000,"boot_id":"7b1c4a5e-0d6f-4a53-9d0c-3f0a2f1c9e11","at":"2026-01-02T12:00:00+00:00",'
-    '"limits":[{"name":"memory","value":"memory.max 1","not_enforced_because":null}],"request":{"id":"r",'
-    '"digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false,"terminal":false}'
+    '"limits":[{"name":"memory","value":"memory.max 1","not_enforced_because":null,"requested":false}],'
+    '"request":{"id":"r","digest":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"},"output_max":0,"ends_when_full":false,"terminal":false}'
 )
 
 
@@ -102,6 +102,13 @@ def test_fields_of_later_and_earlier_programs() -> None:
     event = decode_event("launched", json.dumps({**document, "colour": "red"}))
     assert isinstance(event, Launched)
     assert (event.pid, event.limits, event.request) == (42, (), None)
+
+
+def test_limits_of_an_earlier_program() -> None:
+    """A limit that was written when jobs could ask for none is the server's default."""
+    event = decode_event("launched", WRITTEN.replace(',"requested":false', ""))
+    assert isinstance(event, Launched)
+    assert [(limit.value, limit.requested) for limit in event.limits] == [("memory.max 1", False)]
 
 
 def test_times_are_of_one_zone() -> None:

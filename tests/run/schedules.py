@@ -118,6 +118,7 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
     "kill": (None, errno.EMFILE),
     "is_populated": (None, errno.EMFILE),
     "oom_kills": (None, errno.EMFILE),
+    "lift_limits": (None, errno.EMFILE),
     "remove": (None, errno.EBUSY, errno.EMFILE),
     "close": (None, errno.EIO, errno.EDQUOT),
     "memory_events": (None, errno.EMFILE),

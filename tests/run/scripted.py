@@ -24,7 +24,7 @@ import trio
 from jobmaster.errors import HostError, KilledBeforeExecution
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
 from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
@@ -152,6 +152,7 @@ class ScriptedExecution:
         self.is_adopted = False
         self.is_removed = False
         self.is_closed = False
+        self.lifted = 0
         self.written_up = trio.Event()
         self._host = host
         self._kept_read_end = os.dup(ends[0])
@@ -279,6 +280,12 @@ class ScriptedExecution:
     def kept_oom_kills(self) -> int:
         """That attribute."""
         return self._kept_oom_kills
+
+    async def lift_limits(self) -> None:
+        """It has none; who is cancelled is so here."""
+        await trio.lowlevel.checkpoint()
+        self._meet("lift_limits")
+        self.lifted += 1
 
     def remove(self) -> bool:
         """Removes the cgroup when it is empty and no longer busy."""
@@ -453,7 +460,6 @@ class ScriptedHost:
     nursery: trio.Nursery
     scripts: Mapping[str, Script]
     faults: Faults = field(default_factory=Faults)
-    limits: tuple[LimitReport, ...] = ()
     pids: count[int] = field(default_factory=count)
     spawned: dict[str, ScriptedExecution] = field(default_factory=dict)
     made: list[ScriptedExecution] = field(default_factory=list)
