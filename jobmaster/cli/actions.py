@@ -37,12 +37,47 @@ class Output:
     full: Literal["drop", "end"] = "drop"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IoLimit:
+    """Traffic with one disk; None: the server's default.
+
+    Attributes:
+        device: its MAJ:MIN; empty: the server's own choice.
+        read_bps, write_bps: bytes a second.
+        read_iops, write_iops: operations a second.
+    """
+
+    device: str = ""
+    read_bps: int | None = None
+    write_bps: int | None = None
+    read_iops: int | None = None
+    write_iops: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a job may use of the host; None: the server's default. Bytes, and thousandths of a core."""
+
+    cpu_millicores: int | None = None
+    memory_max: int | None = None
+    memory_high: int | None = None
+    swap_max: int | None = None
+    pids_max: int | None = None
+    cpu_weight: int | None = None
+    io_weight: int | None = None
+    io: tuple[IoLimit, ...] = ()
+
+
+NO_LIMITS: Final = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """`start COMMAND [ARG…]`."""
 
     argv: tuple[str, ...]
     output: Output = Output()
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +93,7 @@ class Run:
         tty: the job has a terminal, which is this one unless it is detached.
         detach_keys: the bytes of the keys that detach from it; none: none do.
         output: how much of its output is kept.
+        limits: what it may use of the host.
         secret_env: the environment variables whose values nobody is to read in the command.
     """
 
@@ -69,6 +105,7 @@ class Run:
     tty: bool = False
     detach_keys: bytes = DETACH_KEYS
     output: Output = Output()
+    limits: Limits = NO_LIMITS
     secret_env: tuple[str, ...] = ()
 
 

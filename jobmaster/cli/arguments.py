@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobmaster.cli.actions import (
+    NO_LIMITS,
     Action,
     Attach,
     Audit,
     Backup,
     Command,
     Events,
+    Limits,
     List,
     Logs,
     Output,
@@ -26,6 +28,8 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
+from jobmaster.cli.limit_options import OPTIONS as LIMIT_OPTIONS
+from jobmaster.cli.limit_options import limits_of
 from jobmaster.cli.parser import (
     CERTIFICATES,
     KEYS,
@@ -43,8 +47,11 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL})
+_OF_START: Final = frozenset({OUTPUT_MAX, OUTPUT_FULL}) | LIMIT_OPTIONS
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
+
+_LIMITS_OR_HELP: Final = LIMIT_OPTIONS | {"-h", "--help"}
+"""Where none of these is given, there are no limits."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
 """The options of `run` that have one; the word after one of them is not the command."""
@@ -61,8 +68,11 @@ def parse(arguments: Sequence[str]) -> Command | Audit | Text:
     """
     words = list(arguments)
     place = _verb_place(words)
-    parser = new_parser(needs_name=place is None or words[place] != "audit")
     end, begin = _command_place(words)
+    parser = new_parser(
+        needs_name=place is None or words[place] != "audit",
+        has_limits=any(word.partition("=")[0] in _LIMITS_OR_HELP for word in words[:end]),
+    )
     try:
         given = parser.parse_args(words[:end])
         if given.verb == "audit":
@@ -84,7 +94,7 @@ def is_as_a_job(arguments: Sequence[str]) -> bool:
 def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command: list[str]) -> Action:
     match given.verb:
         case "start":
-            return Start(_argv(parser, "start", command), _output(given))
+            return Start(_argv(parser, "start", command), _output(given), _limits(parser, given))
         case "run":
             return _run(parser, given, command)
         case "list" | "ps":
@@ -119,6 +129,7 @@ def _run(parser: argparse.ArgumentParser, given: argparse.Namespace, command: li
         tty=given.tty,
         detach_keys=given.detach_keys,
         output=_output(given),
+        limits=_limits(parser, given),
         secret_env=tuple(given.secret_env),
     )
 
@@ -235,3 +246,12 @@ def _require_text(parser: argparse.ArgumentParser, what: str, value: str, *, is_
 
 def _output(given: argparse.Namespace) -> Output:
     return Output(most=given.output_max, full=given.output_full)
+
+
+def _limits(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Limits:
+    if "memory_max" not in given:
+        return NO_LIMITS
+    try:
+        return limits_of(given)
+    except ValueError as error:
+        parser.error(f"{given.verb}: {error}")

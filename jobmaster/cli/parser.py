@@ -10,6 +10,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
+from jobmaster.cli.limit_options import USAGE, add_limit_options
 from jobmaster.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -116,8 +117,13 @@ class _Version(argparse.Action):
         raise TextAsked(f"jobmaster {__version__}\n")
 
 
-def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
-    """A parser of all but the command of a verb; it raises UsageError and TextAsked, and prints nothing."""
+def new_parser(*, needs_name: bool, has_limits: bool = True) -> argparse.ArgumentParser:
+    """A parser of all but the command of a verb; it raises UsageError and TextAsked, and prints nothing.
+
+    Args:
+        needs_name: whether who one is has to be said.
+        has_limits: whether there are the options that limit a job, which take a millisecond to be added.
+    """
     parser = _Parser(
         prog="jobmaster",
         description="Runs commands on another Linux machine and follows them.",
@@ -147,7 +153,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
         "$XDG_CONFIG_HOME/jobmaster/certs)",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_starting_verbs(verbs)
+    _add_starting_verbs(verbs, has_limits=has_limits)
     _add_job_verbs(verbs)
     _add_list(verbs)
     _add_events(verbs)
@@ -160,11 +166,11 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 
 
-def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
+def _add_starting_verbs(verbs: Verbs[_Parser], *, has_limits: bool) -> None:
     start = verbs.add_parser(
         "start",
         help="start a command; prints the job's id",
-        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        usage=f"%(prog)s [-h] [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {USAGE} COMMAND [ARG…]",
         allow_abbrev=False,
     )
     _add_output(start)
@@ -172,7 +178,7 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "run",
         help="run a command to its end: its output, and its exit status",
         usage="%(prog)s [-h] [-d] [-t | -i | --no-stdin] [--detach-keys KEYS] [--separate-streams] [--request-id ID] "
-        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] COMMAND [ARG…]",
+        f"[--secret-env NAME]… [{OUTPUT_MAX} SIZE] [{OUTPUT_FULL} {{drop,end}}] {USAGE} COMMAND [ARG…]",
         description="Starts a command, copies its output to stdout as it comes, and exits as it did. Standard input is "
         "the command's where it is a pipe or a file. Ctrl-C or SIGTERM asks the job to stop, a second one kills it, a "
         "third one leaves it. With -t all keys are the job's, but Ctrl-P Ctrl-Q, which leaves it as it is.",
@@ -207,6 +213,8 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
         "may be given more than once",
     )
     _add_output(run)
+    for verb in (start, run) if has_limits else ():
+        add_limit_options(verb)
 
 
 def _add_output(verb: _Parser) -> None:

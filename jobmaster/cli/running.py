@@ -18,8 +18,9 @@ import trio
 from jobmaster.cli.attaching import JobEnd, copy, despite_losses, how_to_attach, say, words_of
 from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
+from jobmaster.cli.limit_options import limits_message
 from jobmaster.cli.presentation import how_to_find
-from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
+from jobmaster.client import InputLost, Jobs, LimitsIgnored, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.client.masking import is_text
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -39,6 +40,7 @@ class Runner:
         self._jobs = jobs
         self._argv = action.argv
         self._output = action.output
+        self._limits = action.limits
         self._detach = action.detach
         self._has_stdin = (is_stdin_given() and not action.detach) if action.stdin is None else action.stdin
         self._separate = action.separate
@@ -102,8 +104,12 @@ class Runner:
                 terminal=_terminal() if self._tty else None,
                 output_max=self._output.most,
                 output_full=self._output.full,
+                limits=limits_message(self._limits),
                 secrets=secrets.values(),
             )
+        except LimitsIgnored as error:
+            say(str(error))
+            return OURS
         except RpcFailedError as error:
             say(words_of(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:

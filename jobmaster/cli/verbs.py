@@ -28,8 +28,9 @@ from jobmaster.cli.actions import (
 )
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OF_SIGNAL, exit_status
+from jobmaster.cli.limit_options import limits_message
 from jobmaster.cli.presentation import as_block, as_json, how_to_find, visible
-from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
+from jobmaster.client import Jobs, LimitsIgnored, RpcFailedError, connect, new_request_id
 from jobmaster.errors import JobmasterError, TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -166,7 +167,7 @@ async def start_job(jobs: Jobs, action: Start) -> str:
     """Start a job, and return its id; whoever gets none is told how the job is found, should there be one.
 
     Raises:
-        CommandFailed: nobody knows whether it was started.
+        CommandFailed: nobody knows whether it was started; or it was, without its limits, and is stopped.
         RpcFailedError, TransportError: it was not.
     """
     request_id = new_request_id()
@@ -182,8 +183,14 @@ async def start_job(jobs: Jobs, action: Start) -> str:
             signal.signal(number, leave)  # to the program's end: who leaves before the id is printed is told it
     try:
         started = await jobs.start(
-            *action.argv, request_id=request_id, output_max=action.output.most, output_full=action.output.full
+            *action.argv,
+            request_id=request_id,
+            output_max=action.output.most,
+            output_full=action.output.full,
+            limits=limits_message(action.limits),
         )
+    except LimitsIgnored as error:
+        raise CommandFailed(str(error)) from error
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.UNAVAILABLE:
             raise

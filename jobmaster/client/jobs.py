@@ -14,11 +14,12 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, OnTrouble, Stream, Trouble, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.limits import LimitsIgnored, ignored_limits
 from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
-from jobmaster.grpc.purerpc_adapter import RpcFailedError
+from jobmaster.grpc.purerpc_adapter import RpcFailedError, StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 __all__ = ["Jobs", "RpcFailedError", "connect", "new_request_id"]
@@ -65,6 +66,7 @@ class Jobs:
         terminal: pb.Terminal | None = None,
         output_max: int = 0,
         output_full: Literal["drop", "end"] = "drop",
+        limits: pb.JobLimits | None = None,
         secrets: Iterable[str] = (),
     ) -> str:
         """Starts a command, once, however often the call has to be repeated; returns the job's id.
@@ -79,8 +81,12 @@ class Jobs:
             terminal: what its standard streams are, for `attach`; None where they are no terminal.
             output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
             output_full: what happens when there are more: the middle is dropped, or the job ended.
+            limits: what it may use of the host; the server's defaults where none is set.
             secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
                 audit and log have ***. 64 places at most.
+
+        Raises:
+            LimitsIgnored: the server is an older one, which knows nothing of these limits; the job is stopped.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -91,9 +97,28 @@ class Jobs:
             terminal=terminal,
             output_max=output_max,
             output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
+            limits=limits,
             secrets=secret_ranges((command, *args), secrets),
         )
-        return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
+        job_id = (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
+        if limits is not None:
+            await self._require_limits(job_id, limits)
+        return job_id
+
+    async def _require_limits(self, job_id: str, limits: pb.JobLimits) -> None:
+        """Stops a job whose server has ignored its limits, as protobuf has one do that does not know the field."""
+        try:
+            record = await self.status(job_id)
+        except RpcFailedError as error:
+            if error.status.status_code is not StatusCode.NOT_FOUND:
+                raise
+            return  # removed already: who found the job by its request id, or another client of this name
+        ignored = ignored_limits(limits, record)
+        if not ignored:
+            return
+        if not record.HasField("ended") or record.state == pb.JOBSTATE_RUNNING:
+            await self.stop(job_id, "the server does not know its limits", force=True)
+        raise LimitsIgnored(job_id, ignored)
 
     async def stop(self, job_id: str, reason: str = "", *, force: bool = False) -> pb.JobResponse:
         """Stops a job; returns its record when it has ended.
