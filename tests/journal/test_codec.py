@@ -201,6 +201,13 @@ def test_ends_of_earlier_programs() -> None:
     assert decode_event("main_process_died", died) == MainProcessDied(death=Signalled(9), killed_for_memory=True)
 
 
+def test_limits_of_an_earlier_program() -> None:
+    """A limit that was written when jobs could ask for none is the server's default."""
+    event = decode_event("launched", WRITTEN.replace(',"requested":false', ""))
+    assert isinstance(event, Launched)
+    assert [(limit.value, limit.requested) for limit in event.limits] == [("memory.max 1", False)]
+
+
 def test_times_are_of_one_zone() -> None:
     """A time of another zone is written in UTC; one of none is refused."""
     elsewhere = StopOrder(by=None, requested_at=NOON.astimezone(timezone(timedelta(hours=5))))
