@@ -24,6 +24,7 @@ from jobmaster.job.cause import (
     TimedOut,
     signal_words,
 )
+from jobmaster.job.limits import NO_LIMITS, IoRequest, LimitRequest
 from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobRecord, Launched, LimitReport, OutputPruned, describe_job
 from jobmaster.job.run_time import RunTime
@@ -85,6 +86,7 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
         labels=tuple(message.labels.items()),
         environment=tuple(message.environment.items()),
         working_folder=message.working_folder,
+        limits=_limits_of(message.limits) if message.HasField("limits") else NO_LIMITS,
         secrets=secrets_of(message),
     )
 
@@ -92,6 +94,29 @@ def specification_of(message: pb.JobCreateRequest) -> JobSpecification:
 def _terminal_of(message: pb.Terminal) -> Terminal:
     window = window_of(message.window) if message.HasField("window") else Window()
     return Terminal(window=window, term=message.term or DEFAULT_TERM)
+
+
+def _limits_of(message: pb.JobLimits) -> LimitRequest:
+    return LimitRequest(
+        cpu_millicores=message.cpu_millicores or None,
+        memory_max=message.memory_max or None,
+        memory_high=message.memory_high or None,
+        swap_max=message.swap_max if message.HasField("swap_max") else None,
+        pids_max=message.pids_max or None,
+        cpu_weight=message.cpu_weight or None,
+        io_weight=message.io_weight or None,
+        io=tuple(map(_io_limit_of, message.io)),
+    )
+
+
+def _io_limit_of(message: pb.IoLimit) -> IoRequest:
+    return IoRequest(
+        device=message.device,
+        read_bps=message.read_bps or None,
+        write_bps=message.write_bps or None,
+        read_iops=message.read_iops or None,
+        write_iops=message.write_iops or None,
+    )
 
 
 def window_of(message: pb.WindowSize) -> Window:
@@ -144,7 +169,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
 
 @lru_cache(maxsize=16)
 def _limits_alone(limits: tuple[LimitReport, ...]) -> pb.JobResponse:
-    """A record with nothing but these limits, which all jobs of a server have: to be merged, and never changed."""
+    """A record with nothing but these limits, which many jobs of a server have: to be merged, and never changed."""
     return pb.JobResponse(limits=map(limit_message, limits))
 
 
@@ -303,7 +328,13 @@ def command_message(job: JobRecord | Launched) -> pb.JobCreateRequest:
 def limit_message(report: LimitReport) -> pb.Limit:
     """A limit that was set for a job."""
     reason = report.not_enforced_because
-    return pb.Limit(name=report.name, value=report.value, enforced=reason is None, reason=reason or "")
+    return pb.Limit(
+        name=report.name,
+        value=report.value,
+        enforced=reason is None,
+        reason=reason or "",
+        requested=report.requested,
+    )
 
 
 def pruned_message(pruned: OutputPruned, count: int = 0) -> pb.OutputPruned:

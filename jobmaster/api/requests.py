@@ -9,6 +9,7 @@ from jobmaster.grpc.methods import count_fields
 from jobmaster.job.environment import MOST_FOLDER_BYTES, MOST_VARIABLES
 from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
 from jobmaster.job.labels import MOST_LABELS, MOST_NAME
+from jobmaster.job.limits import MOST_DEVICES
 from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import (
     MAX_ARGUMENT_BYTES,
@@ -16,6 +17,7 @@ from jobmaster.job.specification import (
     too_long_arguments,
     too_many_arguments,
 )
+from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 MAX_JOB_ID_REQUEST: Final = 1024
 """Bytes of a request that names a job, whose id has 27 characters; a follower holds its own as long as it follows."""
@@ -29,6 +31,9 @@ MAX_ATTACH_REQUEST: Final = 128 * 1024 + 1024
 """Bytes of a message with input: twice as much as is taken at a time for a job that does not read."""
 MAX_WRITER: Final = 64
 """Characters of a writer's name."""
+LIMIT_BYTES: Final = 128 + 128 * MOST_DEVICES
+"""More than limits may have: 7 numbers, and for each device its own with 4 rates. An object may be made of 2 of them."""
+_LIMITS_FIELD: Final = pb.JobCreateRequest.LIMITS_FIELD_NUMBER
 OTHER_BYTES: Final = (
     512
     + 4 * MOST_NAME
@@ -37,9 +42,11 @@ OTHER_BYTES: Final = (
     + 16 * MOST_LABELS
     + MOST_FOLDER_BYTES
     + 16 * MOST_VARIABLES
+    + LIMIT_BYTES
 )
-"""Bytes of a Start that are not its command: more than a request id, the options, the places of secrets, the labels and the working folder may have."""
-OTHER_FIELDS: Final = 14 + MAX_SECRETS + MOST_LABELS + MOST_VARIABLES
+"""Bytes of a Start that are not its command: more than a request id, the options, the places of secrets, the labels, the limits
+and the working folder may have."""
+OTHER_FIELDS: Final = 15 + MAX_SECRETS + MOST_LABELS + MOST_VARIABLES
 """Fields of a Start that are no arguments."""
 _OBJECT_BYTES: Final = 64
 """What an argument costs beside its characters."""
@@ -49,14 +56,16 @@ def check_start(serialized: bytes) -> int:
     """What a Start holds in memory, in bytes.
 
     Raises:
-        InvalidRequest: its command and arguments are too many or too long.
+        InvalidRequest: its command and arguments are too many or too long, or its limits are too many.
         DecodeError: it is no message.
     """
     if len(serialized) > MAX_ARGUMENT_BYTES + OTHER_BYTES:
         raise too_long_arguments()
-    count = count_fields(serialized, MAX_ARGUMENTS + OTHER_FIELDS)
+    count, of_limits = count_fields(serialized, MAX_ARGUMENTS + OTHER_FIELDS, _LIMITS_FIELD)
     if count > MAX_ARGUMENTS + OTHER_FIELDS:
         raise too_many_arguments()
+    if of_limits > LIMIT_BYTES:
+        raise InvalidRequest(f"limits for more than {MOST_DEVICES} devices", field="limits.io")
     return len(serialized) + _OBJECT_BYTES * count
 
 

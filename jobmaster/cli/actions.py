@@ -38,6 +38,40 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IoLimit:
+    """Traffic with one disk; None: the server's default.
+
+    Attributes:
+        device: its MAJ:MIN; empty: the server's own choice.
+        read_bps, write_bps: bytes a second.
+        read_iops, write_iops: operations a second.
+    """
+
+    device: str = ""
+    read_bps: int | None = None
+    write_bps: int | None = None
+    read_iops: int | None = None
+    write_iops: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a job may use of the host; None: the server's default. Bytes, and thousandths of a core."""
+
+    cpu_millicores: int | None = None
+    memory_max: int | None = None
+    memory_high: int | None = None
+    swap_max: int | None = None
+    pids_max: int | None = None
+    cpu_weight: int | None = None
+    io_weight: int | None = None
+    io: tuple[IoLimit, ...] = ()
+
+
+NO_LIMITS: Final = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """On what terms a job runs; what is not asked for is as the server has it.
 
@@ -50,6 +84,7 @@ class Terms:
         name, labels: what it is called.
         environment: variables that it gets; without a value, with that of this program's.
         working_folder: where it begins; empty: as the server has it.
+        limits: what it may use of the host.
     """
 
     max_run_ms: int = 0
@@ -61,6 +96,7 @@ class Terms:
     labels: tuple[tuple[str, str], ...] = ()
     environment: tuple[tuple[str, str | None], ...] = field(default=(), repr=False)
     working_folder: str = ""
+    limits: Limits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from jobmaster.cli.actions import (
+    NO_LIMITS,
     Action,
     Attach,
     Audit,
@@ -17,6 +18,7 @@ from jobmaster.cli.actions import (
     Info,
     InstallUnit,
     Kill,
+    Limits,
     List,
     Logs,
     Output,
@@ -33,6 +35,8 @@ from jobmaster.cli.actions import (
     Text,
     Wait,
 )
+from jobmaster.cli.limit_options import OPTIONS as LIMIT_OPTIONS
+from jobmaster.cli.limit_options import limits_of
 from jobmaster.cli.parser import (
     CERTIFICATES,
     ENVIRONMENT,
@@ -58,10 +62,13 @@ from jobmaster.cli.parser import (
 _WITH_VALUE: Final = frozenset({*NAME, SERVER, CERTIFICATES})
 """The options before the verb that have a value; the word after one of them is not the verb."""
 
-_OF_START: Final = frozenset(
-    {OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL, *ENVIRONMENT, *FOLDER}
-)
+_OF_START: Final = LIMIT_OPTIONS | {
+    *(OUTPUT_MAX, OUTPUT_FULL, TIMEOUT, WARN, STOP_SIGNAL, GRACE, JOB_NAME, *LABEL, *ENVIRONMENT, *FOLDER)
+}
 """The options of `start`, all of which have a value: any other word is the command, whatever it looks like."""
+
+_LIMITS_OR_HELP: Final = LIMIT_OPTIONS | {"-h", "--help"}
+"""Where none of these is given, there are no limits."""
 
 _WITH_VALUE_OF_RUN: Final = _OF_START | {REQUEST_ID, SECRET_ENV, KEYS}
 """The options of `run` that have one; the word after one of them is not the command."""
@@ -84,10 +91,13 @@ def parse(arguments: Sequence[str]) -> Command | Audit | Doctor | InstallUnit | 
     """
     words = list(arguments)
     place = _verb_place(words)
-    parser = new_parser(needs_name=place is None or words[place] not in _LOCAL)
     end, begin = _command_place(words)
     if place is not None and words[place] == "doctor":
         words, end, begin = _server_options_last(words, place)
+    parser = new_parser(
+        needs_name=place is None or words[place] not in _LOCAL,
+        has_limits=any(word.partition("=")[0] in _LIMITS_OR_HELP for word in words[:end]),
+    )
     try:
         given = parser.parse_args(words[:end])
         if given.verb == "audit":
@@ -313,6 +323,7 @@ def _terms(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Terms:
         labels=_labels(parser, given),
         environment=tuple(dict(given.environment).items()),
         working_folder=given.working_folder,
+        limits=_limits(parser, given),
     )
 
 
@@ -328,3 +339,12 @@ def _labels(parser: argparse.ArgumentParser, given: argparse.Namespace) -> tuple
 
 def _output(given: argparse.Namespace) -> Output:
     return Output(most=given.output_max, full=given.output_full)
+
+
+def _limits(parser: argparse.ArgumentParser, given: argparse.Namespace) -> Limits:
+    if "memory_max" not in given:
+        return NO_LIMITS
+    try:
+        return limits_of(given)
+    except ValueError as error:
+        parser.error(f"{given.verb}: {error}")

@@ -11,6 +11,8 @@ from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
 from jobmaster.cli.durations import parse_duration, parse_grace, parse_warning
+from jobmaster.cli.limit_options import USAGE as LIMITS_USAGE
+from jobmaster.cli.limit_options import add_limit_options
 from jobmaster.cli.signals import TERM, parse_signal
 from jobmaster.sizes import parse_size
 
@@ -63,7 +65,7 @@ CAUSES: Final = (
     "output-capped",
     "timed-out",
 )
-_TERMS: Final = f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]… [-e NAME[=VALUE]]… [-w DIR]"
+_TERMS: Final = f"[{TIMEOUT} TIME] [{WARN} TIME[=SIGNAL]] [{STOP_SIGNAL} SIGNAL] [{GRACE} TIME] [{JOB_NAME} NAME] [-l KEY=VALUE]… [-e NAME[=VALUE]]… [-w DIR] {LIMITS_USAGE}"
 _LARGEST: Final = 2**63 - 1
 """Bytes of an output that a message can ask for."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -128,8 +130,13 @@ class _Version(argparse.Action):
         raise TextAsked(f"jobmaster {__version__}\n")
 
 
-def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
-    """A parser of all but the command of a verb; it raises UsageError and TextAsked, and prints nothing."""
+def new_parser(*, needs_name: bool, has_limits: bool = True) -> argparse.ArgumentParser:
+    """A parser of all but the command of a verb; it raises UsageError and TextAsked, and prints nothing.
+
+    Args:
+        needs_name: whether who one is has to be said.
+        has_limits: whether there are the options that limit a job, which take a millisecond to be added.
+    """
     parser = _Parser(
         prog="jobmaster",
         description="Runs commands on another Linux machine and follows them.",
@@ -159,7 +166,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
         "$XDG_CONFIG_HOME/jobmaster/certs)",
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_starting_verbs(verbs)
+    _add_starting_verbs(verbs, has_limits=has_limits)
     _add_job_verbs(verbs)
     _add_list(verbs)
     _add_events(verbs)
@@ -178,7 +185,7 @@ def new_parser(*, needs_name: bool) -> argparse.ArgumentParser:
 Verbs = argparse._SubParsersAction  # what add_subparsers returns; argparse has no public name for it
 
 
-def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
+def _add_starting_verbs(verbs: Verbs[_Parser], *, has_limits: bool) -> None:
     start = verbs.add_parser(
         "start",
         help="start a command; prints the job's id",
@@ -227,6 +234,8 @@ def _add_starting_verbs(verbs: Verbs[_Parser]) -> None:
     )
     _add_output(run)
     _add_terms(run)
+    for verb in (start, run) if has_limits else ():
+        add_limit_options(verb)
 
 
 def _add_terms(verb: _Parser) -> None:

@@ -20,7 +20,7 @@ from jobmaster.cli.descriptors import OutputFailed, is_stdin_given, write_output
 from jobmaster.cli.exit_status import DONE, OF_SIGNAL, OURS, REASONS, ended_by_itself, exit_status
 from jobmaster.cli.presentation import how_to_find, killed_for_memory
 from jobmaster.cli.terms import NoSuchVariable, start_arguments
-from jobmaster.client import InputLost, Jobs, OutputIncomplete, RpcFailedError, new_request_id
+from jobmaster.client import InputLost, Jobs, LimitsIgnored, OutputIncomplete, RpcFailedError, new_request_id
 from jobmaster.client.masking import is_text
 from jobmaster.errors import TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -112,6 +112,9 @@ class Runner:
                 secrets=secrets.values(),
                 **given,
             )
+        except LimitsIgnored as error:
+            say(str(error))
+            return OURS
         except RpcFailedError as error:
             say(words_of(error))
             if error.status.status_code is StatusCode.UNAVAILABLE:

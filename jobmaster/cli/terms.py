@@ -6,6 +6,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from jobmaster.cli.limit_options import limits_message
 from jobmaster.client.masking import is_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ def start_arguments(terms: Terms) -> dict[str, Any]:
     Raises:
         NoSuchVariable: as it says.
     """
-    return {**asdict(terms), "environment": dict(_variable(*each) for each in terms.environment)}
+    environment = dict(_variable(*each) for each in terms.environment)
+    return {**asdict(terms), "environment": environment, "limits": limits_message(terms.limits)}
 
 
 def _variable(name: str, value: str | None) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from jobmaster.cli.actions import (
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
 from jobmaster.cli.exit_status import DONE, FAILED, OF_SIGNAL, exit_status
 from jobmaster.cli.presentation import as_block, as_json, how_to_find, info_block, visible
-from jobmaster.client import Jobs, RpcFailedError, connect, new_request_id
+from jobmaster.client import Jobs, LimitsIgnored, RpcFailedError, connect, new_request_id
 from jobmaster.errors import JobmasterError, TransportError
 from jobmaster.grpc.purerpc_adapter import StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -191,7 +191,8 @@ async def start_job(jobs: Jobs, action: Start) -> str:
     """Start a job, and return its id; whoever gets none is told how the job is found, should there be one.
 
     Raises:
-        CommandFailed: nobody knows whether it was started; or a variable that it was to get is not there.
+        CommandFailed: nobody knows whether it was started; or it was, without its limits, and is stopped; or a variable that it
+            was to get is not there.
         RpcFailedError, TransportError: it was not.
     """
     from jobmaster.cli.terms import NoSuchVariable, start_arguments
@@ -219,6 +220,8 @@ async def start_job(jobs: Jobs, action: Start) -> str:
             output_full=action.output.full,
             **given,
         )
+    except LimitsIgnored as error:
+        raise CommandFailed(str(error)) from error
     except RpcFailedError as error:
         if error.status.status_code is not StatusCode.UNAVAILABLE:
             raise

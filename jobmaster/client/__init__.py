@@ -18,7 +18,17 @@ from __future__ import annotations
 
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.jobs import Jobs, RpcFailedError, connect, new_request_id
+from jobmaster.client.limits import LimitsIgnored
 from jobmaster.client.resumption import OutputIncomplete
 from jobmaster.client.unacknowledged import InputLost
 
-__all__ = ["Attachment", "InputLost", "Jobs", "OutputIncomplete", "RpcFailedError", "connect", "new_request_id"]
+__all__ = [
+    "Attachment",
+    "InputLost",
+    "Jobs",
+    "LimitsIgnored",
+    "OutputIncomplete",
+    "RpcFailedError",
+    "connect",
+    "new_request_id",
+]

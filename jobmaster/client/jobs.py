@@ -14,11 +14,12 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, OnTrouble, Stream, Trouble, jitter
 from jobmaster.client.following import FollowedOutput
+from jobmaster.client.limits import LimitsIgnored, ignored_limits
 from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
 from jobmaster.grpc.channel import CallChannel, Channel, HandshakeLost, open_channel
-from jobmaster.grpc.purerpc_adapter import RpcFailedError
+from jobmaster.grpc.purerpc_adapter import RpcFailedError, StatusCode
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 __all__ = ["Jobs", "RpcFailedError", "connect", "new_request_id"]
@@ -65,6 +66,7 @@ class Jobs:
         terminal: pb.Terminal | None = None,
         output_max: int = 0,
         output_full: Literal["drop", "end"] = "drop",
+        limits: pb.JobLimits | None = None,
         secrets: Iterable[str] = (),
         max_run_ms: int = 0,
         warn_before_ms: int = 0,
@@ -88,6 +90,7 @@ class Jobs:
             terminal: what its standard streams are, for `attach`; None where they are no terminal.
             output_max: bytes of its output that are kept; 0: as many as the server keeps of any job.
             output_full: what happens when there are more: the middle is dropped, or the job ended.
+            limits: what it may use of the host; the server's defaults where none is set.
             secrets: texts that nobody is to read: wherever command and arguments have one, the server's records, journal,
                 audit and log have ***. 64 places at most.
             max_run_ms: milliseconds for which it may run before it is ended as by a stop; 0: for ever.
@@ -99,6 +102,9 @@ class Jobs:
             labels: keys and values, for `list` to be asked for; no secrets.
             environment: variables that it gets beside those of the server, or in their place; the values are kept nowhere.
             working_folder: where it begins, an absolute path; empty: /.
+
+        Raises:
+            LimitsIgnored: the server is an older one, which knows nothing of these limits; the job is stopped.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -109,6 +115,7 @@ class Jobs:
             terminal=terminal,
             output_max=output_max,
             output_full=pb.OUTPUTFULL_END_JOB if output_full == "end" else pb.OUTPUTFULL_UNSPECIFIED,
+            limits=limits,
             secrets=secret_ranges((command, *args), secrets),
             max_run_ms=max_run_ms,
             warn_before_ms=warn_before_ms,
@@ -120,7 +127,25 @@ class Jobs:
             environment=dict(environment),
             working_folder=working_folder,
         )
-        return (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
+        job_id = (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
+        if limits is not None:
+            await self._require_limits(job_id, limits)
+        return job_id
+
+    async def _require_limits(self, job_id: str, limits: pb.JobLimits) -> None:
+        """Stops a job whose server has ignored its limits, as protobuf has one do that does not know the field."""
+        try:
+            record = await self.status(job_id)
+        except RpcFailedError as error:
+            if error.status.status_code is not StatusCode.NOT_FOUND:
+                raise
+            return  # removed already: who found the job by its request id, or another client of this name
+        ignored = ignored_limits(limits, record)
+        if not ignored:
+            return
+        if not record.HasField("ended") or record.state == pb.JOBSTATE_RUNNING:
+            await self.stop(job_id, "the server does not know its limits", force=True)
+        raise LimitsIgnored(job_id, ignored)
 
     async def stop(self, job_id: str, reason: str = "", *, force: bool = False) -> pb.JobResponse:
         """Stops a job; returns its record when it has ended.

@@ -107,35 +107,50 @@ def methods_of(services: Mapping[str, Service]) -> Mapping[tuple[str, str], Meth
     }
 
 
-def count_fields(serialized: bytes, most: int) -> int:
-    """How many fields of a message there are at its top level; more than `most` are not counted further.
+def count_fields(serialized: bytes, most: int, number: int = 0) -> tuple[int, int]:
+    """How many fields of a message there are at its top level, and how many bytes are those of one kind of them.
+
+    Args:
+        serialized: the message.
+        most: more than so many are not counted further.
+        number: of the fields whose bytes are counted.
 
     Raises:
         DecodeError: the bytes are no protobuf message.
     """
-    count = position = 0
+    count = found = position = 0
     end = len(serialized)
+    counted = number << 3 | _SHORT_BYTES
     while position < end and count <= most:
         count += 1
-        if position + 1 < end and serialized[position] & 0x87 == _SHORT_BYTES and serialized[position + 1] < 0x80:
+        first = serialized[position]
+        if first & 0x87 == _SHORT_BYTES and first != counted and position + 1 < end and serialized[position + 1] < 0x80:
             position += 2 + serialized[position + 1]
             continue
-        key, position = _varint(serialized, position)
-        match key & 7:
-            case 0:
-                _, position = _varint(serialized, position)
-            case 1:
-                position += 8
-            case 2:
-                length, position = _varint(serialized, position)
-                position += length
-            case 5:
-                position += 4
-            case _:
-                raise DecodeError("a wire type that is not used")
+        key, behind = _field(serialized, position)
+        found += behind - position if key >> 3 == number else 0
+        position = behind
     if position > end:
         raise DecodeError("truncated message")
-    return count
+    return count, found
+
+
+def _field(serialized: bytes, position: int) -> tuple[int, int]:
+    """The key of the field that begins there, and the position behind its value."""
+    key, position = _varint(serialized, position)
+    match key & 7:
+        case 0:
+            _, position = _varint(serialized, position)
+        case 1:
+            position += 8
+        case 2:
+            length, position = _varint(serialized, position)
+            position += length
+        case 5:
+            position += 4
+        case _:
+            raise DecodeError("a wire type that is not used")
+    return key, position
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

@@ -37,11 +37,13 @@ class LimitReport:
         name: "cpu", "memory", "pids" or "io".
         value: as the kernel takes it, for example "memory.max 52428800".
         not_enforced_because: the reason, or None where it is enforced.
+        requested: the job asked for it; else it is the server's default.
     """
 
     name: str
     value: str
     not_enforced_because: str | None = None
+    requested: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

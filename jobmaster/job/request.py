@@ -65,6 +65,8 @@ class RequestKey:
             digest.update(b"\0environment " + " ".join(name for name, _ in specification.environment).encode())
         if specification.working_folder:
             digest.update(b"\0folder " + specification.working_folder.encode("utf-8", "surrogateescape"))
+        if specification.limits:
+            digest.update(b"\0limits " + specification.limits.canonical().encode())
         return cls(id=request_id, digest=digest.digest())
 
 

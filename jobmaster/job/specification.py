@@ -10,6 +10,7 @@ from typing import Final
 from jobmaster.errors import InvalidRequest
 from jobmaster.job.environment import Environment, check_folder, checked_environment, size_of
 from jobmaster.job.labels import Labels, check_name, checked_labels
+from jobmaster.job.limits import NO_LIMITS, LimitRequest
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.secret import Secret, check_secrets, masked_words
 from jobmaster.job.stop_terms import StopTerms
@@ -42,6 +43,7 @@ class JobSpecification:
         name, labels: what its caller calls it; empty: nothing.
         environment: variables that it has beside those that the server gives it, or in their place.
         working_folder: where it begins, an absolute path that its process enters as its user; empty: the root.
+        limits: what it may use of the host.
         secrets: what of the words nobody is to read, in order.
         masked_argv: the argument vector without its secrets, for all that is kept or said of it.
 
@@ -62,6 +64,7 @@ class JobSpecification:
     labels: Labels = ()
     environment: Environment = field(default=(), repr=False)
     working_folder: str = ""
+    limits: LimitRequest = NO_LIMITS
     secrets: tuple[Secret, ...] = ()
     masked_argv: tuple[str, ...] = field(init=False, compare=False)
 

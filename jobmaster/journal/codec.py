@@ -313,7 +313,11 @@ _STATE: Final = _variant(
         Ended: _structure(Ended, pid=_INTEGER, started_at=_TIME, ended_at=_TIME, cause=_CAUSE),
     },
 )
-_LIMITS: Final = _array(_structure(LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT)))
+_LIMITS: Final = _array(
+    _structure(
+        LimitReport, name=_TEXT, value=_TEXT, not_enforced_because=_optional(_TEXT), requested=_sparse(_FLAG, False)
+    )
+)
 _RUN_TIME: Final = _sparse(
     _optional(_structure(RunTime, max_ms=_INTEGER, warn_before_ms=_INTEGER, warn_signal=_INTEGER)), None
 )

@@ -111,6 +111,12 @@ class Execution(Protocol):
     async def usage(self) -> Usage | None:
         """What its processes have used until now; None where nothing tells it. Asked when the last one is gone."""
 
+    async def lift_limits(self) -> None:
+        """Lets what is left of it run and write freely, so that killed processes can die and what it wrote comes to the disk.
+
+        It is to be lifted before it is removed. May be called again, and cancelled.
+        """
+
     def remove(self) -> bool:
         """Tries once to remove what held the processes; whether it is gone."""
 
@@ -127,6 +133,7 @@ class Spawned:
 
     Attributes:
         stdin: its input; None where that is /dev/null.
+        limits: of a new one, those that were set, enforced or not.
         start_time: of the main process, in clock ticks since boot (proc_pid_stat(5), field 22).
         order: of one that an earlier server made, the stop order that it left word of.
         is_killed: it left word, too, that the grace period was over.
@@ -139,6 +146,7 @@ class Spawned:
     log: OutputLog
     pump: Pump
     stdin: Stdin | None = None
+    limits: tuple[LimitReport, ...] = ()
     start_time: int = 0
     order: StopOrder | None = None
     is_killed: bool = False
@@ -168,10 +176,6 @@ class KnownEnd:
 
 class ExecutionHost(Protocol):
     """Makes executions."""
-
-    @property
-    def limits(self) -> tuple[LimitReport, ...]:
-        """The limits of every job, enforced or not."""
 
     @property
     def output_folder(self) -> Path:

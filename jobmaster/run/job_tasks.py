@@ -227,7 +227,7 @@ class JobTasks:
             start_time=spawned.start_time,
             boot_id=self._boot_id,
             at=datetime.now(UTC),
-            limits=self._host.limits,
+            limits=spawned.limits,
             request=request,
             output_max=spawned.log.cap.size if spawned.log.cap else 0,
             ends_when_full=spawned.log.cap is not None and spawned.log.cap.ends_job,

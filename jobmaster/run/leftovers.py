@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import trio
 
 from jobmaster.errors import HostError
-from jobmaster.threads import LeftThreads
+from jobmaster.threads import LeftThreads, NoThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 LEFTOVER_SECONDS: Final = 5.0
 """Between two tries to remove what a job left that could not be killed."""
+
+LIFT_SECONDS: Final = 1.0
+"""How long one may take to have its limits lifted; the others wait."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +101,12 @@ async def _is_removed(leftover: _Leftover) -> bool:
     execution = leftover.execution
     try:
         execution.kill()
-        if not execution.remove() or not leftover.is_end_settled():
+        with trio.move_on_after(LIFT_SECONDS) as lifting:
+            await execution.lift_limits()
+        if lifting.cancelled_caught or not execution.remove() or not leftover.is_end_settled():
             return False
         await execution.close()
-    except (HostError, OSError) as error:
+    except (HostError, OSError, NoThread) as error:
         logger.warning("a job that has ended cannot be removed: %s", error)
         return False
     return True

@@ -29,15 +29,16 @@ from jobmaster.errors import (
     ServerBusy,
 )
 from jobmaster.host.account import Account
+from jobmaster.host.cgroup.devices import disk_of
 from jobmaster.host.cgroup.interface import read_if_offered
-from jobmaster.host.cgroup.limits import LimitWrite
 from jobmaster.host.cgroup.opened import DESCRIPTORS, OpenedCgroup, kept_number
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.host.process import is_dying
 from jobmaster.job.cause import Death, Exited, Signalled, StopOrder
 from jobmaster.job.identifier import JobId
+from jobmaster.job.limits import LimitRequest
 from jobmaster.job.memory import LimitsMet
-from jobmaster.job.record import JobRecord, LimitReport
+from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
 from jobmaster.job.usage import Usage
 from jobmaster.launcher.packets import close_all
@@ -71,6 +72,7 @@ from jobmaster.run.job_files import (
 from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
+from jobmaster.run.limits import JobLimits, LimitPolicy, default_limits, resolve
 from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
@@ -95,6 +97,8 @@ LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
 SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
+LIFTERS: Final = trio.CapacityLimiter(4)
+"""Threads that lift limits; the kernel holds one up while the queue of a disk stands still."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
@@ -119,9 +123,7 @@ class LocalTerms:
 
     Attributes:
         tree: where the jobs' cgroups are made.
-        limit_writes: what is written to each job's cgroup: the limits that this host enforces.
-        limit_reports: every limit set, enforced or not.
-        memory_max: the memory limit that is enforced, bytes.
+        limits: what the limits of a job are decided by.
         output_folder: where the logs are made.
         accounts: whom the jobs run as.
         drops_privileges: the server is root, so that jobs have to be turned into their account.
@@ -130,9 +132,7 @@ class LocalTerms:
     """
 
     tree: CgroupTree
-    limit_writes: Sequence[LimitWrite]
-    limit_reports: tuple[LimitReport, ...]
-    memory_max: int | None
+    limits: LimitPolicy
     output_folder: Path
     accounts: AccountPolicy
     drops_privileges: bool
@@ -150,6 +150,14 @@ class LocalTerms:
             raise InvalidRequest(f"output_max is {most} bytes at most on this server", field="output_max")
         size = specification.output_max or most
         return None if size is None else Cap(size, ends_job=specification.ends_when_full)
+
+    def limits_of(self, request: LimitRequest) -> JobLimits:
+        """The limits of a job that asks for some.
+
+        Raises:
+            InvalidRequest, LimitNotEnforceable: it cannot have these; as `resolve`.
+        """
+        return resolve(request, self.limits, {each.device: disk_of(each.device) for each in request.io if each.device})
 
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification, account: Account) -> Launch:
         """What the launcher is told of a job."""
@@ -249,8 +257,8 @@ class LocalExecution:
             case NeverExecuted():
                 if self.oom_kills():
                     raise CommandNotRunnableNow(
-                        "the jobs' memory limit is too small: the kernel killed the job for memory before its command "
-                        "was executed; ask the server's operator for a larger --memory-max"
+                        "the job's memory limit is too small: the kernel killed the job for memory before its command "
+                        "was executed; ask for a larger memory_max, or the server's operator for a larger --memory-max"
                     )
                 logger.warning("%s: process %d was killed before it executed its command", self._child.id, self.pid)
                 raise KilledBeforeExecution(
@@ -347,6 +355,11 @@ class LocalExecution:
         """By the files of the cgroup, in a thread: for some the kernel needs a lock of all cgroups."""
         return await usage_of(self._cgroup.path) if self._has_counted else None
 
+    async def lift_limits(self) -> None:
+        """Lets what is left of it run and write freely; in a thread, where it has anything that may wait."""
+        if self._cgroup.limits_disks or self._cgroup.populated():
+            await run_in_thread(LIFTERS, self._cgroup.lift_limits, abandon=True)
+
     def remove(self) -> bool:
         """Removes the cgroup."""
         return self._cgroup.remove()
@@ -425,11 +438,7 @@ class LocalHost:
         self.accounts = Accounts(terms.accounts, terms.output_folder)
         self._adopted: set[Path] = set()
         self._counts_above = CountsAbove(terms.tree.jobs)
-
-    @property
-    def limits(self) -> tuple[LimitReport, ...]:
-        """The limits of every job, enforced or not."""
-        return self.terms.limit_reports
+        self._default_limits = default_limits(terms.limits)
 
     @property
     def output_folder(self) -> Path:
@@ -448,11 +457,12 @@ class LocalHost:
         """
         terms = self.terms
         cap = terms.cap(specification)
+        limits = terms.limits_of(specification.limits) if specification.limits else self._default_limits
         account = await self.accounts.of(owner)
         files = await acquire(
             lambda: JobFiles(
                 terms.tree,
-                terms.limit_writes,
+                limits.writes,
                 terms.output_folder,
                 job_id=job_id,
                 owner=owner,
@@ -488,6 +498,7 @@ class LocalHost:
             stdin=stdin,
             start_time=child.start_time,
             user=account.shown,
+            limits=limits.reports,
         )
 
     async def adopt(self, record: JobRecord) -> Spawned | None:

@@ -25,7 +25,7 @@ from jobmaster.errors import (
 )
 from jobmaster.host.account import SEARCH_PATH
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
-from jobmaster.host.cgroup.tree import LimitWriteError
+from jobmaster.host.cgroup.tree import LimitIgnored, LimitWriteError
 from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,7 @@ _LASTING: Final = frozenset({errno.EINVAL, errno.ELIBBAD, errno.ELOOP})
 """Of the rare errors of execve(2), those that a later try gets as well; a disk or a writer is behind the others."""
 _OF_FOLDER: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG})
 """Of the errors of chdir(2), those that a later try gets as well."""
+_BAD_VALUE: Final = frozenset({errno.EINVAL, errno.ERANGE})
 _LONGEST_SHOWN: Final = 255
 """Characters of a command in an error's text."""
 
@@ -123,10 +124,21 @@ def host_errors_translated() -> Iterator[None]:
     except LimitWriteError as error:
         if error.errno in EXHAUSTED:
             raise _refusal(error.errno) from error
-        if not error.missing:
+        if error.missing:
+            raise LimitNotEnforceable(
+                f"the server's host does not offer {error.path.name} of the {error.controller} controller, which the job's "
+                "limits need"
+            ) from error
+        if error.errno not in _BAD_VALUE:
             raise
+        logger.error("a limit cannot be set: %s", error)
         raise LimitNotEnforceable(
-            f"the server's host no longer offers the {error.controller} controller, which the jobs' limits need"
+            f"the kernel of the server's host refuses {error.path.name} {error.value}: {os.strerror(error.errno or 0)}"
+        ) from error
+    except LimitIgnored as error:
+        logger.error("the kernel has ignored a limit: %s", error)
+        raise LimitNotEnforceable(
+            f"the kernel of the server's host has ignored a limit of the {error.controller} controller, {error.limit}"
         ) from error
     except LauncherLost as error:
         raise ServerDraining("the server is shutting down") from error

@@ -1,9 +1,10 @@
 """How a job gives back what it has of the host, step by step.
 
 What is left of its processes is killed until the cgroup is empty, the pipe is drained and what remains in it counted, the
-cgroup is read a last time and removed; when the end is recorded, the descriptors are closed. Or, where another server goes on with the job,
-all is left to that one as it is. Each step has a deadline and none depends on another's success; everything here but the
-wait for the processes' death, before which nothing is changed, is shielded from cancellation.
+cgroup is read a last time and removed, which no limit of the job may outlast; when the end is recorded, the descriptors are
+closed. Or, where another server goes on with the job, all is left to that one as it is. Each step has a deadline and none
+depends on another's success; everything here but the wait for the processes' death, before which nothing is changed, is
+shielded from cancellation.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 CLOSING_SECONDS: Final = 20.0
 """How long killed processes may take to die; only uninterruptible sleep takes so long."""
-REMOVAL_SECONDS: Final = 1.0
-"""How long the kernel may find an empty cgroup busy."""
+REMOVAL_SECONDS: Final = 3.0
+"""How long the kernel may take to lift the limits of an empty cgroup, and find it busy."""
 OUTPUT_SECONDS: Final = 10.0
 """How long the pump may take for the rest of the output; it has shorter deadlines of its own."""
 RECORD_SECONDS: Final = 10.0
@@ -142,6 +143,8 @@ class Teardown:
             if times in _STUCK_AFTER:
                 with self._record.failures_logged("freeing its stuck processes"):
                     self._execution.free_stuck(1 + _STUCK_AFTER.index(times))
+            with self._record.failures_logged("lifting its limits"):  # who is throttled does not die
+                await self._execution.lift_limits()
 
     def _is_empty(self) -> bool:
         is_empty = False
@@ -154,6 +157,7 @@ class Teardown:
         self._record.usage = await self._execution.usage()
 
     async def _remove(self) -> None:
+        await self._execution.lift_limits()
         await _poll(self._execution.remove)
         self._is_removed = True
 

@@ -10,24 +10,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.account import look_up, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
-from jobmaster.host.cgroup.limits import Controller, IoLimits, LimitWrite, limit_writes
+from jobmaster.host.cgroup.limits import IoLimits
 from jobmaster.host.cgroup.startup import open_cgroups
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
 from jobmaster.host.user_ids import are_mapped
-from jobmaster.job.record import LimitReport
 from jobmaster.run.accounts import AccountPolicy
+from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
 from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits
 from jobmaster.server.options import ServerOptions
-
-_LIMIT_FILES: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +58,16 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
     tree, enforcement = opened.tree, opened.enforcement
     if options.require_limits:
         _require_all(enforcement)
-    writes = limit_writes(options.limits, options.oom_policy, available=enforcement.controllers, io_device=device)
-    enforced = tuple(write for write in writes if write.controller in enforcement.controllers)
-    reports = tuple(_limit_report(write, enforcement) for write in writes if write.file in _LIMIT_FILES)
     terms = LocalTerms(
         tree=tree,
-        limit_writes=enforced,
-        limit_reports=reports,
-        memory_max=options.limits.memory_max if Controller.MEMORY in enforcement.controllers else None,
+        limits=_policy(
+            options,
+            Capabilities(
+                enforcement=enforcement,
+                io_device=device,
+                no_io_weights_because=opened.no_io_weights_because,
+            ),
+        ),
         output_folder=options.output_folder,
         output_max=options.output_max,
         accounts=accounts,
@@ -193,10 +192,19 @@ def limits_of_jobs(options: ServerOptions, enforcement: Enforcement, device: str
         enforcement: what the host does.
         device: as of `io_device`; None also where a limit needs one and there is none: that is another finding.
     """
-    limits = options.limits if device is not None else replace(options.limits, io=IoLimits())
-    writes = limit_writes(limits, options.oom_policy, available=enforcement.controllers, io_device=device)
-    defaults = {str(write.controller): _value(write) for write in writes if write.file in _LIMIT_FILES}
+    possible = options if device is not None else replace(options, limits=replace(options.limits, io=IoLimits()))
+    policy = _policy(possible, Capabilities(enforcement=enforcement, io_device=device))
+    defaults = {report.name: report.value for report in default_limits(policy).reports}
     return tuple(of_limits(enforcement, defaults, device, all_required=options.require_limits))
+
+
+def _policy(options: ServerOptions, capabilities: Capabilities) -> LimitPolicy:
+    return LimitPolicy(
+        defaults=options.limits,
+        ceilings=Ceilings.of(options.limits),
+        capabilities=capabilities,
+        oom_policy=options.oom_policy,
+    )
 
 
 def _require_all(enforcement: Enforcement) -> None:
@@ -207,18 +215,6 @@ def _require_all(enforcement: Enforcement) -> None:
     ]
     if missing:
         raise ConfigurationError(f"--require-limits: this host does not enforce every limit ({'; '.join(missing)})")
-
-
-def _limit_report(write: LimitWrite, enforcement: Enforcement) -> LimitReport:
-    return LimitReport(
-        name=str(write.controller),
-        value=_value(write),
-        not_enforced_because=enforcement.why_not(write.controller),
-    )
-
-
-def _value(write: LimitWrite) -> str:
-    return f"{write.file} {write.text}"
 
 
 def _report(terms: LocalTerms, limits: Iterable[Finding]) -> Iterator[str]:

@@ -29,6 +29,7 @@ from jobmaster.job.cause import (
     TimedOut,
 )
 from jobmaster.job.identifier import JobId
+from jobmaster.job.limits import NO_LIMITS, IoRequest, LimitRequest
 from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.run_time import RunTime
@@ -530,3 +531,39 @@ def test_a_request_that_cannot_run_is_refused(request_: pb.JobCreateRequest) -> 
     """A wrong request never comes further in."""
     with pytest.raises(InvalidRequest):
         specification_of(request_)
+
+
+def test_limits_of_a_request() -> None:
+    """Each limit that is set is asked for; 0 is the server's default, but of swap it is none."""
+    rates = pb.IoLimit(device="8:0", read_bps=1, write_bps=2, read_iops=3, write_iops=4)
+    message = pb.JobLimits(
+        cpu_millicores=1,
+        memory_max=3,
+        memory_high=2,
+        swap_max=0,
+        pids_max=4,
+        cpu_weight=5,
+        io_weight=6,
+        io=[rates, pb.IoLimit(write_bps=7)],
+    )
+    assert specification_of(pb.JobCreateRequest(command="ls", limits=message)).limits == LimitRequest(
+        cpu_millicores=1,
+        memory_max=3,
+        memory_high=2,
+        swap_max=0,
+        pids_max=4,
+        cpu_weight=5,
+        io_weight=6,
+        io=(IoRequest(device="8:0", read_bps=1, write_bps=2, read_iops=3, write_iops=4), IoRequest(write_bps=7)),
+    )
+    for nothing in (None, pb.JobLimits(), pb.JobLimits(cpu_millicores=0, memory_max=0)):
+        assert specification_of(pb.JobCreateRequest(command="ls", limits=nothing)).limits == NO_LIMITS
+
+
+def test_a_limit_that_was_asked_for() -> None:
+    """A record tells it from the server's default."""
+    reports = (
+        LimitReport(name="pids", value="pids.max 7", requested=True),
+        LimitReport(name="cpu", value="cpu.max 1 1"),
+    )
+    assert [limit.requested for limit in response_of(replace(RECORD, limits=reports)).limits] == [True, False]

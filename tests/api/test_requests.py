@@ -28,6 +28,7 @@ from jobmaster.grpc.methods import count_fields
 from jobmaster.job.environment import MOST_FOLDER_BYTES, MOST_VARIABLES
 from jobmaster.job.labels import MOST_BYTES as MOST_LABEL_BYTES
 from jobmaster.job.labels import MOST_LABELS, MOST_NAME
+from jobmaster.job.limits import MOST_DEVICES
 from jobmaster.job.secret import MAX_SECRETS
 from jobmaster.job.specification import MAX_ARGUMENT_BYTES, MAX_ARGUMENTS
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -45,6 +46,22 @@ TERMS = pb.JobCreateRequest(
 )
 
 
+def all_limits(devices: int) -> pb.JobLimits:
+    """Limits with as large numbers as there are, for so many disks."""
+    most = 2**64 - 1
+    rates = pb.IoLimit(device="1234567:1234567", read_bps=most, write_bps=most, read_iops=most, write_iops=most)
+    return pb.JobLimits(
+        cpu_millicores=most,
+        memory_max=most,
+        memory_high=most,
+        swap_max=most,
+        pids_max=most,
+        cpu_weight=2**32 - 1,
+        io_weight=2**32 - 1,
+        io=[rates] * devices,
+    )
+
+
 def start(*args: str, stdin: bool = False) -> bytes:
     """A serialized Start."""
     message = pb.JobCreateRequest(
@@ -56,6 +73,7 @@ def start(*args: str, stdin: bool = False) -> bytes:
         stdin=stdin,
         separate_streams=stdin,
         terminal=pb.Terminal(window=pb.WindowSize(rows=65535, columns=65535), term="x" * 64) if stdin else None,
+        limits=all_limits(MOST_DEVICES) if stdin else None,
         secrets=[pb.SecretRange(word=65_536, start=131_072, end=131_073)] * (MAX_SECRETS if stdin else 0),
     )
     if stdin:
@@ -82,6 +100,17 @@ def test_as_many_bytes_as_are_allowed() -> None:
     check_start(start("y" * 900_000, "x" * (1_000_000 + spare), stdin=True))
     with pytest.raises(InvalidRequest, match="more than 2 MiB of arguments"):
         check_start(start("y" * 900_000, "x" * (1_000_001 + spare), stdin=True))
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+def test_limits_are_few(parts: int) -> None:
+    """More limits than there may be, which make an object of two bytes each, are refused before they are objects."""
+    empty = pb.JobCreateRequest(limits=pb.JobLimits(io=[pb.IoLimit()] * (3 * 100 * MOST_DEVICES // parts)))
+    request = start() + empty.SerializeToString() * parts
+    with pytest.raises(InvalidRequest, match=f"more than {MOST_DEVICES} devices") as caught:
+        check_start(request)
+    assert caught.value.field == "limits.io"
+    check_start(pb.JobCreateRequest(command="true", limits=all_limits(MOST_DEVICES)).SerializeToString())
 
 
 def test_input_in_pieces() -> None:
@@ -126,7 +155,7 @@ def test_a_query_is_short() -> None:
 @given(st.lists(st.text(max_size=5), max_size=20), st.integers(0, 30))
 def test_fields_are_counted_as_protobuf_has_them(args: list[str], most: int) -> None:
     """Each field of a message is counted, up to one more than is asked for."""
-    assert count_fields(start(*args), most) == min(4 + len(args), most + 1)
+    assert count_fields(start(*args), most)[0] == min(4 + len(args), most + 1)
 
 
 @given(st.binary(max_size=40))
@@ -140,7 +169,7 @@ def test_what_is_no_message_is_no_crash(data: bytes) -> None:
     else:
         is_message = True
     try:
-        assert count_fields(data, 100) <= len(data)
+        assert count_fields(data, 100)[0] <= len(data)
     except DecodeError:
         assert not is_message or data_has_groups(data)
 

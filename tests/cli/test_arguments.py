@@ -21,7 +21,9 @@ from jobmaster.cli.actions import (
     Events,
     Info,
     InstallUnit,
+    IoLimit,
     Kill,
+    Limits,
     List,
     Logs,
     Output,
@@ -59,6 +61,42 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
         (["start", "ls", "--version"], Start(("ls", "--version"))),
         (["start", "stop", JOB], Start(("stop", JOB))),
         (["start", "ls", "--", "-l"], Start(("ls", "--", "-l"))),
+        (["start", "ls", "--memory", "1M"], Start(("ls", "--memory", "1M"))),
+        (
+            ["start", "--memory", "512M", "--swap=0", "--cpus", "1.5", "--pids=100", "--output-max=1M", "ls", "--cpus"],
+            Start(
+                ("ls", "--cpus"),
+                Output(most=2**20),
+                Terms(limits=Limits(memory_max=2**29, swap_max=0, cpu_millicores=1500, pids_max=100)),
+            ),
+        ),
+        (
+            ["run", "-d", "--memory=1G", "--memory-high", "1G", "--cpu-weight", "50", "--io-weight=200", "--", "ls"],
+            Run(
+                argv=("ls",),
+                detach=True,
+                terms=Terms(limits=Limits(memory_max=2**30, memory_high=2**30, cpu_weight=50, io_weight=200)),
+            ),
+        ),
+        (
+            [
+                *("run", "--io-read", "10M", "--io-read=8:0=20M", "--io-write", "8:0=1G", "--io-write-iops=8:16=100"),
+                *("--io-read-iops", "200", "--name", "copy", "ls"),
+            ],
+            Run(
+                argv=("ls",),
+                terms=Terms(
+                    name="copy",
+                    limits=Limits(
+                        io=(
+                            IoLimit(read_bps=10 * 2**20, read_iops=200),
+                            IoLimit(device="8:0", read_bps=20 * 2**20, write_bps=2**30),
+                            IoLimit(device="8:16", write_iops=100),
+                        )
+                    ),
+                ),
+            ),
+        ),
         (["start", "--", "ls", "--", "-l"], Start(("ls", "--", "-l"))),
         (["start", "--", "-dashed", "x"], Start(("-dashed", "x"))),
         (["start", "-x"], Start(("-x",))),

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from jobmaster.api.statuses import status_of
 from jobmaster.cli import descriptors
-from jobmaster.cli.actions import Output, Run, Terms
+from jobmaster.cli.actions import Limits, Output, Run, Terms
 from jobmaster.cli.running import Runner
 from jobmaster.errors import CommandNotFound, CommandNotRunnable, JobmasterError, LimitNotEnforceable, ServerBusy
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -422,3 +422,13 @@ async def test_what_was_ignored_stays_ignored() -> None:
         assert "Stop" not in methods(script)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+async def test_a_server_that_ignores_limits(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    """The job is stopped, which is told; the exit status is that of a server that failed."""
+    script = Script([START, [pb.JobResponse(job_id_response=ID), OK], [pb.JobResponse(job_id_response=ID), OK]])
+    assert await run(script, Run(argv=("make",), terms=Terms(limits=Limits(pids_max=7)))) == (125, "")
+    out, err = capfdbinary.readouterr()
+    assert out == b""
+    assert b"knows nothing of pids_max: it had started the job job without, which is stopped" in err
+    assert methods(script) == ["Start", "Status", "Stop"]

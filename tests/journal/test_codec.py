@@ -231,6 +231,13 @@ def test_what_earlier_programs_make_of_an_order(event: JobEvent) -> None:
         decode_event(name, json.dumps({**document, "event": {"is": "danced"}}))
 
 
+def test_limits_of_an_earlier_program() -> None:
+    """A limit that was written when jobs could ask for none is the server's default."""
+    event = decode_event("launched", WRITTEN.replace(',"requested":false', ""))
+    assert isinstance(event, Launched)
+    assert [(limit.value, limit.requested) for limit in event.limits] == [("memory.max 1", False)]
+
+
 def test_times_are_of_one_zone() -> None:
     """A time of another zone is written in UTC; one of none is refused."""
     elsewhere = StopOrder(by=None, requested_at=NOON.astimezone(timezone(timedelta(hours=5))))

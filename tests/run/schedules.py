@@ -136,6 +136,7 @@ POINTS: Final[Mapping[str, tuple[int | None, ...]]] = {
     "oom_kills": (None, errno.EMFILE),
     "limits_met": (None, errno.EMFILE),
     "usage": (None, errno.EMFILE, errno.ENOMEM),
+    "lift_limits": (None, errno.EMFILE),
     "remove": (None, errno.EBUSY, errno.EMFILE),
     "close": (None, errno.EIO, errno.EDQUOT),
     "memory_events": (None, errno.EMFILE),

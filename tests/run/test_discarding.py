@@ -25,6 +25,7 @@ from jobmaster.run.launcher import Launcher, LaunchRefused
 from jobmaster.run.local import LocalHost, LocalTerms
 from jobmaster.threads import NoThread, run_in_thread
 from tests.harness import own_cgroup_root
+from tests.run.policies import NO_POLICY
 
 TRUE = JobSpecification(command="true")
 
@@ -54,9 +55,7 @@ async def host_with(launcher: FailingLauncher, folder: Path) -> AsyncIterator[Lo
         tree.prepare()
         terms = LocalTerms(
             tree=tree,
-            limit_writes=(),
-            limit_reports=(),
-            memory_max=None,
+            limits=NO_POLICY,
             output_folder=folder,
             accounts=AccountPolicy(common=look_up("nobody")),
             drops_privileges=True,

@@ -92,7 +92,7 @@ async def test_a_job_that_leaves_both_counts_once(machine: Machine) -> None:
         await machine.start(registry, CLIENT1)
 
 
-@pytest.mark.parametrize("point", ["kill", "remove", "close"])
+@pytest.mark.parametrize("point", ["kill", "lift_limits", "remove", "close"])
 async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str) -> None:
     """An error at a leftover is logged, ends nothing else, and the leftover is tried again."""
     async with machine.registry(grace_seconds=0) as registry:

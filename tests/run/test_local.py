@@ -39,6 +39,7 @@ from jobmaster.run.local import CLEARING_SECONDS, LocalExecution, LocalHost, Loc
 from jobmaster.run.stdin import Stdin, open_input_pipe, open_queue
 from tests.harness import Server, run
 from tests.run.launching import DEADLINE, Host, parent_of
+from tests.run.policies import NO_POLICY
 
 AT: Final = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -47,9 +48,7 @@ def terms_on(root: Path, *, account: Account | None = None, drops_privileges: bo
     """Terms of jobs under this folder."""
     return LocalTerms(
         tree=CgroupTree(root=root),
-        limit_writes=(),
-        limit_reports=(),
-        memory_max=None,
+        limits=NO_POLICY,
         output_folder=root,
         accounts=AccountPolicy(common=account or own_account()),
         drops_privileges=drops_privileges,

@@ -369,7 +369,7 @@ def may_be_left(history: History, execution: ScriptedExecution) -> bool:
     return (
         not dies_in_time(execution)
         or script.busy_seconds > REMOVAL_SECONDS
-        or history.faults.have_met("kill", "is_populated", "remove", whose=execution.job_id)
+        or history.faults.have_met("kill", "is_populated", "lift_limits", "remove", whose=execution.job_id)
     )
 
 

@@ -21,8 +21,8 @@ from jobmaster.errors import (
     ServerBusy,
 )
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
-from jobmaster.host.cgroup.limits import Controller
-from jobmaster.host.cgroup.tree import LimitWriteError
+from jobmaster.host.cgroup.limits import Controller, LimitWrite
+from jobmaster.host.cgroup.tree import LimitIgnored, LimitWriteError
 from jobmaster.job.request import request_error_of
 from jobmaster.run.child import ExecFailed, LaunchRefused
 from jobmaster.run.start_errors import EXHAUSTED, Place, host_errors_translated, why_not_executed
@@ -109,7 +109,10 @@ def test_a_long_command_is_shortened(length: int, shown: str) -> None:
 def test_a_controller_that_is_gone() -> None:
     """A limit whose file is no longer offered names the controller to the client."""
     failure = CgroupFileError(FILE, OSError(errno.ENOENT, os.strerror(errno.ENOENT)))
-    with pytest.raises(LimitNotEnforceable, match="no longer offers the pids controller"), host_errors_translated():
+    with (
+        pytest.raises(LimitNotEnforceable, match=r"does not offer pids\.max of the pids controller"),
+        host_errors_translated(),
+    ):
         raise LimitWriteError(Controller.PIDS, failure)
 
 
@@ -155,13 +158,6 @@ def test_a_limit_that_cannot_be_written_now(number: int) -> None:
             raise error
 
 
-def test_a_limit_that_the_kernel_refuses() -> None:
-    """A value that the kernel does not take is an error of the host: trying again does not help."""
-    failure = CgroupFileError(FILE, OSError(errno.EINVAL, "Invalid argument"))
-    with pytest.raises(HostError), host_errors_translated():
-        raise LimitWriteError(Controller.PIDS, failure)
-
-
 def test_what_is_missing_is_named_to_the_operator() -> None:
     """Where the output folder was removed under the server, its log says which file could not be made."""
     path = "/var/lib/jobmaster/job.log"
@@ -179,3 +175,21 @@ def test_what_may_pass_is_not_repeated(number: int, may_pass: bool) -> None:
     error = told(number, "exec")
     assert isinstance(error, CommandNotRunnable)
     assert (request_error_of(error) is None) == may_pass
+
+
+def test_a_limit_that_the_kernel_ignores() -> None:
+    """The caller is told which limit, and the controller, and nothing of the host's folders."""
+    write = LimitWrite(controller=Controller.PIDS, file="pids.max", text="7")
+    words = r"ignored a limit of the pids controller, pids\.max 7"
+    with pytest.raises(LimitNotEnforceable, match=words) as caught, host_errors_translated():
+        raise LimitIgnored(FILE.parent, write, "max\n")
+    assert str(FILE.parent) not in str(caught.value)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ERANGE])
+def test_a_value_that_the_kernel_refuses(number: int) -> None:
+    """The caller is told the limit and its value; it may be the first to ask for one that this kernel does not take."""
+    error = CgroupFileError(FILE, OSError(number, os.strerror(number)), value="7")
+    with pytest.raises(LimitNotEnforceable, match=r"refuses pids\.max 7: ") as caught, host_errors_translated():
+        raise LimitWriteError(Controller.PIDS, error)
+    assert str(FILE.parent) not in str(caught.value)

@@ -142,7 +142,8 @@ async def test_each_step_has_its_time(
 
 
 FAILING: Final = (
-    *("has_died", "signal_main", "signal_others", "kill", "is_populated", "oom_kills", "limits_met", "usage", "remove"),
+    *("has_died", "signal_main", "signal_others", "kill", "is_populated", "oom_kills", "limits_met", "usage"),
+    *("lift_limits", "remove"),
     "close",
 )
 
@@ -185,3 +186,30 @@ async def test_a_journal_that_does_not_answer_delays_what_needs_it_alone(machine
     expected = 1 + (RECORD_SECONDS if script.killed_for_memory_at == 1 else 0)
     assert trio.current_time() == pytest.approx(expected, abs=1)
     assert machine.execution(supervisor.record.id).is_removed
+
+
+async def test_limits_are_lifted_before_the_removal(machine: Machine) -> None:
+    """What the job has written may go to the disk as fast as that can, before its cgroup is removed."""
+    supervisor = await machine.running(Script(ends_at=1))
+    execution = machine.execution(supervisor.record.id)
+    await end_of(supervisor)
+    assert execution.is_removed
+    assert execution.lifted == 1
+
+
+async def test_limits_of_what_does_not_die_are_lifted(machine: Machine) -> None:
+    """Processes that were killed and are still there get all that they need to die, again and again."""
+    supervisor = await machine.running(Script(on_term=None, death_seconds=2.0))
+    execution = machine.execution(supervisor.record.id)
+    supervisor.order_stop("client1", force=True)
+    await end_of(supervisor)
+    assert execution.lifted > 2
+
+
+async def test_a_cgroup_whose_limits_cannot_be_lifted(machine: Machine) -> None:
+    """It is not removed, for its limits would outlast it, and is tried again later; who waits for the job is not held up."""
+    supervisor = await machine.running(Script(ends_at=1))
+    machine.plan(Fault(point="lift_limits", call=1, times=ALWAYS, number=errno.EMFILE))
+    await end_of(supervisor)
+    assert not machine.execution(supervisor.record.id).is_removed
+    assert not supervisor.leaves_nothing

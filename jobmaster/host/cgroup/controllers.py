@@ -226,6 +226,19 @@ def enable_controller(folder: Path, controller: Controller) -> None:
         write_interface(folder / "cgroup.subtree_control", f"+{controller}")
 
 
+def why_no_io_weights(mount_point: Path, folder: Path) -> str | None:
+    """Why no disk heeds the ``io.weight`` of the folders under ``folder``; None where one does.
+
+    The file alone does nothing: iocost has to be switched on for a disk, in the top folder's io.cost.qos. (BFQ has a file
+    and weights of its own.)
+    """
+    if not (folder / "io.weight").exists():
+        return "this kernel has the io controller without io.weight (built without CONFIG_BLK_CGROUP_IOCOST)"
+    if "enable=1" not in _read_or_empty(mount_point / "io.cost.qos").split():
+        return "iocost is switched on for no disk (write MAJ:MIN enable=1 to io.cost.qos, and restart the server)"
+    return None
+
+
 def _state(controller: Controller, reason: str | None) -> ControllerState:
     if reason is None:
         return Enforced(controller=controller)

@@ -98,6 +98,18 @@ def resolve_device(text: str, sysfs: Path = SYSFS) -> DeviceNumber:
     return disk
 
 
+def disk_of(text: str, sysfs: Path = SYSFS) -> str | None:
+    """The disk that `MAJ:MIN` is or is a partition of, likewise; None where there is no such block device.
+
+    It is looked up and never opened: the kernel would make a device, or load a module, for a number that has none.
+    """
+    try:
+        disk = _disk_of(parse_device(text), sysfs)
+    except ConfigurationError:
+        return None
+    return None if disk is None else str(disk)
+
+
 def device_under(path: Path, sysfs: Path = SYSFS, mounts: Iterable[Mount] | None = None) -> DeviceNumber | None:
     """The disk that holds ``path``; None where there is no single one (tmpfs, overlay, network).
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NOT_OFFERED: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP})
 GONE: Final = frozenset({errno.ENOENT, errno.ENODEV})
 
+_PAGE: Final = 4096
 _READ_CHUNK: Final = 64 * 1024
 
 
@@ -80,6 +81,18 @@ def write_interface(path: Path, text: str) -> None:
         raise CgroupFileError(path, error, value=text) from error
 
 
+def write_and_read(path: Path, text: str) -> str:
+    """Like :func:`write_interface`, and what the file says then: a page of it (kernel: of one read(2)).
+
+    Raises:
+        CgroupFileError: as there.
+    """
+    try:
+        return os.fsdecode(_write_once(path, text.encode(), reads=True))
+    except OSError as error:
+        raise CgroupFileError(path, error, value=text) from error
+
+
 def _read_all(path: Path | str, folder: int | None = None) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
@@ -91,12 +104,15 @@ def _read_all(path: Path | str, folder: int | None = None) -> bytes:
         os.close(descriptor)
 
 
-def _write_once(path: Path, text: bytes) -> None:
+def _write_once(path: Path, text: bytes, *, reads: bool = False) -> bytes:
     # O_TRUNC means nothing to cgroupfs; it lets a plain file stand in for an interface file.
-    descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
+    mode = os.O_RDWR if reads else os.O_WRONLY
+    descriptor = os.open(path, mode | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         written = os.write(descriptor, text)
+        found = os.pread(descriptor, _PAGE, 0) if reads else b""
     finally:
         os.close(descriptor)
     if written != len(text):
         raise OSError(errno.EIO, f"{written} of {len(text)} bytes taken")
+    return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
+import mmap
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -18,8 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 CPU_PERIOD_MICROSECONDS: Final = 100_000
-# kernel/sched/core.c: a quota is at least 1 ms (min_cfs_quota_period) and at most MAX_BW = 2**44 - 1 microseconds.
-MIN_CORES: Final = 0.01
+# kernel/sched/core.c: a period is at most 1 s (max_cfs_quota_period). The longest one is for few cores: what a job uses up at
+# its start, before its command is executed (4 ms; in User-Mode Linux 60 to 170), it has then in one piece.
+LONG_CPU_PERIOD_MICROSECONDS: Final = 1_000_000
+FEW_CORES: Final = 0.1
+"""Below these the long period is taken."""
+# kernel/sched/core.c: a quota is at least 1 ms (min_cfs_quota_period) and at most MAX_BW = 2**44 - 1 microseconds. With less
+# than this, a slow host does not come to execute a job's command while its caller waits.
+MIN_CORES: Final = 0.05
 MAX_CORES: Final = (2**44 - 1) // CPU_PERIOD_MICROSECONDS
 # mm/page_counter.c counts pages in a long; more bytes than fit in it read back as "max".
 MAX_MEMORY_BYTES: Final = 2**63 - 1
@@ -28,7 +35,17 @@ MAX_PIDS: Final = 4 * 1024 * 1024
 # block/blk-throttle.c: U64_MAX bytes and UINT_MAX operations a second mean "no limit".
 MAX_BYTES_PER_SECOND: Final = 2**64 - 2
 MAX_OPERATIONS_PER_SECOND: Final = 2**32 - 2
+# A journalling file system has everybody's fsync wait for what one job has written and its rate does not let through. With the
+# server's own journal on that ext4, another client's Start took 32 s at 1 MiB/s and 1.3 s at 8; 39 s at 10 writes a second
+# and 6 s at 100.
+LEAST_BYTES_PER_SECOND: Final = 8 * 2**20
+LEAST_OPERATIONS_PER_SECOND: Final = 200
+# include/linux/cgroup.h: CGROUP_WEIGHT_MIN and _MAX; CGROUP_WEIGHT_DFL is 100.
+MAX_WEIGHT: Final = 10_000
 
+_RATES: Final = ("rbps", "wbps", "riops", "wiops")
+"""As ``io.max`` calls them, in the order of `IoLimits`."""
+_IN_PAGES: Final = frozenset({"memory.max", "memory.high", "memory.swap.max"})
 _NUMBER: Final = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 
@@ -65,11 +82,11 @@ class IoLimits:
     """Write operations per second."""
 
     def __post_init__(self) -> None:
-        """Refuse values that the kernel refuses or takes for "no limit"."""
-        _check_count("read_bps", self.read_bps, MAX_BYTES_PER_SECOND)
-        _check_count("write_bps", self.write_bps, MAX_BYTES_PER_SECOND)
-        _check_count("read_iops", self.read_iops, MAX_OPERATIONS_PER_SECOND)
-        _check_count("write_iops", self.write_iops, MAX_OPERATIONS_PER_SECOND)
+        """Refuse values that the kernel takes for "no limit", and those that would have others wait."""
+        for name in ("read_bps", "write_bps"):
+            _check_count(name, getattr(self, name), MAX_BYTES_PER_SECOND, least=LEAST_BYTES_PER_SECOND)
+        for name in ("read_iops", "write_iops"):
+            _check_count(name, getattr(self, name), MAX_OPERATIONS_PER_SECOND, least=LEAST_OPERATIONS_PER_SECOND)
 
     @property
     def limited(self) -> bool:
@@ -84,10 +101,21 @@ class Limits:
     cpu_max: float | None = None
     """Cores: 0.5 is half of the time of one core."""
     memory_max: int | None = None
-    """Bytes, page cache included; swap is not given on top."""
+    """Bytes, page cache included."""
+    memory_high: int | None = None
+    """Bytes beyond which the job is slowed down, at most `memory_max`, without which there is none."""
+    swap_max: int | None = None
+    """Bytes beside the memory; None: none where there is a `memory_max`, else unlimited."""
     pids_max: int | None = None
     """Tasks (threads count)."""
+    cpu_weight: int | None = None
+    """Share of the CPU among cgroups with one parent; None is the kernel's 100."""
+    io_weight: int | None = None
+    """Share of the disks, likewise."""
     io: IoLimits = field(default_factory=IoLimits)
+    """Of the server's own choice of a disk."""
+    other_io: tuple[tuple[str, IoLimits], ...] = ()
+    """Of other disks, by ``MAJ:MIN``."""
 
     def __post_init__(self) -> None:
         """Refuse values that the kernel refuses or takes for "no limit"."""
@@ -95,18 +123,15 @@ class Limits:
         if cores is not None and not (math.isfinite(cores) and MIN_CORES <= cores <= MAX_CORES):
             raise ValueError(f"cpu_max must be from {MIN_CORES} to {MAX_CORES} cores, not {cores}")
         _check_count("memory_max", self.memory_max, MAX_MEMORY_BYTES)
+        _check_count("memory_high", self.memory_high, MAX_MEMORY_BYTES)
+        _check_count("swap_max", self.swap_max, MAX_MEMORY_BYTES, least=0)
         _check_count("pids_max", self.pids_max, MAX_PIDS)
-
-    @property
-    def controllers(self) -> frozenset[Controller]:
-        """The controllers without which these limits can't be enforced."""
-        asked = {
-            Controller.CPU: self.cpu_max is not None,
-            Controller.IO: self.io.limited,
-            Controller.MEMORY: self.memory_max is not None,
-            Controller.PIDS: self.pids_max is not None,
-        }
-        return frozenset(controller for controller, wanted in asked.items() if wanted)
+        _check_count("cpu_weight", self.cpu_weight, MAX_WEIGHT)
+        _check_count("io_weight", self.io_weight, MAX_WEIGHT)
+        if self.memory_high is not None and self.memory_max is None:  # the job would be slowed down without an end
+            raise ValueError("memory_high needs a memory_max too")
+        if self.memory_high is not None and self.memory_max is not None and self.memory_high > self.memory_max:
+            raise ValueError(f"memory_high, {self.memory_high}, is more than memory_max, {self.memory_max}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,11 +164,36 @@ def limit_writes(
     has_memory = Controller.MEMORY in available or limits.memory_max is not None
     return (
         *_oom_writes(oom_policy, has_memory=has_memory),
-        *_memory_writes(limits.memory_max),
-        *_pids_writes(limits.pids_max),
+        *_memory_writes(limits),
+        *_count_writes(Controller.PIDS, "pids.max", limits.pids_max),
         *_cpu_writes(limits.cpu_max),
+        *_count_writes(Controller.CPU, "cpu.weight", limits.cpu_weight),
         *_io_writes(limits.io, io_device),
+        *(write for device, io in limits.other_io for write in _io_writes(io, device)),
+        *_count_writes(Controller.IO, "io.weight", limits.io_weight, form="default {}"),
     )
+
+
+def is_in_force(write: LimitWrite, text: str) -> bool:
+    """Whether the kernel has taken a limit, by what its file says after the write.
+
+    Memory is reckoned in pages, rounded down (mm/page_counter.c, page_counter_memparse). A file of io limits and weights has
+    a line for each device, the other files have one line.
+    """
+    if write.controller is Controller.IO:
+        return write.text in map(str.strip, text.splitlines())
+    found = text.strip()
+    if write.file in _IN_PAGES and found.isdecimal():
+        asked = int(write.text)
+        return asked - asked % mmap.PAGESIZE <= int(found) <= asked
+    return found == write.text
+
+
+def no_io_limits(text: str) -> tuple[str, ...]:
+    """What to write to ``io.max`` that reads so, a device each, so that nothing is limited any more."""
+    devices = [line.split()[0] for line in text.splitlines() if line.strip()]
+    rates = " ".join(f"{key}={UNLIMITED}" for key in _RATES)
+    return tuple(f"{device} {rates}" for device in devices)
 
 
 def parse_cores(text: str) -> float | None:
@@ -172,9 +222,9 @@ def parse_count(text: str) -> int | None:
     return int(text)
 
 
-def _check_count(name: str, value: int | None, largest: int) -> None:
-    if value is not None and not 1 <= value <= largest:
-        raise ValueError(f"{name} must be from 1 to {largest}, not {value}")
+def _check_count(name: str, value: int | None, largest: int, *, least: int = 1) -> None:
+    if value is not None and not least <= value <= largest:
+        raise ValueError(f"{name} must be from {least} to {largest}, not {value}")
 
 
 def _oom_writes(policy: OomPolicy, *, has_memory: bool) -> tuple[LimitWrite, ...]:
@@ -183,27 +233,29 @@ def _oom_writes(policy: OomPolicy, *, has_memory: bool) -> tuple[LimitWrite, ...
     return (LimitWrite(controller=Controller.MEMORY, file="memory.oom.group", text="1"),)
 
 
-def _memory_writes(memory_max: int | None) -> tuple[LimitWrite, ...]:
-    if memory_max is None:
-        return ()
-    return (
+def _memory_writes(limits: Limits) -> tuple[LimitWrite, ...]:
+    swap = limits.swap_max
+    if swap is None and limits.memory_max is not None:
         # With swap a job would outgrow its limit and drag the whole host into swapping before it is killed.
-        LimitWrite(controller=Controller.MEMORY, file="memory.swap.max", text="0"),
-        LimitWrite(controller=Controller.MEMORY, file="memory.max", text=str(memory_max)),
+        swap = 0
+    return (
+        *_count_writes(Controller.MEMORY, "memory.swap.max", swap),
+        *_count_writes(Controller.MEMORY, "memory.max", limits.memory_max),
+        *_count_writes(Controller.MEMORY, "memory.high", limits.memory_high),
     )
 
 
-def _pids_writes(pids_max: int | None) -> tuple[LimitWrite, ...]:
-    if pids_max is None:
+def _count_writes(controller: Controller, file: str, value: int | None, *, form: str = "{}") -> tuple[LimitWrite, ...]:
+    if value is None:
         return ()
-    return (LimitWrite(controller=Controller.PIDS, file="pids.max", text=str(pids_max)),)
+    return (LimitWrite(controller=controller, file=file, text=form.format(value)),)
 
 
 def _cpu_writes(cores: float | None) -> tuple[LimitWrite, ...]:
     if cores is None:
         return ()
-    quota = round(cores * CPU_PERIOD_MICROSECONDS)
-    return (LimitWrite(controller=Controller.CPU, file="cpu.max", text=f"{quota} {CPU_PERIOD_MICROSECONDS}"),)
+    period = LONG_CPU_PERIOD_MICROSECONDS if cores < FEW_CORES else CPU_PERIOD_MICROSECONDS
+    return (LimitWrite(controller=Controller.CPU, file="cpu.max", text=f"{round(cores * period)} {period}"),)
 
 
 def _io_writes(io: IoLimits, device: str | None) -> tuple[LimitWrite, ...]:
@@ -211,6 +263,6 @@ def _io_writes(io: IoLimits, device: str | None) -> tuple[LimitWrite, ...]:
         return ()
     if device is None:
         raise ValueError("an io limit needs the device it is about")
-    rates = {"rbps": io.read_bps, "wbps": io.write_bps, "riops": io.read_iops, "wiops": io.write_iops}
-    words = (f"{key}={UNLIMITED if rate is None else rate}" for key, rate in rates.items())
+    rates = zip(_RATES, (io.read_bps, io.write_bps, io.read_iops, io.write_iops), strict=True)
+    words = (f"{key}={UNLIMITED if rate is None else rate}" for key, rate in rates)
     return (LimitWrite(controller=Controller.IO, file="io.max", text=" ".join((device, *words))),)

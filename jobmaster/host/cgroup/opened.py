@@ -44,6 +44,8 @@ class OpenedCgroup:
             self._kill = _open_if_offered(cgroup.path / "cgroup.kill", os.O_WRONLY, undo)
             self._events = _open(cgroup.path / "cgroup.events", os.O_RDONLY, undo)
             self._memory = _open_if_offered(cgroup.path / "memory.events", os.O_RDONLY, undo)
+            self.limits_disks = cgroup.limits_disks()
+            """Whether any of its traffic is bounded."""
             self._folder = undo.enter_context(ExitStack())
             self.folder = _open(cgroup.path, os.O_PATH | os.O_DIRECTORY, self._folder)
             self._open = undo.pop_all()
@@ -130,9 +132,13 @@ class OpenedCgroup:
             if is_frozen or error.errno not in NOT_OFFERED:  # where there is no such file, nothing is frozen
                 raise
 
+    def lift_limits(self) -> None:
+        """As `JobCgroup.lift_limits`; needs a descriptor, and may wait."""
+        self._cgroup.lift_limits()
+
     def remove(self) -> bool:
-        """As `JobCgroup.remove`."""
-        return self._cgroup.remove()
+        """As `JobCgroup.remove`; needs a descriptor only where it `limits_disks`, or is in use."""
+        return self._cgroup.remove(limits_disks=self.limits_disks)
 
     def close_folder(self) -> None:
         """Closes `folder`, which only a process that is to be made in the cgroup needs. Idempotent."""

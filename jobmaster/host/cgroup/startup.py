@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.cgroup.controllers import Enforcement, enable_controllers
+from jobmaster.host.cgroup.controllers import Enforcement, enable_controllers, why_no_io_weights
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.mounts import PROC
 from jobmaster.host.cgroup.root import CgroupRoot, choose_root, move_to_supervisor, read_host, require_cgroup2
@@ -24,6 +24,8 @@ class OpenedCgroups:
     root: CgroupRoot
     enforcement: Enforcement
     tree: CgroupTree
+    no_io_weights_because: str | None
+    """Why no disk heeds the io weight of a job; None where one does."""
 
 
 def open_cgroups(explicit: Path | None, *, proc: Path = PROC) -> OpenedCgroups:
@@ -47,7 +49,12 @@ def open_cgroups(explicit: Path | None, *, proc: Path = PROC) -> OpenedCgroups:
         move_to_supervisor(root.path)  # or the kernel would refuse to enable a controller there
     enforcement = enable_controllers(mount.mount_point, bare.jobs, proc=proc)
     tree = CgroupTree(root=root.path, controllers=enforcement.controllers)
-    return OpenedCgroups(root=root, enforcement=enforcement, tree=tree)
+    return OpenedCgroups(
+        root=root,
+        enforcement=enforcement,
+        tree=tree,
+        no_io_weights_because=why_no_io_weights(mount.mount_point, bare.jobs),
+    )
 
 
 def _require_no_jobs_around(tree: CgroupTree) -> None:

@@ -8,6 +8,11 @@ races, both between a job that starts and another job of the same client that en
 * the client's folder vanishes between its mkdir and the mkdir in it: both are tried again, a bounded number of times;
 * once the job's folder exists the kernel refuses to remove the client's, so all later steps are safe.
 
+What was written is read back: a limit that the kernel has ignored is an error.
+
+io.max is lifted before a removal. What the job had dirtied is still to be written then, and stays throttled as it was
+submitted, while everybody's fsync and the file system's journal wait for it (block/blk-throttle.c).
+
 Removal is one try that answers whether the folder is gone. The kernel refuses (EBUSY) as long as a process lives in
 it, and for a moment after the last one died; how long to go on trying is the caller's decision.
 """
@@ -22,8 +27,15 @@ from typing import TYPE_CHECKING, Final, Protocol, final
 
 from jobmaster.errors import CgroupError
 from jobmaster.host.cgroup.controllers import enable_controller
-from jobmaster.host.cgroup.interface import GONE, NOT_OFFERED, CgroupFileError, read_if_offered, write_interface
-from jobmaster.host.cgroup.limits import Controller
+from jobmaster.host.cgroup.interface import (
+    GONE,
+    NOT_OFFERED,
+    CgroupFileError,
+    read_if_offered,
+    write_and_read,
+    write_interface,
+)
+from jobmaster.host.cgroup.limits import Controller, is_in_force, no_io_limits
 from jobmaster.host.cgroup.processes import folders_bottom_up, kill_each, processes_in, signal_all
 from jobmaster.host.cgroup.statistics import (
     parse_cgroup_events,
@@ -33,6 +45,7 @@ from jobmaster.host.cgroup.statistics import (
     parse_memory_events,
     parse_pressure,
 )
+from jobmaster.sizes import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -65,6 +78,16 @@ class LimitWriteError(CgroupFileError):
     def missing(self) -> bool:
         """Whether the kernel does not offer the controller or its file here, rather than refusing the value."""
         return self.errno in NOT_OFFERED
+
+
+class LimitIgnored(CgroupError):
+    """The kernel has taken the write of a limit without an error, and says something else when it is read."""
+
+    def __init__(self, folder: Path, write: LimitWrite, found: str) -> None:
+        """Say what was written, and what was found."""
+        super().__init__(f"{folder}: {write.file} (writing {write.text!r}): reads {found.strip()!r}")
+        self.controller = write.controller
+        self.limit = f"{write.file} {write.text}"
 
 
 class FolderOperations(Protocol):
@@ -203,14 +226,40 @@ class JobCgroup:
         text = self._text(f"{resource}.pressure")
         return None if text is None else parse_pressure(text)
 
-    def remove(self) -> bool:
+    def limits_disks(self) -> bool:
+        """Whether any traffic of it is bounded.
+
+        Raises:
+            CgroupError: the file can't be read.
+        """
+        return bool(self._text("io.max"))
+
+    def lift_limits(self) -> None:
+        """Let what is left of it run and write as fast as the host can; for a job that is killed or has ended.
+
+        May wait: the kernel changes no limit of a disk whose queue stands still. A process that is throttled does not act upon
+        SIGKILL before it may run again, or its write is done.
+
+        Raises:
+            CgroupError: the kernel refuses.
+        """
+        _write_if_offered(self.path / "cpu.max", UNLIMITED)
+        lift_io_limits(self.path)
+
+    def remove(self, *, limits_disks: bool = True) -> bool:
         """Try once to remove the cgroup, its sub-cgroups first; True when it is gone.
 
         The client's folder goes too when this was the last job in it.
 
+        Args:
+            limits_disks: as the method says; where it may be so, and the limits are not lifted yet, it may wait as
+                `lift_limits`.
+
         Raises:
             CgroupError: the kernel refuses for another reason than that the cgroup is in use.
         """
+        if limits_disks:
+            lift_io_limits(self.path)
         if not _remove_folder(self.path, self.folders) and _remove_tree(self.path, self.folders):
             return False
         _remove_folder(self.path.parent, self.folders)  # in use by another job of this client: it stays
@@ -270,6 +319,7 @@ class CgroupTree:
 
         Raises:
             LimitWriteError: a limit can't be set; nothing is left behind.
+            LimitIgnored: the kernel has ignored one; likewise.
             CgroupError: the folder can't be made, or a name is not as described.
         """
         job = JobCgroup(path=self.jobs / _checked(client) / _checked(job_id), folders=self.folders)
@@ -391,10 +441,31 @@ def _make_with_parent(folder: Path, folders: FolderOperations) -> None:
 
 def _write_limit(folder: Path, write: LimitWrite) -> None:
     try:
-        write_interface(folder / write.file, write.text)
+        found = write_and_read(folder / write.file, write.text)
     except CgroupFileError as error:
         if not (write.file == "memory.swap.max" and error.errno == errno.ENOENT and _kernel_has_no_swap(folder)):
             raise LimitWriteError(write.controller, error) from error
+    else:
+        if not is_in_force(write, found):
+            raise LimitIgnored(folder, write, found)
+
+
+def lift_io_limits(folder: Path) -> None:
+    """Let the traffic of a cgroup with all disks be as fast as it can, that which is under way too.
+
+    Raises:
+        CgroupFileError: the kernel refuses.
+    """
+    for text in no_io_limits(read_if_offered(folder / "io.max") or ""):
+        _write_if_offered(folder / "io.max", text)
+
+
+def _write_if_offered(path: Path, text: str) -> None:
+    try:
+        write_interface(path, text)
+    except CgroupFileError as error:
+        if error.errno not in NOT_OFFERED:  # ENODEV also where the disk is gone, and with it the limit
+            raise
 
 
 def _kernel_has_no_swap(folder: Path) -> bool:
@@ -420,6 +491,7 @@ def _remove_tree(top: Path, folders: FolderOperations, *, keep_top: bool = False
     in_use: list[Path] = []
     blocked: set[Path] = set()
     for folder in folders_bottom_up(top):
+        lift_io_limits(folder)
         if folder in blocked or (keep_top and folder == top):
             blocked.add(folder.parent)
         elif not _remove_folder(folder, folders):

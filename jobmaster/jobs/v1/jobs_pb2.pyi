@@ -109,7 +109,7 @@ class JobID(_message.Message):
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
 class JobCreateRequest(_message.Message):
-    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms", "name", "labels", "environment", "working_folder")
+    __slots__ = ("command", "args", "request_id", "separate_streams", "output_max", "output_full", "stdin", "secrets", "terminal", "limits", "max_run_ms", "warn_before_ms", "warn_signal", "stop_signal", "grace_ms", "name", "labels", "environment", "working_folder")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class JobCreateRequest(_message.Message):
     STDIN_FIELD_NUMBER: _ClassVar[int]
     SECRETS_FIELD_NUMBER: _ClassVar[int]
     TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
     MAX_RUN_MS_FIELD_NUMBER: _ClassVar[int]
     WARN_BEFORE_MS_FIELD_NUMBER: _ClassVar[int]
     WARN_SIGNAL_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +152,7 @@ class JobCreateRequest(_message.Message):
     stdin: bool
     secrets: _containers.RepeatedCompositeFieldContainer[SecretRange]
     terminal: Terminal
+    limits: JobLimits
     max_run_ms: int
     warn_before_ms: int
     warn_signal: int
@@ -160,7 +162,41 @@ class JobCreateRequest(_message.Message):
     labels: _containers.ScalarMap[str, str]
     environment: _containers.ScalarMap[str, str]
     working_folder: str
-    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., working_folder: _Optional[str] = ...) -> None: ...
+    def __init__(self, command: _Optional[str] = ..., args: _Optional[_Iterable[str]] = ..., request_id: _Optional[str] = ..., separate_streams: _Optional[bool] = ..., output_max: _Optional[int] = ..., output_full: _Optional[_Union[OutputFull, str]] = ..., stdin: _Optional[bool] = ..., secrets: _Optional[_Iterable[_Union[SecretRange, _Mapping]]] = ..., terminal: _Optional[_Union[Terminal, _Mapping]] = ..., limits: _Optional[_Union[JobLimits, _Mapping]] = ..., max_run_ms: _Optional[int] = ..., warn_before_ms: _Optional[int] = ..., warn_signal: _Optional[int] = ..., stop_signal: _Optional[int] = ..., grace_ms: _Optional[int] = ..., name: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., working_folder: _Optional[str] = ...) -> None: ...
+
+class JobLimits(_message.Message):
+    __slots__ = ("cpu_millicores", "memory_max", "memory_high", "swap_max", "pids_max", "cpu_weight", "io_weight", "io")
+    CPU_MILLICORES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_MAX_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_HIGH_FIELD_NUMBER: _ClassVar[int]
+    SWAP_MAX_FIELD_NUMBER: _ClassVar[int]
+    PIDS_MAX_FIELD_NUMBER: _ClassVar[int]
+    CPU_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IO_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    IO_FIELD_NUMBER: _ClassVar[int]
+    cpu_millicores: int
+    memory_max: int
+    memory_high: int
+    swap_max: int
+    pids_max: int
+    cpu_weight: int
+    io_weight: int
+    io: _containers.RepeatedCompositeFieldContainer[IoLimit]
+    def __init__(self, cpu_millicores: _Optional[int] = ..., memory_max: _Optional[int] = ..., memory_high: _Optional[int] = ..., swap_max: _Optional[int] = ..., pids_max: _Optional[int] = ..., cpu_weight: _Optional[int] = ..., io_weight: _Optional[int] = ..., io: _Optional[_Iterable[_Union[IoLimit, _Mapping]]] = ...) -> None: ...
+
+class IoLimit(_message.Message):
+    __slots__ = ("device", "read_bps", "write_bps", "read_iops", "write_iops")
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    READ_BPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_BPS_FIELD_NUMBER: _ClassVar[int]
+    READ_IOPS_FIELD_NUMBER: _ClassVar[int]
+    WRITE_IOPS_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    read_bps: int
+    write_bps: int
+    read_iops: int
+    write_iops: int
+    def __init__(self, device: _Optional[str] = ..., read_bps: _Optional[int] = ..., write_bps: _Optional[int] = ..., read_iops: _Optional[int] = ..., write_iops: _Optional[int] = ...) -> None: ...
 
 class SecretRange(_message.Message):
     __slots__ = ("word", "start", "end")
@@ -518,16 +554,18 @@ class Cause(_message.Message):
     def __init__(self, exited: _Optional[_Union[Cause.Exited, _Mapping]] = ..., signalled: _Optional[_Union[Cause.Signalled, _Mapping]] = ..., stopped: _Optional[_Union[Cause.Stopped, _Mapping]] = ..., oom_killed: _Optional[_Union[Cause.OomKilled, _Mapping]] = ..., failed_to_start: _Optional[_Union[Cause.FailedToStart, _Mapping]] = ..., server_shutdown: _Optional[_Union[Cause.ServerShutdown, _Mapping]] = ..., server_lost: _Optional[_Union[Cause.ServerLost, _Mapping]] = ..., output_capped: _Optional[_Union[Cause.OutputCapped, _Mapping]] = ..., timed_out: _Optional[_Union[Cause.TimedOut, _Mapping]] = ...) -> None: ...
 
 class Limit(_message.Message):
-    __slots__ = ("name", "value", "enforced", "reason")
+    __slots__ = ("name", "value", "enforced", "reason", "requested")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     ENFORCED_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    REQUESTED_FIELD_NUMBER: _ClassVar[int]
     name: str
     value: str
     enforced: bool
     reason: str
-    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
+    requested: bool
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., enforced: _Optional[bool] = ..., reason: _Optional[str] = ..., requested: _Optional[bool] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("client", "states", "causes", "started_after", "started_before", "page_size", "page_token", "name", "labels")

@@ -11,6 +11,7 @@ from jobmaster.host.cgroup.devices import (
     DeviceNumber,
     Disk,
     device_under,
+    disk_of,
     list_devices,
     parse_device,
     resolve_device,
@@ -140,3 +141,12 @@ def test_the_disks_of_this_host_resolve_to_themselves() -> None:
     """Every disk of the real sysfs is found by its own number."""
     disks = list_devices()
     assert [resolve_device(str(disk.number)) for disk in disks] == [disk.number for disk in disks]
+
+
+@pytest.mark.parametrize(
+    ("text", "disk"),
+    [("254:0", "254:0"), ("254:1", "254:0"), ("8:16", "8:16"), ("8:17", None), ("", None), ("sdb", None)],
+)
+def test_what_a_number_of_a_client_means(sysfs: Path, text: str, disk: str | None) -> None:
+    """A partition stands for its disk, and what sysfs does not have is no device; nothing else is looked up."""
+    assert disk_of(text, sysfs) == disk

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobmaster.host.cgroup.limits import (
+    LEAST_BYTES_PER_SECOND,
+    LEAST_OPERATIONS_PER_SECOND,
     MAX_BYTES_PER_SECOND,
     MAX_CORES,
     MAX_MEMORY_BYTES,
@@ -18,12 +20,17 @@ from jobmaster.host.cgroup.limits import (
     Controller,
     IoLimits,
     Limits,
+    LimitWrite,
     OomPolicy,
+    is_in_force,
     limit_writes,
+    no_io_limits,
     parse_cores,
     parse_count,
 )
 from jobmaster.sizes import parse_size
+
+M = 2**20
 
 
 def _texts(
@@ -38,7 +45,7 @@ def _texts(
     return [(write.file, write.text) for write in writes]
 
 
-@pytest.mark.parametrize("cores", [0.0, 0.009, -1.0, math.inf, math.nan, MAX_CORES * 2.0])
+@pytest.mark.parametrize("cores", [0.0, 0.049, -1.0, math.inf, math.nan, MAX_CORES * 2.0])
 def test_cores_the_kernel_refuses_are_refused(cores: float) -> None:
     """A quota outside the scheduler's bounds never becomes a Limits value."""
     with pytest.raises(ValueError, match="cpu_max must be from"):
@@ -58,26 +65,45 @@ def test_counts_are_positive_and_bounded(field: str, largest: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "largest"),
+    ("field", "least", "largest"),
     [
-        ("read_bps", MAX_BYTES_PER_SECOND),
-        ("write_bps", MAX_BYTES_PER_SECOND),
-        ("read_iops", MAX_OPERATIONS_PER_SECOND),
-        ("write_iops", MAX_OPERATIONS_PER_SECOND),
+        ("read_bps", LEAST_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND),
+        ("write_bps", LEAST_BYTES_PER_SECOND, MAX_BYTES_PER_SECOND),
+        ("read_iops", LEAST_OPERATIONS_PER_SECOND, MAX_OPERATIONS_PER_SECOND),
+        ("write_iops", LEAST_OPERATIONS_PER_SECOND, MAX_OPERATIONS_PER_SECOND),
     ],
 )
-def test_rates_are_positive_and_below_what_means_unlimited(field: str, largest: int) -> None:
-    """Zero and the kernel's "no limit" value are refused."""
-    for value in (0, largest + 1):
-        with pytest.raises(ValueError, match=f"{field} must be from 1 to {largest}"):
+def test_rates_are_such_as_others_can_bear(field: str, least: int, largest: int) -> None:
+    """Rates that have everybody wait for the disk, and the kernel's "no limit" value, are refused."""
+    for value in (0, 1, least - 1, largest + 1):
+        with pytest.raises(ValueError, match=f"{field} must be from {least} to {largest}"):
             IoLimits(**{field: value})
-    assert IoLimits(**{field: largest}).limited
+    assert all(IoLimits(**{field: value}).limited for value in (least, largest))
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"memory_high": 4096}, "memory_high needs a memory_max too"),
+        ({"memory_high": 8192, "memory_max": 4096}, "memory_high, 8192, is more than memory_max, 4096"),
+        ({"swap_max": -1}, "swap_max must be from 0"),
+        ({"cpu_weight": 0}, "cpu_weight must be from 1 to 10000"),
+        ({"io_weight": 10_001}, "io_weight must be from 1 to 10000"),
+    ],
+)
+def test_limits_that_contradict_each_other(limits: dict[str, int], words: str) -> None:
+    """A memory.high without an end, or beyond it, and weights that the kernel has not, are refused."""
+    with pytest.raises(ValueError, match=words):
+        Limits(**limits)  # type: ignore[arg-type]  # the fields' names are parameters
 
 
 def test_every_limit_becomes_its_file() -> None:
     """All limits together give the interface files with the kernel's spelling, swap closed before memory."""
     limits = Limits(
-        cpu_max=0.5, memory_max=2**20, pids_max=7, io=IoLimits(read_bps=10, write_bps=20, read_iops=30, write_iops=40)
+        cpu_max=0.5,
+        memory_max=2**20,
+        pids_max=7,
+        io=IoLimits(read_bps=10 * M, write_bps=20 * M, read_iops=300, write_iops=400),
     )
     assert _texts(limits, device="254:0") == [
         ("memory.oom.group", "1"),
@@ -85,14 +111,80 @@ def test_every_limit_becomes_its_file() -> None:
         ("memory.max", "1048576"),
         ("pids.max", "7"),
         ("cpu.max", "50000 100000"),
-        ("io.max", "254:0 rbps=10 wbps=20 riops=30 wiops=40"),
+        ("io.max", "254:0 rbps=10485760 wbps=20971520 riops=300 wiops=400"),
     ]
+
+
+def test_what_a_job_can_ask_for_besides() -> None:
+    """Swap on top of the memory, memory.high, weights, and rates of several disks have files or lines of their own."""
+    limits = Limits(
+        memory_max=2**20,
+        memory_high=2**19,
+        swap_max=2**18,
+        cpu_weight=50,
+        io_weight=200,
+        io=IoLimits(read_iops=200),
+        other_io=(("8:0", IoLimits(write_bps=10 * M)), ("8:16", IoLimits(read_bps=10 * M))),
+    )
+    assert _texts(limits, OomPolicy.PROCESS, device="254:0") == [
+        ("memory.swap.max", "262144"),
+        ("memory.max", "1048576"),
+        ("memory.high", "524288"),
+        ("cpu.weight", "50"),
+        ("io.max", "254:0 rbps=max wbps=max riops=200 wiops=max"),
+        ("io.max", "8:0 rbps=max wbps=10485760 riops=max wiops=max"),
+        ("io.max", "8:16 rbps=10485760 wbps=max riops=max wiops=max"),
+        ("io.weight", "default 200"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "found", "holds"),
+    [
+        ("memory.max", "1048577", "1048576\n", True),
+        ("memory.max", "1", "0\n", True),
+        ("memory.max", "1048576", "1044480\n", False),
+        ("memory.max", "1048576", "1052672\n", False),
+        ("memory.high", "1048576", "max\n", False),
+        ("memory.swap.max", "0", "0\n", True),
+        ("memory.oom.group", "1", "0\n", False),
+        ("pids.max", "7", "7\n", True),
+        ("pids.max", "7", "max\n", False),
+        ("cpu.max", "50000 100000", "50000 100000\n", True),
+        ("cpu.max", "50000 100000", "max 100000\n", False),
+        ("cpu.weight", "50", "51\n", False),
+        ("io.weight", "default 50", "default 50\n8:0 70\n", True),
+        ("io.weight", "default 50", "default 100\n8:0 50\n", False),
+        (
+            "io.max",
+            "8:0 rbps=max wbps=9 riops=max wiops=max",
+            "254:0 rbps=1\n8:0 rbps=max wbps=9 riops=max wiops=max\n",
+            True,
+        ),
+        ("io.max", "8:0 rbps=max wbps=9 riops=max wiops=max", "8:0 rbps=max wbps=max riops=9 wiops=max\n", False),
+        ("io.max", "8:0 rbps=max wbps=9 riops=max wiops=max", "", False),
+    ],
+)
+def test_a_limit_that_the_kernel_has_ignored_is_seen(file: str, text: str, found: str, *, holds: bool) -> None:
+    """Memory may be less by a part of a page; anything else has to read as it was written."""
+    write = LimitWrite(controller=Controller(file.split(".")[0]), file=file, text=text)
+    assert is_in_force(write, found) == holds
+
+
+def test_what_lifts_io_limits() -> None:
+    """Every disk that has one gets a line without any rate."""
+    text = "254:0 rbps=max wbps=9 riops=max wiops=max\n8:0 rbps=1 wbps=max riops=max wiops=max\n"
+    assert no_io_limits(text) == (
+        "254:0 rbps=max wbps=max riops=max wiops=max",
+        "8:0 rbps=max wbps=max riops=max wiops=max",
+    )
+    assert no_io_limits("") == ()
 
 
 def test_an_unset_rate_is_written_as_max() -> None:
     """One io limit leaves the other three unlimited."""
-    assert _texts(Limits(io=IoLimits(write_iops=5)), OomPolicy.PROCESS, device="8:0") == [
-        ("io.max", "8:0 rbps=max wbps=max riops=max wiops=5")
+    assert _texts(Limits(io=IoLimits(write_iops=500)), OomPolicy.PROCESS, device="8:0") == [
+        ("io.max", "8:0 rbps=max wbps=max riops=max wiops=500")
     ]
 
 
@@ -113,31 +205,23 @@ def test_without_a_memory_controller_nothing_is_written_for_it() -> None:
 
 def test_a_limit_without_its_controller_is_written_all_the_same() -> None:
     """A limit that was asked for is never left out because its controller is missing: the write has to fail."""
-    limits = Limits(cpu_max=1.0, memory_max=4096, pids_max=1, io=IoLimits(read_bps=1))
+    limits = Limits(cpu_max=1.0, memory_max=4096, pids_max=1, io=IoLimits(read_bps=10 * M))
     assert _texts(limits, available=frozenset(), device="8:0") == _texts(limits, device="8:0")
 
 
 def test_io_limits_need_a_device() -> None:
     """An io limit without a device is refused rather than dropped."""
     with pytest.raises(ValueError, match="needs the device"):
-        _texts(Limits(io=IoLimits(read_bps=1)))
+        _texts(Limits(io=IoLimits(read_bps=10 * M)))
 
 
-def test_limits_know_their_controllers() -> None:
-    """Each kind of limit names the one controller it cannot do without."""
-    assert Limits().controllers == frozenset()
-    assert Limits(cpu_max=1.0).controllers == {Controller.CPU}
-    assert Limits(memory_max=1, pids_max=1).controllers == {Controller.MEMORY, Controller.PIDS}
-    assert Limits(io=IoLimits(write_bps=1)).controllers == {Controller.IO}
-
-
-@given(st.floats(min_value=0.01, max_value=4096))
+@given(st.floats(min_value=0.05, max_value=4096))
 def test_every_valid_number_of_cores_gives_a_quota_the_kernel_takes(cores: float) -> None:
-    """The quota is never below the kernel's 1000 microseconds and is right to one microsecond."""
+    """The quota is enough for a job's start in one piece, as the kernel takes it, and is right to one microsecond."""
     ((_, text),) = _texts(Limits(cpu_max=cores), OomPolicy.PROCESS)
     quota, period = map(int, text.split())
-    assert quota >= 1000
-    assert period == 100_000
+    assert quota >= 10_000
+    assert period == (1_000_000 if cores < 0.1 else 100_000)
     assert abs(quota - cores * period) <= 1
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
+import stat
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import given
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from jobmaster.errors import CgroupError
 from jobmaster.host.cgroup.limits import Controller, IoLimits, Limits, LimitWrite, OomPolicy, limit_writes
 from jobmaster.host.cgroup.statistics import CpuStatistics, IoStatistics, MemoryEvents, Pressure, PressureShare
-from jobmaster.host.cgroup.tree import CgroupTree, KernelFolders, LimitWriteError
+from jobmaster.host.cgroup.tree import CgroupTree, KernelFolders, LimitIgnored, LimitWriteError
 from tests.host.cgroup.fake import CONTROLLER_FILES, FakeFolders, fake_tree
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def test_a_job_has_a_folder_of_its_own(plain_tree: CgroupTree) -> None:
 
 def test_every_limit_is_written(plain_tree: CgroupTree) -> None:
     """All limits of a request are in their files when create returns."""
-    limits = Limits(cpu_max=1.5, memory_max=2**26, pids_max=32, io=IoLimits(read_bps=1000))
+    limits = Limits(cpu_max=1.5, memory_max=2**26, pids_max=32, io=IoLimits(read_bps=10_000_000))
     writes = limit_writes(limits, OomPolicy.JOB, available=plain_tree.controllers, io_device="254:0")
     job = plain_tree.create("client1", "job1", writes)
     assert {write.file: (job.path / write.file).read_text() for write in writes} == {
@@ -68,7 +70,7 @@ def test_every_limit_is_written(plain_tree: CgroupTree) -> None:
         "memory.max": "67108864",
         "pids.max": "32",
         "cpu.max": "150000 100000",
-        "io.max": "254:0 rbps=1000 wbps=max riops=max wiops=max",
+        "io.max": "254:0 rbps=10000000 wbps=max riops=max wiops=max",
     }
 
 
@@ -352,3 +354,76 @@ def test_disposing_spares_what_is_in_use(plain_tree: CgroupTree) -> None:
     (plain_tree.root / "supervisor").mkdir()
     plain_tree.dispose()
     assert [path.name for path in plain_tree.root.iterdir() if path.is_dir()] == ["supervisor"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoringFolders:
+    """Folders in which a file takes what is written, and has none of it."""
+
+    plain: FakeFolders
+    file: str
+
+    def make(self, folder: Path) -> None:
+        """Make the folder; the file is one that keeps nothing."""
+        self.plain.make(folder)
+        (folder / self.file).unlink()
+        os.mknod(folder / self.file, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # as /dev/null
+
+    def remove(self, folder: Path) -> None:
+        """Remove the folder."""
+        self.plain.remove(folder)
+
+
+def test_a_limit_that_the_kernel_ignores_is_an_error_and_leaves_nothing(plain_tree: CgroupTree) -> None:
+    """What was written is read back: where it reads otherwise, the limit is named and the folders are gone again."""
+    tree = replace(
+        plain_tree, folders=IgnoringFolders(plain=FakeFolders(controllers=plain_tree.controllers), file="pids.max")
+    )
+    write = LimitWrite(controller=Controller.PIDS, file="pids.max", text="7")
+    with pytest.raises(LimitIgnored, match=r"pids\.max \(writing '7'\): reads ''") as caught:
+        tree.create("client1", "job1", (write,))
+    assert (caught.value.controller, caught.value.limit) == (Controller.PIDS, "pids.max 7")
+    assert not (tree.jobs / "client1" / "job1").exists()
+
+
+IO_MAX: Final = "8:0 rbps=max wbps=9000000 riops=max wiops=max\n"
+NO_IO_MAX: Final = "8:0 rbps=max wbps=max riops=max wiops=max"
+
+
+def test_io_limits_are_lifted_before_a_removal(plain_tree: CgroupTree) -> None:
+    """A cgroup that is still in use has no io limits any more when its removal was tried; the client's own are left."""
+    job = plain_tree.create("client1", "job1", ())
+    for folder in (job.path, job.path.parent):
+        (folder / "io.max").write_text(IO_MAX)
+    (job.procs_path).write_text("1\n")
+    assert not job.remove(limits_disks=False)
+    assert (job.path / "io.max").read_text() == NO_IO_MAX  # it was in use, and so looked at more closely
+    (job.path / "io.max").write_text(IO_MAX)
+    assert not job.remove()
+    assert (job.path / "io.max").read_text() == NO_IO_MAX
+    assert (job.path.parent / "io.max").read_text() == IO_MAX
+    job.procs_path.write_text("")
+    assert job.remove()
+
+
+def test_a_sweep_lifts_io_limits(plain_tree: CgroupTree) -> None:
+    """What an earlier server has left, and cannot be removed, is throttled no more."""
+    job = plain_tree.create("client1", "job1", ())
+    (job.path / "io.max").write_text(IO_MAX)
+    job.procs_path.write_text("1\n")
+    assert plain_tree.sweep() == (job.path,)
+    assert (job.path / "io.max").read_text() == NO_IO_MAX
+
+
+def test_lifting_all_that_holds_processes_up(plain_tree: CgroupTree, tmp_path: Path) -> None:
+    """CPU and disks are free; a host without these files has nothing to lift."""
+    job = plain_tree.create("client1", "job1", ())
+    assert not job.limits_disks()
+    (job.path / "io.max").write_text(IO_MAX)
+    (job.path / "cpu.max").write_text("1000 100000\n")
+    assert job.limits_disks()
+    job.lift_limits()
+    assert [(job.path / file).read_text() for file in ("cpu.max", "io.max")] == ["max", NO_IO_MAX]
+    bare = fake_tree(tmp_path / "bare").create("client1", "job1", ())
+    bare.lift_limits()
+    assert not bare.limits_disks()
