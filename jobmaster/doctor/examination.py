@@ -24,7 +24,7 @@ from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.run.local import DESCRIPTORS_OF_JOB
 from jobmaster.server.earlier_cgroup import NAME, jobs_named_in
 from jobmaster.server.findings import Finding, Verdict
-from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_certificate
+from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_certificate, of_small_limits
 from jobmaster.server.listener import DEFAULT_LIMITS
 from jobmaster.server.options import ServerOptions
 from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs
@@ -35,6 +35,7 @@ def examine(options: ServerOptions) -> tuple[Finding, ...]:
     subjects: dict[str, Callable[[], Iterable[Finding]]] = {
         "kernel": _kernel,
         "cgroup": partial(_cgroups, options),
+        "small limits": lambda: of_small_limits(options.limits),
         "systemd": lambda: [of_systemd(look_at_systemd())],
         "io device": partial(_io_device, options),
         "output folder": lambda: of_storage(look_at_storage("output", options.output_folder), options.output_free),

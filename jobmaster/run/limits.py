@@ -5,6 +5,9 @@ both are of the operator, and a job that asks for more than its ceiling is refus
 once: what an operator has set for every job, no client gets round by asking. A limit that a job asks for has to be
 enforced by this host, or the job is refused; a default that is not enforced is only reported.
 
+Below some rates a job does harm to others, or comes to nothing: these floors are for what jobs ask for. An operator may set
+less, and is warned; a job may then have that default, and nothing else.
+
 Weights have no ceiling: a job's cgroup is in its client's, so that they count between the jobs of one client alone.
 """
 
@@ -17,15 +20,12 @@ from typing import Final
 from jobmaster.errors import InvalidRequest, LimitNotEnforceable
 from jobmaster.host.cgroup.controllers import Enforcement
 from jobmaster.host.cgroup.limits import (
-    LEAST_BYTES_PER_SECOND,
-    LEAST_OPERATIONS_PER_SECOND,
     MAX_BYTES_PER_SECOND,
     MAX_CORES,
     MAX_MEMORY_BYTES,
     MAX_OPERATIONS_PER_SECOND,
     MAX_PIDS,
     MAX_WEIGHT,
-    MIN_CORES,
     Controller,
     IoLimits,
     Limits,
@@ -39,9 +39,17 @@ from jobmaster.job.record import LimitReport
 MILLI: Final = 1000
 REPORTED: Final = frozenset({"cpu.max", "memory.max", "pids.max", "io.max"})
 """The files of the limits that a record names; of others those that the job has asked for."""
+LEAST_MILLICORES: Final = 50
+"""With less, a slow host does not come to execute a job's command while its caller waits."""
+# A journalling file system has everybody's fsync wait for what one job has written and its rate does not let through. With the
+# server's own journal on that ext4, another client's Start took 32 s at 1 MiB/s and 1.3 s at 8; 39 s at 10 writes a second
+# and 6 s at 100.
+LEAST_BYTES_PER_SECOND: Final = 8 * 2**20
+LEAST_OPERATIONS_PER_SECOND: Final = 200
+
 _RATES: Final = tuple(each.name for each in fields(IoLimits))
 _BOUNDS: Final[Mapping[str, tuple[int, int]]] = {
-    "cpu_millicores": (round(MIN_CORES * MILLI), MAX_CORES * MILLI),
+    "cpu_millicores": (LEAST_MILLICORES, MAX_CORES * MILLI),
     "memory_max": (1, MAX_MEMORY_BYTES),
     "memory_high": (1, MAX_MEMORY_BYTES),
     "swap_max": (0, MAX_MEMORY_BYTES),
@@ -85,7 +93,7 @@ class Ceilings:
     def of(cls, limits: Limits) -> Ceilings:
         """The limits of every job, as the server's options set them."""
         return cls(
-            cpu_millicores=None if limits.cpu_max is None else round(limits.cpu_max * MILLI),
+            cpu_millicores=None if limits.cpu_max is None else millicores(limits.cpu_max),
             memory_max=limits.memory_max,
             swap_max=0 if limits.memory_max is not None and limits.swap_max is None else limits.swap_max,
             pids_max=limits.pids_max,
@@ -147,7 +155,8 @@ def resolve(request: LimitRequest, policy: LimitPolicy, disks: Mapping[str, str 
     """
     asked = _asked_values(request)
     for name, value in asked.items():
-        _check(f"limits.{name}", value, name, getattr(policy.ceilings, name, None))
+        if value != _default(name, policy.defaults):
+            _check(f"limits.{name}", value, name, getattr(policy.ceilings, name, None))
         _require(*_CONTROLLERS[name], policy.capabilities)
     devices = _devices(request, policy, disks)
     limits = _limits(asked, devices, policy)
@@ -160,8 +169,25 @@ def _asked_values(request: LimitRequest) -> dict[str, int]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def _default(name: str, defaults: Limits) -> int | None:
+    """What a job has that does not ask, in the same unit."""
+    if name != "cpu_millicores":
+        return getattr(defaults, name)  # type: ignore[no-any-return]  # all of them are counts
+    return None if defaults.cpu_max is None else millicores(defaults.cpu_max)
+
+
+def millicores(cores: float) -> int:
+    """Thousandths of a core."""
+    return round(cores * MILLI)
+
+
 def _check(field_name: str, value: int, name: str, ceiling: int | None) -> None:
+    """Refuses what a job may not ask for, which is not its default."""
     least, most = _BOUNDS[name]
+    if ceiling is not None and ceiling < least:
+        raise InvalidRequest(
+            f"{name} is {ceiling} on this server, neither more nor less: not {value}", field=field_name
+        )
     if not least <= value <= most:
         raise InvalidRequest(f"{name} is from {least} to {most}, not {value}", field=field_name)
     if ceiling is not None and value > ceiling:
@@ -183,9 +209,11 @@ def _devices(request: LimitRequest, policy: LimitPolicy, disks: Mapping[str, str
     for position, each in enumerate(request.io):
         where = f"limits.io[{position}]"
         disk = disks.get(each.device) if each.device else own
-        ceilings = policy.ceilings.io if disk == own else IoLimits()
+        is_own = disk == own
+        ceilings, defaults = (policy.ceilings.io, policy.defaults.io) if is_own else (IoLimits(), IoLimits())
         for name, value in _asked_rates(each):
-            _check(f"{where}.{name}", value, name, getattr(ceilings, name))
+            if value != getattr(defaults, name):
+                _check(f"{where}.{name}", value, name, getattr(ceilings, name))
         _require(Controller.IO, "io.max", policy.capabilities)
         if disk is None and each.device:
             raise InvalidRequest(f"the server's host has no block device {each.device}", field=f"{where}.device")

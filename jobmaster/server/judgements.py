@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Final, assert_never
 from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, SERVER_AUTHORITY
 from jobmaster.certs.key_files import MAKE_THEM, REPLACE_THEM
 from jobmaster.host.account import Account
-from jobmaster.host.cgroup.limits import Controller
+from jobmaster.host.cgroup.limits import Controller, Limits
 from jobmaster.host.uid_range import UidRange
 from jobmaster.identity.certificate import Validity
+from jobmaster.run.limits import (
+    LEAST_BYTES_PER_SECOND,
+    LEAST_MILLICORES,
+    LEAST_OPERATIONS_PER_SECOND,
+    MILLI,
+    millicores,
+)
 from jobmaster.server.findings import Finding, Verdict
+from jobmaster.sizes import size_text
 
 if TYPE_CHECKING:
     import os
@@ -50,6 +58,32 @@ def of_limits(
         else:
             verdict = Verdict.MISSING if all_required else Verdict.WARNING
             yield Finding(topic=name, verdict=verdict, text=f"{limit}; NOT ENFORCED: {reason}")
+
+
+def of_small_limits(limits: Limits) -> Iterator[Finding]:
+    """What limits of every job do to its callers and to others, where they are less than any job may ask for."""
+    if limits.cpu_max is not None and millicores(limits.cpu_max) < LEAST_MILLICORES:
+        yield Finding(
+            topic="cpu",
+            verdict=Verdict.WARNING,
+            text=f"--cpu-max {limits.cpu_max:g} is so little that a slow host may not come to execute a job's command in time",
+            remedy=f"allow {LEAST_MILLICORES / MILLI:g} or more",
+        )
+    io = limits.io
+    for option, rate, least, shown in (
+        ("--io-read-bps", io.read_bps, LEAST_BYTES_PER_SECOND, size_text),
+        ("--io-write-bps", io.write_bps, LEAST_BYTES_PER_SECOND, size_text),
+        ("--io-read-iops", io.read_iops, LEAST_OPERATIONS_PER_SECOND, str),
+        ("--io-write-iops", io.write_iops, LEAST_OPERATIONS_PER_SECOND, str),
+    ):
+        if rate is not None and rate < least:
+            yield Finding(
+                topic="io",
+                verdict=Verdict.WARNING,
+                text=f"{option} {shown(rate)} is so little that one job can hold up for long whoever else uses that disk, "
+                "this server too where its output folder is there",
+                remedy=f"allow {shown(least)} or more, or name a disk that others do not use by --iodevice-id",
+            )
 
 
 def of_accounts(accounts: AccountPolicy, *, drops_privileges: bool) -> Finding:

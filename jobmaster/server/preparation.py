@@ -23,7 +23,7 @@ from jobmaster.run.accounts import AccountPolicy
 from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
-from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits
+from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits, of_small_limits
 from jobmaster.server.options import ServerOptions
 
 
@@ -220,5 +220,10 @@ def _require_all(enforcement: Enforcement) -> None:
 def _report(terms: LocalTerms, limits: Iterable[Finding]) -> Iterator[str]:
     whom = name_of(terms.accounts)
     yield f"jobs run as {whom} in cgroups under {terms.tree.jobs}; their output is kept in {terms.output_folder}"
-    yield from as_report([of_accounts(terms.accounts, drops_privileges=terms.drops_privileges)])
+    yield from as_report(
+        [
+            of_accounts(terms.accounts, drops_privileges=terms.drops_privileges),
+            *of_small_limits(terms.limits.defaults),
+        ]
+    )
     yield from (f"  {finding.topic:<6} {finding.sentence}" for finding in limits)

@@ -114,6 +114,17 @@ def test_options_that_need_what_is_not_there(tmp_path: Path, certificates: Path)
     del certificates
 
 
+def test_limits_that_do_harm(tmp_path: Path, certificates: Path) -> None:
+    """Limits of every job that are too small for the others are told, beside whether they are enforced."""
+    with own_cgroup_root() as root:
+        small, enough = (
+            [each.text for each in by_topic(options_for(tmp_path, certificates, root, "--cpu-max", cores))["cpu"]]
+            for cores in ("0.01", "0.5")
+        )
+    assert [text for text in small if text.startswith("--cpu-max 0.01 is so little")]
+    assert len(small) == len(enough) + 1
+
+
 def test_a_key_of_another_certificate(tmp_path: Path, certificates: Path) -> None:
     """What a server would refuse at its start is missing, in its words."""
     folder = tmp_path / "certs"

@@ -59,6 +59,18 @@ async def test_what_no_job_may_have(
         assert not list(server.output.glob("*.log"))
 
 
+async def test_an_option_below_what_jobs_may_ask_for(
+    tmp_path: Path, certificates: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A server starts with it as ever, says what it does, and does not let a job ask for another such limit."""
+    async with serving(tmp_path, certificates, "--cpu-max", "0.01") as server, server.connect() as jobs:
+        said = [line for line in capfd.readouterr().out.splitlines() if "--cpu-max" in line]
+        with pytest.raises(InvalidArgumentError, match="cpu_millicores is 10 on this server, neither more nor less"):
+            await jobs.start("true", limits=pb.JobLimits(cpu_millicores=100))
+    assert len(said) == 1
+    assert said[0].startswith("warning: --cpu-max 0.01 is so little")
+
+
 async def test_the_same_request_with_other_limits(tmp_path: Path, certificates: Path) -> None:
     """It is another request: its id is refused, whether or not the limits could be had."""
     async with serving(tmp_path, certificates) as server, server.connect() as jobs:

@@ -231,11 +231,14 @@ def test_what_earlier_programs_make_of_an_order(event: JobEvent) -> None:
         decode_event(name, json.dumps({**document, "event": {"is": "danced"}}))
 
 
-def test_limits_of_an_earlier_program() -> None:
-    """A limit that was written when jobs could ask for none is the server's default."""
-    event = decode_event("launched", WRITTEN.replace(',"requested":false', ""))
+@pytest.mark.parametrize(("word", "is_requested"), [("", False), (',"requested":true', True)])
+def test_limits_that_were_asked_for(word: str, is_requested: bool) -> None:
+    """A limit that a job has asked for says so; one without a word, as all of earlier programs are, is the server's default."""
+    text = WRITTEN.replace('"not_enforced_because":null}', f'"not_enforced_because":null{word}}}')
+    event = decode_event("launched", text)
     assert isinstance(event, Launched)
-    assert [(limit.value, limit.requested) for limit in event.limits] == [("memory.max 1", False)]
+    assert [(limit.value, limit.requested) for limit in event.limits] == [("memory.max 1", is_requested)]
+    assert encode_event(event) == ("launched", text)
 
 
 def test_times_are_of_one_zone() -> None:

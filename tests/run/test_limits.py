@@ -25,6 +25,9 @@ STRICT = replace(FREE, defaults=OPTIONS, ceilings=Ceilings.of(OPTIONS))
 """An operator who has set options."""
 GENEROUS = replace(STRICT, ceilings=Ceilings(cpu_millicores=4000, memory_max=128 * M, swap_max=8 * M))
 """One whose defaults are less than the most."""
+LOW_OPTIONS = Limits(cpu_max=0.01, io=IoLimits(write_bps=M, read_iops=10))
+LOW = replace(FREE, defaults=LOW_OPTIONS, ceilings=Ceilings.of(LOW_OPTIONS))
+"""One who has set less than jobs may ask for."""
 OPTION_VALUES = (
     "memory.swap.max 0",
     "memory.max 67108864",
@@ -141,6 +144,43 @@ def test_what_no_job_may_have(request_: LimitRequest, policy: LimitPolicy, field
         resolve(request_, policy, DISKS)
     assert caught.value.field == f"limits.{field}"
     assert all(part in str(caught.value) for part in words.split(", not "))
+
+
+LOW_VALUES = ("cpu.max 10000 1000000", "io.max 254:0 rbps=max wbps=1048576 riops=10 wiops=max")
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        (NO_LIMITS, LOW_VALUES),
+        (LimitRequest(cpu_millicores=10, io=(IoRequest(write_bps=M, read_iops=10),)), LOW_VALUES),
+        (
+            LimitRequest(io=(IoRequest(device="254:0", read_bps=8 * M),)),
+            (LOW_VALUES[0], "io.max 254:0 rbps=8388608 wbps=1048576 riops=10 wiops=max"),
+        ),
+    ],
+)
+def test_options_below_what_jobs_may_ask_for(request_: LimitRequest, expected: tuple[str, ...]) -> None:
+    """They are in force, also for a job that asks for just that, and beside other rates of the disk."""
+    assert written(request_, LOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_", "field", "words"),
+    [
+        (LimitRequest(cpu_millicores=9), "cpu_millicores", "10 on this server, neither more nor less: not 9"),
+        (LimitRequest(cpu_millicores=50), "cpu_millicores", "10 on this server, neither more nor less: not 50"),
+        (LimitRequest(io=(IoRequest(write_bps=M - 1),)), "io[0].write_bps", "1048576 on this server, neither"),
+        (LimitRequest(io=(IoRequest(write_bps=8 * M),)), "io[0].write_bps", "1048576 on this server, neither"),
+        (LimitRequest(io=(IoRequest(write_iops=199),)), "io[0].write_iops", "from 200 to"),
+        (LimitRequest(io=(IoRequest(device="8:0", write_bps=M),)), "io[0].write_bps", "from 8388608 to"),
+    ],
+)
+def test_nothing_else_than_such_an_option(request_: LimitRequest, field: str, words: str) -> None:
+    """A job gets neither more than the operator's limit, nor less than what jobs may ask for; and other disks have no such one."""
+    with pytest.raises(InvalidRequest, match=words) as caught:
+        resolve(request_, LOW, DISKS)
+    assert caught.value.field == f"limits.{field}"
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,17 @@ import pytest
 from jobmaster.certs.inspection import CertificateFile
 from jobmaster.host.account import Account
 from jobmaster.host.cgroup.controllers import Enforced, Enforcement, NotEnforced
-from jobmaster.host.cgroup.limits import Controller
+from jobmaster.host.cgroup.limits import Controller, IoLimits, Limits
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange
 from jobmaster.run.accounts import AccountPolicy
 from jobmaster.server.findings import Verdict
-from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_certificate, of_limits
+from jobmaster.server.judgements import (
+    of_absent_certificate,
+    of_accounts,
+    of_certificate,
+    of_limits,
+    of_small_limits,
+)
 
 NOW: Final = datetime(2026, 11, 30, tzinfo=UTC)
 ENFORCEMENT: Final = Enforcement(
@@ -44,6 +50,31 @@ def test_a_limit_that_is_not_enforced(all_required: bool, verdict: Verdict) -> N
     assert (memory.topic, memory.verdict) == ("memory", verdict)
     assert memory.text == "limit for each job: memory.max 2; NOT ENFORCED: this host binds it to v1"
     assert (pids.topic, pids.verdict) == ("pids", Verdict.OK)
+
+
+@pytest.mark.parametrize(
+    ("limits", "topic", "words"),
+    [
+        (Limits(cpu_max=0.01), "cpu", "--cpu-max 0.01 is so little"),
+        (Limits(io=IoLimits(read_bps=1)), "io", "--io-read-bps 1 is so little"),
+        (Limits(io=IoLimits(write_bps=2**20)), "io", "--io-write-bps 1M is so little"),
+        (Limits(io=IoLimits(read_iops=199)), "io", "--io-read-iops 199 is so little"),
+        (Limits(io=IoLimits(write_iops=10)), "io", "--io-write-iops 10 is so little"),
+    ],
+)
+def test_limits_that_do_harm(limits: Limits, topic: str, words: str) -> None:
+    """Each that is less than a job may ask for is warned of, with what it does and what would be enough."""
+    (found,) = of_small_limits(limits)
+    assert (found.topic, found.verdict) == (topic, Verdict.WARNING)
+    assert words in found.text
+    assert {"cpu": "allow 0.05 or more", "io": "or more, or name a disk"}[topic] in found.remedy
+
+
+def test_limits_that_do_none() -> None:
+    """What any job may ask for is not warned of, nor what is not limited."""
+    io = IoLimits(read_bps=8 * 2**20, write_bps=8 * 2**20, read_iops=200, write_iops=200)
+    assert list(of_small_limits(Limits(cpu_max=0.05, memory_max=1, pids_max=1, io=io))) == []
+    assert list(of_small_limits(Limits())) == []
 
 
 def test_io_limits_without_a_disk() -> None:

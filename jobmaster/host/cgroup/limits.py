@@ -24,9 +24,8 @@ CPU_PERIOD_MICROSECONDS: Final = 100_000
 LONG_CPU_PERIOD_MICROSECONDS: Final = 1_000_000
 FEW_CORES: Final = 0.1
 """Below these the long period is taken."""
-# kernel/sched/core.c: a quota is at least 1 ms (min_cfs_quota_period) and at most MAX_BW = 2**44 - 1 microseconds. With less
-# than this, a slow host does not come to execute a job's command while its caller waits.
-MIN_CORES: Final = 0.05
+# kernel/sched/core.c: a quota is at least 1 ms (min_cfs_quota_period) and at most MAX_BW = 2**44 - 1 microseconds.
+MIN_CORES: Final = 0.01
 MAX_CORES: Final = (2**44 - 1) // CPU_PERIOD_MICROSECONDS
 # mm/page_counter.c counts pages in a long; more bytes than fit in it read back as "max".
 MAX_MEMORY_BYTES: Final = 2**63 - 1
@@ -35,11 +34,6 @@ MAX_PIDS: Final = 4 * 1024 * 1024
 # block/blk-throttle.c: U64_MAX bytes and UINT_MAX operations a second mean "no limit".
 MAX_BYTES_PER_SECOND: Final = 2**64 - 2
 MAX_OPERATIONS_PER_SECOND: Final = 2**32 - 2
-# A journalling file system has everybody's fsync wait for what one job has written and its rate does not let through. With the
-# server's own journal on that ext4, another client's Start took 32 s at 1 MiB/s and 1.3 s at 8; 39 s at 10 writes a second
-# and 6 s at 100.
-LEAST_BYTES_PER_SECOND: Final = 8 * 2**20
-LEAST_OPERATIONS_PER_SECOND: Final = 200
 # include/linux/cgroup.h: CGROUP_WEIGHT_MIN and _MAX; CGROUP_WEIGHT_DFL is 100.
 MAX_WEIGHT: Final = 10_000
 
@@ -82,11 +76,11 @@ class IoLimits:
     """Write operations per second."""
 
     def __post_init__(self) -> None:
-        """Refuse values that the kernel takes for "no limit", and those that would have others wait."""
+        """Refuse values that the kernel takes for "no limit"."""
         for name in ("read_bps", "write_bps"):
-            _check_count(name, getattr(self, name), MAX_BYTES_PER_SECOND, least=LEAST_BYTES_PER_SECOND)
+            _check_count(name, getattr(self, name), MAX_BYTES_PER_SECOND)
         for name in ("read_iops", "write_iops"):
-            _check_count(name, getattr(self, name), MAX_OPERATIONS_PER_SECOND, least=LEAST_OPERATIONS_PER_SECOND)
+            _check_count(name, getattr(self, name), MAX_OPERATIONS_PER_SECOND)
 
     @property
     def limited(self) -> bool:

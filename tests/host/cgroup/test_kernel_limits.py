@@ -89,8 +89,8 @@ def test_the_kernel_takes_io_limits(limiting_tree: CgroupTree) -> None:
     if not disks:
         pytest.skip("no disk here")
     device = str(disks[0].number)
-    job = _create(limiting_tree, Limits(io=IoLimits(read_bps=10_000_000, write_iops=700)), device=device)
-    assert (job.path / "io.max").read_text() == f"{device} rbps=10000000 wbps=max riops=max wiops=700\n"
+    job = _create(limiting_tree, Limits(io=IoLimits(read_bps=1000, write_iops=7)), device=device)
+    assert (job.path / "io.max").read_text() == f"{device} rbps=1000 wbps=max riops=max wiops=7\n"
 
 
 def test_a_folder_with_processes_cannot_hand_controllers_on(limiting_tree: CgroupTree, kernel_mount: Path) -> None:
@@ -108,11 +108,11 @@ def test_a_folder_with_processes_cannot_hand_controllers_on(limiting_tree: Cgrou
 
 def test_the_kernel_shows_the_limits(limiting_tree: CgroupTree) -> None:
     """What was asked for is what the kernel reads back, swap closed."""
-    job = _create(limiting_tree, Limits(cpu_max=0.05, memory_max=2**26, pids_max=4 * 1024 * 1024))
+    job = _create(limiting_tree, Limits(cpu_max=0.01, memory_max=2**26, pids_max=4 * 1024 * 1024))
     files = ("cpu.max", "memory.max", "memory.swap.max", "memory.oom.group", "pids.max")
     texts = {file: (job.path / file).read_text().strip() for file in files if (job.path / file).exists()}
     assert texts.get("memory.swap.max", "0") == "0"
-    assert texts["cpu.max"] == "50000 1000000"
+    assert texts["cpu.max"] == "10000 1000000"
     assert texts["memory.max"] == str(2**26)
     assert texts["memory.oom.group"] == "1"
     assert texts["pids.max"] == str(4 * 1024 * 1024)
