@@ -212,7 +212,7 @@ async def test_how_much_is_logged(reloaded: Reloaded) -> None:
     ("error", "said"),
     [
         (OSError(5, "Input/output error"), f"the configuration cannot be read: Input/output error; {STAYS}"),
-        (LookupError("a bug"), f"a bug in reading the configuration; {STAYS}"),
+        (ArithmeticError("a bug"), f"a bug in reading the configuration; {STAYS}"),
     ],
 )
 async def test_what_nobody_thought_of(
