@@ -237,7 +237,8 @@ def shown_by(processes_or_threads: Iterable[str]) -> set[int]:
 
 def devices(mountinfo: str) -> set[int]:
     """The numbers of the devices in a text as of /proc/PID/mountinfo (proc_pid_mountinfo(5)), as fusectl has them."""
-    pairs = (line.split(" ", 3)[2].partition(":") for line in mountinfo.splitlines())
+    lines = mountinfo.split("\n")[:-1]  # names can have any other separator of lines
+    pairs = (line.split(" ", 3)[2].partition(":") for line in lines)
     return {kernel.device_number(int(major), int(minor)) for major, _, minor in pairs}
 
 

@@ -44,8 +44,10 @@ def enter() -> None:
 
 
 def mount(fd: int) -> str:
-    """Mounts the file system of a /dev/fuse; returns where."""
+    """Mounts the file system of a /dev/fuse; returns where. A mount beside it has a name that tries readers of mountinfo."""
     checked(libc.mount(b"none", b"/tmp", b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
+    os.mkdir("/tmp/\v")
+    checked(libc.mount(b"none", b"/tmp/\v", b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
     os.mkdir("/tmp/own")
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
     checked(libc.mount(b"own", b"/tmp/own", b"fuse", ctypes.c_ulong(0), options), "mount(2) of a FUSE file system")

@@ -138,6 +138,13 @@ def test_numbers_of_devices() -> None:
     assert devices(text) == {21, 1048575, (8 << 20) | 1}
 
 
+@pytest.mark.parametrize("separator", "\v\f\r\x1c\x1d\x1e\x85\u2028")
+def test_names_with_separators_of_lines(separator: str) -> None:
+    """The kernel escapes the newline alone; a name with another one hides no mount, its own or what comes after it."""
+    text = f"63 43 0:40 / /a{separator}b rw - fuse x{separator}y rw\n64 43 0:41 / /b rw - fuse x rw\n"
+    assert devices(text) == {40, 41}
+
+
 def test_files_that_a_thread_uses(tmp_path: Path) -> None:
     """What it has mapped, and the descriptors of its system call; whatever else its arguments are."""
     (tmp_path / "maps").write_text("7f0-7f1 r--p 0 00:2e 2 /a\n7f1-7f2 rw-p 0 00:00 0\n7f1-7f2 r--p 0 08:")
