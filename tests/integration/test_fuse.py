@@ -141,10 +141,13 @@ async def test_another_server_follows(
 
 @pytest.mark.parametrize("words", [[], ["hidden"]], ids=["seen", "hidden"])
 async def test_an_accomplice(tmp_path: Path, certificates: Path, device: str, words: list[str]) -> None:
-    """A job holds the lock by a file system of another client's job, which shows it as its own: it is aborted at last."""
+    """A job holds the lock by a file system of another client's job, which shows it as its own: it is aborted at last.
+
+    That takes one user for both: with one for each client the kernel has the borrower ask for no page.
+    """
     with trio.fail_after(DEADLINE):
         async with (
-            serving_program(tmp_path, certificates) as (server, _),
+            serving_program(tmp_path, certificates, "--run-as", "nobody") as (server, _),
             server.connect("client1") as jobs,
             server.connect("client2") as others,
         ):
