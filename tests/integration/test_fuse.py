@@ -179,6 +179,27 @@ async def test_a_stop_while_the_server_lives(tmp_path: Path, certificates: Path,
             assert await output_of(jobs, holder) == b"up\nline\n"
 
 
+async def test_a_stop_beside_a_crowd(tmp_path: Path, certificates: Path, device: str) -> None:
+    """Jobs that have too many mounts to be looked at, its own client's and another's, keep nothing from being freed."""
+    with trio.fail_after(DEADLINE):
+        async with (
+            serving_program(tmp_path, certificates) as (server, _),
+            server.connect("client1") as jobs,
+            server.connect("client2") as others,
+        ):
+            for each in (jobs, others):
+                await until_output(each, await start(each, device, "crowds"), b"up\n")
+            holder = await start(jobs, device, "one", "hidden")
+            await until_output(jobs, holder, b"up\n")
+            pid = (await jobs.status(holder)).pid
+            await begin(pid)
+            while "/file\n" in Path(f"/proc/{pid}/maps").read_text():
+                await trio.sleep(0.01)
+            await jobs.stop(holder, force=True)
+            await jobs.wait(holder)
+            assert not server.cgroup_of(holder).exists()
+
+
 async def test_a_gap_that_is_too_long(tmp_path: Path, certificates: Path, device: str) -> None:
     """Nothing of the jobs is left when the launcher has ended them all, nor of the server that it could not reap."""
     with (tmp_path / "stderr").open("wb") as stderr, trio.fail_after(DEADLINE):
