@@ -40,7 +40,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher import aside, kernel
-from jobmaster.launcher.proc import processes, read, tasks
+from jobmaster.launcher.proc import processes, read
+from jobmaster.launcher.proc import threads as threads_in
 from jobmaster.launcher.streams import say
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ def abort(request: Request) -> str:
         OSError: there may be some, and they cannot be aborted.
     """
     left = {pid for cgroup in request.cgroups for pid in processes(cgroup)}
-    threads = list(islice((task for pid in left for task in tasks(pid)), MOST_THREADS))
+    tids = (tid for cgroup in request.cgroups for tid in threads_in(cgroup))
+    threads = [f"{_PROC}/{tid}" for tid in islice(tids, MOST_THREADS)]
     waiting = list(filter(_waits_for_answer, threads))
     try:
         control = _control()

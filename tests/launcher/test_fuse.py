@@ -46,6 +46,7 @@ class Host:
         for name, pid in (("one/killed", STUCK), ("two/other", OTHER_JOB)):
             (self.jobs / name).mkdir(parents=True)
             (self.jobs / name / "cgroup.procs").write_text(f"{pid}\n")
+            (self.jobs / name / "cgroup.threads").write_text(f"{pid}\n")
         for number in OWNERS:
             (self.control / str(number)).mkdir()
             (self.control / str(number) / "abort").touch()
@@ -83,7 +84,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(fuse, "_PROC", str(made.proc))
     monkeypatch.setattr(fuse, "_control", lambda: str(made.control))
     monkeypatch.setattr(fuse, "_owners", lambda _control: iter(OWNERS.items()))
-    monkeypatch.setattr(fuse, "tasks", lambda pid: [str(made.proc / str(pid))])
     return made
 
 
@@ -111,6 +111,13 @@ def test_jobs_with_too_many_mounts(
     monkeypatch.setattr(fuse, "LOOK_SECONDS", -1)
     fuse.abort(host.request(breadth))
     assert host.aborted() == aborted
+
+
+def test_a_process_that_is_about_to_have_died(host: Host) -> None:
+    """A thread that is left of it counts, where the kernel does not list the process any more."""
+    (host.jobs / "one" / "killed" / "cgroup.procs").write_text("")
+    fuse.abort(host.request(Breadth.OWN))
+    assert host.aborted() == {40, 46}
 
 
 def test_jobs_of_other_users(host: Host) -> None:
@@ -151,7 +158,8 @@ def test_a_job_of_root(host: Host) -> None:
 
 def test_a_job_that_has_died(host: Host) -> None:
     """Nothing is aborted for one of which no process is left."""
-    (host.jobs / "one" / "killed" / "cgroup.procs").write_text("")
+    for name in ("cgroup.procs", "cgroup.threads"):
+        (host.jobs / "one" / "killed" / name).write_text("")
     assert fuse.abort(host.request(Breadth.ALL)) == ""
     assert host.aborted() == set()
 
@@ -165,7 +173,6 @@ def test_a_host_that_lets_nobody_abort(host: Host, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     monkeypatch.setattr(fuse, "_PROC", str(host.proc))
     monkeypatch.setattr(fuse, "_MOUNTED", str(host.folder / "none"))
-    monkeypatch.setattr(fuse, "tasks", lambda pid: [str(host.proc / str(pid))])
     monkeypatch.setattr(kernel, "mount_detached", refuse)
     (host.proc / "filesystems").write_text("nodev\tfuse\nnodev\tfusectl\n")
     with pytest.raises(PermissionError):
