@@ -220,10 +220,11 @@ class Jobs:
             if left is not None:
                 request.page_size = min(left, request.page_size or MAX_PAGE, MAX_PAGE)
             page = await self._calls.unary("List", request, pb.ListResponse, self._patience)
-            for record in page.jobs:
+            found = [record for record in page.jobs if _is_called(record.cmd, request)]
+            for record in found:
                 yield record
             if left is not None:
-                left -= len(page.jobs)
+                left -= len(found)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -419,3 +420,9 @@ async def connect(
                     trouble.tell(error)
                 await trio.sleep(pause)
         yield Jobs(channel, patience=patience, trouble=trouble)
+
+
+def _is_called(command: pb.JobCreateRequest, query: pb.ListRequest) -> bool:
+    """Whether a job has the name and labels that are asked for: an older server does not know them, and lists all jobs."""
+    labels = dict(command.labels)  # a map of protobuf has every key that it is asked for
+    return query.name in {"", command.name} and dict(query.labels).items() <= labels.items()
