@@ -8,7 +8,7 @@ from jobmaster import __version__
 from jobmaster.cli.actions import Doctor, InstallUnit
 from jobmaster.cli.descriptors import write_notice, write_text
 from jobmaster.cli.exit_status import DONE, FAILED
-from jobmaster.doctor.examination import examine
+from jobmaster.doctor.examination import examine_all
 from jobmaster.errors import ConfigurationError
 from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
@@ -22,10 +22,10 @@ def show_findings(asked: Doctor) -> int:
     """Writes what is found; returns the exit status.
 
     Raises:
-        ConfigurationError: the configuration file is wrong.
+        ConfigurationError: the options say too little.
         OutputFailed: standard output did not take it.
     """
-    findings = examine(_options(asked.options, "jobmaster doctor"))
+    findings = examine_all(parse_command_line(asked.options, "jobmaster doctor"))
     write_text(as_json(findings, __version__) if asked.as_json else as_table(findings))
     return DONE if is_fit(findings) else FAILED
 
@@ -38,7 +38,7 @@ def install_unit(asked: InstallUnit) -> None:
         HostError: it cannot be written.
         OutputFailed: standard output did not take it.
     """
-    text = _unit(_options(asked.options, "jobmaster install-unit"), asked.options)
+    text = _unit(_options(asked.options), asked.options)
     if asked.only_print:
         write_text(text)
         return
@@ -49,9 +49,9 @@ def install_unit(asked: InstallUnit) -> None:
     write_notice(f"jobmaster: now run: {todo}\n" if is_new else "jobmaster: it was there already, as it is\n")
 
 
-def _options(words: tuple[str, ...], program: str) -> ServerOptions:
+def _options(words: tuple[str, ...]) -> ServerOptions:
     """Of a server with this command line, on this host: what its file says as well."""
-    return load(parse_command_line(words, program)).options
+    return load(parse_command_line(words, "jobmaster install-unit")).options
 
 
 def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
