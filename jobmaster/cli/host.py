@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 
 from jobmaster import __version__
 from jobmaster.cli.actions import Doctor, InstallUnit
@@ -10,9 +12,10 @@ from jobmaster.cli.descriptors import write_notice, write_text
 from jobmaster.cli.exit_status import DONE, FAILED
 from jobmaster.doctor.examination import examine_all
 from jobmaster.errors import ConfigurationError
+from jobmaster.server.checking import unusable, unusable_certificates
 from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
-from jobmaster.server.options import ServerOptions, parse_command_line
+from jobmaster.server.options import DEFAULT_CONFIG, ServerOptions, parse_command_line
 from jobmaster.server.preparation import is_run_as_root
 from jobmaster.unit.installation import FOLDER, install, require_importable
 from jobmaster.unit.text import NAME, Unit, unit_text
@@ -38,10 +41,16 @@ def install_unit(asked: InstallUnit) -> None:
         HostError: it cannot be written.
         OutputFailed: standard output did not take it.
     """
-    text = _unit(_options(asked.options), asked.options)
+    options = _options(asked.options)
+    text = _unit(options, asked.options)
+    problems = [*unusable(options), *unusable_certificates(options)] if os.geteuid() == 0 else []
     if asked.only_print:
         write_text(text)
+        for problem in problems:
+            write_notice(f"jobmaster: its server would not start: {problem}\n")
         return
+    if problems:
+        raise ConfigurationError(f"its server would not start: {'; '.join(problems)}")
     folder = asked.folder or FOLDER
     is_new = install(text, folder, may_replace=asked.force)
     write_text(f"{folder / NAME}\n")
@@ -50,8 +59,11 @@ def install_unit(asked: InstallUnit) -> None:
 
 
 def _options(words: tuple[str, ...]) -> ServerOptions:
-    """Of a server with this command line, on this host: what its file says as well."""
-    return load(parse_command_line(words, "jobmaster install-unit")).options
+    """Of a server with this command line that root starts on this host: what its file says as well."""
+    command = parse_command_line(words, "jobmaster install-unit")
+    if command.config is None and os.path.lexists(DEFAULT_CONFIG):
+        command = replace(command, config=DEFAULT_CONFIG)  # whoever asks for the unit
+    return load(command).options
 
 
 def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
