@@ -70,6 +70,12 @@ def test_a_clock_that_is_set() -> None:
     assert "to 12 ms as the kernel reckons; how far it is off cannot be known" in found.text
 
 
+def test_a_clock_that_must_not_be_asked_for() -> None:
+    """It is doubtful, and no reason for a server not to start."""
+    found = of_clock(None)
+    assert (found.verdict, "must not be asked" in found.text) == (WARNING, True)
+
+
 def test_a_clock_that_nobody_sets() -> None:
     """It is a warning, which says no more than is known."""
     found = of_clock(Clock(is_synchronised=False, largest_error=16000.0))

@@ -44,7 +44,8 @@ def test_a_kernel_that_runs_jobs() -> None:
 
 def test_a_clock() -> None:
     """The kernel tells; that it is synchronised depends on the host."""
-    assert look_at_clock().largest_error >= 0
+    clock = look_at_clock()
+    assert clock is None or clock.largest_error >= 0
 
 
 def test_the_limits_of_a_process() -> None:
