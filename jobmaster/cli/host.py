@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 
 from jobmaster import __version__
 from jobmaster.cli.actions import Doctor, InstallUnit
 from jobmaster.cli.descriptors import write_notice, write_text
 from jobmaster.cli.exit_status import DONE, FAILED
-from jobmaster.doctor.examination import examine
+from jobmaster.doctor.examination import examine_all
 from jobmaster.errors import ConfigurationError
+from jobmaster.server.checking import unusable, unusable_certificates
 from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
-from jobmaster.server.options import ServerOptions, parse_command_line
+from jobmaster.server.options import DEFAULT_CONFIG, ServerOptions, parse_command_line
 from jobmaster.server.preparation import is_run_as_root
 from jobmaster.unit.installation import FOLDER, install, require_importable
 from jobmaster.unit.text import NAME, Unit, unit_text
@@ -22,10 +25,10 @@ def show_findings(asked: Doctor) -> int:
     """Writes what is found; returns the exit status.
 
     Raises:
-        ConfigurationError: the configuration file is wrong.
+        ConfigurationError: the options say too little.
         OutputFailed: standard output did not take it.
     """
-    findings = examine(_options(asked.options, "jobmaster doctor"))
+    findings = examine_all(parse_command_line(asked.options, "jobmaster doctor"))
     write_text(as_json(findings, __version__) if asked.as_json else as_table(findings))
     return DONE if is_fit(findings) else FAILED
 
@@ -38,10 +41,16 @@ def install_unit(asked: InstallUnit) -> None:
         HostError: it cannot be written.
         OutputFailed: standard output did not take it.
     """
-    text = _unit(_options(asked.options, "jobmaster install-unit"), asked.options)
+    options = _options(asked.options)
+    text = _unit(options, asked.options)
+    problems = [*unusable(options), *unusable_certificates(options)] if os.geteuid() == 0 else []
     if asked.only_print:
         write_text(text)
+        for problem in problems:
+            write_notice(f"jobmaster: its server would not start: {problem}\n")
         return
+    if problems:
+        raise ConfigurationError(f"its server would not start: {'; '.join(problems)}")
     folder = asked.folder or FOLDER
     is_new = install(text, folder, may_replace=asked.force)
     write_text(f"{folder / NAME}\n")
@@ -49,9 +58,12 @@ def install_unit(asked: InstallUnit) -> None:
     write_notice(f"jobmaster: now run: {todo}\n" if is_new else "jobmaster: it was there already, as it is\n")
 
 
-def _options(words: tuple[str, ...], program: str) -> ServerOptions:
-    """Of a server with this command line, on this host: what its file says as well."""
-    return load(parse_command_line(words, program)).options
+def _options(words: tuple[str, ...]) -> ServerOptions:
+    """Of a server with this command line that root starts on this host: what its file says as well."""
+    command = parse_command_line(words, "jobmaster install-unit")
+    if command.config is None and os.path.lexists(DEFAULT_CONFIG):
+        command = replace(command, config=DEFAULT_CONFIG)  # whoever asks for the unit
+    return load(command).options
 
 
 def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:

@@ -15,7 +15,6 @@ from jobmaster.identity.certificate import Validity
 if TYPE_CHECKING:
     from pathlib import Path
 
-NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
 
 
