@@ -95,8 +95,10 @@ CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
 LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
-SIGNALLERS: Final = trio.CapacityLimiter(8)
-"""Threads that signal the processes of a cgroup one by one."""
+SIGNALLERS: Final = trio.CapacityLimiter(4)
+"""Threads that signal the processes of a cgroup one by one, as clients order it."""
+STOP_SIGNALLERS: Final = trio.CapacityLimiter(8)
+"""The same for stops: what clients order as often as they like is not to delay what ends a job."""
 LIFTERS: Final = trio.CapacityLimiter(4)
 """Threads that lift limits; the kernel holds one up while the queue of a disk stands still."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
@@ -307,9 +309,10 @@ class LocalExecution:
         """By the pidfd."""
         return self._child.send_signal(number)
 
-    async def signal_others(self, number: int) -> None:
+    async def signal_others(self, number: int, *, is_stop: bool = False) -> None:
         """To each process of the cgroup, in a thread: there may be thousands."""
-        await run_in_thread(SIGNALLERS, self._cgroup.signal, number, self.pid, abandon=True)
+        threads = STOP_SIGNALLERS if is_stop else SIGNALLERS
+        await run_in_thread(threads, self._cgroup.signal, number, self.pid, abandon=True)
 
     def freeze(self, is_frozen: bool) -> None:
         """By cgroup.freeze."""

@@ -290,7 +290,7 @@ class ScriptedExecution:
             self._act_on_term()
         return True
 
-    async def signal_others(self, number: int) -> None:
+    async def signal_others(self, number: int, *, is_stop: bool = False) -> None:  # noqa: ARG002  # as `Execution.signal_others`
         """Ends the other processes by the signal of the stop, unless they ignore it."""
         if self.script.signalling_hangs:
             await trio.sleep_forever()
