@@ -72,6 +72,7 @@ from jobmaster.run.job_files import (
 from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
+from jobmaster.run.lifting import Lifting
 from jobmaster.run.limits import JobLimits, LimitPolicy, default_limits, resolve
 from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
@@ -99,8 +100,6 @@ SIGNALLERS: Final = trio.CapacityLimiter(4)
 """Threads that signal the processes of a cgroup one by one, as clients order it."""
 STOP_SIGNALLERS: Final = trio.CapacityLimiter(8)
 """The same for stops: what clients order as often as they like is not to delay what ends a job."""
-LIFTERS: Final = trio.CapacityLimiter(4)
-"""Threads that lift limits; the kernel holds one up while the queue of a disk stands still."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
@@ -233,6 +232,7 @@ class LocalExecution:
         self._limits_met_at_first = limits_met_at_first
         self._has_counted = has_counted
         self._may_execute = False
+        self._lifting = Lifting(cgroup)
 
     @property
     def pid(self) -> int:
@@ -361,7 +361,7 @@ class LocalExecution:
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely; in a thread, where it has anything that may wait."""
         if self._cgroup.limits_disks or self._cgroup.populated():
-            await run_in_thread(LIFTERS, self._cgroup.lift_limits, abandon=True)
+            await self._lifting.lift()
 
     def remove(self) -> bool:
         """Removes the cgroup."""
