@@ -27,6 +27,7 @@ from jobmaster.job.state import Running
 from jobmaster.run import control
 from jobmaster.run.control import SETTLE_SECONDS
 from jobmaster.run.registry import Registry
+from jobmaster.run.turns import OF_CLIENT
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
@@ -290,6 +291,21 @@ async def test_a_signal_is_recorded_before_it_is_sent(machine: Machine) -> None:
     async with machine.registry() as registry:
         await registry.recover()
         assert await ended(registry, job_id) == Signalled(signal.SIGUSR1, by="client1")
+
+
+async def test_signals_to_all_wait_for_those_of_the_same_client(machine: Machine) -> None:
+    """A client that has many under way, which may take the host long, waits for itself; others do not, nor do stops."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        slow = await machine.start(registry, CLIENT1, Script(signalling_hangs=True))
+        for _ in range(OF_CLIENT):
+            nursery.start_soon(partial(registry.signal, CLIENT1, slow, signal.SIGUSR1, to_all=True))
+        quick = [await machine.start(registry, client) for client in (CLIENT1, CLIENT2)]
+        with pytest.raises(ServerBusy):
+            await registry.signal(CLIENT1, quick[0], signal.SIGUSR1, to_all=True)
+        await registry.signal(CLIENT1, quick[0], signal.SIGUSR1)
+        await registry.signal(CLIENT2, quick[1], signal.SIGUSR1, to_all=True)
+        await registry.stop(CLIENT1, quick[0])
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_signal_to_all(machine: Machine) -> None:
