@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from jobmaster.address import DEFAULT_PORT
 from jobmaster.client import connect
 from tests.harness import REPOSITORY, output_of
 from tests.kernel.systemd.service import RUNNING_SYSTEMD, SECONDS
+from tests.processes import servers_of
 
 pytestmark = [pytest.mark.kernel, pytest.mark.power]
 
@@ -46,7 +49,7 @@ def in_session(folder: Path, *command: str) -> list[str]:
 
 
 async def test_a_delegated_session(folder: Path, certificates: Path) -> None:
-    """It runs jobs as its own user and holds the limits of cpu, memory and pids; it says that IO limits are not enforced."""
+    """It runs jobs as its own user and holds the limits of cpu, memory and pids; it says that IO limits are not; another server follows."""
     uid = pwd.getpwnam(USER).pw_uid
     await trio.run_process(["systemctl", "start", f"user@{uid}.service"])
     options = ("--output-dir", f"{folder}/output", "--certs-dir", f"{folder}/certs", "--memory-max", "64M")
@@ -67,6 +70,10 @@ async def test_a_delegated_session(folder: Path, certificates: Path) -> None:
                 assert f"/user@{uid}.service/" in cgroup
                 greedy = await jobs.wait(await jobs.start(sys.executable, "-I", "-S", "-c", "bytearray(200 << 20)"))
                 assert greedy.cause.WhichOneof("kind") == "oom_killed"
+                (old,) = servers_of(server.pid)
+                os.kill(old, signal.SIGKILL)  # the next one is in a cgroup below the delegated one
+                assert (await jobs.wait(await jobs.start("true"))).exit_code == 0
+                assert (await jobs.status(job_id)).exit_code == 0
     finally:
         server.terminate()
         await trio.to_thread.run_sync(server.wait)
