@@ -219,6 +219,10 @@ class JobService(JobServiceServicer):
         del message
         return server_info(self._facts, request, running=self._registry.running_of(request))
 
+    def take_up(self, facts: ServerFacts) -> None:
+        """Has the server tell these of itself from now on."""
+        self._facts = facts
+
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""
         self._registry.history.end()

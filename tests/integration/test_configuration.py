@@ -260,6 +260,7 @@ async def test_bounds_are_taken_up(tmp_path: Path, certificates: Path) -> None:
             await running.reload(text)
             assert "restarts.max_gap is 300, and not 5, which needs another server (SIGUSR2)" in running.said()
             assert "records.keep_jobs is 4, and not 10000" in running.said()
+            assert (await jobs.server_info()).output_max == 256 * 1024
             big = await jobs.start("sh", "-c", "head -c 1000000 /dev/zero")
             assert (await jobs.wait(big)).output_bytes_dropped
             with trio.fail_after(DEADLINE):
