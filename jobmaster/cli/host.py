@@ -12,7 +12,7 @@ from jobmaster.cli.descriptors import write_notice, write_text
 from jobmaster.cli.exit_status import DONE, FAILED
 from jobmaster.doctor.examination import examine_all
 from jobmaster.errors import ConfigurationError
-from jobmaster.server.checking import unusable, unusable_certificates
+from jobmaster.server.checking import unusable
 from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
 from jobmaster.server.options import DEFAULT_CONFIG, ServerOptions, parse_command_line
@@ -43,7 +43,7 @@ def install_unit(asked: InstallUnit) -> None:
     """
     options = _options(asked.options)
     text = _unit(options, asked.options)
-    problems = [*unusable(options), *unusable_certificates(options)] if os.geteuid() == 0 else []
+    problems = unusable(options) if os.geteuid() == 0 else []
     if asked.only_print:
         write_text(text)
         for problem in problems:

@@ -17,7 +17,7 @@ from jobmaster.doctor.configuration import look_at_address, of_address, options_
 from jobmaster.doctor.kernel import look_at_kernel, of_kernel
 from jobmaster.doctor.locks import holder_of_lock, of_holder
 from jobmaster.doctor.resources import look_at_resources, of_open_files, of_processes
-from jobmaster.doctor.storage import look_at_storage, nearest_of, of_storage
+from jobmaster.doctor.storage import look_at_storage, of_storage
 from jobmaster.doctor.systemd import look_at_systemd, of_systemd
 from jobmaster.doctor.users import look_at_takers, of_takers
 from jobmaster.errors import ConfigurationError, JobmasterError
@@ -30,7 +30,7 @@ from jobmaster.server.findings import Finding, Verdict
 from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_certificate, of_small_limits
 from jobmaster.server.listener import DEFAULT_LIMITS
 from jobmaster.server.options import CommandLine, ServerOptions
-from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs
+from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs, nearest_of
 
 
 def examine_all(command: CommandLine) -> tuple[Finding, ...]:
