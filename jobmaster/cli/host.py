@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from jobmaster import __version__
 from jobmaster.cli.actions import Doctor, InstallUnit
@@ -15,10 +16,13 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.server.checking import unusable
 from jobmaster.server.configuration import load
 from jobmaster.server.findings import as_json, as_table, is_fit
-from jobmaster.server.options import DEFAULT_CONFIG, ServerOptions, parse_command_line
+from jobmaster.server.options import DEFAULT_CONFIG, CommandLine, ServerOptions, parse_command_line
 from jobmaster.server.preparation import is_run_as_root
 from jobmaster.unit.installation import FOLDER, install, require_importable
 from jobmaster.unit.text import NAME, Unit, unit_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def show_findings(asked: Doctor) -> int:
@@ -41,7 +45,7 @@ def install_unit(asked: InstallUnit) -> None:
         HostError: it cannot be written.
         OutputFailed: standard output did not take it.
     """
-    options = _options(asked.options)
+    options = _options(parse_command_line(asked.options, "jobmaster install-unit"))
     text = _unit(options, asked.options)
     problems = unusable(options) if os.geteuid() == 0 else []
     if asked.only_print:
@@ -58,17 +62,19 @@ def install_unit(asked: InstallUnit) -> None:
     write_notice(f"jobmaster: now run: {todo}\n" if is_new else "jobmaster: it was there already, as it is\n")
 
 
-def _options(words: tuple[str, ...]) -> ServerOptions:
+def _options(command: CommandLine) -> ServerOptions:
     """Of a server with this command line that root starts on this host: what its file says as well."""
-    command = parse_command_line(words, "jobmaster install-unit")
+    if command.only_checks:
+        raise ConfigurationError("--check-config: a unit is of a server that serves")
+    _require_absolute("--config", command.config)
     if command.config is None and os.path.lexists(DEFAULT_CONFIG):
         command = replace(command, config=DEFAULT_CONFIG)  # whoever asks for the unit
     return load(command).options
 
 
 def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
-    if options.certificates is not None and not options.certificates.is_absolute():
-        raise ConfigurationError(f"--certs-dir {options.certificates}: in a unit it is an absolute path")
+    _require_absolute("--certs-dir", options.certificates)
+    _require_absolute("--cgroup-root", options.cgroup_root)
     require_importable(sys.executable)
     return unit_text(
         Unit(
@@ -79,3 +85,9 @@ def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
             jobs_are_root=is_run_as_root(options.run_as),
         )
     )
+
+
+def _require_absolute(option: str, path: Path | None) -> None:
+    """A unit's server runs in another folder than whoever asks for the unit."""
+    if path is not None and not path.is_absolute():
+        raise ConfigurationError(f"{option} {path}: in a unit it is an absolute path")

@@ -43,10 +43,13 @@ def test_a_unit_is_installed(tmp_path: Path) -> None:
 
 def test_options_that_a_server_refuses(tmp_path: Path) -> None:
     """No unit is made whose server would not start."""
-    for words in (["--max-jobs", "none"], ["--run-as", "no-such-user"], ["--certs-dir", "relative"]):
+    options = ("--certs-dir", "--config", "--cgroup-root")
+    relative = [[option, "jobmaster/server/config.example.toml"] for option in options]
+    wrong = (["--max-jobs", "none"], ["--run-as", "no-such-user"], ["--grace", "7", "--check-config"])
+    for words in (*relative, *wrong):
         done = install_unit("--directory", str(tmp_path), "--", *words)
         assert (done.returncode, done.stdout) == (2, "")
-        assert words[1] in done.stderr
+        assert words[-1] in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
