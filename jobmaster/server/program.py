@@ -170,7 +170,7 @@ async def serve(
                 recovered = await registry.recover()
                 told = (described(command, configuration), *prepared.report, *_warnings(options))
                 _say_all(f"jobmaster {__version__}", *told, plan.warning, ended, *recovered.report)
-                facts = _facts(options, prepared, Bounds(running=plan.jobs))
+                facts = _facts(options, prepared, max_jobs=plan.jobs)
                 api = Api(registry, facts=facts, most_followers=plan.followers)
                 listener = _listener(options, context, api, audit, plan)
                 take_up = partial(_take_up, listener, registry, host, plan)
@@ -235,14 +235,13 @@ def _certificates(options: ServerOptions) -> Path:
     return folder
 
 
-def _facts(options: ServerOptions, prepared: preparation.Prepared, bounds: Bounds) -> ServerFacts:
+def _facts(options: ServerOptions, prepared: preparation.Prepared, *, max_jobs: int) -> ServerFacts:
     """What clients may know of this server."""
     return ServerFacts(
         version=__version__,
         kernel=os.uname().release,
         enforcement=prepared.enforcement,
-        max_jobs=bounds.running,
-        max_jobs_of_client=bounds.running_of_client,
+        max_jobs=max_jobs,
         output_max=options.output_max,
         grace_seconds=options.grace_seconds,
     )
@@ -288,7 +287,13 @@ async def _registry(
 
 
 def _bounds(options: ServerOptions, plan: DescriptorPlan) -> Bounds:
-    return Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for, output=options.output_bounds)
+    return Bounds(
+        running=plan.jobs,
+        ended=options.keep_jobs,
+        age=options.keep_for,
+        output=options.output_bounds,
+        quotas={name: terms.quota for name, terms in options.terms.items()},
+    )
 
 
 def _listener(

@@ -37,6 +37,7 @@ from jobmaster.server.configuration import (
     load,
     load_kept,
     taken_up,
+    terms_changed,
 )
 from jobmaster.server.log import set_verbose
 from jobmaster.server.options import CommandLine, ServerOptions
@@ -209,8 +210,12 @@ class Reloader:
     def _tell(self, before: Configuration, change: Change) -> None:
         after = change.configuration
         changes = [text for _, text in differences(after.options, before.options)]
-        if clients := clients_changed(before.options.policy, after.options.policy):
-            changes.append(f"clients: {clients}")
+        clients = (
+            clients_changed(before.options.policy, after.options.policy),
+            terms_changed(before.options, after.options),
+        )
+        if any(clients):
+            changes.append(f"clients: {'; '.join(filter(None, clients))}")
         if not after.options.policy.identities:
             changes.append("clients: nobody may connect")
         file = "none" if after.file is None else printable(after.file)

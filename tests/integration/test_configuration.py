@@ -15,7 +15,7 @@ from typing import Final
 
 import pytest
 import trio
-from purerpc.grpclib.exceptions import UnauthenticatedError
+from purerpc.grpclib.exceptions import ResourceExhaustedError, UnauthenticatedError
 
 from jobmaster.certs import authority
 from jobmaster.certs.folder import CLIENT_AUTHORITY, certificate_path
@@ -267,6 +267,29 @@ async def test_bounds_are_taken_up(tmp_path: Path, certificates: Path) -> None:
                     await trio.sleep(0.05)
         in_force = tomllib.loads((running.server.output / KEPT_NAME).read_text())
         assert (in_force["records"]["keep_jobs"], in_force["restarts"]["max_gap"]) == (4, 300)
+
+
+async def test_quotas(tmp_path: Path, certificates: Path) -> None:
+    """They count from the reload on, name the bound, end no job, and are those of the next server too."""
+    async with configured(tmp_path, certificates, clients(client1="user")) as running:
+        async with running.server.connect("client1", patience=0) as jobs:
+            assert (await jobs.server_info()).max_jobs_of_client == 250
+            job_id = await jobs.start("sleep", "1000")
+            await running.reload(clients(client1="user") + "max_jobs = 1\n", "clients: on other terms: client1")
+            assert (await jobs.server_info()).max_jobs_of_client == 1
+            with pytest.raises(ResourceExhaustedError, match="client1 runs 1 jobs, as many as this client may"):
+                await jobs.start("true")
+            await running.reload(clients(client1="user") + "max_jobs = 9\nstart_rate = 1\n", "on other terms: client1")
+            await jobs.start("true")
+            with pytest.raises(ResourceExhaustedError, match="client1 may start 1 jobs a minute, 1 of them at once"):
+                await jobs.start("true")
+            assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+        in_force = tomllib.loads((running.server.output / KEPT_NAME).read_text())
+        assert in_force["clients"]["client1"] == {"role": "user", "max_jobs": 9, "start_rate": 1, "start_burst": 1}
+        await running.replace(signal.SIGUSR2)
+        async with running.server.connect("client1") as jobs:
+            assert (await jobs.server_info()).max_jobs_of_client == 9
+            await jobs.stop(job_id, force=True)
 
 
 async def test_under_load(tmp_path: Path, certificates: Path) -> None:

@@ -18,6 +18,9 @@ from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange
 from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role
 from jobmaster.journal.connection import Synchronous
 from jobmaster.run.bounds import FreeSpace
+from jobmaster.run.client_terms import ClientTerms
+from jobmaster.run.quotas import Quota, StartRate
+from jobmaster.server.client_schema import CLIENT_KEYS
 from jobmaster.server.options import ServerOptions, new_parser, options_of
 from jobmaster.server.schema import BY_KEY, LARGEST_FILE, SETTINGS, read_settings, render
 
@@ -60,6 +63,12 @@ KEYS: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "audit.size": ('"1M"', {"audit_size": 2**20}),
     "audit.files": ("0", {"audit_files": 0}),
 }
+# Every key of a client: a value, and the terms it makes.
+KEYS_OF_CLIENT: Final[dict[str, tuple[str, ClientTerms]]] = {
+    "max_jobs": ("3", ClientTerms(quota=Quota(running=3))),
+    "start_rate": ("60", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=10)))),
+    "start_burst": ("7", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=7)))),
+}
 # What else a key may say, where neither a folder nor 60 is another value of it.
 OTHER_VALUES: Final = {
     "listen": '"other:1"',
@@ -84,7 +93,7 @@ OTHER_VALUES: Final = {
 def loaded(text: str) -> ServerOptions:
     """The options of a server that is given nothing but this file, and a folder."""
     settings = read_settings(text)
-    return options_of((), {"output_dir": Path("/srv/output"), **settings.values}, settings.policy)
+    return options_of((), {"output_dir": Path("/srv/output"), **settings.values}, settings.policy, settings.terms)
 
 
 def changed(**changes: object) -> ServerOptions:
@@ -137,7 +146,7 @@ def test_every_option_of_the_command_line_has_a_key() -> None:
     options = {action.option_strings[-1] for action in new_parser()._actions}
     apart = {"--help", "--version", "--config", "--check-config"}
     assert options - apart == {setting.option for setting in SETTINGS}
-    assert {field.name for field in fields(ServerOptions)} - {"policy"} == {
+    assert {field.name for field in fields(ServerOptions)} - {"policy", "terms"} == {
         name for _, changes in KEYS.values() for name in changes
     } | {"limits"}
 
@@ -161,6 +170,32 @@ def test_without_clients(text: str) -> None:
     """A file without a table of clients leaves those that are built in."""
     assert read_settings(text).policy is None
     assert loaded(text).policy == DEFAULT_POLICY
+
+
+def test_the_table_of_clients_keys_is_whole() -> None:
+    """It has every key of a client, so that the next test does."""
+    assert {"role", *KEYS_OF_CLIENT} == set(CLIENT_KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS_OF_CLIENT)
+def test_each_key_of_a_client(key: str) -> None:
+    """It changes the terms of that client alone, and what is in force is written as a file that says the same."""
+    value, terms = KEYS_OF_CLIENT[key]
+    rate = "start_rate = 60\n" if key == "start_burst" else ""
+    table, _, name = key.rpartition(".")
+    head = f"[clients.a-b.{table}]\n" if table else ""
+    text = f'[clients.1]\nrole = "user"\n[clients.a-b]\nrole = "admin"\n{rate}{head}{name} = {value}\n'
+    options = loaded(text)
+    assert options == changed(policy=OTHERS, terms={"a-b": terms})
+    assert loaded(render(options)).terms == options.terms
+
+
+def test_all_keys_of_a_client_at_once() -> None:
+    """Together they load, are written, and load to the same again."""
+    keys = "\n".join(f"clients.bob.{key} = {value}" for key, (value, _) in KEYS_OF_CLIENT.items())
+    options = loaded(f'{keys}\nclients.bob.role = "user"\nclients.ann.role = "admin"\n')
+    assert options.terms.keys() == {"bob"}
+    assert loaded(render(options)).terms == options.terms
 
 
 def test_nobody() -> None:
@@ -210,6 +245,18 @@ def test_nobody() -> None:
         ('[clients.bob]\nrole = "root"', 'clients.bob.role is \'root\': "user" or "admin" is needed'),
         ('[clients.bob]\nroll = "user"', "unknown key clients.bob.roll: did you mean clients.bob.role?"),
         ('[clients.bob]\nrole = "user"\nrun_as = "root"', "unknown key clients.bob.run_as"),
+        (
+            '[clients.bob]\nrole = "user"\nmax_job = 1',
+            "unknown key clients.bob.max_job: did you mean clients.bob.max_jobs?",
+        ),
+        ('[clients.bob]\nrole = "user"\nmax_jobs = 0', "clients.bob.max_jobs: '0' is not a number of jobs from 1"),
+        ('[clients.bob]\nrole = "user"\nmax_jobs = "5"', "clients.bob.max_jobs is text: a whole number is needed"),
+        ('[clients.bob]\nrole = "user"\nstart_rate = 0', "clients.bob.start_rate: '0' is not a number of starts"),
+        (
+            '[clients.bob]\nrole = "user"\nstart_burst = 5',
+            "clients.bob.start_burst is of no effect without a start_rate",
+        ),
+        ("[clients.bob]\nmax_jobs = 5", 'clients.bob.role is missing: "user" or "admin" is needed'),
         ('[client.bob]\nrole = "user"', "unknown key client.bob.role: did you mean clients.bob.role?"),
         ('[clients.Bob]\nrole = "user"', "clients.Bob: the name is not a client name: use 1 to 54 lower-case letters"),
         ('[clients."a b"]\nrole = "user"', 'clients."a b": the name is not a client name'),
@@ -270,6 +317,9 @@ def test_the_example_changes_nothing() -> None:
 def test_the_example_has_every_key() -> None:
     """Without its comment signs it has every key, the built-in clients, and the defaults where they can be told."""
     text = re.sub(r"^#(?=[a-z\[])", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    assert {f"{key}".rpartition(".")[2] for key in CLIENT_KEYS} <= set(
+        re.findall(r"^[#\s]*([a-z_]+) =", text, re.MULTILINE)
+    )
     settings = read_settings(text)
     assert sorted(settings.keys.values()) == sorted(BY_KEY)
     assert settings.policy == DEFAULT_POLICY
