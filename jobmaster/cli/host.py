@@ -64,6 +64,6 @@ def _unit(options: ServerOptions, words: tuple[str, ...]) -> str:
             grace_seconds=options.grace_seconds,
             port=options.port,
             makes_certificates=options.certificates is None,
-            jobs_are_root=is_run_as_root(options.run_as),
+            jobs_are_root=is_run_as_root(options),
         )
     )

@@ -131,7 +131,7 @@ def _resources(options: ServerOptions) -> Iterator[Finding]:
 
 
 def _users(options: ServerOptions) -> Iterator[Finding]:
-    yield of_accounts(accounts_of_jobs(options.run_as, options.uid_range), drops_privileges=os.geteuid() == 0)
+    yield of_accounts(accounts_of_jobs(options), drops_privileges=os.geteuid() == 0)
     yield of_server_user(os.geteuid())
 
 

@@ -14,9 +14,11 @@ class ClientTerms:
 
     Attributes:
         quota: how much of the server it may take.
+        run_as: the user of its jobs; None: as of all clients.
     """
 
     quota: Quota = NO_QUOTA
+    run_as: str | None = None
 
 
 COMMON_TERMS: Final = ClientTerms()

@@ -9,15 +9,18 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.cgroup import devices
+from jobmaster.run.client_terms import COMMON_TERMS
+from jobmaster.server.client_schema import CLIENTS
 from jobmaster.server.configuration import load
 from jobmaster.server.log import say_error
-from jobmaster.server.preparation import accounts_of_jobs, check_folder
+from jobmaster.server.preparation import accounts_of_clients, accounts_of_jobs, check_folder
 from jobmaster.server.schema import BY_KEY, render
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
 
     checks: dict[str, Callable[[], object]] = {
         "listen": lambda: require_address(options.host, options.port, may_be_in_use=True),
-        "jobs.run_as": lambda: accounts_of_jobs(options.run_as, options.uid_range),
+        "jobs.run_as": lambda: accounts_of_jobs(replace(options, terms={})),
         "limits.io_device": check_device,
         "folders.output": lambda: check_folder("output", options.output_folder),
         "folders.audit": lambda: check_folder("audit", options.audit),
@@ -74,7 +77,18 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
     if before is not None:
         are_new = {key: BY_KEY[key].value_of(before) != BY_KEY[key].value_of(options) for key in checks}
         checks = {key: look for key, look in checks.items() if are_new[key]}
-    return list(_failures(checks))
+    users = new_users(options, before)
+    return [*_failures(checks), *_failures({CLIENTS: lambda: accounts_of_clients(users)})]
+
+
+def new_users(options: ServerOptions, before: ServerOptions | None = None) -> dict[str, str]:
+    """The users of clients for whom another one, or none, was named before; by the clients' names."""
+    known = {} if before is None else before.terms
+    return {
+        name: terms.run_as
+        for name, terms in options.terms.items()
+        if terms.run_as is not None and terms.run_as != known.get(name, COMMON_TERMS).run_as
+    }
 
 
 def unusable_certificates(options: ServerOptions) -> list[str]:

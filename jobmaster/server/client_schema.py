@@ -53,6 +53,7 @@ CLIENT_SETTINGS: Final = (
     ClientSetting("max_jobs", Kind.COUNT, ACTIONS["--max-jobs"], lambda terms: terms.quota.running),
     _starts("start_rate", lambda rate: rate.per_minute),
     _starts("start_burst", lambda rate: rate.burst),
+    ClientSetting("run_as", Kind.TEXT, ACTIONS["--run-as"], lambda terms: terms.run_as),
 )
 _BY_KEY: Final = {setting.key: setting for setting in CLIENT_SETTINGS}
 CLIENT_KEYS: Final = (ROLE, *_BY_KEY)
@@ -137,7 +138,9 @@ def _terms(name: str, keys: Mapping[str, object]) -> ClientTerms:
         for key, value in keys.items()
         if key != ROLE
     }
-    return ClientTerms(quota=Quota(running=values.get("max_jobs"), starts=_start_rate(where, values)))
+    return ClientTerms(
+        quota=Quota(running=values.get("max_jobs"), starts=_start_rate(where, values)), run_as=values.get("run_as")
+    )
 
 
 def _start_rate(where: str, values: Mapping[str, Any]) -> StartRate | None:

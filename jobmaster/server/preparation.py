@@ -6,13 +6,13 @@ Everything here happens once, before the server is ready. What a job then needs 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.host.account import look_up, own_account
+from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
 from jobmaster.host.cgroup.limits import IoLimits
@@ -40,18 +40,19 @@ class Prepared:
     report: tuple[str, ...]
 
 
-def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
+def prepare(options: ServerOptions, *, open_files: int, needs_all_users: bool = True) -> Prepared:
     """Gets the host ready.
 
     Args:
         options: of the server.
         open_files: soft RLIMIT_NOFILE of the jobs.
+        needs_all_users: as of `accounts_of_jobs`.
 
     Raises:
         ConfigurationError: an option is wrong, or the host cannot do what was asked; says the remedy.
         CgroupError: the cgroup file system refused something.
     """
-    accounts = accounts_of_jobs(options.run_as, options.uid_range)
+    accounts = accounts_of_jobs(options, needs_all_users=needs_all_users)
     prepare_folder("output", options.output_folder)
     device = io_device(options, options.output_folder)
     opened = open_cgroups(options.cgroup_root)
@@ -86,7 +87,7 @@ def prepare_output_folder(options: ServerOptions) -> None:
     Raises:
         ConfigurationError: as `prepare`.
     """
-    accounts_of_jobs(options.run_as, options.uid_range)
+    accounts_of_jobs(options, needs_all_users=False)
     prepare_folder("output", options.output_folder)
 
 
@@ -127,20 +128,58 @@ def _require_sound_folder(what: str, folder: Path, details: os.stat_result) -> N
         raise ConfigurationError(fault)
 
 
-def accounts_of_jobs(run_as: str | None, uids: UidRange | None) -> AccountPolicy:
-    """As whom jobs run, by --run-as and --uid-range. Blocks as long as the host's directory of users does.
+def accounts_of_jobs(options: ServerOptions, *, needs_all_users: bool = True) -> AccountPolicy:
+    """As whom jobs run. Blocks as long as the host's directory of users does.
+
+    Args:
+        options: of the server.
+        needs_all_users: a client's user that is not there is an error; else it is looked for when a job of that client
+            starts, as in a server that has jobs of other clients, which it must not cost their lives.
 
     Raises:
         ConfigurationError: there is none of the name, or this server, which is not root, is another; or the range is not there.
     """
+    common = _common_account(options.run_as, options.uid_range)
+    users = {name: terms.run_as for name, terms in options.terms.items() if terms.run_as is not None}
+    return AccountPolicy(common=common, of_clients=accounts_of_clients(users, needs_all=needs_all_users))
+
+
+def accounts_of_clients(users: Mapping[str, str], *, needs_all: bool = True) -> dict[str, Account | str]:
+    """The accounts of users that are named for single clients. Blocks likewise.
+
+    Args:
+        users: by the clients' names.
+        needs_all: one that is not there is an error; else its name stands for it.
+
+    Raises:
+        ConfigurationError: one is not there, or this server, which is not root, is another.
+    """
+    own = None if os.geteuid() == 0 else own_account()
+    found: dict[str, Account | str] = {}
+    for client, user in users.items():
+        key = f"clients.{client}.run_as"
+        try:
+            account = look_up(user, key)
+        except ConfigurationError:
+            if needs_all:
+                raise
+            found[client] = user
+            continue
+        if own is not None and account != own:
+            raise ConfigurationError(f"{key} {user}: only a server that runs as root can run jobs as another user")
+        found[client] = account
+    return found
+
+
+def _common_account(run_as: str | None, uids: UidRange | None) -> Account | UidRange:
     if os.geteuid() == 0:
-        return AccountPolicy(common=_of_each_client(uids) if run_as is None else look_up(run_as))
+        return _of_each_client(uids) if run_as is None else look_up(run_as)
     account = own_account()
     if run_as is not None and look_up(run_as) != account:
         raise ConfigurationError(f"--run-as {run_as}: only a server that runs as root can run jobs as another user")
     if uids is not None:
         raise ConfigurationError(f"--uid-range {uids}: only a server that runs as root can run jobs as other users")
-    return AccountPolicy(common=account)
+    return account
 
 
 def _of_each_client(given: UidRange | None) -> UidRange:
@@ -153,13 +192,15 @@ def _of_each_client(given: UidRange | None) -> UidRange:
     )
 
 
-def is_run_as_root(run_as: str | None) -> bool:
-    """Whether a server that is root runs its jobs as root, by --run-as.
+def is_run_as_root(options: ServerOptions) -> bool:
+    """Whether a server that is root runs any jobs as root.
 
     Raises:
-        ConfigurationError: there is no user of the name.
+        ConfigurationError: there is no user of a name.
     """
-    return run_as is not None and look_up(run_as).is_root
+    of_clients = ((f"clients.{name}.run_as", terms.run_as) for name, terms in options.terms.items())
+    named = ((key, user) for key, user in (("--run-as", options.run_as), *of_clients) if user is not None)
+    return any(look_up(user, key).is_root for key, user in named)
 
 
 def io_device(options: ServerOptions, output_folder: Path) -> str | None:

@@ -13,7 +13,7 @@ import datetime
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -36,6 +36,7 @@ from jobmaster.certs.inspection import inspect
 from jobmaster.ending import end
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.host.account import Account
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.journal.journal import open_journal
 from jobmaster.run.bounds import Bounds
@@ -159,7 +160,9 @@ async def serve(
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
             prepared = preparation.prepare(
-                options, open_files=open_files.of_job
+                options,
+                open_files=open_files.of_job,
+                needs_all_users=not held.launcher.inherited.predecessors,
             )  # after both: where another server has them, no cgroup is made
             spool = hold_spool(held.launcher, closing)
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
@@ -311,10 +314,14 @@ def _take_up(
     plan: DescriptorPlan,
     options: ServerOptions,
     credentials: ServerCredentials,
+    accounts: Mapping[str, Account | str],
 ) -> None:
     """Puts what a running server takes up of other options in force."""
     listener.take_up(credentials, options.policy)
     registry.take_up(_bounds(options, plan))
+    known = {**host.accounts.policy.of_clients, **accounts}
+    users = {name: known.get(name, each.run_as) for name, each in options.terms.items() if each.run_as is not None}
+    host.accounts.policy = replace(host.accounts.policy, of_clients=users)
     host.terms = replace(host.terms, output_max=options.output_max)
 
 

@@ -292,6 +292,37 @@ async def test_quotas(tmp_path: Path, certificates: Path) -> None:
             await jobs.stop(job_id, force=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which alone can run jobs as other users")
+async def test_users_of_clients(tmp_path: Path, certificates: Path) -> None:
+    """A client's user counts for jobs that start from the reload on, root only where it is written, and in the next server."""
+    both = clients(client1="user", client2="user")
+    named = both.replace("[clients.client2]", 'run_as = "nobody"\n[clients.client2]')
+    async with (
+        configured(tmp_path, certificates, named) as running,
+        running.server.connect("client1") as jobs,
+        running.server.connect("client2") as others,
+    ):
+        users = [(await each.status(await each.start("true"))).user for each in (jobs, others)]
+        assert users[0] == "nobody"
+        assert users[1] not in ("nobody", "root")
+        job_id = await jobs.start("sleep", "1000")
+        await running.reload(named.replace("nobody", "no-such-user"), "no such user on this host")
+        assert (await jobs.status(await jobs.start("true"))).user == "nobody"
+        await running.reload(named.replace("nobody", "root"), "on other terms: client1")
+        as_root = await jobs.start("id", "-un")
+        assert ((await jobs.status(as_root)).user, await output_of(jobs, as_root)) == ("root", b"root\n")
+        assert ((await jobs.status(job_id)).state, (await jobs.status(job_id)).user) == (
+            pb.JOBSTATE_RUNNING,
+            "nobody",
+        )
+        await running.replace(signal.SIGUSR2)
+        assert (await jobs.status(await jobs.start("true"))).user == "root"
+        await running.reload(both, "on other terms: client1")
+        assert (await jobs.status(await jobs.start("true"))).user not in ("nobody", "root")
+        assert (await others.status(await others.start("true"))).user == users[1]
+        await jobs.stop(job_id, force=True)
+
+
 async def test_under_load(tmp_path: Path, certificates: Path) -> None:
     """Of fifty clients with streams one is taken out, and loses its own within seconds; none of the others loses a byte."""
     names = [f"c{number}" for number in range(50)]

@@ -68,6 +68,7 @@ KEYS_OF_CLIENT: Final[dict[str, tuple[str, ClientTerms]]] = {
     "max_jobs": ("3", ClientTerms(quota=Quota(running=3))),
     "start_rate": ("60", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=10)))),
     "start_burst": ("7", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=7)))),
+    "run_as": ('"worker"', ClientTerms(run_as="worker")),
 }
 # What else a key may say, where neither a folder nor 60 is another value of it.
 OTHER_VALUES: Final = {
@@ -244,7 +245,10 @@ def test_nobody() -> None:
         ("[clients.bob]\nrole = 5", 'clients.bob.role is a whole number: "user" or "admin" is needed'),
         ('[clients.bob]\nrole = "root"', 'clients.bob.role is \'root\': "user" or "admin" is needed'),
         ('[clients.bob]\nroll = "user"', "unknown key clients.bob.roll: did you mean clients.bob.role?"),
-        ('[clients.bob]\nrole = "user"\nrun_as = "root"', "unknown key clients.bob.run_as"),
+        (
+            '[clients.bob]\nrole = "user"\nrun_at = "root"',
+            "unknown key clients.bob.run_at: did you mean clients.bob.run_as?",
+        ),
         (
             '[clients.bob]\nrole = "user"\nmax_job = 1',
             "unknown key clients.bob.max_job: did you mean clients.bob.max_jobs?",
