@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Final
 
+from jobmaster.host.cgroup.limits import IoLimits
 from jobmaster.run.quotas import NO_QUOTA, Quota
 
 
@@ -15,10 +17,18 @@ class ClientTerms:
     Attributes:
         quota: how much of the server it may take.
         run_as: the user of its jobs; None: as of all clients.
+        ceilings: the most that a job of it may ask for, in place of the server's, by the names of `Limits` and `IoLimits`;
+            None: as much as the kernel takes.
     """
 
     quota: Quota = NO_QUOTA
     run_as: str | None = None
+    ceilings: Mapping[str, float | None] = field(default_factory=dict)
+
+    @property
+    def bounds_disk(self) -> bool:
+        """Whether a ceiling is about a disk."""
+        return any(self.ceilings.get(each.name) is not None for each in fields(IoLimits))
 
 
 COMMON_TERMS: Final = ClientTerms()

@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -124,6 +124,7 @@ class LocalTerms:
     Attributes:
         tree: where the jobs' cgroups are made.
         limits: what the limits of a job are decided by.
+        limits_of_clients: the same for clients that have ceilings of their own, by their names.
         output_folder: where the logs are made.
         accounts: whom the jobs run as.
         drops_privileges: the server is root, so that jobs have to be turned into their account.
@@ -138,6 +139,7 @@ class LocalTerms:
     drops_privileges: bool
     open_files: int
     output_max: int | None = None
+    limits_of_clients: Mapping[str, LimitPolicy] = field(default_factory=dict)
 
     def cap(self, specification: JobSpecification) -> Cap | None:
         """How much of a job's output is kept.
@@ -151,13 +153,17 @@ class LocalTerms:
         size = specification.output_max or most
         return None if size is None else Cap(size, ends_job=specification.ends_when_full)
 
-    def limits_of(self, request: LimitRequest) -> JobLimits:
-        """The limits of a job that asks for some.
+    def limits_of(self, owner: str, request: LimitRequest) -> JobLimits:
+        """The limits of a client's job.
 
         Raises:
             InvalidRequest, LimitNotEnforceable: it cannot have these; as `resolve`.
         """
-        return resolve(request, self.limits, {each.device: disk_of(each.device) for each in request.io if each.device})
+        return resolve(
+            request,
+            self.limits_of_clients.get(owner, self.limits),
+            {each.device: disk_of(each.device) for each in request.io if each.device},
+        )
 
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification, account: Account) -> Launch:
         """What the launcher is told of a job."""
@@ -457,7 +463,11 @@ class LocalHost:
         """
         terms = self.terms
         cap = terms.cap(specification)
-        limits = terms.limits_of(specification.limits) if specification.limits else self._default_limits
+        limits = (
+            terms.limits_of(owner, specification.limits)
+            if specification.limits or owner in terms.limits_of_clients
+            else self._default_limits
+        )
         account = await self.accounts.of(owner)
         files = await acquire(
             lambda: JobFiles(

@@ -14,8 +14,9 @@ from jobmaster.identity.policy import Identity, Policy, Role
 from jobmaster.run.client_terms import COMMON_TERMS, ClientTerms
 from jobmaster.run.quotas import MOST_STARTS, Quota, StartRate, default_burst
 from jobmaster.server.file_values import ACTIONS, Kind, value_of_option, what
-from jobmaster.server.options import number
+from jobmaster.server.options import limit_type, number
 from jobmaster.server.toml_text import Scalar, key_text, shown, value_text
+from jobmaster.sizes import UNLIMITED, parse_size, size_text
 
 CLIENTS: Final = "clients"
 ROLE: Final = "role"
@@ -49,11 +50,45 @@ def _starts(key: str, value_of: Callable[[StartRate], int]) -> ClientSetting:
     )
 
 
+def _ceiling(name: str, option: str, kind: Kind) -> ClientSetting:
+    """A ceiling, by its name in `Limits` or `IoLimits`, which is that of the key but for the disk's."""
+    key = f"limits.{option.removeprefix('--').replace('-', '_')}"
+    action = ACTIONS.get(option) or argparse.Action([], key, type=argument(limit_type(name, parse_size)))
+    return ClientSetting(key, kind, action, lambda terms: _ceiling_text(terms, name, kind))
+
+
+def _ceiling_text(terms: ClientTerms, name: str, kind: Kind) -> Scalar | None:
+    if name not in terms.ceilings:
+        return None
+    value = terms.ceilings[name]
+    if value is None:
+        return UNLIMITED
+    return size_text(int(value)) if kind is Kind.SIZE else value
+
+
+CEILINGS: Final = {
+    setting.key: (setting, name)
+    for name, setting in (
+        (name, _ceiling(name, option, kind))
+        for name, option, kind in (
+            ("cpu_max", "--cpu-max", Kind.CORES),
+            ("memory_max", "--memory-max", Kind.SIZE),
+            ("swap_max", "--swap-max", Kind.SIZE),
+            ("pids_max", "--pids-max", Kind.RATE),
+            ("read_bps", "--io-read-bps", Kind.SIZE),
+            ("write_bps", "--io-write-bps", Kind.SIZE),
+            ("read_iops", "--io-read-iops", Kind.RATE),
+            ("write_iops", "--io-write-iops", Kind.RATE),
+        )
+    )
+}
+"""The ceilings of a client's jobs: each with its name in `ClientTerms`."""
 CLIENT_SETTINGS: Final = (
     ClientSetting("max_jobs", Kind.COUNT, ACTIONS["--max-jobs"], lambda terms: terms.quota.running),
     _starts("start_rate", lambda rate: rate.per_minute),
     _starts("start_burst", lambda rate: rate.burst),
     ClientSetting("run_as", Kind.TEXT, ACTIONS["--run-as"], lambda terms: terms.run_as),
+    *(setting for setting, _ in CEILINGS.values()),
 )
 _BY_KEY: Final = {setting.key: setting for setting in CLIENT_SETTINGS}
 CLIENT_KEYS: Final = (ROLE, *_BY_KEY)
@@ -139,7 +174,9 @@ def _terms(name: str, keys: Mapping[str, object]) -> ClientTerms:
         if key != ROLE
     }
     return ClientTerms(
-        quota=Quota(running=values.get("max_jobs"), starts=_start_rate(where, values)), run_as=values.get("run_as")
+        quota=Quota(running=values.get("max_jobs"), starts=_start_rate(where, values)),
+        run_as=values.get("run_as"),
+        ceilings={CEILINGS[key][1]: value for key, value in values.items() if key in CEILINGS},
     )
 
 

@@ -145,6 +145,11 @@ class ServerOptions:
         return self.audit_folder or self.output_folder / AUDIT_FOLDER
 
     @property
+    def needs_disk(self) -> bool:
+        """Whether a limit of all jobs, or of a client's, is about a disk."""
+        return self.limits.io.limited or any(terms.bounds_disk for terms in self.terms.values())
+
+    @property
     def output_bounds(self) -> OutputBounds:
         """What the outputs of all jobs may take of their disk."""
         return OutputBounds(most=self.output_folder_max, free=self.output_free)
@@ -275,8 +280,8 @@ def _grace(text: str) -> float:
     return seconds
 
 
-def _limit(name: str, parse_text: Callable[[str], float | None]) -> Callable[[str], float | None]:
-    """The parser of a limit that also refuses what `Limits` does."""
+def limit_type(name: str, parse_text: Callable[[str], float | None]) -> Callable[[str], float | None]:
+    """The parser of a limit that also refuses what `Limits` does; ValueError."""
 
     def parse_limit(text: str) -> float | None:
         value = parse_text(text)
@@ -577,18 +582,18 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
         help="exit 2 unless this host enforces CPU, memory, process and IO limits",
     )
     group.add_argument(
-        "--cpu-max", metavar="CORES", type=argument(_limit("cpu_max", parse_cores)), help="CPU time, e.g. 0.5 or 2"
+        "--cpu-max", metavar="CORES", type=argument(limit_type("cpu_max", parse_cores)), help="CPU time, e.g. 0.5 or 2"
     )
     group.add_argument(
         "--memory-max",
         metavar="SIZE",
-        type=argument(_limit("memory_max", parse_size)),
+        type=argument(limit_type("memory_max", parse_size)),
         help="memory, e.g. 512M; no swap on top",
     )
     group.add_argument(
         "--pids-max",
         metavar="N",
-        type=argument(_limit("pids_max", parse_count)),
+        type=argument(limit_type("pids_max", parse_count)),
         default=DEFAULT_PIDS,
         help=f"processes and threads (default {DEFAULT_PIDS})",
     )

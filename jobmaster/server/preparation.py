@@ -20,7 +20,7 @@ from jobmaster.host.cgroup.startup import open_cgroups
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
 from jobmaster.host.user_ids import are_mapped
 from jobmaster.run.accounts import AccountPolicy
-from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits
+from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits, policy_of_client
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
 from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits
@@ -59,16 +59,18 @@ def prepare(options: ServerOptions, *, open_files: int, needs_all_users: bool = 
     tree, enforcement = opened.tree, opened.enforcement
     if options.require_limits:
         _require_all(enforcement)
+    policy = _policy(
+        options,
+        Capabilities(
+            enforcement=enforcement,
+            io_device=device,
+            no_io_weights_because=opened.no_io_weights_because,
+        ),
+    )
     terms = LocalTerms(
         tree=tree,
-        limits=_policy(
-            options,
-            Capabilities(
-                enforcement=enforcement,
-                io_device=device,
-                no_io_weights_because=opened.no_io_weights_because,
-            ),
-        ),
+        limits=policy,
+        limits_of_clients=limits_of_clients(options, policy),
         output_folder=options.output_folder,
         output_max=options.output_max,
         accounts=accounts,
@@ -216,7 +218,7 @@ def io_device(options: ServerOptions, output_folder: Path) -> str | None:
     if options.io_device is not None:
         return str(devices.resolve_device(options.io_device))
     device = devices.device_under(output_folder)
-    if device is None and options.limits.io.limited:
+    if device is None and options.needs_disk:
         listing = ", ".join(f"{disk.number} {disk.name}" for disk in devices.list_devices()) or "none"
         raise ConfigurationError(
             f"IO limits need a block device and {options.output_folder} is on none; "
@@ -237,6 +239,11 @@ def limits_of_jobs(options: ServerOptions, enforcement: Enforcement, device: str
     policy = _policy(possible, Capabilities(enforcement=enforcement, io_device=device))
     defaults = {report.name: report.value for report in default_limits(policy).reports}
     return tuple(of_limits(enforcement, defaults, device, all_required=options.require_limits))
+
+
+def limits_of_clients(options: ServerOptions, policy: LimitPolicy) -> dict[str, LimitPolicy]:
+    """What the limits of a job are decided by for clients that have ceilings of their own; `policy` is that for all."""
+    return {name: policy_of_client(policy, terms.ceilings) for name, terms in options.terms.items() if terms.ceilings}
 
 
 def _policy(options: ServerOptions, capabilities: Capabilities) -> LimitPolicy:

@@ -322,7 +322,11 @@ def _take_up(
     known = {**host.accounts.policy.of_clients, **accounts}
     users = {name: known.get(name, each.run_as) for name, each in options.terms.items() if each.run_as is not None}
     host.accounts.policy = replace(host.accounts.policy, of_clients=users)
-    host.terms = replace(host.terms, output_max=options.output_max)
+    host.terms = replace(
+        host.terms,
+        output_max=options.output_max,
+        limits_of_clients=preparation.limits_of_clients(options, host.terms.limits),
+    )
 
 
 def _say_all(*lines: str | None) -> None:

@@ -42,7 +42,7 @@ from jobmaster.server.configuration import (
 )
 from jobmaster.server.log import set_verbose
 from jobmaster.server.options import CommandLine, ServerOptions
-from jobmaster.server.preparation import accounts_of_clients
+from jobmaster.server.preparation import accounts_of_clients, io_device
 from jobmaster.server.succession import STATE_LOCK
 from jobmaster.server.toml_text import printable
 from jobmaster.threads import NoThread, run_in_thread
@@ -208,8 +208,12 @@ class Reloader:
         before = self.configuration
         after = before if self._command is None else load(self._command, before)
         _require_usable(after, before)
+        change = taken_up(before, after)
+        options = change.configuration.options
+        if options.needs_disk and not before.options.needs_disk:
+            io_device(options, options.output_folder)
         return _Fresh(
-            taken_up(before, after),
+            change,
             server_credentials(certificate_folder(before.options.certificates)),
             accounts_of_clients(new_users(after.options, before.options)),
         )

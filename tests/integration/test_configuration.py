@@ -15,7 +15,12 @@ from typing import Final
 
 import pytest
 import trio
-from purerpc.grpclib.exceptions import ResourceExhaustedError, UnauthenticatedError
+from purerpc.grpclib.exceptions import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+)
 
 from jobmaster.certs import authority
 from jobmaster.certs.folder import CLIENT_AUTHORITY, certificate_path
@@ -320,6 +325,37 @@ async def test_users_of_clients(tmp_path: Path, certificates: Path) -> None:
         await running.reload(both, "on other terms: client1")
         assert (await jobs.status(await jobs.start("true"))).user not in ("nobody", "root")
         assert (await others.status(await others.start("true"))).user == users[1]
+        await jobs.stop(job_id, force=True)
+
+
+async def test_ceilings_of_clients(tmp_path: Path, certificates: Path) -> None:
+    """More than its own ceiling is refused with both numbers, in one client, from the reload on, and in the next server."""
+    both = clients(client2="user", client1="user")
+    async with (
+        configured(tmp_path, certificates, both) as running,
+        running.server.connect("client1") as jobs,
+        running.server.connect("client2") as others,
+    ):
+        job_id = await jobs.start("sleep", "1000")
+        await running.reload(both + "limits.memory_max = '64M'\nlimits.pids_max = 50\n", "on other terms: client1")
+        for each in ("now", "next"):
+            too_much = pb.JobLimits(memory_max=64 * 2**20 + 1)
+            with pytest.raises(InvalidArgumentError, match=f"memory_max is {64 * 2**20} at most on this server"):
+                await jobs.start("true", limits=too_much)
+            with pytest.raises(
+                (FailedPreconditionError, InvalidArgumentError), match=r"at most|cannot enforce"
+            ) as refused:
+                await others.start("true", limits=pb.JobLimits(memory_max=2**50, pids_max=4097))
+            assert str(64 * 2**20) not in str(refused.value)
+            record = await jobs.status(await jobs.start("true"))
+            values = [limit.value for limit in record.limits]
+            assert {"memory.max 67108864", "pids.max 50"} <= set(values)
+            if each == "now":
+                await running.replace(signal.SIGUSR2)
+        assert "pids.max 4096" in [limit.value for limit in (await jobs.status(job_id)).limits]
+        await running.reload(both, "on other terms: client1")
+        record = await jobs.status(await jobs.start("true"))
+        assert "pids.max 4096" in [limit.value for limit in record.limits]
         await jobs.stop(job_id, force=True)
 
 
