@@ -113,6 +113,7 @@ PURE: Final = (
     "server/file_values.py",
     "run/client_terms.py",
     "run/quotas.py",
+    "host/cgroup/totals.py",
     "server/signals.py",
     "server/toml_text.py",
     "job/specification.py",

@@ -99,6 +99,10 @@ SIGNALLERS: Final = trio.CapacityLimiter(8)
 """Threads that signal the processes of a cgroup one by one."""
 LIFTERS: Final = trio.CapacityLimiter(4)
 """Threads that lift limits; the kernel holds one up while the queue of a disk stands still."""
+WRITERS_OF_TOTALS: Final = trio.CapacityLimiter(1)
+"""The thread that writes limits of clients' cgroups while jobs run."""
+TOTALS_SECONDS: Final = 5.0
+"""How long a reload, or a server's start, waits for it."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
@@ -626,6 +630,18 @@ class LocalHost:
             raise ServerBusy(
                 f"the server's host did not make a process for a new job within {LAUNCH_SECONDS:.0f} s; try again later"
             ) from None
+
+    async def write_totals(self) -> None:
+        """Writes what the jobs of each client may have together to the cgroups that there are; the log says what it could not.
+
+        In a thread, which is left where the kernel is longer at reclaiming memory than `TOTALS_SECONDS`.
+        """
+        with trio.move_on_after(TOTALS_SECONDS), suppress(NoThread):
+            failures = await run_in_thread(WRITERS_OF_TOTALS, self.terms.tree.write_totals, abandon=True)
+            for failure in failures:
+                logger.error("what the jobs of a client may have together is not in force: %s", failure)
+            return
+        logger.error("what the jobs of clients may have together is not all written yet")
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

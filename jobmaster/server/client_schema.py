@@ -6,10 +6,12 @@ import argparse
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from jobmaster.address import argument
 from jobmaster.errors import ConfigurationError
+from jobmaster.host.cgroup.limits import Limits
 from jobmaster.identity.policy import Identity, Policy, Role
 from jobmaster.run.client_terms import COMMON_TERMS, ClientTerms
 from jobmaster.run.quotas import MOST_STARTS, Quota, StartRate, default_burst
@@ -66,6 +68,11 @@ def _ceiling_text(terms: ClientTerms, name: str, kind: Kind) -> Scalar | None:
     return size_text(int(value)) if kind is Kind.SIZE else value
 
 
+def _total_text(name: str, kind: Kind, terms: ClientTerms) -> Scalar | None:
+    value: float | None = getattr(terms.total, name)
+    return size_text(int(value)) if kind is Kind.SIZE and value is not None else value
+
+
 CEILINGS: Final = {
     setting.key: (setting, name)
     for name, setting in (
@@ -83,12 +90,18 @@ CEILINGS: Final = {
     )
 }
 """The ceilings of a client's jobs: each with its name in `ClientTerms`."""
+TOTALS: Final = {
+    name: ClientSetting(f"total.{name}", kind, ACTIONS[f"--{name.replace('_', '-')}"], partial(_total_text, name, kind))
+    for name, kind in (("cpu_max", Kind.CORES), ("memory_max", Kind.SIZE), ("pids_max", Kind.RATE))
+}
+"""What a client's jobs may have together, by the names of `Limits`."""
 CLIENT_SETTINGS: Final = (
     ClientSetting("max_jobs", Kind.COUNT, ACTIONS["--max-jobs"], lambda terms: terms.quota.running),
     _starts("start_rate", lambda rate: rate.per_minute),
     _starts("start_burst", lambda rate: rate.burst),
     ClientSetting("run_as", Kind.TEXT, ACTIONS["--run-as"], lambda terms: terms.run_as),
     *(setting for setting, _ in CEILINGS.values()),
+    *TOTALS.values(),
 )
 _BY_KEY: Final = {setting.key: setting for setting in CLIENT_SETTINGS}
 CLIENT_KEYS: Final = (ROLE, *_BY_KEY)
@@ -177,6 +190,11 @@ def _terms(name: str, keys: Mapping[str, object]) -> ClientTerms:
         quota=Quota(running=values.get("max_jobs"), starts=_start_rate(where, values)),
         run_as=values.get("run_as"),
         ceilings={CEILINGS[key][1]: value for key, value in values.items() if key in CEILINGS},
+        total=Limits(
+            cpu_max=values.get("total.cpu_max"),
+            memory_max=values.get("total.memory_max"),
+            pids_max=values.get("total.pids_max"),
+        ),
     )
 
 

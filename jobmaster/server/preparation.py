@@ -15,11 +15,12 @@ from jobmaster.errors import ConfigurationError
 from jobmaster.host.account import Account, look_up, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import Enforcement
-from jobmaster.host.cgroup.limits import IoLimits
+from jobmaster.host.cgroup.limits import Controller, IoLimits, Limits
 from jobmaster.host.cgroup.startup import open_cgroups
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
 from jobmaster.host.user_ids import are_mapped
 from jobmaster.run.accounts import AccountPolicy
+from jobmaster.run.client_terms import NO_TOTAL
 from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits, policy_of_client
 from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
@@ -77,9 +78,15 @@ def prepare(options: ServerOptions, *, open_files: int, needs_all_users: bool = 
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
     )
+    tree.totals.take_up(totals_of_clients(options))
     why_not = tuple((str(state.controller), enforcement.why_not(state.controller)) for state in enforcement.states)
     return Prepared(
-        terms=terms, enforcement=why_not, report=tuple(_report(terms, limits_of_jobs(options, enforcement, device)))
+        terms=terms,
+        enforcement=why_not,
+        report=(
+            *_report(terms, limits_of_jobs(options, enforcement, device)),
+            *(f"warning: {each}" for each in unenforced_totals(options, enforcement)),
+        ),
     )
 
 
@@ -244,6 +251,22 @@ def limits_of_jobs(options: ServerOptions, enforcement: Enforcement, device: str
 def limits_of_clients(options: ServerOptions, policy: LimitPolicy) -> dict[str, LimitPolicy]:
     """What the limits of a job are decided by for clients that have ceilings of their own; `policy` is that for all."""
     return {name: policy_of_client(policy, terms.ceilings) for name, terms in options.terms.items() if terms.ceilings}
+
+
+def totals_of_clients(options: ServerOptions) -> dict[str, Limits]:
+    """What the jobs of a client may have together, by the clients' names."""
+    return {name: terms.total for name, terms in options.terms.items() if terms.total != NO_TOTAL}
+
+
+def unenforced_totals(options: ServerOptions, enforcement: Enforcement) -> list[str]:
+    """What of that this host does not enforce, in words."""
+    named = ((Controller.CPU, "cpu_max"), (Controller.MEMORY, "memory_max"), (Controller.PIDS, "pids_max"))
+    return [
+        f"clients.{client}.total.{name} is NOT ENFORCED: {reason}"
+        for client, limits in totals_of_clients(options).items()
+        for controller, name in named
+        if getattr(limits, name) is not None and (reason := enforcement.why_not(controller))
+    ]
 
 
 def _policy(options: ServerOptions, capabilities: Capabilities) -> LimitPolicy:

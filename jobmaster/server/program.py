@@ -10,6 +10,7 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import ssl
 import sys
@@ -75,6 +76,8 @@ from jobmaster.server.succession import (
     require_same_folder,
 )
 from jobmaster.threads import SPARE
+
+logger = logging.getLogger(__name__)
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -171,13 +174,14 @@ async def serve(
             host = LocalHost(prepared.terms, held.launcher)
             async with _registry(options, host, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
+                await host.write_totals()
                 told = (described(command, configuration), *prepared.report, *_warnings(options))
                 _say_all(f"jobmaster {__version__}", *told, plan.warning, ended, *recovered.report)
                 facts = _facts(options, prepared, max_jobs=plan.jobs)
                 api = Api(registry, facts=facts, most_followers=plan.followers)
                 listener = _listener(options, context, api, audit, plan)
                 take_up = partial(_take_up, listener, registry, host, plan)
-                reloader = Reloader(command, configuration, take_up=take_up, settle=listener.end_untrusted)
+                reloader = Reloader(command, configuration, take_up=take_up, settle=partial(_settle, listener, host))
                 await reloader.keep()
                 serving = Serving(
                     options=options,
@@ -322,11 +326,20 @@ def _take_up(
     known = {**host.accounts.policy.of_clients, **accounts}
     users = {name: known.get(name, each.run_as) for name, each in options.terms.items() if each.run_as is not None}
     host.accounts.policy = replace(host.accounts.policy, of_clients=users)
+    host.terms.tree.totals.take_up(preparation.totals_of_clients(options))
+    for line in preparation.unenforced_totals(options, host.terms.limits.capabilities.enforcement):
+        logger.warning("%s", line)
     host.terms = replace(
         host.terms,
         output_max=options.output_max,
         limits_of_clients=preparation.limits_of_clients(options, host.terms.limits),
     )
+
+
+async def _settle(listener: Listener, host: LocalHost) -> None:
+    """What takes time of it."""
+    await listener.end_untrusted()
+    await host.write_totals()
 
 
 def _say_all(*lines: str | None) -> None:

@@ -77,6 +77,9 @@ KEYS_OF_CLIENT: Final[dict[str, tuple[str, ClientTerms]]] = {
     "limits.io_write_bps": ('"max"', ClientTerms(ceilings={"write_bps": None})),
     "limits.io_read_iops": ("300", ClientTerms(ceilings={"read_iops": 300})),
     "limits.io_write_iops": ("400", ClientTerms(ceilings={"write_iops": 400})),
+    "total.cpu_max": ("4", ClientTerms(total=Limits(cpu_max=4.0))),
+    "total.memory_max": ('"8G"', ClientTerms(total=Limits(memory_max=2**33))),
+    "total.pids_max": ("1000", ClientTerms(total=Limits(pids_max=1000))),
 }
 # What else a key may say, where neither a folder nor 60 is another value of it.
 OTHER_VALUES: Final = {
