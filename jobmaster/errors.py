@@ -130,6 +130,18 @@ class ServerBusy(JobError):
     """A bound of the server is reached (jobs, handlers); trying again later may help."""
 
 
+class StartRateExceeded(ServerBusy):
+    """The caller has started more jobs than it may in a time.
+
+    Attributes:
+        retry_seconds: when it may start one more.
+    """
+
+    def __init__(self, text: str, *, retry_seconds: float) -> None:
+        super().__init__(text)
+        self.retry_seconds = retry_seconds
+
+
 class ServerDraining(JobError):
     """The server is shutting down and takes no new jobs."""
 

@@ -19,6 +19,7 @@ from jobmaster.audit.handshakes import ENTRIES_A_MINUTE, ENTRIES_OF_ADDRESS
 from jobmaster.audit.trail import MAX_QUEUED, MAX_QUEUED_BYTES, START_SECONDS
 from jobmaster.identity.policy import DEFAULT_POLICY
 from jobmaster.journal.ballast import BALLAST_BYTES
+from jobmaster.server.client_schema import CLIENT_KEYS
 from jobmaster.server.schema import BY_KEY, read_settings
 from tests.audit.test_entry import FIELDS
 from tests.harness import REPOSITORY, cgroup_mount, serving
@@ -120,11 +121,13 @@ def test_the_configuration_is_one() -> None:
     assert {each.name for each in (read_settings(example).policy or DEFAULT_POLICY).identities} == {"ci", "ann"}
     table = README.partition("| table | keys |")[2].partition("\n\n")[0]
     named = set()
-    for line in table.splitlines()[2:-1]:
+    for line in table.splitlines()[2:]:
         head, keys = line.strip("| ").split(" | ", 1)
         prefix = "" if head == "(none)" else f"{head.strip('`[]')}."
         named |= {f"{prefix}{key}" for key in re.findall(r"`(\w+)`", keys)}
-    assert named == set(BY_KEY)
+    of_clients = {name for name in named if name.startswith("clients.")}
+    assert named - of_clients == set(BY_KEY)
+    assert {name.removeprefix("clients.NAME.") for name in of_clients} == set(CLIENT_KEYS)
 
 
 def test_files_exist() -> None:

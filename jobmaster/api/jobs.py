@@ -217,7 +217,12 @@ class JobService(JobServiceServicer):
     ) -> pb.ServerInfoResponse:
         """What this server is, and what the caller may have and has."""
         del message
-        return server_info(self._facts, request, running=self._registry.running_of(request))
+        return server_info(
+            self._facts,
+            request,
+            running=self._registry.running_of(request),
+            most_running=self._registry.most_running_of(request),
+        )
 
     def take_up(self, facts: ServerFacts) -> None:
         """Has the server tell these of itself from now on."""

@@ -24,7 +24,6 @@ class ServerFacts:
         kernel: the release.
         enforcement: why each kind of limit is not enforced, by the controller's name; None where it is.
         max_jobs: running jobs, of all clients together.
-        max_jobs_of_client: of one of them.
         output_max: bytes that are kept of a job's output; None: all.
         grace_seconds: between SIGTERM and SIGKILL.
     """
@@ -33,13 +32,12 @@ class ServerFacts:
     kernel: str = ""
     enforcement: tuple[tuple[str, str | None], ...] = ()
     max_jobs: int = 0
-    max_jobs_of_client: int = 0
     output_max: int | None = None
     grace_seconds: float = 0.0
 
 
-def server_info(facts: ServerFacts, caller: Identity, *, running: int) -> pb.ServerInfoResponse:
-    """The answer for a caller who has so many running jobs. Paths of the host are told to admins alone."""
+def server_info(facts: ServerFacts, caller: Identity, *, running: int, most_running: int) -> pb.ServerInfoResponse:
+    """The answer for a caller who has so many running jobs, and may have so many. Paths of the host are told to admins alone."""
     return pb.ServerInfoResponse(
         version=facts.version,
         kernel=facts.kernel,
@@ -47,7 +45,7 @@ def server_info(facts: ServerFacts, caller: Identity, *, running: int) -> pb.Ser
         client=caller.name,
         role=caller.role.value,
         running_jobs=running,
-        max_jobs_of_client=facts.max_jobs_of_client,
+        max_jobs_of_client=most_running,
         max_jobs=facts.max_jobs,
         output_max=facts.output_max or 0,
         grace_seconds=facts.grace_seconds,

@@ -85,7 +85,7 @@ def _unit(command: CommandLine, options: ServerOptions) -> str:
             grace_seconds=options.grace_seconds,
             port=options.port,
             makes_certificates=options.certificates is None,
-            jobs_are_root=is_run_as_root(options.run_as),
+            jobs_are_root=is_run_as_root(options),
         )
     )
 

@@ -146,7 +146,7 @@ def _resources(options: ServerOptions) -> Iterator[Finding]:
 
 
 def _users(options: ServerOptions) -> Iterator[Finding]:
-    accounts = accounts_of_jobs(options.run_as, options.uid_range)
+    accounts = accounts_of_jobs(options)
     yield of_accounts(accounts, drops_privileges=os.geteuid() == 0)
     if isinstance(accounts.common, UidRange):
         yield of_takers(accounts.common, look_at_takers(accounts.common))

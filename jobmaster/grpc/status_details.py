@@ -6,6 +6,7 @@ ErrorInfo always, BadRequest where a field is wrong, RetryInfo where trying agai
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status as RichStatus
 
-from jobmaster.errors import InvalidRequest
+from jobmaster.errors import InvalidRequest, StartRateExceeded
 from jobmaster.grpc.headers import MAX_STATUS_MESSAGE, DetailedStatus
 from jobmaster.grpc.purerpc_adapter import Status, StatusCode
 
@@ -22,7 +23,7 @@ DOMAIN: Final = "jobmaster"
 """Of every ErrorInfo: whose reasons these are."""
 INTERNAL_REASON: Final = "INTERNAL"
 RETRY_SECONDS: Final = 1
-"""How long a caller is told to wait before it tries again."""
+"""How long a caller is told to wait before it tries again, where nothing else is known."""
 
 _RETRYABLE: Final = frozenset({StatusCode.RESOURCE_EXHAUSTED, StatusCode.UNAVAILABLE})
 
@@ -35,7 +36,10 @@ def status_for_client(code: StatusCode, error: Exception) -> DetailedStatus:
         violation = BadRequest.FieldViolation(field=error.field, description=_sendable(text))
         details.append(BadRequest(field_violations=[violation]))
     if code in _RETRYABLE:
-        details.append(RetryInfo(retry_delay=Duration(seconds=RETRY_SECONDS)))
+        seconds = error.retry_seconds if isinstance(error, StartRateExceeded) else RETRY_SECONDS
+        milliseconds = math.ceil(seconds * 1000)
+        delay = Duration(seconds=milliseconds // 1000, nanos=milliseconds % 1000 * 1_000_000)
+        details.append(RetryInfo(retry_delay=delay))
     return _detailed(code, text, details)
 
 

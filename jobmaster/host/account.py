@@ -58,8 +58,12 @@ class Account:
         }
 
 
-def look_up(name: str) -> Account:
-    """The account called `name` (or with that numeric uid).
+def look_up(name: str, key: str = "--run-as") -> Account:
+    """The account called `name` (or with that numeric uid). Blocks as long as the host's directory of users does.
+
+    Args:
+        name: of the user.
+        key: what has named it, for people.
 
     Raises:
         ConfigurationError: there is none.
@@ -68,7 +72,7 @@ def look_up(name: str) -> Account:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError, ValueError):  # ValueError: a NUL, or digits without end
         called = f"{name[:_SHOWN]}…" if len(name) > _SHOWN else name
-        raise ConfigurationError(f"--run-as {called}: no such user on this host; name one that `id` knows") from None
+        raise ConfigurationError(f"{key} {called}: no such user on this host; name one that `id` knows") from None
     groups = tuple(sorted({entry.pw_gid, *(g.gr_gid for g in grp.getgrall() if entry.pw_name in g.gr_mem)}))
     return Account(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid, groups=groups, home=entry.pw_dir or "/")
 

@@ -10,18 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, assert_never
 
 import trio
 
-from jobmaster.errors import NoUserForJobs, ServerBusy
-from jobmaster.host.account import Account, account_of_client
+from jobmaster.errors import ConfigurationError, NoUserForJobs, ServerBusy
+from jobmaster.host.account import Account, account_of_client, look_up
 from jobmaster.host.uid_range import UidRange
 from jobmaster.host.user_ids import has_name, ids_in_use
 from jobmaster.run.start_errors import host_errors_translated
 from jobmaster.run.uid_book import BookDamaged, RangeExhausted, UidBook
 from jobmaster.threads import run_in_thread
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +38,14 @@ class AccountPolicy:
 
     Attributes:
         common: of all clients that are not in `of_clients`: an account, or the range in which each gets a user id of its own.
-        of_clients: by their names.
+        of_clients: by their names; a text is the name of a user that was not there when the server began, and may be now.
     """
 
     common: Account | UidRange
-    of_clients: Mapping[str, Account] = field(default_factory=dict)
+    of_clients: Mapping[str, Account | str] = field(default_factory=dict)
 
 
-def account_for(client: str, policy: AccountPolicy) -> Account | UidRange:
+def account_for(client: str, policy: AccountPolicy) -> Account | UidRange | str:
     """As whom a client's jobs are to run; a range stands for a user id in it that is this client's alone. Pure."""
     return policy.of_clients.get(client, policy.common)
 
@@ -65,28 +68,35 @@ class Accounts:
         """The account of a client's jobs.
 
         Raises:
-            NoUserForJobs: there is no user id for it.
+            NoUserForJobs: there is no user, or user id, for it.
             ServerBusy: the host did not answer in time.
             JobError, HostError: its disk failed.
         """
         chosen = account_for(client, self.policy)
-        if isinstance(chosen, Account):
-            return chosen
-        number = self._book.known(client, chosen)
-        if number is None:
-            number = await self._looked_up(client, chosen)
-        return account_of_client(client, number)
+        match chosen:
+            case Account():
+                return chosen
+            case str():
+                look = partial(look_up, chosen, f"clients.{client}.run_as")
+                return await self._in_thread(client, self._lookers, look)
+            case UidRange() as uids:
+                return account_of_client(client, await self._number(client, uids))
+            case unreachable:
+                assert_never(unreachable)
 
-    async def _looked_up(self, client: str, uids: UidRange) -> int:
+    async def _number(self, client: str, uids: UidRange) -> int:
+        number = self._book.known(client, uids)
+        if number is None:
+            await self._in_thread(client, self._readers, self._book.read)
+            number = self._book.known(client, uids)  # who has one does not wait for a directory that others wait for
+        if number is None:
+            number = await self._in_thread(client, self._lookers, partial(self._number_of, client, uids))
+        return number
+
+    async def _in_thread(self, client: str, limiter: trio.CapacityLimiter, look: Callable[[], T]) -> T:
         try:
             with host_errors_translated(), trio.fail_after(LOOK_UP_SECONDS):
-                await run_in_thread(self._readers, self._book.read, abandon=True)
-                number = self._book.known(
-                    client, uids
-                )  # who has one does not wait for a directory that others wait for
-                if number is None:
-                    number = await run_in_thread(self._lookers, self._number_of, client, uids, abandon=True)
-                return number
+                return await run_in_thread(limiter, look, abandon=True)
         except trio.TooSlowError:
             logger.error(
                 "no user id for jobs of %s within %.0f s: does the host's directory of users answer?",
@@ -97,6 +107,12 @@ class Accounts:
                 f"the server's host did not tell within {LOOK_UP_SECONDS:.0f} s which user id is free for this client's jobs "
                 "(does its directory of users answer?); try again later"
             ) from None
+        except ConfigurationError as error:
+            logger.error("no job of %s can be started: %s", client, error)
+            raise NoUserForJobs(
+                "the user that this client's jobs run as is not there on the server's host; its operator has to add it, or to "
+                "name another"
+            ) from error
         except BookDamaged as error:
             logger.error("no job of %s can be started: %s", client, error)
             raise NoUserForJobs(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from jobmaster.errors import ServerBusy
 from jobmaster.journal.stored import Retention
+from jobmaster.run.quotas import NO_QUOTA, Quota
 from jobmaster.sizes import size_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SLACK: Final = 64 * 1024 * 1024
 """Bytes of room, at most (a 64th of a small bound), that there have to be before outputs grow again that might not: what
@@ -118,17 +122,24 @@ class Bounds:
         ended: ended ones whose record and output are kept; of the client that has most, the oldest is forgotten first.
         age: how long after its end a job is kept; None: until others take its place.
         output: how much of the disk outputs may take.
+        quotas: of clients that have one of their own.
     """
 
     running: int = 1_000
     ended: int = 10_000
     age: timedelta | None = None
     output: OutputBounds = OutputBounds()
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     @property
     def running_of_client(self) -> int:
-        """Of `running`, those of one client."""
+        """Of `running`, those of one client that has no quota."""
         return max(1, self.running // _SHARES)
+
+    def running_of(self, owner: str) -> int:
+        """Of `running`, those that `owner` may have."""
+        own = self.quotas.get(owner, NO_QUOTA).running
+        return self.running_of_client if own is None else min(own, self.running)
 
     @property
     def ended_of_client(self) -> int:
@@ -157,8 +168,11 @@ class Bounds:
             raise ServerBusy(
                 f"the server runs {_number(min(running, self.running), left)}, as many as it may; {_AGAIN}"
             )
-        if of_owner + left_of_owner >= self.running_of_client:
-            raise ServerBusy(f"{owner} runs {_number(of_owner, left_of_owner)}, as many as one client may; {_AGAIN}")
+        if of_owner + left_of_owner >= (most := self.running_of(owner)):
+            whose = "one client" if most == self.running_of_client else "this client"
+            raise ServerBusy(
+                f"{owner} runs {_number(of_owner, left_of_owner)}, as many as {whose} may ({most}); {_AGAIN}"
+            )
 
 
 def _number(running: int, left: int) -> str:

@@ -20,6 +20,7 @@ from jobmaster.errors import ExecutionUnknown, JobmasterError, ServerDraining
 from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Launched, record_of
 from jobmaster.job.specification import CommandLine, JobSpecification
+from jobmaster.journal.stored import RequestTaken
 from jobmaster.output.moving import Shares
 from jobmaster.run.live_jobs import LiveJob, LiveJobs
 from jobmaster.run.live_record import RECORD_SECONDS
@@ -139,13 +140,18 @@ class JobTasks:
             live = LiveJob(
                 owner, specification, trio.CancelScope(), admitted=admitted, is_to_be_found=request is not None
             )
-            return await self._start(live, request, job_id)
+            try:
+                return await self._start(live, request, job_id)
+            except RequestTaken:
+                self._live.uncount_start(owner)
+                raise
 
     async def _start(self, live: LiveJob, request: RequestKey | None, job_id: JobId) -> JobId:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
         self._live.admit(live.owner)
         self._has_room(live.owner)
+        self._live.count_start(live.owner)
         specification = live.specification
         self._live.add(job_id, live)
         with self._live.start_under_way():

@@ -133,6 +133,53 @@ class LimitPolicy:
     oom_policy: OomPolicy = OomPolicy.JOB
 
 
+def policy_of_client(policy: LimitPolicy, own: Mapping[str, float | None]) -> LimitPolicy:
+    """The policy for the jobs of a client that has ceilings of its own.
+
+    A ceiling of its own takes the place of the server's, be it lower or higher; a default is never above it. With a ceiling of
+    the memory there is no swap, unless one of the swap says how much.
+
+    Args:
+        policy: of the server.
+        own: as of `ClientTerms.ceilings`.
+    """
+    values = {name: value for name, value in own.items() if name not in (*_RATES, "cpu_max")}
+    if own.get("memory_max") is not None and policy.ceilings.swap_max is None:
+        values.setdefault("swap_max", 0)
+    if "cpu_max" in own:
+        values["cpu_millicores"] = None if own["cpu_max"] is None else round(own["cpu_max"] * MILLI)
+    rates = {name: None if value is None else int(value) for name, value in own.items() if name in _RATES}
+    whole = {name: None if value is None else int(value) for name, value in values.items()}
+    ceilings = replace(policy.ceilings, **whole, io=replace(policy.ceilings.io, **rates))
+    return replace(policy, ceilings=ceilings, defaults=_below(policy, ceilings))
+
+
+def _below(policy: LimitPolicy, ceilings: Ceilings) -> Limits:
+    """The defaults, none of them above its ceiling."""
+    defaults = policy.defaults
+    cores = None if ceilings.cpu_millicores is None else ceilings.cpu_millicores / MILLI
+    memory = _less(defaults.memory_max, ceilings.memory_max)
+    has_implied_swap = defaults.swap_max is None and memory is not None  # none, as of `Limits`
+    high = defaults.memory_high
+    io = {name: _less(getattr(defaults.io, name), getattr(ceilings.io, name)) for name in _RATES}
+    return replace(
+        defaults,
+        cpu_max=cores
+        if defaults.cpu_max is None or (cores is not None and cores < defaults.cpu_max)
+        else defaults.cpu_max,
+        memory_max=memory,
+        memory_high=None if high is None else _less(high, memory),
+        swap_max=None if has_implied_swap else _less(defaults.swap_max, ceilings.swap_max),
+        pids_max=_less(defaults.pids_max, ceilings.pids_max),
+        io=IoLimits(**io) if policy.capabilities.io_device is not None else defaults.io,
+    )
+
+
+def _less(one: int | None, other: int | None) -> int | None:
+    """The lower of two bounds, where None is none."""
+    return min((each for each in (one, other) if each is not None), default=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLimits:
     """What is written to a job's cgroup, and what its record says of it."""

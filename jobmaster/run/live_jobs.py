@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from jobmaster.run.quotas import StartRates
+
 if TYPE_CHECKING:
     from jobmaster.job.identifier import JobId
     from jobmaster.job.specification import JobSpecification
@@ -66,6 +68,7 @@ class LiveJobs:
 
     def __init__(self, bounds: Bounds, leftovers: Leftovers) -> None:
         self._bounds = bounds
+        self._rates = StartRates(bounds.quotas)
         self._leftovers = leftovers
         self._jobs: dict[JobId, LiveJob] = {}
         self._of_client: Counter[str] = Counter()
@@ -104,6 +107,27 @@ class LiveJobs:
             left=left.total(),
             left_of_owner=left[owner],
         )
+
+    def most_of(self, owner: str) -> int:
+        """How many one client may have."""
+        return self._bounds.running_of(owner)
+
+    def count_start(self, owner: str) -> None:
+        """Counts a Start of `owner` towards its rate.
+
+        Raises:
+            StartRateExceeded: there were too many.
+        """
+        self._rates.take(owner, trio.current_time())
+
+    def uncount_start(self, owner: str) -> None:
+        """One that was counted has found the job of its request."""
+        self._rates.give_back(owner)
+
+    def take_up(self, bounds: Bounds) -> None:
+        """Has other bounds from now on; no job ends of it."""
+        self._bounds = bounds
+        self._rates.take_up(bounds.quotas)
 
     def add(self, job_id: JobId, live: LiveJob) -> None:
         """A job is started or adopted."""

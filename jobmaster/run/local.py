@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -100,6 +100,10 @@ SIGNALLERS: Final = trio.CapacityLimiter(4)
 """Threads that signal the processes of a cgroup one by one, as clients order it."""
 STOP_SIGNALLERS: Final = trio.CapacityLimiter(8)
 """The same for stops: what clients order as often as they like is not to delay what ends a job."""
+WRITERS_OF_TOTALS: Final = trio.CapacityLimiter(1)
+"""The thread that writes limits of clients' cgroups while jobs run."""
+TOTALS_SECONDS: Final = 5.0
+"""How long a reload, or a server's start, waits for it."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
@@ -125,6 +129,7 @@ class LocalTerms:
     Attributes:
         tree: where the jobs' cgroups are made.
         limits: what the limits of a job are decided by.
+        limits_of_clients: the same for clients that have ceilings of their own, by their names.
         output_folder: where the logs are made.
         accounts: whom the jobs run as.
         drops_privileges: the server is root, so that jobs have to be turned into their account.
@@ -139,6 +144,7 @@ class LocalTerms:
     drops_privileges: bool
     open_files: int
     output_max: int | None = None
+    limits_of_clients: Mapping[str, LimitPolicy] = field(default_factory=dict)
 
     def cap(self, specification: JobSpecification) -> Cap | None:
         """How much of a job's output is kept.
@@ -152,13 +158,17 @@ class LocalTerms:
         size = specification.output_max or most
         return None if size is None else Cap(size, ends_job=specification.ends_when_full)
 
-    def limits_of(self, request: LimitRequest) -> JobLimits:
-        """The limits of a job that asks for some.
+    def limits_of(self, owner: str, request: LimitRequest) -> JobLimits:
+        """The limits of a client's job.
 
         Raises:
             InvalidRequest, LimitNotEnforceable: it cannot have these; as `resolve`.
         """
-        return resolve(request, self.limits, {each.device: disk_of(each.device) for each in request.io if each.device})
+        return resolve(
+            request,
+            self.limits_of_clients.get(owner, self.limits),
+            {each.device: disk_of(each.device) for each in request.io if each.device},
+        )
 
     def launch(self, job_id: JobId, owner: str, specification: JobSpecification, account: Account) -> Launch:
         """What the launcher is told of a job."""
@@ -460,7 +470,11 @@ class LocalHost:
         """
         terms = self.terms
         cap = terms.cap(specification)
-        limits = terms.limits_of(specification.limits) if specification.limits else self._default_limits
+        limits = (
+            terms.limits_of(owner, specification.limits)
+            if specification.limits or owner in terms.limits_of_clients
+            else self._default_limits
+        )
         account = await self.accounts.of(owner)
         files = await acquire(
             lambda: JobFiles(
@@ -619,6 +633,18 @@ class LocalHost:
             raise ServerBusy(
                 f"the server's host did not make a process for a new job within {LAUNCH_SECONDS:.0f} s; try again later"
             ) from None
+
+    async def write_totals(self) -> None:
+        """Writes what the jobs of each client may have together to the cgroups that there are; the log says what it could not.
+
+        In a thread, which is left where the kernel is longer at reclaiming memory than `TOTALS_SECONDS`.
+        """
+        with trio.move_on_after(TOTALS_SECONDS), suppress(NoThread):
+            failures = await run_in_thread(WRITERS_OF_TOTALS, self.terms.tree.write_totals, abandon=True)
+            for failure in failures:
+                logger.error("what the jobs of a client may have together is not in force: %s", failure)
+            return
+        logger.error("what the jobs of clients may have together is not all written yet")
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """The counters of all jobs, or of one client's: those of a cgroup sum up those below it (cgroup v2, memory.events).

@@ -103,6 +103,10 @@ class Registry:
         """How many of the caller's own jobs have not ended."""
         return self._live.count_of(caller.name)
 
+    def most_running_of(self, caller: Identity) -> int:
+        """How many of them there may be."""
+        return self._live.most_of(caller.name)
+
     @property
     def unrecorded(self) -> int:
         """How many jobs have ended without the journal having recorded it; it may still do so until its own end."""
@@ -316,7 +320,8 @@ class Registry:
         await self._live.wait_none()
 
     def take_up(self, bounds: Bounds) -> None:
-        """Has other bounds of the ended jobs and of all outputs, from now on; that of running jobs stays."""
+        """Has other quotas of clients, and other bounds of the ended jobs and of all outputs, from now on."""
+        self._live.take_up(bounds)
         self._ended.retention = bounds.retention
         self._pruner.bounds = bounds.output
 

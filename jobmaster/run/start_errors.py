@@ -25,6 +25,7 @@ from jobmaster.errors import (
 )
 from jobmaster.host.account import SEARCH_PATH
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
+from jobmaster.host.cgroup.totals import TotalHeld
 from jobmaster.host.cgroup.tree import LimitIgnored, LimitWriteError
 from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
 
@@ -134,6 +135,10 @@ def host_errors_translated() -> Iterator[None]:
         logger.error("a limit cannot be set: %s", error)
         raise LimitNotEnforceable(
             f"the kernel of the server's host refuses {error.path.name} {error.value}: {os.strerror(error.errno or 0)}"
+        ) from error
+    except TotalHeld as error:
+        raise ServerBusy(
+            f"the jobs of {error.client} hold more memory than they may have together; try again when some have ended"
         ) from error
     except LimitIgnored as error:
         logger.error("the kernel has ignored a limit: %s", error)

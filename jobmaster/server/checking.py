@@ -10,15 +10,25 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
 from jobmaster.errors import CgroupError, ConfigurationError
+from jobmaster.run.client_terms import COMMON_TERMS
+from jobmaster.server.client_schema import CLIENTS
 from jobmaster.server.configuration import load
 from jobmaster.server.earlier_cgroup import NAME, jobs_named_in
 from jobmaster.server.log import say_error
-from jobmaster.server.preparation import accounts_of_jobs, check_folder, io_device, nearest_of, require_enforced
+from jobmaster.server.preparation import (
+    accounts_of_clients,
+    accounts_of_jobs,
+    check_folder,
+    io_device,
+    nearest_of,
+    require_enforced,
+)
 from jobmaster.server.schema import BY_KEY, render
 
 if TYPE_CHECKING:
@@ -74,7 +84,7 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
 
     checks: dict[str, Callable[[], object]] = {
         "listen": lambda: require_address(options.host, options.port, may_be_in_use=True),
-        "jobs.run_as": lambda: accounts_of_jobs(options.run_as, options.uid_range),
+        "jobs.run_as": lambda: accounts_of_jobs(replace(options, terms={})),
         "limits.require": check_enforced,
         "limits.io_device": lambda: io_device(options, nearest_of(options.output_folder)),
         "folders.output": lambda: check_folder("output", options.output_folder),
@@ -83,7 +93,18 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
     }
     if before is not None:
         checks = {key: look for key, look in checks.items() if _differs(key, before, options)}
-    return list(_failures(checks))
+    users = new_users(options, before)
+    return [*_failures(checks), *_failures({CLIENTS: lambda: accounts_of_clients(users)})]
+
+
+def new_users(options: ServerOptions, before: ServerOptions | None = None) -> dict[str, str]:
+    """The users of clients for whom another one, or none, was named before; by the clients' names."""
+    known = {} if before is None else before.terms
+    return {
+        name: terms.run_as
+        for name, terms in options.terms.items()
+        if terms.run_as is not None and terms.run_as != known.get(name, COMMON_TERMS).run_as
+    }
 
 
 def _differs(key: str, before: ServerOptions, options: ServerOptions) -> bool:

@@ -24,9 +24,10 @@ from typing import Final
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.identity.policy import DEFAULT_POLICY, Policy
+from jobmaster.server.client_schema import CLIENTS
 from jobmaster.server.config_file import kept_text, read_file
 from jobmaster.server.options import DEFAULT_CONFIG, CommandLine, ServerOptions, options_of
-from jobmaster.server.schema import CLIENTS, SETTINGS, FileSettings, Setting, read_settings, render
+from jobmaster.server.schema import SETTINGS, FileSettings, Setting, read_settings, render
 from jobmaster.server.toml_text import printable, shown, value_text
 
 LIVE_FIELDS: Final = (
@@ -37,6 +38,7 @@ LIVE_FIELDS: Final = (
     "keep_jobs",
     "keep_for",
     "policy",
+    "terms",
 )
 """Of `ServerOptions`, what a running server takes up."""
 ADDRESS_FIELDS: Final = ("host", "port")
@@ -123,7 +125,7 @@ def _require_clients(policy: Policy | None, before: Configuration | None) -> Non
 
 def _options(command: CommandLine, settings: FileSettings) -> ServerOptions:
     try:
-        return options_of(command.arguments, settings.values, settings.policy)
+        return options_of(command.arguments, settings.values, settings.policy, settings.terms)
     except (ConfigurationError, ValueError) as error:
         raise ConfigurationError(_blamed(settings, str(error))) from None
 
@@ -192,6 +194,12 @@ def clients_changed(before: Policy, after: Policy) -> str:
         _named("in another role", [name for name in new if name in old and old[name] is not new[name]]),
     ]
     return "; ".join(filter(None, words))
+
+
+def terms_changed(before: ServerOptions, after: ServerOptions) -> str:
+    """Which clients that stay have other terms, for people; empty where none has."""
+    names = {each.name for each in before.policy.identities} & {each.name for each in after.policy.identities}
+    return _named("on other terms", [name for name in names if before.terms.get(name) != after.terms.get(name)])
 
 
 def _named(what: str, names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from jobmaster.sizes import size_text
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 SOON: Final = timedelta(days=30)
 """A certificate that expires sooner is warned of."""
+MOST_NAMED: Final = 10
+"""Clients in a line."""
 AUTHORITIES: Final = (SERVER_AUTHORITY, CLIENT_AUTHORITY)
 
 
@@ -90,14 +92,21 @@ def of_accounts(accounts: AccountPolicy, *, drops_privileges: bool) -> Finding:
     """As whom jobs run, and what that does not keep apart; a server that `drops_privileges` is root."""
     verdict, text, remedy = Verdict.OK, f"jobs run as {name_of(accounts)}", ""
     if isinstance(accounts.common, UidRange):
-        pass
+        if faults := _shared_users(accounts):
+            verdict, text, remedy = (
+                Verdict.WARNING,
+                "; ".join(faults),
+                "name another user in clients.NAME.run_as, or none",
+            )
     elif accounts.common.is_root:
         verdict, text = Verdict.WARNING, "jobs that run as root can leave their cgroup and its limits"
         remedy = "leave --run-as out, or name another user"
     elif drops_privileges:
         verdict, text = (
             Verdict.WARNING,
-            "jobs of all clients run as one user and can read, signal and trace one another",
+            "; ".join(
+                ("jobs of all clients run as one user and can read, signal and trace one another", *_roots(accounts))
+            ),
         )
         remedy = "leave --run-as out"
     else:
@@ -109,15 +118,46 @@ def of_accounts(accounts: AccountPolicy, *, drops_privileges: bool) -> Finding:
     return Finding(topic="jobs' user", verdict=verdict, text=text, remedy=remedy)
 
 
+def _roots(accounts: AccountPolicy) -> list[str]:
+    """The clients whose jobs run as root, in words."""
+    found = [name for name, account in accounts.of_clients.items() if isinstance(account, Account) and account.is_root]
+    return [f"jobs of {_listed(found)} run as root, and can leave their cgroup and its limits"] if found else []
+
+
+def _shared_users(accounts: AccountPolicy) -> list[str]:
+    """What of the clients' own users keeps nothing apart, in words."""
+    by_user: dict[int, list[str]] = {}
+    names = {each.uid: each.name for each in accounts.of_clients.values() if isinstance(each, Account)}
+    for client, account in accounts.of_clients.items():
+        if isinstance(account, Account) and not account.is_root:
+            by_user.setdefault(account.uid, []).append(client)
+    return _roots(accounts) + [
+        f"jobs of {_listed(clients)} run as {names[uid]}, and can read, signal and trace one another"
+        for uid, clients in sorted(by_user.items())
+        if len(clients) > 1
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(sorted(names)[:MOST_NAMED]) + more
+
+
 def name_of(accounts: AccountPolicy) -> str:
     """As whom jobs run, in words."""
     match accounts.common:
         case UidRange() as uids:
-            return f"a user of each client's own ({uids})"
+            common = f"a user of each client's own ({uids})"
         case Account() as account:
-            return account.name
+            common = account.name
         case unreachable:
             assert_never(unreachable)
+    users = [f"{client} as {_user(account)}" for client, account in accounts.of_clients.items()]
+    return f"{common}, those of {_listed(users)}" if users else common
+
+
+def _user(account: Account | str) -> str:
+    return account.name if isinstance(account, Account) else f"{account} (who is not there)"
 
 
 def fault_of_folder(what: str, folder: Path, details: os.stat_result, *, uid: int) -> str | None:

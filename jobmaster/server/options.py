@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
@@ -22,6 +22,7 @@ from jobmaster.job.specification import SMALLEST_OUTPUT
 from jobmaster.journal.connection import Synchronous
 from jobmaster.places import default_output_folder
 from jobmaster.run.bounds import FreeSpace, OutputBounds
+from jobmaster.run.client_terms import ClientTerms
 from jobmaster.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ class ServerOptions:
         audit_size: bytes at which a file of the audit is complete.
         audit_files: complete files that are kept of each trail; 0: all.
         policy: who may connect, and in what role.
+        terms: of the clients that have other ones than all.
     """
 
     output_folder: Path
@@ -130,6 +132,7 @@ class ServerOptions:
     audit_files: int = DEFAULT_AUDIT_FILES
     verbose: bool = False
     policy: Policy = DEFAULT_POLICY
+    terms: Mapping[str, ClientTerms] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
@@ -140,6 +143,11 @@ class ServerOptions:
     def audit(self) -> Path:
         """The folder of the audit."""
         return self.audit_folder or self.output_folder / AUDIT_FOLDER
+
+    @property
+    def needs_disk(self) -> bool:
+        """Whether a limit of all jobs, or of a client's, is about a disk."""
+        return self.limits.io.limited or any(terms.bounds_disk for terms in self.terms.values())
 
     @property
     def output_bounds(self) -> OutputBounds:
@@ -196,13 +204,19 @@ def _require_one_choice_of_users(given: argparse.Namespace) -> None:
         raise ConfigurationError("--run-as and --uid-range exclude each other: all jobs run as that user")
 
 
-def options_of(arguments: Sequence[str], values: Mapping[str, Any], policy: Policy | None = None) -> ServerOptions:
+def options_of(
+    arguments: Sequence[str],
+    values: Mapping[str, Any],
+    policy: Policy | None = None,
+    terms: Mapping[str, ClientTerms] | None = None,
+) -> ServerOptions:
     """The options of a command line over those of a file.
 
     Args:
         arguments: of the command line. Exits 2, with the usage, where one is wrong.
         values: of the file, by the names that the parser gives to its options; defaults where an option is not given.
         policy: the clients of the file; None for those that are built in.
+        terms: of those clients.
 
     Raises:
         ConfigurationError, ValueError: what there is does not go together, or no folder can be chosen for the output.
@@ -238,6 +252,7 @@ def options_of(arguments: Sequence[str], values: Mapping[str, Any], policy: Poli
         audit_files=given.audit_files,
         verbose=given.verbose,
         policy=DEFAULT_POLICY if policy is None else policy,
+        terms=terms or {},
     )
 
 
@@ -265,8 +280,8 @@ def _grace(text: str) -> float:
     return seconds
 
 
-def _limit(name: str, parse_text: Callable[[str], float | None]) -> Callable[[str], float | None]:
-    """The parser of a limit that also refuses what `Limits` does."""
+def limit_type(name: str, parse_text: Callable[[str], float | None]) -> Callable[[str], float | None]:
+    """The parser of a limit that also refuses what `Limits` does; ValueError."""
 
     def parse_limit(text: str) -> float | None:
         value = parse_text(text)
@@ -287,7 +302,9 @@ def _rate(name: str, parse_text: Callable[[str], int | None]) -> Callable[[str],
     return parse_rate
 
 
-def _number(what: str, low: int, high: int) -> Callable[[str], int]:
+def number(what: str, low: int, high: int) -> Callable[[str], int]:
+    """A parser of a whole number within bounds, which raises ValueError for any other text."""
+
     def parse_number(text: str) -> int:
         count = parse_count(text)
         if count is None or not low <= count <= high:
@@ -456,7 +473,7 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-jobs",
         metavar="N",
-        type=argument(_number("jobs", 1, _MOST_JOBS)),
+        type=argument(number("jobs", 1, _MOST_JOBS)),
         default=DEFAULT_MAX_JOBS,
         help=f"jobs that may run at a time (default {DEFAULT_MAX_JOBS}); a client may have a quarter of them",
     )
@@ -504,14 +521,14 @@ def _add_record_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--keep-jobs",
         metavar="N",
-        type=argument(_number("jobs", 1, _MOST_KEPT)),
+        type=argument(number("jobs", 1, _MOST_KEPT)),
         default=DEFAULT_KEPT_JOBS,
         help=f"ended jobs that are kept with their output (default {DEFAULT_KEPT_JOBS}); a client may have a quarter",
     )
     group.add_argument(
         "--keep-days",
         metavar="DAYS",
-        type=argument(_number("days", 0, _MOST_DAYS)),
+        type=argument(number("days", 0, _MOST_DAYS)),
         default=DEFAULT_KEPT_DAYS,
         help=f"how long after its end a job is kept, in days on which a server runs (default {DEFAULT_KEPT_DAYS}); "
         "0 keeps it until others need its place",
@@ -519,7 +536,7 @@ def _add_record_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-gap",
         metavar="SECONDS",
-        type=argument(_number("seconds", 1, _MOST_GAP)),
+        type=argument(number("seconds", 1, _MOST_GAP)),
         default=DEFAULT_MAX_GAP,
         help="how long jobs run on while the server, which has died or is being upgraded, cannot be started again "
         f"(default {DEFAULT_MAX_GAP}); then they are killed",
@@ -527,7 +544,7 @@ def _add_record_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--max-crashes",
         metavar="N",
-        type=argument(_number("crashes", 1, _MOST_CRASHES)),
+        type=argument(number("crashes", 1, _MOST_CRASHES)),
         default=DEFAULT_MAX_CRASHES,
         help=f"crashes of the server in five minutes at which the jobs are killed (default {DEFAULT_MAX_CRASHES})",
     )
@@ -551,7 +568,7 @@ def _add_audit_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--audit-files",
         metavar="N",
-        type=argument(_number("files", 0, _MOST_AUDIT_FILES)),
+        type=argument(number("files", 0, _MOST_AUDIT_FILES)),
         default=DEFAULT_AUDIT_FILES,
         help=f"complete files that are kept (default {DEFAULT_AUDIT_FILES}), as many again of refused connections; 0 keeps "
         "all: whoever removes them then is you",
@@ -565,18 +582,18 @@ def _add_limit_options(group: argparse._ArgumentGroup) -> None:
         help="exit 2 unless this host enforces CPU, memory, process and IO limits",
     )
     group.add_argument(
-        "--cpu-max", metavar="CORES", type=argument(_limit("cpu_max", parse_cores)), help="CPU time, e.g. 0.5 or 2"
+        "--cpu-max", metavar="CORES", type=argument(limit_type("cpu_max", parse_cores)), help="CPU time, e.g. 0.5 or 2"
     )
     group.add_argument(
         "--memory-max",
         metavar="SIZE",
-        type=argument(_limit("memory_max", parse_size)),
+        type=argument(limit_type("memory_max", parse_size)),
         help="memory, e.g. 512M; no swap on top",
     )
     group.add_argument(
         "--pids-max",
         metavar="N",
-        type=argument(_limit("pids_max", parse_count)),
+        type=argument(limit_type("pids_max", parse_count)),
         default=DEFAULT_PIDS,
         help=f"processes and threads (default {DEFAULT_PIDS})",
     )

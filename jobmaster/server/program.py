@@ -10,10 +10,11 @@ the server is ready ends it as soon as it can, one that comes when it has ended 
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -36,6 +37,7 @@ from jobmaster.certs.inspection import inspect
 from jobmaster.ending import end
 from jobmaster.errors import ConfigurationError, HostError, JobmasterError
 from jobmaster.grpc.server import Dispatcher
+from jobmaster.host.account import Account
 from jobmaster.host.cgroup.tree import CgroupTree
 from jobmaster.journal.journal import open_journal
 from jobmaster.run.bounds import Bounds
@@ -74,6 +76,8 @@ from jobmaster.server.succession import (
     require_same_folder,
 )
 from jobmaster.threads import SPARE
+
+logger = logging.getLogger(__name__)
 
 JOURNAL: Final = "journal.db"
 """The journal's name in the output folder."""
@@ -159,7 +163,9 @@ async def serve(
             preparation.prepare_output_folder(options)
             state = await hold_state(held.launcher, options.output_folder, closing)
             prepared = preparation.prepare(
-                options, open_files=open_files.of_job
+                options,
+                open_files=open_files.of_job,
+                needs_all_users=not held.launcher.inherited.predecessors,
             )  # after both: where another server has them, no cgroup is made
             spool = hold_spool(held.launcher, closing)
             await hold_jobs(held.launcher, prepared.terms.tree, state, closing, spool=spool)
@@ -168,13 +174,14 @@ async def serve(
             host = LocalHost(prepared.terms, held.launcher)
             async with _registry(options, host, plan, held, spool) as (registry, audit):
                 recovered = await registry.recover()
+                await host.write_totals()
                 told = (described(command, configuration), *prepared.report, *_warnings(options))
                 _say_all(f"jobmaster {__version__}", *told, plan.warning, ended, *recovered.report)
-                facts = _facts(options, prepared, Bounds(running=plan.jobs))
+                facts = _facts(options, prepared, max_jobs=plan.jobs)
                 api = Api(registry, facts=facts, most_followers=plan.followers)
                 listener = _listener(options, context, api, audit, plan)
                 take_up = partial(_take_up, listener, registry, host, plan, api, facts)
-                reloader = Reloader(command, configuration, take_up=take_up, settle=listener.end_untrusted)
+                reloader = Reloader(command, configuration, take_up=take_up, settle=partial(_settle, listener, host))
                 await reloader.keep()
                 serving = Serving(
                     options=options,
@@ -235,14 +242,13 @@ def _certificates(options: ServerOptions) -> Path:
     return folder
 
 
-def _facts(options: ServerOptions, prepared: preparation.Prepared, bounds: Bounds) -> ServerFacts:
+def _facts(options: ServerOptions, prepared: preparation.Prepared, *, max_jobs: int) -> ServerFacts:
     """What clients may know of this server."""
     return ServerFacts(
         version=__version__,
         kernel=os.uname().release,
         enforcement=prepared.enforcement,
-        max_jobs=bounds.running,
-        max_jobs_of_client=bounds.running_of_client,
+        max_jobs=max_jobs,
         output_max=options.output_max,
         grace_seconds=options.grace_seconds,
     )
@@ -288,7 +294,13 @@ async def _registry(
 
 
 def _bounds(options: ServerOptions, plan: DescriptorPlan) -> Bounds:
-    return Bounds(running=plan.jobs, ended=options.keep_jobs, age=options.keep_for, output=options.output_bounds)
+    return Bounds(
+        running=plan.jobs,
+        ended=options.keep_jobs,
+        age=options.keep_for,
+        output=options.output_bounds,
+        quotas={name: terms.quota for name, terms in options.terms.items()},
+    )
 
 
 def _listener(
@@ -308,12 +320,29 @@ def _take_up(
     facts: ServerFacts,
     options: ServerOptions,
     credentials: ServerCredentials,
+    accounts: Mapping[str, Account | str],
 ) -> None:
     """Puts what a running server takes up of other options in force."""
     listener.take_up(credentials, options.policy)
     registry.take_up(_bounds(options, plan))
-    host.terms = replace(host.terms, output_max=options.output_max)
+    known = {**host.accounts.policy.of_clients, **accounts}
+    users = {name: known.get(name, each.run_as) for name, each in options.terms.items() if each.run_as is not None}
+    host.accounts.policy = replace(host.accounts.policy, of_clients=users)
+    host.terms.tree.totals.take_up(preparation.totals_of_clients(options))
+    for line in preparation.unenforced_totals(options, host.terms.limits.capabilities.enforcement):
+        logger.warning("%s", line)
+    host.terms = replace(
+        host.terms,
+        output_max=options.output_max,
+        limits_of_clients=preparation.limits_of_clients(options, host.terms.limits),
+    )
     api.take_up(replace(facts, output_max=options.output_max))
+
+
+async def _settle(listener: Listener, host: LocalHost) -> None:
+    """What takes time of it."""
+    await listener.end_untrusted()
+    await host.write_totals()
 
 
 def _say_all(*lines: str | None) -> None:

@@ -13,7 +13,7 @@ have an older one where the file is broken, too.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn, TypeVar
@@ -23,8 +23,9 @@ import trio
 from jobmaster.certs.contexts import ServerCredentials, server_credentials
 from jobmaster.certs.folder import certificate_folder
 from jobmaster.errors import ConfigurationError
+from jobmaster.host.account import Account
 from jobmaster.run.launcher import Launcher
-from jobmaster.server.checking import require_address, same_address, unusable
+from jobmaster.server.checking import new_users, require_address, same_address, unusable
 from jobmaster.server.config_file import keep_text
 from jobmaster.server.configuration import (
     Change,
@@ -37,9 +38,11 @@ from jobmaster.server.configuration import (
     load,
     load_kept,
     taken_up,
+    terms_changed,
 )
 from jobmaster.server.log import set_verbose
 from jobmaster.server.options import CommandLine, ServerOptions
+from jobmaster.server.preparation import accounts_of_clients, io_device
 from jobmaster.server.succession import STATE_LOCK
 from jobmaster.server.toml_text import printable
 from jobmaster.threads import NoThread, run_in_thread
@@ -140,10 +143,11 @@ async def _in_time(function: Callable[[], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class _Fresh:
-    """What was read, and is good."""
+    """What was read, and is good; the accounts are those of clients for whom another user is named."""
 
     change: Change
     credentials: ServerCredentials
+    accounts: Mapping[str, Account | str]
 
 
 class Reloader:
@@ -161,7 +165,7 @@ class Reloader:
         command: CommandLine | None,
         configuration: Configuration,
         *,
-        take_up: Callable[[ServerOptions, ServerCredentials], None],
+        take_up: Callable[[ServerOptions, ServerCredentials, Mapping[str, Account | str]], None],
         settle: Callable[[], Awaitable[None]],
     ) -> None:
         self.configuration = configuration
@@ -192,7 +196,7 @@ class Reloader:
             logger.exception("a bug in reading the configuration; what was in force stays in force")
             return
         before, self.configuration = self.configuration, fresh.change.configuration
-        self._take_up(self.configuration.options, fresh.credentials)
+        self._take_up(self.configuration.options, fresh.credentials, fresh.accounts)
         if self._command is not None:
             set_verbose(verbose=self.configuration.options.verbose)
         await self._settle()
@@ -204,13 +208,25 @@ class Reloader:
         before = self.configuration
         after = before if self._command is None else load(self._command, before)
         _require_usable(after, before)
-        return _Fresh(taken_up(before, after), server_credentials(certificate_folder(before.options.certificates)))
+        change = taken_up(before, after)
+        options = change.configuration.options
+        if options.needs_disk and not before.options.needs_disk:
+            io_device(options, options.output_folder)
+        return _Fresh(
+            change,
+            server_credentials(certificate_folder(before.options.certificates)),
+            accounts_of_clients(new_users(after.options, before.options)),
+        )
 
     def _tell(self, before: Configuration, change: Change) -> None:
         after = change.configuration
         changes = [text for _, text in differences(after.options, before.options)]
-        if clients := clients_changed(before.options.policy, after.options.policy):
-            changes.append(f"clients: {clients}")
+        clients = (
+            clients_changed(before.options.policy, after.options.policy),
+            terms_changed(before.options, after.options),
+        )
+        if any(clients):
+            changes.append(f"clients: {'; '.join(filter(None, clients))}")
         if not after.options.policy.identities:
             changes.append("clients: nobody may connect")
         file = "none" if after.file is None else printable(after.file)

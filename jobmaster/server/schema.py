@@ -7,17 +7,18 @@ loads to the same.
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import enum
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from jobmaster.errors import ConfigurationError
-from jobmaster.identity.policy import Identity, Policy, Role
-from jobmaster.server.options import ServerOptions, new_parser
+from jobmaster.identity.policy import Policy
+from jobmaster.run.client_terms import ClientTerms
+from jobmaster.server.client_schema import CLIENTS, client_lines, nearest_of_client, note_client, policy_of, terms_of
+from jobmaster.server.file_values import ACTIONS, Kind, value_of_option, what
+from jobmaster.server.options import ServerOptions
 from jobmaster.server.toml_text import Scalar, key_text, shown, value_text
 from jobmaster.sizes import UNLIMITED, size_text
 
@@ -25,37 +26,11 @@ LARGEST_FILE: Final = 64 * 1024
 """Bytes of a configuration, some thousand clients."""
 MOST_DOTS: Final = 200
 """In a line: what tomllib does with a key takes time with the square of its dots."""
-LONGEST_VALUE: Final = 4096
-"""Characters of a value (PATH_MAX)."""
 LONGEST_NAME: Final = 200
 """Characters of an unknown key that are compared with those that are known."""
 MOST_TOLD: Final = 5
 """Mistakes that are named at a time."""
-CLIENTS: Final = "clients"
-ROLE: Final = "role"
-_LARGEST_NUMBER: Final = 2**64
 _SIMILAR: Final = 0.6
-
-
-class Kind(enum.Enum):
-    """What TOML may give for a key: its types, and words for them."""
-
-    SWITCH = (bool,), "true or false"
-    TEXT = (str,), "text in quotes"
-    FOLDER = (str,), "an absolute path in quotes"
-    SIZE = (int, str), 'a number of bytes, or text such as "512M"'
-    COUNT = (int,), "a whole number"
-    SECONDS = (int, float), "a number of seconds"
-    RATE = (int, str), 'a whole number, or "max"'
-    CORES = (int, float, str), 'a number such as 0.5, or "max"'
-
-    def __init__(self, types: tuple[type, ...], words: str) -> None:
-        self.types = types
-        self.words = words
-
-    def admits(self, value: object) -> bool:
-        """Whether a value has one of its types; a bool is no int here."""
-        return type(value) in self.types
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +167,6 @@ SETTINGS: Final = (
 )
 BY_KEY: Final = {setting.key: setting for setting in SETTINGS}
 TABLES: Final = {*(setting.key.partition(".")[0] for setting in SETTINGS if "." in setting.key), CLIENTS}
-_CLIENT_KEYS: Final = (ROLE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +177,13 @@ class FileSettings:
         values: by the names of the command line's parser, as it would have them.
         keys: the key of each.
         policy: the clients; None where the file has no table of them.
+        terms: of the clients that have other ones than all.
     """
 
     values: Mapping[str, Any]
     keys: Mapping[str, str]
     policy: Policy | None
+    terms: Mapping[str, ClientTerms] = field(default_factory=dict)
 
 
 def read_settings(text: str) -> FileSettings:
@@ -225,23 +201,24 @@ def read_settings(text: str) -> FileSettings:
         name = key_text(parts)
         try:
             if parts[0] == CLIENTS:
-                _note_client(clients, parts, value)
+                note_client(clients, parts, value)
             elif (setting := BY_KEY.get(name)) is not None:
-                action = _ACTIONS[setting.option]
-                values[action.dest] = _value(setting, action, value)
+                action = ACTIONS[setting.option]
+                values[action.dest] = value_of_option(setting.key, setting.kind, action, value)
                 keys[action.dest] = name
             elif name not in TABLES:
                 near = _nearest(name) if len(mistakes) < MOST_TOLD else ""  # which takes a millisecond
                 raise ConfigurationError(f"unknown key {shown(name)}{near}")
             elif value != {}:
-                raise ConfigurationError(f"{name} is {_what(value)}: a table, [{name}], is needed")
+                raise ConfigurationError(f"{name} is {what(value)}: a table, [{name}], is needed")
         except ConfigurationError as mistake:
             mistakes.append(str(mistake))
-    policy = _policy(clients, mistakes) if CLIENTS in document else None
+    policy = policy_of(clients, mistakes) if CLIENTS in document else None
+    terms = terms_of(clients, mistakes)
     if mistakes:
         more = f"; and {len(mistakes) - MOST_TOLD} more mistakes" if len(mistakes) > MOST_TOLD else ""
         raise ConfigurationError("; ".join(mistakes[:MOST_TOLD]) + more)
-    return FileSettings(values, keys, policy)
+    return FileSettings(values, keys, policy, terms)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -267,106 +244,15 @@ def _leaves(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object]
             yield parts, value
 
 
-def _value(setting: Setting, action: argparse.Action, value: object) -> Any:
-    """A value as the option's parser makes it of its text."""
-    if not setting.kind.admits(value):
-        raise ConfigurationError(f"{setting.key} is {_what(value)}: {setting.kind.words} is needed")
-    if isinstance(value, bool):
-        return value
-    text = _text(setting.key, value)
-    if setting.kind is Kind.FOLDER and not text.startswith("/"):
-        raise ConfigurationError(f"{setting.key} is {shown(repr(text))}: {setting.kind.words} is needed")
-    if action.choices is not None and text not in action.choices:
-        choices = ", ".join(map(repr, action.choices))
-        raise ConfigurationError(f"{setting.key} is {shown(repr(text))}: one of {choices} is needed")
-    try:
-        return action.type(text) if callable(action.type) else text
-    except argparse.ArgumentTypeError as error:
-        raise ConfigurationError(f"{setting.key}: {error}") from None
-
-
-def _text(key: str, value: object) -> str:
-    match value:
-        case int() if abs(value) >= _LARGEST_NUMBER:
-            raise ConfigurationError(f"{key}: the number is too large")
-        case str() if len(value) > LONGEST_VALUE:
-            raise ConfigurationError(f"{key} has {len(value)} characters, more than {LONGEST_VALUE}")
-        case str() if not value.isprintable():
-            raise ConfigurationError(f"{key} is {shown(repr(value))}: no control characters may be in it")
-    return str(value)
-
-
-def _what(value: object) -> str:
-    """The type of a value, in words."""
-    match value:
-        case bool():
-            return "true or false"
-        case int():
-            return "a whole number"
-        case float():
-            return "a number with decimals"
-        case str():
-            return "text"
-        case dict():
-            return "a table"
-        case list():
-            return "a list"
-        case _:
-            return "a date or time"
-
-
 def _nearest(name: str) -> str:
     names = [*BY_KEY] if "." in name else [*BY_KEY, *TABLES]
     match name.split("."):
         case [str(table), *rest] if (
             len(rest) > 1 and table not in TABLES and difflib.get_close_matches(table, [CLIENTS])
         ):
-            names = [f"{CLIENTS}.{rest[0]}.{key}" for key in _CLIENT_KEYS]
+            names = nearest_of_client(rest[0])
     found = difflib.get_close_matches(name[:LONGEST_NAME], names, n=1, cutoff=_SIMILAR)
     return f": did you mean {shown(found[0])}?" if found else ""
-
-
-# --- clients ----------------------------------------------------------------------------------------------------------
-
-
-def _note_client(clients: dict[str, dict[str, object]], parts: tuple[str, ...], value: object) -> None:
-    match parts, value:
-        case (_,), {}:
-            return
-        case (_, name), {}:
-            clients[name] = {}
-        case (_, name, key), _ if key in _CLIENT_KEYS:
-            clients.setdefault(name, {})[key] = value
-        case (_, name, *_), _ if len(parts) > 2:
-            clients.setdefault(name, {})
-            near = ".".join((CLIENTS, key_text([name]), ROLE))
-            raise ConfigurationError(f"unknown key {shown(key_text(parts))}: did you mean {shown(near)}?")
-        case _:
-            needed = f'a table, [{CLIENTS}.NAME] with {ROLE} = "user" or "admin",'
-            raise ConfigurationError(f"{shown(key_text(parts))} is {_what(value)}: {needed} is needed")
-
-
-def _policy(clients: Mapping[str, Mapping[str, object]], mistakes: list[str]) -> Policy:
-    identities: list[Identity] = []
-    for name, keys in clients.items():
-        try:
-            identities.append(_identity(name, keys))
-        except ConfigurationError as mistake:
-            mistakes.append(str(mistake))
-    return Policy(identities=frozenset(identities))
-
-
-def _identity(name: str, keys: Mapping[str, object]) -> Identity:
-    key = shown(key_text((CLIENTS, name, ROLE)))
-    role = keys.get(ROLE)
-    if role not in [each.value for each in Role]:
-        given = "is missing" if role is None else f"is {shown(repr(role)) if isinstance(role, str) else _what(role)}"
-        raise ConfigurationError(f'{key} {given}: "user" or "admin" is needed')
-    try:
-        return Identity(name=name, role=Role(role))
-    except ConfigurationError as error:
-        why = str(error).replace(repr(name), "the name")
-        raise ConfigurationError(f"{shown(key_text((CLIENTS, name)))}: {why}") from None
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -386,15 +272,5 @@ def render(options: ServerOptions) -> str:
             lines.append(f"# {name} is not set: {setting.unset}")
         else:
             lines.append(f"{name} = {value_text(value)}")
-    lines += ["", f"[{CLIENTS}]"]
-    for identity in sorted(options.policy.identities, key=lambda each: each.name):
-        lines += ["", f"[{key_text((CLIENTS, identity.name))}]", f"{ROLE} = {value_text(identity.role.value)}"]
+    lines += client_lines(options.policy, options.terms)
     return "\n".join(lines) + "\n"
-
-
-def _actions() -> dict[str, argparse.Action]:
-    """The command line's options, by their names."""
-    return dict(new_parser()._option_string_actions)
-
-
-_ACTIONS: Final = _actions()

@@ -23,7 +23,6 @@ FACTS: Final = ServerFacts(
         ("memory", "the memory controller is not delegated to /sys/fs/cgroup/a: Permission denied"),
     ),
     max_jobs=1000,
-    max_jobs_of_client=250,
     output_max=None,
     grace_seconds=0.5,
 )
@@ -34,7 +33,7 @@ ADMIN: Final = Identity(name="superuser", role=Role.ADMIN)
 @pytest.mark.parametrize("caller", [USER, ADMIN])
 def test_what_is_told(caller: Identity) -> None:
     """The server, the caller as the server knows it, its bounds and its use."""
-    info = server_info(FACTS, caller, running=3)
+    info = server_info(FACTS, caller, running=3, most_running=250)
     assert (info.version, info.kernel, info.client, info.role) == ("1.2.3", "6.1.0", caller.name, caller.role.value)
     assert (info.running_jobs, info.max_jobs_of_client, info.max_jobs, info.grace_seconds) == (3, 250, 1000, 0.5)
     assert [(each.controller, each.enforced) for each in info.enforcement] == [
@@ -47,7 +46,8 @@ def test_what_is_told(caller: Identity) -> None:
 def test_paths_of_the_host_are_for_admins() -> None:
     """A user is told why a limit is not enforced, without a path."""
     of_user, of_admin = (
-        [each.reason for each in server_info(FACTS, caller, running=0).enforcement] for caller in (USER, ADMIN)
+        [each.reason for each in server_info(FACTS, caller, running=0, most_running=1).enforcement]
+        for caller in (USER, ADMIN)
     )
     assert of_admin == [reason or "" for _, reason in FACTS.enforcement]
     assert of_user == [*of_admin[:2], "the server's cgroup does not have the controller"]
@@ -56,12 +56,15 @@ def test_paths_of_the_host_are_for_admins() -> None:
 @pytest.mark.parametrize(("kept", "told"), [(None, 0), (4096, 4096)])
 def test_how_much_output_is_kept(kept: int | None, told: int) -> None:
     """0 stands for all."""
-    assert server_info(ServerFacts(output_max=kept), USER, running=0).output_max == told
+    assert server_info(ServerFacts(output_max=kept), USER, running=0, most_running=1).output_max == told
 
 
 def test_the_callers_own_jobs_are_counted() -> None:
     """The call asks for those of who calls."""
-    registry = SimpleNamespace(running_of=lambda caller: 7 if caller == USER else 0)
+    registry = SimpleNamespace(
+        running_of=lambda caller: 7 if caller == USER else 0, most_running_of=lambda caller: 9 if caller == USER else 0
+    )
     service = JobService(cast(Registry, registry), Followers(), FACTS)
     assert service.ServerInfo(pb.ServerInfoRequest(), USER).running_jobs == 7
+    assert service.ServerInfo(pb.ServerInfoRequest(), USER).max_jobs_of_client == 9
     assert service.ServerInfo(pb.ServerInfoRequest(), ADMIN).running_jobs == 0

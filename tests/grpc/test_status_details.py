@@ -22,6 +22,7 @@ from jobmaster.errors import (
     PermissionRefused,
     ServerBusy,
     ServerDraining,
+    StartRateExceeded,
 )
 from jobmaster.grpc.headers import (
     MAX_STATUS_DETAILS,
@@ -43,6 +44,7 @@ REASONS: Final[dict[Exception, str]] = {
     LimitNotEnforceable("x"): "LIMIT_NOT_ENFORCEABLE",
     ServerBusy("x"): "SERVER_BUSY",
     ServerDraining("x"): "SERVER_DRAINING",
+    StartRateExceeded("x", retry_seconds=1): "START_RATE_EXCEEDED",
     OutputIncomplete(1): "OUTPUT_INCOMPLETE",
     ServiceUnknown("x"): "SERVICE_UNKNOWN",
 }
@@ -177,3 +179,12 @@ def test_text_is_the_same_in_both_places(text: str) -> None:
     assert rich_status(status).message == status.status_message
     assert len(status.status_message) == min(len(text), MAX_STATUS_MESSAGE)
     assert b"grpc-status-details-bin" in trailers(status)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.0004, (0, 1_000_000)), (2, (2, 0)), (59.9996, (60, 0)), (6.5, (6, 500_000_000))]
+)
+def test_when_a_client_may_start_again(seconds: float, told: tuple[int, int]) -> None:
+    """A client that starts too much is told when to come again, to the millisecond, and never too early."""
+    [info] = payloads(status_of(StartRateExceeded("x", retry_seconds=seconds)), RetryInfo)
+    assert (info.retry_delay.seconds, info.retry_delay.nanos) == told

@@ -15,7 +15,12 @@ from typing import Final
 
 import pytest
 import trio
-from purerpc.grpclib.exceptions import UnauthenticatedError
+from purerpc.grpclib.exceptions import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+)
 
 from jobmaster.certs import authority
 from jobmaster.certs.folder import CLIENT_AUTHORITY, certificate_path
@@ -268,6 +273,91 @@ async def test_bounds_are_taken_up(tmp_path: Path, certificates: Path) -> None:
                     await trio.sleep(0.05)
         in_force = tomllib.loads((running.server.output / KEPT_NAME).read_text())
         assert (in_force["records"]["keep_jobs"], in_force["restarts"]["max_gap"]) == (4, 300)
+
+
+async def test_quotas(tmp_path: Path, certificates: Path) -> None:
+    """They count from the reload on, name the bound, end no job, and are those of the next server too."""
+    async with configured(tmp_path, certificates, clients(client1="user")) as running:
+        async with running.server.connect("client1", patience=0) as jobs:
+            assert (await jobs.server_info()).max_jobs_of_client == 250
+            job_id = await jobs.start("sleep", "1000")
+            await running.reload(clients(client1="user") + "max_jobs = 1\n", "clients: on other terms: client1")
+            assert (await jobs.server_info()).max_jobs_of_client == 1
+            with pytest.raises(ResourceExhaustedError, match="client1 runs 1 jobs, as many as this client may"):
+                await jobs.start("true")
+            await running.reload(clients(client1="user") + "max_jobs = 9\nstart_rate = 1\n", "on other terms: client1")
+            await jobs.start("true")
+            with pytest.raises(ResourceExhaustedError, match="client1 may start 1 jobs a minute, 1 of them at once"):
+                await jobs.start("true")
+            assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
+        in_force = tomllib.loads((running.server.output / KEPT_NAME).read_text())
+        assert in_force["clients"]["client1"] == {"role": "user", "max_jobs": 9, "start_rate": 1, "start_burst": 1}
+        await running.replace(signal.SIGUSR2)
+        async with running.server.connect("client1") as jobs:
+            assert (await jobs.server_info()).max_jobs_of_client == 9
+            await jobs.stop(job_id, force=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which alone can run jobs as other users")
+async def test_users_of_clients(tmp_path: Path, certificates: Path) -> None:
+    """A client's user counts for jobs that start from the reload on, root only where it is written, and in the next server."""
+    both = clients(client1="user", client2="user")
+    named = both.replace("[clients.client2]", 'run_as = "nobody"\n[clients.client2]')
+    async with (
+        configured(tmp_path, certificates, named) as running,
+        running.server.connect("client1") as jobs,
+        running.server.connect("client2") as others,
+    ):
+        users = [(await each.status(await each.start("true"))).user for each in (jobs, others)]
+        assert users[0] == "nobody"
+        assert users[1] not in ("nobody", "root")
+        job_id = await jobs.start("sleep", "1000")
+        await running.reload(named.replace("nobody", "no-such-user"), "no such user on this host")
+        assert (await jobs.status(await jobs.start("true"))).user == "nobody"
+        await running.reload(named.replace("nobody", "root"), "on other terms: client1")
+        as_root = await jobs.start("id", "-un")
+        assert ((await jobs.status(as_root)).user, await output_of(jobs, as_root)) == ("root", b"root\n")
+        assert ((await jobs.status(job_id)).state, (await jobs.status(job_id)).user) == (
+            pb.JOBSTATE_RUNNING,
+            "nobody",
+        )
+        await running.replace(signal.SIGUSR2)
+        assert (await jobs.status(await jobs.start("true"))).user == "root"
+        await running.reload(both, "on other terms: client1")
+        assert (await jobs.status(await jobs.start("true"))).user not in ("nobody", "root")
+        assert (await others.status(await others.start("true"))).user == users[1]
+        await jobs.stop(job_id, force=True)
+
+
+async def test_ceilings_of_clients(tmp_path: Path, certificates: Path) -> None:
+    """More than its own ceiling is refused with both numbers, in one client, from the reload on, and in the next server."""
+    both = clients(client2="user", client1="user")
+    async with (
+        configured(tmp_path, certificates, both) as running,
+        running.server.connect("client1") as jobs,
+        running.server.connect("client2") as others,
+    ):
+        job_id = await jobs.start("sleep", "1000")
+        await running.reload(both + "limits.memory_max = '64M'\nlimits.pids_max = 50\n", "on other terms: client1")
+        for each in ("now", "next"):
+            too_much = pb.JobLimits(memory_max=64 * 2**20 + 1)
+            with pytest.raises(InvalidArgumentError, match=f"memory_max is {64 * 2**20} at most on this server"):
+                await jobs.start("true", limits=too_much)
+            with pytest.raises(
+                (FailedPreconditionError, InvalidArgumentError), match=r"at most|cannot enforce"
+            ) as refused:
+                await others.start("true", limits=pb.JobLimits(memory_max=2**50, pids_max=4097))
+            assert str(64 * 2**20) not in str(refused.value)
+            record = await jobs.status(await jobs.start("true"))
+            values = [limit.value for limit in record.limits]
+            assert {"memory.max 67108864", "pids.max 50"} <= set(values)
+            if each == "now":
+                await running.replace(signal.SIGUSR2)
+        assert "pids.max 4096" in [limit.value for limit in (await jobs.status(job_id)).limits]
+        await running.reload(both, "on other terms: client1")
+        record = await jobs.status(await jobs.start("true"))
+        assert "pids.max 4096" in [limit.value for limit in record.limits]
+        await jobs.stop(job_id, force=True)
 
 
 async def test_under_load(tmp_path: Path, certificates: Path) -> None:

@@ -47,6 +47,17 @@ async def test_an_account_of_the_host(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_user_that_is_not_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One that a client is to have, and that this host does not have, costs that client's Starts alone, until it is there."""
+    missing = AccountPolicy(common=WORKER, of_clients={"client1": "no-such-user", "client2": "0"})
+    host = Accounts(missing, tmp_path)
+    with pytest.raises(NoUserForJobs, match="the user that this client's jobs run as is not there"):
+        await host.of("client1")
+    assert "clients.client1.run_as no-such-user: no such user on this host" in caplog.text
+    assert await host.of("client2") == ROOT
+    assert await host.of("client3") == WORKER
+
+
 async def test_users_of_clients(tmp_path: Path) -> None:
     """Clients that come at the same time get a user each, the same one again and after a restart."""
     policy = AccountPolicy(common=DEFAULT_UID_RANGE)

@@ -9,7 +9,7 @@ import pytest
 from jobmaster.errors import InvalidRequest, LimitNotEnforceable
 from jobmaster.host.cgroup.limits import Controller, IoLimits, Limits, OomPolicy
 from jobmaster.job.limits import NO_LIMITS, IoRequest, LimitRequest
-from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits, resolve
+from jobmaster.run.limits import Capabilities, Ceilings, LimitPolicy, default_limits, policy_of_client, resolve
 from tests.run.policies import NO_POLICY, WHY_NOT, enforcement_of
 
 M = 2**20
@@ -202,6 +202,58 @@ def test_what_this_host_cannot_enforce(controller: Controller, request_: LimitRe
         resolve(request_, replace(FREE, capabilities=others), DISKS)
     alone = replace(CAPABLE, enforcement=enforcement_of({controller}))
     assert resolve(request_, replace(FREE, capabilities=alone), DISKS).writes
+
+
+OWN = {"cpu_max": 2.0, "memory_max": 96 * M, "pids_max": 100, "write_bps": 30 * M}
+"""Ceilings of a client, but for the processes above what an operator has set for all."""
+
+
+@pytest.mark.parametrize(
+    ("own", "policy", "request_", "expected"),
+    [
+        # a default is never above the client's ceiling, and what is above the server's ceiling may be asked for
+        (OWN, STRICT, NO_LIMITS, but(pids_max="100")),
+        (OWN, FREE, NO_LIMITS, ("memory.swap.max 0", "memory.max 100663296", "pids.max 100", "cpu.max 200000 100000")),
+        (OWN, STRICT, LimitRequest(cpu_millicores=2000), but(cpu_max="200000 100000", pids_max="100")),
+        (OWN, STRICT, LimitRequest(memory_max=96 * M), but(memory_max="100663296", pids_max="100")),
+        # one that is lifted leaves the default
+        ({"memory_max": None, "pids_max": None}, STRICT, NO_LIMITS, OPTION_VALUES),
+        ({"pids_max": None}, STRICT, LimitRequest(pids_max=10_000), but(pids_max="10000")),
+        ({"memory_max": None}, STRICT, LimitRequest(memory_max=1024 * M), but(memory_max="1073741824")),
+        # of swap
+        ({"swap_max": 4 * M}, FREE, NO_LIMITS, ("memory.swap.max 4194304",)),
+        ({"swap_max": 4 * M}, STRICT, NO_LIMITS, OPTION_VALUES),
+        ({"swap_max": 4 * M}, STRICT, LimitRequest(swap_max=4 * M), but(memory_swap_max="4194304")),
+    ],
+)
+def test_ceilings_of_a_client(
+    own: dict[str, float | None], policy: LimitPolicy, request_: LimitRequest, expected: tuple[str, ...]
+) -> None:
+    """They take the place of the server's for the jobs of that client, be they lower or higher."""
+    found = written(request_, policy_of_client(policy, own))
+    assert [each for each in found if not each.startswith("io.max") or policy is STRICT] == list(expected)
+
+
+@pytest.mark.parametrize(
+    ("own", "request_", "words"),
+    [
+        (OWN, LimitRequest(cpu_millicores=2001), "cpu_millicores is 2000 at most on this server, not 2001"),
+        (OWN, LimitRequest(memory_max=97 * M), f"memory_max is {96 * M} at most on this server, not {97 * M}"),
+        (OWN, LimitRequest(swap_max=1), "swap_max is 0 at most on this server, not 1"),
+        ({"memory_max": None}, LimitRequest(pids_max=4097), "pids_max is 4096 at most on this server, not 4097"),
+        (OWN, LimitRequest(io=(IoRequest(write_bps=31 * M),)), f"write_bps is {30 * M} at most on this server"),
+    ],
+)
+def test_more_than_a_client_may_have(own: dict[str, float | None], request_: LimitRequest, words: str) -> None:
+    """It is refused with both numbers; what is not said of the client is as for all."""
+    with pytest.raises(InvalidRequest, match=words):
+        resolve(request_, policy_of_client(STRICT, own), DISKS)
+
+
+def test_a_clients_rates_without_a_disk() -> None:
+    """Where the server has no disk of its own choice, they limit none."""
+    policy = replace(FREE, capabilities=replace(CAPABLE, io_device=None))
+    assert written(NO_LIMITS, policy_of_client(policy, {"write_bps": 30 * M})) == ()
 
 
 def test_a_weight_that_no_disk_heeds() -> None:

@@ -22,6 +22,7 @@ from jobmaster.errors import (
 )
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
 from jobmaster.host.cgroup.limits import Controller, LimitWrite
+from jobmaster.host.cgroup.totals import TotalHeld
 from jobmaster.host.cgroup.tree import LimitIgnored, LimitWriteError
 from jobmaster.job.request import request_error_of
 from jobmaster.run.child import ExecFailed, LaunchRefused
@@ -193,3 +194,13 @@ def test_a_value_that_the_kernel_refuses(number: int) -> None:
     with pytest.raises(LimitNotEnforceable, match=r"refuses pids\.max 7: ") as caught, host_errors_translated():
         raise LimitWriteError(Controller.PIDS, error)
     assert str(FILE.parent) not in str(caught.value)
+
+
+def test_a_client_whose_jobs_hold_too_much() -> None:
+    """It is told to come again, by its name and without a path of the host."""
+    with (
+        pytest.raises(ServerBusy, match="the jobs of client1 hold more memory than they may have together") as told,
+        host_errors_translated(),
+    ):
+        raise TotalHeld(Path("/sys/fs/cgroup/jobs/client1"), 2**20, 2**21)
+    assert "/" not in str(told.value)

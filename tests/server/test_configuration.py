@@ -178,7 +178,7 @@ def test_what_is_taken_up() -> None:
     changes: dict[str, object] = {}
     for _, more in KEYS.values():
         changes |= more
-    io = IoLimits(read_bps=1, write_bps=2, read_iops=3, write_iops=4)
+    io = IoLimits(read_bps=2**23, write_bps=2**24, read_iops=300, write_iops=400)
     changes |= {"limits": Limits(cpu_max=1, memory_max=2, pids_max=3, io=io), "policy": policy_of("alice")}
     options = replace(OPTIONS, **changes)  # type: ignore[arg-type]  # checked by the class
     change = taken_up(BEFORE, Configuration(options=options, file=BEFORE.file))

@@ -100,6 +100,26 @@ def test_the_user_of_the_jobs(common: Account | UidRange, is_root: bool, verdict
 
 
 @pytest.mark.parametrize(
+    ("of_clients", "verdict", "words"),
+    [
+        ({"ann": account(1000), "bob": account(1001)}, Verdict.OK, "those of ann as "),
+        (
+            {"ann": account(0)},
+            Verdict.WARNING,
+            "jobs of ann run as root, and can leave their cgroup and its limits: name",
+        ),
+        ({"ann": account(1000), "bob": account(1000)}, Verdict.WARNING, "jobs of ann, bob run as "),
+        ({"ann": "gone"}, Verdict.OK, "those of ann as gone (who is not there)"),
+    ],
+)
+def test_the_users_of_single_clients(of_clients: dict[str, Account | str], verdict: Verdict, words: str) -> None:
+    """They are named, and warned of where they keep nothing apart."""
+    found = of_accounts(AccountPolicy(common=DEFAULT_UID_RANGE, of_clients=of_clients), drops_privileges=True)
+    assert found.verdict is verdict
+    assert words in found.sentence
+
+
+@pytest.mark.parametrize(
     ("begins", "ends", "verdict", "words"),
     [
         (-1, 31, Verdict.OK, "valid until 2026-12-31 (31 days)"),

@@ -11,10 +11,21 @@ from pathlib import Path
 import pytest
 
 from jobmaster.errors import ConfigurationError
+from jobmaster.host.account import look_up
+from jobmaster.host.cgroup.controllers import EVERY_CONTROLLER
+from jobmaster.host.cgroup.limits import Limits
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
+from jobmaster.run.client_terms import ClientTerms
 from jobmaster.server import preparation
 from jobmaster.server.options import ServerOptions
-from jobmaster.server.preparation import prepare, prepare_folder
+from jobmaster.server.preparation import (
+    accounts_of_jobs,
+    is_run_as_root,
+    prepare,
+    prepare_folder,
+    totals_of_clients,
+    unenforced_totals,
+)
 
 
 def mode(path: Path) -> int:
@@ -153,3 +164,27 @@ def test_users_that_the_namespace_has(
             preparation._of_each_client(given)
     else:
         assert preparation._of_each_client(given) == found
+
+
+def test_users_of_single_clients() -> None:
+    """One that is not there is an error, but for a server that has other clients' jobs; root counts for the unit."""
+    options = ServerOptions(output_folder=Path("/srv"), terms={"ann": ClientTerms(run_as="no-such-user")})
+    with pytest.raises(ConfigurationError, match=r"clients\.ann\.run_as no-such-user: no such user on this host"):
+        accounts_of_jobs(options)
+    with pytest.raises(ConfigurationError, match=r"clients\.ann\.run_as"):
+        is_run_as_root(options)
+    assert accounts_of_jobs(options, needs_all_users=False).of_clients == {"ann": "no-such-user"}
+    for user, is_root in (("root", True), ("nobody", False)):
+        named = replace(options, terms={"ann": ClientTerms(run_as=user), "bob": ClientTerms()})
+        assert is_run_as_root(named) is is_root
+        if os.geteuid() == 0:
+            assert accounts_of_jobs(named).of_clients == {"ann": look_up(user)}
+
+
+def test_totals_that_are_not_enforced() -> None:
+    """They are named with the key and the reason; what no client has is not."""
+    terms = {"ann": ClientTerms(total=Limits(cpu_max=1, pids_max=5)), "bob": ClientTerms(run_as="nobody")}
+    options = ServerOptions(output_folder=Path("/srv"), terms=terms)
+    assert totals_of_clients(options) == {"ann": Limits(cpu_max=1, pids_max=5)}
+    found = unenforced_totals(options, EVERY_CONTROLLER.without("of a reason"))
+    assert found == [f"clients.ann.total.{name} is NOT ENFORCED: of a reason" for name in ("cpu_max", "pids_max")]

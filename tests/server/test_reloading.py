@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ import trio.testing
 
 from jobmaster.certs.contexts import ServerCredentials
 from jobmaster.certs.folder import CLIENT_AUTHORITY, certificate_path
+from jobmaster.host.account import Account, own_account
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.controllers import EVERY_CONTROLLER
 from jobmaster.identity.policy import Identity, Policy, Role
@@ -39,6 +41,7 @@ class Reloaded:
         arguments = ["--config", str(self.file), "--output-dir", str(self.output), "--certs-dir", str(certificates)]
         self.command: CommandLine = parse_command_line(arguments)
         self.taken: list[ServerOptions] = []
+        self.accounts: list[Mapping[str, Account | str]] = []
         self.settled = 0
         self.reloader = self.with_command(self.command)
 
@@ -47,8 +50,11 @@ class Reloaded:
         configuration = load(self.command)
         return Reloader(command, configuration, take_up=self._take_up, settle=self._settle)
 
-    def _take_up(self, options: ServerOptions, credentials: ServerCredentials) -> None:
+    def _take_up(
+        self, options: ServerOptions, credentials: ServerCredentials, accounts: Mapping[str, Account | str]
+    ) -> None:
         assert credentials.authorities
+        self.accounts.append(accounts)
         self.taken.append(options)
 
     async def _settle(self) -> None:
@@ -264,3 +270,17 @@ async def test_what_has_not_changed(reloaded: Reloaded) -> None:
     reloaded.write(f'{same}[clients.bob]\nrole = "user"\n')
     await reloaded.reloader.reload()
     assert [options.policy for options in reloaded.taken] == [policy_of("bob")]
+
+
+async def test_users_of_clients(reloaded: Reloaded, caplog: pytest.LogCaptureFixture) -> None:
+    """One who is not there is an error that names the key; one that stays the same is not looked up again."""
+    user = own_account().name
+    reloaded.write(f'{ALICE}run_as = "no-such-user"\n')
+    await reloaded.reloader.reload()
+    assert "clients.alice.run_as no-such-user: no such user on this host" in caplog.text
+    assert reloaded.taken == []
+    reloaded.write(f'{ALICE}run_as = "{user}"\n')
+    await reloaded.reloader.reload()
+    reloaded.write(f'{ALICE}run_as = "{user}"\nmax_jobs = 5\n')
+    await reloaded.reloader.reload()
+    assert reloaded.accounts == [{"alice": own_account()}, {}]

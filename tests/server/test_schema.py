@@ -18,6 +18,9 @@ from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange
 from jobmaster.identity.policy import DEFAULT_POLICY, Identity, Policy, Role
 from jobmaster.journal.connection import Synchronous
 from jobmaster.run.bounds import FreeSpace
+from jobmaster.run.client_terms import ClientTerms
+from jobmaster.run.quotas import Quota, StartRate
+from jobmaster.server.client_schema import CLIENT_KEYS
 from jobmaster.server.options import ServerOptions, new_parser, options_of
 from jobmaster.server.schema import BY_KEY, LARGEST_FILE, SETTINGS, read_settings, render
 
@@ -45,9 +48,9 @@ KEYS: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "limits.memory_max": ('"512M"', {"limits": Limits(pids_max=4096, memory_max=512 * 2**20)}),
     "limits.pids_max": ('"max"', {"limits": Limits()}),
     "limits.io_device": ('"8:16"', {"io_device": "8:16"}),
-    "limits.io_read_bps": ("1048576", {"limits": Limits(pids_max=4096, io=IoLimits(read_bps=2**20))}),
+    "limits.io_read_bps": ("8388608", {"limits": Limits(pids_max=4096, io=IoLimits(read_bps=2**23))}),
     "limits.io_write_bps": ('"1G"', {"limits": Limits(pids_max=4096, io=IoLimits(write_bps=2**30))}),
-    "limits.io_read_iops": ("100", {"limits": Limits(pids_max=4096, io=IoLimits(read_iops=100))}),
+    "limits.io_read_iops": ("300", {"limits": Limits(pids_max=4096, io=IoLimits(read_iops=300))}),
     "limits.io_write_iops": ("200", {"limits": Limits(pids_max=4096, io=IoLimits(write_iops=200))}),
     "output.max": ('"64M"', {"output_max": 64 * 2**20}),
     "output.folder_max": ('"10G"', {"output_folder_max": 10 * 2**30}),
@@ -60,6 +63,24 @@ KEYS: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "audit.size": ('"1M"', {"audit_size": 2**20}),
     "audit.files": ("0", {"audit_files": 0}),
 }
+# Every key of a client: a value, and the terms it makes.
+KEYS_OF_CLIENT: Final[dict[str, tuple[str, ClientTerms]]] = {
+    "max_jobs": ("3", ClientTerms(quota=Quota(running=3))),
+    "start_rate": ("60", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=10)))),
+    "start_burst": ("7", ClientTerms(quota=Quota(starts=StartRate(per_minute=60, burst=7)))),
+    "run_as": ('"worker"', ClientTerms(run_as="worker")),
+    "limits.cpu_max": ("1.5", ClientTerms(ceilings={"cpu_max": 1.5})),
+    "limits.memory_max": ('"512M"', ClientTerms(ceilings={"memory_max": 2**29})),
+    "limits.swap_max": ("0", ClientTerms(ceilings={"swap_max": 0})),
+    "limits.pids_max": ('"max"', ClientTerms(ceilings={"pids_max": None})),
+    "limits.io_read_bps": ('"8M"', ClientTerms(ceilings={"read_bps": 2**23})),
+    "limits.io_write_bps": ('"max"', ClientTerms(ceilings={"write_bps": None})),
+    "limits.io_read_iops": ("300", ClientTerms(ceilings={"read_iops": 300})),
+    "limits.io_write_iops": ("400", ClientTerms(ceilings={"write_iops": 400})),
+    "total.cpu_max": ("4", ClientTerms(total=Limits(cpu_max=4.0))),
+    "total.memory_max": ('"8G"', ClientTerms(total=Limits(memory_max=2**33))),
+    "total.pids_max": ("1000", ClientTerms(total=Limits(pids_max=1000))),
+}
 # What else a key may say, where neither a folder nor 60 is another value of it.
 OTHER_VALUES: Final = {
     "listen": '"other:1"',
@@ -69,6 +90,10 @@ OTHER_VALUES: Final = {
     "jobs.oom_policy": '"job"',
     "limits.require": "false",
     "limits.io_device": '"9:9"',
+    "limits.io_read_bps": '"16M"',
+    "limits.io_write_bps": '"16M"',
+    "limits.io_read_iops": "250",
+    "limits.io_write_iops": "250",
     "output.max": '"1G"',
     "output.folder_max": '"1G"',
     "records.durability": '"normal"',
@@ -80,7 +105,7 @@ OTHER_VALUES: Final = {
 def loaded(text: str) -> ServerOptions:
     """The options of a server that is given nothing but this file, and a folder."""
     settings = read_settings(text)
-    return options_of((), {"output_dir": Path("/srv/output"), **settings.values}, settings.policy)
+    return options_of((), {"output_dir": Path("/srv/output"), **settings.values}, settings.policy, settings.terms)
 
 
 def changed(**changes: object) -> ServerOptions:
@@ -133,7 +158,7 @@ def test_every_option_of_the_command_line_has_a_key() -> None:
     options = {action.option_strings[-1] for action in new_parser()._actions}
     apart = {"--help", "--version", "--config", "--check-config"}
     assert options - apart == {setting.option for setting in SETTINGS}
-    assert {field.name for field in fields(ServerOptions)} - {"policy"} == {
+    assert {field.name for field in fields(ServerOptions)} - {"policy", "terms"} == {
         name for _, changes in KEYS.values() for name in changes
     } | {"limits"}
 
@@ -157,6 +182,32 @@ def test_without_clients(text: str) -> None:
     """A file without a table of clients leaves those that are built in."""
     assert read_settings(text).policy is None
     assert loaded(text).policy == DEFAULT_POLICY
+
+
+def test_the_table_of_clients_keys_is_whole() -> None:
+    """It has every key of a client, so that the next test does."""
+    assert {"role", *KEYS_OF_CLIENT} == set(CLIENT_KEYS)
+
+
+@pytest.mark.parametrize("key", KEYS_OF_CLIENT)
+def test_each_key_of_a_client(key: str) -> None:
+    """It changes the terms of that client alone, and what is in force is written as a file that says the same."""
+    value, terms = KEYS_OF_CLIENT[key]
+    rate = "start_rate = 60\n" if key == "start_burst" else ""
+    table, _, name = key.rpartition(".")
+    head = f"[clients.a-b.{table}]\n" if table else ""
+    text = f'[clients.1]\nrole = "user"\n[clients.a-b]\nrole = "admin"\n{rate}{head}{name} = {value}\n'
+    options = loaded(text)
+    assert options == changed(policy=OTHERS, terms={"a-b": terms})
+    assert loaded(render(options)).terms == options.terms
+
+
+def test_all_keys_of_a_client_at_once() -> None:
+    """Together they load, are written, and load to the same again."""
+    keys = "\n".join(f"clients.bob.{key} = {value}" for key, (value, _) in KEYS_OF_CLIENT.items())
+    options = loaded(f'{keys}\nclients.bob.role = "user"\nclients.ann.role = "admin"\n')
+    assert options.terms.keys() == {"bob"}
+    assert loaded(render(options)).terms == options.terms
 
 
 def test_nobody() -> None:
@@ -184,10 +235,10 @@ def test_nobody() -> None:
         ("verbose = 1", "verbose is a whole number: true or false is needed"),
         ("[limits]\npids_max = true", "limits.pids_max is true or false: a whole number"),
         ("[limits]\npids_max = 0", "limits.pids_max: pids_max must be from 1"),
-        ("[limits]\ncpu_max = 0.001", "limits.cpu_max: cpu_max must be from 0.01"),
+        ("[limits]\ncpu_max = 0.001", "limits.cpu_max: cpu_max must be from 0.05"),
         ("[limits]\ncpu_max = nan", "limits.cpu_max: 'nan' is not a number of cores"),
         ("[limits]\nmemory_max = 1.5", "limits.memory_max is a number with decimals: a number of bytes"),
-        ("[limits]\nio_read_bps = 0", "limits.io_read_bps: read_bps must be from 1"),
+        ("[limits]\nio_read_bps = 0", "limits.io_read_bps: read_bps must be from 8388608"),
         ("[limits]\nmemory_max = 0xFFFFFFFFFFFFFFFFFFFFFFFF", "limits.memory_max: the number is too large"),
         ('[output]\nfree = "95%"', "output.free: '95%' is not a share of a disk from 0% to 90%"),
         ("[jobs]\nmax = 2024-01-01", "jobs.max is a date or time: a whole number is needed"),
@@ -205,7 +256,35 @@ def test_nobody() -> None:
         ("[clients.bob]\nrole = 5", 'clients.bob.role is a whole number: "user" or "admin" is needed'),
         ('[clients.bob]\nrole = "root"', 'clients.bob.role is \'root\': "user" or "admin" is needed'),
         ('[clients.bob]\nroll = "user"', "unknown key clients.bob.roll: did you mean clients.bob.role?"),
-        ('[clients.bob]\nrole = "user"\nrun_as = "root"', "unknown key clients.bob.run_as"),
+        (
+            '[clients.bob]\nrole = "user"\nrun_at = "root"',
+            "unknown key clients.bob.run_at: did you mean clients.bob.run_as?",
+        ),
+        (
+            '[clients.bob]\nrole = "user"\nmax_job = 1',
+            "unknown key clients.bob.max_job: did you mean clients.bob.max_jobs?",
+        ),
+        ('[clients.bob]\nrole = "user"\nmax_jobs = 0', "clients.bob.max_jobs: '0' is not a number of jobs from 1"),
+        ('[clients.bob]\nrole = "user"\nmax_jobs = "5"', "clients.bob.max_jobs is text: a whole number is needed"),
+        ('[clients.bob]\nrole = "user"\nstart_rate = 0', "clients.bob.start_rate: '0' is not a number of starts"),
+        (
+            '[clients.bob]\nrole = "user"\nstart_burst = 5',
+            "clients.bob.start_burst is of no effect without a start_rate",
+        ),
+        ("[clients.bob]\nmax_jobs = 5", 'clients.bob.role is missing: "user" or "admin" is needed'),
+        (
+            '[clients.bob]\nrole = "user"\nlimits.cpu_max = 0.01',
+            "clients.bob.limits.cpu_max: cpu_max must be from 0.05",
+        ),
+        ('[clients.bob]\nrole = "user"\nlimits.swap_max = "x"', "clients.bob.limits.swap_max: 'x' is not a size"),
+        (
+            '[clients.bob]\nrole = "user"\nlimits = 5',
+            "unknown key clients.bob.limits: did you mean clients.bob.limits.",
+        ),
+        (
+            '[clients.bob]\nrole = "user"\n[clients.bob.limits]\npid_max = 5',
+            "unknown key clients.bob.limits.pid_max: did you mean clients.bob.limits.pids_max?",
+        ),
         ('[client.bob]\nrole = "user"', "unknown key client.bob.role: did you mean clients.bob.role?"),
         ('[clients.Bob]\nrole = "user"', "clients.Bob: the name is not a client name: use 1 to 54 lower-case letters"),
         ('[clients."a b"]\nrole = "user"', 'clients."a b": the name is not a client name'),
@@ -266,6 +345,7 @@ def test_the_example_changes_nothing() -> None:
 def test_the_example_has_every_key() -> None:
     """Without its comment signs it has every key, the built-in clients, and the defaults where they can be told."""
     text = re.sub(r"^#(?=[a-z\[])", "", EXAMPLE.read_text(), flags=re.MULTILINE)
+    assert set(CLIENT_KEYS) <= set(re.findall(r"^[#\s]*([a-z_.]+) =", text, re.MULTILINE))
     settings = read_settings(text)
     assert sorted(settings.keys.values()) == sorted(BY_KEY)
     assert settings.policy == DEFAULT_POLICY

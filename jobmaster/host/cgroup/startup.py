@@ -11,6 +11,7 @@ from jobmaster.host.cgroup.controllers import Enforcement, enable_controllers, w
 from jobmaster.host.cgroup.lock import take_lock
 from jobmaster.host.cgroup.mounts import PROC
 from jobmaster.host.cgroup.root import CgroupRoot, choose_root, move_to_supervisor, read_host, require_cgroup2
+from jobmaster.host.cgroup.totals import ClientTotals
 from jobmaster.host.cgroup.tree import CgroupTree
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def open_cgroups(explicit: Path | None, *, proc: Path = PROC) -> OpenedCgroups:
     if host.own == root.path:
         move_to_supervisor(root.path)  # or the kernel would refuse to enable a controller there
     enforcement = enable_controllers(mount.mount_point, bare.jobs, proc=proc)
-    tree = CgroupTree(root=root.path, controllers=enforcement.controllers)
+    tree = CgroupTree(root=root.path, controllers=enforcement.controllers, totals=ClientTotals(enforcement.controllers))
     return OpenedCgroups(
         root=root,
         enforcement=enforcement,

@@ -45,6 +45,7 @@ from jobmaster.host.cgroup.statistics import (
     parse_memory_events,
     parse_pressure,
 )
+from jobmaster.host.cgroup.totals import ClientTotals
 from jobmaster.sizes import UNLIMITED
 
 if TYPE_CHECKING:
@@ -282,6 +283,8 @@ class CgroupTree:
     controllers: frozenset[Controller] = frozenset()
     """The controllers that enforce in ``<root>/jobs``: they are enabled there and in each client's folder."""
     folders: FolderOperations = field(default_factory=KernelFolders)
+    totals: ClientTotals = field(default_factory=ClientTotals)
+    """What the jobs of each client may have together."""
 
     @property
     def jobs(self) -> Path:
@@ -320,18 +323,31 @@ class CgroupTree:
         Raises:
             LimitWriteError: a limit can't be set; nothing is left behind.
             LimitIgnored: the kernel has ignored one; likewise.
+            TotalHeld: the client's jobs hold more memory than they are to have together; likewise.
             CgroupError: the folder can't be made, or a name is not as described.
         """
         job = JobCgroup(path=self.jobs / _checked(client) / _checked(job_id), folders=self.folders)
         _make_with_parent(job.path, self.folders)
         try:
             self._enable_controllers(job.path.parent)
+            self.totals.write(job.path.parent)
             for write in writes:
                 _write_limit(job.path, write)
         except BaseException as error:
             _remove_noting(job, error)
             raise
         return job
+
+    def write_totals(self) -> tuple[CgroupError, ...]:
+        """Write what the jobs of each client that has some may have together; what of it could not be. May wait."""
+        failures: list[CgroupError] = []
+        for folder in [path for path in self.jobs.iterdir() if path.is_dir()]:
+            try:
+                self.totals.write(folder, is_new_here=True)
+            except CgroupError as error:
+                if not (isinstance(error, CgroupFileError) and error.errno in GONE):  # it went with its last job
+                    failures.append(error)
+        return tuple(failures)
 
     def existing(self, client: str, job_id: str) -> JobCgroup:
         """The cgroup that `create` made, here or in an earlier server; it may be gone.
