@@ -149,6 +149,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         terminal=record.terminal,
         user=record.user,
         paused=record.paused,
+        paused_ms=record.paused_for // 1000,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     response.MergeFrom(_limits_alone(record.limits))

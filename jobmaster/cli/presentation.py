@@ -63,6 +63,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "state", _state(record)
     if record.paused:
         yield "paused", "yes"
+    if record.paused_ms:
+        yield "was paused", f"for {record.paused_ms / 1000:.1f} s in all"
     if record.pid:
         yield "pid", str(record.pid)
     if record.HasField("started"):

@@ -17,6 +17,7 @@ import trio
 from jobmaster.errors import HandedOver, HostError, JobNotRunning, JournalUnavailable, PauseUnavailable, ServerBusy
 from jobmaster.job.record import Paused, Resumed, SignalOrdered
 from jobmaster.job.state import Ended, Running, Stopping
+from jobmaster.run.execution import age_of
 
 if TYPE_CHECKING:
     from jobmaster.run.execution import Execution
@@ -58,7 +59,7 @@ class Control:
             if record.pauses >= MOST_PAUSES:
                 raise ServerBusy(f"the job has been paused {MOST_PAUSES} times, as often as may be")
             self._freeze(is_frozen=True)
-            self._record.apply(Paused(by=by, at=datetime.now(UTC)))
+            self._record.apply(Paused(by=by, at=datetime.now(UTC), age=age_of(self._execution)))
         await self._settle()
 
     async def resume(self, by: str) -> None:
@@ -67,7 +68,7 @@ class Control:
         self._require_running()
         if self._record.now.paused:
             self._freeze(is_frozen=False)
-            self._record.apply(Resumed(by=by, at=datetime.now(UTC)))
+            self._record.apply(Resumed(by=by, at=datetime.now(UTC), age=age_of(self._execution)))
         await self._settle()
 
     async def signal(self, by: str, number: int, *, to_all: bool) -> None:

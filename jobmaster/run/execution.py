@@ -33,7 +33,10 @@ class Execution(Protocol):
         """The main process."""
 
     def age(self) -> float:
-        """Seconds since the main process was started, those without a server and of a suspended host included; never too many."""
+        """Seconds since the main process was started, those without a server and of a suspended host included; never too many.
+
+        Of one that has died, until then, where that is known.
+        """
 
     async def execute(self) -> None:
         """Gives leave to execute the command, and returns when the kernel has executed it.
@@ -125,6 +128,11 @@ class Execution(Protocol):
 
     def leave(self) -> None:
         """Closes every descriptor and leaves the processes as they are, to another server."""
+
+
+def age_of(execution: Execution) -> int:
+    """The age of its main process in microseconds, as events have it."""
+    return int(execution.age() * 1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

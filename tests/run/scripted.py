@@ -129,11 +129,13 @@ class Truth:
         terms: signals of a stop, SIGTERM mostly, that the main process got while it lived.
         warnings: other signals that it got while it lived.
         timed_out: when the engine ordered its end because its time was over, and no order was before that.
+        timed_out_at: the time of that.
         killed: when the server's first SIGKILL was sent while the main process lived.
         died: when the main process died, None where it never did.
         killed_for_memory: when the kernel's SIGKILL for memory was sent to the main process.
         child_killed_at: the time of the last OOM kill of a child.
         executed_at, died_at: the time of the execution, and of the death.
+        frozen: the times when it was frozen and when it was let go on, in turns.
         written: bytes that the pipe has taken.
     """
 
@@ -141,6 +143,7 @@ class Truth:
     terms: list[int] = field(default_factory=list)
     warnings: list[int] = field(default_factory=list)
     timed_out: int | None = None
+    timed_out_at: float = math.inf
     killed: int | None = None
     died: int | None = None
     death: Death | None = None
@@ -148,7 +151,13 @@ class Truth:
     child_killed_at: float = -math.inf
     executed_at: float = math.inf
     died_at: float = math.inf
+    frozen: list[float] = field(default_factory=list)
     written: int = 0
+
+    def frozen_seconds(self, until: float) -> float:
+        """How long it was frozen before then."""
+        moments = [min(each, until) for each in (*self.frozen, until)]
+        return sum(end - begin for begin, end in zip(moments[::2], moments[1::2], strict=False))
 
 
 def _as_kept(order: StopOrder) -> StopOrder:
@@ -209,7 +218,7 @@ class ScriptedExecution:
 
     def age(self) -> float:
         """By Trio's clock."""
-        return trio.current_time() - self.made_at
+        return min(trio.current_time(), self.truth.died_at) - self.made_at
 
     async def execute(self) -> None:
         """Executes the command when the script says, whoever leaves meanwhile; another server waits for the same."""
@@ -302,6 +311,8 @@ class ScriptedExecution:
     def freeze(self, is_frozen: bool) -> None:
         """Notes it; what the script says happens all the same."""
         self._meet("freeze")
+        if is_frozen != self.is_frozen:
+            self.truth.frozen.append(trio.current_time())
         self.is_frozen = is_frozen
 
     def kill(self) -> None:
@@ -375,7 +386,7 @@ class ScriptedExecution:
         """Keeps the first order for another server."""
         self._meet("note_order")
         if order.for_run_time and self.order is None:
-            self.truth.timed_out = self._host.step()
+            self.truth.timed_out, self.truth.timed_out_at = self._host.step(), trio.current_time()
         if self.order is None:
             self.order, self.order_is_early = _as_kept(order), is_early
 

@@ -299,7 +299,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "paused", "user")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "paused", "user", "paused_ms")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +322,7 @@ class JobResponse(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_MS_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
     client: str
@@ -344,7 +345,8 @@ class JobResponse(_message.Message):
     usage: Usage
     paused: bool
     user: str
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., paused: _Optional[bool] = ..., user: _Optional[str] = ...) -> None: ...
+    paused_ms: int
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., paused: _Optional[bool] = ..., user: _Optional[str] = ..., paused_ms: _Optional[int] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("wall_usec", "cpu", "memory", "pids_peak", "io", "cpu_stalled", "memory_stalled", "io_stalled")
