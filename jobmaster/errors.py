@@ -118,6 +118,10 @@ class PauseUnavailable(JobError):
     """The host cannot freeze the job's processes."""
 
 
+class NotFrozenYet(JobError):
+    """A job is paused, but not all of its processes have stopped yet; the same question later is answered."""
+
+
 class InputRefused(JobError):
     """The job takes no input from this caller: it has no stdin, or somebody else writes to it."""
 

@@ -87,6 +87,9 @@ class Execution(Protocol):
     def freeze(self, is_frozen: bool) -> None:
         """Keeps every process from going on, or lets them go on; they can be killed meanwhile. Idempotent."""
 
+    def has_frozen(self) -> bool:
+        """Whether all have come to a stop, of those that `freeze` keeps from going on."""
+
     def kill(self) -> None:
         """Sends SIGKILL to every process, those that are being forked included."""
 

@@ -315,6 +315,10 @@ class LocalExecution:
         """By cgroup.freeze."""
         self._cgroup.freeze(is_frozen)
 
+    def has_frozen(self) -> bool:
+        """By cgroup.events."""
+        return self._cgroup.frozen()
+
     def kill(self) -> None:
         """By the pidfd and by cgroup.kill."""
         self._child.send_signal(9)  # where the cgroup's file fails

@@ -228,7 +228,7 @@ class Registry:
 
         Raises:
             JobNotFound: as `find`.
-            JobNotRunning, PauseUnavailable, ServerBusy, HandedOver, JournalUnavailable: as `Control.pause`.
+            JobNotRunning, PauseUnavailable, NotFrozenYet, ServerBusy, HandedOver, JournalUnavailable: as `Control.pause`.
         """
         job = await self._find_running(caller, job_id)
         await job.control.pause(caller.name)

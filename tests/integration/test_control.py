@@ -86,7 +86,7 @@ async def test_a_job_stays_paused(tmp_path: Path, certificates: Path) -> None:
         await until_output(jobs, job_id, b"up\n")
         for _ in range(2):
             assert (await jobs.pause(job_id)).paused
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         for process, number in ((server.pid, signal.SIGKILL), (server.launcher, signal.SIGUSR2)):
             old = server.pid
             os.kill(process, number)
@@ -118,7 +118,7 @@ async def test_a_paused_job_is_stopped(server: Server, force: bool) -> None:
         job_id = await jobs.start("sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done")
         await until_output(jobs, job_id, b"up\n")
         await jobs.pause(job_id)
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         with trio.fail_after(DEADLINE):
             record = await jobs.stop(job_id, force=force)
         stopped = record.cause.stopped
@@ -131,7 +131,7 @@ async def test_a_paused_job_is_killed(server: Server) -> None:
     async with server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         await jobs.pause(job_id)
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         await jobs.signal(job_id, signal.SIGKILL)
         with trio.fail_after(DEADLINE):
             assert (await ended(jobs, job_id)).cause.signalled.by == "client1"

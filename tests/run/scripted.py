@@ -79,6 +79,7 @@ class Script:
         lost_at: when it is known that nobody will learn how it dies.
         busy_seconds: how long the kernel finds its empty cgroup busy.
         signalling_hangs: signals to the other processes are never sent.
+        freeze_seconds: how long the kernel takes to freeze it.
         limit_of_kills: whose limit the kernel kills for; None: it does not tell.
         usage: what it has used, and how long the kernel takes to tell.
         bug: raised by `wait_death` instead of an answer.
@@ -107,6 +108,7 @@ class Script:
     lost_at: float = NEVER
     busy_seconds: float = 0.0
     signalling_hangs: bool = False
+    freeze_seconds: float = 0.0
     limit_of_kills: OomLimit | None = None
     usage: Usage | None = None
     usage_seconds: float = 0.0
@@ -314,6 +316,11 @@ class ScriptedExecution:
         if is_frozen != self.is_frozen:
             self.truth.frozen.append(trio.current_time())
         self.is_frozen = is_frozen
+
+    def has_frozen(self) -> bool:
+        """When the script says."""
+        self._meet("has_frozen")
+        return self.is_frozen and trio.current_time() >= self.truth.frozen[-1] + self.script.freeze_seconds
 
     def kill(self) -> None:
         """Sends SIGKILL to all; they die when the script says."""
