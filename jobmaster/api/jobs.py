@@ -27,6 +27,7 @@ from jobmaster.api.requests import (
     checked_signal,
 )
 from jobmaster.api.server_info import ServerFacts, server_info
+from jobmaster.api.stats import follow_stats
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import Unadmitted, checked, lasting, takes_admission, takes_call
@@ -218,6 +219,15 @@ class JobService(JobServiceServicer):
         """What this server is, and what the caller may have and has."""
         del message
         return server_info(self._facts, request, running=self._registry.running_of(request))
+
+    @checked(check_follow)
+    async def Stats(  # type: ignore[override]  # as of StreamOutput
+        self, message: pb.StatsRequest, request: Identity
+    ) -> AsyncIterator[pb.JobStats]:
+        """What a job uses, until it has ended."""
+        async with aclosing(follow_stats(self._registry, self._followers, request, message)) as stats:
+            async for each in stats:
+                yield each  # noqa: ASYNC119  # as above
 
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""

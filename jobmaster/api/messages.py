@@ -161,7 +161,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         case Ended() as state:
             _put_time(response.ended, state.ended_at)
             response.cause.CopyFrom(cause_message(state.cause))
-            put_usage(response, record.usage, state)
+            put_usage(response.usage, record.usage, state.ended_at - state.started_at)
             put_cause(response, state.cause)
         case unreachable:
             assert_never(unreachable)

@@ -27,6 +27,7 @@ from jobmaster.cli.actions import (
     Resume,
     Run,
     Start,
+    Stats,
     Status,
     Stop,
     StreamOutput,
@@ -131,6 +132,9 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return _list(parser, given)
         case "events":
             return Events(as_json=given.json, after=given.after)
+        case "stats":
+            _require_text(parser, "JOB", given.job)
+            return Stats(job_id=given.job, interval_ms=given.interval, follow=not given.no_follow, as_json=given.json)
         case "info":
             return Info(as_json=given.json)
         case "backup":

@@ -11,7 +11,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.sizes import size_text
 
 
-def as_json(record: pb.JobResponse | pb.JobEventMessage | pb.ServerInfoResponse) -> str:
+def as_json(record: pb.JobResponse | pb.JobEventMessage | pb.JobStats | pb.ServerInfoResponse) -> str:
     """The record, event or server, with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
     import json  # here, because most calls show no JSON
 

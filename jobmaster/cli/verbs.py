@@ -26,6 +26,7 @@ from jobmaster.cli.actions import (
     Resume,
     Run,
     Start,
+    Stats,
     Status,
     Stop,
     StreamOutput,
@@ -122,7 +123,7 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
             return status, _shown(record, wants_json=action.as_json)
         case Remove(job_ids):
             return await remove_jobs(jobs, job_ids), ""
-        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup() | Info():
+        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Stats() | Backup() | Info():
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
@@ -147,7 +148,7 @@ async def _record(jobs: Jobs, action: ActionOnJob) -> pb.JobResponse:
 
 
 async def _do_more(
-    jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup | Info
+    jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Stats | Backup | Info
 ) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
@@ -175,6 +176,10 @@ async def _do_more(
             from jobmaster.cli.listing import show_events
 
             await show_events(jobs, action)
+        case Stats():
+            from jobmaster.cli.listing import show_stats
+
+            await show_stats(jobs, action)
         case Info(as_json=wants_json):
             info = await jobs.server_info()
             return DONE, f"{as_json(info) if wants_json else info_block(info)}\n"

@@ -16,7 +16,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
 from jobmaster.run.stdin import Stdin
@@ -116,6 +116,13 @@ class Execution(Protocol):
 
     async def usage(self) -> Usage | None:
         """What its processes have used until now; None where nothing tells it. Asked when the last one is gone."""
+
+    async def sample(self) -> Sample | None:
+        """As `usage`, of one that runs, with what holds now alone.
+
+        Raises:
+            HostError, OSError: it cannot be read now.
+        """
 
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely, so that killed processes can die and what it wrote comes to the disk.

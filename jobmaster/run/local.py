@@ -40,7 +40,7 @@ from jobmaster.job.limits import LimitRequest
 from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
@@ -76,7 +76,7 @@ from jobmaster.run.limits import JobLimits, LimitPolicy, default_limits, resolve
 from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
-from jobmaster.run.usages import end_and_read, usage_of
+from jobmaster.run.usages import end_and_read, sample_of, usage_of
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 T = TypeVar("T")
@@ -358,6 +358,10 @@ class LocalExecution:
     async def usage(self) -> Usage | None:
         """By the files of the cgroup, in a thread: for some the kernel needs a lock of all cgroups."""
         return await usage_of(self._cgroup.path) if self._has_counted else None
+
+    async def sample(self) -> Sample | None:
+        """As `usage`."""
+        return await sample_of(self._cgroup.path) if self._has_counted else None
 
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely; in a thread, where it has anything that may wait."""

@@ -23,13 +23,6 @@ def is_frozen(server: Server, job_id: str) -> bool:
     return "frozen 1" in (server.cgroup_of(job_id) / "cgroup.events").read_text()
 
 
-async def wait_frozen(server: Server, job_id: str, *, is_wanted: bool = True) -> None:
-    """Returns when they are, or are no more."""
-    with trio.fail_after(DEADLINE):
-        while is_frozen(server, job_id) != is_wanted:
-            await trio.sleep(0.01)
-
-
 async def test_who_has_sent_the_signal(server: Server) -> None:
     """A job that dies of a client's signal has completed by it, and the cause says whose it was."""
     async with server.connect() as jobs:

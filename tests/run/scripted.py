@@ -28,7 +28,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import LimitsMet, OomLimit
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
@@ -193,6 +193,7 @@ class ScriptedExecution:
         self.is_closed = False
         self.said_stuck: list[int] = []
         self.lifted = 0
+        self.samples = 0
         self.written_up = trio.Event()
         self._host = host
         self._kept_read_end = os.dup(ends[0])
@@ -370,6 +371,13 @@ class ScriptedExecution:
         self._meet("usage")
         await trio.sleep(self.script.usage_seconds)
         return self.script.usage
+
+    async def sample(self) -> Sample | None:
+        """As the script says; takes as long."""
+        self._meet("sample")
+        self.samples += 1
+        await trio.sleep(self.script.usage_seconds)
+        return None if self.script.usage is None else Sample(usage=self.script.usage, pids=self.samples)
 
     async def lift_limits(self) -> None:
         """It has none; who is cancelled is so here."""

@@ -50,6 +50,9 @@ class JobServiceServicer(purerpc.Servicer):
     async def ServerInfo(self, input_message):
         raise NotImplementedError()
 
+    async def Stats(self, input_message):
+        raise NotImplementedError()
+
     @property
     def service(self) -> purerpc.Service:
         service_obj = purerpc.Service(
@@ -190,6 +193,15 @@ class JobServiceServicer(purerpc.Servicer):
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
             )
         )
+        service_obj.add_method(
+            "Stats",
+            self.Stats,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.StatsRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobStats,
+            )
+        )
         return service_obj
 
 
@@ -317,5 +329,13 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
+            )
+        )
+        self.Stats = self._client.get_method_stub(
+            "Stats",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.StatsRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobStats,
             )
         )

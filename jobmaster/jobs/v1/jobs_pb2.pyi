@@ -847,3 +847,41 @@ class InputState(_message.Message):
     offset: int
     status: InputStatus
     def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("job_id", "interval_ms")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    interval_ms: int
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+
+class JobStats(_message.Message):
+    __slots__ = ("time", "usage", "memory_now", "pids_now", "cpu_pressure", "memory_pressure", "io_pressure", "paused", "ended")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_NOW_FIELD_NUMBER: _ClassVar[int]
+    PIDS_NOW_FIELD_NUMBER: _ClassVar[int]
+    CPU_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    IO_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    usage: Usage
+    memory_now: _wrappers_pb2.UInt64Value
+    pids_now: _wrappers_pb2.UInt64Value
+    cpu_pressure: Pressure
+    memory_pressure: Pressure
+    io_pressure: Pressure
+    paused: bool
+    ended: bool
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., memory_now: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., pids_now: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., cpu_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., memory_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., io_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., paused: _Optional[bool] = ..., ended: _Optional[bool] = ...) -> None: ...
+
+class Pressure(_message.Message):
+    __slots__ = ("some", "full")
+    SOME_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    some: float
+    full: float
+    def __init__(self, some: _Optional[float] = ..., full: _Optional[float] = ...) -> None: ...
