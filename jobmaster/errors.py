@@ -138,6 +138,14 @@ class ServerDraining(JobError):
     """The server is shutting down and takes no new jobs."""
 
 
+class StartsRefused(JobError):
+    """An admin has the server take no new jobs; the text has the admin's note. Trying again soon does not help."""
+
+
+class NotRemembered(JobError):
+    """What an admin has said holds, but is not durable."""
+
+
 class ExecutionUnknown(ServerDraining):
     """The launcher has died, and nobody knows whether the command was executed; the server ends."""
 

@@ -26,7 +26,7 @@ from jobmaster.api.requests import (
     checked_reason,
     checked_signal,
 )
-from jobmaster.api.server_info import ServerFacts, server_info
+from jobmaster.api.server_info import ServerFacts, draining_of, server_info
 from jobmaster.api.stats import follow_stats
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
@@ -218,7 +218,24 @@ class JobService(JobServiceServicer):
     ) -> pb.ServerInfoResponse:
         """What this server is, and what the caller may have and has."""
         del message
-        return server_info(self._facts, request, running=self._registry.running_of(request))
+        registry = self._registry
+        return server_info(self._facts, request, running=registry.running_of(request), draining=registry.starts_refused)
+
+    @checked(check_query)
+    async def Drain(  # type: ignore[override]  # as above
+        self, message: pb.DrainRequest, request: Identity
+    ) -> pb.Draining:
+        """Takes no new jobs."""
+        return draining_of(await self._registry.refuse_starts(request, message.note, message.timeout_ms))
+
+    @checked(check_query)
+    async def Undrain(  # type: ignore[override]  # as above
+        self, message: pb.UndrainRequest, request: Identity
+    ) -> pb.UndrainResponse:
+        """Takes new jobs again."""
+        del message
+        await self._registry.accept_starts(request)
+        return pb.UndrainResponse()
 
     @checked(check_follow)
     async def Stats(  # type: ignore[override]  # as of StreamOutput

@@ -24,6 +24,7 @@ from jobmaster.errors import (
     LauncherOutdated,
     LimitNotEnforceable,
     NotFrozenYet,
+    NotRemembered,
     NoUserForJobs,
     OutputCutOff,
     OutputIncomplete,
@@ -33,6 +34,7 @@ from jobmaster.errors import (
     RequestIdReused,
     ServerBusy,
     ServerDraining,
+    StartsRefused,
 )
 from jobmaster.grpc.headers import DetailedStatus
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -59,6 +61,8 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     KilledBeforeExecution: StatusCode.UNAVAILABLE,
     ServerDraining: StatusCode.UNAVAILABLE,
+    StartsRefused: StatusCode.UNAVAILABLE,
+    NotRemembered: StatusCode.UNAVAILABLE,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     JournalUnavailable: StatusCode.UNAVAILABLE,
     AuditUnavailable: StatusCode.UNAVAILABLE,

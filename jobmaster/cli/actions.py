@@ -313,6 +313,23 @@ class Stats:
     as_json: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """`drain`.
+
+    Attributes:
+        timeout_ms: milliseconds until jobs are taken again; 0: until `undrain`.
+    """
+
+    note: str = ""
+    timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """`undrain`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backup:
     """`backup FILE`."""
@@ -322,7 +339,22 @@ class Backup:
 
 ActionOnJob = Stop | Kill | Pause | Resume | Status | Wait
 """What is answered by the record of a job."""
-Action = Start | Run | Attach | ActionOnJob | Remove | StreamOutput | Logs | List | Events | Stats | Backup | Info
+Action = (
+    Start
+    | Run
+    | Attach
+    | ActionOnJob
+    | Remove
+    | StreamOutput
+    | Logs
+    | List
+    | Events
+    | Stats
+    | Backup
+    | Info
+    | Drain
+    | Undrain
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,6 +171,12 @@ def new_parser(*, needs_name: bool, has_limits: bool = True) -> argparse.Argumen
     _add_list(verbs)
     _add_events(verbs)
     _add_stats(verbs)
+    drain = verbs.add_parser("drain", help="have the server take no new jobs, as an admin", allow_abbrev=False)
+    drain.add_argument("--note", metavar="TEXT", default="", help="why; told to whoever starts a job")
+    drain.add_argument(
+        "--timeout", metavar="TIME", type=argument(parse_duration), help="take jobs again after that time"
+    )
+    verbs.add_parser("undrain", help="have the server take new jobs again, as an admin", allow_abbrev=False)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
     info = verbs.add_parser(
         "info", help="what the server is, which limits it enforces, and what you may have and have", allow_abbrev=False

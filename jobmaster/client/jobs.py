@@ -193,6 +193,20 @@ class Jobs:
         """
         return await self._calls.unary("ServerInfo", pb.ServerInfoRequest(), pb.ServerInfoResponse, self._patience)
 
+    async def drain(self, note: str = "", *, timeout_ms: int = 0) -> pb.Draining:
+        """Has the server take no new jobs, for an admin; those that run go on, and who starts one is told the note at once.
+
+        Args:
+            note: for those, a line of 200 characters at most.
+            timeout_ms: milliseconds until jobs are taken again; 0: until `undrain`.
+        """
+        request = pb.DrainRequest(note=note, timeout_ms=timeout_ms)
+        return await self._calls.unary("Drain", request, pb.Draining, self._patience)
+
+    async def undrain(self) -> None:
+        """Has the server take new jobs again, for an admin."""
+        await self._calls.unary("Undrain", pb.UndrainRequest(), pb.UndrainResponse, self._patience)
+
     async def remove(self, job_id: str) -> None:
         """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.
 

@@ -35,6 +35,7 @@ from jobmaster.errors import (
     LauncherOutdated,
     LimitNotEnforceable,
     NotFrozenYet,
+    NotRemembered,
     NoUserForJobs,
     OutputIncomplete,
     OutputUnavailable,
@@ -44,6 +45,7 @@ from jobmaster.errors import (
     RequestIdReused,
     ServerBusy,
     ServerDraining,
+    StartsRefused,
     TransportError,
 )
 from jobmaster.threads import NoThread
@@ -70,6 +72,8 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     KilledBeforeExecution: StatusCode.UNAVAILABLE,
     ServerDraining: StatusCode.UNAVAILABLE,
+    StartsRefused: StatusCode.UNAVAILABLE,
+    NotRemembered: StatusCode.UNAVAILABLE,
     JournalUnavailable: StatusCode.UNAVAILABLE,
     AuditUnavailable: StatusCode.UNAVAILABLE,
     OutputUnavailable: StatusCode.UNAVAILABLE,

@@ -18,6 +18,7 @@ from jobmaster.cli.actions import (
     Backup,
     Command,
     Doctor,
+    Drain,
     Events,
     Info,
     InstallUnit,
@@ -39,6 +40,7 @@ from jobmaster.cli.actions import (
     Target,
     Terms,
     Text,
+    Undrain,
     Wait,
 )
 from jobmaster.cli.arguments import is_as_a_job, parse
@@ -215,6 +217,9 @@ DEFAULT: Final = Target(host="localhost", port=6443, name="client1", certificate
             ["stats", "--interval", "100ms", "--no-follow", "--json", JOB],
             Stats(job_id=JOB, interval_ms=100, follow=False, as_json=True),
         ),
+        (["drain"], Drain()),
+        (["drain", "--note", "a disk", "--timeout", "1h"], Drain(note="a disk", timeout_ms=3_600_000)),
+        (["undrain"], Undrain()),
         (["events"], Events()),
         (["events", "--after", "7", "--json"], Events(after=7, as_json=True)),
         (["events", "--all", "--table"], Events(after=0, as_json=False)),

@@ -767,7 +767,7 @@ class ServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfoResponse(_message.Message):
-    __slots__ = ("version", "kernel", "enforcement", "client", "role", "running_jobs", "max_jobs_of_client", "max_jobs", "output_max", "grace_seconds")
+    __slots__ = ("version", "kernel", "enforcement", "client", "role", "running_jobs", "max_jobs_of_client", "max_jobs", "output_max", "grace_seconds", "draining")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     ENFORCEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -778,6 +778,7 @@ class ServerInfoResponse(_message.Message):
     MAX_JOBS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
     GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     version: str
     kernel: str
     enforcement: _containers.RepeatedCompositeFieldContainer[Enforcement]
@@ -788,7 +789,8 @@ class ServerInfoResponse(_message.Message):
     max_jobs: int
     output_max: int
     grace_seconds: float
-    def __init__(self, version: _Optional[str] = ..., kernel: _Optional[str] = ..., enforcement: _Optional[_Iterable[_Union[Enforcement, _Mapping]]] = ..., client: _Optional[str] = ..., role: _Optional[str] = ..., running_jobs: _Optional[int] = ..., max_jobs_of_client: _Optional[int] = ..., max_jobs: _Optional[int] = ..., output_max: _Optional[int] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, version: _Optional[str] = ..., kernel: _Optional[str] = ..., enforcement: _Optional[_Iterable[_Union[Enforcement, _Mapping]]] = ..., client: _Optional[str] = ..., role: _Optional[str] = ..., running_jobs: _Optional[int] = ..., max_jobs_of_client: _Optional[int] = ..., max_jobs: _Optional[int] = ..., output_max: _Optional[int] = ..., grace_seconds: _Optional[float] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class Enforcement(_message.Message):
     __slots__ = ("controller", "enforced", "reason")
@@ -885,3 +887,31 @@ class Pressure(_message.Message):
     some: float
     full: float
     def __init__(self, some: _Optional[float] = ..., full: _Optional[float] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("note", "timeout_ms")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    timeout_ms: int
+    def __init__(self, note: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class Draining(_message.Message):
+    __slots__ = ("note", "by", "since", "until")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    by: str
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, note: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
