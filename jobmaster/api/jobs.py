@@ -246,6 +246,10 @@ class JobService(JobServiceServicer):
             async for each in stats:
                 yield each  # noqa: ASYNC119  # as above
 
+    def take_up(self, facts: ServerFacts) -> None:
+        """Has the server tell these of itself from now on."""
+        self._facts = facts
+
     def end_streams(self) -> None:
         """Ends the watches, which have no end of their own."""
         self._registry.history.end()

@@ -18,7 +18,7 @@ _NOT_OF_A_USER: Final = "the server's cgroup does not have the controller"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """What does not change as long as a server runs.
+    """What changes in a running server only where it takes up another configuration.
 
     Attributes:
         version: of jobmaster.

@@ -36,6 +36,10 @@ class Api:
         """Each service by its full name."""
         return self._services
 
+    def take_up(self, facts: ServerFacts) -> None:
+        """Has the server tell these of itself from now on."""
+        self._jobs.take_up(facts)
+
     def drain(self) -> None:
         """Health says NOT_SERVING from now on: clients that can go elsewhere do."""
         self._health.drain()

@@ -14,7 +14,7 @@ from jobmaster.certs.credentials import client_context
 from jobmaster.client.attachment import Attachment
 from jobmaster.client.calls import Calls, OnTrouble, Stream, Trouble, jitter
 from jobmaster.client.following import FollowedOutput
-from jobmaster.client.limits import LimitsIgnored, ignored_limits
+from jobmaster.client.limits import LimitsIgnored, asks_for_terms, ignored_terms
 from jobmaster.client.masking import secret_ranges
 from jobmaster.client.output import WholeOutput
 from jobmaster.client.patience import Patience
@@ -104,7 +104,7 @@ class Jobs:
             working_folder: where it begins, an absolute path; empty: /.
 
         Raises:
-            LimitsIgnored: the server is an older one, which knows nothing of these limits; the job is stopped.
+            LimitsIgnored: the server is an older one, which knows nothing of these limits or terms; the job is stopped.
         """
         request = pb.JobCreateRequest(
             command=command,
@@ -128,23 +128,23 @@ class Jobs:
             working_folder=working_folder,
         )
         job_id = (await self._calls.unary("Start", request, pb.JobID, self._patience)).job_id
-        if limits is not None:
-            await self._require_limits(job_id, limits)
+        if asks_for_terms(request):
+            await self._require_terms(job_id, request)
         return job_id
 
-    async def _require_limits(self, job_id: str, limits: pb.JobLimits) -> None:
-        """Stops a job whose server has ignored its limits, as protobuf has one do that does not know the field."""
+    async def _require_terms(self, job_id: str, request: pb.JobCreateRequest) -> None:
+        """Stops a job whose server has ignored its limits or other terms, as protobuf has one do that does not know the field."""
         try:
             record = await self.status(job_id)
         except RpcFailedError as error:
             if error.status.status_code is not StatusCode.NOT_FOUND:
                 raise
             return  # removed already: who found the job by its request id, or another client of this name
-        ignored = ignored_limits(limits, record)
+        ignored = ignored_terms(request, record)
         if not ignored:
             return
         if not record.HasField("ended") or record.state == pb.JOBSTATE_RUNNING:
-            await self.stop(job_id, "the server does not know its limits", force=True)
+            await self.stop(job_id, "the server does not know its terms", force=True)
         raise LimitsIgnored(job_id, ignored)
 
     async def stop(self, job_id: str, reason: str = "", *, force: bool = False) -> pb.JobResponse:
@@ -234,10 +234,11 @@ class Jobs:
             if left is not None:
                 request.page_size = min(left, request.page_size or MAX_PAGE, MAX_PAGE)
             page = await self._calls.unary("List", request, pb.ListResponse, self._patience)
-            for record in page.jobs:
+            found = [record for record in page.jobs if _is_called(record.cmd, request)]
+            for record in found:
                 yield record
             if left is not None:
-                left -= len(page.jobs)
+                left -= len(found)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -474,3 +475,9 @@ async def connect(
                     trouble.tell(error)
                 await trio.sleep(pause)
         yield Jobs(channel, patience=patience, trouble=trouble)
+
+
+def _is_called(command: pb.JobCreateRequest, query: pb.ListRequest) -> bool:
+    """Whether a job has the name and labels that are asked for: an older server does not know them, and lists all jobs."""
+    labels = dict(command.labels)  # a map of protobuf has every key that it is asked for
+    return query.name in {"", command.name} and dict(query.labels).items() <= labels.items()

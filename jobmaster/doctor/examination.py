@@ -13,21 +13,34 @@ from jobmaster.certs.folder import CLIENT_AUTHORITY, SERVER, SERVER_AUTHORITY, c
 from jobmaster.certs.inspection import inspect, names_in
 from jobmaster.doctor.cgroups import look_at_cgroups, of_cgroups
 from jobmaster.doctor.clock import look_at_clock, of_clock
+from jobmaster.doctor.configuration import look_at_address, of_address, options_to_examine
 from jobmaster.doctor.kernel import look_at_kernel, of_kernel
 from jobmaster.doctor.locks import holder_of_lock, of_holder
 from jobmaster.doctor.resources import look_at_resources, of_open_files, of_processes
-from jobmaster.doctor.storage import look_at_storage, nearest_of, of_storage
+from jobmaster.doctor.storage import look_at_storage, of_storage
 from jobmaster.doctor.systemd import look_at_systemd, of_systemd
+from jobmaster.doctor.users import look_at_takers, of_takers
 from jobmaster.errors import ConfigurationError, JobmasterError
 from jobmaster.host.cgroup import devices
 from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
+from jobmaster.host.uid_range import UidRange
 from jobmaster.run.local import DESCRIPTORS_OF_JOB
 from jobmaster.server.earlier_cgroup import NAME, jobs_named_in
 from jobmaster.server.findings import Finding, Verdict
 from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_certificate, of_small_limits
 from jobmaster.server.listener import DEFAULT_LIMITS
-from jobmaster.server.options import ServerOptions
-from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs
+from jobmaster.server.options import CommandLine, ServerOptions
+from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs, nearest_of
+
+
+def examine_all(command: CommandLine) -> tuple[Finding, ...]:
+    """The configuration file of a server with this command line, and this host for a server that runs with it.
+
+    Raises:
+        ConfigurationError: the command line says too little.
+    """
+    options, finding = options_to_examine(command)
+    return finding, *examine(options)
 
 
 def examine(options: ServerOptions) -> tuple[Finding, ...]:
@@ -44,6 +57,7 @@ def examine(options: ServerOptions) -> tuple[Finding, ...]:
         "limits": partial(_resources, options),
         "users": partial(_users, options),
         "server": partial(_server, options.output_folder),
+        "address": partial(_address, options),
     }
     return tuple(finding for topic, look in subjects.items() for finding in _all_of(topic, look))
 
@@ -132,7 +146,10 @@ def _resources(options: ServerOptions) -> Iterator[Finding]:
 
 
 def _users(options: ServerOptions) -> Iterator[Finding]:
-    yield of_accounts(accounts_of_jobs(options.run_as, options.uid_range), drops_privileges=os.geteuid() == 0)
+    accounts = accounts_of_jobs(options.run_as, options.uid_range)
+    yield of_accounts(accounts, drops_privileges=os.geteuid() == 0)
+    if isinstance(accounts.common, UidRange):
+        yield of_takers(accounts.common, look_at_takers(accounts.common))
     yield of_server_user(os.geteuid())
 
 
@@ -151,6 +168,12 @@ def of_server_user(uid: int) -> Finding:
 
 def _server(folder: Path) -> Iterator[Finding]:
     yield of_holder(folder, _holder(folder))
+
+
+def _address(options: ServerOptions) -> Iterator[Finding]:
+    fault, is_in_use = look_at_address(options.host, options.port)
+    has_server = is_in_use and _holder(options.output_folder) is not None
+    yield of_address(options.host, options.port, fault, is_in_use=is_in_use, has_server=has_server)
 
 
 def _holder(folder: Path) -> int | None:

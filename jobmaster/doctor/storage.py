@@ -11,6 +11,7 @@ from jobmaster.host.cgroup.mounts import read_mounts
 from jobmaster.run.bounds import Disk
 from jobmaster.server.findings import Finding, Verdict
 from jobmaster.server.judgements import fault_of_folder
+from jobmaster.server.preparation import nearest_of
 from jobmaster.sizes import size_text
 
 if TYPE_CHECKING:
@@ -43,11 +44,6 @@ class Storage:
     fault: str | None
     filesystem: str
     disk: Disk
-
-
-def nearest_of(folder: Path) -> Path:
-    """The folder, or the nearest above it that is there."""
-    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
 
 
 def look_at_storage(what: str, folder: Path) -> Storage:

@@ -59,6 +59,12 @@ def has_name(number: int) -> bool:
     return False
 
 
+def named_ids(table: bytes) -> list[int]:
+    """The user or group ids of a table as /etc/passwd and /etc/group are, whose third field is the number."""
+    rows = (line.split(b":") for line in table.splitlines())
+    return [int(fields[2]) for fields in rows if len(fields) > 2 and fields[2].isdigit()]
+
+
 def subordinate_ids(table: bytes) -> list[range]:
     """The ranges of such a table, whose lines are `user:first:count`; the kernel's tools pass over other lines too."""
     ranges = []

@@ -16,18 +16,23 @@ it ends all that waits. Whose a connection is, `abort` finds out in three breadt
 - HIDDEN: no other process shows it, that is: it was unmounted lazily, or never attached to a folder.
 - ALL: processes of other jobs alone show it; none that is no job's does.
 
-It belongs to the user who runs these threads in any case. None is root's, and none that the launcher's own mount namespace shows:
-such a file system the host has made. The last two breadths may meet the innocent, as jobs share a user: they are for a job that
-waits for an answer, and has closed and unmapped what it waits for.
+It belongs to the user who runs these threads in any case: from one whom the user namespace of the mount does not know the kernel
+takes no page's request (fs/fuse/dev.c: fuse_get_req). None is root's, and none that the launcher's own mount namespace shows:
+such a file system the host has made. The last two breadths may meet the innocent among the jobs of that user, who is the client's
+own unless all jobs share one: they are for a job that waits for an answer, and has closed and unmapped what it waits for.
 
-All this is done by a process that may wait (`aside`): others can hold the lock under which the kernel keeps its connections, and
-no bound is known for the number of mounts.
+All this is done by a process that may wait (`aside`): others can hold the lock under which the kernel keeps its connections. Jobs
+can have any number of mounts, in the namespaces and below the roots of many processes. So what processes of jobs show is looked at
+for `LOOK_SECONDS` at most; what was not seen by then counts as not shown, at the cost of that user's jobs alone. What others show
+is looked at to the end, or nothing that they may show is aborted.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import time
 from contextlib import suppress
 from enum import IntEnum
 from functools import partial
@@ -35,7 +40,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from jobmaster.launcher import aside, kernel
-from jobmaster.launcher.proc import processes, read, tasks
+from jobmaster.launcher.proc import processes, read
+from jobmaster.launcher.proc import threads as threads_in
 from jobmaster.launcher.streams import say
 
 if TYPE_CHECKING:
@@ -46,6 +52,8 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 2.0
 """How long one request may take; ordinarily some milliseconds."""
+LOOK_SECONDS: Final = 0.3
+"""How long the mounts that jobs show are looked at; another namespace, of 100,000 mounts, takes 0.2 s more."""
 MOST_REQUESTS: Final = 256
 """That wait for their turn; who asks in vain asks again."""
 MOST_THREADS: Final = 1_000
@@ -158,7 +166,8 @@ def abort(request: Request) -> str:
         OSError: there may be some, and they cannot be aborted.
     """
     left = {pid for cgroup in request.cgroups for pid in processes(cgroup)}
-    threads = list(islice((task for pid in left for task in tasks(pid)), MOST_THREADS))
+    tids = (tid for cgroup in request.cgroups for tid in threads_in(cgroup))
+    threads = [f"{_PROC}/{tid}" for tid in islice(tids, MOST_THREADS)]
     waiting = list(filter(_waits_for_answer, threads))
     try:
         control = _control()
@@ -170,22 +179,27 @@ def abort(request: Request) -> str:
         return ""
     users = set(map(_user, threads)) - {0, None}
     connections = {number for number, user in _owners(control) if user in users} - shown_by([f"{_PROC}/self"])
-    found = connections & shown_by(threads)
+    found = connections & shown_by(threads, LOOK_SECONDS)
     _abort(control, found)  # first of all: what follows may have to wait for one
     more: set[int] = set()
     if waiting and request.breadth is Breadth.OWN:
         more = connections & set().union(*map(used_by, waiting[:MOST_WAITING]))
     elif waiting:
-        more = connections - shown_by(_others(left, request))
+        others, jobs = _processes(request)
+        more = connections - shown_by(others)
+        if request.breadth is Breadth.HIDDEN:
+            of_others = (f"{_PROC}/{pid}" for pid in jobs - left)
+            more -= shown_by((process for process in of_others if _user(process) in users), LOOK_SECONDS)
     _abort(control, more - found)
     return ", ".join(map(str, sorted(found | more)))
 
 
-def _others(left: set[int], request: Request) -> Iterator[str]:
-    """The folders of processes whose mount namespaces show what is not to be aborted."""
-    excluded = set(processes(request.jobs)) if request.breadth is Breadth.ALL else left
-    names = os.listdir(_PROC)  # noqa: PTH208  # pathlib costs 5 ms
-    return (f"{_PROC}/{name}" for name in names if name.isdecimal() and int(name) not in excluded)
+def _processes(request: Request) -> tuple[list[str], set[int]]:
+    """The folders of all processes that are no job's, and the jobs' processes."""
+    # Before the jobs' own are listed: what these fork meanwhile is not taken for another's.
+    pids = {int(name) for name in os.listdir(_PROC) if name.isdecimal()}  # noqa: PTH208  # pathlib costs 5 ms
+    jobs = set(processes(request.jobs))
+    return [f"{_PROC}/{pid}" for pid in pids - jobs], jobs
 
 
 def _control() -> str | None:
@@ -222,11 +236,17 @@ def _abort(control: str, connections: set[int]) -> None:
                 os.close(fd)
 
 
-def shown_by(processes_or_threads: Iterable[str]) -> set[int]:
-    """The numbers of the devices of the mounts that these folders of /proc show, each namespace being looked at once."""
+def shown_by(processes_or_threads: Iterable[str], seconds: float = math.inf) -> set[int]:
+    """The numbers of the devices of the mounts that these folders of /proc show, each namespace being looked at once.
+
+    No other one is looked at after so many seconds.
+    """
     seen: set[tuple[str, str]] = set()
     found: set[int] = set()
+    deadline = time.monotonic() + seconds
     for folder in processes_or_threads:
+        if time.monotonic() > deadline:
+            break
         with suppress(OSError):  # it is gone
             place = (os.readlink(f"{folder}/ns/mnt"), os.readlink(f"{folder}/root"))  # noqa: PTH115
             if place not in seen:
@@ -237,7 +257,8 @@ def shown_by(processes_or_threads: Iterable[str]) -> set[int]:
 
 def devices(mountinfo: str) -> set[int]:
     """The numbers of the devices in a text as of /proc/PID/mountinfo (proc_pid_mountinfo(5)), as fusectl has them."""
-    pairs = (line.split(" ", 3)[2].partition(":") for line in mountinfo.splitlines())
+    lines = mountinfo.split("\n")[:-1]  # names can have any other separator of lines
+    pairs = (line.split(" ", 3)[2].partition(":") for line in lines)
     return {kernel.device_number(int(major), int(minor)) for major, _, minor in pairs}
 
 

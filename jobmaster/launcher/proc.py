@@ -29,13 +29,26 @@ def tasks(pid: int) -> list[str]:
 
 def processes(cgroup: str) -> Iterator[int]:
     """The processes in a cgroup and below it; a thread that is alone in another cgroup is found with its process."""
+    return _listed(cgroup, "cgroup.procs")
+
+
+def threads(cgroup: str) -> Iterator[int]:
+    """The threads in a cgroup and below it, the last ones too of a process that is not listed any more, as all of them exit.
+
+    That is so where its first thread has died, and another one waits while it closes a file (kernel/cgroup/cgroup.c:
+    css_task_iter_advance).
+    """
+    return _listed(cgroup, "cgroup.threads")
+
+
+def _listed(cgroup: str, name: str) -> Iterator[int]:
     if not cgroup:
         return
-    yield from map(int, read(f"{cgroup}/cgroup.procs").split())
+    yield from map(int, read(f"{cgroup}/{name}").split())
     try:
         with os.scandir(cgroup) as entries:
             folders = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except OSError:
         return
     for folder in folders:
-        yield from processes(folder)
+        yield from _listed(folder, name)

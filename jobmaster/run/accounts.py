@@ -1,7 +1,8 @@
 """As whom a client's jobs run: an account of the host, or a user id that is this client's alone.
 
-What a client has once is told from memory. A client that is new needs the disk and the host's tables of users, which may be a
-directory service's that does not answer: for that there is one thread, which nothing else waits for, and a deadline.
+What a client has once is told from memory, into which the first Start reads it from the disk. A client that is new needs the
+host's tables of users, which may be a directory service's that does not answer: for that there is a thread of its own, which
+nobody else waits for, and a deadline.
 """
 
 from __future__ import annotations
@@ -57,9 +58,8 @@ class Accounts:
         """Keeps the user ids that were given in a file in `folder`; blocks on nothing."""
         self.policy = policy
         self._book = UidBook(folder)
-        self._limiter = trio.CapacityLimiter(
-            1
-        )  # the book is for one thread; one that is left has it until it comes out
+        # The book is for one thread; one that is left has its place until it comes out.
+        self._readers, self._lookers = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
 
     async def of(self, client: str) -> Account:
         """The account of a client's jobs.
@@ -80,7 +80,13 @@ class Accounts:
     async def _looked_up(self, client: str, uids: UidRange) -> int:
         try:
             with host_errors_translated(), trio.fail_after(LOOK_UP_SECONDS):
-                return await run_in_thread(self._limiter, self._number_of, client, uids, abandon=True)
+                await run_in_thread(self._readers, self._book.read, abandon=True)
+                number = self._book.known(
+                    client, uids
+                )  # who has one does not wait for a directory that others wait for
+                if number is None:
+                    number = await run_in_thread(self._lookers, self._number_of, client, uids, abandon=True)
+                return number
         except trio.TooSlowError:
             logger.error(
                 "no user id for jobs of %s within %.0f s: does the host's directory of users answer?",

@@ -95,14 +95,26 @@ class Control:
         """
         await self._wait_executed()
         self._require(Running | Stopping, _NOT_RUNNING)
-        if not any((each.signal, each.by) == (number, by) for each in self._record.now.signals):
-            self._record.apply(SignalOrdered(signal=number, by=by, at=datetime.now(UTC), to_all=to_all))
-        await self._settle()
+        order = SignalOrdered(signal=number, by=by, at=datetime.now(UTC), to_all=to_all)
+        earlier = self._note_signal(order)
+        try:
+            await self._settle()
+        except BaseException:  # it is not sent: a death by this signal is not of this order
+            self._record.withdraw_signal(order, earlier)
+            raise
         self._require(Running | Stopping, _NOT_RUNNING)
+        self._note_signal(order)  # where it was another's, which was not sent
         if not self._execution.signal_main(number):
             raise JobNotRunning(_NOT_RUNNING)
         if to_all:
             await self._execution.signal_others(number)
+
+    def _note_signal(self, order: SignalOrdered) -> SignalOrdered | None:
+        """Records an order, unless its client's last one is the same; the order of this number that there was."""
+        earlier = next((each for each in self._record.now.signals if each.signal == order.signal), None)
+        if earlier is None or earlier.by != order.by:
+            self._record.apply(order)
+        return earlier
 
     def go_on(self) -> None:
         """Makes an adopted job as paused as its record is: an earlier server may have died in between."""

@@ -81,8 +81,8 @@ class Execution(Protocol):
     def signal_main(self, number: int) -> bool:
         """Sends a signal to the main process; whether it lived: one that has died is left alone."""
 
-    async def signal_others(self, number: int) -> None:
-        """Sends a signal to every process but the main one."""
+    async def signal_others(self, number: int, *, is_stop: bool = False) -> None:
+        """Sends a signal to every process but the main one; that of a stop waits for none that clients have sent."""
 
     def freeze(self, is_frozen: bool) -> None:
         """Keeps every process from going on, or lets them go on; they can be killed meanwhile. Idempotent."""

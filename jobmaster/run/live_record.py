@@ -25,7 +25,7 @@ import trio
 from jobmaster.errors import HostError, JobError, JournalUnavailable
 from jobmaster.job.cause import describe
 from jobmaster.job.identifier import JobId
-from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, apply
+from jobmaster.job.record import JobEvent, JobRecord, Launched, OomKillsCounted, OutputLost, SignalOrdered, apply
 from jobmaster.job.state import Ended, Executed, Finished, Held, State
 
 if TYPE_CHECKING:
@@ -168,6 +168,17 @@ class LiveRecord:
     def take_for_executed(self) -> None:
         """For all that anybody knows, the command may have been executed."""
         self.was_executed = True
+
+    def withdraw_signal(self, order: SignalOrdered, earlier: SignalOrdered | None) -> None:
+        """A signal was not sent: the cause of the end, which the journal is told as it is here, is not to name who ordered it.
+
+        Args:
+            order: that of the signal.
+            earlier: the one of the same number that stood before it.
+        """
+        others = tuple(each for each in self._record.signals if each is not order)
+        if others != self._record.signals:
+            self._record = replace(self._record, signals=others if earlier is None else (*others, earlier))
 
     async def settle(self) -> None:
         """Returns when all that has happened until now is durable."""

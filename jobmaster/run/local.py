@@ -72,6 +72,7 @@ from jobmaster.run.job_files import (
 from jobmaster.run.job_streams import DESCRIPTORS as STREAM_DESCRIPTORS
 from jobmaster.run.job_streams import STDIN, TERMINAL, adopted_streams, given_and_kept, outputs_of, streams_of
 from jobmaster.run.launcher import Launcher
+from jobmaster.run.lifting import Lifting
 from jobmaster.run.limits import JobLimits, LimitPolicy, default_limits, resolve
 from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
@@ -95,10 +96,10 @@ CLEARING_SECONDS: Final = 5.0
 """How long the jobs of an earlier server may take to die at start."""
 LAUNCH_SECONDS: Final = 10.0
 """How long the launcher may take to make a process; only one that somebody has stopped takes so long."""
-SIGNALLERS: Final = trio.CapacityLimiter(8)
-"""Threads that signal the processes of a cgroup one by one."""
-LIFTERS: Final = trio.CapacityLimiter(4)
-"""Threads that lift limits; the kernel holds one up while the queue of a disk stands still."""
+SIGNALLERS: Final = trio.CapacityLimiter(4)
+"""Threads that signal the processes of a cgroup one by one, as clients order it."""
+STOP_SIGNALLERS: Final = trio.CapacityLimiter(8)
+"""The same for stops: what clients order as often as they like is not to delay what ends a job."""
 DESCRIPTORS_OF_JOB: Final = DESCRIPTORS + 3 + STREAM_DESCRIPTORS
 """Descriptors of a running job: its cgroup's, its pidfd, its log and the log's index, and its streams'."""
 _STOP: Final = "stop"
@@ -231,6 +232,7 @@ class LocalExecution:
         self._limits_met_at_first = limits_met_at_first
         self._has_counted = has_counted
         self._may_execute = False
+        self._lifting = Lifting(cgroup)
 
     @property
     def pid(self) -> int:
@@ -307,9 +309,10 @@ class LocalExecution:
         """By the pidfd."""
         return self._child.send_signal(number)
 
-    async def signal_others(self, number: int) -> None:
+    async def signal_others(self, number: int, *, is_stop: bool = False) -> None:
         """To each process of the cgroup, in a thread: there may be thousands."""
-        await run_in_thread(SIGNALLERS, self._cgroup.signal, number, self.pid, abandon=True)
+        threads = STOP_SIGNALLERS if is_stop else SIGNALLERS
+        await run_in_thread(threads, self._cgroup.signal, number, self.pid, abandon=True)
 
     def freeze(self, is_frozen: bool) -> None:
         """By cgroup.freeze."""
@@ -366,7 +369,7 @@ class LocalExecution:
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely; in a thread, where it has anything that may wait."""
         if self._cgroup.limits_disks or self._cgroup.populated():
-            await run_in_thread(LIFTERS, self._cgroup.lift_limits, abandon=True)
+            await self._lifting.lift()
 
     def remove(self) -> bool:
         """Removes the cgroup."""

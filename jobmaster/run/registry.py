@@ -8,7 +8,7 @@ is in `shutdown`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from typing import Final
 
@@ -41,6 +41,7 @@ from jobmaster.run.rooms import Rooms
 from jobmaster.run.shutdown import Shutdown
 from jobmaster.run.supervisor import Supervisor, Terms
 from jobmaster.run.teardown import MOST_SECONDS
+from jobmaster.run.turns import Turns
 
 START_SECONDS: Final = 1.0
 """How long, when the jobs are handed over, Starts under way may take to come to an end; as long nobody else is served."""
@@ -92,6 +93,7 @@ class Registry:
             draining=self._draining,
         )
         self._requests = Requests(records, self._runs)
+        self._signal_turns = Turns()
         self.history = History(records, self._as_of_now)
         """What there is to tell of all jobs."""
 
@@ -274,9 +276,11 @@ class Registry:
         Raises:
             JobNotFound: as `find`.
             JobNotRunning, HandedOver, JournalUnavailable, HostError: as `Control.signal`.
+            ServerBusy: it is for all processes, and the caller's other such signals take too long.
         """
         job = await self._find_running(caller, job_id)
-        await job.control.signal(caller.name, number, to_all=to_all)
+        async with self._signal_turns.of(caller.name) if to_all else nullcontext():  # thousands take the host long
+            await job.control.signal(caller.name, number, to_all=to_all)
         return job.record
 
     async def _find_running(self, caller: Identity, job_id: str) -> Supervisor:

@@ -343,7 +343,7 @@ class Supervisor:
         except trio.TooSlowError:
             raise CommandNotRunnableNow(
                 f"the host did not find and execute the command within {EXECUTE_SECONDS:.0f} s; "
-                "is its file on a disk that does not answer?"
+                "is its file on a disk that does not answer, or are the job's limits of CPU or memory too small?"
             ) from None
         self._record.note_executed()
         self.executed.set()

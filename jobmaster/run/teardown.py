@@ -130,6 +130,7 @@ class Teardown:
             return  # a job without other processes, as most are, costs no tasks here
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._kill_again)
+            nursery.start_soon(self._lift_again)
             if not isinstance(self._record.state, Closing):
                 with self._record.failures_logged("waiting for its main process to die"):
                     await self._death_watch.see_death()
@@ -143,6 +144,11 @@ class Teardown:
             if times in _STUCK_AFTER:
                 with self._record.failures_logged("freeing its stuck processes"):
                     self._execution.free_stuck(1 + _STUCK_AFTER.index(times))
+
+    async def _lift_again(self) -> None:
+        """Apart from the kills, which are not to wait for a disk."""
+        while True:
+            await trio.sleep(KILL_AGAIN_SECONDS)
             with self._record.failures_logged("lifting its limits"):  # who is throttled does not die
                 await self._execution.lift_limits()
 

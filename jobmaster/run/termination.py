@@ -171,9 +171,9 @@ class Termination:
 
     async def _signal_others(self) -> None:
         with self._record.failures_logged("signalling its processes"):
-            await self._execution.signal_others(self._record.stop_signal)
+            await self._execution.signal_others(self._record.stop_signal, is_stop=True)
             self._execution.signal_main(signal.SIGCONT)  # a process that is stopped handles no signal
-            await self._execution.signal_others(signal.SIGCONT)
+            await self._execution.signal_others(signal.SIGCONT, is_stop=True)
 
     def kill(self) -> None:
         """Sends SIGKILL to every process, with or without an order."""

@@ -37,7 +37,7 @@ class RangeExhausted(HostError):
 
 
 class UidBook:
-    """The file and what is in it, which is read when it is first needed. For one thread at a time, but for `known`.
+    """The file and what is in it, which is read once, first of all. For one thread at a time, but for `known`.
 
     Two instances on one folder would not see each other's: the folder is locked by its server.
     """
@@ -49,6 +49,16 @@ class UidBook:
     def known(self, client: str, uids: UidRange) -> int | None:
         """The client's number in the range, where that is in memory. Does not block; of any thread."""
         return None if self._book is None else number_in(self._book, client, uids)
+
+    def read(self) -> Book:
+        """Has the file in memory from now on, and returns what is in it. Blocks.
+
+        Raises:
+            BookDamaged: it is none of ours.
+            OSError: it cannot be read.
+        """
+        book = self._book = _read(self.path) if self._book is None else self._book
+        return book
 
     def number_of(
         self, client: str, uids: UidRange, is_in_use: Callable[[], Callable[[int], bool]], *, seconds: float
@@ -66,7 +76,7 @@ class UidBook:
             ServerBusy: none was found in time.
             OSError: the file cannot be read or written; no number was given.
         """
-        book = self._book = _read(self.path) if self._book is None else self._book
+        book = self.read()
         number = number_in(book, client, uids)
         if number is None:
             deadline = time.monotonic() + seconds

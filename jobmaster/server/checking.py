@@ -1,6 +1,7 @@
 """What of a configuration this host has no use for: a user, a device or an address that is not there. And `--check-config`.
 
-What has to be told of a whole host, such as which limits it enforces, is no part of it.
+All is looked at for which a server would not start: one that follows another would end its jobs so. What has to be told of a
+whole host, such as which limits it enforces, is no part of it but where a server runs, or ran, whose cgroups tell it.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from jobmaster.certs.contexts import server_context
 from jobmaster.certs.folder import SERVER, certificate_folder, certificate_path
-from jobmaster.errors import ConfigurationError
-from jobmaster.host.cgroup import devices
+from jobmaster.errors import CgroupError, ConfigurationError
 from jobmaster.server.configuration import load
+from jobmaster.server.earlier_cgroup import NAME, jobs_named_in
 from jobmaster.server.log import say_error
-from jobmaster.server.preparation import accounts_of_jobs, check_folder
+from jobmaster.server.preparation import accounts_of_jobs, check_folder, io_device, nearest_of, require_enforced
 from jobmaster.server.schema import BY_KEY, render
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 UNUSABLE: Final = 2
 UNTOLD: Final = 1
 _STDOUT: Final = 1
+_BESIDE: Final = {"limits.io_device": tuple(key for key in BY_KEY if key.startswith("limits.io_"))}
+"""What else a look is about: a limit needs a device."""
 
 
 def check(command: CommandLine) -> int:
@@ -35,7 +38,7 @@ def check(command: CommandLine) -> int:
     except ConfigurationError as error:
         say_error(f"jobmaster: {error}")
         return UNUSABLE
-    problems = [*unusable(configuration.options), *unusable_certificates(configuration.options)]
+    problems = unusable(configuration.options)
     for problem in problems:
         say_error(f"jobmaster: {problem}")
     try:
@@ -60,39 +63,39 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
         before: of one that runs, or ran, here; what it has too is not looked at, be it as slow or gone as it may.
     """
 
-    def check_device() -> None:
-        if options.io_device is not None:
-            devices.resolve_device(options.io_device)
+    def check_certificates() -> None:
+        folder = certificate_folder(options.certificates)
+        if options.certificates is not None or certificate_path(folder, SERVER).exists():  # else it would be made
+            server_context(folder)
+
+    def check_enforced() -> None:
+        if before is not None and options.require_limits:
+            require_enforced(jobs_named_in(before.output_folder / NAME))
 
     checks: dict[str, Callable[[], object]] = {
         "listen": lambda: require_address(options.host, options.port, may_be_in_use=True),
         "jobs.run_as": lambda: accounts_of_jobs(options.run_as, options.uid_range),
-        "limits.io_device": check_device,
+        "limits.require": check_enforced,
+        "limits.io_device": lambda: io_device(options, nearest_of(options.output_folder)),
         "folders.output": lambda: check_folder("output", options.output_folder),
         "folders.audit": lambda: check_folder("audit", options.audit),
+        "folders.certificates": check_certificates,
     }
     if before is not None:
-        are_new = {key: BY_KEY[key].value_of(before) != BY_KEY[key].value_of(options) for key in checks}
-        checks = {key: look for key, look in checks.items() if are_new[key]}
+        checks = {key: look for key, look in checks.items() if _differs(key, before, options)}
     return list(_failures(checks))
 
 
-def unusable_certificates(options: ServerOptions) -> list[str]:
-    """What is wrong with the certificates; a default folder that is not there would be made. Blocks."""
-
-    def check_certificates() -> None:
-        folder = certificate_folder(options.certificates)
-        if options.certificates is not None or certificate_path(folder, SERVER).exists():
-            server_context(folder)
-
-    return list(_failures({"folders.certificates": check_certificates}))
+def _differs(key: str, before: ServerOptions, options: ServerOptions) -> bool:
+    """Whether what is looked at for this key is another one."""
+    return any(BY_KEY[each].value_of(before) != BY_KEY[each].value_of(options) for each in (key, *_BESIDE.get(key, ())))
 
 
 def _failures(checks: dict[str, Callable[[], object]]) -> Iterator[str]:
     for key, look in checks.items():
         try:
             look()
-        except ConfigurationError as error:
+        except (ConfigurationError, CgroupError) as error:
             yield f"{key}: {error}"
 
 

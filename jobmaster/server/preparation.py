@@ -14,8 +14,9 @@ from pathlib import Path
 from jobmaster.errors import ConfigurationError
 from jobmaster.host.account import look_up, own_account
 from jobmaster.host.cgroup import devices
-from jobmaster.host.cgroup.controllers import Enforcement
+from jobmaster.host.cgroup.controllers import Enforcement, foresee_controllers
 from jobmaster.host.cgroup.limits import IoLimits
+from jobmaster.host.cgroup.mounts import find_cgroup2, read_mounts
 from jobmaster.host.cgroup.startup import open_cgroups
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, SMALL_UID_RANGE, UidRange
 from jobmaster.host.user_ids import are_mapped
@@ -127,6 +128,11 @@ def _require_sound_folder(what: str, folder: Path, details: os.stat_result) -> N
         raise ConfigurationError(fault)
 
 
+def nearest_of(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+
+
 def accounts_of_jobs(run_as: str | None, uids: UidRange | None) -> AccountPolicy:
     """As whom jobs run, by --run-as and --uid-range. Blocks as long as the host's directory of users does.
 
@@ -205,6 +211,18 @@ def _policy(options: ServerOptions, capabilities: Capabilities) -> LimitPolicy:
         capabilities=capabilities,
         oom_policy=options.oom_policy,
     )
+
+
+def require_enforced(jobs: Path | None) -> None:
+    """Refuses a cgroup of jobs, of a server that runs or ran, where not every limit is enforced; None: it is not known.
+
+    Raises:
+        ConfigurationError: it is such a one.
+        CgroupError: the hierarchy can't be read.
+    """
+    mount = find_cgroup2(read_mounts())
+    if jobs is not None and mount is not None:
+        _require_all(foresee_controllers(mount.mount_point, jobs.parent))
 
 
 def _require_all(enforcement: Enforcement) -> None:

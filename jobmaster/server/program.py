@@ -173,7 +173,7 @@ async def serve(
                 facts = _facts(options, prepared, Bounds(running=plan.jobs))
                 api = Api(registry, facts=facts, most_followers=plan.followers)
                 listener = _listener(options, context, api, audit, plan)
-                take_up = partial(_take_up, listener, registry, host, plan)
+                take_up = partial(_take_up, listener, registry, host, plan, api, facts)
                 reloader = Reloader(command, configuration, take_up=take_up, settle=listener.end_untrusted)
                 await reloader.keep()
                 serving = Serving(
@@ -304,6 +304,8 @@ def _take_up(
     registry: Registry,
     host: LocalHost,
     plan: DescriptorPlan,
+    api: Api,
+    facts: ServerFacts,
     options: ServerOptions,
     credentials: ServerCredentials,
 ) -> None:
@@ -311,6 +313,7 @@ def _take_up(
     listener.take_up(credentials, options.policy)
     registry.take_up(_bounds(options, plan))
     host.terms = replace(host.terms, output_max=options.output_max)
+    api.take_up(replace(facts, output_max=options.output_max))
 
 
 def _say_all(*lines: str | None) -> None:

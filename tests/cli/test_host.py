@@ -43,10 +43,14 @@ def test_a_unit_is_installed(tmp_path: Path) -> None:
 
 def test_options_that_a_server_refuses(tmp_path: Path) -> None:
     """No unit is made whose server would not start."""
-    for words in (["--max-jobs", "none"], ["--run-as", "no-such-user"], ["--certs-dir", "relative"]):
+    relative = [
+        [option, "jobmaster/server/config.example.toml"] for option in ("--certs-dir", "--config", "--cgroup-root")
+    ]
+    wrong = (["--max-jobs", "none"], ["--run-as", "no-such-user"], ["--grace", "7", "--check-config"])
+    for words in (*relative, *wrong):
         done = install_unit("--directory", str(tmp_path), "--", *words)
         assert (done.returncode, done.stdout) == (2, "")
-        assert words[1] in done.stderr
+        assert words[-1] in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -61,3 +65,31 @@ def test_root_jobs(tmp_path: Path) -> None:
     assert "CapabilityBoundingSet" not in install_unit("--print", "--", "--run-as", "root").stdout
     assert "CapabilityBoundingSet" in install_unit("--print", "--", "--run-as", "nobody").stdout
     del tmp_path
+
+
+def test_root_jobs_by_the_configuration_file(tmp_path: Path) -> None:
+    """The same where the file says so; a command line that names another user wins over it."""
+    file = tmp_path / "config.toml"
+    file.write_text('[jobs]\nrun_as = "root"\n')
+    words = ("--print", "--", "--config", str(file))
+    assert "CapabilityBoundingSet" not in install_unit(*words).stdout
+    assert "CapabilityBoundingSet" in install_unit(*words, "--run-as", "nobody").stdout
+
+
+def test_a_configuration_that_a_server_refuses(tmp_path: Path) -> None:
+    """No unit is made where its file is broken, or this host lacks what it names; the reason is told."""
+    file, folder = tmp_path / "config.toml", tmp_path / "units"
+    folder.mkdir()
+    for text, reason in (
+        ("[jobs]\nmacs = 3\n", "jobs.macs"),
+        ('[jobs]\nrun_as = "no-such-user"\n', "no-such-user"),
+        ('listen = "192.0.2.1:6443"\n', "its server would not start: listen: cannot listen on 192.0.2.1:6443"),
+    ):
+        file.write_text(text)
+        done = install_unit("--directory", str(folder), "--", "--config", str(file))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert reason in done.stderr
+    assert list(folder.iterdir()) == []
+    printed = install_unit("--print", "--", "--config", str(file))
+    assert (printed.returncode, "ExecStart=" in printed.stdout) == (0, True)
+    assert "its server would not start: listen" in printed.stderr

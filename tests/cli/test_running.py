@@ -70,7 +70,8 @@ async def test_the_bound_on_the_output(capfdbinary: pytest.CaptureFixture[bytes]
 
 async def test_the_terms_of_a_job(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """They are asked for in the start; what is not said is left to the server."""
-    script = Script([START, START])
+    taken = pb.JobResponse(cmd=pb.JobCreateRequest(max_run_ms=9_000, warn_before_ms=2_000, stop_signal=2, grace_ms=0))
+    script = Script([START, [taken, OK], START])
     terms = Terms(
         max_run_ms=9_000,
         warn_before_ms=2_000,
@@ -82,7 +83,7 @@ async def test_the_terms_of_a_job(capfdbinary: pytest.CaptureFixture[bytes]) -> 
     )
     for each in (terms, Terms()):
         assert await run(script, Run(argv=("make",), detach=True, terms=each)) == (0, "job\n")
-    told, untold = (call.request for call in script.calls)
+    told, untold = (call.request for call in script.calls if call.method == "Start")
     assert isinstance(told, pb.JobCreateRequest)
     assert (told.max_run_ms, told.warn_before_ms, told.warn_signal) == (9_000, 2_000, 12)
     assert (told.stop_signal, told.HasField("grace_ms"), told.grace_ms) == (2, True, 0)
@@ -239,7 +240,8 @@ async def test_variables_of_a_job(monkeypatch: pytest.MonkeyPatch, capfd: pytest
     monkeypatch.setenv("TOKEN", "hunter2")
     monkeypatch.setenv("WRONG", "hunter3\udcff")
     monkeypatch.delenv("GONE", raising=False)
-    script = Script([START])
+    taken = pb.JobCreateRequest(environment={"TOKEN": "***", "A": "***"}, working_folder="/srv")
+    script = Script([START, [pb.JobResponse(cmd=taken), OK]])
     terms = Terms(environment=(("TOKEN", None), ("A", "1")), working_folder="/srv")
     assert await run(script, Run(argv=("make",), detach=True, terms=terms)) == (0, "job\n")
     start = script.calls[0].request

@@ -255,6 +255,25 @@ async def test_a_list_with_a_limit() -> None:
     assert await listed(Script([]), limit=0) == []
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (pb.ListRequest(name="n"), ["d"]),
+        (pb.ListRequest(labels={"c": ""}), ["d"]),
+        (pb.ListRequest(name="n", labels={"a": "b", "c": ""}), ["d"]),
+        (pb.ListRequest(name="x"), []),
+        (pb.ListRequest(labels={"a": "x"}), []),
+        (pb.ListRequest(labels={"x": ""}), []),
+    ],
+)
+async def test_a_list_by_an_older_server(query: pb.ListRequest, expected: list[str]) -> None:
+    """One that knows no names and labels, and so lists all jobs, has none for who asks for some."""
+    called = pb.JobCreateRequest(name="n", labels={"a": "b", "c": ""})
+    named = pb.JobResponse(job_id_response=pb.JobID(job_id="d"), cmd=called)
+    script = Script([page("a", "b", token="7"), page(token="6"), [pb.ListResponse(jobs=[named]), OK]])
+    assert await listed(script, query=query, limit=2) == expected
+
+
 # --- watches ----------------------------------------------------------------------------------------------------------
 
 

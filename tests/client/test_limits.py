@@ -1,11 +1,13 @@
-"""A client that asks for limits notices a server that has ignored them."""
+"""A client that asks for limits and other terms notices a server that has ignored them."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
 from jobmaster.client import LimitsIgnored, RpcFailedError
-from jobmaster.client.limits import ignored_limits
+from jobmaster.client.limits import asks_for_terms, ignored_limits, ignored_terms
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 from tests.client.scripted import LOST, NOT_FOUND, OK, Ends, Script
 
@@ -98,3 +100,50 @@ def test_every_limit_has_its_name_in_a_record() -> None:
     )
     assert {field.name for field, _ in every.ListFields()} == {field.name for field in pb.JobLimits.DESCRIPTOR.fields}
     assert ignored_limits(every, record(*values, "io.weight default 1", "io.max 8:0")) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_run_ms", 1),
+        ("stop_signal", 2),
+        ("grace_ms", 0),
+        ("working_folder", "/tmp"),
+        ("environment", {"A": ""}),
+    ],
+)
+async def test_a_server_that_ignores_another_term(name: str, value: Any) -> None:
+    """It is told as a limit is; a record that has it lets the job go on."""
+    script = Script([[ID, OK], [record(), OK], [record(), OK]])
+    with pytest.raises(LimitsIgnored, match=f"knows nothing of {name}: "):
+        await script.jobs().start("ls", **{name: value})
+    assert methods(script) == ["Start", "Status", "Stop"]
+    taken = pb.JobResponse(cmd=pb.JobCreateRequest(**{name: value}))
+    script = Script([[ID, OK], [taken, OK]])
+    assert await script.jobs().start("ls", **{name: value}) == "job"
+    assert methods(script) == ["Start", "Status"]
+
+
+async def test_a_name_is_no_term() -> None:
+    """Nothing of the job depends on what it is called, so that a start with a name alone is one call."""
+    script = Script([[ID, OK]])
+    assert await script.jobs().start("ls", name="n", labels={"a": "b"}) == "job"
+
+
+def test_every_term_is_looked_for() -> None:
+    """A field that is added to the message is a term, unless it is said here that it is none."""
+    none = {"command", "args", "request_id", "stdin", "separate_streams", "output_max", "output_full", "secrets"}
+    none |= {"terminal", "name", "labels"}
+    later = {"warn_signal"}  # which comes with warn_before_ms alone
+    fields = {field.name for field in pb.JobCreateRequest.DESCRIPTOR.fields} - none - later
+    every = pb.JobCreateRequest(
+        max_run_ms=2,
+        warn_before_ms=1,
+        stop_signal=2,
+        grace_ms=0,
+        working_folder="/",
+        environment={"A": ""},
+        limits=pb.JobLimits(pids_max=7),
+    )
+    assert asks_for_terms(every)
+    assert {*ignored_terms(every, record()), "limits"} == fields | {"pids_max"}

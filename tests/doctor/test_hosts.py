@@ -92,7 +92,8 @@ def test_a_host_that_binds_controllers_to_v1(tmp_path: Path, certificates: Path)
     if not bound:
         pytest.skip("this host binds no controller to cgroup v1")
     with own_cgroup_root() as root:
-        places = ("--output-dir", str(tmp_path / "o"), "--certs-dir", str(certificates), "--cgroup-root", str(root))
+        folders = ("--output-dir", str(tmp_path / "o"), "--certs-dir", str(certificates), "--cgroup-root", str(root))
+        places = (*folders, "--listen", "127.0.0.1:0")
         found = examined(*places, "--memory-max", "1G")
         required = examined(*places, "--require-limits")
     names = [str(each) for each in bound]
@@ -122,9 +123,24 @@ def test_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory, certificates
 
 async def test_a_server_that_runs(server: Server) -> None:  # noqa: ASYNC124  # its server runs in this loop
     """The folder that it has, and the cgroup that it uses, are told."""
-    found = examined("--output-dir", str(server.output), "--certs-dir", str(server.certificates))
+    address = ("--listen", f"localhost:{server.port}")
+    found = examined("--output-dir", str(server.output), "--certs-dir", str(server.certificates), *address)
     assert "a server has" in found.text("server")
     assert found.text("cgroup root").startswith(f"{server.cgroup_root}, in use by the server that is running")
+    assert "is in use, as it is where the server that has the output folder listens" in found.text("address")
+
+
+def test_a_broken_configuration(tmp_path: Path, certificates: Path) -> None:
+    """It is missing, in the parser's words, and all else is told as without it."""
+    file = tmp_path / "config.toml"
+    file.write_text('[jobs]\nmacs = 3\n[clients.x]\nrole = "user"\n')
+    broken = examined("--config", str(file), "--certs-dir", str(certificates), "--output-dir", str(tmp_path / "o"))
+    assert (broken.status, broken.verdicts("configuration")) == (1, ["missing"])
+    assert f"configuration {file}: " in broken.text("configuration")
+    assert "jobs.macs" in broken.text("configuration")
+    assert broken.verdicts("kernel", "server") == ["ok", "ok"]
+    file.write_text("[jobs]\nmax = 3\n")
+    assert examined("--config", str(file)).verdicts("configuration") == ["ok"]
 
 
 def test_a_line_for_each_finding(tmp_path: Path, certificates: Path) -> None:

@@ -8,12 +8,15 @@ from typing import Final
 import pytest
 
 from jobmaster.doctor.clock import Clock, of_clock
+from jobmaster.doctor.configuration import of_address, of_configuration
 from jobmaster.doctor.examination import of_new_certificates, of_server_user
 from jobmaster.doctor.kernel import Kernel, of_kernel
 from jobmaster.doctor.locks import of_holder, parse_locks
 from jobmaster.doctor.resources import Resources, of_open_files, of_processes
 from jobmaster.doctor.storage import Storage, of_storage
 from jobmaster.doctor.systemd import Systemd, of_systemd
+from jobmaster.doctor.users import Takers, of_takers
+from jobmaster.host.uid_range import UidRange
 from jobmaster.run.bounds import Disk, FreeSpace
 from jobmaster.server.findings import Finding, Verdict
 
@@ -65,6 +68,12 @@ def test_a_clock_that_is_set() -> None:
     found = of_clock(Clock(is_synchronised=True, largest_error=12.4))
     assert found.verdict is OK
     assert "to 12 ms as the kernel reckons; how far it is off cannot be known" in found.text
+
+
+def test_a_clock_that_must_not_be_asked_for() -> None:
+    """It is doubtful, and no reason for a server not to start."""
+    found = of_clock(None)
+    assert (found.verdict, "must not be asked" in found.text) == (WARNING, True)
 
 
 def test_a_clock_that_nobody_sets() -> None:
@@ -177,3 +186,37 @@ def test_certificates_that_are_not_made_yet() -> None:
     """A first start makes those of the default folder, where its user may."""
     assert of_new_certificates(Path("/c"), may_be_made=True).verdict is OK
     assert of_new_certificates(Path("/c"), may_be_made=False).verdict is MISSING
+
+
+@pytest.mark.parametrize(("taken", "verdict"), [(0, OK), (1, WARNING), (99, WARNING), (100, MISSING)])
+def test_a_range_of_users(taken: int, verdict: Verdict) -> None:
+    """Numbers that somebody has are warned of; a range without any other serves nobody."""
+    uids = UidRange(first=100_000, last=100_099)
+    found = of_takers(uids, Takers(tables=("/etc/subuid",) if taken else (), taken=taken))
+    assert (found.verdict, bool(found.remedy)) == (verdict, verdict is not OK)
+    assert "100000-100099" in found.text
+    assert ("/etc/subuid" in found.text) == bool(taken)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_in_use", "has_server", "verdict", "words"),
+    [
+        (None, False, False, OK, "can listen on localhost:6443"),
+        ("in use", True, True, OK, "where the server that has the output folder listens"),
+        ("in use", True, False, MISSING, "ss -ltnp sport = :6443"),
+        ("cannot listen: none of this host's", False, True, MISSING, "none of this host's"),
+    ],
+)
+def test_an_address(fault: str | None, is_in_use: bool, has_server: bool, verdict: Verdict, words: str) -> None:
+    """One that a server has is well if that may be ours; one that somebody else has, or that is not here, is missing."""
+    found = of_address("localhost", 6443, fault, is_in_use=is_in_use, has_server=has_server)
+    assert found.verdict is verdict
+    assert words in found.sentence
+
+
+def test_a_configuration_file() -> None:
+    """Which one is used, or would be; without one, who may connect."""
+    place = Path("/etc/jobmaster/config.toml")
+    assert of_configuration(place, place).text == f"{place} can be used"
+    assert of_configuration(None, place).text.startswith(f"there is no {place}: the clients that are built in")
+    assert of_configuration(None, None).text.startswith("no file: the clients that are built in")

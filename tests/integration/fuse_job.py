@@ -2,7 +2,8 @@
 
 A hostile one says when it is up, and at SIGUSR1 writes a line and a page of it to its output. Its daemon, who is to read that page, never
 answers: a thread of the process that writes (`one`), or another process (`two`). Hidden, the file system is in no mount namespace
-by then, and its page is mapped no more. One that `lends` gives a file of it to one that `borrows` it, by a socket of that name. Another kind of job `reads`
+by then, and its page is mapped no more. One that `lends` gives a file of it to one that `borrows` it, by a socket of that name. One that `crowds` has
+more mounts than there is time to look at. Another kind of job `reads`
 from it, counts aloud, and ends with status 7 at SIGUSR1. A `probe` tells whether all this can be done here.
 """
 
@@ -19,6 +20,7 @@ import time
 _CLONE_NEWNS = 0x20000
 _CLONE_NEWUSER = 0x10000000
 _MNT_DETACH = 2
+_MS_BIND, _MS_REC = 0x1000, 0x4000
 _LOOKUP, _GETATTR, _OPEN, _READ, _INIT = 1, 3, 14, 15, 26  # include/uapi/linux/fuse.h
 _NO_ANSWER = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 _ENOSYS = 38
@@ -44,8 +46,10 @@ def enter() -> None:
 
 
 def mount(fd: int) -> str:
-    """Mounts the file system of a /dev/fuse; returns where."""
+    """Mounts the file system of a /dev/fuse; returns where. A mount beside it has a name that tries readers of mountinfo."""
     checked(libc.mount(b"none", b"/tmp", b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
+    os.mkdir("/tmp/\v")
+    checked(libc.mount(b"none", b"/tmp/\v", b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
     os.mkdir("/tmp/own")
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0".encode()
     checked(libc.mount(b"own", b"/tmp/own", b"fuse", ctypes.c_ulong(0), options), "mount(2) of a FUSE file system")
@@ -128,6 +132,26 @@ def borrow(name: str) -> int:
     return socket.recv_fds(connection, 1, 1)[1][0]
 
 
+def crowd() -> None:
+    """Has 32,768 mounts below the roots of 40 processes, each of which shows them by another text."""
+    checked(libc.mount(b"none", b"/tmp", b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
+    folder = "/tmp" + 40 * "/d" + "/m"
+    os.makedirs(folder)
+    checked(libc.mount(b"none", folder.encode(), b"tmpfs", ctypes.c_ulong(0), None), "mount(2) of a tmpfs")
+    for number in range(15):
+        os.mkdir(f"{folder}/{number}")
+        flags = ctypes.c_ulong(_MS_BIND | _MS_REC)
+        checked(libc.mount(folder.encode(), f"{folder}/{number}".encode(), None, flags, None), "mount(2) of a mount")
+    os.chdir("/tmp")
+    for _ in range(40):
+        os.chdir("d")
+        if os.fork() == 0:
+            os.chroot(".")
+            signal.pause()
+    print("up", flush=True)
+    signal.pause()
+
+
 def hide(address: int) -> None:
     """Unmaps the page, while the kernel waits for it."""
     while True:
@@ -157,6 +181,8 @@ def main(device: str, kind: str, *words: str) -> None:
     if kind == "borrows":
         hold_lock(borrow(words[0]), is_hidden="hidden" in words)
     enter()
+    if kind == "crowds":
+        crowd()
     fd = os.open(device, os.O_RDWR)
     folder = mount(fd)
     if kind == "probe":

@@ -260,6 +260,7 @@ async def test_bounds_are_taken_up(tmp_path: Path, certificates: Path) -> None:
             await running.reload(text)
             assert "restarts.max_gap is 300, and not 5, which needs another server (SIGUSR2)" in running.said()
             assert "records.keep_jobs is 4, and not 10000" in running.said()
+            assert (await jobs.server_info()).output_max == 256 * 1024
             big = await jobs.start("sh", "-c", "head -c 1000000 /dev/zero")
             assert (await jobs.wait(big)).output_bytes_dropped
             with trio.fail_after(DEADLINE):
@@ -399,6 +400,34 @@ async def test_the_next_server_with_other_places(tmp_path: Path, certificates: P
             kept = tomllib.loads((running.server.output / KEPT_NAME).read_text())
             assert (kept["jobs"]["max"], kept["listen"]) == (30, "localhost:0")
             assert not (tmp_path / "elsewhere").exists()
+            await jobs.stop(job_id, force=True)
+
+
+async def test_the_next_server_with_certificates_that_are_not_there(tmp_path: Path, certificates: Path) -> None:
+    """At SIGHUP the log says that there are none; a server that follows a dead one goes on with those that were in force."""
+    running = Configured(tmp_path)
+    shutil.copytree(certificates, running.certificates, ignore=shutil.ignore_patterns("hostile"))
+    with own_cgroup_root() as root, running.log.open("wb") as log:
+
+        def text(folder: Path) -> str:
+            folders = f'[folders]\noutput = "{tmp_path}/output"\ncertificates = "{folder}"\ncgroup_root = "{root}"\n'
+            return f'listen = "localhost:0"\n{folders}'
+
+        running.write(text(running.certificates))
+        config = ("--config", str(running.file))
+        async with (
+            started(tmp_path, running.certificates, root, *config, stderr=log.fileno(), alone=True) as (
+                running.server,
+                running.launcher,
+            ),
+            running.server.connect("client1") as jobs,
+        ):
+            job_id = await jobs.start("sleep", "1000")
+            await running.reload(text(tmp_path / "crets"), "what was in force stays in force")
+            assert f"folders.certificates: {tmp_path}/crets/client_ca_cert.pem is missing" in running.said()
+            await running.replace(signal.SIGKILL)
+            assert "this server goes on with what was in force before" in running.said()
+            assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
             await jobs.stop(job_id, force=True)
 
 

@@ -141,10 +141,13 @@ async def test_another_server_follows(
 
 @pytest.mark.parametrize("words", [[], ["hidden"]], ids=["seen", "hidden"])
 async def test_an_accomplice(tmp_path: Path, certificates: Path, device: str, words: list[str]) -> None:
-    """A job holds the lock by a file system of another client's job, which shows it as its own: it is aborted at last."""
+    """A job holds the lock by a file system of another client's job, which shows it as its own: it is aborted at last.
+
+    That takes one user for both: with one for each client the kernel has the borrower ask for no page.
+    """
     with trio.fail_after(DEADLINE):
         async with (
-            serving_program(tmp_path, certificates) as (server, _),
+            serving_program(tmp_path, certificates, "--run-as", "nobody") as (server, _),
             server.connect("client1") as jobs,
             server.connect("client2") as others,
         ):
@@ -174,6 +177,27 @@ async def test_a_stop_while_the_server_lives(tmp_path: Path, certificates: Path,
             assert record.signal_str in ("terminated", "killed")  # which of both the kernel took first
             assert not server.cgroup_of(holder).exists()
             assert await output_of(jobs, holder) == b"up\nline\n"
+
+
+async def test_a_stop_beside_a_crowd(tmp_path: Path, certificates: Path, device: str) -> None:
+    """Jobs that have too many mounts to be looked at, its own client's and another's, keep nothing from being freed."""
+    with trio.fail_after(DEADLINE):
+        async with (
+            serving_program(tmp_path, certificates) as (server, _),
+            server.connect("client1") as jobs,
+            server.connect("client2") as others,
+        ):
+            for each in (jobs, others):
+                await until_output(each, await start(each, device, "crowds"), b"up\n")
+            holder = await start(jobs, device, "one", "hidden")
+            await until_output(jobs, holder, b"up\n")
+            pid = (await jobs.status(holder)).pid
+            await begin(pid)
+            while "/file\n" in Path(f"/proc/{pid}/maps").read_text():
+                await trio.sleep(0.01)
+            await jobs.stop(holder, force=True)
+            await jobs.wait(holder)
+            assert not server.cgroup_of(holder).exists()
 
 
 async def test_a_gap_that_is_too_long(tmp_path: Path, certificates: Path, device: str) -> None:

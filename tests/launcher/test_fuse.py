@@ -14,6 +14,7 @@ import pytest
 from jobmaster.launcher import aside, fuse, kernel
 from jobmaster.launcher.fuse import Aborter, Breadth, Request, devices
 from jobmaster.launcher.poller import Poller
+from jobmaster.launcher.proc import processes
 
 JOB_USER: Final = 65534
 STUCK: Final = 7
@@ -21,10 +22,15 @@ STUCK: Final = 7
 OTHER_JOB: Final = 8
 HOST: Final = 9
 """A process that is no job's."""
-SHOWN: Final = {"self": (30, 31), STUCK: (31, 40), OTHER_JOB: (40, 41), HOST: (42,)}
+OTHER_USER: Final = 1000
+SHOWN: Final = {"self": (30, 31), STUCK: (31, 40), OTHER_JOB: (40, 41), HOST: (42, 47)}
 """The numbers of the mounts that each shows, by its mount namespace."""
-OWNERS: Final = {31: JOB_USER, 40: JOB_USER, 41: JOB_USER, 42: JOB_USER, 43: JOB_USER, 44: 0, 45: 1000, 46: JOB_USER}
-"""Who has mounted what is at each connection."""
+OWNERS: Final = {
+    **dict.fromkeys((31, 40, 41, 42, 43, 46), JOB_USER),
+    **dict.fromkeys((45, 47, 48), OTHER_USER),
+    44: 0,
+}
+"""Who has mounted what is at each connection; the thread that is left has mapped files of 44 to 47."""
 
 
 class Host:
@@ -36,15 +42,17 @@ class Host:
         for each in (self.proc, self.control):
             each.mkdir()
         for name, numbers in SHOWN.items():
-            self._add_process(str(name), numbers)
+            self.add_process(str(name), numbers)
         for name, pid in (("one/killed", STUCK), ("two/other", OTHER_JOB)):
             (self.jobs / name).mkdir(parents=True)
             (self.jobs / name / "cgroup.procs").write_text(f"{pid}\n")
+            (self.jobs / name / "cgroup.threads").write_text(f"{pid}\n")
         for number in OWNERS:
             (self.control / str(number)).mkdir()
             (self.control / str(number) / "abort").touch()
 
-    def _add_process(self, name: str, numbers: tuple[int, ...]) -> None:
+    def add_process(self, name: str, numbers: tuple[int, ...]) -> None:
+        """One that shows these mounts."""
         folder = self.proc / name
         (folder / "ns").mkdir(parents=True)
         (folder / "ns" / "mnt").symlink_to(f"mnt:[{name}]")
@@ -54,7 +62,10 @@ class Host:
         )
         (folder / "status").write_text(f"Name:\tx\nUid:\t{JOB_USER}\t0\t0\t0\nGid:\t0\t0\t0\t0\n")
         (folder / "wchan").write_text("request_wait_answer")
-        (folder / "maps").write_text("7f0-7f1 r--p 0 00:2e 2 /a (deleted)\n7f1-7f2 r--p 0 00:2d 2 /b\n7f")
+        (folder / "maps").write_text(
+            "7f0-7f1 r--p 0 00:2e 2 /a (deleted)\n"
+            "7f1-7f2 r--p 0 00:2d 2 /b\n7f2-7f3 r--p 0 00:2c 2 /c\n7f3-7f4 r--p 0 00:2f 2 /d\n7f"
+        )
         (folder / "syscall").write_text("20 0x1 0x7f0 0x2\n")
 
     def request(self, breadth: Breadth) -> Request:
@@ -73,17 +84,61 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(fuse, "_PROC", str(made.proc))
     monkeypatch.setattr(fuse, "_control", lambda: str(made.control))
     monkeypatch.setattr(fuse, "_owners", lambda _control: iter(OWNERS.items()))
-    monkeypatch.setattr(fuse, "tasks", lambda pid: [str(made.proc / str(pid))])
     return made
 
 
 @pytest.mark.parametrize(
-    ("breadth", "aborted"), [(Breadth.OWN, {40, 46}), (Breadth.HIDDEN, {40, 43, 46}), (Breadth.ALL, {40, 41, 43, 46})]
+    ("breadth", "aborted"),
+    [
+        (Breadth.OWN, {40, 46}),
+        (Breadth.HIDDEN, {40, 43, 46}),
+        (Breadth.ALL, {40, 41, 43, 46}),
+    ],
 )
 def test_whose_are_aborted(host: Host, breadth: Breadth, aborted: set[int]) -> None:
     """Never the host's, root's, those of another user, or what a process shows that is no job's."""
     assert fuse.abort(host.request(breadth)) == ", ".join(map(str, sorted(aborted)))
     assert host.aborted() == aborted
+
+
+@pytest.mark.parametrize(
+    ("breadth", "aborted"), [(Breadth.OWN, {46}), (Breadth.HIDDEN, {40, 41, 43, 46}), (Breadth.ALL, {40, 41, 43, 46})]
+)
+def test_jobs_with_too_many_mounts(
+    host: Host, monkeypatch: pytest.MonkeyPatch, breadth: Breadth, aborted: set[int]
+) -> None:
+    """What jobs show counts as not shown where there is no time to look; never what the host shows."""
+    monkeypatch.setattr(fuse, "LOOK_SECONDS", -1)
+    fuse.abort(host.request(breadth))
+    assert host.aborted() == aborted
+
+
+def test_a_process_that_is_about_to_have_died(host: Host) -> None:
+    """A thread that is left of it counts, where the kernel does not list the process any more."""
+    (host.jobs / "one" / "killed" / "cgroup.procs").write_text("")
+    fuse.abort(host.request(Breadth.OWN))
+    assert host.aborted() == {40, 46}
+
+
+def test_jobs_of_other_users(host: Host) -> None:
+    """They show nothing of this user's, and no time is spent on them."""
+    (host.proc / str(OTHER_JOB) / "status").write_text("Name:\tx\nUid:\t1000\t0\t0\t0\n")
+    fuse.abort(host.request(Breadth.HIDDEN))
+    assert host.aborted() == {40, 41, 43, 46}
+
+
+def test_a_job_that_forks_meanwhile(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its new process shows is not taken for shown by one that is no job's."""
+
+    def list_then_fork(cgroup: str) -> list[int]:
+        found = list(processes(cgroup))
+        if cgroup == str(host.jobs):
+            host.add_process("77", (43,))
+        return found
+
+    monkeypatch.setattr(fuse, "processes", list_then_fork)
+    fuse.abort(host.request(Breadth.ALL))
+    assert 43 in host.aborted()
 
 
 @pytest.mark.parametrize("breadth", Breadth)
@@ -103,7 +158,8 @@ def test_a_job_of_root(host: Host) -> None:
 
 def test_a_job_that_has_died(host: Host) -> None:
     """Nothing is aborted for one of which no process is left."""
-    (host.jobs / "one" / "killed" / "cgroup.procs").write_text("")
+    for name in ("cgroup.procs", "cgroup.threads"):
+        (host.jobs / "one" / "killed" / name).write_text("")
     assert fuse.abort(host.request(Breadth.ALL)) == ""
     assert host.aborted() == set()
 
@@ -117,7 +173,6 @@ def test_a_host_that_lets_nobody_abort(host: Host, monkeypatch: pytest.MonkeyPat
     monkeypatch.undo()
     monkeypatch.setattr(fuse, "_PROC", str(host.proc))
     monkeypatch.setattr(fuse, "_MOUNTED", str(host.folder / "none"))
-    monkeypatch.setattr(fuse, "tasks", lambda pid: [str(host.proc / str(pid))])
     monkeypatch.setattr(kernel, "mount_detached", refuse)
     (host.proc / "filesystems").write_text("nodev\tfuse\nnodev\tfusectl\n")
     with pytest.raises(PermissionError):
@@ -136,6 +191,13 @@ def test_numbers_of_devices() -> None:
 64 43 8:1 / /b rw - fuseblk /dev/sda1 rw
 """
     assert devices(text) == {21, 1048575, (8 << 20) | 1}
+
+
+@pytest.mark.parametrize("separator", "\v\f\r\x1c\x1d\x1e\x85\u2028")
+def test_names_with_separators_of_lines(separator: str) -> None:
+    """The kernel escapes the newline alone; a name with another one hides no mount, its own or what comes after it."""
+    text = f"63 43 0:40 / /a{separator}b rw - fuse x{separator}y rw\n64 43 0:41 / /b rw - fuse x rw\n"
+    assert devices(text) == {40, 41}
 
 
 def test_files_that_a_thread_uses(tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ class Script:
         busy_seconds: how long the kernel finds its empty cgroup busy.
         signalling_hangs: signals to the other processes are never sent.
         freeze_seconds: how long the kernel takes to freeze it.
+        lifting_hangs: its limits are never lifted.
         limit_of_kills: whose limit the kernel kills for; None: it does not tell.
         usage: what it has used, and how long the kernel takes to tell.
         bug: raised by `wait_death` instead of an answer.
@@ -109,6 +110,7 @@ class Script:
     busy_seconds: float = 0.0
     signalling_hangs: bool = False
     freeze_seconds: float = 0.0
+    lifting_hangs: bool = False
     limit_of_kills: OomLimit | None = None
     usage: Usage | None = None
     usage_seconds: float = 0.0
@@ -302,7 +304,7 @@ class ScriptedExecution:
             self._act_on_term()
         return True
 
-    async def signal_others(self, number: int) -> None:
+    async def signal_others(self, number: int, *, is_stop: bool = False) -> None:  # noqa: ARG002  # as `Execution.signal_others`
         """Ends the other processes by the signal of the stop, unless they ignore it."""
         if self.script.signalling_hangs:
             await trio.sleep_forever()
@@ -381,6 +383,8 @@ class ScriptedExecution:
 
     async def lift_limits(self) -> None:
         """It has none; who is cancelled is so here."""
+        if self.script.lifting_hangs:
+            await trio.sleep_forever()
         await trio.lowlevel.checkpoint()
         self._meet("lift_limits")
         self.lifted += 1

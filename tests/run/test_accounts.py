@@ -166,6 +166,37 @@ async def test_a_directory_that_does_not_answer(
     assert (await Accounts(AccountPolicy(common=THREE), tmp_path).of("new")).uid == (await host.of("new")).uid
 
 
+async def test_a_directory_that_does_not_answer_after_a_restart(
+    tmp_path: Path, directory: SlowDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has a user has it at once, also where a new client was the first to ask, before the file was read."""
+    directory.answers.set()
+    known = await Accounts(AccountPolicy(common=THREE), tmp_path).of("known")
+    directory.answers.clear()
+    is_read, read = threading.Event(), uid_book._read
+
+    def read_late(path: Path) -> uid_book.Book:
+        assert is_read.wait(DEADLINE)
+        return read(path)
+
+    monkeypatch.setattr(uid_book, "_read", read_late)
+    host = Accounts(AccountPolicy(common=THREE), tmp_path)
+    given: list[Account] = []
+
+    async def ask() -> None:
+        given.append(await host.of("known"))
+        asking.cancel()
+
+    async with trio.open_nursery() as nursery:
+        asking = nursery.cancel_scope
+        nursery.start_soon(host.of, "new")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        is_read.set()
+    assert given == [known]
+
+
 async def _refused(host: Accounts, name: str) -> None:
     with pytest.raises(ServerBusy, match="directory of users"):
         await host.of(name)

@@ -28,6 +28,7 @@ from jobmaster.job.state import Running
 from jobmaster.run import control
 from jobmaster.run.control import FREEZE_SECONDS, SETTLE_SECONDS
 from jobmaster.run.registry import Registry
+from jobmaster.run.turns import OF_CLIENT
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
@@ -303,6 +304,42 @@ async def test_what_else_a_signalled_job_ends_by(machine: Machine) -> None:
         assert isinstance(await ended(registry, job_id), Stopped)
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("earlier", [True, False])
+async def test_a_signal_that_was_not_sent(machine: Machine, leaves: bool, earlier: bool) -> None:
+    """Where its caller leaves or is refused meanwhile, a death by that signal is not told as its own; by an earlier one, it is."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1)
+        if earlier:
+            await registry.signal(ADMIN, job_id, signal.SIGUSR1)
+        machine.records.settle_seconds = 1e9
+        with trio.move_on_after(1) if leaves else pytest.raises(JournalUnavailable):
+            await registry.signal(CLIENT1, job_id, signal.SIGUSR1)
+        machine.records.settle_seconds = 0
+        assert len(machine.execution(job_id).signals) == earlier
+        machine.execution(job_id).end(Signalled(signal.SIGUSR1))
+        assert await ended(registry, job_id) == Signalled(signal.SIGUSR1, by="superuser" if earlier else "")
+
+
+async def test_the_first_of_two_who_send_the_same_signal_leaves(machine: Machine) -> None:
+    """The signal of the other one is sent, and a death by it told as that client's."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        job_id = await machine.start(registry, CLIENT1)
+        machine.records.settle_seconds = 2
+
+        async def second() -> None:
+            await trio.sleep(0.5)
+            await registry.signal(CLIENT1, job_id, signal.SIGUSR1)
+
+        nursery.start_soon(second)
+        with trio.move_on_after(1):
+            await registry.signal(CLIENT1, job_id, signal.SIGUSR1)
+        await trio.sleep(3)
+        assert machine.execution(job_id).signals == [signal.SIGUSR1]
+        machine.execution(job_id).end(Signalled(signal.SIGUSR1))
+        assert await ended(registry, job_id) == Signalled(signal.SIGUSR1, by="client1")
+
+
 async def test_a_signal_is_recorded_before_it_is_sent(machine: Machine) -> None:
     """A server that dies in between does not make it a stranger's."""
     async with machine.registry(hands_over=lambda: True) as registry:
@@ -320,6 +357,21 @@ async def test_a_signal_is_recorded_before_it_is_sent(machine: Machine) -> None:
     async with machine.registry() as registry:
         await registry.recover()
         assert await ended(registry, job_id) == Signalled(signal.SIGUSR1, by="client1")
+
+
+async def test_signals_to_all_wait_for_those_of_the_same_client(machine: Machine) -> None:
+    """A client that has many under way, which may take the host long, waits for itself; others do not, nor do stops."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        slow = await machine.start(registry, CLIENT1, Script(signalling_hangs=True))
+        for _ in range(OF_CLIENT):
+            nursery.start_soon(partial(registry.signal, CLIENT1, slow, signal.SIGUSR1, to_all=True))
+        quick = [await machine.start(registry, client) for client in (CLIENT1, CLIENT2)]
+        with pytest.raises(ServerBusy):
+            await registry.signal(CLIENT1, quick[0], signal.SIGUSR1, to_all=True)
+        await registry.signal(CLIENT1, quick[0], signal.SIGUSR1)
+        await registry.signal(CLIENT2, quick[1], signal.SIGUSR1, to_all=True)
+        await registry.stop(CLIENT1, quick[0])
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_signal_to_all(machine: Machine) -> None:

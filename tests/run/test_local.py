@@ -156,6 +156,30 @@ async def test_what_a_cgroup_that_was_made_anew_counts(has_counted: bool, monkey
     assert await execution.usage() == (Usage(pids_peak=0) if has_counted else None)
 
 
+async def test_a_stop_waits_for_no_signals_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of those are under way, the processes of a job that is stopped get their signal."""
+    for name in ("SIGNALLERS", "STOP_SIGNALLERS"):
+        monkeypatch.setattr(local, name, trio.CapacityLimiter(1))
+    sent: list[int] = []
+
+    class SignalledCgroup(CountingCgroup):
+        """A cgroup that notes its signals."""
+
+        def signal(self, signum: int, but: int) -> int:  # noqa: ARG002  # as `OpenedCgroup.signal`
+            """As `OpenedCgroup.signal`."""
+            sent.append(signum)
+            return 1
+
+    child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, SignalledCgroup(0))
+    execution = LocalExecution(cast("Launcher", None), child, cgroup, "true", "nobody")
+    async with local.SIGNALLERS, trio.open_nursery() as nursery:
+        nursery.start_soon(execution.signal_others, signal.SIGUSR1)
+        with trio.fail_after(DEADLINE):
+            await execution.signal_others(signal.SIGTERM, is_stop=True)
+        assert sent == [signal.SIGTERM]
+        nursery.cancel_scope.cancel()
+
+
 def test_limits_that_were_met() -> None:
     """The job's own count is its cgroup's, and the others those above, as new as they are asked for."""
     child, cgroup = cast(Child, NeverExecutedChild()), cast(OpenedCgroup, CountingCgroup(2))

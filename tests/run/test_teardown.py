@@ -213,3 +213,13 @@ async def test_a_cgroup_whose_limits_cannot_be_lifted(machine: Machine) -> None:
     await end_of(supervisor)
     assert not machine.execution(supervisor.record.id).is_removed
     assert not supervisor.leaves_nothing
+
+
+async def test_a_disk_that_holds_up_the_lifting_holds_up_no_kill(machine: Machine) -> None:
+    """Processes that are stuck are killed and freed all the same, while the limits are not lifted."""
+    supervisor = await machine.running(Script(on_term=None, death_seconds=NEVER, lifting_hangs=True))
+    execution = machine.execution(supervisor.record.id)
+    supervisor.order_stop("client1", force=True)
+    await end_of(supervisor)
+    assert execution.said_stuck == [1, 2, 3]
+    assert not execution.is_removed

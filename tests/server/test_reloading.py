@@ -14,8 +14,10 @@ import trio.testing
 
 from jobmaster.certs.contexts import ServerCredentials
 from jobmaster.certs.folder import CLIENT_AUTHORITY, certificate_path
+from jobmaster.host.cgroup import devices
+from jobmaster.host.cgroup.controllers import EVERY_CONTROLLER
 from jobmaster.identity.policy import Identity, Policy, Role
-from jobmaster.server import reloading
+from jobmaster.server import checking, preparation, reloading
 from jobmaster.server.config_file import KEPT_NAME
 from jobmaster.server.configuration import Configuration, load
 from jobmaster.server.options import CommandLine, ServerOptions, parse_command_line
@@ -229,6 +231,26 @@ async def test_what_nobody_thought_of(
 
     monkeypatch.setattr(reloading, "server_credentials", fail)
     reloaded.write(f'{ALICE}[clients.bob]\nrole = "user"\n')
+    await reloaded.reloader.reload()
+    assert said in caplog.text
+    assert reloaded.taken == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ('io_read_bps = "10M"', "limits.io_device: IO limits need a block device"),
+        ("require = true", "limits.require: --require-limits: this host does not enforce every limit (cpu: not here; "),
+    ],
+)
+async def test_limits_that_no_next_server_could_have(
+    reloaded: Reloaded, limits: str, said: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused, as it would start with none of them, and its jobs would end."""
+    monkeypatch.setattr(devices, "device_under", lambda _folder: None)
+    monkeypatch.setattr(checking, "jobs_named_in", lambda _file: Path("/sys/fs/cgroup/jobmaster/jobs"))
+    monkeypatch.setattr(preparation, "foresee_controllers", lambda *_: EVERY_CONTROLLER.without("not here"))
+    reloaded.write(f"{ALICE}[limits]\n{limits}\n")
     await reloaded.reloader.reload()
     assert said in caplog.text
     assert reloaded.taken == []

@@ -84,6 +84,7 @@ def test_nothing_is_left_to_fill_in() -> None:
     }
     assert needed.items() <= found.items()
     assert found["ExecStart"] == "/usr/bin/python3 -P -m jobmaster.serve"
+    assert found["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 def test_the_folder_of_certificates() -> None:

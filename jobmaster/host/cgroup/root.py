@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from jobmaster.errors import CgroupError, ConfigurationError
+from jobmaster.host.cgroup import user_manager
 from jobmaster.host.cgroup.interface import CgroupFileError, read_interface, write_interface
 from jobmaster.host.cgroup.mounts import PROC, find_cgroup2, read_mounts, read_own_path
 
@@ -180,7 +181,7 @@ def _own_folder(mount: Mount | None, own_path: str | None) -> Path | None:
 
 
 def _is_delegated(folder: Path) -> bool:
-    return any(_mark(folder, name) == b"1" for name in _DELEGATION_MARKS)
+    return any(_mark(folder, name) == b"1" for name in _DELEGATION_MARKS) or user_manager.has_delegated(folder)
 
 
 def _mark(folder: Path, name: str) -> bytes | None:

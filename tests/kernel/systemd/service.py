@@ -38,22 +38,30 @@ class Service:
     certificates: Path
     options: tuple[str, ...] = ()
 
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The options that the server has in every test."""
+        return ("--output-dir", str(self.output), "--certs-dir", str(self.certificates), "--require-limits")
+
     async def install(self) -> None:
         """Has `jobmaster install-unit` write it, with the paths of this test, and systemd know it."""
         RUNNING_SYSTEMD.mkdir(exist_ok=True)
-        options = ["--output-dir", str(self.output), "--certs-dir", str(self.certificates), "--require-limits"]
-        words = ["install-unit", "--force", "--directory", str(RUNNING_SYSTEMD), "--", *options, *self.options]
+        words = ["install-unit", "--force", "--directory", str(RUNNING_SYSTEMD), "--", *self.places, *self.options]
         await trio.run_process([sys.executable, "-m", "jobmaster", *words], cwd=REPOSITORY, capture_stdout=True)
         dropins = RUNNING_SYSTEMD / f"{NAME}.d"
         dropins.mkdir(exist_ok=True)
-        (dropins / "watchdog.conf").unlink(missing_ok=True)
+        for file in dropins.iterdir():  # of a test before
+            file.unlink()
         (dropins / "test.conf").write_text(f"[Service]\nEnvironment=PYTHONPATH={self.installed}\n")
         await trio.run_process(["systemctl", "daemon-reload"])
 
     async def shorten_watchdog(self, seconds: int) -> None:
         """Has systemd wait so long alone for a sign of life."""
-        file = RUNNING_SYSTEMD / f"{NAME}.d" / "watchdog.conf"
-        file.write_text(f"[Service]\nWatchdogSec={seconds}\n")
+        await self.add(f"WatchdogSec={seconds}")
+
+    async def add(self, line: str) -> None:
+        """Has the unit say this, too."""
+        (RUNNING_SYSTEMD / f"{NAME}.d" / "added.conf").write_text(f"[Service]\n{line}\n")
         await trio.run_process(["systemctl", "daemon-reload"])
 
     async def systemctl(self, verb: str, *options: str) -> None:
@@ -84,9 +92,9 @@ class Service:
             (server,) = servers_of(launcher)
         return server
 
-    def connect(self, patience: float = SECONDS) -> AbstractAsyncContextManager[Jobs]:
+    def connect(self, name: str = "client1", *, patience: float = SECONDS) -> AbstractAsyncContextManager[Jobs]:
         """A client of its server."""
-        return connect("localhost", DEFAULT_PORT, folder=self.certificates, name="client1", patience=patience)
+        return connect("localhost", DEFAULT_PORT, folder=self.certificates, name=name, patience=patience)
 
     def cgroup_of(self, job_id: str) -> Path:
         """The cgroup of one of client1's jobs."""

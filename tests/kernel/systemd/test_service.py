@@ -16,6 +16,7 @@ from typing import Final
 
 import pytest
 import trio
+from purerpc.grpclib.exceptions import UnauthenticatedError
 
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
@@ -140,6 +141,36 @@ async def test_a_reload(service: Service) -> None:
         assert (await jobs.status(job_id)).state == pb.JOBSTATE_RUNNING
         await jobs.stop(job_id, force=True)
     assert states <= {"active", "reloading"}
+    assert (await service.main_pid(), servers_of(launcher)) == (launcher, servers)
+
+
+async def test_a_reload_without_a_client(service: Service) -> None:
+    """One that `systemctl reload` takes out loses its streams; another loses no byte, and all jobs go on, as does the unit."""
+    file, stop = service.output.with_name("config.toml"), next(_stops)
+    file.write_text("[clients]\nclient1.role = 'user'\nclient2.role = 'user'\n")
+    service = dataclasses.replace(service, options=("--config", str(file)))
+    await service.install()
+    await service.systemctl("start")
+    launcher = await service.main_pid()
+    servers = servers_of(launcher)
+    async with service.connect() as stays, service.connect("client2", patience=0) as goes:
+        follower = Follower(await start_writer(stays, stop))
+        other = await goes.start("sh", "-c", "echo up; exec sleep 1000")
+        async with trio.open_nursery() as nursery, states_of(service, "ActiveState") as states:
+            nursery.start_soon(follower.follow, service)
+            await follower.wait_growth()
+            async with goes.stream_output(other) as chunks:
+                assert await anext(aiter(chunks)) == b"up\n"
+                file.write_text("[clients]\nclient1.role = 'user'\n")
+                await service.systemctl("reload")
+                with trio.fail_after(SECONDS), pytest.raises(UnauthenticatedError, match="does not know client2"):
+                    await anext(aiter(chunks))
+            await follower.wait_growth()
+            stop.touch()
+    assert states <= {"active", "reloading"}
+    lines = follower.received.count(b"\n")
+    assert follower.received == numbers(lines)
+    assert len(processes_in(CGROUP / "jobs" / "client2" / other)) == 1
     assert (await service.main_pid(), servers_of(launcher)) == (launcher, servers)
 
 
