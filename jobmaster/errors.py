@@ -118,6 +118,10 @@ class PauseUnavailable(JobError):
     """The host cannot freeze the job's processes."""
 
 
+class NotFrozenYet(JobError):
+    """A job is paused, but not all of its processes have stopped yet; the same question later is answered."""
+
+
 class InputRefused(JobError):
     """The job takes no input from this caller: it has no stdin, or somebody else writes to it."""
 
@@ -144,6 +148,14 @@ class StartRateExceeded(ServerBusy):
 
 class ServerDraining(JobError):
     """The server is shutting down and takes no new jobs."""
+
+
+class StartsRefused(JobError):
+    """An admin has the server take no new jobs; the text has the admin's note. Trying again soon does not help."""
+
+
+class NotRemembered(JobError):
+    """What an admin has said holds, but is not durable."""
 
 
 class ExecutionUnknown(ServerDraining):

@@ -26,7 +26,8 @@ from jobmaster.api.requests import (
     checked_reason,
     checked_signal,
 )
-from jobmaster.api.server_info import ServerFacts, server_info
+from jobmaster.api.server_info import ServerFacts, draining_of, server_info
+from jobmaster.api.stats import follow_stats
 from jobmaster.errors import InvalidRequest, OutputCut, OutputIncomplete, OutputUnreadable
 from jobmaster.grpc.lazy_messages import StoredMessages
 from jobmaster.grpc.methods import Unadmitted, checked, lasting, takes_admission, takes_call
@@ -217,12 +218,39 @@ class JobService(JobServiceServicer):
     ) -> pb.ServerInfoResponse:
         """What this server is, and what the caller may have and has."""
         del message
+        registry = self._registry
         return server_info(
             self._facts,
             request,
-            running=self._registry.running_of(request),
-            most_running=self._registry.most_running_of(request),
+            running=registry.running_of(request),
+            most_running=registry.most_running_of(request),
+            draining=registry.starts_refused,
         )
+
+    @checked(check_query)
+    async def Drain(  # type: ignore[override]  # as above
+        self, message: pb.DrainRequest, request: Identity
+    ) -> pb.Draining:
+        """Takes no new jobs."""
+        return draining_of(await self._registry.refuse_starts(request, message.note, message.timeout_ms))
+
+    @checked(check_query)
+    async def Undrain(  # type: ignore[override]  # as above
+        self, message: pb.UndrainRequest, request: Identity
+    ) -> pb.UndrainResponse:
+        """Takes new jobs again."""
+        del message
+        await self._registry.accept_starts(request)
+        return pb.UndrainResponse()
+
+    @checked(check_follow)
+    async def Stats(  # type: ignore[override]  # as of StreamOutput
+        self, message: pb.StatsRequest, request: Identity
+    ) -> AsyncIterator[pb.JobStats]:
+        """What a job uses, until it has ended."""
+        async with aclosing(follow_stats(self._registry, self._followers, request, message)) as stats:
+            async for each in stats:
+                yield each  # noqa: ASYNC119  # as above
 
     def take_up(self, facts: ServerFacts) -> None:
         """Has the server tell these of itself from now on."""

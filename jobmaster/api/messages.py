@@ -149,6 +149,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         terminal=record.terminal,
         user=record.user,
         paused=record.paused,
+        paused_ms=record.paused_for // 1000,
         output_pruned=None if pruned is None else pruned_message(pruned, record.output_bytes),
     )
     response.MergeFrom(_limits_alone(record.limits))
@@ -160,7 +161,7 @@ def response_of(record: JobRecord) -> pb.JobResponse:
         case Ended() as state:
             _put_time(response.ended, state.ended_at)
             response.cause.CopyFrom(cause_message(state.cause))
-            put_usage(response, record.usage, state)
+            put_usage(response.usage, record.usage, state.ended_at - state.started_at)
             put_cause(response, state.cause)
         case unreachable:
             assert_never(unreachable)

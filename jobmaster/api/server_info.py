@@ -10,6 +10,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
     from jobmaster.identity.policy import Identity
+    from jobmaster.run.draining import Drain
 
 _NOT_OF_A_USER: Final = "the server's cgroup does not have the controller"
 """In place of a reason with a path of the host."""
@@ -36,7 +37,9 @@ class ServerFacts:
     grace_seconds: float = 0.0
 
 
-def server_info(facts: ServerFacts, caller: Identity, *, running: int, most_running: int) -> pb.ServerInfoResponse:
+def server_info(
+    facts: ServerFacts, caller: Identity, *, running: int, most_running: int, draining: Drain | None = None
+) -> pb.ServerInfoResponse:
     """The answer for a caller who has so many running jobs, and may have so many. Paths of the host are told to admins alone."""
     return pb.ServerInfoResponse(
         version=facts.version,
@@ -49,7 +52,17 @@ def server_info(facts: ServerFacts, caller: Identity, *, running: int, most_runn
         max_jobs=facts.max_jobs,
         output_max=facts.output_max or 0,
         grace_seconds=facts.grace_seconds,
+        draining=None if draining is None else draining_of(draining),
     )
+
+
+def draining_of(drain: Drain) -> pb.Draining:
+    """That no new jobs are taken, as the contract has it."""
+    message = pb.Draining(note=drain.note, by=drain.by)
+    message.since.FromDatetime(drain.at)
+    if drain.until is not None:
+        message.until.FromDatetime(drain.until)
+    return message
 
 
 def _enforcement(controller: str, reason: str | None, role: Role) -> pb.Enforcement:

@@ -23,6 +23,8 @@ from jobmaster.errors import (
     KilledBeforeExecution,
     LauncherOutdated,
     LimitNotEnforceable,
+    NotFrozenYet,
+    NotRemembered,
     NoUserForJobs,
     OutputCutOff,
     OutputIncomplete,
@@ -32,6 +34,7 @@ from jobmaster.errors import (
     RequestIdReused,
     ServerBusy,
     ServerDraining,
+    StartsRefused,
 )
 from jobmaster.grpc.headers import DetailedStatus
 from jobmaster.grpc.purerpc_adapter import StatusCode
@@ -51,12 +54,15 @@ _CODES: Final[dict[type[BaseException], StatusCode]] = {
     LauncherOutdated: StatusCode.FAILED_PRECONDITION,
     JobNotRunning: StatusCode.FAILED_PRECONDITION,
     PauseUnavailable: StatusCode.FAILED_PRECONDITION,
+    NotFrozenYet: StatusCode.UNAVAILABLE,
     JobNotEnded: StatusCode.FAILED_PRECONDITION,
     InputRefused: StatusCode.FAILED_PRECONDITION,
     InputClosed: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
     KilledBeforeExecution: StatusCode.UNAVAILABLE,
     ServerDraining: StatusCode.UNAVAILABLE,
+    StartsRefused: StatusCode.UNAVAILABLE,
+    NotRemembered: StatusCode.UNAVAILABLE,
     RequestIdReused: StatusCode.ALREADY_EXISTS,
     JournalUnavailable: StatusCode.UNAVAILABLE,
     AuditUnavailable: StatusCode.UNAVAILABLE,

@@ -5,19 +5,21 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from jobmaster.job.state import Ended
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from google.protobuf.wrappers_pb2 import UInt64Value
 
-    from jobmaster.job.state import Ended
-    from jobmaster.job.usage import CpuUsage, IoUsage, MemoryUsage, Stalled, Usage
+    from jobmaster.job.record import JobRecord
+    from jobmaster.job.usage import CpuUsage, IoUsage, MemoryUsage, Pressure, Sample, Stalled, Usage
 
 
-def put_usage(response: pb.JobResponse, usage: Usage | None, end: Ended) -> None:
-    """Says what an ended job has used, as far as that is known; how long it took is in its end."""
-    message = response.usage
-    message.wall_usec.value = max(timedelta(), end.ended_at - end.started_at) // timedelta(microseconds=1)
+def put_usage(message: pb.Usage, usage: Usage | None, wall: timedelta) -> None:
+    """Says what a job has used, as far as that is known, in the time `wall`."""
+    message.wall_usec.value = max(timedelta(), wall) // timedelta(microseconds=1)
     if usage is None:
         return
     _put(message.pids_peak, usage.pids_peak)
@@ -34,6 +36,40 @@ def put_usage(response: pb.JobResponse, usage: Usage | None, end: Ended) -> None
     ):
         if stalled is not None:
             _put_stalled(place, stalled)
+
+
+def stats_of(record: JobRecord, sample: Sample | None, now: datetime) -> pb.JobStats:
+    """What a running job has used by now; all but how long it has run is unset without a sample."""
+    stats = pb.JobStats(paused=record.paused)
+    stats.time.FromDatetime(now)
+    put_usage(stats.usage, None if sample is None else sample.usage, now - record.state.started_at)
+    if sample is None:
+        return stats
+    _put(stats.memory_now, sample.memory)
+    _put(stats.pids_now, sample.pids)
+    for place, pressure in (
+        (stats.cpu_pressure, sample.cpu_pressure),
+        (stats.memory_pressure, sample.memory_pressure),
+        (stats.io_pressure, sample.io_pressure),
+    ):
+        if pressure is not None:
+            _put_pressure(place, pressure)
+    return stats
+
+
+def last_stats_of(record: JobRecord) -> pb.JobStats:
+    """What an ended job has used."""
+    end = record.state
+    assert isinstance(end, Ended)  # noqa: S101  # for the type checker
+    stats = pb.JobStats(ended=True)
+    stats.time.FromDatetime(end.ended_at)
+    put_usage(stats.usage, record.usage, end.ended_at - end.started_at)
+    return stats
+
+
+def _put_pressure(place: pb.Pressure, pressure: Pressure) -> None:
+    place.SetInParent()
+    place.some, place.full = pressure.some, pressure.full
 
 
 def _put(place: UInt64Value, count: int | None) -> None:

@@ -297,6 +297,39 @@ class Events:
     after: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """`stats JOB`.
+
+    Attributes:
+        interval_ms: milliseconds between two lines.
+        follow: go on until the job has ended; else end with the first.
+        as_json: None: where standard output is no terminal.
+    """
+
+    job_id: str
+    interval_ms: int = 1_000
+    follow: bool = True
+    as_json: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """`drain`.
+
+    Attributes:
+        timeout_ms: milliseconds until jobs are taken again; 0: until `undrain`.
+    """
+
+    note: str = ""
+    timeout_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    """`undrain`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Backup:
     """`backup FILE`."""
@@ -306,7 +339,22 @@ class Backup:
 
 ActionOnJob = Stop | Kill | Pause | Resume | Status | Wait
 """What is answered by the record of a job."""
-Action = Start | Run | Attach | ActionOnJob | Remove | StreamOutput | Logs | List | Events | Backup | Info
+Action = (
+    Start
+    | Run
+    | Attach
+    | ActionOnJob
+    | Remove
+    | StreamOutput
+    | Logs
+    | List
+    | Events
+    | Stats
+    | Backup
+    | Info
+    | Drain
+    | Undrain
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from jobmaster.cli.actions import (
     Backup,
     Command,
     Doctor,
+    Drain,
     Events,
     Info,
     InstallUnit,
@@ -27,12 +28,14 @@ from jobmaster.cli.actions import (
     Resume,
     Run,
     Start,
+    Stats,
     Status,
     Stop,
     StreamOutput,
     Target,
     Terms,
     Text,
+    Undrain,
     Wait,
 )
 from jobmaster.cli.limit_options import OPTIONS as LIMIT_OPTIONS
@@ -131,6 +134,13 @@ def _action(parser: argparse.ArgumentParser, given: argparse.Namespace, command:
             return _list(parser, given)
         case "events":
             return Events(as_json=given.json, after=given.after)
+        case "stats":
+            _require_text(parser, "JOB", given.job)
+            return Stats(job_id=given.job, interval_ms=given.interval, follow=not given.no_follow, as_json=given.json)
+        case "drain":
+            return Drain(note=given.note, timeout_ms=given.timeout or 0)
+        case "undrain":
+            return Undrain()
         case "info":
             return Info(as_json=given.json)
         case "backup":

@@ -24,6 +24,18 @@ def parse_duration(text: str) -> int:
     return milliseconds
 
 
+def parse_interval(text: str) -> int:
+    """As `parse_duration`, from 100 milliseconds to a minute.
+
+    Raises:
+        ValueError: it is none.
+    """
+    milliseconds = parse_duration(text)
+    if not 100 <= milliseconds <= _MILLISECONDS["m"]:
+        raise ValueError(f"{text!r} is no interval: say one from 100ms to 60s")
+    return milliseconds
+
+
 def parse_grace(text: str) -> int:
     """As `parse_duration`; also 0, and an hour at most.
 

@@ -10,11 +10,11 @@ from typing import Final
 
 import trio
 
-from jobmaster.cli.actions import Events, List
+from jobmaster.cli.actions import Events, List, Stats
 from jobmaster.cli.descriptors import STDOUT, write_notice, write_text
 from jobmaster.cli.moments import utc_of
 from jobmaster.cli.presentation import as_json
-from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header
+from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header, stats_header, stats_line
 from jobmaster.client import Jobs
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
@@ -51,6 +51,21 @@ async def show_events(jobs: Jobs, action: Events) -> None:
     async with jobs.watch(action.after) as events:
         async for event in events:
             await _write(f"{event_line(event, width) if as_table else as_json(event)}\n")
+
+
+async def show_stats(jobs: Jobs, action: Stats) -> None:
+    """Writes a line for each sample as it comes, until the job has ended."""
+    as_table = not _wants_json(action.as_json)
+    width = _width()
+    if as_table:
+        await _write(f"{stats_header(width)}\n")
+    before: pb.JobStats | None = None
+    async with jobs.stats(action.job_id, interval_ms=action.interval_ms) as stats:
+        async for each in stats:
+            await _write(f"{stats_line(each, before, width) if as_table else as_json(each)}\n")
+            before = each
+            if not action.follow:
+                break
 
 
 def query_of(action: List) -> pb.ListRequest:

@@ -10,7 +10,7 @@ from jobmaster import __version__
 from jobmaster.address import DEFAULT_PORT, argument, parse_address
 from jobmaster.cli.actions import DETACH_KEYS
 from jobmaster.cli.detaching import DEFAULT_KEYS, NO_KEYS, parse_keys
-from jobmaster.cli.durations import parse_duration, parse_grace, parse_warning
+from jobmaster.cli.durations import parse_duration, parse_grace, parse_interval, parse_warning
 from jobmaster.cli.limit_options import USAGE as LIMITS_USAGE
 from jobmaster.cli.limit_options import add_limit_options
 from jobmaster.cli.signals import TERM, parse_signal
@@ -170,6 +170,13 @@ def new_parser(*, needs_name: bool, has_limits: bool = True) -> argparse.Argumen
     _add_job_verbs(verbs)
     _add_list(verbs)
     _add_events(verbs)
+    _add_stats(verbs)
+    drain = verbs.add_parser("drain", help="have the server take no new jobs, as an admin", allow_abbrev=False)
+    drain.add_argument("--note", metavar="TEXT", default="", help="why; told to whoever starts a job")
+    drain.add_argument(
+        "--timeout", metavar="TIME", type=argument(parse_duration), help="take jobs again after that time"
+    )
+    verbs.add_parser("undrain", help="have the server take new jobs again, as an admin", allow_abbrev=False)
     backup = verbs.add_parser("backup", help="a copy of the server's journal, for an admin", allow_abbrev=False)
     info = verbs.add_parser(
         "info", help="what the server is, which limits it enforces, and what you may have and have", allow_abbrev=False
@@ -482,6 +489,20 @@ def _add_events(verbs: Verbs[_Parser]) -> None:
     )
     begin.add_argument("--all", action="store_const", const=0, dest="after", help="begin with the first that is kept")
     _add_form(sub)
+
+
+def _add_stats(verbs: Verbs[_Parser]) -> None:
+    sub = verbs.add_parser("stats", help="what a job uses, until it has ended", allow_abbrev=False)
+    sub.add_argument(
+        "--interval",
+        metavar="TIME",
+        type=argument(parse_interval),
+        default=1_000,
+        help="between two lines, from 100ms to 60s (default 1s)",
+    )
+    sub.add_argument("--no-follow", action="store_true", help="one line, of now")
+    _add_form(sub)
+    sub.add_argument("job", metavar="JOB")
 
 
 def _add_audit(verbs: Verbs[_Parser]) -> None:

@@ -11,7 +11,7 @@ from jobmaster.jobs.v1 import jobs_pb2 as pb
 from jobmaster.sizes import size_text
 
 
-def as_json(record: pb.JobResponse | pb.JobEventMessage | pb.ServerInfoResponse) -> str:
+def as_json(record: pb.JobResponse | pb.JobEventMessage | pb.JobStats | pb.ServerInfoResponse) -> str:
     """The record, event or server, with the field names of the contract; numbers of 64 bits are strings, as protobuf's JSON has it."""
     import json  # here, because most calls show no JSON
 
@@ -36,6 +36,7 @@ def info_block(info: pb.ServerInfoResponse) -> str:
         ("kernel", info.kernel),
         ("client", f"{info.client} ({info.role})"),
         ("jobs", f"{info.running_jobs} running; {info.max_jobs_of_client} at most, {info.max_jobs} of all clients"),
+        *((("new jobs", _draining(info.draining)),) if info.HasField("draining") else ()),
         ("output", f"{size_text(info.output_max)} at most are kept of a job's" if info.output_max else "all is kept"),
         ("grace", f"{info.grace_seconds:g} s between SIGTERM and SIGKILL of a stop"),
         *(
@@ -44,6 +45,11 @@ def info_block(info: pb.ServerInfoResponse) -> str:
         ),
     ]
     return "\n".join(f"{name:<10} {visible(value)}" for name, value in lines)
+
+
+def _draining(draining: pb.Draining) -> str:
+    until = f" until {_moment(draining.until)}" if draining.HasField("until") else ""
+    return f"NOT TAKEN{until}, as {draining.by or 'somebody'} said: {draining.note or 'no note'}"
 
 
 def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
@@ -63,6 +69,8 @@ def _lines(record: pb.JobResponse) -> Iterator[tuple[str, str]]:
     yield "state", _state(record)
     if record.paused:
         yield "paused", "yes"
+    if record.paused_ms:
+        yield "was paused", f"for {record.paused_ms / 1000:.1f} s in all"
     if record.pid:
         yield "pid", str(record.pid)
     if record.HasField("started"):

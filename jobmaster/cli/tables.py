@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 from jobmaster.cli.presentation import visible
 from jobmaster.cli.signals import signal_name
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.sizes import size_text
 
 if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
+    from google.protobuf.wrappers_pb2 import UInt64Value
 
 NARROW: Final = 100
 """Columns of a terminal, below which a line leaves out of times what would have its last column cut off."""
@@ -48,6 +50,58 @@ def event_line(event: pb.JobEventMessage, width: int) -> str:
         time = f"{_moment(event.time, 'milliseconds'):<23}"
     line = f"{event.seq:>8}  {time:<8}  {event.job_id.job_id:<27}  {visible(event.client):<10}  {_happening(event)}"
     return _cut(line, width)
+
+
+def stats_header(width: int) -> str:
+    """What stands over the lines of samples, in `width` columns; as wide as it is, where that is 0."""
+    return _cut(
+        f"{'TIME':<8}  {'CPU':>6}  {'CPU TIME':>9}  {'MEMORY':>9}  {'PEAK':>9}  {'PIDS':>5}  {'READ':>9}  {'WRITTEN':>9}  "
+        "WAITS CPU/MEMORY/IO",
+        width,
+    )
+
+
+def stats_line(stats: pb.JobStats, before: pb.JobStats | None, width: int) -> str:
+    """A sample in `width` columns, and how busy the processors were since the one `before` it; - for what nobody tells."""
+    usage = stats.usage
+    time = _moment(stats.time, "seconds").rpartition(" ")[2]
+    cpu = f"{_cpu_seconds(usage):.2f}s" if usage.HasField("cpu") else "-"
+    read = written = "-"
+    if usage.HasField("io"):
+        read = size_text(sum(each.read_bytes for each in usage.io.devices))
+        written = size_text(sum(each.written_bytes for each in usage.io.devices))
+    memory = _known_size(stats.HasField("memory_now"), stats.memory_now)
+    peak = _known_size(usage.memory.HasField("peak"), usage.memory.peak)
+    waits = "/".join(
+        f"{pressure.some:.0f}%" if is_known else "-"
+        for is_known, pressure in (
+            (stats.HasField("cpu_pressure"), stats.cpu_pressure),
+            (stats.HasField("memory_pressure"), stats.memory_pressure),
+            (stats.HasField("io_pressure"), stats.io_pressure),
+        )
+    )
+    state = "ended" if stats.ended else f"{waits}  paused" if stats.paused else waits
+    line = (
+        f"{time:<8}  {_busy(stats, before):>6}  {cpu:>9}  {memory:>9}  {peak:>9}  "
+        f"{stats.pids_now.value if stats.HasField('pids_now') else '-':>5}  {read:>9}  {written:>9}  {state}"
+    )
+    return _cut(line, width)
+
+
+def _cpu_seconds(usage: pb.Usage) -> float:
+    return (usage.cpu.user_usec.value + usage.cpu.system_usec.value) / 1e6
+
+
+def _busy(stats: pb.JobStats, before: pb.JobStats | None) -> str:
+    """In percent of one processor."""
+    if before is None or not (stats.usage.HasField("cpu") and before.usage.HasField("cpu")):
+        return "-"
+    seconds = (stats.usage.wall_usec.value - before.usage.wall_usec.value) / 1e6
+    return f"{100 * (_cpu_seconds(stats.usage) - _cpu_seconds(before.usage)) / seconds:.0f}%" if seconds > 0 else "-"
+
+
+def _known_size(is_known: bool, size: UInt64Value) -> str:
+    return size_text(size.value) if is_known else "-"
 
 
 def _is_narrow(width: int) -> bool:

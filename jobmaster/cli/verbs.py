@@ -16,6 +16,7 @@ from jobmaster.cli.actions import (
     Attach,
     Backup,
     Command,
+    Drain,
     Events,
     Info,
     Kill,
@@ -26,9 +27,11 @@ from jobmaster.cli.actions import (
     Resume,
     Run,
     Start,
+    Stats,
     Status,
     Stop,
     StreamOutput,
+    Undrain,
     Wait,
 )
 from jobmaster.cli.descriptors import OutputFailed, complain, require_writable, write_text
@@ -122,7 +125,19 @@ async def _do(jobs: Jobs, action: Action) -> tuple[int, str]:
             return status, _shown(record, wants_json=action.as_json)
         case Remove(job_ids):
             return await remove_jobs(jobs, job_ids), ""
-        case Run() | Attach() | StreamOutput() | Logs() | List() | Events() | Backup() | Info():
+        case (
+            Run()
+            | Attach()
+            | StreamOutput()
+            | Logs()
+            | List()
+            | Events()
+            | Stats()
+            | Backup()
+            | Info()
+            | Drain()
+            | Undrain()
+        ):
             return await _do_more(jobs, action)
         case unreachable:
             assert_never(unreachable)
@@ -147,7 +162,7 @@ async def _record(jobs: Jobs, action: ActionOnJob) -> pb.JobResponse:
 
 
 async def _do_more(
-    jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Backup | Info
+    jobs: Jobs, action: Run | Attach | StreamOutput | Logs | List | Events | Stats | Backup | Info | Drain | Undrain
 ) -> tuple[int, str]:
     """The verbs of modules that are imported when they are used."""
     match action:
@@ -175,9 +190,17 @@ async def _do_more(
             from jobmaster.cli.listing import show_events
 
             await show_events(jobs, action)
+        case Stats():
+            from jobmaster.cli.listing import show_stats
+
+            await show_stats(jobs, action)
         case Info(as_json=wants_json):
             info = await jobs.server_info()
             return DONE, f"{as_json(info) if wants_json else info_block(info)}\n"
+        case Drain(note=note, timeout_ms=timeout_ms):
+            await jobs.drain(note, timeout_ms=timeout_ms)
+        case Undrain():
+            await jobs.undrain()
         case Backup(file):
             from jobmaster.cli.copying import save_backup
 

@@ -10,7 +10,7 @@ import trio
 from google.protobuf.message import Message
 
 from jobmaster.client.patience import Patience
-from jobmaster.errors import AuditUnavailable, JournalUnavailable, TransportError
+from jobmaster.errors import AuditUnavailable, JournalUnavailable, StartsRefused, TransportError
 from jobmaster.grpc.channel import CallChannel, CallStream
 from jobmaster.grpc.client import CertificateNotAccepted
 from jobmaster.grpc.purerpc_adapter import Client, RpcFailedError, Status, StatusCode, raise_status
@@ -126,7 +126,7 @@ class Calls:
         """
         match error:
             case RpcFailedError():
-                may_pass = error.status.status_code is StatusCode.UNAVAILABLE
+                may_pass = error.status.status_code is StatusCode.UNAVAILABLE and not _is_refused_for_long(error)
             case CertificateNotAccepted():
                 may_pass = self._was_served
             case _:
@@ -149,6 +149,13 @@ def _is_not_served(error: RpcFailedError) -> bool:
     from jobmaster.grpc.status_details import reason_in, reason_of  # here, because few calls fail
 
     return reason_in(error.status) in {reason_of(kind) for kind in _NOT_SERVED}
+
+
+def _is_refused_for_long(error: RpcFailedError) -> bool:
+    """Whether an admin has the server take no jobs: whoever asks is to know why at once."""
+    from jobmaster.grpc.status_details import reason_in, reason_of  # as above
+
+    return reason_in(error.status) == reason_of(StartsRefused)
 
 
 def jitter() -> float:

@@ -193,6 +193,20 @@ class Jobs:
         """
         return await self._calls.unary("ServerInfo", pb.ServerInfoRequest(), pb.ServerInfoResponse, self._patience)
 
+    async def drain(self, note: str = "", *, timeout_ms: int = 0) -> pb.Draining:
+        """Has the server take no new jobs, for an admin; those that run go on, and who starts one is told the note at once.
+
+        Args:
+            note: for those, a line of 200 characters at most.
+            timeout_ms: milliseconds until jobs are taken again; 0: until `undrain`.
+        """
+        request = pb.DrainRequest(note=note, timeout_ms=timeout_ms)
+        return await self._calls.unary("Drain", request, pb.Draining, self._patience)
+
+    async def undrain(self) -> None:
+        """Has the server take new jobs again, for an admin."""
+        await self._calls.unary("Undrain", pb.UndrainRequest(), pb.UndrainResponse, self._patience)
+
     async def remove(self, job_id: str) -> None:
         """Removes an ended job: its output and its record. Whoever reads the output at that moment reads on.
 
@@ -299,6 +313,24 @@ class Jobs:
             output.abandon()
 
     @asynccontextmanager
+    async def stats(self, job_id: str, *, interval_ms: int = 0) -> AsyncIterator[AsyncIterator[pb.JobStats]]:
+        """What a job has used until now, at an interval until it has ended: the last one tells of its end.
+
+        Args:
+            job_id: the job.
+            interval_ms: milliseconds between two, from 100 to 60,000; 0: 1000.
+
+        While iterating, raises:
+            RpcFailedError, TransportError: as `watch`; UNIMPLEMENTED of a server that is older.
+        """
+        request = pb.StatsRequest(job_id=pb.JobID(job_id=job_id), interval_ms=interval_ms)
+        stats = _Stats(self._calls, request, self._following_patience)
+        try:
+            yield stats
+        finally:
+            stats.abandon()
+
+    @asynccontextmanager
     async def watch(self, after: int | None = None) -> AsyncIterator[AsyncIterator[pb.JobEventMessage]]:
         """What happens to jobs, live, until the block is left.
 
@@ -355,6 +387,29 @@ class _Events:
 
     def _request(self) -> pb.WatchRequest:
         return pb.WatchRequest(only_new=True) if self._after is None else pb.WatchRequest(after=self._after)
+
+    def abandon(self) -> None:
+        """Ends the call that is open, if any."""
+        self._stream.abandon()
+
+
+class _Stats:
+    """The samples of a job; has one reader."""
+
+    def __init__(self, calls: Calls, request: pb.StatsRequest, patience: float) -> None:
+        self._request = request
+        self._stream = Stream(calls, "Stats", pb.StatsRequest, pb.JobStats, patience)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> pb.JobStats:
+        message = await self._stream.receive(lambda: self._request)
+        if message is None:
+            raise StopAsyncIteration
+        assert isinstance(message, pb.JobStats)  # noqa: S101  # for the type checker
+        self._stream.patience.progress()
+        return message
 
     def abandon(self) -> None:
         """Ends the call that is open, if any."""

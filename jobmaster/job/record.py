@@ -19,8 +19,10 @@ from jobmaster.job.state import (
     Finished,
     Held,
     InvalidTransition,
+    MainProcessDied,
     Running,
     State,
+    StopOrdered,
     Stopping,
     describe_state,
     transition,
@@ -115,18 +117,25 @@ class OomKillsCounted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused:
-    """Its processes are frozen, as the client `by` asked."""
+    """Its processes are frozen, as the client `by` asked.
+
+    Attributes:
+        age: of the main process then, in microseconds by the clock of the time since boot, which nobody sets; None where an
+            older server did not say.
+    """
 
     by: str
     at: datetime
+    age: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed:
-    """They go on, as the client `by` asked."""
+    """They go on, as the client `by` asked; `age` as of `Paused`."""
 
     by: str
     at: datetime
+    age: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,8 @@ class JobRecord:
         output_pruned: when and why the output was removed; None where it was not.
         usage: what it has used, of one that has ended; None where nobody could tell.
         paused: its processes are frozen; a stop has them go on, to end.
+        paused_at_age: of the main process, as of `Paused`; None where it is not paused, or nobody knows.
+        paused_for: how long it was paused, in microseconds, without the pause that goes on.
         pauses: how often it was paused.
         signals: the last order of each signal that clients have ordered.
     """
@@ -182,8 +193,16 @@ class JobRecord:
     output_pruned: OutputPruned | None = None
     usage: Usage | None = None
     paused: bool = False
+    paused_at_age: int | None = None
+    paused_for: int = 0
     pauses: int = 0
     signals: tuple[SignalOrdered, ...] = ()
+
+    def run_seconds(self, age: float) -> float:
+        """For how long it has run when its main process is so many seconds old: without its pauses."""
+        if self.paused_at_age is not None:
+            age = min(age, self.paused_at_age / 1e6)
+        return age - self.paused_for / 1e6
 
     @property
     def stop_signal(self) -> int:
@@ -249,8 +268,7 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             return _under_orders(record, event)
         case Finished():
             return replace(
-                record,
-                paused=False,
+                _going_on(record, None),
                 state=transition(record.state, event),
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,
@@ -259,7 +277,9 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             )
         case _:
             state = transition(record.state, event)
-            return replace(record, state=state, paused=record.paused and isinstance(state, Running))
+            if record.paused and not isinstance(state, Running):
+                record = _going_on(record, event.age if isinstance(event, StopOrdered | MainProcessDied) else None)
+            return replace(record, state=state)
 
 
 def _under_orders(record: JobRecord, event: Paused | Resumed | SignalOrdered) -> JobRecord:
@@ -267,14 +287,21 @@ def _under_orders(record: JobRecord, event: Paused | Resumed | SignalOrdered) ->
         raise InvalidTransition(record.state, event)
     match event:
         case Paused():
-            return replace(record, paused=True, pauses=record.pauses + 1)
+            return replace(record, paused=True, paused_at_age=event.age, pauses=record.pauses + 1)
         case Resumed():
-            return replace(record, paused=False)
+            return _going_on(record, event.age)
         case SignalOrdered(signal=number):
             others = tuple(each for each in record.signals if each.signal != number)
             return replace(record, signals=(*others, event))
         case unreachable:
             assert_never(unreachable)
+
+
+def _going_on(record: JobRecord, age: int | None) -> JobRecord:
+    """That is not paused any more, since its main process was of this age."""
+    since = record.paused_at_age
+    paused_for = 0 if since is None or age is None else max(0, age - since)
+    return replace(record, paused=False, paused_at_age=None, paused_for=record.paused_for + paused_for)
 
 
 def describe_job(record: JobRecord) -> str:

@@ -114,9 +114,14 @@ class RunTimeWarned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopOrdered:
-    """Somebody wants the job to end."""
+    """Somebody wants the job to end, which has it go on where it is paused.
+
+    Attributes:
+        age: of the main process then, in microseconds since it was started; said of a paused job alone.
+    """
 
     order: StopOrder
+    age: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +136,12 @@ class KillSent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MainProcessDied:
-    """The main process has died; `killed_for_memory` and `oom_limit` as in `Closing`."""
+    """The main process has died; `killed_for_memory` and `oom_limit` as in `Closing`, `age` as of `StopOrdered`."""
 
     death: Death
     killed_for_memory: bool = False
     oom_limit: OomLimit | None = None
+    age: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

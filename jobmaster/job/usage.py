@@ -90,6 +90,14 @@ class Stalled:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pressure:
+    """In how much of the last ten seconds some tasks, or all of them, waited for a resource, in percent (avg10 of *.pressure)."""
+
+    some: float
+    full: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """All of it; a part is None where its controller does not count for the job.
 
@@ -105,3 +113,21 @@ class Usage:
     cpu_stalled: Stalled | None = None
     memory_stalled: Stalled | None = None
     io_stalled: Stalled | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a job has used until now, and how busy it is.
+
+    Attributes:
+        usage: from its beginning.
+        memory: bytes that are charged to it now (memory.current).
+        pids: tasks that it has now (pids.current).
+    """
+
+    usage: Usage
+    memory: int | None = None
+    pids: int | None = None
+    cpu_pressure: Pressure | None = None
+    memory_pressure: Pressure | None = None
+    io_pressure: Pressure | None = None

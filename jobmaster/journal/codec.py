@@ -362,6 +362,7 @@ _USAGE: Final = _of_known(
     memory_stalled=_STALLED,
     io_stalled=_STALLED,
 )
+_AGE: Final = _sparse(_optional(_INTEGER), None)
 _OUTPUT_PRUNED: Final = _structure(OutputPruned, at=_TIME, reason=_TEXT)
 _SIGNAL_ORDERED: Final = _structure(SignalOrdered, signal=_INTEGER, by=_TEXT, at=_TIME, to_all=_FLAG)
 _EVENTS: Final[dict[type, Codec]] = {
@@ -389,11 +390,11 @@ _EVENTS: Final[dict[type, Codec]] = {
     ),
     Executed: _structure(Executed),
     RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
-    StopOrdered: _structure(StopOrdered, order=_ORDER),
+    StopOrdered: _structure(StopOrdered, order=_ORDER, age=_AGE),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
     MainProcessDied: _structure(
-        MainProcessDied, death=_DEATH, killed_for_memory=_FLAG, oom_limit=_optional(_OOM_LIMIT)
+        MainProcessDied, death=_DEATH, killed_for_memory=_FLAG, oom_limit=_optional(_OOM_LIMIT), age=_AGE
     ),
     Finished: _structure(
         Finished,
@@ -407,8 +408,8 @@ _EVENTS: Final[dict[type, Codec]] = {
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),
     OutputPruned: _OUTPUT_PRUNED,
-    Paused: _structure(Paused, by=_TEXT, at=_TIME),
-    Resumed: _structure(Resumed, by=_TEXT, at=_TIME),
+    Paused: _structure(Paused, by=_TEXT, at=_TIME, age=_AGE),
+    Resumed: _structure(Resumed, by=_TEXT, at=_TIME, age=_AGE),
     SignalOrdered: _SIGNAL_ORDERED,
 }
 _CARRIED_EVENT: Final = _variant(_EVENT_TYPES, {kind: _EVENTS[kind] for kind in _CARRIED})
@@ -436,6 +437,8 @@ _RECORD: Final = _structure(
     output_pruned=_optional(_OUTPUT_PRUNED),
     usage=_optional(_USAGE),
     paused=_sparse(_FLAG, False),
+    paused_at_age=_AGE,
+    paused_for=_sparse(_INTEGER, 0),
     pauses=_sparse(_INTEGER, 0),
     signals=_sparse(_array(_SIGNAL_ORDERED), ()),
 )

@@ -198,8 +198,12 @@ class Child:
         return datetime.now(UTC) - timedelta(microseconds=nanoseconds // 1000)
 
     def age(self) -> float:
-        """Seconds since it was started, by CLOCK_BOOTTIME as `start_time`, of which the kernel tells whole ticks."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - (self.start_time + 1) / _TICKS
+        """Seconds since it was started, by CLOCK_BOOTTIME as `start_time`, of which the kernel tells whole ticks.
+
+        Until it died, if the launcher has told when.
+        """
+        until = time.clock_gettime(time.CLOCK_BOOTTIME) if self._died_at is None else self._died_at / 1e9
+        return until - (self.start_time + 1) / _TICKS
 
     def has_died(self) -> bool:
         """Whether it has died, reaped or not; one that was released is as good as dead."""

@@ -14,9 +14,18 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from jobmaster.errors import HandedOver, HostError, JobNotRunning, JournalUnavailable, PauseUnavailable, ServerBusy
+from jobmaster.errors import (
+    HandedOver,
+    HostError,
+    JobNotRunning,
+    JournalUnavailable,
+    NotFrozenYet,
+    PauseUnavailable,
+    ServerBusy,
+)
 from jobmaster.job.record import Paused, Resumed, SignalOrdered
 from jobmaster.job.state import Ended, Running, Stopping
+from jobmaster.run.execution import age_of
 
 if TYPE_CHECKING:
     from jobmaster.run.execution import Execution
@@ -24,6 +33,10 @@ if TYPE_CHECKING:
 
 SETTLE_SECONDS: Final = 5.0
 """How long the journal may take for an order."""
+FREEZE_SECONDS: Final = 1.0
+"""How long the caller of a pause waits for the kernel to freeze the processes, which takes it milliseconds."""
+LOOK_SECONDS: Final = 0.001
+"""Between the first two looks whether it has; each time after that is twice as long."""
 MOST_PAUSES: Final = 1_000
 """How often a job may be paused: each is an event that the journal keeps with it, as each going on is."""
 GONE_ON: Final = "the server has handed the job over to the one that comes after it; ask again"
@@ -43,11 +56,12 @@ class Control:
         self._ended = ended
 
     async def pause(self, by: str) -> None:
-        """Freezes every process of the job; returns when that is durable. Idempotent.
+        """Freezes every process of the job; returns when that is durable and the kernel has done so. Idempotent.
 
         Raises:
             JobNotRunning: it ends or has ended, or is being stopped.
             PauseUnavailable: the kernel does not freeze.
+            NotFrozenYet: it is paused, and a process of it is in uninterruptible sleep still; ask again.
             ServerBusy: it was paused too often.
             HandedOver, JournalUnavailable: ask again.
         """
@@ -58,8 +72,9 @@ class Control:
             if record.pauses >= MOST_PAUSES:
                 raise ServerBusy(f"the job has been paused {MOST_PAUSES} times, as often as may be")
             self._freeze(is_frozen=True)
-            self._record.apply(Paused(by=by, at=datetime.now(UTC)))
+            self._record.apply(Paused(by=by, at=datetime.now(UTC), age=age_of(self._execution)))
         await self._settle()
+        await self._wait_frozen()
 
     async def resume(self, by: str) -> None:
         """Lets the processes of a paused job go on; returns when that is durable. Idempotent. Raises as `pause`."""
@@ -67,7 +82,7 @@ class Control:
         self._require_running()
         if self._record.now.paused:
             self._freeze(is_frozen=False)
-            self._record.apply(Resumed(by=by, at=datetime.now(UTC)))
+            self._record.apply(Resumed(by=by, at=datetime.now(UTC), age=age_of(self._execution)))
         await self._settle()
 
     async def signal(self, by: str, number: int, *, to_all: bool) -> None:
@@ -128,6 +143,23 @@ class Control:
         except (HostError, OSError) as error:
             what = "freeze" if is_frozen else "let go on"
             raise PauseUnavailable(f"the server's host could not {what} the job's processes") from error
+
+    async def _wait_frozen(self) -> None:
+        """Returns when the kernel has frozen all processes, or the job is not paused any more."""
+        pause, deadline = LOOK_SECONDS, trio.current_time() + FREEZE_SECONDS
+        while self._record.now.paused:
+            has_frozen = True
+            with self._record.failures_logged("looking whether its processes are frozen"):
+                has_frozen = self._execution.has_frozen()
+            if has_frozen:
+                return
+            if trio.current_time() >= deadline:
+                raise NotFrozenYet(
+                    "the job is paused, but not all of its processes have stopped yet: one may be waiting for a disk; "
+                    "ask again"
+                )
+            await trio.sleep(pause)  # Trio does not wait for what poll(2) says of cgroup.events
+            pause *= 2
 
     async def _settle(self) -> None:
         """Returns when what was recorded is durable.

@@ -22,6 +22,7 @@ from jobmaster.errors import HostError
 from jobmaster.job.cause import Death, Signalled, StopOrder
 from jobmaster.job.memory import limit_killed_for
 from jobmaster.job.state import KillSent, MainProcessDied, StopOrdered
+from jobmaster.run.execution import age_of
 
 if TYPE_CHECKING:
     from jobmaster.job.memory import LimitsMet, OomLimit
@@ -72,7 +73,8 @@ class DeathWatch:
         if not self._record.was_executed and self._execution.was_executed():
             self._note_late_execution(death, is_for_memory=is_for_memory)
         limit = self._limit_killed_for() if is_for_memory else None
-        self._record.apply(MainProcessDied(death=death, killed_for_memory=is_for_memory, oom_limit=limit))
+        age = age_of(self._execution) if self._record.now.paused else None
+        self._record.apply(MainProcessDied(death=death, killed_for_memory=is_for_memory, oom_limit=limit, age=age))
         self._record.oom_kills = kills
         self._record.note_oom_kills()
 

@@ -16,7 +16,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord, LimitReport
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump
 from jobmaster.run.stdin import Stdin
@@ -33,7 +33,10 @@ class Execution(Protocol):
         """The main process."""
 
     def age(self) -> float:
-        """Seconds since the main process was started, those without a server and of a suspended host included; never too many."""
+        """Seconds since the main process was started, those without a server and of a suspended host included; never too many.
+
+        Of one that has died, until then, where that is known.
+        """
 
     async def execute(self) -> None:
         """Gives leave to execute the command, and returns when the kernel has executed it.
@@ -84,6 +87,9 @@ class Execution(Protocol):
     def freeze(self, is_frozen: bool) -> None:
         """Keeps every process from going on, or lets them go on; they can be killed meanwhile. Idempotent."""
 
+    def has_frozen(self) -> bool:
+        """Whether all have come to a stop, of those that `freeze` keeps from going on."""
+
     def kill(self) -> None:
         """Sends SIGKILL to every process, those that are being forked included."""
 
@@ -111,6 +117,13 @@ class Execution(Protocol):
     async def usage(self) -> Usage | None:
         """What its processes have used until now; None where nothing tells it. Asked when the last one is gone."""
 
+    async def sample(self) -> Sample | None:
+        """As `usage`, of one that runs, with what holds now alone.
+
+        Raises:
+            HostError, OSError: it cannot be read now.
+        """
+
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely, so that killed processes can die and what it wrote comes to the disk.
 
@@ -125,6 +138,11 @@ class Execution(Protocol):
 
     def leave(self) -> None:
         """Closes every descriptor and leaves the processes as they are, to another server."""
+
+
+def age_of(execution: Execution) -> int:
+    """The age of its main process in microseconds, as events have it."""
+    return int(execution.age() * 1e6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

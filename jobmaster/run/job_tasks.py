@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from jobmaster.job.request import RequestKey
+    from jobmaster.run.draining import Draining
     from jobmaster.run.ended_jobs import EndedJobs
     from jobmaster.run.execution import ExecutionHost, Spawned
     from jobmaster.run.recorder import Recorder
@@ -95,6 +96,7 @@ class JobTasks:
         terms: Terms,
         rooms: Rooms,
         has_room: Callable[[str], None],
+        draining: Draining,
     ) -> None:
         self._host = host
         self._recorder = recorder
@@ -109,6 +111,7 @@ class JobTasks:
         self._rooms = rooms
         self._shares = Shares()
         self._has_room = has_room
+        self._draining = draining
         self._unrecorded: dict[JobId, bool] = {}  # and whether the journal was given the end
 
     # --- start --------------------------------------------------------------------------------------------------------
@@ -133,7 +136,7 @@ class JobTasks:
 
         Raises:
             RequestTaken: there is a job of this request.
-            ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
+            ServerDraining, StartsRefused, ServerBusy, JournalUnavailable: no job is taken now.
             JobError, RequestError, HostError: this one cannot be started.
         """
         async with self._turns.of(owner):
@@ -149,6 +152,7 @@ class JobTasks:
     async def _start(self, live: LiveJob, request: RequestKey | None, job_id: JobId) -> JobId:
         if self._shutdown.has_begun:
             raise ServerDraining("the server is shutting down")
+        self._draining.require_none()
         self._live.admit(live.owner)
         self._has_room(live.owner)
         self._live.count_start(live.owner)

@@ -81,6 +81,8 @@ class LiveRecord:
         self.is_end_given = False
         """Whether the journal was given its end, and writes it in its turn."""
         self._is_end_recorded = False
+        self.pausing_changes = trio.Event()
+        """Set, and replaced, when it is paused or goes on."""
         self.ends_with_server = False
         """Whether the server ends it, and hands it over no more."""
 
@@ -150,7 +152,11 @@ class LiveRecord:
         Raises:
             InvalidTransition: a bug: it cannot happen in this state.
         """
+        was_paused = self._record.paused
         self._record = apply(self._record, event)
+        if self._record.paused != was_paused:
+            self.pausing_changes.set()
+            self.pausing_changes = trio.Event()
         if self.is_in_journal and self.was_executed:
             self._post(event)
 

@@ -40,7 +40,7 @@ from jobmaster.job.limits import LimitRequest
 from jobmaster.job.memory import LimitsMet
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.launcher.packets import close_all
 from jobmaster.launcher.protocol import KILL
 from jobmaster.output.cap import Cap
@@ -77,7 +77,7 @@ from jobmaster.run.limits import JobLimits, LimitPolicy, default_limits, resolve
 from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
-from jobmaster.run.usages import end_and_read, usage_of
+from jobmaster.run.usages import end_and_read, sample_of, usage_of
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 T = TypeVar("T")
@@ -328,6 +328,10 @@ class LocalExecution:
         """By cgroup.freeze."""
         self._cgroup.freeze(is_frozen)
 
+    def has_frozen(self) -> bool:
+        """By cgroup.events."""
+        return self._cgroup.frozen()
+
     def kill(self) -> None:
         """By the pidfd and by cgroup.kill."""
         self._child.send_signal(9)  # where the cgroup's file fails
@@ -367,6 +371,10 @@ class LocalExecution:
     async def usage(self) -> Usage | None:
         """By the files of the cgroup, in a thread: for some the kernel needs a lock of all cgroups."""
         return await usage_of(self._cgroup.path) if self._has_counted else None
+
+    async def sample(self) -> Sample | None:
+        """As `usage`."""
+        return await sample_of(self._cgroup.path) if self._has_counted else None
 
     async def lift_limits(self) -> None:
         """Lets what is left of it run and write freely; in a thread, where it has anything that may wait."""

@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
-from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JobNotRunning, JournalUnavailable
-from jobmaster.identity.policy import Identity, may_touch
+from jobmaster.errors import HandedOver, JobNotEnded, JobNotFound, JobNotRunning, JournalUnavailable, PermissionRefused
+from jobmaster.identity.policy import Identity, Role, may_touch
 from jobmaster.job.identifier import JobId, new_job_id, parse_job_id
 from jobmaster.job.record import JobRecord
 from jobmaster.job.request import RequestKey
@@ -23,6 +23,7 @@ from jobmaster.job.specification import JobSpecification
 from jobmaster.job.state import Ended, Held
 from jobmaster.run.bounds import DEFAULT_BOUNDS, Bounds
 from jobmaster.run.control import GONE_ON
+from jobmaster.run.draining import Drain, Draining
 from jobmaster.run.ended_jobs import EndedJob, EndedJobs
 from jobmaster.run.execution import ExecutionHost
 from jobmaster.run.history import History
@@ -69,6 +70,7 @@ class Registry:
         self._host = host
         self._records = records
         self._remover = remover
+        self._draining = Draining(host.output_folder)
         self._shutdown = Shutdown(may_hand_over=hands_over)
         self._leftovers = Leftovers()
         self._live = LiveJobs(bounds, self._leftovers)
@@ -88,6 +90,7 @@ class Registry:
             terms=Terms(grace_seconds=grace_seconds),
             rooms=rooms,
             has_room=self._pruner.admit,
+            draining=self._draining,
         )
         self._requests = Requests(records, self._runs)
         self._signal_turns = Turns()
@@ -98,6 +101,31 @@ class Registry:
     def running(self) -> int:
         """How many jobs have not ended."""
         return len(self._live)
+
+    @property
+    def starts_refused(self) -> Drain | None:
+        """Why no new jobs are taken, where an admin has said so."""
+        return self._draining.now
+
+    async def refuse_starts(self, caller: Identity, note: str, timeout_ms: int) -> Drain:
+        """Takes no new jobs for so many milliseconds (0: for ever), or until `accept_starts`; those that run go on.
+
+        A Start whose request id has a job finds it all the same.
+
+        Raises:
+            PermissionRefused: the caller is not an admin.
+            InvalidRequest: the note or the time is none.
+            NotRemembered: it holds, and is not durable.
+        """
+        _require_admin(caller)
+        drain = Drain.asked(note, caller.name, timeout_ms)
+        await self._draining.say(drain, caller.name)
+        return drain
+
+    async def accept_starts(self, caller: Identity) -> None:
+        """Takes new jobs again. Raises as `refuse_starts`."""
+        _require_admin(caller)
+        await self._draining.say(None, caller.name)
 
     def running_of(self, caller: Identity) -> int:
         """How many of the caller's own jobs have not ended."""
@@ -136,7 +164,7 @@ class Registry:
                 be awaited twice.
 
         Raises:
-            ServerDraining, ServerBusy, JournalUnavailable: no job is taken now.
+            ServerDraining, StartsRefused, ServerBusy, JournalUnavailable: no job is taken now.
             RequestIdReused: the request id is that of another request.
             JobError, RequestError, HostError: this one cannot be started.
         """
@@ -234,7 +262,7 @@ class Registry:
 
         Raises:
             JobNotFound: as `find`.
-            JobNotRunning, PauseUnavailable, ServerBusy, HandedOver, JournalUnavailable: as `Control.pause`.
+            JobNotRunning, PauseUnavailable, NotFrozenYet, ServerBusy, HandedOver, JournalUnavailable: as `Control.pause`.
         """
         job = await self._find_running(caller, job_id)
         await job.control.pause(caller.name)
@@ -344,6 +372,11 @@ class Registry:
             nursery.start_soon(remove_half_made, self._host, self._records, self._remover, self._live.__contains__)
             nursery.start_soon(OomCounters(self._host, self._live).watch)
             nursery.start_soon(self._leftovers.keep_removing)
+
+
+def _require_admin(caller: Identity) -> None:
+    if caller.role is not Role.ADMIN:
+        raise PermissionRefused("only an admin may have the server take no new jobs, or take them again")
 
 
 def _check(caller: Identity, record: JobRecord) -> None:

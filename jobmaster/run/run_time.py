@@ -2,6 +2,8 @@
 
 The time is that since the main process was started, by the kernel's clock of the time since boot: it goes on while no
 server is there and while the host is suspended, and nobody sets it. A server that comes late does late what was due.
+While the job is paused its time stands still, also where no server is there: the events of a pause have the main process's
+age. A pause whose age nobody knows, of an older server's, counts as any time.
 
 Of a warning the journal is told before it is sent, so that a job that dies of it is not told to have died of a stranger's
 signal; and it is sent once at most, whatever becomes of the server. A journal whose disk does not answer delays it for a
@@ -10,6 +12,7 @@ moment.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -51,12 +54,17 @@ class RunTimeLimit:
         self._termination.order(None, for_run_time=True)
 
     def _is_over(self) -> bool:
-        return self._execution.age() >= self._run_time.seconds
+        return self._run_seconds() >= self._run_time.seconds
+
+    def _run_seconds(self) -> float:
+        return self._record.now.run_seconds(self._execution.age())
 
     async def _wait(self, seconds: float) -> None:
-        """Returns when the main process is as old as that."""
-        while (left := seconds - self._execution.age()) > 0:
-            await trio.sleep(min(max(left, PRECISION_SECONDS), LOOK_SECONDS))
+        """Returns when the job has run for as long as that."""
+        while (left := seconds - self._run_seconds()) > 0:
+            stands_still = self._record.now.paused_at_age is not None
+            with trio.move_on_after(math.inf if stands_still else min(max(left, PRECISION_SECONDS), LOOK_SECONDS)):
+                await self._record.pausing_changes.wait()
 
     async def _warn(self) -> None:
         state, number = self._record.state, self._run_time.warn_signal

@@ -48,6 +48,7 @@ from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.run_time import RunTimeLimit
 from jobmaster.run.teardown import Teardown
 from jobmaster.run.termination import Termination
+from jobmaster.run.usages import Sampling
 
 if TYPE_CHECKING:
     from jobmaster.job.cause import StopOrder
@@ -149,6 +150,8 @@ class Supervisor:
         self.ended = trio.Event()
         self.control = Control(self._record, execution, executed=self.executed, ended=self.ended)
         """What clients order that is no end."""
+        self.sampling = Sampling(execution)
+        """What it uses."""
         self.has_failed = False
         """Whether its command could not be executed, or too late: it is no caller's wish that it ends."""
         self.is_executing = False

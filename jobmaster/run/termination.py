@@ -21,6 +21,7 @@ import trio
 from jobmaster.job.cause import StopOrder
 from jobmaster.job.state import Closing, Held, KillSent, Running, StopOrdered, Stopping, StopSignalled
 from jobmaster.run.death_watch import too_late
+from jobmaster.run.execution import age_of
 
 if TYPE_CHECKING:
     from jobmaster.run.death_watch import DeathWatch
@@ -88,10 +89,13 @@ class Termination:
         if not self._death_watch.has_died():
             was_paused = self._record.now.paused
             self._note(order)
-            self._record.apply(StopOrdered(order=order))
+            self._record.apply(self._ordered(order))
             self._signal_main()
             if was_paused:
                 self._thaw()
+
+    def _ordered(self, order: StopOrder) -> StopOrdered:
+        return StopOrdered(order=order, age=age_of(self._execution) if self._record.now.paused else None)
 
     def _note(self, order: StopOrder, *, is_early: bool = False) -> None:
         with self._record.failures_logged("noting the stop order"):
@@ -107,7 +111,7 @@ class Termination:
                 not known.
         """
         if isinstance(self._record.state, Running) and order is not None:
-            self._record.apply(StopOrdered(order=order))
+            self._record.apply(self._ordered(order))
         if is_killed:
             self._hurry.set()
         if not is_early and isinstance(self._record.state, Stopping | Closing) and self._record.state.order is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from jobmaster.errors import CgroupError
-from jobmaster.host.cgroup.usage import read_usage
+from jobmaster.host.cgroup.usage import read_sample, read_usage
 from jobmaster.threads import run_in_thread
 
 if TYPE_CHECKING:
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
     from jobmaster.host.cgroup.tree import CgroupTree
     from jobmaster.job.identifier import JobId
     from jobmaster.job.record import JobRecord
-    from jobmaster.job.usage import Usage
+    from jobmaster.job.usage import Sample, Usage
+    from jobmaster.run.execution import Execution
 
 READERS: Final = trio.CapacityLimiter(4)
 """Threads that read; nothing but the end of the job in question waits for them, and that not for long."""
+SAMPLERS: Final = trio.CapacityLimiter(2)
+"""Threads that read for those who follow what jobs use, who may be many and ask often: no end of a job comes after them."""
+SHARED_SECONDS: Final = 0.05
+"""How old a sample may be that several followers of a job share: half of the shortest interval."""
 _PAUSE_SECONDS: Final = 0.002
 
 
@@ -34,6 +40,39 @@ async def usage_of(folder: Path) -> Usage | None:
         NoThread: none can be started.
     """
     return await run_in_thread(READERS, read_usage, folder, abandon=True)
+
+
+async def sample_of(folder: Path) -> Sample | None:
+    """As `usage_of`, with what holds now alone."""
+    return await run_in_thread(SAMPLERS, read_sample, folder, abandon=True)
+
+
+class Sampling:
+    """The samples of one job, for all who follow them: those who ask in one moment share one."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._reading: trio.Event | None = None
+        self._last: Sample | None = None
+        self._last_at = -math.inf
+
+    async def take(self) -> Sample | None:
+        """A sample that is SHARED_SECONDS old at most; None where the kernel tells nothing.
+
+        Raises:
+            HostError, OSError: as `Execution.sample`.
+        """
+        while self._reading is not None:
+            await self._reading.wait()
+        if trio.current_time() - self._last_at <= SHARED_SECONDS:
+            return self._last
+        self._reading = trio.Event()
+        try:
+            self._last, self._last_at = await self._execution.sample(), trio.current_time()
+        finally:
+            self._reading.set()
+            self._reading = None
+        return self._last
 
 
 def end_and_read(tree: CgroupTree, records: Sequence[JobRecord], seconds: float) -> dict[JobId, Usage]:

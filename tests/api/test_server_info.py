@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Final, cast
 
@@ -12,6 +13,7 @@ from jobmaster.api.jobs import JobService
 from jobmaster.api.server_info import ServerFacts, server_info
 from jobmaster.identity.policy import Identity, Role
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.run.draining import Drain
 from jobmaster.run.registry import Registry
 
 FACTS: Final = ServerFacts(
@@ -62,9 +64,21 @@ def test_how_much_output_is_kept(kept: int | None, told: int) -> None:
 def test_the_callers_own_jobs_are_counted() -> None:
     """The call asks for those of who calls."""
     registry = SimpleNamespace(
-        running_of=lambda caller: 7 if caller == USER else 0, most_running_of=lambda caller: 9 if caller == USER else 0
+        running_of=lambda caller: 7 if caller == USER else 0,
+        most_running_of=lambda caller: 9 if caller == USER else 0,
+        starts_refused=None,
     )
     service = JobService(cast(Registry, registry), Followers(), FACTS)
     assert service.ServerInfo(pb.ServerInfoRequest(), USER).running_jobs == 7
     assert service.ServerInfo(pb.ServerInfoRequest(), USER).max_jobs_of_client == 9
     assert service.ServerInfo(pb.ServerInfoRequest(), ADMIN).running_jobs == 0
+
+
+def test_a_server_that_takes_no_jobs() -> None:
+    """It says since when, until when, who said so and why."""
+    at = datetime(2026, 1, 2, 12, tzinfo=UTC)
+    drain = Drain(note="why", by="superuser", at=at, until=at + timedelta(hours=1))
+    told = server_info(FACTS, USER, running=0, most_running=9, draining=drain)
+    assert (told.draining.note, told.draining.by) == ("why", "superuser")
+    assert told.draining.until.seconds - told.draining.since.seconds == 3600
+    assert not server_info(FACTS, USER, running=0).HasField("draining")

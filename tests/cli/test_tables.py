@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pytest
 
-from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header
+from jobmaster.cli.tables import event_line, events_header, job_line, jobs_header, stats_header, stats_line
 from jobmaster.jobs.v1 import jobs_pb2 as pb
 
 JOB: Final = "0ujtsYcgvSTl8PAuAdqWYSMnLOv"
@@ -191,3 +191,18 @@ def test_headers_stand_over_their_columns(width: int) -> None:
     line, header = event_line(event, width), events_header(width)
     assert line[header.index("JOB") :].startswith(JOB)
     assert line[header.index("EVENT") :].startswith("removed")
+
+
+def test_samples() -> None:
+    """A line has what is known, - for what is not, and how busy the processors were since the line before."""
+    first, second = pb.JobStats(), pb.JobStats(paused=True)
+    first.usage.cpu.user_usec.value, second.usage.cpu.user_usec.value = 500_000, 2_000_000
+    first.usage.wall_usec.value, second.usage.wall_usec.value = 1_000_000, 2_000_000
+    second.memory_now.value, second.pids_now.value = 2**20, 3
+    second.usage.io.devices.add(read_bytes=2**20)
+    second.cpu_pressure.some = 12.4
+    assert stats_line(first, None, 0).split()[1:] == ["-", "0.50s", "-", "-", "-", "-", "-", "-/-/-"]
+    assert stats_line(second, first, 0).split()[1:3] == ["150%", "2.00s"]
+    assert stats_line(second, first, 0).split()[-2:] == ["12%/-/-", "paused"]
+    assert stats_line(pb.JobStats(ended=True), second, 0).endswith("ended")
+    assert len(stats_line(second, first, 40)) == len(stats_header(40)) == 40

@@ -23,13 +23,6 @@ def is_frozen(server: Server, job_id: str) -> bool:
     return "frozen 1" in (server.cgroup_of(job_id) / "cgroup.events").read_text()
 
 
-async def wait_frozen(server: Server, job_id: str, *, is_wanted: bool = True) -> None:
-    """Returns when they are, or are no more."""
-    with trio.fail_after(DEADLINE):
-        while is_frozen(server, job_id) != is_wanted:
-            await trio.sleep(0.01)
-
-
 async def test_who_has_sent_the_signal(server: Server) -> None:
     """A job that dies of a client's signal has completed by it, and the cause says whose it was."""
     async with server.connect() as jobs:
@@ -86,7 +79,7 @@ async def test_a_job_stays_paused(tmp_path: Path, certificates: Path) -> None:
         await until_output(jobs, job_id, b"up\n")
         for _ in range(2):
             assert (await jobs.pause(job_id)).paused
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         for process, number in ((server.pid, signal.SIGKILL), (server.launcher, signal.SIGUSR2)):
             old = server.pid
             os.kill(process, number)
@@ -118,7 +111,7 @@ async def test_a_paused_job_is_stopped(server: Server, force: bool) -> None:
         job_id = await jobs.start("sh", "-c", "trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done")
         await until_output(jobs, job_id, b"up\n")
         await jobs.pause(job_id)
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         with trio.fail_after(DEADLINE):
             record = await jobs.stop(job_id, force=force)
         stopped = record.cause.stopped
@@ -131,7 +124,7 @@ async def test_a_paused_job_is_killed(server: Server) -> None:
     async with server.connect() as jobs:
         job_id = await jobs.start("sleep", "1000")
         await jobs.pause(job_id)
-        await wait_frozen(server, job_id)
+        assert is_frozen(server, job_id)
         await jobs.signal(job_id, signal.SIGKILL)
         with trio.fail_after(DEADLINE):
             assert (await ended(jobs, job_id)).cause.signalled.by == "client1"

@@ -71,7 +71,7 @@ async def test_grpcurl_lists_the_services(server: Server) -> None:
 
 _METHODS: Final = (
     *("Start", "Status", "Stop", "Wait", "Remove", "List", "Watch", "Backup"),
-    *("StreamOutput", "FollowOutput", "Attach", "ServerInfo", "Signal", "Pause", "Resume"),
+    *("StreamOutput", "FollowOutput", "Attach", "ServerInfo", "Signal", "Pause", "Resume", "Stats", "Drain", "Undrain"),
 )
 
 

@@ -15,6 +15,7 @@ from jobmaster.job.cause import Cause, Evidence, Exited, FailedToStart, OomKille
 from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import (
+    JobEvent,
     JobRecord,
     LimitReport,
     OomKillsCounted,
@@ -256,3 +257,25 @@ def test_the_evidence_of_a_job_that_has_not_died(never_executed: str | None) -> 
     """Nothing is known of its death, and why is told."""
     evidence = evidence_of(RECORD, lost_because="lost", never_executed=never_executed)
     assert evidence == Evidence(death=None, never_executed=never_executed, memory_max=1, lost_because="lost")
+
+
+@pytest.mark.parametrize(
+    ("ending", "paused_for"),
+    [
+        (Resumed(by="client1", at=NOON, age=7), 4),
+        (Resumed(by="client1", at=NOON), 0),
+        (Resumed(by="client1", at=NOON, age=2), 0),
+        (StopOrdered(order=ORDER, age=8), 5),
+        (MainProcessDied(death=Exited(0), age=9), 6),
+    ],
+)
+def test_how_long_a_record_was_paused(ending: JobEvent, paused_for: int) -> None:
+    """By the ages of the main process, where both are known; all pauses together, and no time beyond them counts as run."""
+    paused = apply(RUNNING, Paused(by="client1", at=NOON, age=3))
+    assert paused.run_seconds(5.0) == 3e-6
+    after = apply(paused, ending)
+    assert (after.paused, after.paused_for, after.paused_at_age) == (False, paused_for, None)
+    if isinstance(ending, Resumed):
+        again = apply(apply(after, Paused(by="client1", at=NOON, age=10)), Resumed(by="client1", at=NOON, age=20))
+        assert again.paused_for == paused_for + 10
+        assert again.run_seconds(1.0) == pytest.approx(1 - again.paused_for / 1e6)

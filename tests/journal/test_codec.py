@@ -212,8 +212,9 @@ def test_ends_of_earlier_programs() -> None:
 
 
 ORDERS: Final = (
+    Paused(by="client1", at=NOON, age=1_500_000),
     Paused(by="client1", at=NOON),
-    Resumed(by="client1", at=NOON),
+    Resumed(by="client1", at=NOON, age=1_500_000),
     SignalOrdered(signal=10, by="client1", at=NOON, to_all=True),
 )
 

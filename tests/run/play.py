@@ -22,7 +22,7 @@ from jobmaster.run.registry import Registry, open_registry
 from tests.output.stretches import bytes_of
 from tests.run.faults import Faults, Threads, installed
 from tests.run.records import MemoryRecords
-from tests.run.schedules import Ending, Follow, Hurry, Leaves, Schedule, Start, Step, Stop, Wait, name_of
+from tests.run.schedules import Ending, Follow, Hurry, Leaves, Pause, Schedule, Start, Step, Stop, Wait, name_of
 from tests.run.scripted import ScriptedExecution, ScriptedHost
 
 LONGEST_SECONDS: Final = 600.0
@@ -271,6 +271,8 @@ class _Player:
                 await self._call(index, step.leaves, lambda: self._follow(step))
             case Wait():
                 await self._call(index, step.leaves, lambda: self._wait(step))
+            case Pause():
+                await self._call(index, step.leaves, lambda: self._pause(step))
             case Hurry():
                 self._registry.hurry()
             case unreachable:
@@ -349,6 +351,12 @@ class _Player:
         if isinstance(job.record.state, Held | Running):
             self._history.orders.append((self._history.host.step(), step.job, step.caller.name))
         return await self._registry.stop(step.caller, job_id, force=step.force)
+
+    async def _pause(self, step: Pause) -> JobRecord | None:
+        job_id = self._history.job_of(step.job)
+        if job_id is None:
+            return None
+        return await (self._registry.resume if step.goes_on else self._registry.pause)(step.caller, job_id)
 
     async def _follow(self, step: Follow) -> bytes | None:
         job_id = self._history.job_of(step.job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import errno
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
@@ -72,13 +72,24 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Pauses a job, or resumes it."""
+
+    at: float
+    job: int
+    caller: Identity
+    leaves: Leaves = None
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hurry:
     """Ends all grace periods."""
 
     at: float
 
 
-Step = Start | Stop | Follow | Wait | Hurry
+Step = Start | Stop | Follow | Wait | Pause | Hurry
 
 
 class Ending(enum.Enum):
@@ -179,7 +190,7 @@ def schedule(seed: int) -> Schedule:
         scripts=scripts,
         run_times=run_times,
         stops=stops,
-        steps=(*starts, *others),
+        steps=(*starts, *others, *_pauses(seed, starts, run_times)),
         faults=_faults(random),
         delays=_delays(random),
         bounds=random.choice((Bounds(), Bounds(), Bounds(running=8, ended=8), Bounds(running=100, ended=4))),
@@ -294,6 +305,29 @@ def _run_times(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[RunTime 
         died = OnTerm(death=Signalled(WARNING), after=random.choice((0.0, 0.001, 0.1)))
         given[name] = replace(script, on_warning=random.choice((None, died)))
     return tuple(run_times), given
+
+
+def _pauses(seed: int, starts: Sequence[Start], run_times: Sequence[RunTime | None]) -> list[Pause]:
+    """Of each job in some of the schedules, in most of those with a run time, and when it is over; from numbers of their own."""
+    random = Random(f"{seed} pauses")
+    if random.random() > (0.2 if run_times.count(None) == len(run_times) else 0.8):
+        return []
+    ends = {
+        start.job: start.at + run_time.seconds for start, run_time in zip(starts, run_times, strict=True) if run_time
+    }
+    return [
+        Pause(
+            at=random.choice(
+                (start.at + _time(random), ends.get(start.job, start.at) * random.choice((0.9, 1.0, 1.0)))
+            ),
+            job=start.job,
+            caller=start.caller,
+            leaves=_leaves(random, often=0.2),
+            goes_on=random.random() < 0.5,
+        )
+        for start in starts
+        for _ in range(random.choice((1, 2, 4, 8)))
+    ]
 
 
 def _stops(seed: int, scripts: Mapping[str, Script]) -> tuple[tuple[StopTerms | None, ...], dict[str, Script]]:

@@ -28,7 +28,7 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import LimitsMet, OomLimit
 from jobmaster.job.record import JobRecord
 from jobmaster.job.specification import JobSpecification
-from jobmaster.job.usage import Usage
+from jobmaster.job.usage import Sample, Usage
 from jobmaster.output.cap import Cap
 from jobmaster.output.log import OutputLog
 from jobmaster.output.pump import Pump, open_pipe
@@ -79,6 +79,7 @@ class Script:
         lost_at: when it is known that nobody will learn how it dies.
         busy_seconds: how long the kernel finds its empty cgroup busy.
         signalling_hangs: signals to the other processes are never sent.
+        freeze_seconds: how long the kernel takes to freeze it.
         lifting_hangs: its limits are never lifted.
         limit_of_kills: whose limit the kernel kills for; None: it does not tell.
         usage: what it has used, and how long the kernel takes to tell.
@@ -108,6 +109,7 @@ class Script:
     lost_at: float = NEVER
     busy_seconds: float = 0.0
     signalling_hangs: bool = False
+    freeze_seconds: float = 0.0
     lifting_hangs: bool = False
     limit_of_kills: OomLimit | None = None
     usage: Usage | None = None
@@ -131,11 +133,13 @@ class Truth:
         terms: signals of a stop, SIGTERM mostly, that the main process got while it lived.
         warnings: other signals that it got while it lived.
         timed_out: when the engine ordered its end because its time was over, and no order was before that.
+        timed_out_at: the time of that.
         killed: when the server's first SIGKILL was sent while the main process lived.
         died: when the main process died, None where it never did.
         killed_for_memory: when the kernel's SIGKILL for memory was sent to the main process.
         child_killed_at: the time of the last OOM kill of a child.
         executed_at, died_at: the time of the execution, and of the death.
+        frozen: the times when it was frozen and when it was let go on, in turns.
         written: bytes that the pipe has taken.
     """
 
@@ -143,6 +147,7 @@ class Truth:
     terms: list[int] = field(default_factory=list)
     warnings: list[int] = field(default_factory=list)
     timed_out: int | None = None
+    timed_out_at: float = math.inf
     killed: int | None = None
     died: int | None = None
     death: Death | None = None
@@ -150,7 +155,13 @@ class Truth:
     child_killed_at: float = -math.inf
     executed_at: float = math.inf
     died_at: float = math.inf
+    frozen: list[float] = field(default_factory=list)
     written: int = 0
+
+    def frozen_seconds(self, until: float) -> float:
+        """How long it was frozen before then."""
+        moments = [min(each, until) for each in (*self.frozen, until)]
+        return sum(end - begin for begin, end in zip(moments[::2], moments[1::2], strict=False))
 
 
 def _as_kept(order: StopOrder) -> StopOrder:
@@ -184,6 +195,7 @@ class ScriptedExecution:
         self.is_closed = False
         self.said_stuck: list[int] = []
         self.lifted = 0
+        self.samples = 0
         self.written_up = trio.Event()
         self._host = host
         self._kept_read_end = os.dup(ends[0])
@@ -211,7 +223,7 @@ class ScriptedExecution:
 
     def age(self) -> float:
         """By Trio's clock."""
-        return trio.current_time() - self.made_at
+        return min(trio.current_time(), self.truth.died_at) - self.made_at
 
     async def execute(self) -> None:
         """Executes the command when the script says, whoever leaves meanwhile; another server waits for the same."""
@@ -304,7 +316,14 @@ class ScriptedExecution:
     def freeze(self, is_frozen: bool) -> None:
         """Notes it; what the script says happens all the same."""
         self._meet("freeze")
+        if is_frozen != self.is_frozen:
+            self.truth.frozen.append(trio.current_time())
         self.is_frozen = is_frozen
+
+    def has_frozen(self) -> bool:
+        """When the script says."""
+        self._meet("has_frozen")
+        return self.is_frozen and trio.current_time() >= self.truth.frozen[-1] + self.script.freeze_seconds
 
     def kill(self) -> None:
         """Sends SIGKILL to all; they die when the script says."""
@@ -355,6 +374,13 @@ class ScriptedExecution:
         await trio.sleep(self.script.usage_seconds)
         return self.script.usage
 
+    async def sample(self) -> Sample | None:
+        """As the script says; takes as long."""
+        self._meet("sample")
+        self.samples += 1
+        await trio.sleep(self.script.usage_seconds)
+        return None if self.script.usage is None else Sample(usage=self.script.usage, pids=self.samples)
+
     async def lift_limits(self) -> None:
         """It has none; who is cancelled is so here."""
         if self.script.lifting_hangs:
@@ -379,7 +405,7 @@ class ScriptedExecution:
         """Keeps the first order for another server."""
         self._meet("note_order")
         if order.for_run_time and self.order is None:
-            self.truth.timed_out = self._host.step()
+            self.truth.timed_out, self.truth.timed_out_at = self._host.step(), trio.current_time()
         if self.order is None:
             self.order, self.order_is_early = _as_kept(order), is_early
 

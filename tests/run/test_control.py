@@ -16,6 +16,7 @@ from jobmaster.errors import (
     JobNotFound,
     JobNotRunning,
     JournalUnavailable,
+    NotFrozenYet,
     PauseUnavailable,
     ServerBusy,
 )
@@ -25,13 +26,13 @@ from jobmaster.job.identifier import JobId
 from jobmaster.job.record import JobRecord, Paused, Resumed, SignalOrdered
 from jobmaster.job.state import Running
 from jobmaster.run import control
-from jobmaster.run.control import SETTLE_SECONDS
+from jobmaster.run.control import FREEZE_SECONDS, SETTLE_SECONDS
 from jobmaster.run.registry import Registry
 from jobmaster.run.turns import OF_CLIENT
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2, ended, record_of
-from tests.run.scripted import OnTerm, Script
+from tests.run.scripted import NEVER, OnTerm, Script
 
 
 async def send(registry: Registry, caller: Identity, job_id: str) -> JobRecord:
@@ -68,6 +69,35 @@ async def test_a_job_is_paused_and_goes_on(machine: Machine) -> None:
             assert not (await registry.resume(ADMIN, job_id)).paused
             assert not machine.execution(job_id).is_frozen
         assert orders_in(machine) == [(Paused, "client1"), (Resumed, "superuser")]
+
+
+async def test_a_pause_takes_the_kernel_its_time(machine: Machine) -> None:
+    """It is answered when all processes have stopped; where that takes long, with an error: it is paused all the same."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(freeze_seconds=1.5 * FREEZE_SECONDS))
+        with pytest.raises(NotFrozenYet):
+            await registry.pause(CLIENT1, job_id)
+        assert machine.records.jobs[job_id].paused
+        assert not machine.execution(job_id).has_frozen()
+        assert (await registry.pause(CLIENT1, job_id)).paused
+        assert machine.execution(job_id).has_frozen()
+        assert orders_in(machine) == [(Paused, "client1")]
+
+
+@pytest.mark.parametrize("goes_on", ["resume", "stop", "die"])
+async def test_a_pause_that_is_overtaken(machine: Machine, goes_on: str) -> None:
+    """Whoever waits for the processes to stop is answered when somebody has the job go on, or it dies."""
+    async with machine.registry() as registry, trio.open_nursery() as nursery:
+        job_id = await machine.start(registry, CLIENT1, Script(freeze_seconds=NEVER))
+        nursery.start_soon(registry.pause, CLIENT1, job_id)
+        await trio.sleep(FREEZE_SECONDS / 2)
+        match goes_on:
+            case "resume":
+                await registry.resume(ADMIN, job_id)
+            case "stop":
+                await registry.stop(ADMIN, job_id)
+            case _:
+                machine.execution(job_id).end(Signalled(signal.SIGKILL))
 
 
 @pytest.mark.parametrize("force", [True, False])

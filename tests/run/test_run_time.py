@@ -9,13 +9,16 @@ from datetime import UTC, datetime
 import pytest
 import trio
 
+from jobmaster.errors import JobNotRunning
 from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped, TimedOut
+from jobmaster.job.record import Paused
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.state import RunTimeWarned
 from jobmaster.run.run_time import LOOK_SECONDS, WARNING_SECONDS
+from jobmaster.run.supervisor import Supervisor
 from tests.run.conftest import ALWAYS, GRACE_SECONDS, SOON, Machine, check_end, end_of, launched_of, scripted
 from tests.run.faults import Fault
-from tests.run.identities import CLIENT1, ended
+from tests.run.identities import CLIENT1, ended, record_of
 from tests.run.scripted import NEVER, OnTerm, Script
 
 USR1 = int(signal.SIGUSR1)
@@ -178,6 +181,97 @@ async def test_a_job_that_died_of_its_warning_and_cannot_be_adopted(machine: Mac
     async with machine.registry() as registry:
         await registry.recover()
         assert await ended(registry, job_id) == timed_out(USR1)
+
+
+async def test_a_paused_job(machine: Machine) -> None:
+    """Its time stands still in each pause: it is warned, and ended, when it has run for so long."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(), run_time=WARNED)
+        truth = machine.execution(job_id).truth
+        for runs, warnings in ((5, []), (0.5, []), (2, [USR1])):
+            await trio.sleep(runs)
+            await registry.pause(CLIENT1, job_id)
+            await trio.sleep(3_000)
+            assert truth.warnings == warnings
+            assert not (await registry.resume(CLIENT1, job_id)).paused
+        before = trio.current_time()
+        assert await ended(registry, job_id) == timed_out(15)
+        assert trio.current_time() - before == pytest.approx(2.5, abs=SOON)
+        assert record_of(registry, job_id).paused_for == pytest.approx(9_000e6, abs=1e4)
+
+
+async def test_a_pause_when_the_time_is_over(machine: Machine) -> None:
+    """Who is first in that instant counts: the job is ended, or its time stands still and is over as soon as it goes on."""
+    for ahead, is_ended in ((-SOON, True), (SOON, False)):
+        async with machine.registry() as registry:
+            job_id = await machine.start(registry, CLIENT1, Script(), run_time=TEN)
+            execution = machine.execution(job_id)
+            await trio.sleep(10 - ahead)
+            if is_ended:
+                with pytest.raises(JobNotRunning):
+                    await registry.pause(CLIENT1, job_id)
+                assert await ended(registry, job_id) == timed_out(15)
+                continue
+            await registry.pause(CLIENT1, job_id)
+            await trio.sleep(100)
+            assert execution.truth.terms == []
+            await registry.resume(CLIENT1, job_id)
+            await trio.sleep(2 * SOON)
+            assert len(execution.truth.terms) == 1
+
+
+async def test_a_pause_that_comes_too_late(machine: Machine) -> None:
+    """A job whose time was over before it was paused, which nobody had seen yet, is ended and goes on for that."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(), run_time=TEN)
+        await trio.sleep(1)
+        machine.execution(job_id).made_at -= 20
+        await registry.pause(CLIENT1, job_id)
+        assert await ended(registry, job_id) == timed_out(15)
+        assert not machine.execution(job_id).is_frozen
+
+
+@pytest.mark.parametrize("resumes", ["before", "after"])
+async def test_a_pause_over_servers(machine: Machine, resumes: str) -> None:
+    """It goes on where no server is there, and over several of them; whoever resumes the job knows since when it was paused."""
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(), run_time=TEN)
+        await trio.sleep(4)
+        await registry.pause(CLIENT1, job_id)
+        await trio.sleep(1_000)
+        if resumes == "before":
+            await registry.resume(CLIENT1, job_id)
+        await registry.hand_over()
+    for _ in range(2):
+        await trio.sleep(1 if resumes == "before" else 1_000)
+        async with machine.registry(hands_over=lambda: True) as registry:
+            await registry.recover()
+            await trio.sleep(1 if resumes == "before" else 1_000)
+            await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        if resumes == "after":
+            await registry.resume(CLIENT1, job_id)
+        before = trio.current_time()
+        assert await ended(registry, job_id) == timed_out(15)
+        assert trio.current_time() - before == pytest.approx(2 if resumes == "before" else 6, abs=SOON)
+
+
+async def test_a_pause_of_an_older_server(machine: Machine) -> None:
+    """It did not say how old the job was: the pause counts as any time, and the next one does not."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(), run_time=TEN)
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job._record.apply(Paused(by="client1", at=datetime.now(UTC)))
+        await trio.sleep(3)
+        await registry.resume(CLIENT1, job_id)
+        await registry.pause(CLIENT1, job_id)
+        await trio.sleep(100)
+        await registry.resume(CLIENT1, job_id)
+        before = trio.current_time()
+        assert await ended(registry, job_id) == timed_out(15)
+        assert trio.current_time() - before == pytest.approx(7, abs=SOON)
 
 
 async def test_a_server_that_dies_between_order_and_signal(machine: Machine) -> None:

@@ -132,6 +132,15 @@ class OpenedCgroup:
             if is_frozen or error.errno not in NOT_OFFERED:  # where there is no such file, nothing is frozen
                 raise
 
+    def frozen(self) -> bool:
+        """Whether every process of the cgroup is frozen now (cgroup.events), or the cgroup gone.
+
+        Raises:
+            CgroupError: the file can't be read or makes no sense.
+        """
+        text = None if self._is_closed else self._read(self._events, "cgroup.events")
+        return text is None or parse_cgroup_events(text).frozen
+
     def lift_limits(self) -> None:
         """As `JobCgroup.lift_limits`; needs a descriptor, and may wait."""
         self._cgroup.lift_limits()

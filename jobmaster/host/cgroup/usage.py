@@ -11,7 +11,13 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from jobmaster.host.cgroup.interface import NOT_OFFERED, CgroupFileError, read_from, read_if_offered
-from jobmaster.host.cgroup.statistics import flat_counters, parse_counter, parse_io_stat, pressure_totals
+from jobmaster.host.cgroup.statistics import (
+    flat_counters,
+    parse_counter,
+    parse_io_stat,
+    parse_pressure,
+    pressure_totals,
+)
 from jobmaster.job.usage import (
     MOST_DEVICES,
     CpuUsage,
@@ -19,18 +25,21 @@ from jobmaster.job.usage import (
     IoUsage,
     MemoryEventCounts,
     MemoryUsage,
+    Pressure,
+    Sample,
     Stalled,
     Usage,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 _FILES: Final = (
     *("cpu.stat", "memory.peak", "memory.stat", "memory.events", "pids.peak", "io.stat"),
     *("cpu.pressure", "memory.pressure", "io.pressure"),
 )
+_FILES_OF_NOW: Final = ("memory.current", "pids.current")
 
 
 def read_usage(folder: Path) -> Usage | None:
@@ -41,6 +50,21 @@ def read_usage(folder: Path) -> Usage | None:
     """
     texts = _read_all(folder)
     return usage_of(texts) if texts else None
+
+
+def read_sample(folder: Path) -> Sample | None:
+    """As `read_usage`, with what holds now alone."""
+    texts = _read_all(folder, _FILES + _FILES_OF_NOW)
+    if not texts:
+        return None
+    return Sample(
+        usage=usage_of(texts),
+        memory=_count(texts, "memory.current"),
+        pids=_count(texts, "pids.current"),
+        cpu_pressure=_pressure(texts.get("cpu.pressure")),
+        memory_pressure=_pressure(texts.get("memory.pressure")),
+        io_pressure=_pressure(texts.get("io.pressure")),
+    )
 
 
 def usage_of(texts: Mapping[str, str]) -> Usage:
@@ -74,7 +98,7 @@ def read_ooms(folder: Path) -> int | None:
     return None if text is None else flat_counters(text, ("oom",)).get("oom")
 
 
-def _read_all(folder: Path) -> dict[str, str]:
+def _read_all(folder: Path, names: Sequence[str] = _FILES) -> dict[str, str]:
     try:
         descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -82,7 +106,7 @@ def _read_all(folder: Path) -> dict[str, str]:
             return {}
         raise CgroupFileError(folder, error) from error
     try:
-        texts = ((name, _read_if_offered(folder, name, descriptor)) for name in _FILES)
+        texts = ((name, _read_if_offered(folder, name, descriptor)) for name in names)
         return {name: text for name, text in texts if text is not None}
     finally:
         os.close(descriptor)
@@ -141,3 +165,10 @@ def _stalled(text: str | None) -> Stalled | None:
         return None
     totals = pressure_totals(text)
     return Stalled(some=totals.get("some"), full=totals.get("full"))
+
+
+def _pressure(text: str | None) -> Pressure | None:
+    if not text:
+        return None
+    found = parse_pressure(text)
+    return Pressure(some=found.some.avg10, full=found.full.avg10)

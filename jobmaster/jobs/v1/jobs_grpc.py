@@ -50,6 +50,15 @@ class JobServiceServicer(purerpc.Servicer):
     async def ServerInfo(self, input_message):
         raise NotImplementedError()
 
+    async def Stats(self, input_message):
+        raise NotImplementedError()
+
+    async def Drain(self, input_message):
+        raise NotImplementedError()
+
+    async def Undrain(self, input_message):
+        raise NotImplementedError()
+
     @property
     def service(self) -> purerpc.Service:
         service_obj = purerpc.Service(
@@ -190,6 +199,33 @@ class JobServiceServicer(purerpc.Servicer):
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
             )
         )
+        service_obj.add_method(
+            "Stats",
+            self.Stats,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.StatsRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobStats,
+            )
+        )
+        service_obj.add_method(
+            "Drain",
+            self.Drain,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.DrainRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.Draining,
+            )
+        )
+        service_obj.add_method(
+            "Undrain",
+            self.Undrain,
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.UndrainRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.UndrainResponse,
+            )
+        )
         return service_obj
 
 
@@ -317,5 +353,29 @@ class JobServiceStub:
                 purerpc.Cardinality.UNARY_UNARY,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoRequest,
                 jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.ServerInfoResponse,
+            )
+        )
+        self.Stats = self._client.get_method_stub(
+            "Stats",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_STREAM,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.StatsRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.JobStats,
+            )
+        )
+        self.Drain = self._client.get_method_stub(
+            "Drain",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.DrainRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.Draining,
+            )
+        )
+        self.Undrain = self._client.get_method_stub(
+            "Undrain",
+            purerpc.RPCSignature(
+                purerpc.Cardinality.UNARY_UNARY,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.UndrainRequest,
+                jobmaster_dot_jobs_dot_v1_dot_jobs__pb2.UndrainResponse,
             )
         )

@@ -299,7 +299,7 @@ class OutputGap(_message.Message):
     def __init__(self, length: _Optional[int] = ..., reason: _Optional[_Union[GapReason, str]] = ...) -> None: ...
 
 class JobResponse(_message.Message):
-    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "paused", "user")
+    __slots__ = ("job_id_response", "job_msg", "client", "pid", "state", "exit_code", "signal_str", "cmd", "started", "ended", "cause", "oom_kills", "limits", "output_bytes", "output_bytes_lost", "cmd_args_omitted", "output_bytes_dropped", "terminal", "output_pruned", "usage", "paused", "user", "paused_ms")
     JOB_ID_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     JOB_MSG_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
@@ -322,6 +322,7 @@ class JobResponse(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     PAUSED_FIELD_NUMBER: _ClassVar[int]
     USER_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_MS_FIELD_NUMBER: _ClassVar[int]
     job_id_response: JobID
     job_msg: str
     client: str
@@ -344,7 +345,8 @@ class JobResponse(_message.Message):
     usage: Usage
     paused: bool
     user: str
-    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., paused: _Optional[bool] = ..., user: _Optional[str] = ...) -> None: ...
+    paused_ms: int
+    def __init__(self, job_id_response: _Optional[_Union[JobID, _Mapping]] = ..., job_msg: _Optional[str] = ..., client: _Optional[str] = ..., pid: _Optional[int] = ..., state: _Optional[_Union[JobState, str]] = ..., exit_code: _Optional[int] = ..., signal_str: _Optional[str] = ..., cmd: _Optional[_Union[JobCreateRequest, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cause: _Optional[_Union[Cause, _Mapping]] = ..., oom_kills: _Optional[int] = ..., limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., output_bytes: _Optional[int] = ..., output_bytes_lost: _Optional[int] = ..., cmd_args_omitted: _Optional[int] = ..., output_bytes_dropped: _Optional[int] = ..., terminal: _Optional[bool] = ..., output_pruned: _Optional[_Union[OutputPruned, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., paused: _Optional[bool] = ..., user: _Optional[str] = ..., paused_ms: _Optional[int] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("wall_usec", "cpu", "memory", "pids_peak", "io", "cpu_stalled", "memory_stalled", "io_stalled")
@@ -765,7 +767,7 @@ class ServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfoResponse(_message.Message):
-    __slots__ = ("version", "kernel", "enforcement", "client", "role", "running_jobs", "max_jobs_of_client", "max_jobs", "output_max", "grace_seconds")
+    __slots__ = ("version", "kernel", "enforcement", "client", "role", "running_jobs", "max_jobs_of_client", "max_jobs", "output_max", "grace_seconds", "draining")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     ENFORCEMENT_FIELD_NUMBER: _ClassVar[int]
@@ -776,6 +778,7 @@ class ServerInfoResponse(_message.Message):
     MAX_JOBS_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_MAX_FIELD_NUMBER: _ClassVar[int]
     GRACE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
     version: str
     kernel: str
     enforcement: _containers.RepeatedCompositeFieldContainer[Enforcement]
@@ -786,7 +789,8 @@ class ServerInfoResponse(_message.Message):
     max_jobs: int
     output_max: int
     grace_seconds: float
-    def __init__(self, version: _Optional[str] = ..., kernel: _Optional[str] = ..., enforcement: _Optional[_Iterable[_Union[Enforcement, _Mapping]]] = ..., client: _Optional[str] = ..., role: _Optional[str] = ..., running_jobs: _Optional[int] = ..., max_jobs_of_client: _Optional[int] = ..., max_jobs: _Optional[int] = ..., output_max: _Optional[int] = ..., grace_seconds: _Optional[float] = ...) -> None: ...
+    draining: Draining
+    def __init__(self, version: _Optional[str] = ..., kernel: _Optional[str] = ..., enforcement: _Optional[_Iterable[_Union[Enforcement, _Mapping]]] = ..., client: _Optional[str] = ..., role: _Optional[str] = ..., running_jobs: _Optional[int] = ..., max_jobs_of_client: _Optional[int] = ..., max_jobs: _Optional[int] = ..., output_max: _Optional[int] = ..., grace_seconds: _Optional[float] = ..., draining: _Optional[_Union[Draining, _Mapping]] = ...) -> None: ...
 
 class Enforcement(_message.Message):
     __slots__ = ("controller", "enforced", "reason")
@@ -845,3 +849,69 @@ class InputState(_message.Message):
     offset: int
     status: InputStatus
     def __init__(self, offset: _Optional[int] = ..., status: _Optional[_Union[InputStatus, str]] = ...) -> None: ...
+
+class StatsRequest(_message.Message):
+    __slots__ = ("job_id", "interval_ms")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    job_id: JobID
+    interval_ms: int
+    def __init__(self, job_id: _Optional[_Union[JobID, _Mapping]] = ..., interval_ms: _Optional[int] = ...) -> None: ...
+
+class JobStats(_message.Message):
+    __slots__ = ("time", "usage", "memory_now", "pids_now", "cpu_pressure", "memory_pressure", "io_pressure", "paused", "ended")
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_NOW_FIELD_NUMBER: _ClassVar[int]
+    PIDS_NOW_FIELD_NUMBER: _ClassVar[int]
+    CPU_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    IO_PRESSURE_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    time: _timestamp_pb2.Timestamp
+    usage: Usage
+    memory_now: _wrappers_pb2.UInt64Value
+    pids_now: _wrappers_pb2.UInt64Value
+    cpu_pressure: Pressure
+    memory_pressure: Pressure
+    io_pressure: Pressure
+    paused: bool
+    ended: bool
+    def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., memory_now: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., pids_now: _Optional[_Union[_wrappers_pb2.UInt64Value, _Mapping]] = ..., cpu_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., memory_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., io_pressure: _Optional[_Union[Pressure, _Mapping]] = ..., paused: _Optional[bool] = ..., ended: _Optional[bool] = ...) -> None: ...
+
+class Pressure(_message.Message):
+    __slots__ = ("some", "full")
+    SOME_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    some: float
+    full: float
+    def __init__(self, some: _Optional[float] = ..., full: _Optional[float] = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("note", "timeout_ms")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    timeout_ms: int
+    def __init__(self, note: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class Draining(_message.Message):
+    __slots__ = ("note", "by", "since", "until")
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    BY_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    note: str
+    by: str
+    since: _timestamp_pb2.Timestamp
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, note: _Optional[str] = ..., by: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...

@@ -256,6 +256,7 @@ def test_it_freezes(real: JobCgroup) -> None:
                     break
                 process_yield()
             assert f"frozen {is_frozen:d}" in events.read_text()
+            assert opened.frozen() == is_frozen
         opened.kill()
         assert process.wait(60) == -signal.SIGKILL
         wait_until_empty(real)
