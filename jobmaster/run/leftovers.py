@@ -33,7 +33,7 @@ LEFTOVER_SECONDS: Final = 5.0
 """Between two tries to remove what a job left that could not be killed."""
 
 LIFT_SECONDS: Final = 1.0
-"""How long one may take to have its limits lifted; the others wait."""
+"""How long one may take to have its limits lifted, each time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,9 +92,13 @@ class Leftovers:
         """Tries again and again to kill, remove and close each, until cancelled."""
         while True:
             await trio.sleep(LEFTOVER_SECONDS)
-            for leftover in tuple(self._executions):
-                if await _is_removed(leftover):
-                    self._executions.remove(leftover)
+            async with trio.open_nursery() as nursery:  # side by side: many may wait for a disk
+                for leftover in tuple(self._executions):
+                    nursery.start_soon(self._try_to_remove, leftover)
+
+    async def _try_to_remove(self, leftover: _Leftover) -> None:
+        if await _is_removed(leftover):
+            self._executions.remove(leftover)
 
 
 async def _is_removed(leftover: _Leftover) -> bool:

@@ -15,7 +15,7 @@ from jobmaster.job.state import Ended, Running
 from jobmaster.run.bounds import Bounds
 from jobmaster.run.leftovers import LEFTOVER_SECONDS
 from jobmaster.run.registry import Registry
-from jobmaster.run.teardown import CLOSING_SECONDS
+from jobmaster.run.teardown import CLOSING_SECONDS, REMOVAL_SECONDS
 from jobmaster.threads import LeftThreads
 from tests.run.conftest import Machine
 from tests.run.faults import Fault
@@ -105,6 +105,20 @@ async def test_a_leftover_that_fails_is_tried_again(machine: Machine, point: str
         assert registry._leftovers.executions == ()
         assert machine.execution(job_id).is_closed
         assert isinstance(record_of(registry, other).state, Running)
+
+
+async def test_leftovers_on_a_disk_that_stands_still_hold_up_no_others(machine: Machine) -> None:
+    """However many there are, what another job has left is removed in its first turn."""
+    async with machine.registry(grace_seconds=0) as registry:
+        held_up = [await machine.start(registry, CLIENT1, Script(lifting_hangs=True)) for _ in range(8)]
+        other = await machine.start(registry, CLIENT2, Script(busy_seconds=REMOVAL_SECONDS + 1))
+        async with trio.open_nursery() as nursery:
+            for caller, job_id in (*((CLIENT1, each) for each in held_up), (CLIENT2, other)):
+                nursery.start_soon(registry.stop, caller, job_id)
+        assert len(registry._leftovers.executions) == 9
+        await trio.sleep(LEFTOVER_SECONDS + 1)
+        assert machine.execution(other).is_removed
+        assert len(registry._leftovers.executions) == 8
 
 
 @pytest.mark.parametrize("death_seconds", [0, 60])
