@@ -81,4 +81,4 @@ def test_a_server_that_takes_no_jobs() -> None:
     told = server_info(FACTS, USER, running=0, most_running=9, draining=drain)
     assert (told.draining.note, told.draining.by) == ("why", "superuser")
     assert told.draining.until.seconds - told.draining.since.seconds == 3600
-    assert not server_info(FACTS, USER, running=0).HasField("draining")
+    assert not server_info(FACTS, USER, running=0, most_running=9).HasField("draining")

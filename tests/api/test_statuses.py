@@ -45,6 +45,7 @@ from jobmaster.errors import (
     RequestIdReused,
     ServerBusy,
     ServerDraining,
+    StartRateExceeded,
     StartsRefused,
     TransportError,
 )
@@ -70,6 +71,7 @@ FOR_THE_CLIENT: Final[dict[type[Exception], StatusCode]] = {
     InputRefused: StatusCode.FAILED_PRECONDITION,
     InputClosed: StatusCode.FAILED_PRECONDITION,
     ServerBusy: StatusCode.RESOURCE_EXHAUSTED,
+    StartRateExceeded: StatusCode.RESOURCE_EXHAUSTED,
     KilledBeforeExecution: StatusCode.UNAVAILABLE,
     ServerDraining: StatusCode.UNAVAILABLE,
     StartsRefused: StatusCode.UNAVAILABLE,

@@ -235,10 +235,10 @@ def test_nobody() -> None:
         ("verbose = 1", "verbose is a whole number: true or false is needed"),
         ("[limits]\npids_max = true", "limits.pids_max is true or false: a whole number"),
         ("[limits]\npids_max = 0", "limits.pids_max: pids_max must be from 1"),
-        ("[limits]\ncpu_max = 0.001", "limits.cpu_max: cpu_max must be from 0.05"),
+        ("[limits]\ncpu_max = 0.001", "limits.cpu_max: cpu_max must be from 0.01"),
         ("[limits]\ncpu_max = nan", "limits.cpu_max: 'nan' is not a number of cores"),
         ("[limits]\nmemory_max = 1.5", "limits.memory_max is a number with decimals: a number of bytes"),
-        ("[limits]\nio_read_bps = 0", "limits.io_read_bps: read_bps must be from 8388608"),
+        ("[limits]\nio_read_bps = 0", "limits.io_read_bps: read_bps must be from 1"),
         ("[limits]\nmemory_max = 0xFFFFFFFFFFFFFFFFFFFFFFFF", "limits.memory_max: the number is too large"),
         ('[output]\nfree = "95%"', "output.free: '95%' is not a share of a disk from 0% to 90%"),
         ("[jobs]\nmax = 2024-01-01", "jobs.max is a date or time: a whole number is needed"),
@@ -273,8 +273,8 @@ def test_nobody() -> None:
         ),
         ("[clients.bob]\nmax_jobs = 5", 'clients.bob.role is missing: "user" or "admin" is needed'),
         (
-            '[clients.bob]\nrole = "user"\nlimits.cpu_max = 0.01',
-            "clients.bob.limits.cpu_max: cpu_max must be from 0.05",
+            '[clients.bob]\nrole = "user"\nlimits.cpu_max = 0.001',
+            "clients.bob.limits.cpu_max: cpu_max must be from 0.01",
         ),
         ('[clients.bob]\nrole = "user"\nlimits.swap_max = "x"', "clients.bob.limits.swap_max: 'x' is not a size"),
         (
