@@ -26,6 +26,7 @@ from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
 from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits, of_small_limits
 from jobmaster.server.options import ServerOptions
+from jobmaster.server.work_place import prepare_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
     """
     accounts = accounts_of_jobs(options.run_as, options.uid_range)
     prepare_folder("output", options.output_folder)
+    work_folder, why_none = prepare_place(options)
     device = io_device(options, options.output_folder)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -74,11 +76,12 @@ def prepare(options: ServerOptions, *, open_files: int) -> Prepared:
         accounts=accounts,
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
+        work_folder=work_folder,
+        work_free=options.work_free,
     )
     why_not = tuple((str(state.controller), enforcement.why_not(state.controller)) for state in enforcement.states)
-    return Prepared(
-        terms=terms, enforcement=why_not, report=tuple(_report(terms, limits_of_jobs(options, enforcement, device)))
-    )
+    report = (*_report(terms, limits_of_jobs(options, enforcement, device)), *why_none)
+    return Prepared(terms=terms, enforcement=why_not, report=report)
 
 
 def prepare_output_folder(options: ServerOptions) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.identity.policy import Identity, Policy, Role
+from jobmaster.run.bounds import FreeSpace
 from jobmaster.server.options import ServerOptions, new_parser
 from jobmaster.server.toml_text import Scalar, key_text, shown, value_text
 from jobmaster.sizes import UNLIMITED, size_text
@@ -85,8 +86,7 @@ def _rate(value: float | None) -> Scalar:
     return UNLIMITED if value is None else value
 
 
-def _free(options: ServerOptions) -> Scalar | None:
-    free = options.output_free
+def _free(free: FreeSpace) -> Scalar | None:
     if free.size is not None:
         return size_text(free.size) if free.percent is None else None
     return 0 if free.percent is None else f"{free.percent}%"
@@ -118,6 +118,20 @@ SETTINGS: Final = (
         Kind.FOLDER,
         lambda options: _path(options.cgroup_root),
         unset="the delegated cgroup of this service, else `jobmaster` at the top of the cgroup v2 mount",
+    ),
+    Setting(
+        "folders.work",
+        "--work-dir",
+        Kind.FOLDER,
+        lambda options: _path(options.work_folder),
+        unset="the output folder's with -work behind its name, where the users of jobs can get there",
+    ),
+    Setting(
+        "folders.work_free",
+        "--work-free",
+        Kind.SIZE,
+        lambda options: _free(options.work_free),
+        unset="5% of the disk, or 1G where that is less",
     ),
     Setting(
         "jobs.run_as",
@@ -174,7 +188,7 @@ SETTINGS: Final = (
         "output.free",
         "--output-free",
         Kind.SIZE,
-        _free,
+        lambda options: _free(options.output_free),
         unset="5% of the disk, or 1G where that is less",
     ),
     Setting("records.keep_jobs", "--keep-jobs", Kind.COUNT, lambda options: options.keep_jobs),
