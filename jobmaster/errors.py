@@ -141,7 +141,7 @@ class StartRateExceeded(ServerBusy):
         retry_seconds: when it may start one more.
     """
 
-    def __init__(self, text: str, *, retry_seconds: float) -> None:
+    def __init__(self, text: str, *, retry_seconds: float = 1.0) -> None:
         super().__init__(text)
         self.retry_seconds = retry_seconds
 

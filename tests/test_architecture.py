@@ -149,6 +149,7 @@ PURE: Final = (
     "host/process.py",
     "host/uid_range.py",
     "host/user_ids.py",
+    "host/work_folder.py",
     "grpc/framing.py",
     "grpc/headers.py",
     "grpc/memory.py",

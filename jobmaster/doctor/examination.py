@@ -17,7 +17,7 @@ from jobmaster.doctor.configuration import look_at_address, of_address, options_
 from jobmaster.doctor.kernel import look_at_kernel, of_kernel
 from jobmaster.doctor.locks import holder_of_lock, of_holder
 from jobmaster.doctor.resources import look_at_resources, of_open_files, of_processes
-from jobmaster.doctor.storage import look_at_storage, of_storage
+from jobmaster.doctor.storage import disk_of_folder, look_at_storage, of_storage, of_work_place, of_work_room
 from jobmaster.doctor.systemd import look_at_systemd, of_systemd
 from jobmaster.doctor.users import look_at_takers, of_takers
 from jobmaster.errors import ConfigurationError, JobmasterError
@@ -31,6 +31,7 @@ from jobmaster.server.judgements import of_absent_certificate, of_accounts, of_c
 from jobmaster.server.listener import DEFAULT_LIMITS
 from jobmaster.server.options import CommandLine, ServerOptions
 from jobmaster.server.preparation import accounts_of_jobs, io_device, limits_of_jobs, nearest_of
+from jobmaster.server.work_place import fault_of_place, place_of
 
 
 def examine_all(command: CommandLine) -> tuple[Finding, ...]:
@@ -52,6 +53,7 @@ def examine(options: ServerOptions) -> tuple[Finding, ...]:
         "systemd": lambda: [of_systemd(look_at_systemd())],
         "io device": partial(_io_device, options),
         "output folder": lambda: of_storage(look_at_storage("output", options.output_folder), options.output_free),
+        "work folder": partial(_work_folder, options),
         "certificate": partial(_certificates, options),
         "clock": lambda: [of_clock(look_at_clock())],
         "limits": partial(_resources, options),
@@ -110,6 +112,12 @@ def _io_device(options: ServerOptions) -> Iterator[Finding]:
         text=text,
         remedy=f"name one with --iodevice-id (there are: {there})",
     )
+
+
+def _work_folder(options: ServerOptions) -> Iterator[Finding]:
+    place = place_of(options)
+    yield of_work_place(place, fault_of_place(options), is_named=options.work_folder is not None)
+    yield of_work_room(disk_of_folder(nearest_of(place)), options.work_free)
 
 
 def _certificates(options: ServerOptions) -> Iterator[Finding]:

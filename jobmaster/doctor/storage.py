@@ -58,14 +58,23 @@ def look_at_storage(what: str, folder: Path) -> Storage:
     if nearest != folder and not (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)):
         fault = f"{what} folder {folder} cannot be made in {nearest}; run as another user, or name another"
     mount = mount_of(nearest.resolve(), read_mounts())
-    found = os.statvfs(nearest)
     return Storage(
         folder=folder,
         nearest=nearest,
         fault=fault,
         filesystem="" if mount is None else mount.filesystem,
-        disk=Disk(size=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize),
+        disk=disk_of_folder(nearest),
     )
+
+
+def disk_of_folder(folder: Path) -> Disk:
+    """Its file system.
+
+    Raises:
+        OSError: its disk does not answer.
+    """
+    found = os.statvfs(folder)
+    return Disk(size=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
 
 
 def of_storage(storage: Storage, to_be_free: FreeSpace) -> Iterator[Finding]:
@@ -103,6 +112,26 @@ def _of_room(storage: Storage, to_be_free: FreeSpace) -> Finding:
         remedy = "make room, or give a smaller --output-free: until then ended jobs' outputs are removed, and no job is started"
         return _finding("free space", Verdict.WARNING, text, remedy)
     return _finding("free space", Verdict.OK, text)
+
+
+def of_work_place(place: Path, fault: str | None, *, is_named: bool) -> Finding:
+    """Where jobs have their own folders; without them they work in `/`, which a place that was named does not admit."""
+    if fault is None:
+        return _finding("work folder", Verdict.OK, f"jobs have folders of their own in {place}")
+    if is_named:
+        return _finding("work folder", Verdict.MISSING, fault)
+    return _finding(
+        "work folder", Verdict.WARNING, f"jobs work in / and share /tmp: {fault}", "or name another with --work-dir"
+    )
+
+
+def of_work_room(disk: Disk, to_be_free: FreeSpace) -> Finding:
+    """What is free for the jobs' own folders, which nothing bounds."""
+    text = f"{disk.free / _GIBIBYTE:.1f} of {disk.size / _GIBIBYTE:.1f} GiB are free for the jobs' own folders"
+    if disk.free < to_be_free.floor(disk):
+        remedy = "make room, or give a smaller --work-free: until then no job is started"
+        return _finding("work space", Verdict.WARNING, f"{text}, less than {to_be_free.text(disk)}", remedy)
+    return _finding("work space", Verdict.OK, text)
 
 
 def _finding(topic: str, verdict: Verdict, text: str, remedy: str = "") -> Finding:

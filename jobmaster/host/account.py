@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from jobmaster.errors import ConfigurationError
@@ -43,11 +44,18 @@ class Account:
         """True when jobs run with all of root's power."""
         return self.uid == 0
 
-    def environment(self, *, job_id: str, client: str) -> dict[str, str]:
-        """The whole environment of a job: nothing of the server's is in it."""
+    def environment(self, *, job_id: str, client: str, folder: Path | None = None) -> dict[str, str]:
+        """The whole environment of a job: nothing of the server's is in it.
+
+        Args:
+            job_id: of the job.
+            client: whose job it is.
+            folder: the job's own, for its temporary files, and the home of a user who has no other.
+        """
+        own = {} if folder is None else {"TMPDIR": str(folder)}
         return {
             "PATH": SEARCH_PATH,
-            "HOME": self.home,
+            "HOME": self.home if self.has_entry or folder is None else str(folder),
             "USER": self.name,
             "LOGNAME": self.name,
             "SHELL": "/bin/sh",
@@ -55,6 +63,7 @@ class Account:
             "TMPDIR": "/tmp",  # noqa: S108  # of the job
             "JOBMASTER_JOB_ID": job_id,
             "JOBMASTER_CLIENT": client,
+            **own,
         }
 
 

@@ -61,6 +61,10 @@ class FreeSpace:
         return size_text(floor) if self.percent is None or floor == self.size else f"{self.percent} %"
 
 
+NOTHING_FREE: Final = FreeSpace()
+"""A disk may be filled."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """How much too much outputs take.

@@ -5,7 +5,7 @@ The execution of a production server is a process in a cgroup (`jobmaster.run.lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -239,6 +239,15 @@ class ExecutionHost(Protocol):
 
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is there and empty: a server that died before it recorded a job leaves one."""
+
+    async def find_left_folders(self, is_live: Callable[[JobId], bool]) -> None:
+        """Has the own folders of earlier servers' jobs removed, but for those that are live: to be called after `end_others`."""
+
+    async def keep_removing_folders(self) -> None:
+        """Removes the own folders of jobs that have ended, until cancelled; what cannot be removed is logged."""
+
+    async def remove_last_folders(self) -> None:
+        """Tries once more to remove them, at the server's end. Bounded."""
 
     def memory_events(self, owner: str | None) -> bytes | None:
         """Counters of OOM kills of all jobs, or of those of one owner: when they change, so has a job's.

@@ -199,12 +199,17 @@ class JobFiles:
         has_stderr: bool = False,
         terminal: Terminal | None = None,
         cap: Cap | None = None,
+        make_folder: Callable[[], None] = lambda: None,
+        unmake_folder: Callable[[], None] = lambda: None,
     ) -> None:
+        self._unmake_folder = unmake_folder
         with ExitStack() as undo, host_errors_translated():
             made = tree.create(owner, job_id, limits)
             undo.callback(_remove_soon, made.remove)
             self.cgroup = OpenedCgroup(made)
             undo.callback(self.cgroup.close)
+            make_folder()  # first of all that needs a disk: where that has no room, this says so
+            undo.callback(unmake_folder)
             self.log = OutputLog(output_path(output_folder, job_id), cap)
             undo.callback(unlink_output, self.log.path)
             undo.callback(self.log.close)
@@ -227,6 +232,7 @@ class JobFiles:
                 _remove_soon(self.cgroup.remove)
             with _leftover_logged():
                 unlink_output(self.log.path)
+            self._unmake_folder()
 
     def discard_at_once(self) -> None:
         """Takes back all that needs no disk, unless a thread is at it: the file of the log is left, and empty."""

@@ -47,6 +47,7 @@ from jobmaster.output.cap import Cap
 from jobmaster.output.closing import CLOSERS
 from jobmaster.output.source import Source
 from jobmaster.run.accounts import AccountPolicy, Accounts
+from jobmaster.run.bounds import NOTHING_FREE, FreeSpace
 from jobmaster.run.child import (
     Child,
     ChildAccount,
@@ -78,6 +79,7 @@ from jobmaster.run.oom_limits import CountsAbove
 from jobmaster.run.start_errors import SERVERS_PLACE, Place, host_errors_translated, why_not_executed
 from jobmaster.run.stdin import Stdin
 from jobmaster.run.usages import end_and_read, sample_of, usage_of
+from jobmaster.run.work_folders import WorkFolders
 from jobmaster.threads import LeftThreads, NoThread, run_in_thread
 
 T = TypeVar("T")
@@ -135,6 +137,8 @@ class LocalTerms:
         drops_privileges: the server is root, so that jobs have to be turned into their account.
         open_files: soft RLIMIT_NOFILE of the jobs.
         output_max: bytes that are kept of a job's output, at most; None: all.
+        work_folder: where each job has a folder of its own; None: jobs have none.
+        work_free: how much of its disk is free where a job is started.
     """
 
     tree: CgroupTree
@@ -145,6 +149,8 @@ class LocalTerms:
     open_files: int
     output_max: int | None = None
     limits_of_clients: Mapping[str, LimitPolicy] = field(default_factory=dict)
+    work_folder: Path | None = None
+    work_free: FreeSpace = NOTHING_FREE
 
     def cap(self, specification: JobSpecification) -> Cap | None:
         """How much of a job's output is kept.
@@ -174,16 +180,17 @@ class LocalTerms:
         """What the launcher is told of a job."""
         terminal = specification.terminal
         given = {name: _as_bytes(value) for name, value in specification.environment}
+        folder = None if self.work_folder is None else self.work_folder / job_id
         becomes = ChildAccount(
             uid=account.uid, gid=account.gid, groups=account.groups, keeps_capabilities=account.is_root
         )
         return Launch(
             id=job_id,
             argv=specification.argv,
-            environment=account.environment(job_id=job_id, client=owner)
+            environment=account.environment(job_id=job_id, client=owner, folder=folder)
             | ({} if terminal is None else {"TERM": terminal.term})
             | given,
-            working_folder=_as_bytes(specification.working_folder) or WORKING_FOLDER,
+            working_folder=_as_bytes(specification.working_folder) or str(folder or WORKING_FOLDER),
             account=becomes if self.drops_privileges else None,
             open_files=self.open_files,
             oom_score_adj=OOM_SCORE_ADJ,
@@ -216,6 +223,7 @@ class LocalExecution:
         counts_above: Callable[..., tuple[int | None, int | None]] = _nothing_told,
         limits_met_at_first: LimitsMet | None = None,
         has_counted: bool = True,
+        on_gone: Callable[[], None] = lambda: None,
     ) -> None:
         """Takes over the child and its open cgroup.
 
@@ -230,6 +238,7 @@ class LocalExecution:
             counts_above: as `CountsAbove.of`, of its client.
             limits_met_at_first: as of `Execution`.
             has_counted: whether its cgroup has counted what it used, from the beginning.
+            on_gone: called when this is closed: its processes are gone.
         """
         self._launcher = launcher
         self._child = child
@@ -241,6 +250,7 @@ class LocalExecution:
         self._counts_above = counts_above
         self._limits_met_at_first = limits_met_at_first
         self._has_counted = has_counted
+        self._on_gone = on_gone
         self._may_execute = False
         self._lifting = Lifting(cgroup)
 
@@ -389,6 +399,7 @@ class LocalExecution:
         """Has the launcher forget the child, and waits until it has closed what it holds."""
         self._cgroup.close()
         self._child.release()
+        self._on_gone()
         try:
             await self._child.wait_forgotten()
         finally:
@@ -457,6 +468,7 @@ class LocalHost:
         self.terms = terms
         self._launcher = launcher
         self.accounts = Accounts(terms.accounts, terms.output_folder)
+        self._work = WorkFolders(terms.work_folder, terms.work_free)
         self._adopted: set[Path] = set()
         self._counts_above = CountsAbove(terms.tree.jobs)
         self._default_limits = default_limits(terms.limits)
@@ -495,6 +507,8 @@ class LocalHost:
                 has_stdin=specification.stdin,
                 has_stderr=specification.separate_streams,
                 terminal=specification.terminal,
+                make_folder=partial(self._work.make, job_id, account),
+                unmake_folder=partial(self._work.unmake, job_id),
             )
         )
         try:
@@ -517,6 +531,7 @@ class LocalHost:
                 stdin=stdin,
                 counts_above=counts_above,
                 limits_met_at_first=_limits_met_at_first(counts_above),
+                on_gone=partial(self._work.remove, job_id),
             ),
             log=files.log,
             pump=pump,
@@ -554,6 +569,7 @@ class LocalHost:
                 stdin=stdin,
                 counts_above=partial(self._counts_above.of, record.owner),
                 has_counted=not files.is_anew,
+                on_gone=partial(self._work.remove, record.id),
             ),
             log=files.log,
             pump=pump,
@@ -623,6 +639,18 @@ class LocalHost:
     async def empty_outputs(self) -> Sequence[JobId]:
         """The jobs whose file of output is empty, `MOST_EMPTY` of them at most."""
         return await run_in_thread(STARTERS, empty_outputs, self.terms.output_folder, abandon=True)
+
+    async def find_left_folders(self, is_live: Callable[[JobId], bool]) -> None:
+        """By their names."""
+        await self._work.find_left(is_live)
+
+    async def keep_removing_folders(self) -> None:
+        """One after the other, a moment each."""
+        await self._work.keep_removing()
+
+    async def remove_last_folders(self) -> None:
+        """As long as the server's end may take for it."""
+        await self._work.finish()
 
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:

@@ -321,6 +321,7 @@ class Registry:
             self._tasks.adopt(record, spawned)
         for record in recovered.lost:
             self._ended.add_lost(record)
+        await self._host.find_left_folders(self._live.__contains__)
         return recovered
 
     async def drain(self) -> None:
@@ -366,6 +367,7 @@ class Registry:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._shutdown.notice_cancellation)
             nursery.start_soon(self._remover.run)
+            nursery.start_soon(self._host.keep_removing_folders)
             nursery.start_soon(self._ended.keep_within_bounds)
             if self._bounds_outputs:
                 nursery.start_soon(self._pruner.keep_within_bounds)
@@ -425,6 +427,7 @@ async def open_registry(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
             await remover.finish()
+        await host.remove_last_folders()
         if registry is not None:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
                 await registry.forget_given_up()

@@ -30,6 +30,7 @@ from jobmaster.server.preparation import (
     require_enforced,
 )
 from jobmaster.server.schema import BY_KEY, render
+from jobmaster.server.work_place import check_named_place
 
 if TYPE_CHECKING:
     from jobmaster.server.options import CommandLine, ServerOptions
@@ -90,6 +91,7 @@ def unusable(options: ServerOptions, before: ServerOptions | None = None) -> lis
         "folders.output": lambda: check_folder("output", options.output_folder),
         "folders.audit": lambda: check_folder("audit", options.audit),
         "folders.certificates": check_certificates,
+        "folders.work": lambda: check_named_place(options),
     }
     if before is not None:
         checks = {key: look for key, look in checks.items() if _differs(key, before, options)}

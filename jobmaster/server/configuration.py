@@ -42,9 +42,9 @@ LIVE_FIELDS: Final = (
 )
 """Of `ServerOptions`, what a running server takes up."""
 ADDRESS_FIELDS: Final = ("host", "port")
-LASTING_FIELDS: Final = ("output_folder", "cgroup_root")
+LASTING_FIELDS: Final = ("output_folder", "cgroup_root", "work_folder")
 """What servers that follow one another have in common: the first one's."""
-LASTING_KEYS: Final = ("folders.output", "folders.cgroup_root")
+LASTING_KEYS: Final = ("folders.output", "folders.cgroup_root", "folders.work")
 """The same as keys of the file."""
 MOST_NAMED: Final = 20
 """Clients that are named in a line of the log."""

@@ -87,6 +87,8 @@ class ServerOptions:
         io_device: as given by the user, None for the disk under `output_folder`.
         certificates: the certificate folder, None for the default one.
         cgroup_root: None to choose one.
+        work_folder: where the jobs' own folders are made; None for beside the output folder, if their users can get there.
+        work_free: without so much of that disk free, no job is started.
         run_as: the user of the jobs; None for the server's own, or, where that is root, for one of each client's own.
         uid_range: what those are taken from; None for the default.
         grace_seconds: between SIGTERM and SIGKILL.
@@ -113,6 +115,8 @@ class ServerOptions:
     certificates: Path | None = None
     cgroup_root: Path | None = None
     require_limits: bool = False
+    work_folder: Path | None = None
+    work_free: FreeSpace = DEFAULT_OUTPUT_FREE
     run_as: str | None = None
     uid_range: UidRange | None = None
     oom_policy: OomPolicy = OomPolicy.JOB
@@ -135,7 +139,12 @@ class ServerOptions:
     terms: Mapping[str, ClientTerms] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for option, folder in (("--output-dir", self.output_folder), ("--audit-folder", self.audit_folder)):
+        named = {
+            "--output-dir": self.output_folder,
+            "--audit-folder": self.audit_folder,
+            "--work-dir": self.work_folder,
+        }
+        for option, folder in named.items():
             if folder is not None and (not folder.is_absolute() or ".." in folder.parts):
                 raise ConfigurationError(f"{option} {folder}: must be an absolute path without '..'")
 
@@ -233,6 +242,8 @@ def options_of(
         certificates=given.certs_dir,
         cgroup_root=given.cgroup_root,
         require_limits=given.require_limits,
+        work_folder=given.work_dir,
+        work_free=given.work_free,
         run_as=given.run_as,
         uid_range=given.uid_range,
         oom_policy=OomPolicy(given.oom_policy),
@@ -335,7 +346,7 @@ def _output_folder_max(text: str) -> int:
     return size
 
 
-def _output_free(text: str) -> FreeSpace:
+def _free(text: str) -> FreeSpace:
     if text.endswith("%"):
         percent = parse_count(text.removesuffix("%"))
         if percent is None or percent > _MOST_PERCENT:
@@ -451,6 +462,20 @@ def _add_place_options(group: argparse._ArgumentGroup) -> None:
 
 def _add_job_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
+        "--work-dir",
+        metavar="DIR",
+        type=argument(parse_path),
+        help="absolute path of the folder for the jobs' own folders, which every job's user has to be able to enter (default: "
+        "the output folder's with -work behind its name, where they can); made if missing, 0711; one that is there has to be empty, and is the server's alone from then on",
+    )
+    group.add_argument(
+        "--work-free",
+        metavar="SIZE|N%",
+        type=argument(_free),
+        default=DEFAULT_OUTPUT_FREE,
+        help="what has to be free of that disk for a job to be started (default 5%% of it, or 1G where that is less); 0: nothing",
+    )
+    group.add_argument(
         "--run-as",
         metavar="USER",
         help="user that the jobs of all clients run as (default, when the server is root: a user of each client's own). "
@@ -497,7 +522,7 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--output-free",
         metavar="SIZE|N%",
-        type=argument(_output_free),
+        type=argument(_free),
         default=DEFAULT_OUTPUT_FREE,
         help="what is left free of the disk of the outputs, by the same means (default 5%% of it, or 1G where that is less); "
         "0 leaves nothing",

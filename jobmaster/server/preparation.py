@@ -27,6 +27,7 @@ from jobmaster.run.local import LocalTerms
 from jobmaster.server.findings import Finding, as_report
 from jobmaster.server.judgements import fault_of_folder, name_of, of_accounts, of_limits, of_small_limits
 from jobmaster.server.options import ServerOptions
+from jobmaster.server.work_place import prepare_place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def prepare(options: ServerOptions, *, open_files: int, needs_all_users: bool = 
     """
     accounts = accounts_of_jobs(options, needs_all_users=needs_all_users)
     prepare_folder("output", options.output_folder)
+    work_folder, why_none = prepare_place(options)
     device = io_device(options, options.output_folder)
     opened = open_cgroups(options.cgroup_root)
     tree, enforcement = opened.tree, opened.enforcement
@@ -78,17 +80,17 @@ def prepare(options: ServerOptions, *, open_files: int, needs_all_users: bool = 
         accounts=accounts,
         drops_privileges=os.geteuid() == 0,
         open_files=open_files,
+        work_folder=work_folder,
+        work_free=options.work_free,
     )
     tree.totals.take_up(totals_of_clients(options))
     why_not = tuple((str(state.controller), enforcement.why_not(state.controller)) for state in enforcement.states)
-    return Prepared(
-        terms=terms,
-        enforcement=why_not,
-        report=(
-            *_report(terms, limits_of_jobs(options, enforcement, device)),
-            *(f"warning: {each}" for each in unenforced_totals(options, enforcement)),
-        ),
+    report = (
+        *_report(terms, limits_of_jobs(options, enforcement, device)),
+        *(f"warning: {each}" for each in unenforced_totals(options, enforcement)),
+        *why_none,
     )
+    return Prepared(terms=terms, enforcement=why_not, report=report)
 
 
 def prepare_output_folder(options: ServerOptions) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from jobmaster.errors import ConfigurationError
 from jobmaster.identity.policy import Policy
+from jobmaster.run.bounds import FreeSpace
 from jobmaster.run.client_terms import ClientTerms
 from jobmaster.server.client_schema import CLIENTS, client_lines, nearest_of_client, note_client, policy_of, terms_of
 from jobmaster.server.file_values import ACTIONS, Kind, value_of_option, what
@@ -60,8 +61,7 @@ def _rate(value: float | None) -> Scalar:
     return UNLIMITED if value is None else value
 
 
-def _free(options: ServerOptions) -> Scalar | None:
-    free = options.output_free
+def _free(free: FreeSpace) -> Scalar | None:
     if free.size is not None:
         return size_text(free.size) if free.percent is None else None
     return 0 if free.percent is None else f"{free.percent}%"
@@ -93,6 +93,20 @@ SETTINGS: Final = (
         Kind.FOLDER,
         lambda options: _path(options.cgroup_root),
         unset="the delegated cgroup of this service, else `jobmaster` at the top of the cgroup v2 mount",
+    ),
+    Setting(
+        "folders.work",
+        "--work-dir",
+        Kind.FOLDER,
+        lambda options: _path(options.work_folder),
+        unset="the output folder's with -work behind its name, where the users of jobs can get there",
+    ),
+    Setting(
+        "folders.work_free",
+        "--work-free",
+        Kind.SIZE,
+        lambda options: _free(options.work_free),
+        unset="5% of the disk, or 1G where that is less",
     ),
     Setting(
         "jobs.run_as",
@@ -149,7 +163,7 @@ SETTINGS: Final = (
         "output.free",
         "--output-free",
         Kind.SIZE,
-        _free,
+        lambda options: _free(options.output_free),
         unset="5% of the disk, or 1G where that is less",
     ),
     Setting("records.keep_jobs", "--keep-jobs", Kind.COUNT, lambda options: options.keep_jobs),

@@ -13,7 +13,7 @@ from jobmaster.doctor.examination import of_new_certificates, of_server_user
 from jobmaster.doctor.kernel import Kernel, of_kernel
 from jobmaster.doctor.locks import of_holder, parse_locks
 from jobmaster.doctor.resources import Resources, of_open_files, of_processes
-from jobmaster.doctor.storage import Storage, of_storage
+from jobmaster.doctor.storage import Storage, of_storage, of_work_place, of_work_room
 from jobmaster.doctor.systemd import Systemd, of_systemd
 from jobmaster.doctor.users import Takers, of_takers
 from jobmaster.host.uid_range import UidRange
@@ -173,6 +173,23 @@ def test_file_systems(kind: str, verdict: Verdict) -> None:
 def test_free_space(free: int, verdict: Verdict) -> None:
     """Less than outputs leave is warned of; where the journal has no room, a server has none."""
     found = storage(free=free)["free space"]
+    assert (found.verdict, bool(found.remedy)) == (verdict, verdict is not OK)
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_named", "verdict"),
+    [(None, True, OK), ("closed; chmod it", False, WARNING), ("closed", True, MISSING)],
+)
+def test_the_place_of_jobs_folders(fault: str | None, is_named: bool, verdict: Verdict) -> None:
+    """One that cannot be used is missing where it was named; else jobs have none, which is warned of."""
+    found = of_work_place(Path("/work"), fault, is_named=is_named)
+    assert (found.verdict, (fault or "/work") in found.text) == (verdict, True)
+
+
+@pytest.mark.parametrize(("free", "verdict"), [(GIB, OK), (GIB - 1, WARNING)])
+def test_room_for_jobs_folders(free: int, verdict: Verdict) -> None:
+    """So little that no job is started is warned of."""
+    found = of_work_room(Disk(size=100 * GIB, free=free), FreeSpace(size=GIB, percent=5))
     assert (found.verdict, bool(found.remedy)) == (verdict, verdict is not OK)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +80,12 @@ def test_an_account_that_is_a_number() -> None:
         "/nonexistent",
     )
     assert look_up("0").shown == pwd.getpwuid(0).pw_name
+
+
+def test_a_folder_of_the_jobs_own() -> None:
+    """It is for temporary files, and the home of a user who has no other."""
+    folder = Path("/work/job")
+    number = account_of_client("client1", 2_100_000_007).environment(job_id="0", client="client1", folder=folder)
+    assert (number["TMPDIR"], number["HOME"]) == ("/work/job", "/work/job")
+    named = look_up("0").environment(job_id="0", client="client1", folder=folder)
+    assert (named["TMPDIR"], named["HOME"]) == ("/work/job", pwd.getpwuid(0).pw_dir)

@@ -104,6 +104,50 @@ async def told_after_restart(folder: Path, certificates: Path, job: KnownJob) ->
         (await Told().follow(jobs, job.id)).agrees_with(await jobs.status(job.id), job.written)
 
 
+@asynccontextmanager
+async def filled_by_a_job(server: Server, work: Path) -> AsyncIterator[None]:
+    """A job of client3 has filled the disk with its own folder, for the block."""
+    async with server.connect("client3") as jobs:
+        script = "cat /dev/zero > fill; echo full; exec sleep 1000"
+        job_id = await jobs.start("sh", "-c", script)
+        with trio.fail_after(DEADLINE):
+            while not (work / job_id / "fill").exists() or os.statvfs(work).f_bavail:
+                await trio.sleep(0.05)
+        yield
+        await jobs.stop(job_id)
+        with trio.fail_after(DEADLINE):
+            while (work / job_id).exists():
+                await trio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("kept_for_root", "why"),
+    [("5", "the jobs' own folders has less than 5 % free"), ("0", "5 % free|nothing is started|cannot write")],
+)
+async def test_a_job_fills_the_disk_by_its_own_folder(certificates: Path, kept_for_root: str, why: str) -> None:
+    """Server, journal and others' jobs go on, and no job is started, which is told; with the folder removed all goes on by itself."""
+    with ext4_volume(64 * MEBIBYTE, make=("-m", kept_for_root), options="nodelalloc") as volume:
+        volume.folder.chmod(0o711)
+        work = volume.folder / "work"
+        given = (*FILLED, "--work-dir", str(work))
+        async with serving(volume.folder, certificates, *given) as server, trial(server) as on:
+            on.job.write(MEBIBYTE)
+            await on.job.settle()
+            async with filled_by_a_job(server, work):
+                await on.others_are_served()
+                with trio.fail_after(DEADLINE):
+                    while (await on.jobs.status(on.other)).state == pb.JOBSTATE_RUNNING:
+                        await trio.sleep(0.02)
+                async with server.connect("client2", patience=0) as jobs:
+                    with pytest.raises(RpcFailedError, match=why):
+                        await jobs.start("true")
+                on.job.write(MEBIBYTE)
+                await on.job.settle()
+            await until_started(server)
+            await until_kept(on, 100_000)
+        await told_after_restart(volume.folder, certificates, on.job)
+
+
 async def test_a_full_tmpfs(certificates: Path) -> None:
     """What a full disk does not take is told as such, and with room all goes on."""
     with memory_volume(12 * MEBIBYTE) as volume:

@@ -697,6 +697,15 @@ class ScriptedHost:
         await trio.lowlevel.checkpoint()
         return empty_outputs(self.folder)
 
+    async def find_left_folders(self, is_live: Callable[[JobId], bool]) -> None:
+        """Finds none."""
+
+    async def keep_removing_folders(self) -> None:
+        """Has none to remove."""
+
+    async def remove_last_folders(self) -> None:
+        """Has none to remove."""
+
     def memory_events(self, owner: str | None) -> bytes | None:
         """The sum of the counters of an owner's jobs, or of all."""
         self.faults.meet("memory_events")

@@ -206,6 +206,7 @@ def test_what_the_next_server_takes_up() -> None:
         OPTIONS,
         output_folder=Path("/other"),
         cgroup_root=Path("/sys/fs/cgroup/other"),
+        work_folder=Path("/other-work"),
         port=7000,
         keep_for=timedelta(days=1),
         policy=policy_of("alice"),

@@ -38,6 +38,8 @@ KEYS: Final[dict[str, tuple[str, dict[str, object]]]] = {
     "folders.audit": ('"/audit"', {"audit_folder": Path("/audit")}),
     "folders.certificates": ('"/certs"', {"certificates": Path("/certs")}),
     "folders.cgroup_root": ('"/sys/fs/cgroup/x"', {"cgroup_root": Path("/sys/fs/cgroup/x")}),
+    "folders.work": ('"/work"', {"work_folder": Path("/work")}),
+    "folders.work_free": ('"10%"', {"work_free": FreeSpace(percent=10)}),
     "jobs.run_as": ('"worker"', {"run_as": "worker"}),
     "jobs.uid_range": ('"5000-6000"', {"uid_range": UidRange(first=5000, last=6000)}),
     "jobs.max": ("20000", {"max_jobs": 20_000}),
@@ -85,6 +87,7 @@ KEYS_OF_CLIENT: Final[dict[str, tuple[str, ClientTerms]]] = {
 OTHER_VALUES: Final = {
     "listen": '"other:1"',
     "verbose": "false",
+    "folders.work_free": "60",
     "jobs.run_as": '"other"',
     "jobs.uid_range": '"7000-8000"',
     "jobs.oom_policy": '"job"',
@@ -360,5 +363,7 @@ def test_the_example_has_every_key() -> None:
         uid_range=DEFAULT_UID_RANGE,
         io_device="254:0",
         output_free=FreeSpace(percent=5),
+        work_folder=Path("/var/lib/jobmaster-work"),
+        work_free=FreeSpace(percent=5),
     )
     assert options == expected
