@@ -453,7 +453,7 @@ def test_what_lasts() -> None:
     """Of the server's own methods: streams, and the wait for a job's end."""
     service = JobService(cast("Any", None), Followers()).service
     lasting = {name for (_, name), method in methods_of({service.name: service}).items() if method.lasts}
-    assert lasting == {"Attach", "Backup", "FollowOutput", "StreamOutput", "Wait", "Watch"}
+    assert lasting == {"Attach", "Backup", "FollowOutput", "Stats", "StreamOutput", "Wait", "Watch"}
 
 
 async def test_a_window_that_becomes_negative() -> None:

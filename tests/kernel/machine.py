@@ -117,6 +117,9 @@ SHOWN_BY_HOST: Final = (
         *("test_live_output", "test_no_output", "test_ownership", "test_remove", "test_stop_after_the_caller_left"),
         "test_stop_lets_a_handler_finish",
     ),
+    *("tests/integration/test_configuration.py", "tests/integration/test_draining.py"),
+    *("tests/integration/test_identities.py", "tests/integration/test_server_info.py"),
+    *("tests/integration/test_watchdog.py", "tests/integration/test_work_folders.py"),
     *("tests/integration/test_output_bounds.py", "tests/integration/test_reflection.py"),
     "tests/integration/test_run.py",
     *_in_file(
