@@ -57,7 +57,9 @@ LOOK_SECONDS: Final = 0.3
 MOST_REQUESTS: Final = 256
 """That wait for their turn; who asks in vain asks again."""
 MOST_THREADS: Final = 1_000
-"""Of jobs that do not die, which are looked at."""
+"""Of jobs that do not die, whose users and mounts are looked at."""
+MOST_STATES: Final = 5_000
+"""Of those threads, which are asked whether they wait for an answer; of any more, some are taken to."""
 MOST_WAITING: Final = 100
 """Of those that wait for an answer, whose files are."""
 _MOST_MAPPED: Final = 1 << 20
@@ -167,12 +169,15 @@ def abort(request: Request) -> str:
     """
     left = {pid for cgroup in request.cgroups for pid in processes(cgroup)}
     tids = (tid for cgroup in request.cgroups for tid in threads_in(cgroup))
-    threads = [f"{_PROC}/{tid}" for tid in islice(tids, MOST_THREADS)]
-    waiting = list(filter(_waits_for_answer, threads))
+    all_threads = [f"{_PROC}/{tid}" for tid in islice(tids, MOST_STATES + 1)]
+    threads = all_threads[:MOST_THREADS]
+    # The one that waits may be the last, while all others wait for its lock of their file.
+    waiting = list(islice(filter(_waits_for_answer, all_threads), MOST_WAITING))
+    may_wait = bool(waiting) or len(all_threads) > MOST_STATES
     try:
         control = _control()
     except OSError:
-        if waiting:
+        if may_wait:
             raise
         return ""
     if control is None:
@@ -182,9 +187,9 @@ def abort(request: Request) -> str:
     found = connections & shown_by(threads, LOOK_SECONDS)
     _abort(control, found)  # first of all: what follows may have to wait for one
     more: set[int] = set()
-    if waiting and request.breadth is Breadth.OWN:
-        more = connections & set().union(*map(used_by, waiting[:MOST_WAITING]))
-    elif waiting:
+    if request.breadth is Breadth.OWN:
+        more = connections & set().union(*map(used_by, waiting))
+    elif may_wait:
         others, jobs = _processes(request)
         more = connections - shown_by(others)
         if request.breadth is Breadth.HIDDEN:

@@ -149,6 +149,30 @@ def test_a_job_that_waits_for_something_else(host: Host, breadth: Breadth) -> No
     assert host.aborted() == {40}
 
 
+def test_the_last_thread_alone_waits(host: Host) -> None:
+    """It is found behind all that wait for its lock of their file."""
+    others = range(100_000, 100_000 + fuse.MOST_THREADS)
+    for tid in others:
+        (host.proc / str(tid)).mkdir()
+        (host.proc / str(tid) / "wchan").write_text("fdget_pos")
+    (host.proc / str(others[0]) / "status").write_text(f"Name:\tx\nUid:\t{JOB_USER}\t0\t0\t0\n")
+    (host.jobs / "one" / "killed" / "cgroup.threads").write_text("\n".join(map(str, (*others, STUCK))))
+    fuse.abort(host.request(Breadth.OWN))
+    assert host.aborted() == {46}
+
+
+@pytest.mark.parametrize(("breadth", "aborted"), [(Breadth.OWN, {40}), (Breadth.HIDDEN, {40, 43, 46})])
+def test_more_threads_than_can_be_asked(
+    host: Host, monkeypatch: pytest.MonkeyPatch, breadth: Breadth, aborted: set[int]
+) -> None:
+    """Some of them are taken to wait for an answer."""
+    monkeypatch.setattr(fuse, "MOST_STATES", 1)
+    (host.proc / str(STUCK) / "wchan").write_text("fdget_pos")
+    (host.jobs / "one" / "killed" / "cgroup.threads").write_text(f"{STUCK}\n100000\n")
+    fuse.abort(host.request(breadth))
+    assert host.aborted() == aborted
+
+
 def test_a_job_of_root(host: Host) -> None:
     """No connection counts as its own."""
     (host.proc / str(STUCK) / "status").write_text("Name:\tx\nUid:\t0\t0\t0\t0\n")
