@@ -46,6 +46,7 @@ from jobmaster.run.control import GONE_ON, Control
 from jobmaster.run.death_watch import DeathWatch
 from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.run_time import RunTimeLimit
+from jobmaster.run.start_errors import host_errors_translated
 from jobmaster.run.teardown import Teardown
 from jobmaster.run.termination import Termination
 from jobmaster.run.usages import Sampling
@@ -338,7 +339,7 @@ class Supervisor:
     async def _execute(self) -> None:
         self.is_executing = True
         try:
-            with trio.fail_after(EXECUTE_SECONDS):
+            with host_errors_translated(), trio.fail_after(EXECUTE_SECONDS):
                 await self.execution.execute()
         except trio.TooSlowError:
             raise CommandNotRunnableNow(

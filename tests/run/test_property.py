@@ -104,8 +104,8 @@ def check_calls(history: History) -> None:
                 continue
             case Start(), JobmasterError() | str():
                 continue
-            case Start(), OSError() | RuntimeError() as error:
-                assert history.faults.have_met("execute") or "scripted" in str(error), f"{step}: {error!r}"
+            case Start(), RuntimeError() as error:
+                assert "scripted" in str(error), f"{step}: {error!r}"
             case Stop(), JobRecord(state=state):
                 assert isinstance(state, Ended), f"{step} returned the record of a job that is {state}"
             case Pause(), JobRecord() | JobNotRunning():
@@ -292,6 +292,10 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
     ended = {ended_by(execution, order, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
     if faults.have_met("kill", whose=execution.job_id) and truth.terms:
         ended.add(ended_by(execution, order, killed=True))  # it was sent as far as can be known
+    if faults.have_met("execute", whose=execution.job_id) and is_killed:
+        ended.add(
+            ("stopped", "", signal.SIGKILL, None, True)
+        )  # given up by a server that could not know it to be executed
     if faults.have_met("has_died", whose=execution.job_id):
         ended |= {ended_by(execution, order, killed=killed) for killed in (True, False)}
     if truth.killed_for_memory is not None:
