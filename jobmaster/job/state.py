@@ -153,6 +153,7 @@ class Finished:
         output_bytes_lost: bytes that could not be kept.
         output_bytes_dropped: bytes that were too many to be kept.
         usage: what it has used; None where nobody could tell.
+        age: as of `StopOrdered`, where nobody was told how the main process of a paused job died.
     """
 
     cause: Cause
@@ -161,6 +162,7 @@ class Finished:
     output_bytes_lost: int
     output_bytes_dropped: int = 0
     usage: Usage | None = None
+    age: int | None = None
 
 
 Event = Executed | RunTimeWarned | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished

@@ -404,6 +404,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_bytes_lost=_INTEGER,
         output_bytes_dropped=_INTEGER,
         usage=_optional(_USAGE),
+        age=_AGE,
     ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),

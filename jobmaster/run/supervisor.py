@@ -44,6 +44,7 @@ from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
 from jobmaster.run.control import GONE_ON, Control
 from jobmaster.run.death_watch import DeathWatch
+from jobmaster.run.execution import age_of
 from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.run_time import RunTimeLimit
 from jobmaster.run.start_errors import host_errors_translated
@@ -419,7 +420,8 @@ class Supervisor:
             cause = self._cause(departure)
             is_nobodys = self._is_given_up or (self.has_failed and not self._is_to_be_found)
             if self._record.was_executed and not is_nobodys:
-                await self._record.end(cause, self._teardown.ended_at())
+                age = age_of(self.execution) if self.record.paused else None
+                await self._record.end(cause, self._teardown.ended_at(), age=age)
             else:
                 await self._record.end_unknown(
                     cause, departure.request_error, ended_at=self._teardown.ended_at(), forget=is_nobodys
