@@ -209,6 +209,15 @@ def test_the_age_of_a_paused_job_at_its_end() -> None:
     assert '"age"' not in encode_event(replace(end, age=None))[1]
 
 
+def test_an_order_whose_signal_was_not_sent() -> None:
+    """It says so; any other one is written as by earlier programs."""
+    order = StopOrdered(order=StopOrder(by="client1", requested_at=NOON), unsent=True)
+    name, text = encode_event(order)
+    assert '"unsent":true' in text
+    assert decode_event(name, text) == order
+    assert "unsent" not in encode_event(replace(order, unsent=False))[1]
+
+
 def test_ends_of_earlier_programs() -> None:
     """They had no usage, and knew less of a job that was killed for memory."""
     killed = '{"is":"oom_killed","memory_max":null,"processes_killed":2}'
