@@ -332,7 +332,8 @@ def first_order(history: History, number: int, execution: ScriptedExecution) -> 
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     by_time = [(execution.truth.timed_out, TIME)] if execution.truth.timed_out is not None else []
-    orders = sorted([*by_client, *by_time, *((step, None) for step in history.drains)])
+    by_server = [(step, None) for step in history.drains if step > execution.truth.made]  # not by one that never had it
+    orders = sorted([*by_client, *by_time, *by_server])
     return next((by for step, by in orders if step < died), None)
 
 
