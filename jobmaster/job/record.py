@@ -268,7 +268,7 @@ def apply(record: JobRecord, event: JobEvent) -> JobRecord:
             return _under_orders(record, event)
         case Finished():
             return replace(
-                _going_on(record, None),
+                _going_on(record, event.age),
                 state=transition(record.state, event),
                 output_bytes=event.output_bytes,
                 output_bytes_lost=event.output_bytes_lost,

@@ -55,6 +55,7 @@ class Stopping:
         signalled: the stop's signal was sent while the main process lived.
         killed: the whole cgroup was then killed.
         warned_by: as in `Running`.
+        unsent: as of `StopOrdered`.
     """
 
     pid: int
@@ -63,6 +64,7 @@ class Stopping:
     signalled: bool = False
     killed: bool = False
     warned_by: int = 0
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +120,12 @@ class StopOrdered:
 
     Attributes:
         age: of the main process then, in microseconds since it was started; said of a paused job alone.
+        unsent: the host failed to send the signal, so that no death before another try is of this order.
     """
 
     order: StopOrder
     age: int | None = None
+    unsent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +157,7 @@ class Finished:
         output_bytes_lost: bytes that could not be kept.
         output_bytes_dropped: bytes that were too many to be kept.
         usage: what it has used; None where nobody could tell.
+        age: as of `StopOrdered`, where nobody was told how the main process of a paused job died.
     """
 
     cause: Cause
@@ -161,6 +166,7 @@ class Finished:
     output_bytes_lost: int
     output_bytes_dropped: int = 0
     usage: Usage | None = None
+    age: int | None = None
 
 
 Event = Executed | RunTimeWarned | StopOrdered | StopSignalled | KillSent | MainProcessDied | Finished
@@ -178,7 +184,13 @@ def _execute(state: Held, _event: Executed) -> State:
 
 
 def _order_stop(state: Running, event: StopOrdered) -> State:
-    return Stopping(pid=state.pid, started_at=state.started_at, order=event.order, warned_by=state.warned_by)
+    return Stopping(
+        pid=state.pid,
+        started_at=state.started_at,
+        order=event.order,
+        warned_by=state.warned_by,
+        unsent=event.unsent,
+    )
 
 
 def _warn(state: Running, event: RunTimeWarned) -> State:
@@ -209,7 +221,7 @@ def _is_of(death: Death, number: int) -> bool:
 
 
 def _die_stopping(state: Stopping, event: MainProcessDied) -> State:
-    reached = state.signalled or _is_of(event.death, state.order.signal)
+    reached = state.signalled or (not state.unsent and _is_of(event.death, state.order.signal))
     return Closing(
         pid=state.pid,
         started_at=state.started_at,

@@ -298,6 +298,7 @@ _STATE: Final = _variant(
             signalled=_FLAG,
             killed=_FLAG,
             warned_by=_sparse(_INTEGER, 0),
+            unsent=_sparse(_FLAG, False),
         ),
         Closing: _structure(
             Closing,
@@ -390,7 +391,7 @@ _EVENTS: Final[dict[type, Codec]] = {
     ),
     Executed: _structure(Executed),
     RunTimeWarned: _structure(RunTimeWarned, signal=_INTEGER),
-    StopOrdered: _structure(StopOrdered, order=_ORDER, age=_AGE),
+    StopOrdered: _structure(StopOrdered, order=_ORDER, age=_AGE, unsent=_sparse(_FLAG, False)),
     StopSignalled: _structure(StopSignalled),
     KillSent: _structure(KillSent),
     MainProcessDied: _structure(
@@ -404,6 +405,7 @@ _EVENTS: Final[dict[type, Codec]] = {
         output_bytes_lost=_INTEGER,
         output_bytes_dropped=_INTEGER,
         usage=_optional(_USAGE),
+        age=_AGE,
     ),
     OomKillsCounted: _structure(OomKillsCounted, count=_INTEGER),
     OutputLost: _structure(OutputLost, count=_INTEGER, dropped=_INTEGER),

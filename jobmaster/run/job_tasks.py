@@ -272,10 +272,12 @@ class JobTasks:
         except ExecutionUnknown:
             pass  # that the launcher is lost is logged
         except Exception as error:
-            if not supervisor.was_never_executed:
-                logger.exception("%r: a bug in the server ended this job", supervisor)
-            else:
+            if supervisor.was_never_executed:
                 logger.warning("%r of an earlier server was not executed: %s", supervisor, error)
+            elif isinstance(error, JobmasterError):  # executed while its start was being given up
+                logger.warning("%r of an earlier server was executed too late: %s", supervisor, error)
+            else:
+                logger.exception("%r: a bug in the server ended this job", supervisor)
         finally:
             self._retire(supervisor.record.id)
 

@@ -242,7 +242,7 @@ class LiveRecord:
         self.ends_with_server = True
         self._recording_end.deadline = min(self._recording_end.deadline, trio.current_time() + RECORD_SECONDS)
 
-    async def end(self, cause: Cause, ended_at: datetime | None = None) -> None:
+    async def end(self, cause: Cause, ended_at: datetime | None = None, *, age: int | None = None) -> None:
         """Has the end recorded and then applies it: when this returns, the job has ended or is another server's.
 
         The journal is given it once, and writes it as soon as it can. Where jobs are handed over, a cancelled caller does
@@ -251,8 +251,9 @@ class LiveRecord:
         Args:
             cause: of the end.
             ended_at: when that was; None: now.
+            age: as of `Finished`.
         """
-        end = self._finished(cause, ended_at)
+        end = replace(self._finished(cause, ended_at), age=age)
         self.is_end_given = True
         try:
             deadline = trio.current_time() + RECORD_SECONDS if self.ends_with_server else math.inf

@@ -306,7 +306,8 @@ def _what_is_known(record: JobRecord, known: KnownEnd) -> Iterator[Event]:
     if known.order is not None:
         if isinstance(record.state, Running):
             yield StopOrdered(order=replace(known.order, signal=record.stop_signal))
-        yield StopSignalled()
+        if not (isinstance(record.state, Stopping) and record.state.unsent):
+            yield StopSignalled()
     yield MainProcessDied(death=known.death, killed_for_memory=False)
 
 

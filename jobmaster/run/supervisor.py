@@ -44,8 +44,10 @@ from jobmaster.job.request import RequestError, request_error_of
 from jobmaster.job.state import Closing, Ended, Held, Stopping
 from jobmaster.run.control import GONE_ON, Control
 from jobmaster.run.death_watch import DeathWatch
+from jobmaster.run.execution import age_of
 from jobmaster.run.live_record import LiveRecord
 from jobmaster.run.run_time import RunTimeLimit
+from jobmaster.run.start_errors import host_errors_translated
 from jobmaster.run.teardown import Teardown
 from jobmaster.run.termination import Termination
 from jobmaster.run.usages import Sampling
@@ -338,7 +340,7 @@ class Supervisor:
     async def _execute(self) -> None:
         self.is_executing = True
         try:
-            with trio.fail_after(EXECUTE_SECONDS):
+            with host_errors_translated(), trio.fail_after(EXECUTE_SECONDS):
                 await self.execution.execute()
         except trio.TooSlowError:
             raise CommandNotRunnableNow(
@@ -418,7 +420,8 @@ class Supervisor:
             cause = self._cause(departure)
             is_nobodys = self._is_given_up or (self.has_failed and not self._is_to_be_found)
             if self._record.was_executed and not is_nobodys:
-                await self._record.end(cause, self._teardown.ended_at())
+                age = age_of(self.execution) if self.record.paused else None
+                await self._record.end(cause, self._teardown.ended_at(), age=age)
             else:
                 await self._record.end_unknown(
                     cause, departure.request_error, ended_at=self._teardown.ended_at(), forget=is_nobodys

@@ -1,7 +1,8 @@
 """How a job is made to end: a signal to all of its processes, the grace period, SIGKILL.
 
 Word of an order, and of its grace period's end, is left with the execution before the signal is sent: a server that dies
-in between does not make the signal a stranger's, and the next one goes on where this one was.
+in between does not make the signal a stranger's, and the next one goes on where this one was. Of a signal that the host
+failed to send the record says so: what had died by then had not got it.
 
 An order counts from the moment it is given. One that comes while the job is held waits for its command to be executed,
 and is carried out then; where that never happens, the start is given up, and that is the job's end.
@@ -89,13 +90,14 @@ class Termination:
         if not self._death_watch.has_died():
             was_paused = self._record.now.paused
             self._note(order)
-            self._record.apply(self._ordered(order))
-            self._signal_main()
+            lived = self._signal_main()
+            self._record.apply(self._ordered(order, unsent=lived is None))
+            self._note_signalled(lived)
             if was_paused:
                 self._thaw()
 
-    def _ordered(self, order: StopOrder) -> StopOrdered:
-        return StopOrdered(order=order, age=age_of(self._execution) if self._record.now.paused else None)
+    def _ordered(self, order: StopOrder, *, unsent: bool = False) -> StopOrdered:
+        return StopOrdered(order=order, age=age_of(self._execution) if self._record.now.paused else None, unsent=unsent)
 
     def _note(self, order: StopOrder, *, is_early: bool = False) -> None:
         with self._record.failures_logged("noting the stop order"):
@@ -120,12 +122,13 @@ class Termination:
             self._is_ordered.set()
         if not isinstance(self._record.state, Stopping):
             return
-        if order is not None and not is_early and not self._record.state.signalled and self._death_watch.has_died():
+        may_be_signalled = not (is_early or self._record.state.signalled or self._record.state.unsent)
+        if order is not None and may_be_signalled and self._death_watch.has_died():
             self._record.apply(StopSignalled())
         if is_killed and not self._record.state.killed:
             self._record.apply(KillSent())
         if not self._record.state.signalled:
-            self._signal_main()
+            self._note_signalled(self._signal_main())
         self._thaw()  # it may have been paused
         self._is_ordered.set()
 
@@ -157,11 +160,17 @@ class Termination:
             nursery.cancel_scope.cancel()
         self.kill()
 
-    def _signal_main(self) -> None:
+    def _signal_main(self) -> bool | None:
+        """Sends it the stop's signal; whether it lived, or None where that could not be sent."""
+        lived: bool | None = None
         with self._record.failures_logged("signalling its main process"):
-            # Whether it lived is asked before: it may handle the signal and end before anybody can look.
-            if self._execution.signal_main(self._record.stop_signal):
-                self._record.apply(StopSignalled())
+            # Whether it lived is told with that: it may handle the signal and end before anybody can look.
+            lived = self._execution.signal_main(self._record.stop_signal)
+        return lived  # noqa: RET504  # a failure that is logged leaves it as it was
+
+    def _note_signalled(self, lived: bool | None) -> None:
+        if lived:
+            self._record.apply(StopSignalled())
         self._is_ordered.set()
 
     def _thaw(self) -> None:

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmaster.job.cause import Cause, Evidence, Exited, FailedToStart, OomKilled, Signalled, StopOrder, Stopped
+from jobmaster.job.cause import (
+    Cause,
+    Evidence,
+    Exited,
+    FailedToStart,
+    OomKilled,
+    ServerLost,
+    Signalled,
+    StopOrder,
+    Stopped,
+)
 from jobmaster.job.identifier import JobId
 from jobmaster.job.memory import OomLimit
 from jobmaster.job.record import (
@@ -267,6 +277,8 @@ def test_the_evidence_of_a_job_that_has_not_died(never_executed: str | None) -> 
         (Resumed(by="client1", at=NOON, age=2), 0),
         (StopOrdered(order=ORDER, age=8), 5),
         (MainProcessDied(death=Exited(0), age=9), 6),
+        (Finished(cause=ServerLost("?"), at=NOON, output_bytes=0, output_bytes_lost=0, age=10), 7),
+        (Finished(cause=ServerLost("?"), at=NOON, output_bytes=0, output_bytes_lost=0), 0),
     ],
 )
 def test_how_long_a_record_was_paused(ending: JobEvent, paused_for: int) -> None:

@@ -38,9 +38,9 @@ SECOND: Final = StopOrder(by="superuser", requested_at=END)
 DEATH: Final = Exited(3)
 
 
-def stopping(*, signalled: bool = False, killed: bool = False) -> Stopping:
+def stopping(*, signalled: bool = False, killed: bool = False, unsent: bool = False) -> Stopping:
     """A job that the first order stops."""
-    return Stopping(pid=7, started_at=START, order=FIRST, signalled=signalled, killed=killed)
+    return Stopping(pid=7, started_at=START, order=FIRST, signalled=signalled, killed=killed, unsent=unsent)
 
 
 def closing(death: Death = DEATH, *, order: StopOrder | None = None, killed: bool = False) -> Closing:
@@ -106,6 +106,8 @@ def test_the_table_has_nothing_else() -> None:
         (stopping(), Exited(0), closing(Exited(0))),
         (stopping(), Signalled(signal.SIGKILL), closing(Signalled(signal.SIGKILL))),
         (stopping(), Signalled(signal.SIGTERM), closing(Signalled(signal.SIGTERM), order=FIRST)),
+        (stopping(unsent=True), Signalled(signal.SIGTERM), closing(Signalled(signal.SIGTERM))),
+        (stopping(unsent=True, signalled=True), Exited(7), closing(Exited(7), order=FIRST)),
         (stopping(signalled=True), Exited(7), closing(Exited(7), order=FIRST)),
         (stopping(signalled=True), Signalled(signal.SIGSEGV), closing(Signalled(signal.SIGSEGV), order=FIRST)),
         (
@@ -116,7 +118,10 @@ def test_the_table_has_nothing_else() -> None:
     ],
 )
 def test_which_deaths_an_order_brought_about(before: Stopping, death: Death, after: Closing) -> None:
-    """An order has reached a main process that lived when its signal was sent, and one that died of that signal."""
+    """An order has reached a main process that lived when its signal was sent, and one that died of that signal.
+
+    Where the host failed to send it, a death by that signal is of another one.
+    """
     assert transition(before, MainProcessDied(death=death)) == after
 
 

@@ -200,6 +200,24 @@ def test_what_is_written_of_usage() -> None:
     assert decode_event(name, text.replace('"oom":0', '"oom":0,"colour":"red"')) == end
 
 
+def test_the_age_of_a_paused_job_at_its_end() -> None:
+    """It is written with the end, where it was paused to that."""
+    end = Finished(cause=Exited(0), at=NOON, output_bytes=0, output_bytes_lost=0, age=5)
+    name, text = encode_event(end)
+    assert '"age":5' in text
+    assert decode_event(name, text) == end
+    assert '"age"' not in encode_event(replace(end, age=None))[1]
+
+
+def test_an_order_whose_signal_was_not_sent() -> None:
+    """It says so; any other one is written as by earlier programs."""
+    order = StopOrdered(order=StopOrder(by="client1", requested_at=NOON), unsent=True)
+    name, text = encode_event(order)
+    assert '"unsent":true' in text
+    assert decode_event(name, text) == order
+    assert "unsent" not in encode_event(replace(order, unsent=False))[1]
+
+
 def test_ends_of_earlier_programs() -> None:
     """They had no usage, and knew less of a job that was killed for memory."""
     killed = '{"is":"oom_killed","memory_max":null,"processes_killed":2}'

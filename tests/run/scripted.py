@@ -129,6 +129,7 @@ class Truth:
     """What happened to an execution; numbers are of the order in which things happened.
 
     Attributes:
+        made: when it was made.
         executed: when the command was executed, None where it never was.
         terms: signals of a stop, SIGTERM mostly, that the main process got while it lived.
         warnings: other signals that it got while it lived.
@@ -143,6 +144,7 @@ class Truth:
         written: bytes that the pipe has taken.
     """
 
+    made: int
     executed: int | None = None
     terms: list[int] = field(default_factory=list)
     warnings: list[int] = field(default_factory=list)
@@ -179,7 +181,7 @@ class ScriptedExecution:
         self.command = command
         self.job_id = job_id
         self.owner = owner
-        self.truth = Truth()
+        self.truth = Truth(made=host.step())
         self.pid = 1000 + next(host.pids)
         self.made_at = trio.current_time()
         self.stop_signal = int(signal.SIGTERM)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -17,9 +19,9 @@ from jobmaster.journal.stored import JobQuery
 from jobmaster.run import registry as registry_module
 from jobmaster.run.registry import START_SECONDS, Registry
 from jobmaster.run.supervisor import EXECUTE_SECONDS
-from tests.run.conftest import SLEEPER, SOON, Machine
+from tests.run.conftest import SLEEPER, SOON, Machine, stopped_as
 from tests.run.faults import Fault
-from tests.run.identities import ADMIN, CLIENT1, record_of
+from tests.run.identities import ADMIN, CLIENT1, ended, record_of
 from tests.run.scripted import NEVER, Script
 
 STALLED: Final = {
@@ -86,6 +88,21 @@ async def test_what_is_refused_and_cannot_be_adopted(machine: Machine, script: S
         await trio.sleep(100)
         assert all(each.truth.died is not None and each.is_removed and each.is_closed for each in machine.host.made)
         assert (machine.records.jobs, machine.logs()) == ({}, set())
+
+
+@pytest.mark.parametrize("number", [None, errno.EIO])
+async def test_a_host_that_fails_when_a_start_is_gone_on_with(
+    machine: Machine, number: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next server ends what it cannot know to be executed, says so where it was, and takes that for no bug of its own."""
+    await handed_over_while(machine, STALLED["executed unheard"], "request")
+    machine.plan(Fault(point="execute", call=1, number=number))
+    async with machine.registry() as registry:
+        await registry.recover()
+        (job_id,) = machine.records.jobs
+        assert stopped_as(await ended(registry, job_id)) == ("", signal.SIGKILL, None, True)
+    assert "of an earlier server was executed too late" in caplog.text
+    assert "bug" not in caplog.text
 
 
 async def test_two_hand_overs_in_a_row(machine: Machine) -> None:

@@ -104,8 +104,8 @@ def check_calls(history: History) -> None:
                 continue
             case Start(), JobmasterError() | str():
                 continue
-            case Start(), OSError() | RuntimeError() as error:
-                assert history.faults.have_met("execute") or "scripted" in str(error), f"{step}: {error!r}"
+            case Start(), RuntimeError() as error:
+                assert "scripted" in str(error), f"{step}: {error!r}"
             case Stop(), JobRecord(state=state):
                 assert isinstance(state, Ended), f"{step} returned the record of a job that is {state}"
             case Pause(), JobRecord() | JobNotRunning():
@@ -292,6 +292,10 @@ def true_causes(history: History, number: int, execution: ScriptedExecution) -> 
     ended = {ended_by(execution, order, killed=is_killed)} if truth.terms or is_killed else {told(truth.death)}
     if faults.have_met("kill", whose=execution.job_id) and truth.terms:
         ended.add(ended_by(execution, order, killed=True))  # it was sent as far as can be known
+    if faults.have_met("execute", whose=execution.job_id) and is_killed:
+        ended.add(
+            ("stopped", "", signal.SIGKILL, None, True)
+        )  # given up by a server that could not know it to be executed
     if faults.have_met("has_died", whose=execution.job_id):
         ended |= {ended_by(execution, order, killed=killed) for killed in (True, False)}
     if truth.killed_for_memory is not None:
@@ -328,7 +332,8 @@ def first_order(history: History, number: int, execution: ScriptedExecution) -> 
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     by_time = [(execution.truth.timed_out, TIME)] if execution.truth.timed_out is not None else []
-    orders = sorted([*by_client, *by_time, *((step, None) for step in history.drains)])
+    by_server = [(step, None) for step in history.drains if step > execution.truth.made]  # not by one that never had it
+    orders = sorted([*by_client, *by_time, *by_server])
     return next((by for step, by in orders if step < died), None)
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from jobmaster.errors import JobNotRunning
-from jobmaster.job.cause import Exited, Signalled, StopOrder, Stopped, TimedOut
+from jobmaster.job.cause import Exited, ServerLost, Signalled, StopOrder, Stopped, TimedOut
 from jobmaster.job.record import Paused
 from jobmaster.job.run_time import RunTime
 from jobmaster.job.state import RunTimeWarned
@@ -198,6 +198,16 @@ async def test_a_paused_job(machine: Machine) -> None:
         assert await ended(registry, job_id) == timed_out(15)
         assert trio.current_time() - before == pytest.approx(2.5, abs=SOON)
         assert record_of(registry, job_id).paused_for == pytest.approx(9_000e6, abs=1e4)
+
+
+async def test_a_paused_job_that_is_lost(machine: Machine) -> None:
+    """Where nobody is told how it died while it was paused, the record has this pause all the same."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=9, status_is_withheld=True), run_time=TEN)
+        await trio.sleep(4)
+        await registry.pause(CLIENT1, job_id)
+        assert isinstance(await ended(registry, job_id), ServerLost)
+        assert record_of(registry, job_id).paused_for == pytest.approx(5e6, abs=1e4)
 
 
 async def test_a_pause_when_the_time_is_over(machine: Machine) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +19,7 @@ from jobmaster.job.state import Ended, Finished, Held, Running
 from jobmaster.output.pump import Pump
 from jobmaster.run.supervisor import EXECUTE_SECONDS, RETRY_SECONDS, Supervisor
 from tests.run.conftest import KILLED, SOON, Machine, cause_of_job, check_end, end_of, launched_of, scripted
+from tests.run.faults import Fault
 from tests.run.scripted import NEVER, OnTerm, Script, output
 
 HOUR: Final = timedelta(hours=1)
@@ -89,6 +92,16 @@ async def test_what_is_not_executed_is_an_error_of_start(machine: Machine, error
     assert cause_of_job(supervisor) == FailedToStart(str(error))
     assert supervisor.leaves_nothing
     assert scripted(supervisor).is_closed
+
+
+async def test_a_host_that_fails_to_execute_is_no_bug(machine: Machine) -> None:
+    """An error of the kernel's is told as one of the host: the command was never executed."""
+    machine.plan(Fault(point="execute", call=1, number=errno.EIO))
+    supervisor = await machine.held(Script())
+    with pytest.raises(HostError, match=os.strerror(errno.EIO)) as error:
+        await supervisor.run(launched_of(supervisor.record))
+    assert cause_of_job(supervisor) == FailedToStart(str(error.value))
+    assert supervisor.leaves_nothing
 
 
 @pytest.mark.parametrize("is_inherited", [False, True])

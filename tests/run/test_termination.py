@@ -414,6 +414,40 @@ async def test_the_signal_over_a_hand_over(
             assert isinstance(cause, ServerLost)
 
 
+@pytest.mark.parametrize("is_adopted", [True, False])
+@pytest.mark.parametrize("death", [Exited(0), Signalled(signal.SIGTERM)])
+async def test_a_signal_that_was_not_sent_ends_nothing(
+    machine: Machine, death: Exited | Signalled, is_adopted: bool
+) -> None:
+    """A job whose end was ordered, in vain since the host failed, and that ended by itself without a server, did just that."""
+    machine.plan(Fault(point="signal_main", call=1), Fault(point="adopt", call=1, times=0 if is_adopted else ALWAYS))
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(ends_at=3, death=death))
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await trio.sleep(1)
+        await registry.hand_over()
+    await trio.sleep(3)
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert await ended(registry, job_id) == death
+
+
+async def test_a_signal_that_was_not_sent_is_sent_by_the_next_server(machine: Machine) -> None:
+    """The order holds for a job that still runs then."""
+    machine.plan(Fault(point="signal_main", call=1))
+    async with machine.registry(hands_over=lambda: True) as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(on_term=OnTerm(death=Exited(7))))
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        job.order_stop("client1")
+        await registry.hand_over()
+    async with machine.registry() as registry:
+        await registry.recover()
+        assert stopped_as(await ended(registry, job_id)) == ("client1", signal.SIGTERM, 7, False)
+
+
 async def test_the_rest_of_its_own_grace_period(machine: Machine) -> None:
     """The next server gives a job what is left of it."""
     async with machine.registry(hands_over=lambda: True) as registry:
