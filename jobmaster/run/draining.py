@@ -141,7 +141,16 @@ def _read(path: Path) -> Drain | None:
         return _unknown(path, error)
     try:
         return _decoded(json.loads(os.read(fd, _MOST_BYTES)))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, InvalidRequest) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        InvalidRequest,
+    ) as error:
         return _unknown(path, error)
     finally:
         os.close(fd)

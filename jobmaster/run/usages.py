@@ -53,6 +53,8 @@ class Sampling:
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
         self._reading: trio.Event | None = None
+        self._latest: trio.Event | None = None
+        """Of the reading that came to `_last`."""
         self._last: Sample | None = None
         self._last_at = -math.inf
 
@@ -62,15 +64,18 @@ class Sampling:
         Raises:
             HostError, OSError: as `Execution.sample`.
         """
-        while self._reading is not None:
-            await self._reading.wait()
+        while (reading := self._reading) is not None:
+            await reading.wait()
+            if self._latest is reading:  # however late this task has its turn: else of hundreds each would read anew
+                return self._last
         if trio.current_time() - self._last_at <= SHARED_SECONDS:
             return self._last
-        self._reading = trio.Event()
+        self._reading = reading = trio.Event()
         try:
             self._last, self._last_at = await self._execution.sample(), trio.current_time()
+            self._latest = reading
         finally:
-            self._reading.set()
+            reading.set()
             self._reading = None
         return self._last
 

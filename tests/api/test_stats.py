@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
+import trio.testing
 
 from jobmaster.api.followers import Followers
 from jobmaster.api.stats import SAMPLE_SECONDS, follow_stats
 from jobmaster.errors import HandedOver, InvalidRequest, JobNotFound, ServerBusy
 from jobmaster.job.usage import CpuUsage, Usage
 from jobmaster.jobs.v1 import jobs_pb2 as pb
+from jobmaster.run.supervisor import Supervisor
+from jobmaster.run.usages import SHARED_SECONDS
 from tests.run.conftest import SOON, Machine, machine
 from tests.run.identities import ADMIN, CLIENT1, CLIENT2
 from tests.run.scripted import NEVER, Script
 
 if TYPE_CHECKING:
     from jobmaster.identity.policy import Identity
+    from jobmaster.job.usage import Sample
     from jobmaster.run.registry import Registry
 
 __all__ = ["machine"]
@@ -81,6 +85,28 @@ async def test_followers_share_samples(machine: Machine) -> None:
                 await trio.sleep_forever()
     assert [len(each) for each in told] == [3] * 10
     assert machine.execution(job_id).samples == 3
+
+
+async def test_followers_whose_turn_comes_late(machine: Machine) -> None:
+    """They share the read that they have waited for also where the server has been busy with the others since."""
+    async with machine.registry() as registry:
+        job_id = await machine.start(registry, CLIENT1, Script(usage=USED, usage_seconds=0.5))
+        job = await registry.find(CLIENT1, job_id)
+        assert isinstance(job, Supervisor)
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        taken: list[Sample | None] = []
+
+        async def take() -> None:
+            taken.append(await job.sampling.take())
+            clock.jump(2 * SHARED_SECONDS)
+
+        with trio.fail_after(4):
+            async with trio.open_nursery() as nursery:
+                for _ in range(10):
+                    nursery.start_soon(take)
+        assert [each and each.pids for each in taken] == [1] * 10
+        assert machine.execution(job_id).samples == 1
 
 
 async def test_a_kernel_that_does_not_answer(machine: Machine) -> None:

@@ -98,7 +98,11 @@ async def test_it_ends_by_itself(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{}", b'{"version": 2, "drains": false}', b"[" * 9_000, b"\xff", b'{"version": 1}']
+    "text",
+    [
+        *(b"", b"{}", b'{"version": 2, "drains": false}', b"[" * 9_000, b"\xff", b'{"version": 1}'),
+        b'{"version": 1, "drains": true, "note": "", "by": "", "at": "0001-01-01T00:00:00+23:59", "until": null}',
+    ],
 )
 def test_a_damaged_file(tmp_path: Path, text: bytes) -> None:
     """Nobody knows what was asked for: no jobs are taken, and the note says what to do."""
