@@ -180,7 +180,7 @@ async def test_a_directory_that_does_not_answer(
             await wait_all_tasks_blocked()
             mock_clock.jump(LOOK_UP_SECONDS + 1)
     assert caplog.record_tuples[-1][1] == logging.ERROR
-    assert "no user id for jobs of newer within 10 s: most of the time the host waited for its directory" in caplog.text
+    assert "no user for jobs of newer within 10 s: most of the time the host waited for its directory" in caplog.text
     directory.answers.set()
     uids = {(await host.of(name)).uid for name in ("known", "new", "newer")}
     assert uids == set(range(THREE.first, THREE.last + 1))
