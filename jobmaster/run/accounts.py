@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar, assert_never
+from typing import Final, assert_never
 
 import trio
 
@@ -30,14 +30,13 @@ from jobmaster.run.start_errors import host_errors_translated
 from jobmaster.run.uid_book import BookDamaged, RangeExhausted, UidBook
 from jobmaster.threads import run_in_thread
 
-T = TypeVar("T")
-
 logger = logging.getLogger(__name__)
 
 LOOK_UP_SECONDS: Final = 10.0
 """How long a client's first Start waits for a user id."""
 DIRECTORY_THREADS: Final = 4
-"""How many clients' numbers the directory of users is asked for at the same time; one that does not answer keeps its thread."""
+"""For how many clients' numbers the directory of users is asked at the same time, and for how many users' names; a question
+that it does not answer keeps its thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +86,35 @@ class _Waits:
         return max(self._seconds, key=self._seconds.__getitem__)
 
 
+@contextmanager
+def _told(client: str) -> Iterator[_Waits]:
+    """Gives the block LOOK_UP_SECONDS; what its errors mean to the client, and in the log to the operator."""
+    waits = _Waits()
+    try:
+        with host_errors_translated(), trio.fail_after(LOOK_UP_SECONDS):
+            yield waits
+    except trio.TooSlowError:
+        why = f"within {LOOK_UP_SECONDS:.0f} s: most of the time the host waited for {waits.longest.value}"
+        logger.error("no user for jobs of %s %s", client, why)
+        raise ServerBusy(f"the server found no user for this client's jobs {why}; try again later") from None
+    except ConfigurationError as error:
+        logger.error("no job of %s can be started: %s", client, error)
+        raise NoUserForJobs(
+            "the user that this client's jobs run as is not there on the server's host; its operator has to add it, or to "
+            "name another"
+        ) from error
+    except BookDamaged as error:
+        logger.error("no job of %s can be started: %s", client, error)
+        raise NoUserForJobs(
+            "the server cannot tell which user id this client's jobs have; its log tells its operator what to do"
+        ) from error
+    except RangeExhausted as error:
+        logger.error("no job of %s can be started: %s; give the server a larger --uid-range", client, error)
+        raise NoUserForJobs(
+            "the server has no user id left for a further client's jobs; its operator has to give it a larger --uid-range"
+        ) from error
+
+
 class Accounts:
     """The account of each client's jobs.
 
@@ -102,6 +130,7 @@ class Accounts:
         self._looks: Batches[None, IdsInUse] = Batches(lambda _: ids_in_use())
         self._writes: Batches[tuple[str, int], None] = Batches(self._write)
         self._directory = trio.CapacityLimiter(DIRECTORY_THREADS)
+        self._directory_of_names = trio.CapacityLimiter(DIRECTORY_THREADS)
 
     async def of(self, client: str) -> Account:
         """The account of a client's jobs.
@@ -116,44 +145,17 @@ class Accounts:
             case Account():
                 return chosen
             case str():
-                return await self._answered(client, partial(self._account_called, chosen, f"clients.{client}.run_as"))
+                with _told(client) as waits, waits.on(_Awaited.DIRECTORY):
+                    look = partial(look_up, chosen, f"clients.{client}.run_as")
+                    return await run_in_thread(self._directory_of_names, look, abandon=True)
             case UidRange() as uids:
                 number = self._book.known(client, uids)
                 if number is None:
-                    number = await self._answered(client, partial(self._number_of, client, uids))
+                    with _told(client) as waits:
+                        number = await self._number_of(client, uids, waits)
                 return account_of_client(client, number)
             case unreachable:
                 assert_never(unreachable)
-
-    async def _answered(self, client: str, look: Callable[[_Waits], Awaitable[T]]) -> T:
-        waits = _Waits()
-        try:
-            with host_errors_translated(), trio.fail_after(LOOK_UP_SECONDS):
-                return await look(waits)
-        except trio.TooSlowError:
-            why = f"within {LOOK_UP_SECONDS:.0f} s: most of the time the host waited for {waits.longest.value}"
-            logger.error("no user for jobs of %s %s", client, why)
-            raise ServerBusy(f"the server found no user for this client's jobs {why}; try again later") from None
-        except ConfigurationError as error:
-            logger.error("no job of %s can be started: %s", client, error)
-            raise NoUserForJobs(
-                "the user that this client's jobs run as is not there on the server's host; its operator has to add it, or to "
-                "name another"
-            ) from error
-        except BookDamaged as error:
-            logger.error("no job of %s can be started: %s", client, error)
-            raise NoUserForJobs(
-                "the server cannot tell which user id this client's jobs have; its log tells its operator what to do"
-            ) from error
-        except RangeExhausted as error:
-            logger.error("no job of %s can be started: %s; give the server a larger --uid-range", client, error)
-            raise NoUserForJobs(
-                "the server has no user id left for a further client's jobs; its operator has to give it a larger --uid-range"
-            ) from error
-
-    async def _account_called(self, name: str, key: str, waits: _Waits) -> Account:
-        with waits.on(_Awaited.DIRECTORY):
-            return await run_in_thread(self._directory, partial(look_up, name, key), abandon=True)
 
     async def _number_of(self, client: str, uids: UidRange, waits: _Waits) -> int:
         if not self._book.is_read:

@@ -303,6 +303,19 @@ async def test_a_directory_that_does_not_answer_for_some(
     assert written(tmp_path) == {name: [uid] for name, uid in burst.uids.items()}
 
 
+async def test_a_user_of_the_host_meanwhile(tmp_path: Path, directory: SlowDirectory) -> None:
+    """A client whose user has a name waits for no new client's number, however many the directory hangs at."""
+    policy = AccountPolicy(common=DEFAULT_UID_RANGE, of_clients={"named": "0"})
+    burst = Burst(Accounts(policy, tmp_path))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(burst.ask_all)
+        await trio.to_thread.run_sync(directory.is_asked.wait)
+        await wait_all_tasks_blocked()
+        assert await burst.host.of("named") == ROOT
+        assert (burst.uids, burst.errors) == ({}, {})
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_burst_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told that, none that there is no number; then the disk works, and each has one of its own."""
     range_of_all = UidRange(first=2_140_000_000, last=2_140_000_000 + len(NAMES) - 1)
