@@ -17,6 +17,7 @@ from jobmaster.host.uid_range import UidRange
 
 _PROC: Final = Path("/proc")
 _ETC: Final = Path("/etc")
+_PIECE: Final = 8192
 _ID_LINES: Final = (b"Uid:", b"Gid:", b"Groups:")
 
 
@@ -43,7 +44,7 @@ def ids_in_use(*, proc: Path = _PROC, etc: Path = _ETC) -> IdsInUse:
         OSError: a table that is there cannot be read.
     """
     return IdsInUse(
-        of_processes=frozenset(number for folder in _processes(proc) for number in _ids_of(folder / "status")),
+        of_processes=frozenset(number for folder in _processes(proc) for number in _ids_of(f"{folder}/status")),
         subordinate=[each for name in ("subuid", "subgid") for each in subordinate_ids(_read_if_there(etc / name))],
     )
 
@@ -93,19 +94,37 @@ def _covers(id_map: str, uids: UidRange) -> bool:
     return missing > uids.last
 
 
-def _processes(proc: Path) -> Iterator[Path]:
+def _processes(proc: Path) -> Iterator[str]:
     with os.scandir(proc) as entries:
-        yield from (Path(entry.path) for entry in entries if entry.name.isdigit())
+        yield from (entry.path for entry in entries if entry.name.isdigit())
 
 
-def _ids_of(status: Path) -> Iterator[int]:
+def _ids_of(status: str) -> Iterator[int]:
+    """By three system calls: a busy event loop delays the thread at each, which gives up the interpreter's lock for it."""
     try:
-        lines = status.read_bytes().splitlines()
+        fd = os.open(status, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # it has gone meanwhile
         return
-    for line in lines:
+    try:
+        text = _until_groups(fd)
+    except OSError:  # likewise
+        return
+    finally:
+        os.close(fd)
+    for line in text.splitlines():
         if line.startswith(_ID_LINES):
             yield from map(int, line.split()[1:])
+
+
+def _until_groups(fd: int) -> bytes:
+    """The file up to the last of the lines that are looked for; a process may have 65,536 groups, most have none or few."""
+    text = b""
+    while b"\n" not in text.partition(b"\nGroups:")[2]:
+        piece = os.read(fd, _PIECE)
+        if not piece:
+            break
+        text += piece
+    return text
 
 
 def _read_if_there(path: Path) -> bytes:

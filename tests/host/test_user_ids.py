@@ -31,6 +31,17 @@ def test_a_process_of_another_user() -> None:
     assert 5_001 not in ids_in_use()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give a process groups")
+def test_a_process_of_many_groups() -> None:
+    """Its last group counts as its first one, however long the line of them is."""
+    groups = range(1_000_000, 1_010_000)
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, user=5_001, extra_groups=[*groups]) as process:
+        in_use = ids_in_use()
+        assert process.stdin is not None
+        process.stdin.close()
+    assert {5_001, *groups} <= in_use.of_processes
+
+
 def test_tables_of_subordinate_ids(tmp_path: Path) -> None:
     """Both tables count; where there is none, none does."""
     proc = tmp_path / "proc"
