@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -37,67 +37,86 @@ class RangeExhausted(HostError):
 
 
 class UidBook:
-    """The file and what is in it, which is read once, first of all. For one thread at a time, but for `known`.
+    """The file and what is in it, which is read once, first of all.
 
-    Two instances on one folder would not see each other's: the folder is locked by its server.
+    Two threads must not call `read` at once, nor `add`; all else may be called at any time, from any thread. Two instances on one
+    folder would not see each other's numbers: the folder is locked by its server.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         self._book: Book | None = None
 
+    @property
+    def is_read(self) -> bool:
+        """Whether the file is in memory. Does not block."""
+        return self._book is not None
+
     def known(self, client: str, uids: UidRange) -> int | None:
-        """The client's number in the range, where that is in memory. Does not block; of any thread."""
+        """The client's number in the range, where that is in memory. Does not block."""
         return None if self._book is None else number_in(self._book, client, uids)
 
-    def read(self) -> Book:
-        """Has the file in memory from now on, and returns what is in it. Blocks.
+    def has(self, number: int) -> bool:
+        """Whether it is some client's. Does not block."""
+        return any(number in of_client for of_client in self._read_book.values())
+
+    def read(self) -> None:
+        """Has the file in memory from now on. Blocks.
 
         Raises:
             BookDamaged: it is none of ours.
             OSError: it cannot be read.
         """
-        book = self._book = _read(self.path) if self._book is None else self._book
-        return book
+        if self._book is None:
+            self._book = _read(self.path)
 
-    def number_of(
-        self, client: str, uids: UidRange, is_in_use: Callable[[], Callable[[int], bool]], *, seconds: float
-    ) -> int:
-        """The client's number in the range, a new one where it has none: then that is on the disk when this returns. Blocks.
+    def search(self, client: str, uids: UidRange) -> Iterator[int]:
+        """Every number of the range once, in the order in which one for this client is looked for."""
+        return uids.beginning_at(place_of(self.path.parent, client))
+
+    def next_free(self, numbers: Iterator[int], is_in_use: Callable[[int], bool], *, seconds: float) -> int | None:
+        """The next number of a search that is no client's, nor in use on this host; None: there is none. May block.
 
         Args:
-            client: its name.
-            uids: the range.
-            is_in_use: looks at the host, and returns what tells whether a number is somebody's there.
-            seconds: how long a new one is looked for.
+            numbers: the search, which can be gone on with.
+            is_in_use: tells whether a number is somebody's on this host.
+            seconds: how long it is looked for.
 
         Raises:
-            BookDamaged, RangeExhausted: there is none.
             ServerBusy: none was found in time.
-            OSError: the file cannot be read or written; no number was given.
         """
-        book = self.read()
-        number = number_in(book, client, uids)
-        if number is None:
-            deadline = time.monotonic() + seconds
-            number = self._free_number(book, client, uids, is_in_use(), deadline)
-            book = {**book, client: (*book.get(client, ()), number)}
-            _write(self.path, book)
-            self._book = book
-        return number
-
-    def _free_number(
-        self, book: Book, client: str, uids: UidRange, is_in_use: Callable[[int], bool], deadline: float
-    ) -> int:
-        given = {number for numbers in book.values() for number in numbers}
-        for number in uids.beginning_at(place_of(self.path.parent, client)):
+        deadline = time.monotonic() + seconds
+        given = {number for of_client in self._read_book.values() for number in of_client}
+        for number in numbers:
             if number in given:
                 continue
             if not is_in_use(number):
                 return number
             if time.monotonic() > deadline:
                 raise ServerBusy("the server found no free user id for this client's jobs in time; try again later")
-        raise RangeExhausted(f"no user id of {uids} is free: each is a client's ({self.path}) or in use on this host")
+        return None
+
+    def add(self, given: Collection[tuple[str, int]]) -> None:
+        """Gives clients numbers that nobody has; all of them are on the disk when this returns, in one write. Blocks.
+
+        Those that are in the book already make no difference.
+
+        Raises:
+            OSError: the file cannot be written; none of them was given.
+        """
+        book = dict(self._read_book)
+        for client, number in given:
+            if number not in (of_client := book.get(client, ())):
+                book[client] = (*of_client, number)
+        if book != self._read_book:
+            _write(self.path, book)
+            self._book = book
+
+    @property
+    def _read_book(self) -> Book:
+        if self._book is None:
+            raise AssertionError("the file is read first of all")
+        return self._book
 
 
 def number_in(book: Book, client: str, uids: UidRange) -> int | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -13,20 +12,26 @@ import pytest
 
 from jobmaster.errors import ServerBusy
 from jobmaster.host.uid_range import DEFAULT_UID_RANGE, UidRange
-from jobmaster.run.uid_book import FILE_NAME, BookDamaged, RangeExhausted, UidBook, place_of
+from jobmaster.run.uid_book import FILE_NAME, BookDamaged, UidBook, place_of
 
 FOUR: Final = UidRange(first=5_000, last=5_003)
 OTHER: Final = UidRange(first=7_000, last=7_003)
 
 
-def none_in_use() -> Callable[[int], bool]:
-    """A host that uses no number."""
-    return lambda _number: False
-
-
 def given(book: UidBook, client: str, uids: UidRange = FOUR, *in_use: int) -> int:
     """The client's number on a host that uses some."""
-    return book.number_of(client, uids, lambda: in_use.__contains__, seconds=60)
+    book.read()
+    number = book.known(client, uids)
+    if number is None:
+        number = book.next_free(book.search(client, uids), in_use.__contains__, seconds=60)
+        if number is None:
+            raise NoneFree
+        book.add([(client, number)])
+    return number
+
+
+class NoneFree(Exception):
+    """Every number of a range is taken."""
 
 
 def test_a_client_has_its_own_for_good(tmp_path: Path) -> None:
@@ -72,14 +77,14 @@ def test_a_disk_that_does_not_take_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_the_host_uses_is_given_to_nobody(tmp_path: Path) -> None:
-    """Numbers in use are passed over; where no other is left, that is an error which names the range and the file."""
+    """Numbers in use are passed over, and there may be no other left; what is a client's already is in use by its own jobs."""
     book = UidBook(tmp_path)
     assert given(book, "a", FOUR, 5_000, 5_001, 5_003) == 5_002
-    with pytest.raises(RangeExhausted, match=f"no user id of 5000-5003 is free.*{FILE_NAME}"):
+    with pytest.raises(NoneFree):
         given(book, "b", FOUR, 5_000, 5_001, 5_003)
     assert given(book, "a", FOUR, 5_000, 5_001, 5_002, 5_003) == 5_002, "it is in use by its own jobs"
     assert {given(book, client) for client in ("b", "c", "d")} == {5_000, 5_001, 5_003}
-    with pytest.raises(RangeExhausted):
+    with pytest.raises(NoneFree):
         given(book, "e")
 
 
@@ -122,9 +127,37 @@ def test_what_is_known_is_in_memory(tmp_path: Path) -> None:
 
 def test_a_search_has_an_end(tmp_path: Path) -> None:
     """A host that answers for each number, but slowly, does not hold a Start for ever; nothing is written."""
+    book = UidBook(tmp_path)
+    book.read()
     with pytest.raises(ServerBusy, match="no free user id"):
-        UidBook(tmp_path).number_of("a", FOUR, lambda: FOUR.__contains__, seconds=-1)
-    assert not (tmp_path / FILE_NAME).exists()
+        book.next_free(book.search("a", FOUR), FOUR.__contains__, seconds=-1)
+
+
+def test_a_search_that_goes_on(tmp_path: Path) -> None:
+    """It gives every number that is free once, from the client's own place on."""
+    book = UidBook(tmp_path)
+    book.read()
+    search = book.search("a", FOUR)
+    numbers = [book.next_free(search, {5_002}.__contains__, seconds=60) for _ in range(5)]
+    assert numbers[0] == next(number for number in book.search("a", FOUR) if number != 5_002)
+    assert {*numbers[:3]} == {5_000, 5_001, 5_003}
+    assert numbers[3:] == [None, None]
+
+
+def test_many_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of many clients are one write; those that are in the file already are none, and are not there twice."""
+    book = UidBook(tmp_path)
+    book.read()
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    book.add([("a", 5_000), ("b", 5_001), ("a", 7_000)])
+    assert len(synced) == 2
+    book.add([("b", 5_001), ("a", 5_000)])
+    assert len(synced) == 2
+    for each in (book, UidBook(tmp_path)):
+        each.read()
+        assert [each.known("a", FOUR), each.known("a", OTHER), each.known("b", FOUR)] == [5_000, 7_000, 5_001]
+        assert [each.has(number) for number in (5_000, 5_001, 7_000, 7_001)] == [True, True, True, False]
 
 
 @pytest.mark.parametrize(
