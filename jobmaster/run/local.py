@@ -654,7 +654,7 @@ class LocalHost:
 
     async def _hold(self, launch: Launch, files: JobFiles) -> Child:
         try:
-            with host_errors_translated(), trio.fail_after(LAUNCH_SECONDS):
+            with host_errors_translated(files.cgroup.path.parent), trio.fail_after(LAUNCH_SECONDS):
                 streams, keeps = given_and_kept(files)
                 return await self._launcher.start(
                     launch,

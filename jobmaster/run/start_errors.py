@@ -25,7 +25,7 @@ from jobmaster.errors import (
 )
 from jobmaster.host.account import SEARCH_PATH
 from jobmaster.host.cgroup.interface import GONE, CgroupFileError
-from jobmaster.host.cgroup.totals import TotalHeld
+from jobmaster.host.cgroup.totals import TotalHeld, most_processes_reached
 from jobmaster.host.cgroup.tree import LimitIgnored, LimitWriteError
 from jobmaster.run.child import ExecFailed, LauncherLost, LaunchRefused
 
@@ -118,8 +118,8 @@ def _shown(text: str) -> str:
 
 
 @contextmanager
-def host_errors_translated() -> Iterator[None]:
-    """What a failing host means to the caller of Start."""
+def host_errors_translated(of_client: Path | None = None) -> Iterator[None]:
+    """What a failing host means to the caller of Start; `of_client` is the cgroup of that client's jobs, where there is one."""
     try:
         yield
     except LimitWriteError as error:
@@ -148,7 +148,13 @@ def host_errors_translated() -> Iterator[None]:
     except LauncherLost as error:
         raise ServerDraining("the server is shutting down") from error
     except LaunchRefused as error:
-        raise _refusal(error.errno) from error
+        most = None if error.errno != errno.EAGAIN or of_client is None else most_processes_reached(of_client)
+        if of_client is None or most is None:
+            raise _refusal(error.errno) from error
+        raise ServerBusy(
+            f"the jobs of {of_client.name} have all {most} processes and threads that they may have together; try again when "
+            "some have ended"
+        ) from error
     except CgroupFileError as error:
         if error.errno in EXHAUSTED:
             raise _refusal(error.errno) from error

@@ -69,6 +69,24 @@ async def test_three_jobs_together(
         await until_output(others, other, b"up\n")
 
 
+async def test_all_processes_are_there(tmp_path: Path, certificates: Path) -> None:
+    """Another Start of the client is refused, and told that it is its own jobs, not the host; another client's starts."""
+    async with (
+        configured(tmp_path, certificates, f"{BOTH}[clients.client1.total]\npids_max = 3\n") as running,
+        running.server.connect("client1", patience=0) as jobs,
+        running.server.connect("client2") as others,
+    ):
+        job_id = await jobs.start("sh", "-c", "sleep 1000 & sleep 1000 & echo up; exec sleep 1000")
+        await until_output(jobs, job_id, b"up\n")
+        with pytest.raises(
+            ResourceExhaustedError, match="jobs of client1 have all 3 processes and threads that they may"
+        ):
+            await jobs.start("true")
+        await others.start("true")
+        await jobs.stop(job_id, force=True)
+        await jobs.start("true")
+
+
 async def test_changes_while_jobs_run(tmp_path: Path, certificates: Path) -> None:
     """A reload writes other limits to the client's cgroup; one that would kill is not written, and no further job starts."""
     async with (

@@ -204,3 +204,27 @@ def test_a_client_whose_jobs_hold_too_much() -> None:
     ):
         raise TotalHeld(Path("/sys/fs/cgroup/jobs/client1"), 2**20, 2**21)
     assert "/" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("most", "there", "number", "is_client"),
+    [
+        ("12", "12", errno.EAGAIN, True),
+        ("12", "13", errno.EAGAIN, True),  # the limit was lowered
+        ("12", "11", errno.EAGAIN, False),
+        ("max", "12", errno.EAGAIN, False),
+        ("12", "12", errno.ENOMEM, False),
+        (None, None, errno.EAGAIN, False),
+    ],
+)
+def test_processes_of_a_client(
+    tmp_path: Path, most: str | None, there: str | None, number: int, *, is_client: bool
+) -> None:
+    """Who has all that a client's jobs may have together is told so; else it is the host that has no more."""
+    for file, text in (("pids.max", most), ("pids.current", there)):
+        if text is not None:
+            (tmp_path / file).write_text(f"{text}\n")
+    with pytest.raises(ServerBusy) as refused, host_errors_translated(tmp_path):
+        raise LaunchRefused(number)
+    assert ("have all 12 processes and threads" in str(refused.value)) is is_client
+    assert ("host is out of resources" in str(refused.value)) is not is_client

@@ -11,6 +11,7 @@ not written as long as more is held, and no further job of that client starts un
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from jobmaster.errors import CgroupError
@@ -101,6 +102,15 @@ def _write_all(folder: Path, limits: Limits, controllers: Collection[Controller]
             raise CgroupError(f"{folder}: {file} (writing {write.text!r}): reads {found.strip()!r}")
     if held is not None:
         raise held
+
+
+def most_processes_reached(folder: Path) -> int | None:
+    """How many processes a client's jobs may have together, where they have that many; None otherwise, or where it isn't known."""
+    with suppress(CgroupError):
+        most, there = (read_if_offered(folder / file) for file in ("pids.max", "pids.current"))
+        if most is not None and there is not None and most.strip().isdecimal() and int(there) >= int(most):
+            return int(most)
+    return None
 
 
 def memory_held(folder: Path) -> int:
