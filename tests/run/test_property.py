@@ -206,7 +206,7 @@ def check_run_time(history: History, number: int, execution: ScriptedExecution) 
     begin, end = history.unwatched
     is_unseen = begin <= due + LATE_SECONDS and truth.died_at <= end  # between two servers
     if due + LATE_SECONDS < truth.died_at < math.inf and not is_unseen:
-        assert truth.terms or truth.killed or first_order(history, number, execution) is not None, "it ran on"
+        assert truth.terms or truth.killed or orders_of(history, number, execution), "it ran on"
 
 
 def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
@@ -328,13 +328,17 @@ def counter_failed(history: History, execution: ScriptedExecution) -> bool:
 
 def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
     """Who asked first for a job's end while it was held or ran: a client, its own time, or (None) the server."""
+    return next((by for _, by in orders_of(history, number, execution)), None)
+
+
+def orders_of(history: History, number: int, execution: ScriptedExecution) -> list[tuple[int, str | None]]:
+    """All who asked for that, and in which step, in this order."""
     died = execution.truth.died
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     by_time = [(execution.truth.timed_out, TIME)] if execution.truth.timed_out is not None else []
     by_server = [(step, None) for step in history.drains if step > execution.truth.made]  # not by one that never had it
-    orders = sorted([*by_client, *by_time, *by_server])
-    return next((by for step, by in orders if step < died), None)
+    return [order for order in sorted([*by_client, *by_time, *by_server]) if order[0] < died]
 
 
 def ended_by(execution: ScriptedExecution, order: str | None, *, killed: bool) -> Told:
