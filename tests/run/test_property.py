@@ -234,16 +234,19 @@ def runs_of(file: Path, end: int) -> list[tuple[int, int]]:
     """The ranges of an output that has so many bytes, kept and lost, of which the bytes are there."""
     size = min(end, file.stat().st_size)
 
-    def runs(fd: int) -> list[tuple[int, int]]:
+    def runs(fd: int) -> list[tuple[int, int]] | None:
         view, found, run_end = stored_view(fd), list[tuple[int, int]](), 0
-        for run in view.runs(0) if view else ():
+        if view is None:
+            return None
+        for run in view.runs(0):
             run_end = size if run.end is None else min(run.end, size)
             found += [(run.start, run_end)] * isinstance(run.what, Stream)
             if run_end == size:
                 break
         return found
 
-    return with_index(index_path(file), runs) or [(0, size)]
+    found = with_index(index_path(file), runs)
+    return [(0, size)] if found is None else found  # which has none where all of it was lost
 
 
 def dies_in_time(execution: ScriptedExecution) -> bool:
