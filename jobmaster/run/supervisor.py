@@ -390,7 +390,8 @@ class Supervisor:
 
     async def _close(self, departure: _Departure) -> None:
         try:
-            if not departure.is_bug and self._record.was_executed:
+            was_wanted = not (self.has_failed or self._is_given_up)  # though it may be executed in this instant
+            if (was_wanted or self._record.was_executed) and not departure.is_bug:
                 self._termination.order(None)  # where it still runs, the server is what ends it
             await self._teardown.end_execution_and_output()
         finally:

@@ -206,7 +206,7 @@ def check_run_time(history: History, number: int, execution: ScriptedExecution) 
     begin, end = history.unwatched
     is_unseen = begin <= due + LATE_SECONDS and truth.died_at <= end  # between two servers
     if due + LATE_SECONDS < truth.died_at < math.inf and not is_unseen:
-        assert truth.terms or truth.killed or first_order(history, number, execution) is not None, "it ran on"
+        assert truth.terms or truth.killed or orders_of(history, number, execution), "it ran on"
 
 
 def check_output(history: History, number: int, execution: ScriptedExecution, record: JobRecord) -> None:
@@ -234,16 +234,19 @@ def runs_of(file: Path, end: int) -> list[tuple[int, int]]:
     """The ranges of an output that has so many bytes, kept and lost, of which the bytes are there."""
     size = min(end, file.stat().st_size)
 
-    def runs(fd: int) -> list[tuple[int, int]]:
+    def runs(fd: int) -> list[tuple[int, int]] | None:
         view, found, run_end = stored_view(fd), list[tuple[int, int]](), 0
-        for run in view.runs(0) if view else ():
+        if view is None:
+            return None
+        for run in view.runs(0):
             run_end = size if run.end is None else min(run.end, size)
             found += [(run.start, run_end)] * isinstance(run.what, Stream)
             if run_end == size:
                 break
         return found
 
-    return with_index(index_path(file), runs) or [(0, size)]
+    found = with_index(index_path(file), runs)
+    return [(0, size)] if found is None else found  # which has none where all of it was lost
 
 
 def dies_in_time(execution: ScriptedExecution) -> bool:
@@ -328,13 +331,17 @@ def counter_failed(history: History, execution: ScriptedExecution) -> bool:
 
 def first_order(history: History, number: int, execution: ScriptedExecution) -> str | None:
     """Who asked first for a job's end while it was held or ran: a client, its own time, or (None) the server."""
+    return next((by for _, by in orders_of(history, number, execution)), None)
+
+
+def orders_of(history: History, number: int, execution: ScriptedExecution) -> list[tuple[int, str | None]]:
+    """All who asked for that, and in which step, in this order."""
     died = execution.truth.died
     assert died is not None
     by_client = [(step, by) for step, job, by in history.orders if job == number]
     by_time = [(execution.truth.timed_out, TIME)] if execution.truth.timed_out is not None else []
     by_server = [(step, None) for step in history.drains if step > execution.truth.made]  # not by one that never had it
-    orders = sorted([*by_client, *by_time, *by_server])
-    return next((by for step, by in orders if step < died), None)
+    return [order for order in sorted([*by_client, *by_time, *by_server]) if order[0] < died]
 
 
 def ended_by(execution: ScriptedExecution, order: str | None, *, killed: bool) -> Told:

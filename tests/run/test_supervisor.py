@@ -15,6 +15,7 @@ import trio
 from jobmaster.errors import CommandNotRunnable, HostError
 from jobmaster.job.cause import Exited, FailedToStart, ServerLost, ServerShutdown, Signalled
 from jobmaster.job.record import Launched
+from jobmaster.job.request import RequestKey
 from jobmaster.job.state import Ended, Finished, Held, Running
 from jobmaster.output.pump import Pump
 from jobmaster.run.supervisor import EXECUTE_SECONDS, RETRY_SECONDS, Supervisor
@@ -92,6 +93,15 @@ async def test_what_is_not_executed_is_an_error_of_start(machine: Machine, error
     assert cause_of_job(supervisor) == FailedToStart(str(error))
     assert supervisor.leaves_nothing
     assert scripted(supervisor).is_closed
+
+
+async def test_a_server_that_ends_as_a_command_is_executed(machine: Machine) -> None:
+    """A job whose supervisor is cancelled before it hears of the execution was ended by the server, and not for its start."""
+    supervisor = await machine.held(Script(is_executed_unheard=True, execute_seconds=NEVER))
+    launched = replace(launched_of(supervisor.record), request=RequestKey(id="request", digest=b""))
+    with trio.move_on_after(1):
+        await supervisor.run(launched)
+    assert cause_of_job(supervisor) == ServerShutdown(signal=signal.SIGKILL)
 
 
 async def test_a_host_that_fails_to_execute_is_no_bug(machine: Machine) -> None:
