@@ -75,7 +75,7 @@ LIFE_OF_JOBS: Final = (
 """Tests that run on any host, and here with every controller."""
 SECOND: Final = (
     *("tests/host/cgroup/test_kernel.py", "tests/host/cgroup/test_kernel_limits.py", "tests/integration"),
-    "tests/server/test_preparation.py",
+    *("tests/kernel/test_limits.py", "tests/kernel/test_totals.py", "tests/server/test_preparation.py"),
 )
 """What the second guest runs, so that both end at about one time."""
 NOT_HERE: Final = (
