@@ -427,7 +427,7 @@ async def open_registry(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
             await remover.finish()
-        await host.remove_last_folders()
+        await host.remove_last_folders()  # noqa: ASYNC102  # it has a shield and a deadline
         if registry is not None:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_SECONDS):
                 await registry.forget_given_up()

@@ -317,7 +317,7 @@ class Supervisor:
             except JobmasterError as error:
                 self.has_failed = True
                 departure = _Departure(not_executed=str(error), request_error=request_error_of(error))
-                await self._teardown.see_all_die()  # which may take long, and is another server's to do as well
+                await self._teardown.see_all_die()  # noqa: ASYNC120  # who is cancelled leaves it, and the error, to another server
                 raise
             if isinstance(self._record.state, Stopping | Closing) or self._is_given_up:
                 await self._teardown.see_all_die()  # likewise

@@ -167,7 +167,7 @@ async def test_one_that_is_not_done_when_the_server_ends(
     assert disk.asked == ["a", "a"]
 
 
-async def test_a_disk_without_room(tmp_path: Path, disk: Disk) -> None:
+async def test_a_disk_without_room(tmp_path: Path, disk: Disk) -> None:  # noqa: ASYNC124  # a fixture of it is
     """No folder is made where less than asked for is free, which is told; at the bound's value one is."""
     account = own_account()
     with pytest.raises(

@@ -76,7 +76,8 @@ async def test_a_delegated_session(folder: Path, certificates: Path) -> None:
                 assert (await jobs.status(job_id)).exit_code == 0
     finally:
         server.terminate()
-        await trio.to_thread.run_sync(server.wait)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SECONDS):
+            await trio.to_thread.run_sync(server.wait, abandon_on_cancel=True)
         said = (folder / "log").read_text()
         print(said)
     assert server.returncode == 0
