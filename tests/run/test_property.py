@@ -381,9 +381,15 @@ def size_of(file: Path) -> int:
 
 
 def may_leave_files(history: History) -> bool:
-    """Whether the last try to remove files failed, or began too late: there is none after it."""
+    """Whether the last try to remove files failed, or began too late: there is none after it; or more waited than may."""
     failed_last = {point for point, _ in history.faults.met[history.met_before_end :]} & {"unlink", "remover thread"}
-    return bool(failed_last) or ("remover" in history.schedule.delays and history.schedule.ending is not Ending.DRAIN)
+    unknown = sum(history.record_of(each) is None for each in history.host.made)
+    is_full = history.faults.have_met("unlink", "remover thread") and unknown > history.schedule.bounds.ended
+    return (
+        bool(failed_last)
+        or is_full
+        or ("remover" in history.schedule.delays and history.schedule.ending is not Ending.DRAIN)
+    )
 
 
 def may_be_left(history: History, execution: ScriptedExecution) -> bool:
