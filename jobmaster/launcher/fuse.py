@@ -19,7 +19,8 @@ it ends all that waits. Whose a connection is, `abort` finds out in three breadt
 It belongs to the user who runs these threads in any case: from one whom the user namespace of the mount does not know the kernel
 takes no page's request (fs/fuse/dev.c: fuse_get_req). None is root's, and none that the launcher's own mount namespace shows:
 such a file system the host has made. The last two breadths may meet the innocent among the jobs of that user, who is the client's
-own unless all jobs share one: they are for a job that waits for an answer, and has closed and unmapped what it waits for.
+own unless all jobs share one: they are for a job that waits for an answer, and has closed and unmapped what it waits for. Who waits
+for a page on a disk of the host looks the same.
 
 All this is done by a process that may wait (`aside`): others can hold the lock under which the kernel keeps its connections. Jobs
 can have any number of mounts, in the namespaces and below the roots of many processes. So what processes of jobs show is looked at
@@ -68,8 +69,9 @@ _MOST_DESCRIPTORS: Final = 1 << 31
 _PROC: Final = "/proc"
 _MOUNTED: Final = "/sys/fs/fuse/connections"
 """Where the host may have it, for those who must not mount it."""
-_ANSWER: Final = ("request_wait_answer", "fuse_simple_request", "fuse_request_send")
-"""Parts of the names of the kernel's functions in which a thread waits for an answer; a compiler may have put the first into the others."""
+_ANSWER: Final = ("request_wait_answer", "fuse_", "folio_", "inode_wait_for_writeback")
+"""Parts of the names of the kernel's functions in which a thread waits for an answer, to a request of its own or to one that
+writes or reads a page of the file; a compiler may have put the first into others of fs/fuse."""
 _PACKET: Final = 4096
 
 
@@ -156,7 +158,9 @@ def _serve(request: Request, sock: socket.socket) -> None:
         aborted = abort(request)
         text = f"jobs that did not die had FUSE file systems; connections aborted: {aborted}" if aborted else ""
     except OSError as error:
-        text = f"jobs do not die and wait for FUSE file systems, whose connections cannot be aborted: {error.strerror}"
+        text = (
+            f"jobs do not die and may wait for FUSE file systems, whose connections cannot be aborted: {error.strerror}"
+        )
     if text:
         sock.send(text.encode()[:_PACKET])
 

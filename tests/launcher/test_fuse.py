@@ -149,6 +149,18 @@ def test_a_job_that_waits_for_something_else(host: Host, breadth: Breadth) -> No
     assert host.aborted() == {40}
 
 
+@pytest.mark.parametrize(
+    "function",
+    ["fuse_set_nowrite", "folio_wait_bit", "folio_wait_bit_common", "__folio_lock", "inode_wait_for_writeback"],
+)
+@pytest.mark.parametrize(("breadth", "aborted"), [(Breadth.OWN, {40, 46}), (Breadth.HIDDEN, {40, 43, 46})])
+def test_a_job_that_waits_for_a_page(host: Host, function: str, breadth: Breadth, aborted: set[int]) -> None:
+    """As for its writing: nobody waits for the answer, and all for the page."""
+    (host.proc / str(STUCK) / "wchan").write_text(function)
+    fuse.abort(host.request(breadth))
+    assert host.aborted() == aborted
+
+
 def test_the_last_thread_alone_waits(host: Host) -> None:
     """It is found behind all that wait for its lock of their file."""
     others = range(100_000, 100_000 + fuse.MOST_THREADS)
