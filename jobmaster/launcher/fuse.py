@@ -12,7 +12,7 @@ has, and whose owner is the user who mounted it, as this namespace knows that us
 it ends all that waits. Whose a connection is, `abort` finds out in three breadths, the next one where one was in vain:
 
 - OWN: the mount namespaces of what is left of the job's threads show it; or one of them that waits for an answer is in a system
-  call with a file of it, or has mapped one.
+  call with a file of it, or has mapped one. Where none does, that holds for each that no signal reaches.
 - HIDDEN: no other process shows it, that is: it was unmounted lazily, or never attached to a folder.
 - ALL: processes of other jobs alone show it; none that is no job's does.
 
@@ -192,7 +192,9 @@ def abort(request: Request) -> str:
     _abort(control, found)  # first of all: what follows may have to wait for one
     more: set[int] = set()
     if request.breadth is Breadth.OWN:
-        more = connections & set().union(*map(used_by, waiting))
+        # Who waits for an answer may be in another job, and have the lock of the file.
+        users_of_files = waiting or islice(filter(_is_beyond_signals, all_threads), MOST_WAITING)
+        more = connections & set().union(*map(used_by, users_of_files))
     elif may_wait:
         others, jobs = _processes(request)
         more = connections - shown_by(others)
@@ -286,6 +288,11 @@ def used_by(task: str) -> set[int]:
 def _waits_for_answer(task: str) -> bool:
     function = read(f"{task}/wchan")
     return any(part in function for part in _ANSWER)
+
+
+def _is_beyond_signals(task: str) -> bool:
+    """Whether a thread is in an uninterruptible wait."""
+    return "\nState:\tD" in read(f"{task}/status")
 
 
 def _user(task: str) -> int | None:

@@ -161,6 +161,15 @@ def test_a_job_that_waits_for_a_page(host: Host, function: str, breadth: Breadth
     assert host.aborted() == aborted
 
 
+@pytest.mark.parametrize(("state", "aborted"), [("D (disk sleep)", {40, 46}), ("S (sleeping)", {40})])
+def test_a_job_that_waits_for_the_lock_of_another(host: Host, state: str, aborted: set[int]) -> None:
+    """Whose thread waits for an answer: what the thread that is left uses, and no signal gets out of it, is aborted."""
+    (host.proc / str(STUCK) / "wchan").write_text("fdget_pos")
+    (host.proc / str(STUCK) / "status").write_text(f"Name:\tx\nState:\t{state}\nUid:\t{JOB_USER}\t0\t0\t0\n")
+    fuse.abort(host.request(Breadth.OWN))
+    assert host.aborted() == aborted
+
+
 def test_the_last_thread_alone_waits(host: Host) -> None:
     """It is found behind all that wait for its lock of their file."""
     others = range(100_000, 100_000 + fuse.MOST_THREADS)
