@@ -58,9 +58,9 @@ LOOK_SECONDS: Final = 0.3
 MOST_REQUESTS: Final = 256
 """That wait for their turn; who asks in vain asks again."""
 MOST_THREADS: Final = 1_000
-"""Of jobs that do not die, whose users and mounts are looked at."""
+"""Of jobs that do not die, whose mounts are looked at."""
 MOST_STATES: Final = 5_000
-"""Of those threads, which are asked whether they wait for an answer; of any more, some are taken to."""
+"""Of those threads, which are asked for their users, and whether they wait for an answer; of any more, some are taken to."""
 MOST_WAITING: Final = 100
 """Of those that wait for an answer, whose files are."""
 _MOST_MAPPED: Final = 1 << 20
@@ -186,7 +186,7 @@ def abort(request: Request) -> str:
         return ""
     if control is None:
         return ""
-    users = set(map(_user, threads)) - {0, None}
+    users = set(map(_user, all_threads)) - {0, None}
     connections = {number for number, user in _owners(control) if user in users} - shown_by([f"{_PROC}/self"])
     found = connections & shown_by(threads, LOOK_SECONDS)
     _abort(control, found)  # first of all: what follows may have to wait for one

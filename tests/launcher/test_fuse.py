@@ -182,6 +182,17 @@ def test_the_last_thread_alone_waits(host: Host) -> None:
     assert host.aborted() == {46}
 
 
+def test_jobs_of_several_users(host: Host) -> None:
+    """The threads of one, however many, do not keep another's jobs from being freed."""
+    others = range(100_000, 100_000 + fuse.MOST_THREADS)
+    for tid in others:
+        (host.proc / str(tid)).mkdir()
+        (host.proc / str(tid) / "status").write_text(f"Name:\tx\nUid:\t{OTHER_USER}\t0\t0\t0\n")
+    (host.jobs / "one" / "killed" / "cgroup.threads").write_text("\n".join(map(str, (*others, STUCK))))
+    fuse.abort(host.request(Breadth.ALL))
+    assert host.aborted() == {40, 41, 43, 46, 45, 48}
+
+
 @pytest.mark.parametrize(("breadth", "aborted"), [(Breadth.OWN, {40}), (Breadth.HIDDEN, {40, 43, 46})])
 def test_more_threads_than_can_be_asked(
     host: Host, monkeypatch: pytest.MonkeyPatch, breadth: Breadth, aborted: set[int]
