@@ -12,14 +12,15 @@ has, and whose owner is the user who mounted it, as this namespace knows that us
 it ends all that waits. Whose a connection is, `abort` finds out in three breadths, the next one where one was in vain:
 
 - OWN: the mount namespaces of what is left of the job's threads show it; or one of them that waits for an answer is in a system
-  call with a file of it, or has mapped one.
+  call with a file of it, or has mapped one. Where none does, that holds for each that no signal reaches.
 - HIDDEN: no other process shows it, that is: it was unmounted lazily, or never attached to a folder.
 - ALL: processes of other jobs alone show it; none that is no job's does.
 
 It belongs to the user who runs these threads in any case: from one whom the user namespace of the mount does not know the kernel
 takes no page's request (fs/fuse/dev.c: fuse_get_req). None is root's, and none that the launcher's own mount namespace shows:
 such a file system the host has made. The last two breadths may meet the innocent among the jobs of that user, who is the client's
-own unless all jobs share one: they are for a job that waits for an answer, and has closed and unmapped what it waits for.
+own unless all jobs share one: they are for a job that waits for an answer, and has closed and unmapped what it waits for. Who waits
+for a page on a disk of the host looks the same.
 
 All this is done by a process that may wait (`aside`): others can hold the lock under which the kernel keeps its connections. Jobs
 can have any number of mounts, in the namespaces and below the roots of many processes. So what processes of jobs show is looked at
@@ -57,9 +58,9 @@ LOOK_SECONDS: Final = 0.3
 MOST_REQUESTS: Final = 256
 """That wait for their turn; who asks in vain asks again."""
 MOST_THREADS: Final = 1_000
-"""Of jobs that do not die, whose users and mounts are looked at."""
+"""Of jobs that do not die, whose mounts are looked at."""
 MOST_STATES: Final = 5_000
-"""Of those threads, which are asked whether they wait for an answer; of any more, some are taken to."""
+"""Of those threads, which are asked for their users, and whether they wait for an answer; of any more, some are taken to."""
 MOST_WAITING: Final = 100
 """Of those that wait for an answer, whose files are."""
 _MOST_MAPPED: Final = 1 << 20
@@ -68,8 +69,9 @@ _MOST_DESCRIPTORS: Final = 1 << 31
 _PROC: Final = "/proc"
 _MOUNTED: Final = "/sys/fs/fuse/connections"
 """Where the host may have it, for those who must not mount it."""
-_ANSWER: Final = ("request_wait_answer", "fuse_simple_request", "fuse_request_send")
-"""Parts of the names of the kernel's functions in which a thread waits for an answer; a compiler may have put the first into the others."""
+_ANSWER: Final = ("request_wait_answer", "fuse_", "folio_", "inode_wait_for_writeback")
+"""Parts of the names of the kernel's functions in which a thread waits for an answer, to a request of its own or to one that
+writes or reads a page of the file; a compiler may have put the first into others of fs/fuse."""
 _PACKET: Final = 4096
 
 
@@ -156,7 +158,9 @@ def _serve(request: Request, sock: socket.socket) -> None:
         aborted = abort(request)
         text = f"jobs that did not die had FUSE file systems; connections aborted: {aborted}" if aborted else ""
     except OSError as error:
-        text = f"jobs do not die and wait for FUSE file systems, whose connections cannot be aborted: {error.strerror}"
+        text = (
+            f"jobs do not die and may wait for FUSE file systems, whose connections cannot be aborted: {error.strerror}"
+        )
     if text:
         sock.send(text.encode()[:_PACKET])
 
@@ -182,13 +186,15 @@ def abort(request: Request) -> str:
         return ""
     if control is None:
         return ""
-    users = set(map(_user, threads)) - {0, None}
+    users = set(map(_user, all_threads)) - {0, None}
     connections = {number for number, user in _owners(control) if user in users} - shown_by([f"{_PROC}/self"])
     found = connections & shown_by(threads, LOOK_SECONDS)
     _abort(control, found)  # first of all: what follows may have to wait for one
     more: set[int] = set()
     if request.breadth is Breadth.OWN:
-        more = connections & set().union(*map(used_by, waiting))
+        # Who waits for an answer may be in another job, and have the lock of the file.
+        users_of_files = waiting or islice(filter(_is_beyond_signals, all_threads), MOST_WAITING)
+        more = connections & set().union(*map(used_by, users_of_files))
     elif may_wait:
         others, jobs = _processes(request)
         more = connections - shown_by(others)
@@ -282,6 +288,11 @@ def used_by(task: str) -> set[int]:
 def _waits_for_answer(task: str) -> bool:
     function = read(f"{task}/wchan")
     return any(part in function for part in _ANSWER)
+
+
+def _is_beyond_signals(task: str) -> bool:
+    """Whether a thread is in an uninterruptible wait."""
+    return "\nState:\tD" in read(f"{task}/status")
 
 
 def _user(task: str) -> int | None:

@@ -3,7 +3,8 @@
 A hostile one says when it is up, and at SIGUSR1 writes a line and a page of it to its output. Its daemon, who is to read that page, never
 answers: a thread of the process that writes (`one`), or another process (`two`). Hidden, the file system is in no mount namespace
 by then, and its page is mapped no more. One that `lends` gives a file of it to one that `borrows` it, by a socket of that name. One that `crowds` has
-more mounts than there is time to look at. Another kind of job `reads`
+more mounts than there is time to look at. One that `syncs` has changed a page of a file that nobody sees, and waits until its daemon has
+written it, which it never does. Another kind of job `reads`
 from it, counts aloud, and ends with status 7 at SIGUSR1. A `probe` tells whether all this can be done here.
 """
 
@@ -21,7 +22,7 @@ _CLONE_NEWNS = 0x20000
 _CLONE_NEWUSER = 0x10000000
 _MNT_DETACH = 2
 _MS_BIND, _MS_REC = 0x1000, 0x4000
-_LOOKUP, _GETATTR, _OPEN, _READ, _INIT = 1, 3, 14, 15, 26  # include/uapi/linux/fuse.h
+_LOOKUP, _GETATTR, _OPEN, _READ, _WRITE, _INIT = 1, 3, 14, 15, 16, 26  # include/uapi/linux/fuse.h
 _NO_ANSWER = (2, 36, 42)  # FORGET, INTERRUPT, BATCH_FORGET
 _ENOSYS = 38
 _FILE = 2
@@ -75,12 +76,12 @@ def answer(opcode: int, node: int) -> bytes:
     return struct.pack("Q2I", 1, 0, 0)
 
 
-def serve(fd: int, *, is_silent: bool) -> None:
-    """Answers all, or all but a read."""
+def serve(fd: int, *, unanswered: int = 0) -> None:
+    """Answers all, or all but one kind of requests."""
     while True:
         request = os.read(fd, 1 << 20)
         _, opcode, unique, node = struct.unpack_from("2I2Q", request)
-        if opcode in _NO_ANSWER or (opcode == _READ and is_silent):
+        if opcode in (*_NO_ANSWER, unanswered):
             continue
         is_known = opcode in (_INIT, _LOOKUP, _GETATTR, _OPEN, _READ)
         rest = answer(opcode, node) if is_known else b""
@@ -104,13 +105,14 @@ def count(path: str) -> None:
 
 def start_daemon(fd: int, kind: str) -> None:
     """Has the file system served by a thread of this process, or by another one."""
-    if kind == "one":
-        threading.Thread(target=serve, args=(fd,), kwargs={"is_silent": True}, daemon=True).start()
+    if kind in ("one", "syncs"):
+        unanswered = _READ if kind == "one" else _WRITE
+        threading.Thread(target=serve, args=(fd,), kwargs={"unanswered": unanswered}, daemon=True).start()
         return
     if os.fork() == 0:
         os.close(1)
         os.close(2)
-        serve(fd, is_silent=kind != "reads")
+        serve(fd, unanswered=0 if kind == "reads" else _READ)
     os.close(fd)
 
 
@@ -174,6 +176,17 @@ def hold_lock(file: int, *, is_hidden: bool = False) -> None:
     os.writev(1, [page])
 
 
+def sync(path: str) -> None:
+    """Waits for the writing of a page that it has changed; what waits does so without Python's lock, which the daemon needs."""
+    file = os.open(path, os.O_RDWR)
+    page = mmap.mmap(file, 4096)
+    address = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))
+    libc.memset(address, 1, ctypes.c_size_t(1))
+    checked(libc.umount2(os.path.dirname(path).encode(), _MNT_DETACH), "umount2(2)")
+    print("up", flush=True)
+    os.fsync(file)
+
+
 def main(device: str, kind: str, *words: str) -> None:
     """Never returns, but for a probe."""
     if kind != "reads":
@@ -190,6 +203,8 @@ def main(device: str, kind: str, *words: str) -> None:
     start_daemon(fd, kind)
     if kind == "reads":
         count(f"{folder}/file")
+    if kind == "syncs":
+        sync(f"{folder}/file")
     if kind == "lends":
         lend(f"{folder}/file", words[0])
     file = os.open(f"{folder}/file", os.O_RDONLY)

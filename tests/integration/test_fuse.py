@@ -179,6 +179,21 @@ async def test_a_stop_while_the_server_lives(tmp_path: Path, certificates: Path,
             assert await output_of(jobs, holder) == b"up\nline\n"
 
 
+async def test_a_stop_of_one_that_syncs(tmp_path: Path, certificates: Path, device: str) -> None:
+    """It waits for the writing of a page, by a daemon of its own, and dies all the same."""
+    with trio.fail_after(DEADLINE):
+        async with serving_program(tmp_path, certificates) as (server, _), server.connect("client1") as jobs:
+            holder = await start(jobs, device, "syncs")
+            await until_output(jobs, holder, b"up\n")
+            pid = (await jobs.status(holder)).pid
+            while not Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].startswith(" D"):
+                await trio.sleep(0.01)
+            await jobs.stop(holder, force=True)
+            record = await jobs.wait(holder)
+            assert record.cause.stopped.by == "client1"
+            assert not server.cgroup_of(holder).exists()
+
+
 async def test_a_stop_beside_a_crowd(tmp_path: Path, certificates: Path, device: str) -> None:
     """Jobs that have too many mounts to be looked at, its own client's and another's, keep nothing from being freed."""
     with trio.fail_after(DEADLINE):

@@ -149,6 +149,27 @@ def test_a_job_that_waits_for_something_else(host: Host, breadth: Breadth) -> No
     assert host.aborted() == {40}
 
 
+@pytest.mark.parametrize(
+    "function",
+    ["fuse_set_nowrite", "folio_wait_bit", "folio_wait_bit_common", "__folio_lock", "inode_wait_for_writeback"],
+)
+@pytest.mark.parametrize(("breadth", "aborted"), [(Breadth.OWN, {40, 46}), (Breadth.HIDDEN, {40, 43, 46})])
+def test_a_job_that_waits_for_a_page(host: Host, function: str, breadth: Breadth, aborted: set[int]) -> None:
+    """As for its writing: nobody waits for the answer, and all for the page."""
+    (host.proc / str(STUCK) / "wchan").write_text(function)
+    fuse.abort(host.request(breadth))
+    assert host.aborted() == aborted
+
+
+@pytest.mark.parametrize(("state", "aborted"), [("D (disk sleep)", {40, 46}), ("S (sleeping)", {40})])
+def test_a_job_that_waits_for_the_lock_of_another(host: Host, state: str, aborted: set[int]) -> None:
+    """Whose thread waits for an answer: what the thread that is left uses, and no signal gets out of it, is aborted."""
+    (host.proc / str(STUCK) / "wchan").write_text("fdget_pos")
+    (host.proc / str(STUCK) / "status").write_text(f"Name:\tx\nState:\t{state}\nUid:\t{JOB_USER}\t0\t0\t0\n")
+    fuse.abort(host.request(Breadth.OWN))
+    assert host.aborted() == aborted
+
+
 def test_the_last_thread_alone_waits(host: Host) -> None:
     """It is found behind all that wait for its lock of their file."""
     others = range(100_000, 100_000 + fuse.MOST_THREADS)
@@ -159,6 +180,17 @@ def test_the_last_thread_alone_waits(host: Host) -> None:
     (host.jobs / "one" / "killed" / "cgroup.threads").write_text("\n".join(map(str, (*others, STUCK))))
     fuse.abort(host.request(Breadth.OWN))
     assert host.aborted() == {46}
+
+
+def test_jobs_of_several_users(host: Host) -> None:
+    """The threads of one, however many, do not keep another's jobs from being freed."""
+    others = range(100_000, 100_000 + fuse.MOST_THREADS)
+    for tid in others:
+        (host.proc / str(tid)).mkdir()
+        (host.proc / str(tid) / "status").write_text(f"Name:\tx\nUid:\t{OTHER_USER}\t0\t0\t0\n")
+    (host.jobs / "one" / "killed" / "cgroup.threads").write_text("\n".join(map(str, (*others, STUCK))))
+    fuse.abort(host.request(Breadth.ALL))
+    assert host.aborted() == {40, 41, 43, 46, 45, 48}
 
 
 @pytest.mark.parametrize(("breadth", "aborted"), [(Breadth.OWN, {40}), (Breadth.HIDDEN, {40, 43, 46})])
