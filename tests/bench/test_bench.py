@@ -112,7 +112,7 @@ def test_interruption_leaves_nothing(folder: Path, number: signal.Signals) -> No
     """A benchmark that is interrupted while it measures ends its servers and clients and removes what it made."""
     with bench(folder) as process:
         assert process.stderr is not None
-        assert "round 1" in process.stderr.readline()
+        assert any("round 1" in line for line in process.stderr)  # the peer may log something before
         process.send_signal(number)
         _, words = process.communicate()
     assert process.returncode == 128 + number, words
