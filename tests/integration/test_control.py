@@ -46,11 +46,13 @@ async def test_who_has_sent_the_signal(server: Server) -> None:
 async def test_whom_a_signal_reaches(server: Server, to_all: bool) -> None:
     """The main process alone, or its children as well."""
     script = (
-        "(trap 'echo child' USR1; echo up; while :; do sleep 0.01; done) & trap 'echo main; exit 0' USR1; wait; wait"
+        "(trap 'echo child' USR1; echo up; while :; do sleep 0.01; done) & "
+        "trap 'echo main; exit 0' USR1; echo ready; wait; wait"
     )
     async with server.connect() as jobs:
         job_id = await jobs.start("sh", "-c", f"{script}; sleep 0.2")
         await until_output(jobs, job_id, b"up\n")
+        await until_output(jobs, job_id, b"ready\n")
         await jobs.signal(job_id, signal.SIGUSR1, to_all=to_all)
         await ended(jobs, job_id)
         output = await output_of(jobs, job_id)
